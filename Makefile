@@ -1,0 +1,36 @@
+# .venv, sweep, test, check, clean: everything a person or the CI calls.
+PYTHON ?= python3
+BIN := .venv/bin
+FLAGS ?=
+
+.PHONY: sweep test check format lock clean
+
+# The environment, exactly as locked. Without the venv module (Debian packages it apart), virtualenv makes it.
+.venv: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv || ($(PYTHON) -m pip install --user --break-system-packages virtualenv && $(PYTHON) -m virtualenv .venv)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch .venv
+
+sweep: .venv
+	$(BIN)/python studies/kernel_sweep.py --preset demo $(FLAGS)
+
+test: .venv
+	$(BIN)/python -m pytest $(FLAGS)
+
+check: .venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Needs uv. One resolution for every platform; no addresses in it.
+lock:
+	uv pip compile --universal --no-header --no-emit-index-url --python-version 3.11 --all-extras -o requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,49 @@
+"""A Tune trial: hand the configuration to a free worker group and pass its reports on. Imports no torch: it is many."""
+
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from mldiv import records
+from mldiv.broker import NAMESPACE
+from mldiv.records import TrialRecord, trial_folder
+
+#: Seconds a poll waits at the broker for news.
+POLL = 5.0
+
+#: What a trial reports to Tune: the same fields from the first report to the last.
+EMPTY: dict[str, Any] = {"epoch": -1, "stage": 1, "accuracy": None, "nll": None, "ece": None, "status": "running"}
+
+
+def client(task: dict[str, Any], broker_name: str, study: str) -> None:
+    """Bring the trial to the broker, report its epochs to Tune, and last its status.
+
+    task: {"trial": id, "config": settings}; study: the study folder.
+    """
+    folder, trial = trial_folder(Path(study), task["trial"]), task["trial"]
+    broker = ray.get_actor(broker_name, namespace=NAMESPACE)
+    order = {"trial": trial, "config": task["config"], "folder": str(folder), "store": str(Path(study) / "store")}
+    ray.get(broker.submit.remote(trial, order))
+    seen, outcome, last = 0, None, dict(EMPTY)
+    while outcome is None:
+        lines, outcome = ray.get(broker.poll.remote(trial, seen, POLL))
+        for line in lines:
+            last |= {name: line[name] for name in EMPTY if name in line}
+            tune.report(dict(last))
+        seen += len(lines)
+    if outcome["status"] == "failed":
+        write_failure(folder, task, outcome)
+    tune.report(last | {"status": outcome["status"]})
+
+
+def write_failure(folder: Path, task: dict[str, Any], outcome: dict[str, Any]) -> None:
+    """Mark the trial's record as failed, with the reason and the traceback."""
+    try:
+        record = records.read_trial(folder)
+    except records.RecordError:
+        record = TrialRecord(task["trial"], task["config"])
+    record.status = "failed"
+    record.reason = "\n".join(filter(None, (outcome["reason"], outcome.get("traceback"))))
+    records.write_trial(folder, record)

@@ -1,0 +1,127 @@
+"""Conduct a study on Ray: start it, show it, train its plan, write its tables, end it whatever happens."""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mldiv import records
+from mldiv.display import Display
+from mldiv.plan import Plan
+from mldiv.presets import Preset
+from mldiv.records import find_trial
+
+#: Ray's settings by environment variable; what the user has set wins.
+ENVIRONMENT = {
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+}
+
+
+def has_gpus(address: str) -> bool:
+    """Whether the study's cluster has GPUs; a local one has this machine's."""
+    if address == "local":
+        return torch.cuda.is_available()
+    connect(address)
+    import ray
+
+    return ray.cluster_resources().get("GPU", 0) > 0
+
+
+def local_resources() -> dict[str, float]:
+    """The processors this process may use, and the GPUs."""
+    return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
+
+
+def connect(address: str) -> None:
+    """Start Ray on this machine ("local"), or join the cluster at ``address``; quietly, and once."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if address == "local":
+        options |= {"num_cpus": int(local_resources()["CPU"]), "include_dashboard": False}
+    ray.init(address=address, **options)
+
+
+def worker_resources(preset: Preset, workers: int, total: dict[str, float]) -> Any:
+    """What a worker takes: the preset's share where the cluster has GPUs, else one processor."""
+    from mldiv.train import Resources
+
+    if preset.gpus and total.get("GPU", 0):
+        return Resources(workers, preset.cpus, preset.gpus)
+    return Resources(workers)
+
+
+def conduct(run: Any, header: dict[str, Any], report: Callable[[Path], str]) -> int:
+    """Train everything that is not recorded yet and build the report; the exit code."""
+    plan = run.plan(storage=True)
+    if recorded_all(plan):
+        print(f"{run.study.name}: all trials are recorded, nothing to train", file=sys.stderr)
+        return finish(run, plan, header, report)
+    import ray
+
+    plan = run.plan(storage=True)
+    try:
+        connect(run.flags.address)
+        train(run, plan)
+    except KeyboardInterrupt:
+        done = sum(1 for item in {item.trial for item in plan.assignments} if _final(run.out, item))
+        print(
+            f"\n{run.study.name}: interrupted; {done} of {plan.trials()} trials are recorded, the others go on from their "
+            f"last epoch.\nTo continue: run the same command again.",
+            file=sys.stderr,
+        )
+        return 130
+    except (RuntimeError, ValueError, ConnectionError) as error:
+        print(f"{run.study.name}: {error}", file=sys.stderr)
+        if os.environ.get("MLDIV_DEBUG"):
+            traceback.print_exc()
+        return 1
+    finally:
+        ray.shutdown()
+    return finish(run, plan, header, report)
+
+
+def recorded_all(plan: Plan) -> bool:
+    """Whether every trial of the plan has its final record: asks the plan through to its end, trains nothing."""
+    return plan.next() is None and plan.done
+
+
+def train(run: Any, plan: Plan) -> None:
+    """Hand the plan to Tune and show its progress."""
+    import ray
+
+    from mldiv import tune
+
+    resources = worker_resources(run.preset, run.workers, ray.cluster_resources())
+    with Display(run.study.name, plan, run.base.epochs) as display:
+        tune.run(plan, run.out, resources=resources, progress=display.update)
+
+
+def finish(run: Any, plan: Plan, header: dict[str, Any], report: Callable[[Path], str]) -> int:
+    """Write what the searches chose and the report; print the table and where everything is."""
+    records.write_assignments(run.out, plan.assignments)
+    records.write_json(run.out / "study.json", header | {"chosen": plan.chosen()})
+    print(report(run.out))
+    bad = [item for item in plan.assignments if not _final(run.out, item.trial)]
+    if bad:
+        print(f"{run.study.name}: {len(bad)} trials failed; their records say why. Run again to retry.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _final(folder: Path, trial: str) -> bool:
+    record = find_trial(folder, trial)
+    return record is not None and record.final

@@ -1,0 +1,70 @@
+"""How long a study would take, from a few steps timed here and now."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from mldiv import evaluate
+from mldiv.config import TrialConfig
+from mldiv.epochs import dataset, epoch_batches, steps_per_epoch
+from mldiv.pair import MutualPair
+
+#: Seconds until a standing worker group takes its first trial (README, "How it works").
+GROUP_START = 30.0
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds on one worker with one thread: a step of each stage, an epoch's evaluation, the pretraining."""
+
+    stage_1: float
+    stage_2: float
+    evaluation: float
+    pretraining: float
+    steps: int
+
+    def trial(self, config: TrialConfig) -> float:
+        """Seconds of one trial without its pretraining."""
+        second = config.epochs - config.switch_epoch if config.diverse else 0
+        stages = (config.epochs - second) * self.stage_1 + second * self.stage_2
+        return self.steps * stages + config.epochs * self.evaluation
+
+
+def measure(config: TrialConfig) -> Cost:
+    """Time a few steps of each stage and one evaluation of the pair on this machine's processor or GPU."""
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = dataset(config)
+    steps = steps_per_epoch(config, data)
+    pair = MutualPair(config, data.classes, data.train.images.shape[1], len(data.train.labels)).to(device)
+    images, labels = next(epoch_batches(config, data, 0, "estimate", device))
+
+    def step(diverse: bool) -> None:
+        noise = [torch.randn(pair.peer_1.mean.numel(), device=device) for _ in range(2)]
+        with evaluate.precision(config, device):
+            loss, _ = pair(images, labels, *noise, diverse)
+        loss.backward()
+
+    first, second = (_median_seconds(lambda diverse=diverse: step(diverse), device) for diverse in (False, True))
+    evaluation = _median_seconds(lambda: _evaluate(pair, data, config, device), device, repeats=1)
+    pretraining = config.pretrain_epochs * steps * first / 2 if config.initialization != "scratch" else 0.0
+    return Cost(first, second, evaluation, pretraining, steps)
+
+
+def _evaluate(pair: MutualPair, data, config: TrialConfig, device: torch.device) -> None:  # noqa: ANN001
+    evaluate.predictives(pair, data, "validation", samples=config.validation_samples, epoch=0, device=device)
+    evaluate.feature_kl(pair, data, "validation", epoch=0, device=device)
+
+
+def _median_seconds(run, device: torch.device, repeats: int = STEPS) -> float:  # noqa: ANN001
+    run()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return sorted(times)[len(times) // 2]

@@ -1,0 +1,85 @@
+"""Cross-attention over a network's block features: one vector per image, whose neighbourhoods the peers compare."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+Features = tuple[Tensor, ...]
+
+
+class CrossAttention(nn.Module):
+    """The deepest block asks all blocks: one query, as many keys and values as blocks.
+
+    chosen: the paper says cross-attention over the features of several blocks and no more. Each block's feature map is
+    averaged over space to one token, projected to ``dim`` and given the block's learned embedding; tokens at every position
+    would cost as many times more as there are positions. The answer is added to the query and normalised.
+    Shapes: features, each [batch, channels_l, height_l, width_l]; result [batch, dim], float32.
+    """
+
+    def __init__(self, channels: tuple[int, ...], dim: int = 64, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.project = nn.ModuleList(nn.Linear(count, dim) for count in channels)
+        self.block = nn.Parameter(0.02 * torch.randn(len(channels), dim))
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, features: Features) -> Float[Tensor, "batch dim"]:
+        pooled = [feature.flatten(2).mean(2, dtype=torch.float32) for feature in features]
+        tokens = torch.stack([project(one) for project, one in zip(self.project, pooled, strict=True)], 1) + self.block
+        last = tokens[:, -1:]
+        query = self._heads(self.query(last))
+        key, value = (self._heads(part) for part in self.key_value(tokens).chunk(2, -1))
+        answer = functional.scaled_dot_product_attention(query, key, value)
+        answer = answer.transpose(1, 2).flatten(2)
+        return self.norm(last + self.out(answer)).squeeze(1)
+
+    def _heads(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch heads tokens part"]:
+        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class PeerFusion(nn.Module):
+    """The fusion of each peer: ``first`` and ``second`` may be the same module."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, features_1: Features, features_2: Features) -> tuple[Tensor, Tensor]:
+        return self.first(features_1), self.second(features_2)
+
+
+def _seeded(channels: tuple[int, ...], dim: int, heads: int, seed: int) -> CrossAttention:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CrossAttention(channels, dim, heads)
+
+
+def shared(channels: tuple[int, ...], dim: int, heads: int, seed: int) -> PeerFusion:
+    """One trained module for both peers. Trained by a term that is maximised, it can kill that term (all vectors parallel)
+    or inflate it with the networks unchanged: watch the feature KL and the disagreement side by side."""
+    module = _seeded(channels, dim, heads, seed)
+    return PeerFusion(module, module)
+
+
+def per_peer(channels: tuple[int, ...], dim: int, heads: int, seed: int) -> PeerFusion:
+    """A trained module for each peer: the two can differ without the networks doing so."""
+    return PeerFusion(_seeded(channels, dim, heads, seed), _seeded(channels, dim, heads, seed + 1))
+
+
+def frozen(channels: tuple[int, ...], dim: int, heads: int, seed: int) -> PeerFusion:
+    """One random module for both, never trained: only the networks can change the feature KL."""
+    return shared(channels, dim, heads, seed).requires_grad_(False)
+
+
+#: How the peers' features are fused [chosen: the paper is silent]: (channels, dim, heads, seed) -> PeerFusion.
+FUSIONS: dict[str, Callable[[tuple[int, ...], int, int, int], PeerFusion]] = {
+    "shared": shared,
+    "per_peer": per_peer,
+    "frozen": frozen,
+}

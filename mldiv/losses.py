@@ -1,0 +1,197 @@
+"""Every term of the objective as a pure function of tensors. Which terms are added with which weight: `pair`."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+Scalar = float | Tensor
+
+#: Keeps logarithms and square roots finite at zero; far below every distance between networks.
+TINY = 1e-12
+
+FEATURE_DIRECTIONS = ("forward", "reverse", "symmetric")
+FEATURE_REDUCTIONS = ("batchmean", "mean", "sum")
+NORMALIZATIONS = ("sum", "mean", "switch")
+
+Weights = Float[Tensor, " weights"]
+Distribution = Float[Tensor, "images given"]
+
+
+def expected_nll(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """Cross-entropy in nats, mean over the batch: the ELBO's data term per image, by one weight sample.
+
+    paper, unnumbered here. Computed in float32. Shapes: logits [batch, classes], labels [batch]; result [].
+    """
+    return functional.cross_entropy(logits.float(), labels)
+
+
+def gaussian_kl_to_prior(mean: Weights, sigma: Weights, prior_std: float) -> Float[Tensor, ""]:
+    r"""KL of the diagonal Gaussian posterior to the prior, in nats, summed over weights.
+
+    .. math:: \mathrm{KL}(q \| p) = \sum_i \log\frac{s}{\sigma_i} + \frac{\sigma_i^2 + \mu_i^2}{2 s^2} - \frac12
+
+    paper, unnumbered here. q = N(mu, diag(sigma^2)), p = N(0, s^2). Nothing is divided here: `pair` divides by the number
+    of training images. mu -> mean; sigma -> sigma; s -> prior_std. Shapes: mean, sigma [weights]; result [].
+    """
+    squares = (mean.square() + sigma.square()).sum() / (2 * prior_std**2)
+    return squares - sigma.log().sum() + mean.numel() * (torch.tensor(prior_std).log().item() - 0.5)
+
+
+def squared_w2(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: Weights) -> Float[Tensor, ""]:
+    r"""Squared 2-Wasserstein distance of two diagonal Gaussians, summed over weights.
+
+    .. math:: W_2^2 = \|\mu_1 - \mu_2\|^2 + \|\sigma_1 - \sigma_2\|^2
+
+    paper, unnumbered here. Symmetric. mu_1, sigma_1 -> mean, sigma; mu_2, sigma_2 -> peer_mean, peer_sigma.
+    Shapes: all [weights]; result [].
+    """
+    return (mean - peer_mean).square().sum() + (sigma - peer_sigma).square().sum()
+
+
+def gaussian_kl(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: Weights) -> Float[Tensor, ""]:
+    r"""KL between two diagonal Gaussians, in nats, summed over weights.
+
+    .. math:: \mathrm{KL}(q_1 \| q_2) =
+              \sum_i \log\frac{\sigma_{2i}}{\sigma_{1i}} + \frac{\sigma_{1i}^2 + (\mu_{1i}-\mu_{2i})^2}{2\sigma_{2i}^2} - \frac12
+
+    paper's supplement, unnumbered here: compared with W2 there. Not symmetric: own posterior first.
+    mu_1, sigma_1 -> mean, sigma; mu_2, sigma_2 -> peer_mean, peer_sigma. Shapes: all [weights]; result [].
+    """
+    ratio = (sigma / peer_sigma).square()
+    shift = ((mean - peer_mean) / peer_sigma).square()
+    return 0.5 * (ratio + shift - 1 - ratio.log()).sum()
+
+
+def symmetric_gaussian_kl(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: Weights) -> Float[Tensor, ""]:
+    """`gaussian_kl` in both directions, added. chosen: the paper is silent (`param_distance`). Shapes as there."""
+    return gaussian_kl(mean, sigma, peer_mean, peer_sigma) + gaussian_kl(peer_mean, peer_sigma, mean, sigma)
+
+
+def logit_mutual(
+    logits: Float[Tensor, "batch classes"], peer_logits: Float[Tensor, "batch classes"], temperature: Scalar
+) -> Float[Tensor, ""]:
+    r"""What a peer learns from the other one's softened predictions, in nats, mean over the batch.
+
+    .. math:: T^2\, \mathrm{KL}(\mathrm{softmax}(z_j / T) \,\|\, \mathrm{softmax}(z_k / T))
+
+    paper, unnumbered here; form standard. Peer j is detached. T^2 keeps the gradient's size over T. Computed in float32.
+    z_k -> logits; z_j -> peer_logits; T -> temperature. Shapes: [batch, classes]; result [].
+    References: Hinton et al. (2015); Zhang et al., Deep Mutual Learning (CVPR 2018).
+    """
+    own = (logits.float() / temperature).log_softmax(-1)
+    peer = (peer_logits.detach().float() / temperature).log_softmax(-1)
+    return temperature**2 * functional.kl_div(own, peer, reduction="batchmean", log_target=True)
+
+
+def normalize_features(fused: Float[Tensor, "batch dim"], *, center: bool) -> Float[Tensor, "batch dim"]:
+    """The fused vectors in float32, less their batch mean if ``center``.
+
+    chosen: the paper is silent (`center_features`). Vectors after a ReLU all point the same way; centering raises the
+    feature KL's level by one to two orders of magnitude and keeps a trained fusion from making all vectors parallel.
+    """
+    fused = fused.float()
+    return fused - fused.mean(0) if center else fused
+
+
+def conditional_distribution(
+    similarity: Float[Tensor, "images images"], *, include_diagonal: bool = False
+) -> Float[Tensor, "images images"]:
+    r"""For each image j of a batch, how probable each image i is as its neighbour.
+
+    .. math:: p_{i|j} = K(f_i, f_j) / \sum_{m \ne j} K(f_m, f_j)
+
+    paper, unnumbered here. Columns sum to 1; p_{j|j} = 0 unless ``include_diagonal`` [chosen: the paper is silent on it,
+    `include_diagonal`; Probabilistic Knowledge Transfer's code keeps it]. A column of zeros becomes uniform.
+    K -> similarity. Shapes: [images, images], row i, column j; result the same.
+    """
+    kept = similarity + TINY
+    if not include_diagonal:
+        kept = kept * (1 - torch.eye(len(kept), dtype=kept.dtype, device=kept.device))
+    return kept / kept.sum(0, keepdim=True)
+
+
+def feature_kl(p: Distribution, q: Distribution, *, direction: str, reduction: str) -> Float[Tensor, ""]:
+    r"""KL between the peers' conditional distributions in a batch, in nats.
+
+    .. math:: \sum_i p_{i|j} \log (p_{i|j} / q_{i|j})
+
+    paper, unnumbered here; direction and reduction chosen: the paper is silent (`feature_direction`, `feature_reduction`).
+    forward: KL(p || q); reverse: KL(q || p); symmetric: their sum. batchmean: mean over j (nats per image); mean: over all
+    n^2 entries, as in Probabilistic Knowledge Transfer; sum: over i and j. The caller detaches.
+    p -> own peer's distribution; q -> the other's. Shapes: [images, images], columns sum to 1; result [].
+
+    Raises: ValueError for an unknown direction or reduction.
+    """
+    if direction not in FEATURE_DIRECTIONS:
+        raise ValueError(f"direction {direction!r}: expected one of {', '.join(FEATURE_DIRECTIONS)}")
+    if reduction not in FEATURE_REDUCTIONS:
+        raise ValueError(f"reduction {reduction!r}: expected one of {', '.join(FEATURE_REDUCTIONS)}")
+    ratio = (p + TINY).log() - (q + TINY).log()
+    weight = {"forward": p, "reverse": -q, "symmetric": p - q}[direction]
+    total = (weight * ratio).sum()
+    return total / {"batchmean": p.shape[1], "mean": p.numel(), "sum": 1}[reduction]
+
+
+def negative(x: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """``-x``: a constant push for ever. Of the raw sum over a ResNet-20 its gradient is 100 times the data term's."""
+    return -x
+
+
+def negative_sqrt(x: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """``-sqrt(x)``: of the raw sum, -W2, whose gradient in the means has length 1 whatever the distance."""
+    return -(x + TINY).sqrt()
+
+
+def negative_log(x: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """``-log x``: the same gradient whatever divides x, falling as 1/x."""
+    return -(x + TINY).log()
+
+
+def softplus(x: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """``log(1 + exp(-x))``: pushes until x is a few. Dead (gradient 0 in float32) for a raw sum: the config refuses it."""
+    return functional.softplus(-x)
+
+
+def exponential(x: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """``exp(-x)``: pushes until x is a few. Dead for a raw sum: the config refuses it."""
+    return torch.exp(-x)
+
+
+def transform_scale(normalization: str, value: Float[Tensor, ""], count: int) -> Float[Tensor, ""]:
+    """What divides a distance before its transform.
+
+    chosen: the paper is silent (`param_normalization`, `feature_normalization`). sum: 1; mean: ``count``, the number of
+    weights (1 for the feature KL, a mean already); switch: the distance's value when the diversity terms start, detached.
+
+    Raises: ValueError for an unknown normalization.
+    """
+    if normalization == "sum":
+        return torch.ones_like(value)
+    if normalization == "mean":
+        return torch.full_like(value, count)
+    if normalization == "switch":
+        return value.detach().clamp_min(1e-8)
+    raise ValueError(f"normalization {normalization!r}: expected one of {', '.join(NORMALIZATIONS)}")
+
+
+#: How far apart two posteriors are: sums over weights of (mean, sigma, peer_mean, peer_sigma).
+PARAM_DISTANCES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "w2": squared_w2,
+    "kl": gaussian_kl,
+    "symmetric_kl": symmetric_gaussian_kl,
+}
+
+#: What is minimised so that a distance x, divided by its stated scale, grows.
+TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "negative": negative,
+    "negative_sqrt": negative_sqrt,
+    "negative_log": negative_log,
+    "softplus": softplus,
+    "exp": exponential,
+}
+
+#: Transforms whose push ends at large x.
+BOUNDED_TRANSFORMS = frozenset({"softplus", "exp"})

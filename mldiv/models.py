@@ -1,0 +1,139 @@
+"""Plain torch networks that give logits and the features of their blocks. Add an architecture to MODELS."""
+
+import difflib
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.resnet import BasicBlock, ResNet
+
+Images = Float[Tensor, "batch channels height width"]
+Output = tuple[Float[Tensor, "batch classes"], tuple[Tensor, ...]]
+
+
+class CifarBlock(nn.Module):
+    """Two 3x3 convolutions around an identity shortcut; where the shape changes, subsampled and padded with zeros."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.stride, self.added = stride, channels - channels_in
+
+    def forward(self, x: Images) -> Images:
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.stride != 1 or self.added:
+            x = x[:, :, :: self.stride, :: self.stride]
+            x = functional.pad(x, (0, 0, 0, 0, self.added // 2, self.added - self.added // 2))
+        return functional.relu(out + x)
+
+
+class CifarResNet(nn.Module):
+    """ResNet-(6n+2) for small images: three stages of n blocks with 16, 32 and 64 channels times ``width``.
+
+    Identity shortcuts without parameters ("option A"); names as in the public weights of that form. 269,722 parameters for
+    n = 3 and 10 classes. References: He et al. (CVPR 2016), section 4.2.
+    """
+
+    def __init__(self, n: int, classes: int, channels: int = 3, width: float = 1.0) -> None:
+        super().__init__()
+        self.feature_channels = tuple(max(1, round(base * width)) for base in (16, 32, 64))
+        first, second, third = self.feature_channels
+        self.conv1 = nn.Conv2d(channels, first, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
+        self.layer1 = self._stage(n, first, first, 1)
+        self.layer2 = self._stage(n, first, second, 2)
+        self.layer3 = self._stage(n, second, third, 2)
+        self.linear = nn.Linear(third, classes)
+        _kaiming(self)
+
+    @staticmethod
+    def _stage(n: int, channels_in: int, channels: int, stride: int) -> nn.Sequential:
+        blocks = [CifarBlock(channels_in, channels, stride)]
+        return nn.Sequential(*blocks, *(CifarBlock(channels, channels, 1) for _ in range(n - 1)))
+
+    def forward(self, x: Images) -> Output:
+        """Logits [batch, classes] and the three stages' outputs."""
+        first = self.layer1(functional.relu(self.bn1(self.conv1(x))))
+        second = self.layer2(first)
+        third = self.layer3(second)
+        return self.linear(third.mean((2, 3))), (first, second, third)
+
+
+class ResNet18(ResNet):
+    """torchvision's ResNet-18, its parameters' names unchanged; for small images a 3x3 stem without pooling."""
+
+    feature_channels = (64, 128, 256, 512)
+
+    def __init__(self, classes: int, channels: int = 3, small_images: bool = True) -> None:
+        super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=classes)
+        if small_images:
+            self.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
+            self.maxpool = nn.Identity()
+        elif channels != 3:
+            self.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+        _kaiming(self)
+
+    def _forward_impl(self, x: Images) -> Output:
+        """Logits [batch, classes] and the four stages' outputs."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        features = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            features.append(x)
+        return self.fc(x.mean((2, 3))), tuple(features)
+
+
+def _kaiming(module: nn.Module) -> None:
+    """Kaiming normal weights, fan-out, for convolutions and linear layers; zero biases."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def _cifar(n: int) -> Callable[..., nn.Module]:
+    def construct(classes: int, channels: int, width: float, small_images: bool) -> nn.Module:
+        return CifarResNet(n, classes, channels, width)
+
+    return construct
+
+
+def _resnet18(classes: int, channels: int, width: float, small_images: bool) -> nn.Module:
+    if width != 1:
+        raise ValueError(f"width = {width}: resnet18 comes in width 1 only; resnet20, 32 and 56 take any")
+    return ResNet18(classes, channels, small_images)
+
+
+def build(
+    name: str, *, classes: int, channels: int = 3, width: float = 1.0, small_images: bool = True, seed: int
+) -> nn.Module:
+    """The named architecture with initial weights of ``seed``; torch's global random state is left as it was.
+
+    small_images: a stem for images of up to 64 pixels (ResNet-18; the CIFAR networks have no other).
+
+    Raises: ValueError for an unknown name (with the nearest), or a width the architecture does not have.
+    """
+    if name not in MODELS:
+        close = difflib.get_close_matches(name, MODELS, n=1)
+        raise ValueError(f"no architecture is called {name!r}; known: {', '.join(MODELS)}" + f" (did you mean {close[0]!r}?)" * bool(close))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MODELS[name](classes, channels, width, small_images)
+
+
+#: Constructors (classes, channels, width, small_images). The module returns (logits, block features [batch, channels,
+#: height, width]) and names the features' channels in ``feature_channels``.
+MODELS: dict[str, Callable[[int, int, float, bool], nn.Module]] = {
+    "resnet8": _cifar(1),
+    "resnet20": _cifar(3),
+    "resnet32": _cifar(5),
+    "resnet56": _cifar(9),
+    "resnet18": _resnet18,
+}

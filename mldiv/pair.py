@@ -1,0 +1,184 @@
+"""Both peers and their fusion; one forward gives every loss term by name. The one place that scales and adds them."""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mldiv import losses
+from mldiv.config import TrialConfig
+from mldiv.fusion import FUSIONS
+from mldiv.kernels import KERNELS
+from mldiv.models import build
+from mldiv.posterior import GaussianPosterior
+from mldiv.streams import derive
+
+#: Loss terms of a step in the order of `MutualPair.forward`'s vector. All but the last are unweighted.
+#: kl_k is in nats per training image; param_distance and feature_kl are raw, *_diversity transformed.
+TERMS = (
+    "nll_1",
+    "nll_2",
+    "kl_1",
+    "kl_2",
+    "mutual_1",
+    "mutual_2",
+    "param_distance",
+    "feature_kl",
+    "param_diversity",
+    "feature_diversity",
+    "total",
+)
+
+
+class Weights(NamedTuple):
+    """What multiplies the terms: numbers, or 0-d tensors when a step is mapped over several trials."""
+
+    alpha: losses.Scalar
+    beta: losses.Scalar
+    temperature: losses.Scalar
+    kl_weight: losses.Scalar
+    mutual_weight: losses.Scalar
+
+
+class MutualPair(nn.Module):
+    r"""Two Bayesian networks that learn from the data and from each other.
+
+    .. math:: \sum_k \mathrm{CE}_k + \frac{w}{N} \mathrm{KL}(q_k \| p) + \lambda T^2 \mathrm{KL}_k
+              + \alpha\, t(D_k) + \beta\, t(F_k)
+
+    paper, unnumbered here. Both peers' losses are added and stepped at once; in peer k's terms the other peer is detached,
+    so each peer receives the gradient of its own loss only (the fusion, where it is trained, that of both feature terms).
+
+    alpha -> weights.alpha; beta -> weights.beta; T -> weights.temperature; lambda -> weights.mutual_weight [chosen: 1];
+    w -> weights.kl_weight; N -> train_images; D -> param_distance; F -> feature_kl; t -> param_transform, feature_transform.
+    """
+
+    param_scale: Tensor
+    feature_scale: Tensor
+
+    def __init__(self, config: TrialConfig, classes: int, channels: int, train_images: int) -> None:
+        super().__init__()
+        self.config, self.train_images = config, train_images
+        self.peer_1, self.peer_2 = (
+            GaussianPosterior(
+                network(config, classes, channels, f"peer {index}"),
+                initial_sigma=config.initial_sigma,
+                sigma_mode=config.sigma_mode,
+            )
+            for index in (1, 2)
+        )
+        self.fusion = FUSIONS[config.fusion](
+            network(config, classes, channels, "peer 1").feature_channels,
+            config.fusion_dim,
+            config.fusion_heads,
+            derive(config.seed, "fusion"),
+        )
+        self.kernel = partial(KERNELS[config.kernel], **config.kernel_options)
+        self.weights = Weights(config.alpha, config.beta, config.temperature, config.kl_weight, config.mutual_weight)
+        self.register_buffer("param_scale", torch.ones(()))
+        self.register_buffer("feature_scale", torch.ones(()))
+
+    @property
+    def peers(self) -> tuple[GaussianPosterior, GaussianPosterior]:
+        return self.peer_1, self.peer_2
+
+    def forward(
+        self,
+        images: Float[Tensor, "batch channels height width"],
+        labels: Int[Tensor, " batch"],
+        noise_1: Float[Tensor, " weights"],
+        noise_2: Float[Tensor, " weights"],
+        diverse: bool,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " terms"]]:
+        """The total loss and the vector of TERMS (detached). One weight sample per peer, from standard normal noise.
+
+        diverse: whether the diversity terms act (stage two, with alpha or beta not zero).
+        """
+        sample_1, sample_2 = self.peer_1.sample(noise_1), self.peer_2.sample(noise_2)
+        logits_1, features_1 = self.peer_1(images, weights=sample_1)
+        logits_2, features_2 = self.peer_2(images, weights=sample_2)
+        terms = self._mutual_terms(logits_1, logits_2, labels)
+        if diverse:
+            terms |= self._param_terms() | self._feature_terms(features_1, features_2)
+        terms["total"] = self._total(terms)
+        zero = terms["total"].new_zeros(())
+        return terms["total"], torch.stack([terms.get(name, zero).detach() for name in TERMS])
+
+    def _mutual_terms(self, logits_1: Tensor, logits_2: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        prior, temperature = self.config.prior_std, self.weights.temperature
+        return {
+            "nll_1": losses.expected_nll(logits_1, labels),
+            "nll_2": losses.expected_nll(logits_2, labels),
+            "kl_1": self.peer_1.kl_to_prior(prior) / self.train_images,
+            "kl_2": self.peer_2.kl_to_prior(prior) / self.train_images,
+            "mutual_1": losses.logit_mutual(logits_1, logits_2, temperature),
+            "mutual_2": losses.logit_mutual(logits_2, logits_1, temperature),
+        }
+
+    def _param_terms(self) -> dict[str, Tensor]:
+        distance = losses.PARAM_DISTANCES[self.config.param_distance]
+        transform = losses.TRANSFORMS[self.config.param_transform]
+        (mean_1, sigma_1), (mean_2, sigma_2) = ((peer.mean, peer.sigma) for peer in self.peers)
+        first = distance(mean_1, sigma_1, mean_2.detach(), sigma_2.detach())
+        second = distance(mean_2, sigma_2, mean_1.detach(), sigma_1.detach())
+        return {
+            "param_distance": (first + second) / 2,
+            "param_diversity": transform(first / self.param_scale) + transform(second / self.param_scale),
+        }
+
+    def _feature_terms(self, features_1: tuple[Tensor, ...], features_2: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        transform = losses.TRANSFORMS[self.config.feature_transform]
+        first, second = self.feature_divergences(features_1, features_2)
+        return {
+            "feature_kl": (first + second) / 2,
+            "feature_diversity": transform(first / self.feature_scale) + transform(second / self.feature_scale),
+        }
+
+    def feature_divergences(
+        self, features_1: tuple[Tensor, ...], features_2: tuple[Tensor, ...]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The feature KL as peer 1 and as peer 2 see it: each with the other's distribution detached."""
+        device = features_1[0].device.type
+        with torch.autocast(device, enabled=False):
+            fused = self.fusion(features_1, features_2)
+            normalized = [losses.normalize_features(one, center=self.config.center_features) for one in fused]
+            p_1, p_2 = (
+                losses.conditional_distribution(self.kernel(one, one), include_diagonal=self.config.include_diagonal)
+                for one in normalized
+            )
+            divergence = partial(
+                losses.feature_kl, direction=self.config.feature_direction, reduction=self.config.feature_reduction
+            )
+            return divergence(p_1, p_2.detach()), divergence(p_2, p_1.detach())
+
+    def _total(self, terms: dict[str, Tensor]) -> Tensor:
+        """Every weight is applied here and nowhere else."""
+        weights = self.weights
+        total = terms["nll_1"] + terms["nll_2"]
+        total = total + weights.kl_weight * (terms["kl_1"] + terms["kl_2"])
+        total = total + weights.mutual_weight * (terms["mutual_1"] + terms["mutual_2"])
+        if "param_diversity" in terms:
+            total = total + weights.alpha * terms["param_diversity"] + weights.beta * terms["feature_diversity"]
+        return total
+
+    def squared_w2(self) -> Float[Tensor, ""]:
+        """Squared 2-Wasserstein distance between the two posteriors, summed over weights."""
+        return self.peer_1.distance(self.peer_2, "w2")
+
+    @torch.no_grad()
+    def set_scales(self, feature_kl: Tensor) -> None:
+        """Fix what divides the two distances from the switch on (param_normalization, feature_normalization)."""
+        config = self.config
+        value = self.peer_1.distance(self.peer_2, config.param_distance)
+        count = self.peer_1.mean.numel()
+        self.param_scale.copy_(losses.transform_scale(config.param_normalization, value, count))
+        self.feature_scale.copy_(losses.transform_scale(config.feature_normalization, feature_kl, 1))
+
+
+def network(config: TrialConfig, classes: int, channels: int, purpose: str) -> nn.Module:
+    """The configured architecture with the initial weights of this seed and purpose."""
+    return build(
+        config.arch, classes=classes, channels=channels, width=config.width, seed=derive(config.seed, purpose)
+    )

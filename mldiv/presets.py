@@ -1,0 +1,59 @@
+"""What a study does by default at three sizes: a demonstration, an hour or so on a laptop, the paper's."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mldiv.config import TrialConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of every trial, Optuna trials per searched arm, seeds of the repeats, resources of a worker.
+
+    cut: further settings for real image data, so that the size stays what the preset promises.
+    """
+
+    settings: dict[str, Any]
+    samples: int
+    seeds: int
+    cut: dict[str, Any]
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+PRESETS: dict[str, Preset] = {
+    "demo": Preset(
+        {"data": "digits", "arch": "resnet8", "width": 0.5, "epochs": 12, "switch_epoch": 8, "pretrain_epochs": 6}
+        | {"batch_size": 64, "lr": 0.05, "validation_fraction": 0.15, "validation_samples": 2},
+        samples=3,
+        seeds=3,
+        cut={"train_size": 1024, "validation_size": 256, "test_size": 512},
+    ),
+    "quick": Preset(
+        {"data": "digits", "arch": "resnet20", "width": 0.5, "epochs": 45, "switch_epoch": 30, "pretrain_epochs": 20}
+        | {"batch_size": 64, "lr": 0.05, "validation_fraction": 0.15, "validation_samples": 4},
+        samples=6,
+        seeds=8,
+        cut={"train_size": 8192, "validation_size": 1024, "test_size": 4096},
+    ),
+    "paper": Preset(
+        {"data": "cifar100", "arch": "resnet20", "epochs": 300, "switch_epoch": 200, "pretrain_epochs": 200}
+        | {"batch_size": 128, "lr": 0.1, "precision": "bf16", "channels_last": True},
+        samples=20,
+        seeds=8,
+        cut={},
+        cpus=4.0,
+        gpus=1.0,
+    ),
+}
+
+
+def configure(name: str, overrides: dict[str, Any]) -> TrialConfig:
+    """The trial configuration of a preset with the command line's ``overrides`` (None: not given).
+
+    Raises: ConfigError for an unknown name or an impossible value.
+    """
+    preset = PRESETS[name]
+    given = {key: value for key, value in overrides.items() if value is not None}
+    cut = preset.cut if given.get("data", preset.settings["data"]) != "digits" else {}
+    return TrialConfig().replace(**(preset.settings | cut | given))

@@ -1,0 +1,174 @@
+"""Ray Train around `fit`: standing DDP worker groups that train whatever trial they are handed, one after the other."""
+
+import os
+import threading
+import time
+import traceback
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from mldiv import world
+from mldiv.broker import END, NAMESPACE, Broker
+from mldiv.config import from_dict
+from mldiv.epochs import dataset
+from mldiv.fit import fit
+from mldiv.trunks import Store
+
+#: Seconds a call for work or news waits at the broker before it comes back empty-handed. Short against the process group's
+#: timeout: ranks other than 0 wait in a collective meanwhile.
+WAIT = 5.0
+#: Seconds for a worker group to start. Ray's 60 are too few on a busy machine, where it then retries in silence.
+START_TIMEOUT = 600
+#: Restarts of a group after deaths of its workers, over its whole life.
+RESTARTS = 100
+
+#: Share of each CPU that its worker asks Ray for; what is left goes to the trials' clients (0.01 CPU each).
+CPU_SHARE = 0.9
+
+#: Ray Train's settings by environment variable; what the user has set wins.
+ENVIRONMENT = {
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(START_TIMEOUT),
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker process of a group takes, and how many make a group."""
+
+    workers: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def groups(self, total: dict[str, float], trials: int) -> int:
+        """How many groups fit side by side into a cluster's resources; not more than there are trials.
+
+        Raises: ValueError when not even one fits.
+        """
+        fits = [total.get("CPU", 0) // (self.cpus * self.workers)]
+        if self.gpus:
+            fits.append(total.get("GPU", 0) // (self.gpus * self.workers))
+        if min(fits) < 1:
+            raise ValueError(
+                f"a group of {self.workers} workers needs {self.workers * self.cpus:g} CPUs and {self.workers * self.gpus:g} "
+                f"GPUs, the cluster has {total.get('CPU', 0):g} and {total.get('GPU', 0):g}: lower --workers"
+            )
+        return max(1, min(int(min(fits)), trials))
+
+
+def start_broker(name: str, **options: Any) -> Any:
+    """The study's broker as a named Ray actor; it lives and dies with the driver."""
+    actor = ray.remote(num_cpus=0, max_concurrency=10_000)(Broker)
+    return actor.options(name=name, namespace=NAMESPACE, get_if_exists=False).remote(**options)
+
+
+class Groups:
+    """Standing worker groups, each a TorchTrainer in a thread of the driver: when the driver ends, so do they."""
+
+    def __init__(self, broker: Any, broker_name: str, count: int, resources: Resources, storage: Path) -> None:
+        self.broker, self.broker_name, self.resources, self.storage = broker, broker_name, resources, storage
+        self.failures: list[str] = []
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        self.threads = [threading.Thread(target=self._serve, args=(index,), daemon=True) for index in range(count)]
+        for thread in self.threads:
+            thread.start()
+
+    def _serve(self, index: int) -> None:
+        group = f"group-{index}"
+        trainer = TorchTrainer(
+            worker_loop,
+            train_loop_config={"broker": self.broker_name, "group": group, "threads": max(1, int(self.resources.cpus))},
+            torch_config=TorchConfig(timeout_s=24 * 3600),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=self.resources.workers,
+                use_gpu=self.resources.gpus > 0,
+                resources_per_worker={"CPU": CPU_SHARE * self.resources.cpus}
+                | ({"GPU": self.resources.gpus} if self.resources.gpus else {}),
+            ),
+            run_config=ray.train.RunConfig(
+                name=f"{group}-{uuid.uuid4().hex[:8]}",
+                storage_path=str(self.storage),
+                failure_config=ray.train.FailureConfig(max_failures=RESTARTS, controller_failure_limit=3),
+            ),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:
+            self.failures.append(f"{group}: {error}")
+            self._tell_lost(group, error)
+
+    def _tell_lost(self, group: str, error: Exception) -> None:
+        """Give the group's trial to the others; when there are none, end the study with the reason."""
+        try:
+            ray.get(self.broker.lost.remote(group, str(error)))
+            if len(self.failures) == len(self.threads):
+                ray.get(self.broker.close.remote(f"every worker group failed; the last one: {error}"))
+        except Exception:  # the cluster itself is going down: the driver sees that in its own calls
+            return
+
+    def close(self, reason: str = "the study is over", timeout: float = 60) -> bool:
+        """Tell all groups to end and wait for them; whether all did in time."""
+        ray.get(self.broker.close.remote(reason))
+        deadline = time.monotonic() + timeout
+        for thread in self.threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self.threads)
+
+
+def worker_loop(settings: dict[str, Any]) -> None:
+    """What each worker process of a group runs: train the trials it is handed until told END."""
+    torch.set_num_threads(settings["threads"])
+    device, group = get_device(), settings["group"]
+    broker = ray.get_actor(settings["broker"], namespace=NAMESPACE)
+    while True:
+        task = world.from_first(_next_task(broker, group) if world.rank() == 0 else None)
+        if task == END:
+            return
+        if task is not None:
+            _train(broker, group, task, device)
+
+
+def _next_task(broker: Any, group: str) -> dict[str, Any] | str | None:
+    try:
+        return ray.get(broker.next.remote(group, os.getpid(), WAIT))
+    except ray.exceptions.RayActorError:  # the broker lives as long as its driver
+        return END
+
+
+def _train(broker: Any, group: str, task: dict[str, Any], device: torch.device) -> None:
+    config, trial = from_dict(task["config"]), task["trial"]
+
+    def report(line: dict[str, Any]) -> bool:
+        return ray.get(broker.report.remote(trial, summary(line)))
+
+    try:
+        record = fit(
+            config, Path(task["folder"]), data=dataset(config), store=Store(Path(task["store"])), device=device, report=report
+        )
+        outcome = {"status": record.status, "reason": record.reason}
+    except ray.exceptions.RayActorError:
+        return
+    except Exception as error:
+        outcome = {"status": "failed", "reason": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        ray.get(broker.finish.remote(group, trial, outcome))
+        if world.size() > 1:  # the other ranks wait in a collective: Ray Train starts the group anew
+            raise
+        return
+    if world.rank() == 0:
+        ray.get(broker.finish.remote(group, trial, outcome))
+
+
+def summary(line: dict[str, Any]) -> dict[str, Any]:
+    """What a trial's client hears of an epoch; the rest is in metrics.jsonl."""
+    scores = line["validation"]["pair"]
+    return {"epoch": line["epoch"], "stage": line["stage"], "seconds": line["seconds"], **scores}

@@ -1,0 +1,156 @@
+"""Ray Tune with Optuna: a plan's trials as thin clients of the standing worker groups, early stops included."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.callback import Callback
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from mldiv import records
+from mldiv.client import client
+from mldiv.plan import Plan
+from mldiv.records import find_trial
+from mldiv.train import Groups, Resources, start_broker
+
+#: Tune's settings by environment variable; what the user has set wins.
+ENVIRONMENT = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches us: records and checkpoints are already safe
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no csv, json and tensorboard copies of our records
+    "TUNE_MAX_PENDING_TRIALS_PG": "64",
+    "TUNE_GLOBAL_CHECKPOINT_S": "60",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+Progress = Callable[[str, dict[str, Any]], None]
+
+
+class PlanSearch(Searcher):
+    """A `Plan` as a Tune search algorithm: Tune asks it for trials and tells it of their ends."""
+
+    def __init__(self, plan: Plan, study: Path) -> None:
+        super().__init__(metric="nll", mode="min")
+        self.plan, self.study = plan, study
+        self.trials: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The next trial's task; None while answers must come first; FINISHED at the end."""
+        config = self.plan.next()
+        self._write()
+        if config is not None:
+            self.trials[trial_id] = config.id
+            return {"trial": config.id, "config": asdict(config)}
+        return Searcher.FINISHED if self.plan.done else None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Answer with the record on disk; a trial that Tune stopped may still be on its way to its last report."""
+        trial = self.trials.pop(trial_id, None)
+        if trial is None:
+            return
+        record = find_trial(self.study, trial)
+        if record is not None and not record.final and not error and (result or {}).get("status") == "running":
+            record.status = "stopped"
+        self.plan.tell(trial, record)
+        self._write()
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
+        """The plan fixes what is searched and how it is judged."""
+        return True
+
+    def _write(self) -> None:
+        records.write_assignments(self.study, self.plan.assignments)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: Optuna hears of whole trials only."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the records rebuild the plan."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the records rebuild the plan."""
+
+
+class Steward(Callback):
+    """Tells the broker of trials that Tune ends early, and a display of everything that is reported."""
+
+    def __init__(self, broker: Any, progress: Progress) -> None:
+        self.broker, self.progress = broker, progress
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        self.progress(trial.config["trial"], result)
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.broker.stop.remote(trial.config["trial"])
+        self.progress(trial.config["trial"], {"ended": True, **trial.last_result})
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.broker.stop.remote(trial.config["trial"])
+        self.progress(trial.config["trial"], {"ended": True, "status": "failed"})
+
+
+def run(
+    plan: Plan,
+    study: Path,
+    *,
+    resources: Resources,
+    progress: Progress = lambda trial, result: None,
+    scheduler: TrialScheduler | None = None,
+    stop: Callable[[str, dict[str, Any]], bool] | None = None,
+    broker_options: dict[str, Any] | None = None,
+) -> None:
+    """Train every trial of ``plan``; Ray must be initialised. Returns when all have ended.
+
+    scheduler, stop: Tune's own ways of stopping trials early.
+
+    Raises: RuntimeError with the reason when no worker group is left, or when trials remain without an answer.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    mirror = Path(study).resolve() / "ray"
+    shutil.rmtree(mirror, ignore_errors=True)
+    name = f"broker-{uuid.uuid4().hex[:8]}"
+    broker = start_broker(name, **(broker_options or {}))
+    count = resources.groups(ray.cluster_resources(), plan.trials())
+    groups = Groups(broker, name, count, resources, mirror)
+    search = PlanSearch(plan, Path(study).resolve())
+    trainable = tune.with_resources(
+        tune.with_parameters(client, broker_name=name, study=str(Path(study).resolve())), {"CPU": 0.01}
+    )
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=scheduler,
+            num_samples=plan.trials(),
+            max_concurrent_trials=count + 1,  # one more than can train, so that a group never waits for a client
+            reuse_actors=True,
+            metric="nll" if scheduler else None,
+            mode="min" if scheduler else None,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(mirror),
+            verbose=0,
+            callbacks=[Steward(broker, progress)],
+            stop=stop,
+            failure_config=tune.FailureConfig(max_failures=3),
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        with suppress(ray.exceptions.RayError):
+            clean = groups.close()
+            ray.kill(broker)
+    if groups.failures and not plan.done:
+        raise RuntimeError(f"no worker group is left: {groups.failures[-1]}")
+    if not clean:
+        raise RuntimeError("a worker group did not end within 60 s after the study")

@@ -1,0 +1,75 @@
+"""The processes that train one trial together. Without torch.distributed, a world of one."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def active() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    return dist.get_rank() if active() else 0
+
+
+def size() -> int:
+    return dist.get_world_size() if active() else 1
+
+
+def from_first(value: Any) -> Any:
+    """Rank 0's ``value`` on every rank (any picklable object)."""
+    if size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, 0)
+    return box[0]
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """The mean of ``tensor`` over all ranks."""
+    if size() == 1:
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total / size()
+
+
+def any_rank(flags: Tensor) -> Tensor:
+    """Element-wise "or" of a bool tensor over all ranks."""
+    if size() == 1:
+        return flags
+    total = flags.to(torch.int32)
+    dist.all_reduce(total, dist.ReduceOp.MAX)
+    return total.bool()
+
+
+def gather_rows(rows: Tensor, count: int) -> Tensor:
+    """All ranks' rows in rank order, cut to ``count``. Ranks may hold different numbers of rows."""
+    if size() == 1:
+        return rows[:count]
+    longest = torch.tensor(len(rows), device=rows.device)
+    dist.all_reduce(longest, dist.ReduceOp.MAX)
+    lengths = [torch.zeros((), dtype=torch.long, device=rows.device) for _ in range(size())]
+    dist.all_gather(lengths, torch.tensor(len(rows), device=rows.device))
+    padded = torch.zeros((int(longest), *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in range(size())]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])[:count]
+
+
+def average_buffers(module: nn.Module) -> None:
+    """Replace each floating-point buffer (batch-norm running statistics) by its mean over ranks.
+
+    Policy [chosen]: ranks keep their own running statistics during an epoch and average them at its end, so that every rank
+    evaluates and saves the same network; nothing is broadcast in a step.
+    """
+    if size() == 1:
+        return
+    for buffer in module.buffers():
+        if buffer.is_floating_point():
+            dist.all_reduce(buffer)
+            buffer /= size()

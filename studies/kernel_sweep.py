@@ -1,0 +1,23 @@
+"""Which similarity kernel in Eq. (14) makes a pair of Bayesian networks teach each other best?
+
+Every kernel gets the same Optuna budget for its nuisance settings, then its choice is repeated on the same seeds as the
+baseline, plain mutual learning, which trains for the same epochs and is tuned with the same budget.
+"""
+
+from analysis.build import build
+from mldiv.kernels import KERNELS
+from mldiv.study import Study
+
+BASELINE = "mutual learning"
+
+STUDY = Study(
+    name="kernel_sweep",
+    question="Which similarity kernel in Eq. (14) makes a pair of Bayesian networks teach each other best?",
+    scientific="kernel",
+    arms={BASELINE: {"alpha": 0.0, "beta": 0.0}} | {kernel: {"kernel": kernel} for kernel in KERNELS},
+    searched=("alpha", "beta", "temperature", "switch_epoch"),
+    baseline=BASELINE,
+)
+
+if __name__ == "__main__":
+    raise SystemExit(STUDY.main(build))
