@@ -18,6 +18,8 @@ from mldiv.config import TrialConfig
 from mldiv.records import Assignment, TrialRecord, find_trial
 from mldiv.search_space import DIVERSITY, SELECTION, suggest
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
 #: Seed of every trial in the search phase; the repeats take 1, 2, ...
 SEARCH_SEED = 0
 

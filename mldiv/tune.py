@@ -71,6 +71,10 @@ class PlanSearch(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: Optuna hears of whole trials only."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its parts to restore them later; the records rebuild this one."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the records rebuild the plan."""
 
@@ -83,6 +87,10 @@ class Steward(Callback):
 
     def __init__(self, broker: Any, progress: Progress) -> None:
         self.broker, self.progress = broker, progress
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its parts to restore them later; the records rebuild this one."""
+        return {}
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         self.progress(trial.config["trial"], result)
@@ -132,6 +140,7 @@ def run(
             num_samples=plan.trials(),
             max_concurrent_trials=count + 1,  # one more than can train, so that a group never waits for a client
             reuse_actors=True,
+            trial_dirname_creator=lambda trial: f"{trial.trial_id}-{trial.config['trial']}",
             metric="nll" if scheduler else None,
             mode="min" if scheduler else None,
         ),
