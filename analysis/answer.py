@@ -40,7 +40,7 @@ def answer(study: StudyData) -> str:
         lines.append(f"There is no answer yet: no arm has a finished trial on a seed of the baseline ({baseline}).")
         return "\n".join(lines) + "\n"
     lines += [_verdict(study, found), ""]
-    lines += _list(study, "nll", found) + [""] + _list(study, "accuracy", differences(study, "accuracy"))
+    lines += [*_list(study, "nll", found), "", *_list(study, "accuracy", differences(study, "accuracy"))]
     lines += ["", *_cautions(study, found)]
     return "\n".join(lines) + "\n"
 
@@ -78,7 +78,10 @@ def _verdict(study: StudyData, found: dict[str, Difference]) -> str:
 def _list(study: StudyData, metric: str, found: dict[str, Difference]) -> list[str]:
     title, _, digits, _ = COMPARED[metric]
     unit = " in percentage points" if metric == "accuracy" else ""
-    lines = [f"Difference in test {title}{unit} to {study.header['baseline']}, paired by seed, mean [95 % t interval]:", ""]
+    lines = [
+        f"Difference in test {title}{unit} to {study.header['baseline']}, paired by seed, mean [95 % t interval]:",
+        "",
+    ]
     for arm, one in found.items():
         lines.append(
             f"- {arm}: {_signed(one.mean, digits)}{_interval(one, digits)}, sign-flip p = {one.p:.2g}, "

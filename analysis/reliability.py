@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from analysis.calibration import BINS, Reliability, reliability
 from analysis.load import StudyData
@@ -33,8 +34,11 @@ def draw(study: StudyData, nulls: dict[str, float], out: Path) -> list[Path]:
 def _figure(study: StudyData, frames: dict[str, dict[int, pd.DataFrame]], nulls: dict[str, float]) -> Figure:
     columns = min(COLUMNS, len(frames))
     rows = math.ceil(len(frames) / columns)
-    figure = Figure(figsize=(3.1 * columns + 0.6, 3.6 * rows + 1.1), dpi=130, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, hspace=0.04)
+    figure = Figure(
+        figsize=(3.1 * columns + 0.6, 3.6 * rows + 1.1),
+        dpi=130,
+        layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, hspace=0.04),
+    )
     figure.suptitle(f"{study.header['name']}: reliability of the pair on test data, seeds pooled", fontsize=11)
     grid = figure.add_gridspec(2 * rows, columns, height_ratios=[3, 1] * rows)
     for place, (arm, by_seed) in enumerate(frames.items()):
@@ -46,9 +50,7 @@ def _figure(study: StudyData, frames: dict[str, dict[int, pd.DataFrame]], nulls:
     return figure
 
 
-def _panel(
-    top: Axes, bottom: Axes, arm: str, by_seed: dict[int, pd.DataFrame], null: float | None, first: bool
-) -> None:
+def _panel(top: Axes, bottom: Axes, arm: str, by_seed: dict[int, pd.DataFrame], null: float | None, first: bool) -> None:
     pooled = pd.concat(by_seed.values())
     bins = _bins(pooled)
     centers, width = (np.arange(BINS) + 0.5) / BINS, 1 / BINS
@@ -61,15 +63,14 @@ def _panel(
         label="gap to confidence",
     )  # fmt: skip
     top.set(xlim=(0, 1), ylim=(0, 1.0))
-    top.set_title(arm, fontsize=10)
     eces = summarize([100 * _bins(frame).ece for frame in by_seed.values()])
     assert eces is not None
     error = f" ± {eces.error:.2f}" if eces.error is not None else ""
-    text = f"ECE {eces.mean:.2f}{error} %\nn = {eces.n} seed{'s' * (eces.n > 1)}"
-    if null is not None:
-        text += f"\ncalibrated: {null:.2f} %"
-    top.text(0.04, 0.96, text, transform=top.transAxes, va="top", fontsize=8,
-             bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none"})  # fmt: skip
+    calibrated = f", calibrated: {null:.2f} %" if null is not None else ""
+    top.set_title(f"{arm}\n", fontsize=10)
+    top.text(
+        0.5, 1.03, f"ECE {eces.mean:.2f}{error} % (n = {eces.n}){calibrated}", transform=top.transAxes, ha="center", fontsize=8
+    )
     bottom.bar(centers, bins.count / bins.count.sum(), width, color=COUNT, edgecolor="white", linewidth=0.4)
     bottom.set(ylim=(0, 1))
     bottom.text(0.04, 0.9, f"{bins.count.sum():,} predictions", transform=bottom.transAxes, va="top", fontsize=8)

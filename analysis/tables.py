@@ -32,7 +32,7 @@ def _test(member: str, metric: str) -> Value:
 
 def _peers_accuracy(record: TrialRecord, line: dict[str, Any] | None) -> float | None:
     values = [record.test.get(peer, {}).get("accuracy") for peer in ("peer_1", "peer_2")]
-    return None if None in values else sum(values) / 2
+    return None if None in values else (values[0] + values[1]) / 2
 
 
 def _diversity(name: str) -> Value:
@@ -105,7 +105,7 @@ def caption(study: StudyData, nulls: dict[str, float]) -> list[str]:
 
 
 def _best(table: dict[str, dict[str, Summary | None]], name: str) -> float | None:
-    means = [row[name].mean for row in table.values() if row[name] is not None]
+    means = [summary.mean for row in table.values() if (summary := row[name]) is not None]
     if COLUMNS[name].better is None or len(means) < 2:
         return None
     return max(means) if COLUMNS[name].better == "high" else min(means)

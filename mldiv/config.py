@@ -151,13 +151,13 @@ def from_dict(settings: dict[str, Any]) -> TrialConfig:
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """" (did you mean 'x'?)" for the closest known name, or the list of all."""
+    """ " (did you mean 'x'?)" for the closest known name, or the list of all."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
 
 
 def _check_types(config: TrialConfig) -> None:
-    expected = {"str": str, "int": int, "float": (int, float), "bool": bool}
+    expected: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool}
     for item in dataclasses.fields(config):
         value, allowed = getattr(config, item.name), str(getattr(item.type, "__name__", item.type))
         optional = "None" in str(item.type)
@@ -193,20 +193,46 @@ def _check_names(config: TrialConfig) -> None:
 
 
 def _check_numbers(config: TrialConfig) -> None:
-    positive = (
-        "width initial_sigma prior_std temperature kernel_width scale_batches fusion_dim fusion_heads epochs "
-        "batch_size lr rho_lr_scale validation_samples test_samples"
-    ).split()
-    non_negative = (
-        "kl_weight mutual_weight alpha beta switch_epoch pretrain_epochs momentum weight_decay fusion_lr_scale "
-        "clip_norm seed split_seed"
-    ).split()
+    positive = [
+        "width",
+        "initial_sigma",
+        "prior_std",
+        "temperature",
+        "kernel_width",
+        "scale_batches",
+        "fusion_dim",
+        "fusion_heads",
+        "epochs",
+        "batch_size",
+        "lr",
+        "rho_lr_scale",
+        "validation_samples",
+        "test_samples",
+    ]
+    non_negative = [
+        "kl_weight",
+        "mutual_weight",
+        "alpha",
+        "beta",
+        "switch_epoch",
+        "pretrain_epochs",
+        "momentum",
+        "weight_decay",
+        "fusion_lr_scale",
+        "clip_norm",
+        "seed",
+        "split_seed",
+    ]
     for name in positive:
         if not (math.isfinite(getattr(config, name)) and getattr(config, name) > 0):
             raise ConfigError(f"{name} = {getattr(config, name)}: must be greater than zero")
     for name in non_negative:
         if not (math.isfinite(getattr(config, name)) and getattr(config, name) >= 0):
             raise ConfigError(f"{name} = {getattr(config, name)}: must not be negative")
+    _check_shapes(config)
+
+
+def _check_shapes(config: TrialConfig) -> None:
     for name in ("train_size", "validation_size", "test_size", "image_size"):
         value = getattr(config, name)
         if value is not None and value <= 0:

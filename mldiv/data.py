@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set in its three splits; mean and std per channel, of values in [0, 1]; padding and flip of the augmentation."""
+    """A data set in its three splits; mean and std per channel, of values in [0, 1]; padding, flip: augmentation."""
 
     name: str
     classes: int
@@ -57,9 +57,8 @@ class ImageData:
         return self.train.images.shape[1]
 
     def to(self, device: torch.device) -> "ImageData":
-        splits = (split.to(device) for split in (self.train, self.validation, self.test))
-        rest = (self.mean, self.std, self.padding, self.flip)
-        return ImageData(self.name, self.classes, *splits, *rest)
+        splits = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}
+        return replace(self, **splits)
 
     def describe(self) -> str:
         """How many images of what, in words."""
@@ -112,9 +111,7 @@ def load(
 def _divide(split: Split, count: int, seed: int, what: str) -> tuple[Split, Split]:
     """The split less ``count`` images, and these; both stratified by class and in the original order."""
     try:
-        rest, taken = train_test_split(
-            np.arange(len(split)), test_size=count, stratify=split.labels.numpy(), random_state=seed
-        )
+        rest, taken = train_test_split(np.arange(len(split)), test_size=count, stratify=split.labels.numpy(), random_state=seed)
     except ValueError as error:
         raise DataError(f"{what} = {count} of {len(split)} images cannot be taken: {error}") from None
     return split.take(np.sort(rest)), split.take(np.sort(taken))
@@ -180,13 +177,10 @@ def train_batches(
         raise DataError(f"batch_size = {batch_size} exceeds the {len(order)} training images")
     chunks = [order[step * batch_size + rank * share :][:share] for step in range(steps)]
     for chunk, images in zip(chunks, _raw(data.train, chunks), strict=True):
-        local = chunk.to(device)
-        shifted = random_crop_flip(
-            images.to(device),
-            *(draw[chunk].to(device) for draw in (augmentation.shift_y, augmentation.shift_x, augmentation.flip)),
-            augmentation.padding,
-        )
-        yield normalize(data, shifted), data.train.labels[local.to(data.train.labels.device)].to(device)
+        draws = augmentation.shift_y, augmentation.shift_x, augmentation.flip
+        shift_y, shift_x, flip = (draw[chunk].to(device) for draw in draws)
+        shifted = random_crop_flip(images.to(device), shift_y, shift_x, flip, augmentation.padding)
+        yield normalize(data, shifted), data.train.labels[chunk.to(data.train.labels.device)].to(device)
 
 
 def eval_batches(
@@ -201,7 +195,9 @@ def eval_batches(
         yield normalize(data, images.to(device)), part.labels[chunk.to(part.labels.device)].to(device)
 
 
-def normalize(data: ImageData, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+def normalize(
+    data: ImageData, images: UInt8[Tensor, "batch channels height width"]
+) -> Float[Tensor, "batch channels height width"]:
     """uint8 to float32 with the data set's mean and standard deviation."""
     mean, std = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (data.mean, data.std))
     return (images.float() / 255 - mean) / std

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -153,7 +154,7 @@ def _check_cifar100(root: Path | None) -> None:
     _check_pickles(datasets.CIFAR100, root)
 
 
-def _check_pickles(kind: type, root: Path | None) -> None:
+def _check_pickles(kind: Any, root: Path | None) -> None:
     hint = f"it should hold {kind.base_folder} (--download fetches it)"
     folder = _root(root, hint) / kind.base_folder
     for name, md5 in (*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])):
@@ -164,7 +165,9 @@ def _check_file(path: Path, size: int | None, md5: str | None, hint: str) -> Non
     if not path.is_file():
         raise DataError(f"{path}: no such file; {hint}")
     if size is not None and path.stat().st_size != size:
-        raise DataError(f"{path}: {path.stat().st_size:,} bytes where {size:,} were expected, truncated or not this data; {hint}")
+        raise DataError(
+            f"{path}: {path.stat().st_size:,} bytes where {size:,} were expected, truncated or not this data; {hint}"
+        )
     if md5 is not None and not check_md5(str(path), md5):
         raise DataError(f"{path}: its md5 is {_md5(path)}, expected {md5}: damaged or not this data; {hint}")
 
@@ -240,5 +243,7 @@ def check(name: str, root: Path | None, *, download: bool = False) -> None:
         try:
             source.download(root, download=True)
         except (OSError, RuntimeError) as error:
-            raise DataError(f"{name} could not be downloaded into {root} ({error}); fetch it by hand and put it there") from None
+            raise DataError(
+                f"{name} could not be downloaded into {root} ({error}); fetch it by hand and put it there"
+            ) from None
     source.check(root)

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: one live line per trial in training and a bar; plain lines where there is no terminal."""
+"""What a person sees while a study runs: a line per trial in training; plain lines where there is no terminal."""
 
 import time
 from typing import Any

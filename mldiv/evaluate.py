@@ -24,9 +24,7 @@ def precision(config: TrialConfig, device: torch.device) -> torch.autocast:
 
 
 @torch.no_grad()
-def predict(
-    peer: GaussianPosterior, batches: list[tuple[Tensor, Labels]], weights: Tensor, config: TrialConfig
-) -> Predictive:
+def predict(peer: GaussianPosterior, batches: list[tuple[Tensor, Labels]], weights: Tensor, config: TrialConfig) -> Predictive:
     """The predictive of one peer for this rank's ``batches``, from weight samples [samples, weights]; evaluation mode."""
     means, entropies = [], []
     for images, _ in batches:

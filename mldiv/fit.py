@@ -66,9 +66,11 @@ def fit(
     if record.final:
         return record
     steps_per_epoch(config, data)
-    begin = time.perf_counter() - record.seconds
+    began = time.perf_counter()
     state = _initial_state(config, data, store, device)
     _resume(state, folder, device)
+    begin = began - sum(line["seconds"] for line in records.read_lines(folder / "metrics.jsonl"))
+    record.epochs = state.epoch
     try:
         stopped = _train(state, data, folder, device, report, record, begin)
         record.status = "stopped" if stopped else "finished"
@@ -188,9 +190,7 @@ def _train(
     return False
 
 
-def train_epoch(
-    model: nn.Module, state: State, data: ImageData, epoch: int, diverse: bool, device: torch.device
-) -> Tensor:
+def train_epoch(model: nn.Module, state: State, data: ImageData, epoch: int, diverse: bool, device: torch.device) -> Tensor:
     """One epoch of steps; the mean of each of TERMS over steps and ranks. Nothing is read from the device before its end.
 
     Raises: Diverged, naming the first term that was not finite, on every rank alike.
@@ -218,16 +218,12 @@ def train_epoch(
         broken |= ~terms.isfinite() & ~broken.any()
         total += terms
         steps += 1
-    if broken := world.any_rank(broken).tolist():
-        names = [name for name, bad in zip(TERMS, broken, strict=True) if bad]
-        if names:
-            raise Diverged(f"epoch {epoch}: loss term {names[0]} was not finite")
+    if names := [name for name, bad in zip(TERMS, world.any_rank(broken).tolist(), strict=True) if bad]:
+        raise Diverged(f"epoch {epoch}: loss term {names[0]} was not finite")
     return world.mean_over_ranks(total / steps)
 
 
-def _line(
-    pair: MutualPair, data: ImageData, epoch: int, diverse: bool, terms: Tensor, device: torch.device
-) -> dict[str, Any]:
+def _line(pair: MutualPair, data: ImageData, epoch: int, diverse: bool, terms: Tensor, device: torch.device) -> dict[str, Any]:
     """An epoch's line of metrics.jsonl. The fields are the same in both stages; what is not computed is None."""
     config = pair.config
     train = dict(zip(TERMS, terms.tolist(), strict=True))

@@ -21,7 +21,7 @@ Distribution = Float[Tensor, "images given"]
 
 
 def expected_nll(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """Cross-entropy in nats, mean over the batch: the ELBO's data term per image, by one weight sample.
+    """Cross-entropy in nats, mean over the batch: the ELBO's data term per image, one weight sample.
 
     paper, unnumbered here. Computed in float32. Shapes: logits [batch, classes], labels [batch]; result [].
     """
@@ -55,7 +55,8 @@ def gaussian_kl(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: W
     r"""KL between two diagonal Gaussians, in nats, summed over weights.
 
     .. math:: \mathrm{KL}(q_1 \| q_2) =
-              \sum_i \log\frac{\sigma_{2i}}{\sigma_{1i}} + \frac{\sigma_{1i}^2 + (\mu_{1i}-\mu_{2i})^2}{2\sigma_{2i}^2} - \frac12
+              \sum_i \log\frac{\sigma_{2i}}{\sigma_{1i}}
+              + \frac{\sigma_{1i}^2 + (\mu_{1i}-\mu_{2i})^2}{2\sigma_{2i}^2} - \frac12
 
     paper's supplement, unnumbered here: compared with W2 there. Not symmetric: own posterior first.
     mu_1, sigma_1 -> mean, sigma; mu_2, sigma_2 -> peer_mean, peer_sigma. Shapes: all [weights]; result [].

@@ -111,9 +111,7 @@ def _resnet18(classes: int, channels: int, width: float, small_images: bool) -> 
     return ResNet18(classes, channels, small_images)
 
 
-def build(
-    name: str, *, classes: int, channels: int = 3, width: float = 1.0, small_images: bool = True, seed: int
-) -> nn.Module:
+def build(name: str, *, classes: int, channels: int = 3, width: float = 1.0, small_images: bool = True, seed: int) -> nn.Module:
     """The named architecture with initial weights of ``seed``; torch's global random state is left as it was.
 
     small_images: a stem for images of up to 64 pixels (ResNet-18; the CIFAR networks have no other).
@@ -122,7 +120,9 @@ def build(
     """
     if name not in MODELS:
         close = difflib.get_close_matches(name, MODELS, n=1)
-        raise ValueError(f"no architecture is called {name!r}; known: {', '.join(MODELS)}" + f" (did you mean {close[0]!r}?)" * bool(close))
+        raise ValueError(
+            f"no architecture is called {name!r}; known: {', '.join(MODELS)}" + f" (did you mean {close[0]!r}?)" * bool(close)
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MODELS[name](classes, channels, width, small_images)

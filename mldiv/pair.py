@@ -1,7 +1,7 @@
 """Both peers and their fusion; one forward gives every loss term by name. The one place that scales and adds them."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -69,12 +69,8 @@ class MutualPair(nn.Module):
             )
             for index in (1, 2)
         )
-        self.fusion = FUSIONS[config.fusion](
-            network(config, classes, channels, "peer 1").feature_channels,
-            config.fusion_dim,
-            config.fusion_heads,
-            derive(config.seed, "fusion"),
-        )
+        widths: Any = self.peer_1.module.feature_channels
+        self.fusion = FUSIONS[config.fusion](widths, config.fusion_dim, config.fusion_heads, derive(config.seed, "fusion"))
         self.kernel = partial(KERNELS[config.kernel], **config.kernel_options)
         self.weights = Weights(config.alpha, config.beta, config.temperature, config.kl_weight, config.mutual_weight)
         self.register_buffer("param_scale", torch.ones(()))
@@ -179,6 +175,4 @@ class MutualPair(nn.Module):
 
 def network(config: TrialConfig, classes: int, channels: int, purpose: str) -> nn.Module:
     """The configured architecture with the initial weights of this seed and purpose."""
-    return build(
-        config.arch, classes=classes, channels=channels, width=config.width, seed=derive(config.seed, purpose)
-    )
+    return build(config.arch, classes=classes, channels=channels, width=config.width, seed=derive(config.seed, purpose))

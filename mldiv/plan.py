@@ -1,7 +1,7 @@
 """Which trials a study trains and in what order: per arm an Optuna search, then the choice repeated on fresh seeds.
 
-No Ray here. An arm asks Optuna in batches, and for a batch only when all of the last one is answered, so what it suggests depends on
-its seed and the trials' results alone, never on timing. A plan started again on the same records therefore repeats the same
+No Ray here. An arm asks Optuna in batches, and for a batch only when all of the last one is answered, so what it suggests
+depends on its seed and the trials' results alone, never on timing. A plan started again on the same records repeats the same
 suggestions; trials that are already recorded are answered at once. The records are the truth, the Optuna storage a copy.
 """
 

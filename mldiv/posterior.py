@@ -79,14 +79,10 @@ class GaussianPosterior(nn.Module):
         """The flat vector as weights by name, in the layers' shapes: views, nothing is copied."""
         parts = flat.split(self.sizes)
         return {
-            name: part.view(shape)
-            for names, shape, part in zip(self.names, self.shapes, parts, strict=True)
-            for name in names
+            name: part.view(shape) for names, shape, part in zip(self.names, self.shapes, parts, strict=True) for name in names
         }
 
-    def predict_samples(
-        self, *args: Any, weights: Float[Tensor, "samples weights"], chunk: int | None = None
-    ) -> Any:
+    def predict_samples(self, *args: Any, weights: Float[Tensor, "samples weights"], chunk: int | None = None) -> Any:
         """Outputs for every weight sample by ``torch.func.vmap``: the module's output with a leading dimension samples.
 
         chunk: how many samples are computed at once, a bound on memory (None: all). Evaluation mode.

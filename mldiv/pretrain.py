@@ -14,15 +14,30 @@ from mldiv.pair import network
 from mldiv.trunks import State, Store, load, save_atomically
 
 #: Every setting that can change a pretrained network. Neither the losses nor the peers' schedule are among them.
-SETTINGS = (
-    "data image_size train_size validation_size test_size validation_fraction split_seed arch width pretrain_epochs "
-    "batch_size lr momentum schedule weight_decay clip_norm precision channels_last seed"
-).split()
+SETTINGS = [
+    "data",
+    "image_size",
+    "train_size",
+    "validation_size",
+    "test_size",
+    "validation_fraction",
+    "split_seed",
+    "arch",
+    "width",
+    "pretrain_epochs",
+    "batch_size",
+    "lr",
+    "momentum",
+    "schedule",
+    "weight_decay",
+    "clip_norm",
+    "precision",
+    "channels_last",
+    "seed",
+]
 
 
-def pretrained(
-    config: TrialConfig, data: ImageData, store: Store, device: torch.device, purpose: str = "pretrain"
-) -> State:
+def pretrained(config: TrialConfig, data: ImageData, store: Store, device: torch.device, purpose: str = "pretrain") -> State:
     """The state dict of the network pretrained with this configuration's data, recipe and seed; from the store if there.
 
     purpose: names the random streams, so that a second, different network can be pretrained with the same seed.
@@ -37,9 +52,7 @@ def _train(config: TrialConfig, data: ImageData, progress: Path, device: torch.d
     """Plain supervised training by SGD, resumed from ``progress`` at its last whole epoch."""
     steps_per_epoch(config, data)
     module = network(config, data.classes, data.train.images.shape[1], purpose).to(device)
-    optimizer = torch.optim.SGD(
-        module.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+    optimizer = torch.optim.SGD(module.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     start = 0
     if world.from_first(progress.exists()):
         state = load(progress, device)

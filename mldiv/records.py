@@ -44,8 +44,8 @@ class TrialRecord:
     epochs: int = 0
     attempts: int = 1
     seconds: float = 0.0
-    validation: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    test: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    validation: dict[str, dict[str, Any]] = field(default_factory=dict)
+    test: dict[str, dict[str, Any]] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)

@@ -67,8 +67,9 @@ class Resources:
 
 def start_broker(name: str, **options: Any) -> Any:
     """The study's broker as a named Ray actor; it lives and dies with the driver."""
-    actor = ray.remote(num_cpus=0, max_concurrency=10_000)(Broker)
-    return actor.options(name=name, namespace=NAMESPACE, get_if_exists=False).remote(**options)
+    actor: Any = ray.remote(Broker)
+    placed = actor.options(name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=10_000)
+    return placed.remote(**options)
 
 
 class Groups:
@@ -85,6 +86,7 @@ class Groups:
 
     def _serve(self, index: int) -> None:
         group = f"group-{index}"
+        failures = ray.train.FailureConfig(max_failures=RESTARTS, controller_failure_limit=3)  # type: ignore[call-arg]
         trainer = TorchTrainer(
             worker_loop,
             train_loop_config={"broker": self.broker_name, "group": group, "threads": max(1, int(self.resources.cpus))},
@@ -98,7 +100,7 @@ class Groups:
             run_config=ray.train.RunConfig(
                 name=f"{group}-{uuid.uuid4().hex[:8]}",
                 storage_path=str(self.storage),
-                failure_config=ray.train.FailureConfig(max_failures=RESTARTS, controller_failure_limit=3),
+                failure_config=failures,
             ),
         )
         try:
@@ -153,13 +155,22 @@ def _train(broker: Any, group: str, task: dict[str, Any], device: torch.device) 
 
     try:
         record = fit(
-            config, Path(task["folder"]), data=dataset(config), store=Store(Path(task["store"])), device=device, report=report
+            config,
+            Path(task["folder"]),
+            data=dataset(config),
+            store=Store(Path(task["store"])),
+            device=device,
+            report=report,
         )
         outcome = {"status": record.status, "reason": record.reason}
     except ray.exceptions.RayActorError:
         return
     except Exception as error:
-        outcome = {"status": "failed", "reason": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        outcome = {
+            "status": "failed",
+            "reason": f"{type(error).__name__}: {error}",
+            "traceback": traceback.format_exc(),
+        }
         ray.get(broker.finish.remote(group, trial, outcome))
         if world.size() > 1:  # the other ranks wait in a collective: Ray Train starts the group anew
             raise

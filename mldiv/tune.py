@@ -3,7 +3,7 @@
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -41,7 +41,7 @@ class PlanSearch(Searcher):
         self.plan, self.study = plan, study
         self.trials: dict[str, str] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+    def suggest(self, trial_id: str) -> Any:
         """The next trial's task; None while answers must come first; FINISHED at the end."""
         config = self.plan.next()
         self._write()
@@ -111,7 +111,7 @@ def run(
     resources: Resources,
     progress: Progress = lambda trial, result: None,
     scheduler: TrialScheduler | None = None,
-    stop: Callable[[str, dict[str, Any]], bool] | None = None,
+    stop: Callable[[str, Mapping[str, Any]], bool] | None = None,
     broker_options: dict[str, Any] | None = None,
 ) -> None:
     """Train every trial of ``plan``; Ray must be initialised. Returns when all have ended.
