@@ -31,8 +31,8 @@ def _test(member: str, metric: str) -> Value:
 
 
 def _peers_accuracy(record: TrialRecord, line: dict[str, Any] | None) -> float | None:
-    values = [record.test.get(peer, {}).get("accuracy") for peer in ("peer_1", "peer_2")]
-    return None if None in values else (values[0] + values[1]) / 2
+    values = [scores["accuracy"] for peer in ("peer_1", "peer_2") if (scores := record.test.get(peer))]
+    return sum(values) / 2 if len(values) == 2 else None
 
 
 def _diversity(name: str) -> Value:

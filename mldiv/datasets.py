@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import datasets, io
+from torchvision import datasets
 from torchvision.datasets.utils import check_md5
 from torchvision.transforms import v2
 
@@ -29,7 +30,7 @@ class FolderImages(Dataset):
 
     def __init__(self, paths: list[Path], size: int) -> None:
         self.paths = paths
-        self.transform = v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])
+        self.transform = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor()])
         self.shape = torch.Size((len(paths), 3, size, size))
 
     def __len__(self) -> int:
@@ -37,11 +38,10 @@ class FolderImages(Dataset):
 
     def __getitem__(self, index: int) -> Tensor:
         try:
-            image = io.decode_image(str(self.paths[index]), io.ImageReadMode.RGB)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(f"{self.paths[index]}: not a readable JPEG or PNG image ({reason}); replace or remove it") from None
-        return self.transform(image)
+            with Image.open(self.paths[index]) as file:
+                return self.transform(file.convert("RGB"))
+        except OSError as error:
+            raise DataError(f"{self.paths[index]}: not a readable JPEG or PNG image ({error}); replace or remove it") from None
 
 
 Raw = tuple[Tensor | FolderImages, Tensor]

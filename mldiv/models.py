@@ -10,6 +10,7 @@ from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, ResNet
 
 Images = Float[Tensor, "batch channels height width"]
+BlockFeatures = Float[Tensor, "batch features rows columns"]
 Output = tuple[Float[Tensor, "batch classes"], tuple[Tensor, ...]]
 
 
@@ -24,7 +25,7 @@ class CifarBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.stride, self.added = stride, channels - channels_in
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: Images) -> BlockFeatures:
         out = functional.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         if self.stride != 1 or self.added:
@@ -120,9 +121,8 @@ def build(name: str, *, classes: int, channels: int = 3, width: float = 1.0, sma
     """
     if name not in MODELS:
         close = difflib.get_close_matches(name, MODELS, n=1)
-        raise ValueError(
-            f"no architecture is called {name!r}; known: {', '.join(MODELS)}" + f" (did you mean {close[0]!r}?)" * bool(close)
-        )
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"no architecture is called {name!r}, known: {', '.join(MODELS)}{hint}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MODELS[name](classes, channels, width, small_images)

@@ -1,0 +1,34 @@
+"""Shape annotations are executed in the test run: jaxtyping's hook must come before mldiv is imported."""
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+CHECKED = ["kernels", "losses", "posterior", "fusion", "metrics", "models", "data", "evaluate", "pair"]
+
+with install_import_hook([f"mldiv.{name}" for name in CHECKED], "beartype.beartype"):
+    import mldiv.evaluate
+    import mldiv.models
+    import mldiv.pair  # noqa: F401
+
+from mldiv.config import TrialConfig
+from mldiv.epochs import dataset
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny() -> TrialConfig:
+    """A trial of a second: 160 digits, a thin ResNet-8, two epochs of each stage."""
+    return TrialConfig(
+        data="digits", train_size=160, test_size=60, validation_size=60, arch="resnet8", width=0.25, epochs=4, switch_epoch=2,
+        pretrain_epochs=1, batch_size=32, lr=0.05, validation_samples=2, test_samples=3, fusion_dim=16, scale_batches=2,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def tiny_data(tiny):
+    return dataset(tiny)

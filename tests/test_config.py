@@ -1,0 +1,77 @@
+import dataclasses
+
+import pytest
+
+from mldiv.config import ConfigError, TrialConfig, from_dict
+from mldiv.presets import PRESETS, configure
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"kernal": "rbf"}, "no setting is called 'kernal'; did you mean 'kernel'"),
+        ({"kernel": "cosin"}, "kernel = 'cosin' is unknown; did you mean 'cosine'"),
+        ({"arch": "resnet-20"}, "did you mean 'resnet20'"),
+        ({"data": "zzzz"}, "known: cifar10, cifar100, digits"),
+        ({"switch_epoch": 301}, "switch_epoch = 301 lies after the end"),
+        ({"epochs": 0, "switch_epoch": 0}, "epochs = 0: must be greater than zero"),
+        ({"batch_size": 1}, "at least 2"),
+        ({"batch_size": -4}, "batch_size = -4: must be greater than zero"),
+        ({"alpha": -1.0}, "alpha = -1.0: must not be negative"),
+        ({"beta": float("nan")}, "beta = nan"),
+        ({"temperature": 0.0}, "temperature = 0.0"),
+        ({"train_size": 0}, "train_size = 0"),
+        ({"validation_fraction": 1.0}, "between 0 and 1"),
+        ({"momentum": 1.0}, "less than 1"),
+        ({"fusion_dim": 30}, "multiple of fusion_heads"),
+        ({"kernel_degree": 3}, "must be even"),
+        ({"pretrain_epochs": 0}, "initialization to 'scratch'"),
+        ({"param_normalization": "sum"}, "gradient 0 in float32"),
+        ({"epochs": 3.5}, "epochs = 3.5: expected int"),
+        ({"seed": True}, "seed = True: expected int"),
+        ({"data": 3}, "data = 3: expected str"),
+    ],
+)
+def test_bad_settings_name_what_is_wrong(changed, message):
+    with pytest.raises(ConfigError) as error:
+        TrialConfig().replace(**changed)
+    assert message in str(error.value)
+
+
+def test_identity_is_everything_but_paths():
+    base = TrialConfig()
+    assert base.replace(data_root="/elsewhere").id == base.id
+    other = {
+        "str": lambda value: value,
+        "int": lambda value: value + 2,
+        "float": lambda value: value * 0.5 + 0.125,
+        "bool": lambda value: not value,
+    }
+    for item in dataclasses.fields(base):
+        value = getattr(base, item.name)
+        if item.name == "data_root" or isinstance(value, str):
+            continue
+        changed = 32 if value is None else other[type(value).__name__](value)
+        assert base.replace(**{item.name: changed}).id != base.id, item.name
+    assert base.replace(kernel="rbf").id != base.id
+
+
+def test_round_trip():
+    config = TrialConfig(kernel="rbf", alpha=0.3, seed=4)
+    assert from_dict(dataclasses.asdict(config)) == config
+
+
+def test_kernel_options_are_the_kernels_own():
+    assert TrialConfig().kernel_options == {}
+    assert TrialConfig(kernel="rbf", kernel_width=2.0).kernel_options == {"width": 2.0}
+    assert TrialConfig(kernel="polynomial").kernel_options == {"degree": 2}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid(name):
+    assert configure(name, {}).epochs > 0
+    assert configure(name, {"data": "cifar10", "arch": None}).data == "cifar10"
+
+
+def test_demo_cuts_real_data():
+    assert configure("demo", {"data": "cifar100"}).train_size and configure("demo", {}).train_size is None

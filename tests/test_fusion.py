@@ -1,0 +1,55 @@
+import math
+
+import pytest
+import torch
+
+from mldiv.fusion import FUSIONS, CrossAttention
+
+CHANNELS = (4, 8)
+
+
+def features(seed):
+    stream = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(3, count, 2, 2, generator=stream).requires_grad_() for count in CHANNELS)
+
+
+def test_attention_against_loops():
+    torch.manual_seed(0)
+    module = CrossAttention(CHANNELS, dim=6, heads=2)
+    given = tuple(feature.detach() for feature in features(1))
+    module.requires_grad_(False)
+    out = module(given)
+    for image in range(3):
+        tokens = []
+        for block, feature in enumerate(given):
+            pooled = torch.tensor([feature[image, c].mean() for c in range(CHANNELS[block])])
+            tokens.append(module.project[block](pooled) + module.block[block])
+        query = module.query(tokens[-1])
+        answer = torch.zeros(6)
+        for head in range(2):
+            part = slice(3 * head, 3 * head + 3)
+            keys = [module.key_value(token)[:6][part] for token in tokens]
+            values = [module.key_value(token)[6:][part] for token in tokens]
+            scores = [math.exp(float(query[part] @ key) / math.sqrt(3)) for key in keys]
+            answer[part] = sum(score / sum(scores) * value for score, value in zip(scores, values, strict=True))
+        torch.testing.assert_close(out[image], module.norm(tokens[-1] + module.out(answer)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_forms(name):
+    fusion = FUSIONS[name](CHANNELS, 8, 2, 0)
+    given = features(1), features(2)
+    first, second = fusion(*given)
+    assert first.shape == second.shape == (3, 8)
+    first.square().sum().backward()
+    assert all(feature.grad is not None and feature.grad.abs().sum() > 0 for feature in given[0])
+    trained = sum(value.numel() for value in fusion.parameters() if value.requires_grad)
+    one = sum(value.numel() for value in CrossAttention(CHANNELS, 8, 2).parameters())
+    assert trained == {"shared": one, "per_peer": 2 * one, "frozen": 0}[name]
+    assert torch.equal(fusion.first(given[1]), second) == (name != "per_peer")
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_seed(name):
+    outs = [FUSIONS[name](CHANNELS, 8, 2, seed)(features(1), features(2))[1] for seed in (0, 0, 1)]
+    assert torch.equal(outs[0], outs[1]) and not torch.equal(outs[0], outs[2])

@@ -1,0 +1,71 @@
+import pytest
+import torch
+import torchvision
+
+from mldiv.models import MODELS, build
+
+
+@pytest.mark.parametrize(("name", "count"), [("resnet20", 269_722), ("resnet32", 464_154), ("resnet56", 853_018)])
+def test_parameter_counts(name, count):
+    assert sum(value.numel() for value in build(name, classes=10, seed=0).parameters()) == count
+
+
+@pytest.mark.parametrize("size", [8, 28, 32])
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_and_block_features(name, size):
+    model = build(name, classes=7, channels=1, seed=0).eval()
+    logits, features = model(torch.randn(2, 1, size, size))
+    assert logits.shape == (2, 7)
+    assert tuple(feature.shape[1] for feature in features) == model.feature_channels
+    assert features[0].shape[2] == size
+
+
+def test_identity_shortcut_against_a_loop():
+    """Where the shape changes: every second pixel, zeros in the added channels, half of them before."""
+    block = build("resnet8", classes=2, seed=0).layer2[0].eval()
+    x = torch.rand(1, 16, 4, 4)
+    for layer in (block.conv1, block.conv2):
+        torch.nn.init.zeros_(layer.weight)
+    out = block(x)
+    expected = torch.zeros(1, 32, 2, 2)
+    for channel in range(16):
+        for row in range(2):
+            for column in range(2):
+                expected[0, 8 + channel, row, column] = x[0, channel, 2 * row, 2 * column]
+    torch.testing.assert_close(out, expected)
+
+
+def test_public_names_of_the_cifar_form():
+    names = build("resnet20", classes=10, seed=0).state_dict()
+    assert {"conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight", "layer3.2.bn2.bias", "linear.weight"} <= set(names)
+    assert not any("downsample" in name or "shortcut" in name for name in names)
+
+
+def test_resnet18_takes_torchvisions_weights():
+    torch.manual_seed(0)
+    reference = torchvision.models.resnet18(num_classes=6).eval()
+    model = build("resnet18", classes=6, small_images=False, seed=0).eval()
+    model.load_state_dict(reference.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(model(images)[0], reference(images))
+
+
+def test_seed_decides_and_the_global_state_stays():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    one, same, other = (build("resnet8", classes=3, seed=seed).conv1.weight for seed in (0, 0, 1))
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_kaiming_fan_out():
+    weight = build("resnet20", classes=10, seed=0).layer3[1].conv1.weight
+    assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="did you mean 'resnet20'"):
+        build("resnett20", classes=10, seed=0)
+    with pytest.raises(ValueError, match="width 1 only"):
+        build("resnet18", classes=10, width=0.5, seed=0)

@@ -1,0 +1,126 @@
+import itertools
+
+import pytest
+import torch
+
+from mldiv import losses
+from mldiv.config import INITIALIZATIONS, ConfigError, TrialConfig
+from mldiv.fusion import FUSIONS
+from mldiv.kernels import KERNELS
+from mldiv.losses import FEATURE_DIRECTIONS, FEATURE_REDUCTIONS, NORMALIZATIONS, PARAM_DISTANCES, TRANSFORMS
+from mldiv.pair import TERMS, MutualPair, Weights
+
+
+def batch(seed=0):
+    stream = torch.Generator().manual_seed(seed)
+    return torch.randn(12, 1, 8, 8, generator=stream), torch.randint(10, (12,), generator=stream)
+
+
+def step(config, diverse=True, weights=None):
+    pair = MutualPair(config, 10, 1, 100)
+    pair.set_scales(torch.tensor(1e-3))
+    if weights is not None:
+        pair.weights = weights
+    images, labels = batch()
+    noise = torch.randn(2, pair.peer_1.mean.numel(), generator=torch.Generator().manual_seed(1))
+    total, terms = pair(images, labels, *noise, diverse)
+    total.backward()
+    return pair, total, dict(zip(TERMS, terms.tolist(), strict=True))
+
+
+def combinations(base):
+    """Every registry entry at least once with every other name of its own term; what the configuration refuses is left out."""
+    changes = [{"kernel": k, "fusion": f} for k, f in itertools.product(KERNELS, FUSIONS)]
+    changes += [
+        {"param_distance": d, "param_transform": t, "param_normalization": n}
+        for d, t, n in itertools.product(PARAM_DISTANCES, TRANSFORMS, NORMALIZATIONS)
+    ]
+    changes += [
+        {"feature_transform": t, "feature_normalization": n, "feature_direction": d, "feature_reduction": r}
+        for t, n, d, r in itertools.product(TRANSFORMS, NORMALIZATIONS, FEATURE_DIRECTIONS, FEATURE_REDUCTIONS)
+    ]
+    changes += [{"initialization": i, "include_diagonal": g} for i in INITIALIZATIONS for g in (True, False)]
+    changes += [{"center_features": c, "precision": p} for c in (True, False) for p in ("float32", "bf16")]
+    return changes
+
+
+def test_every_combination_that_config_allows_trains_a_step(tiny):
+    refused = 0
+    for changed in combinations(tiny):
+        try:
+            config = tiny.replace(**changed)
+        except ConfigError:
+            refused += 1
+            assert changed["param_normalization"] == "sum"
+            continue
+        pair, total, terms = step(config)
+        assert total.isfinite(), changed
+        for peer in pair.peers:
+            assert peer.mean.grad.isfinite().all() and peer.rho.grad.isfinite().all(), changed
+    assert refused == 2 * len(PARAM_DISTANCES)
+
+
+def test_total_is_the_weighted_sum(tiny):
+    config = tiny.replace(alpha=0.7, beta=1.3, kl_weight=0.2, mutual_weight=0.5)
+    _, total, terms = step(config)
+    expected = (
+        terms["nll_1"] + terms["nll_2"] + 0.2 * (terms["kl_1"] + terms["kl_2"])
+        + 0.5 * (terms["mutual_1"] + terms["mutual_2"])
+        + 0.7 * terms["param_diversity"] + 1.3 * terms["feature_diversity"]
+    )  # fmt: skip
+    assert total.item() == pytest.approx(expected, rel=1e-5) == pytest.approx(terms["total"], rel=1e-5)
+
+
+def test_kl_is_per_training_image(tiny):
+    pair, _, terms = step(tiny)
+    assert terms["kl_1"] == pytest.approx(pair.peer_1.kl_to_prior(1.0).item() / 100, rel=1e-5)
+
+
+def test_each_peer_gets_the_gradient_of_its_own_loss(tiny):
+    """Against each peer's loss written out with the other detached."""
+    config = tiny.replace(fusion="frozen")
+    pair, _, _ = step(config)
+    images, labels = batch()
+    noise = torch.randn(2, pair.peer_1.mean.numel(), generator=torch.Generator().manual_seed(1))
+    reference = MutualPair(config, 10, 1, 100)
+    reference.set_scales(torch.tensor(1e-3))
+    outs = [peer(images, weights=peer.sample(one)) for peer, one in zip(reference.peers, noise, strict=True)]
+    fused = [losses.normalize_features(one, center=True) for one in reference.fusion(outs[0][1], outs[1][1])]
+    p = [losses.conditional_distribution(reference.kernel(one, one)) for one in fused]
+    for own, other in ((0, 1), (1, 0)):
+        mine, peer = reference.peers[own], reference.peers[other]
+        loss = losses.expected_nll(outs[own][0], labels) + config.kl_weight * mine.kl_to_prior(1.0) / 100
+        loss = loss + losses.logit_mutual(outs[own][0], outs[other][0].detach(), config.temperature)
+        distance = losses.squared_w2(mine.mean, mine.sigma, peer.mean.detach(), peer.sigma.detach())
+        loss = loss + config.alpha * torch.exp(-distance / reference.param_scale)
+        kl = losses.feature_kl(p[own], p[other].detach(), direction="symmetric", reduction="batchmean")
+        loss = loss + config.beta * torch.exp(-kl / reference.feature_scale)
+        (gradient,) = torch.autograd.grad(loss, mine.mean, retain_graph=True)
+        torch.testing.assert_close(pair.peers[own].mean.grad, gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_weights_may_be_tensors(tiny):
+    values = [torch.tensor(value, requires_grad=True) for value in (0.5, 1.5, 2.0, 0.1, 1.0)]
+    _, total, _ = step(tiny, weights=Weights(*values))
+    _, same, _ = step(tiny, weights=Weights(0.5, 1.5, 2.0, 0.1, 1.0))
+    assert total.item() == pytest.approx(same.item(), rel=1e-6)
+    assert all(value.grad is not None and value.grad.abs() > 0 for value in values)
+
+
+def test_peers_start_apart_and_seeds_act():
+    config = TrialConfig(arch="resnet8", width=0.25, fusion_dim=16)
+    one, same, other = (MutualPair(config.replace(seed=seed), 10, 1, 100) for seed in (0, 0, 1))
+    assert torch.equal(one.peer_1.mean, same.peer_1.mean)
+    assert not torch.equal(one.peer_1.mean, one.peer_2.mean)
+    assert not torch.equal(one.peer_1.mean, other.peer_1.mean)
+    assert not torch.equal(one.fusion.first.block, other.fusion.first.block)
+
+
+def test_scales_at_the_switch(tiny):
+    pair = MutualPair(tiny, 10, 1, 100)
+    pair.set_scales(torch.tensor(0.25))
+    assert pair.param_scale.item() == pytest.approx(pair.squared_w2().item())
+    assert pair.feature_scale.item() == 0.25
+    pair = MutualPair(tiny.replace(param_normalization="mean", feature_normalization="sum"), 10, 1, 100)
+    pair.set_scales(torch.tensor(0.25))
+    assert pair.param_scale.item() == pair.peer_1.mean.numel() and pair.feature_scale.item() == 1

@@ -1,0 +1,185 @@
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.distributions import Normal
+
+from mldiv.models import build
+from mldiv.posterior import GaussianPosterior
+
+
+def vit():
+    return torchvision.models.VisionTransformer(8, 4, 2, 2, 16, 32, num_classes=5)
+
+
+MODULES = {
+    "resnet8": (lambda: build("resnet8", classes=5, width=0.5, seed=0), 8),
+    "resnet18": (lambda: torchvision.models.resnet18(num_classes=5), 32),
+    "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=5), 32),
+    "vit": (vit, 8),
+}
+
+
+@pytest.fixture(params=MODULES)
+def case(request):
+    make, size = MODULES[request.param]
+    torch.manual_seed(0)
+    return make().eval(), torch.randn(3, 3, size, size)
+
+
+def logits(output):
+    return output[0] if isinstance(output, tuple) else output
+
+
+def test_mean_network_is_the_deterministic_one(case):
+    module, images = case
+    expected = logits(module(images))
+    posterior = GaussianPosterior(copy.deepcopy(module)).eval()
+    assert torch.equal(logits(posterior(images, weights=posterior.mean)), expected)
+    names = {name for name, _ in posterior.named_parameters()}
+    assert {"mean", "rho"} <= names
+    counted = sum(value.numel() for value in posterior.parameters()) - posterior.rho.numel()
+    assert counted == sum(value.numel() for value in module.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch has no batching rule for its CPU attention
+def test_vmap_over_weight_samples_equals_the_loop(case):
+    module, images = case
+    posterior = GaussianPosterior(module).eval()
+    noise = torch.randn(4, posterior.mean.numel(), generator=torch.Generator().manual_seed(1))
+    weights = posterior.sample(noise)
+    together = logits(posterior.predict_samples(images, weights=weights, chunk=2))
+    single = torch.stack([logits(posterior(images, weights=one)) for one in weights])
+    torch.testing.assert_close(together, single, rtol=1e-3, atol=1e-4)
+
+
+def test_bf16_autocast(case):
+    module, images = case
+    posterior = GaussianPosterior(module).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = logits(posterior(images))
+    assert out.dtype == torch.bfloat16
+    out.float().square().sum().backward()
+    for vector in (posterior.mean, posterior.rho):
+        assert vector.dtype == vector.grad.dtype == torch.float32
+        assert vector.grad.isfinite().all() and vector.grad.abs().sum() > 0
+
+
+def test_survives_copy_pickle_and_state_dict(case):
+    module, images = case
+    posterior = GaussianPosterior(module).eval()
+    file = io.BytesIO()
+    torch.save(posterior.state_dict(), file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    assert not any(name.endswith("conv1.weight") for name in state)
+    other = copy.deepcopy(posterior)
+    with torch.no_grad():
+        other.mean.add_(1)
+    other.load_state_dict(state)
+    for one in (other, pickle.loads(pickle.dumps(posterior)), copy.deepcopy(posterior).to(torch.float64).float()):
+        torch.testing.assert_close(logits(one(images, weights=one.mean)), logits(posterior(images, weights=posterior.mean)))
+
+
+def test_initial_means_from_a_state_dict(case):
+    module, images = case
+    state = copy.deepcopy(module.state_dict())
+    expected = logits(module(images))
+    posterior = GaussianPosterior(module, initial_sigma=0.2, sigma_mode="absolute").eval()
+    with torch.no_grad():
+        posterior.mean.zero_()
+        posterior.rho.zero_()
+    posterior.load_means(state)
+    assert torch.equal(logits(posterior(images, weights=posterior.mean)), expected)
+    torch.testing.assert_close(posterior.sigma, torch.full_like(posterior.sigma, 0.2))
+
+
+def test_samples_have_the_posteriors_moments():
+    posterior = GaussianPosterior(nn.Linear(4, 3), initial_sigma=0.3, sigma_mode="absolute")
+    weights = posterior.sample(torch.randn(20_000, 12, generator=torch.Generator().manual_seed(2)))
+    error = 0.3 / 20_000**0.5
+    assert ((weights.mean(0) - posterior.mean).abs() < 5 * error).all()
+    torch.testing.assert_close(weights.std(0), posterior.sigma, rtol=0.03, atol=0)
+    own = Normal(posterior.mean, posterior.sigma)
+    prior = torch.distributions.kl_divergence(own, Normal(0.0, 0.5)).sum()
+    torch.testing.assert_close(posterior.kl_to_prior(0.5), prior)
+
+
+def test_relative_start_is_a_share_of_each_layers_size():
+    module = nn.Sequential(nn.Linear(50, 40), nn.Linear(40, 30))
+    nn.init.normal_(module[0].weight, std=2.0)
+    nn.init.zeros_(module[1].weight)
+    posterior = GaussianPosterior(module, initial_sigma=0.1)
+    sigmas = posterior.views(posterior.sigma)
+    assert sigmas["0.weight"].mean().item() == pytest.approx(0.2, rel=0.05)
+    assert 0 < sigmas["1.weight"].mean().item() < 0.001
+
+
+def test_distance_and_cosine_by_layer():
+    one, two = (GaussianPosterior(build("resnet8", classes=5, width=0.5, seed=seed)) for seed in (0, 1))
+    expected = (one.mean - two.mean).square().sum() + (one.sigma - two.sigma).square().sum()
+    torch.testing.assert_close(one.distance(two), expected)
+    cosines = one.cosine_by_layer(two)
+    assert len(cosines) == 8 and all(abs(value) < 0.3 for value in cosines.values())
+    same = one.cosine_by_layer(one)
+    assert all(value.item() == pytest.approx(1) for value in same.values())
+
+
+def test_tied_weights_are_one_weight():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+            self.b.weight = self.a.weight
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    module = Tied()
+    weight = module.a.weight.detach().clone()
+    posterior = GaussianPosterior(module)
+    assert posterior.mean.numel() == 9
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(posterior(x, weights=posterior.mean), x @ weight.T @ weight.T)
+
+
+def test_gradients_are_those_of_the_sampled_weights():
+    """dL/dmean = dL/dw and dL/drho = dL/dw * noise * sigmoid(rho), for a fixed noise."""
+    posterior = GaussianPosterior(nn.Linear(4, 2))
+    noise = torch.randn(8)
+    weights = posterior.sample(noise)
+    weights.retain_grad()
+    posterior(torch.randn(5, 4), weights=weights).square().sum().backward()
+    torch.testing.assert_close(posterior.mean.grad, weights.grad)
+    torch.testing.assert_close(posterior.rho.grad, weights.grad * noise * posterior.rho.sigmoid())
+
+
+def test_channels_last_gives_the_same_output(case):
+    module, images = case
+    posterior = GaussianPosterior(module).eval()
+    expected = logits(posterior(images, weights=posterior.mean))
+    out = logits(posterior(images.contiguous(memory_format=torch.channels_last), weights=posterior.mean))
+    torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_generator_decides_the_sample():
+    posterior = GaussianPosterior(nn.Linear(4, 2))
+    draws = [posterior.sample(generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_errors_say_what_is_wrong():
+    with pytest.raises(ValueError, match="no convolution or linear layer"):
+        GaussianPosterior(nn.ReLU())
+    with pytest.raises(ValueError, match="greater than zero"):
+        GaussianPosterior(nn.Linear(2, 2), initial_sigma=0.0)
+    with pytest.raises(ValueError, match="relative or absolute"):
+        GaussianPosterior(nn.Linear(2, 2), sigma_mode="x")
+    with pytest.raises(ValueError, match="weight has shape \\(3, 2\\), not \\(2, 2\\); extra is unknown|extra is unknown"):
+        GaussianPosterior(nn.Linear(2, 2)).load_means(
+            {"weight": torch.ones(3, 2), "bias": torch.ones(2), "extra": torch.ones(1)}
+        )
