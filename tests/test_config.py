@@ -43,7 +43,7 @@ def test_identity_is_everything_but_paths():
     assert base.replace(data_root="/elsewhere").id == base.id
     other = {
         "str": lambda value: value,
-        "int": lambda value: value + 2,
+        "int": lambda value: value + 4,
         "float": lambda value: value * 0.5 + 0.125,
         "bool": lambda value: not value,
     }

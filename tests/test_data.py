@@ -193,8 +193,13 @@ def test_image_folder_damaged(folder):
     (folder / "train" / "cat" / "notes.txt").write_text("x")
     with pytest.raises(DataError, match=r"notes.txt: not a JPEG or PNG"):
         check("image_folder", folder)
+    (folder / "train" / "cat" / "notes.txt").unlink()
     (folder / "train" / "empty").mkdir()
-    with pytest.raises(DataError, match="only one of train and val|empty class folder"):
+    with pytest.raises(DataError, match="empty: an empty class folder"):
+        check("image_folder", folder)
+    (folder / "train" / "empty").rmdir()
+    (folder / "train" / "dog").rename(folder / "train" / "wolf")
+    with pytest.raises(DataError, match="class dog is in only one of train and val"):
         check("image_folder", folder)
 
 

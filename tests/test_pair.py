@@ -18,7 +18,7 @@ def batch(seed=0):
 
 def step(config, diverse=True, weights=None):
     pair = MutualPair(config, 10, 1, 100)
-    pair.set_scales(torch.tensor(1e-3))
+    pair.set_scales(torch.tensor(0.5))
     if weights is not None:
         pair.weights = weights
     images, labels = batch()
@@ -83,7 +83,7 @@ def test_each_peer_gets_the_gradient_of_its_own_loss(tiny):
     images, labels = batch()
     noise = torch.randn(2, pair.peer_1.mean.numel(), generator=torch.Generator().manual_seed(1))
     reference = MutualPair(config, 10, 1, 100)
-    reference.set_scales(torch.tensor(1e-3))
+    reference.set_scales(torch.tensor(0.5))
     outs = [peer(images, weights=peer.sample(one)) for peer, one in zip(reference.peers, noise, strict=True)]
     fused = [losses.normalize_features(one, center=True) for one in reference.fusion(outs[0][1], outs[1][1])]
     p = [losses.conditional_distribution(reference.kernel(one, one)) for one in fused]

@@ -1,0 +1,162 @@
+import asyncio
+
+import pytest
+
+from mldiv.broker import END, Broker
+
+
+def play(scene):
+    return asyncio.run(asyncio.wait_for(scene, 10))
+
+
+def test_a_trial_goes_through():
+    async def scene():
+        broker = Broker()
+        await broker.submit("t", {"x": 1})
+        assert await broker.next("g", 1, 1) == {"x": 1}
+        assert await broker.report("t", {"epoch": 0}) is False
+        assert await broker.poll("t", 0, 1) == ([{"epoch": 0}], None)
+        assert await broker.poll("t", 1, 0.01) == ([], None)
+        await broker.finish("g", "t", {"status": "finished"})
+        assert await broker.poll("t", 1, 1) == ([], {"status": "finished"})
+        assert await broker.next("g", 1, 0.01) is None
+        assert not broker.tickets
+
+    play(scene())
+
+
+def test_news_wakes_who_waits():
+    async def scene():
+        broker = Broker()
+        group = asyncio.create_task(broker.next("g", 1, 5))
+        await asyncio.sleep(0.01)
+        await broker.submit("t", {"x": 1})
+        assert await group == {"x": 1}
+        client = asyncio.create_task(broker.poll("t", 0, 5))
+        await asyncio.sleep(0.01)
+        await broker.report("t", {"epoch": 0})
+        assert (await client)[0] == [{"epoch": 0}]
+
+    play(scene())
+
+
+def test_an_early_stop_is_the_answer_to_a_report():
+    async def scene():
+        broker = Broker()
+        await broker.submit("t", {})
+        await broker.next("g", 1, 1)
+        assert await broker.report("t", {}) is False
+        await broker.stop("t")
+        assert await broker.report("t", {}) is True
+        await broker.stop("unknown")
+
+    play(scene())
+
+
+def test_a_stopped_trial_is_not_started():
+    async def scene():
+        broker = Broker()
+        await broker.submit("a", {"x": "a"})
+        await broker.submit("b", {"x": "b"})
+        await broker.stop("a")
+        assert await broker.next("g", 1, 1) == {"x": "b"}
+
+    play(scene())
+
+
+def test_a_restarted_group_is_handed_its_trial_again_and_then_it_fails():
+    async def scene():
+        broker = Broker(attempts=2)
+        await broker.submit("t", {"x": 1})
+        await broker.submit("u", {"x": 2})
+        assert await broker.next("g", 1, 1) == await broker.next("g", 2, 1) == {"x": 1}
+        assert (await broker.state())["pids"] == {"g": [1, 2]}
+        assert await broker.next("g", 3, 1) is None
+        _, outcome = await broker.poll("t", 0, 1)
+        assert outcome == {"status": "failed", "reason": "its worker group died 2 times while training it"}
+        assert await broker.next("g", 3, 1) == {"x": 2}
+
+    play(scene())
+
+
+def test_a_lost_groups_trial_goes_to_another_first():
+    async def scene():
+        broker = Broker()
+        await broker.submit("t", {"x": 1})
+        await broker.next("g", 1, 1)
+        await broker.submit("u", {"x": 2})
+        await broker.lost("g", "gone")
+        assert await broker.next("h", 2, 1) == {"x": 1}
+
+    play(scene())
+
+
+def test_nobody_trains_for_a_silent_client():
+    async def scene():
+        broker = Broker(silence=0.05)
+        await broker.submit("t", {"x": 1})
+        await broker.submit("u", {"x": 2})
+        await broker.next("g", 1, 1)
+        await asyncio.sleep(0.1)
+        assert await broker.report("t", {}) is True
+        await broker.finish("g", "t", {"status": "stopped"})
+        assert await broker.next("g", 1, 0.01) is None
+        await broker.submit("u", {"x": 2})
+        assert await broker.next("g", 1, 1) == {"x": 2}
+
+    play(scene())
+
+
+def test_a_restarted_client_joins_its_trial():
+    async def scene():
+        broker = Broker()
+        await broker.submit("t", {"x": 1})
+        await broker.next("g", 1, 1)
+        await broker.report("t", {"epoch": 0})
+        await broker.stop("t")
+        await broker.submit("t", {"x": 1})
+        assert await broker.report("t", {"epoch": 1}) is False
+        assert len((await broker.poll("t", 0, 1))[0]) == 2
+        assert await broker.next("h", 2, 0.01) is None
+
+    play(scene())
+
+
+def test_only_the_first_outcome_counts():
+    async def scene():
+        broker = Broker()
+        await broker.submit("t", {})
+        await broker.next("g", 1, 1)
+        await broker.finish("g", "t", {"status": "failed"})
+        await broker.finish("g", "t", {"status": "finished"})
+        assert (await broker.poll("t", 0, 1))[1] == {"status": "failed"}
+
+    play(scene())
+
+
+def test_closing_ends_groups_and_clients():
+    async def scene():
+        broker = Broker()
+        await broker.submit("t", {})
+        client = asyncio.create_task(broker.poll("t", 0, 5))
+        await asyncio.sleep(0.01)
+        await broker.close("over")
+        assert (await client)[1] == {"status": "interrupted", "reason": "over"}
+        assert await broker.next("g", 1, 5) == END
+
+    play(scene())
+
+
+@pytest.mark.parametrize("trials", [500])
+def test_nothing_is_kept_of_finished_trials(trials):
+    async def scene():
+        broker = Broker()
+        for index in range(trials):
+            await broker.submit(str(index), {"x": index})
+            await broker.next("g", 1, 1)
+            await broker.report(str(index), {})
+            await broker.finish("g", str(index), {"status": "finished"})
+            await broker.poll(str(index), 0, 1)
+        assert not broker.tickets and not broker.waiting and not broker.holding
+
+    play(scene())
