@@ -17,7 +17,7 @@ SEARCHED = ("alpha", "beta", "temperature", "kernel", "switch_epoch")
 
 def arms():
     base = TrialConfig(data="digits", epochs=12, switch_epoch=8)
-    changes = {"baseline": {"alpha": 0.0, "beta": 0.0}, "cosine": {"kernel": "cosine"}, "searched": {}}
+    changes = {"baseline": {"alpha": 0.0, "beta": 0.0}, "rbf": {"kernel": "rbf"}, "searched": {}}
     return [make_arm(name, base, change, SEARCHED) for name, change in changes.items()]
 
 
@@ -65,9 +65,9 @@ def test_every_arm_is_searched_and_then_repeated(tmp_path):
 
 
 def test_what_has_no_effect_or_is_fixed_is_not_searched():
-    baseline, cosine, searched = arms()
+    baseline, rbf, searched = arms()
     assert baseline.searched == ("temperature",)
-    assert cosine.searched == ("alpha", "beta", "temperature", "switch_epoch")
+    assert rbf.searched == ("alpha", "beta", "temperature", "switch_epoch")
     assert searched.searched == SEARCHED
 
 
