@@ -1,0 +1,127 @@
+"""The command line: bad input is one clear line and exit code 2 before Ray starts; the plan; the folder's identity."""
+
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mldiv import records
+from mldiv.study import Study
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load(name):
+    return runpy.run_path(str(ROOT / "studies" / f"{name}.py"))["STUDY"]
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return load("kernel_sweep")
+
+
+def refuse_to_build(folder):
+    raise AssertionError("nothing may be built")
+
+
+def run(study, capsys, *argv):
+    code = study.main(refuse_to_build, argv)
+    out, err = capsys.readouterr()
+    return code, out, [line for line in err.splitlines() if "preset demo (no GPU" not in line]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--preset", "demmo"], "--preset 'demmo' is unknown; did you mean 'demo'?"),
+        (["--data", "cifar1000"], "data = 'cifar1000' is unknown; did you mean 'cifar100'?"),
+        (["--arch", "resnet21"], "arch = 'resnet21' is unknown; did you mean 'resnet"),
+        (["--seeds", "0"], "--seeds 0: must be at least 1"),
+        (["--samples", "-1"], "--samples -1: must be at least 0"),
+        (["--workers", "-2"], "--workers -2: must be at least 1"),
+        (["--workers", "3"], "--workers 3: the batch of 64 cannot be shared evenly"),
+        (["--data", "cifar100"], "--data-root is missing"),
+        (["--data", "cifar100", "--data-root", "/nowhere"], "/nowhere: no such folder"),
+        (["--data", "cifar10", "--data-root", __file__], "a file, where a folder was expected"),
+        (["--out", "/proc/mldiv"], "--out /proc/mldiv: cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(study, capsys, argv, message):
+    code, out, err = run(study, capsys, *argv)
+    assert code == 2 and not out and len(err) == 1
+    assert err[0].startswith("kernel_sweep: ") and message in err[0]
+    assert "ray" not in sys.modules or not __import__("ray").is_initialized()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused(study, capsys, tmp_path):
+    tmp_path.chmod(0o500)
+    code, _, err = run(study, capsys, "--out", str(tmp_path / "x"))
+    assert code == 2 and "cannot be written" in err[0]
+
+
+def test_unknown_flags_and_words_end_with_code_2(study):
+    for argv in (["--prset", "demo"], ["--seeds", "many"]):
+        with pytest.raises(SystemExit) as end:
+            study.main(refuse_to_build, argv)
+        assert end.value.code == 2
+
+
+def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):
+    code, out, _ = run(study, capsys, "--dry-run", "--out", str(tmp_path / "x"), "--seeds", "2", "--samples", "3")
+    assert code == 0 and not (tmp_path / "x").exists()
+    assert "35 trials, 420 epochs of training; 0 trials are recorded already" in out
+    assert "mutual learning: 3 Optuna trials over temperature, then 2 seeds" in out
+    assert "3 pretrained networks" in out and "about" in out and "digits: 1,221 training" in out
+
+
+def test_a_folder_of_another_configuration_is_refused(study, capsys, tmp_path):
+    run(study, capsys, "--dry-run", "--out", str(tmp_path))
+    from mldiv.study import Run, parse_flags
+
+    flags = parse_flags(study, ["--out", str(tmp_path)])
+    header = Run(study, flags)._header()
+    records.write_json(tmp_path / "study.json", header)
+    code, _, err = run(study, capsys, "--out", str(tmp_path), "--seeds", "5", "--arch", "resnet20", "--dry-run")
+    assert code == 2 and len(err) == 1
+    assert "seeds ([1, 2, 3] there, [1, 2, 3, 4, 5] here)" in err[0] and "arch ('resnet8' there, 'resnet20' here)" in err[0]
+    elsewhere = header | {"settings": header["settings"] | {"data_root": "/moved"}}
+    records.write_json(tmp_path / "study.json", elsewhere)
+    assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 0
+    (tmp_path / "study.json").write_text("{")
+    code, _, err = run(study, capsys, "--out", str(tmp_path))
+    assert code == 2 and "study.json: not valid JSON" in err[0]
+
+
+@pytest.mark.parametrize("name", ["kernel_sweep", "joint_search"])
+def test_every_study_has_a_plan(name, capsys, tmp_path):
+    code, out, _ = run(load(name), capsys, "--dry-run", "--out", str(tmp_path / "x"))
+    assert code == 0 and out.startswith(f"{name}: ") and "mutual learning" in out
+
+
+def test_header_is_json_and_says_what_the_analysis_needs(study):
+    from mldiv.study import Run, parse_flags
+
+    header = json.loads(json.dumps(Run(study, parse_flags(study, [])).__class__(study, parse_flags(study, []))._header()))
+    assert header["arms"][0] == header["baseline"] == "mutual learning" and len(header["arms"]) == 7
+    assert header["settings"]["epochs"] == 12 and header["environment"]["commit"]
+
+
+def test_cluster_file_follows_rays_schema():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
+    validate_config(config)
+    assert config["head_node_type"] == "head" and config["available_node_types"]["gpu_worker"]["max_workers"] > 0
+    with pytest.raises(Exception, match="max_wrkers"):
+        validate_config(config | {"max_wrkers": 3})
+
+
+def test_readme_tree_names_every_file():
+    text = (ROOT / "README.md").read_text()
+    for path in [*(ROOT / "mldiv").glob("*.py"), *(ROOT / "analysis").glob("*.py")]:
+        assert path.name.startswith("__") or path.name in text, path.name

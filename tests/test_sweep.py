@@ -1,0 +1,156 @@
+"""The whole path on a Ray cluster of this module's own: groups, clients, early stops, deaths."""
+
+import os
+import signal
+
+import pytest
+import ray
+import torch
+from ray.tune.schedulers import AsyncHyperBandScheduler
+
+from mldiv import records, tune
+from mldiv.conduct import connect
+from mldiv.epochs import dataset
+from mldiv.fit import fit
+from mldiv.plan import Plan, make_arm
+from mldiv.records import find_trial, trial_folder
+from mldiv.train import Resources
+from mldiv.trunks import Store
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    connect("local")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """Every sweep gives everything back: no placement group, no actor, all processors free."""
+    yield
+    table = ray.util.placement_group_table()
+    assert not [group for group in table.values() if group["state"] != "REMOVED"]
+    named = {one["name"] for one in ray.util.list_named_actors(all_namespaces=True)}
+    assert named <= {"AutoscalingCoordinator"}  # Ray's own, one per cluster
+    for _ in range(100):
+        if ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]:
+            return
+        __import__("time").sleep(0.1)
+    raise AssertionError(f"still taken: {ray.available_resources()} of {ray.cluster_resources()}")
+
+
+def plan(folder, config, seeds=(1,), samples=0):
+    arms = [make_arm("plain", config, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", config, {}, ("alpha", "beta"))]
+    return Plan(arms, folder, samples=samples, seeds=seeds)
+
+
+def state(folder, trial):
+    return torch.load(trial_folder(folder, trial) / "checkpoint.pt", weights_only=True)["pair"]
+
+
+def assert_as_trained_alone(folder, config, tmp_path):
+    """Bit for bit what this process makes of the same configuration."""
+    alone = fit(
+        config, trial_folder(tmp_path / "alone", config.id), data=dataset(config), store=Store(tmp_path / "alone store")
+    )
+    got, expected = state(folder, config.id), state(tmp_path / "alone", config.id)
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+    assert find_trial(folder, config.id).test == alone.test
+
+
+def broker():
+    (actor,) = [one for one in ray.util.list_named_actors(all_namespaces=True) if one["name"].startswith("broker-")]
+    return ray.get_actor(actor["name"], namespace=actor["namespace"])
+
+
+def test_search_and_repeats_as_trained_alone(tiny, tmp_path):
+    seen = []
+    one = plan(tmp_path / "study", tiny, seeds=(1, 2), samples=2)
+    tune.run(one, tmp_path / "study", resources=Resources(), progress=lambda trial, result: seen.append((trial, result)))
+    assert one.done and one.answered == one.trials() == 6
+    assert {find_trial(tmp_path / "study", item.trial).status for item in one.assignments} == {"finished"}
+    assert {trial for trial, result in seen if result.get("ended")} == {item.trial for item in one.assignments}
+    assert records.read_assignments(tmp_path / "study") == one.assignments
+    chosen = one.chosen()["both"]
+    # the last trial of each arm was trained by a group that had trained others before
+    for changes in ({"alpha": 0.0, "beta": 0.0}, chosen):
+        assert_as_trained_alone(tmp_path / "study", tiny.replace(seed=2, **changes), tmp_path)
+    again = plan(tmp_path / "study", tiny, seeds=(1, 2), samples=2)
+    assert again.next() is None and again.done
+
+
+def test_early_stop_reaches_the_worker(tiny, tmp_path):
+    config = tiny.replace(epochs=40, switch_epoch=2)
+    one = plan(tmp_path, config, seeds=(1, 2))
+    longest = config.replace(seed=1).id
+    tune.run(one, tmp_path, resources=Resources(), stop=lambda _, result: result["trial"] == longest and result["epoch"] >= 3
+             if "trial" in result else result["epoch"] >= 3 and result["stage"] == 2)  # fmt: skip
+    ends = {item.trial: find_trial(tmp_path, item.trial) for item in one.assignments}
+    stopped = [record for record in ends.values() if record.config["alpha"] > 0]
+    assert all(record.status == "stopped" and 4 <= record.epochs < 40 for record in stopped) and len(stopped) == 2
+    assert all(record.status == "finished" for record in ends.values() if record.config["alpha"] == 0)
+
+
+def test_a_scheduler_may_stop_trials(tiny, tmp_path):
+    config = tiny.replace(epochs=12, switch_epoch=2)
+    one = plan(tmp_path, config, seeds=(1, 2, 3))
+    scheduler = AsyncHyperBandScheduler(time_attr="training_iteration", max_t=12, grace_period=3, reduction_factor=3)
+    tune.run(one, tmp_path, resources=Resources(), scheduler=scheduler)
+    statuses = [find_trial(tmp_path, item.trial).status for item in one.assignments]
+    assert one.done and set(statuses) <= {"finished", "stopped"} and "finished" in statuses
+
+
+def test_a_killed_worker_resumes_its_trial(tiny, tmp_path):
+    config = tiny.replace(epochs=30, switch_epoch=20)
+    killed = []
+
+    def progress(trial, result):
+        if not killed and result.get("epoch", 0) >= 3:
+            held = ray.get(broker().state.remote())
+            group = next(group for group, held_trial in held["holding"].items() if held_trial == trial)
+            killed.append((trial, held["pids"][group][-1]))
+            os.kill(killed[0][1], signal.SIGKILL)
+
+    one = plan(tmp_path / "study", config)
+    tune.run(one, tmp_path / "study", resources=Resources(), progress=progress)
+    record = find_trial(tmp_path / "study", killed[0][0])
+    assert record.status == "finished" and record.attempts == 2 and record.epochs == 30
+    lines = list(records.read_lines(trial_folder(tmp_path / "study", record.id) / "metrics.jsonl"))
+    assert [line["epoch"] for line in lines] == list(range(30))
+    changes = {name: record.config[name] for name in ("alpha", "beta", "seed")}
+    assert_as_trained_alone(tmp_path / "study", config.replace(**changes), tmp_path)
+
+
+def test_a_failing_trial_is_recorded_and_the_others_go_on(tiny, tmp_path):
+    arms = [
+        make_arm("bad", tiny.replace(data="cifar10", data_root=str(tmp_path / "nowhere")), {}, ()),
+        make_arm("good", tiny, {}, ()),
+    ]
+    one = Plan(arms, tmp_path, samples=0, seeds=(1,))
+    tune.run(one, tmp_path, resources=Resources())
+    bad, good = (find_trial(tmp_path, item.trial) for item in one.assignments)
+    assert good.status == "finished" and one.done
+    assert bad.status == "failed" and "DataError" in bad.reason and "Traceback" in bad.reason and "nowhere" in bad.reason
+
+
+def test_two_processes_per_trial(tiny, tmp_path):
+    one = plan(tmp_path, tiny)
+    tune.run(one, tmp_path, resources=Resources(workers=2))
+    for item in one.assignments:
+        record = find_trial(tmp_path, item.trial)
+        assert record.status == "finished" and record.environment["world_size"] == 2
+
+
+def test_a_group_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="lower --workers"):
+        Resources(workers=64).groups(ray.cluster_resources(), 3)
