@@ -64,8 +64,8 @@ class ImageData:
         """How many images of what, in words."""
         side = self.train.images.shape[-1]
         return (
-            f"{self.name}: {len(self.train):,} training, {len(self.validation):,} validation and {len(self.test):,} test images "
-            f"of {side}x{side} pixels, {self.classes} classes"
+            f"{self.name}: {len(self.train):,} training, {len(self.validation):,} validation and {len(self.test):,} test "
+            f"images of {side}x{side} pixels, {self.classes} classes"
         )
 
 

@@ -36,13 +36,15 @@ def wait_for_trials(out, count, limit=180):
 
 
 def relatives(session):
-    """Processes of the command's session, or whose command line names Ray."""
+    """Processes of the command's session, or whose command line names Ray; its two agents notice a minute later."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             fields = (path / "stat").read_text().rsplit(")", 1)[1].split()
             line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except (OSError, IndexError):
+            continue
+        if "Agent" in line:
             continue
         if fields[0] != "Z" and (
             int(fields[3]) == session or "raylet" in line or line.startswith("ray::") or "gcs_server" in line

@@ -126,10 +126,10 @@ def test_cifar10_binary_damaged(cifar10_binary):
     with pytest.raises(DataError, match=r"data_batch_3.bin: 30,729,999 bytes where 30,730,000"):
         check("cifar10", cifar10_binary)
     path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
-    with pytest.raises(DataError, match="data_batch_3.bin: its md5 is"):
+    with pytest.raises(DataError, match=r"data_batch_3\.bin: its md5 is"):
         check("cifar10", cifar10_binary)
     path.unlink()
-    with pytest.raises(DataError, match="data_batch_3.bin: no such file"):
+    with pytest.raises(DataError, match=r"data_batch_3\.bin: no such file"):
         check("cifar10", cifar10_binary)
 
 

@@ -53,7 +53,7 @@ def test_every_combination_that_config_allows_trains_a_step(tiny):
             refused += 1
             assert changed["param_normalization"] == "sum"
             continue
-        pair, total, terms = step(config)
+        pair, total, _ = step(config)
         assert total.isfinite(), changed
         for peer in pair.peers:
             assert peer.mean.grad.isfinite().all() and peer.rho.grad.isfinite().all(), changed
