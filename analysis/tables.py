@@ -86,7 +86,7 @@ def caption(study: StudyData, nulls: dict[str, float]) -> list[str]:
         "sample standard error over seeds (n); n = 1 has no error. Bold: best mean of the column, which is not yet a "
         "significant one. Disagreement and W2² are taken after the last epoch on validation data and on the weights.",
         f"Selection: {header['selection']}, from {header['samples']} Optuna trials per arm with a search "
-        f"({sum(study.searched.values())} in all), repeated on seeds {', '.join(map(str, study.seeds))}.",
+        f"({_counts(study.searched)}), repeated on seeds {', '.join(map(str, study.seeds))}.",
     ]
     if nulls:
         spread = f"{min(nulls.values()):.2f} to {max(nulls.values()):.2f} %"
@@ -102,6 +102,13 @@ def caption(study: StudyData, nulls: dict[str, float]) -> list[str]:
     commit = header["environment"].get("commit", "unknown")
     lines.append(f"mldiv {header['environment'].get('mldiv')}, commit {commit}.")
     return lines
+
+
+def _counts(searched: dict[str, int]) -> str:
+    """How the search trials ended, in words."""
+    if set(searched) <= {"finished"}:
+        return f"{sum(searched.values())} in all"
+    return ", ".join(f"{number} {status}" for status, number in sorted(searched.items()))
 
 
 def _best(table: dict[str, dict[str, Summary | None]], name: str) -> float | None:

@@ -15,7 +15,7 @@ from typing import Any
 #: How often a trial is handed out before repeated deaths of its worker group count as its failure.
 ATTEMPTS = 3
 #: Seconds without a poll after which a client counts as dead.
-SILENCE = 60.0
+SILENCE = 300.0
 
 #: Ray namespace of the broker actor.
 NAMESPACE = "mldiv"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mldiv import records
+from mldiv.config import ConfigError
 from mldiv.display import Display
 from mldiv.plan import Plan
 from mldiv.presets import Preset
@@ -43,7 +44,10 @@ def local_resources() -> dict[str, float]:
 
 
 def connect(address: str) -> None:
-    """Start Ray on this machine ("local"), or join the cluster at ``address``; quietly, and once."""
+    """Start Ray on this machine ("local"), or join the cluster at ``address``; quietly, and once.
+
+    Raises: ConfigError when no cluster answers.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
@@ -53,7 +57,10 @@ def connect(address: str) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address == "local":
         options |= {"num_cpus": int(local_resources()["CPU"]), "include_dashboard": False}
-    ray.init(address=address, **options)
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f"--address {address}: no Ray cluster could be joined there ({str(error).splitlines()[0]})") from None
 
 
 def worker_resources(preset: Preset, workers: int, total: dict[str, float]) -> Any:
@@ -85,7 +92,9 @@ def conduct(run: Any, header: dict[str, Any], report: Callable[[Path], str]) -> 
             file=sys.stderr,
         )
         return 130
-    except (RuntimeError, ValueError, ConnectionError) as error:
+    except ConfigError:
+        raise
+    except (RuntimeError, ValueError) as error:
         print(f"{run.study.name}: {error}", file=sys.stderr)
         if os.environ.get("MLDIV_DEBUG"):
             traceback.print_exc()

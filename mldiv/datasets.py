@@ -237,6 +237,8 @@ def check(name: str, root: Path | None, *, download: bool = False) -> None:
     Raises: DataError for what is missing, truncated, damaged or of the wrong kind.
     """
     source = DATASETS[name]
+    if download and name == "image_folder":
+        raise DataError("--download: a folder of your own images cannot be downloaded; put train/ and val/ into --data-root")
     if download and source.download is not None:
         if root is None:
             raise DataError("--download needs --data-root, the folder to put the data into")

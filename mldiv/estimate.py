@@ -1,12 +1,15 @@
 """How long a study would take, from a few steps timed here and now."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from mldiv import evaluate
 from mldiv.config import TrialConfig
+from mldiv.data import ImageData
 from mldiv.epochs import dataset, epoch_batches, steps_per_epoch
 from mldiv.pair import MutualPair
 
@@ -47,18 +50,18 @@ def measure(config: TrialConfig) -> Cost:
             loss, _ = pair(images, labels, *noise, diverse)
         loss.backward()
 
-    first, second = (_median_seconds(lambda diverse=diverse: step(diverse), device) for diverse in (False, True))
+    first, second = (_median_seconds(partial(step, diverse), device) for diverse in (False, True))
     evaluation = _median_seconds(lambda: _evaluate(pair, data, config, device), device, repeats=1)
     pretraining = config.pretrain_epochs * steps * first / 2 if config.initialization != "scratch" else 0.0
     return Cost(first, second, evaluation, pretraining, steps)
 
 
-def _evaluate(pair: MutualPair, data, config: TrialConfig, device: torch.device) -> None:  # noqa: ANN001
+def _evaluate(pair: MutualPair, data: ImageData, config: TrialConfig, device: torch.device) -> None:
     evaluate.predictives(pair, data, "validation", samples=config.validation_samples, epoch=0, device=device)
     evaluate.feature_kl(pair, data, "validation", epoch=0, device=device)
 
 
-def _median_seconds(run, device: torch.device, repeats: int = STEPS) -> float:  # noqa: ANN001
+def _median_seconds(run: Callable[[], None], device: torch.device, repeats: int = STEPS) -> float:
     run()
     times = []
     for _ in range(repeats):

@@ -85,6 +85,16 @@ class Run:
         self.workers = self._count("workers", 1)
         root = str(Path(flags.data_root).expanduser().resolve()) if flags.data_root else None
         self.base = configure(self.preset_name, {"data": flags.data, "data_root": root, "arch": flags.arch})
+        self._check_workers()
+
+    def _check_workers(self) -> None:
+        """Whether a batch can be shared, and whether this machine has a processor for each (a cluster is asked later)."""
+        if self.flags.address == "local":
+            from mldiv.conduct import local_resources
+
+            cpus = int(local_resources()["CPU"])
+            if self.workers > cpus:
+                raise ConfigError(f"--workers {self.workers}: this machine has {cpus} processors; take at most so many")
         if self.base.batch_size % self.workers:
             raise ConfigError(f"--workers {self.workers}: the batch of {self.base.batch_size} cannot be shared evenly")
 

@@ -43,7 +43,11 @@ def run(study, capsys, *argv):
         (["--seeds", "0"], "--seeds 0: must be at least 1"),
         (["--samples", "-1"], "--samples -1: must be at least 0"),
         (["--workers", "-2"], "--workers -2: must be at least 1"),
-        (["--workers", "3"], "--workers 3: the batch of 64 cannot be shared evenly"),
+        (
+            ["--workers", "3", "--preset", "demo", "--address", "127.0.0.1:1"],
+            "--workers 3: the batch of 64 cannot be shared evenly",
+        ),
+        (["--workers", "4096"], "--workers 4096: this machine has"),
         (["--data", "cifar100"], "--data-root is missing"),
         (["--data", "cifar100", "--data-root", "/nowhere"], "/nowhere: no such folder"),
         (["--data", "cifar10", "--data-root", __file__], "a file, where a folder was expected"),
