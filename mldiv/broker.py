@@ -45,6 +45,7 @@ class Broker:
         self.waiting: deque[str] = deque()
         self.holding: dict[str, str] = {}
         self.pids: dict[str, list[int]] = {}
+        self.surplus = 0
         self.closed: str | None = None
         self.changed = asyncio.Condition()
 
@@ -87,12 +88,15 @@ class Broker:
         self.pids.setdefault(group, [])
         if pid not in self.pids[group]:
             self.pids[group].append(pid)
-        await self._wait(lambda: self.waiting or group in self.holding or self.closed, timeout)
+        await self._wait(lambda: self.waiting or group in self.holding or self.closed or self.surplus, timeout)
         async with self.changed:
             if self.closed:
                 return END
             trial = self.holding.get(group) or self._next_wanted()
             if trial is None:
+                if self.surplus:
+                    self.surplus -= 1
+                    return END
                 return None
             ticket = self.tickets[trial]
             if ticket.attempts == self.attempts:
@@ -125,6 +129,12 @@ class Broker:
             trial = self.holding.pop(group, None)
             if trial is not None:
                 self.waiting.appendleft(trial)
+            self.changed.notify_all()
+
+    async def retire(self, groups: int) -> None:
+        """So many groups are one too many: those that next find no trial waiting are told END."""
+        async with self.changed:
+            self.surplus = groups
             self.changed.notify_all()
 
     async def close(self, reason: str) -> None:

@@ -1,5 +1,6 @@
 """A Tune trial: hand the configuration to a free worker group and pass its reports on. Imports no torch: it is many."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,20 @@ from mldiv.records import TrialRecord, trial_folder
 POLL = 5.0
 
 #: What a trial reports to Tune: the same fields from the first report to the last.
-EMPTY: dict[str, Any] = {"epoch": -1, "stage": 1, "accuracy": None, "nll": None, "ece": None, "status": "running"}
+EMPTY: dict[str, Any] = {
+    "epoch": -1, "stage": 1, "accuracy": None, "nll": None, "ece": None, "status": "running", "reason": None,
+}  # fmt: skip
 
 
-def client(task: dict[str, Any], broker_name: str, study: str) -> None:
+def client(task: dict[str, Any], broker_name: str, study: str, store: str, limit: int) -> None:
     """Bring the trial to the broker, report its epochs to Tune, and last its status.
 
-    task: {"trial": id, "config": settings}; study: the study folder.
+    task: {"trial": id, "config": settings, "publish": epochs}; study: the study folder; store, limit: the store of what
+    trials share, and its size in bytes.
     """
     folder, trial = trial_folder(Path(study), task["trial"]), task["trial"]
     broker = ray.get_actor(broker_name, namespace=NAMESPACE)
-    order = {"trial": trial, "config": task["config"], "folder": str(folder), "store": str(Path(study) / "store")}
+    order = task | {"folder": str(folder), "store": store, "store_limit": limit}
     ray.get(broker.submit.remote(trial, order))
     seen, outcome, last = 0, None, dict(EMPTY)
     while outcome is None:
@@ -34,8 +38,9 @@ def client(task: dict[str, Any], broker_name: str, study: str) -> None:
             tune.report(dict(last))
         seen += len(lines)
     if outcome["status"] == "failed":
-        write_failure(folder, task, outcome)
-    tune.report(last | {"status": outcome["status"]})
+        with suppress(OSError):  # a full disk, say: the reason is told below all the same
+            write_failure(folder, task, outcome)
+    tune.report(last | {"status": outcome["status"], "reason": outcome["reason"]})
 
 
 def write_failure(folder: Path, task: dict[str, Any], outcome: dict[str, Any]) -> None:

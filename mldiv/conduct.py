@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,19 +118,33 @@ def train(run: Any, plan: Plan) -> None:
 
     resources = worker_resources(run.preset, run.workers, ray.cluster_resources())
     with Display(run.study.name, plan, run.base.epochs) as display:
-        tune.run(plan, run.out, resources=resources, progress=display.update)
+        tune.run(plan, run.out, resources=resources, store=run.store, groups=run.flags.groups, progress=display.update)
 
 
 def finish(run: Any, plan: Plan, header: dict[str, Any], report: Callable[[Path], str]) -> int:
     """Write what the searches chose and the report; print the table and where everything is."""
     records.write_assignments(run.out, plan.assignments)
     records.write_json(run.out / "study.json", header | {"chosen": plan.chosen()})
+    with suppress(OSError):
+        run.store.refer(run.out, ())
     print(report(run.out))
+    print(cost(run, plan), file=sys.stderr)
     bad = [item for item in plan.assignments if not _final(run.out, item.trial)]
     if bad:
         print(f"{run.study.name}: {len(bad)} trials failed; their records say why. Run again to retry.", file=sys.stderr)
         return 1
     return 0
+
+
+def cost(run: Any, plan: Plan) -> str:
+    """What the study's trials cost, in a sentence."""
+    found = [find_trial(run.out, trial) for trial in dict.fromkeys(item.trial for item in plan.assignments)]
+    total = {name: sum(record.cost[name] for record in found if record is not None) for name in records.COSTS}
+    trained, shared, pretraining = (total[name] for name in records.COSTS)
+    return (
+        f"{run.study.name}: {trained + shared:,} epochs of {len(found)} trials: {trained:,} trained, {shared:,} shared "
+        f"(from {run.store.folder}); {pretraining:,} epochs of pretraining"
+    )
 
 
 def _final(folder: Path, trial: str) -> bool:

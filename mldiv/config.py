@@ -101,6 +101,9 @@ class TrialConfig:
     clip_norm: float = 5.0
     precision: str = "float32"
     channels_last: bool = False
+    #: torch.compile of the pair's forward and backward, on a GPU with CUDA graphs. Where it fails, training goes on without
+    #: it and the record says why.
+    compile: bool = False
 
     # Monte Carlo weight samples per prediction: every epoch on validation data, once on test data.
     validation_samples: int = 4
@@ -124,6 +127,11 @@ class TrialConfig:
     def diverse(self) -> bool:
         """Whether a diversity term acts in this trial at all."""
         return (self.alpha > 0 or self.beta > 0) and self.switch_epoch < self.epochs
+
+    @property
+    def first_stage(self) -> int:
+        """Epochs without diversity terms: all of them in a trial without any."""
+        return self.switch_epoch if self.diverse else self.epochs
 
     @property
     def kernel_options(self) -> dict[str, float | int]:

@@ -1,8 +1,9 @@
 """Splits, on-device batches and augmentation. Everything random is drawn from generators and seeds that the caller names."""
 
-import os
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
 from mldiv.datasets import DATASETS, IN_MEMORY, DataError, FolderImages
+
+Moments = Float[Tensor, "1 channels 1 1"]
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,23 @@ class ImageData:
     def channels(self) -> int:
         return self.train.images.shape[1]
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        return {name: getattr(self, name) for name in ("train", "validation", "test")}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything that training sees of the data, wherever it lies: pixels (or files), labels, augmentation."""
+        digest = hashlib.sha256(repr((self.classes, self.mean, self.std, self.padding, self.flip)).encode())
+        for part in (self.train, self.validation):
+            digest.update(part.labels.cpu().numpy().tobytes())
+            raw = part.images.cpu().numpy().tobytes() if isinstance(part.images, Tensor) else part.images.described()
+            digest.update(raw)
+        return digest.hexdigest()[:16]
+
     def to(self, device: torch.device) -> "ImageData":
-        splits = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}
-        return replace(self, **splits)
+        """The data on a device, where its batches are then made; folders that do not fit into memory stay files."""
+        return replace(self, train=self.train.to(device), validation=self.validation.to(device), test=self.test.to(device))
 
     def describe(self) -> str:
         """How many images of what, in words."""
@@ -128,7 +144,8 @@ def _cut(split: Split, count: int, seed: int, what: str) -> Split:
 def _in_memory(split: Split) -> Split:
     if isinstance(split.images, Tensor) or split.images.shape.numel() > IN_MEMORY:
         return split
-    return Split(torch.cat(list(_raw(split, list(torch.arange(len(split)).split(256))))), split.labels)
+    chunks = list(torch.arange(len(split)).split(256))
+    return Split(torch.cat(list(_raw(split, chunks, torch.device("cpu")))), split.labels)
 
 
 def _moments(train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -175,40 +192,54 @@ def train_batches(
     steps, share = len(order) // batch_size, batch_size // world
     if steps == 0:
         raise DataError(f"batch_size = {batch_size} exceeds the {len(order)} training images")
+    moments = _moments_on(data, device)
+    shift_y, shift_x, flip = (draw.to(device) for draw in (augmentation.shift_y, augmentation.shift_x, augmentation.flip))
+    labels = data.train.labels.to(device)
     chunks = [order[step * batch_size + rank * share :][:share] for step in range(steps)]
-    for chunk, images in zip(chunks, _raw(data.train, chunks), strict=True):
-        draws = augmentation.shift_y, augmentation.shift_x, augmentation.flip
-        shift_y, shift_x, flip = (draw[chunk].to(device) for draw in draws)
-        shifted = random_crop_flip(images.to(device), shift_y, shift_x, flip, augmentation.padding)
-        yield normalize(data, shifted), data.train.labels[chunk.to(data.train.labels.device)].to(device)
+    for chunk, images in zip(_on_device(chunks, device), _raw(data.train, chunks, device), strict=True):
+        shifted = random_crop_flip(images, shift_y[chunk], shift_x[chunk], flip[chunk], augmentation.padding)
+        yield normalize(shifted, *moments), labels[chunk]
 
 
 def eval_batches(
-    data: ImageData, split: str, *, batch_size: int, rank: int = 0, world: int = 1, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """This rank's contiguous share of a split, in order, normalised; the ranks' shares one after the other are the split."""
-    part: Split = getattr(data, split)
+    data: ImageData, split: str, *, batch_size: int, rank: int = 0, world: int = 1, device: torch.device,
+    most: int | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+    """This rank's contiguous share of a split, in order, normalised; the ranks' shares one after the other are the split.
+
+    most: end after so many batches.
+    """
+    part = data.splits[split]
     share = -(-len(part) // world)
     mine = torch.arange(len(part))[rank * share : (rank + 1) * share]
-    chunks = list(mine.split(batch_size)) if len(mine) else []
-    for chunk, images in zip(chunks, _raw(part, chunks), strict=True):
-        yield normalize(data, images.to(device)), part.labels[chunk.to(part.labels.device)].to(device)
+    chunks = list(mine.split(batch_size))[:most] if len(mine) else []
+    moments, labels = _moments_on(data, device), part.labels.to(device)
+    for chunk, images in zip(_on_device(chunks, device), _raw(part, chunks, device), strict=True):
+        yield normalize(images, *moments), labels[chunk]
 
 
 def normalize(
-    data: ImageData, images: UInt8[Tensor, "batch channels height width"]
+    images: UInt8[Tensor, "batch channels height width"], mean: Moments, std: Moments
 ) -> Float[Tensor, "batch channels height width"]:
-    """uint8 to float32 with the data set's mean and standard deviation."""
-    mean, std = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (data.mean, data.std))
+    """uint8 to float32 with the data set's mean and standard deviation per channel."""
     return (images.float() / 255 - mean) / std
 
 
-def _raw(split: Split, chunks: list) -> Iterator[Tensor]:
-    """The uint8 images of each chunk of indices; files are decoded by worker processes, a few batches ahead."""
-    if isinstance(split.images, Tensor):
-        for chunk in chunks:
-            yield split.images[chunk.to(split.images.device)]
+def _moments_on(data: ImageData, device: torch.device) -> tuple[Moments, Moments]:
+    mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (data.mean, data.std))
+    return mean, std
+
+
+def _on_device(chunks: list[Tensor], device: torch.device) -> list[Tensor]:
+    """The chunks of indices on the device, in one transfer."""
+    return list(torch.cat(chunks).to(device).split([len(chunk) for chunk in chunks])) if chunks else []
+
+
+def _raw(split: Split, chunks: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """The uint8 images of each chunk of indices on the device; files are decoded a few batches ahead."""
+    if not isinstance(split.images, Tensor):
+        yield from (images.to(device, non_blocking=True) for images in split.images.decoded(chunks, pin=device.type == "cuda"))
         return
-    workers = max(1, len(os.sched_getaffinity(0)) - 1)
-    batches = [list(map(int, chunk)) for chunk in chunks]
-    yield from DataLoader(split.images, batch_sampler=batches, num_workers=workers)
+    images = split.images
+    for chunk in _on_device(chunks, images.device):
+        yield images[chunk].to(device)

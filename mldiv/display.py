@@ -60,7 +60,7 @@ class Display:
 
     def _print_end(self, trial: str, result: dict[str, Any]) -> None:
         if not self.console.is_terminal:
-            scores = _scores(result) if result.get("status") in ("finished", "stopped") else result.get("status", "ended")
+            scores = _scores(result) if result.get("status") in ("finished", "stopped") else _end(result)
             left = clock(self.remaining())
             count = f"{self.plan.answered}/{self.plan.trials()}"
             text = f"{self.study}  {count}  {self.label(trial)}: {scores}; {left} left"
@@ -83,6 +83,12 @@ def _scores(result: dict[str, Any]) -> str:
     if result.get("nll") is None:
         return "-"
     return f"accuracy {100 * result['accuracy']:.1f} %, NLL {result['nll']:.3f}, ECE {100 * result['ece']:.1f} %"
+
+
+def _end(result: dict[str, Any]) -> str:
+    """How a trial without scores ended, and why if it says so."""
+    reason = (result.get("reason") or "").strip().splitlines()
+    return f"{result.get('status', 'ended')} ({reason[0]})" if reason else result.get("status", "ended")
 
 
 def clock(seconds: float | None) -> str:

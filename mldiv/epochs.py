@@ -66,7 +66,14 @@ def over_ranks(module: nn.Module, device: torch.device) -> nn.Module:
     if world.size() == 1:
         return module
     devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    largest = max(value.numel() * value.element_size() for value in module.parameters())
+    return DistributedDataParallel(
+        module,
+        device_ids=devices,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        bucket_cap_mb=largest / 2**20,  # a flat vector is a bucket: one peer's travels while the other's is computed
+    )
 
 
 def dataset(config: TrialConfig) -> ImageData:

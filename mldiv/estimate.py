@@ -12,6 +12,7 @@ from mldiv.config import TrialConfig
 from mldiv.data import ImageData
 from mldiv.epochs import dataset, epoch_batches, steps_per_epoch
 from mldiv.pair import MutualPair
+from mldiv.rehearse import Work
 
 #: Seconds until a standing worker group takes its first trial (README, "How it works").
 GROUP_START = 30.0
@@ -20,19 +21,20 @@ STEPS = 3
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds on one worker with one thread: a step of each stage, an epoch's evaluation, the pretraining."""
+    """Seconds on one worker with one thread: an epoch of each stage, one of pretraining, the test at a trial's end."""
 
     stage_1: float
     stage_2: float
-    evaluation: float
     pretraining: float
-    steps: int
+    test: float
 
-    def trial(self, config: TrialConfig) -> float:
-        """Seconds of one trial without its pretraining."""
-        second = config.epochs - config.switch_epoch if config.diverse else 0
-        stages = (config.epochs - second) * self.stage_1 + second * self.stage_2
-        return self.steps * stages + config.epochs * self.evaluation
+    def seconds(self, work: Work) -> float:
+        return (
+            work.first_stage * self.stage_1
+            + work.second_stage * self.stage_2
+            + work.pretraining * self.pretraining
+            + work.trials * self.test
+        )
 
 
 def measure(config: TrialConfig) -> Cost:
@@ -52,8 +54,9 @@ def measure(config: TrialConfig) -> Cost:
 
     first, second = (_median_seconds(partial(step, diverse), device) for diverse in (False, True))
     evaluation = _median_seconds(lambda: _evaluate(pair, data, config, device), device, repeats=1)
-    pretraining = config.pretrain_epochs * steps * first / 2 if config.initialization != "scratch" else 0.0
-    return Cost(first, second, evaluation, pretraining, steps)
+    images_tested = (len(data.test) + len(data.validation)) * config.test_samples
+    test = evaluation * images_tested / (len(data.validation) * config.validation_samples)
+    return Cost(steps * first + evaluation, steps * second + evaluation, steps * first / 2, test)
 
 
 def _evaluate(pair: MutualPair, data: ImageData, config: TrialConfig, device: torch.device) -> None:

@@ -1,11 +1,15 @@
 """Monte Carlo predictives of each peer and of both together, their scores, and how different the peers are."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
-from mldiv import metrics, world
+from mldiv import kernels, losses, metrics, world
 from mldiv.config import TrialConfig
 from mldiv.data import ImageData, eval_batches
+from mldiv.fusion import Features, pool
 from mldiv.metrics import Predictive
 from mldiv.pair import MutualPair
 from mldiv.posterior import GaussianPosterior
@@ -14,6 +18,9 @@ from mldiv.streams import generator
 
 #: What is scored after every epoch; the final record holds every metric.
 EPOCH_METRICS = ("accuracy", "nll", "brier", "ece")
+
+#: Batches over which the feature KL of an epoch's line is averaged.
+YARDSTICK_BATCHES = 8
 
 Labels = Tensor
 
@@ -24,23 +31,20 @@ def precision(config: TrialConfig, device: torch.device) -> torch.autocast:
 
 
 @torch.no_grad()
-def predict(peer: GaussianPosterior, batches: list[tuple[Tensor, Labels]], weights: Tensor, config: TrialConfig) -> Predictive:
-    """The predictive of one peer for this rank's ``batches``, from weight samples [samples, weights]; evaluation mode."""
-    means, entropies = [], []
-    for images, _ in batches:
-        mean = torch.zeros((), device=images.device)
-        expected = torch.zeros((), device=images.device)
-        with precision(config, images.device):
-            for sample in weights:
-                logits, _ = peer(images, weights=sample)
-                probabilities = logits.float().softmax(-1)
-                mean = mean + probabilities
-                expected = expected + metrics.entropy(probabilities)
-        means.append(mean / len(weights))
-        entropies.append(expected / len(weights))
-    return Predictive(torch.cat(means), torch.cat(entropies))
+def predict(peer: GaussianPosterior, images: Tensor, weights: Tensor, config: TrialConfig) -> Predictive:
+    """The predictive of one peer for a batch, from weight samples [samples, weights]; evaluation mode."""
+    mean = torch.zeros((), device=images.device)
+    expected = torch.zeros((), device=images.device)
+    with precision(config, images.device):
+        for sample in weights:
+            logits, _ = peer(images, weights=sample)
+            probabilities = logits.float().softmax(-1)
+            mean = mean + probabilities
+            expected = expected + metrics.entropy(probabilities)
+    return Predictive(mean / len(weights), expected / len(weights))
 
 
+@torch.no_grad()
 def predictives(
     pair: MutualPair, data: ImageData, split: str, *, samples: int, epoch: int, device: torch.device
 ) -> tuple[dict[str, Predictive], Labels]:
@@ -48,48 +52,78 @@ def predictives(
 
     The weight samples come from the stream (seed, purpose, epoch), the same on every rank; images are shared out.
     """
-    config, count = pair.config, len(getattr(data, split).labels)
-    was_training = pair.training
-    pair.eval()
-    batches = _batches(pair, data, split, device)
-    parts = []
+    config, count = pair.config, len(data.splits[split])
+    weights = []
     for index, peer in enumerate(pair.peers, 1):
         stream = generator(config.seed, f"evaluate {split} {index}", epoch, device)
-        noise = torch.randn(samples, peer.mean.numel(), generator=stream, device=device)
-        local = predict(peer, batches, peer.sample(noise).detach(), config)
-        parts.append(Predictive(*(world.gather_rows(rows, count) for rows in local)))
-    labels = world.gather_rows(torch.cat([labels for _, labels in batches]), count)
-    pair.train(was_training)
-    return dict(zip(MEMBERS, (*parts, metrics.together(*parts)), strict=True)), labels
+        weights.append(peer.sample(torch.randn(samples, peer.mean.numel(), generator=stream, device=device)))
+    with evaluation(pair):
+        batches = [
+            (*(predict(peer, images, drawn, config) for peer, drawn in zip(pair.peers, weights, strict=True)), labels)
+            for images, labels in _batches(pair, data, split, device)
+        ]
+    *parts, shares = zip(*batches, strict=True)
+    peers = [Predictive(*(world.gather_rows(torch.cat(rows), count) for rows in zip(*part, strict=True))) for part in parts]
+    members = dict(zip(MEMBERS, (*peers, metrics.together(*peers)), strict=True))
+    return members, world.gather_rows(torch.cat(shares), count)
+
+
+@contextmanager
+def evaluation(pair: MutualPair) -> Iterator[None]:
+    """Evaluation mode, and afterwards the mode of before."""
+    was_training = pair.training
+    pair.eval()
+    try:
+        yield
+    finally:
+        pair.train(was_training)
 
 
 @torch.no_grad()
-def feature_kl(pair: MutualPair, data: ImageData, split: str, *, epoch: int, device: torch.device) -> Tensor:
-    """Mean feature KL between the peers over the first ``scale_batches`` full batches of this rank's share of ``split``.
+def feature_kl(pair: MutualPair, data: ImageData, split: str, *, epoch: int, device: torch.device, own: bool = False) -> Tensor:
+    """Mean feature KL between the peers over the first full batches of this rank's share of ``split``.
 
+    own: as the trial's diversity term measures it, with its fusion and kernel, over ``scale_batches`` batches. Otherwise by
+    one yardstick for every trial and epoch: Eq. (14) on the last block's features, averaged over space and centered;
+    symmetric, per image, diagonal left out; over YARDSTICK_BATCHES batches.
     Evaluation mode, one weight sample per peer; averaged over ranks. Batches hold batch_size / world size images, as in
     training, because the divergence depends on that number.
     """
     config = pair.config
-    was_training = pair.training
-    pair.eval()
+    measure = pair.feature_divergences if own else _yardstick
+    most = config.scale_batches if own else YARDSTICK_BATCHES
     streams = [generator(config.seed, f"feature kl {index}", epoch, device) for index in (1, 2)]
     samples = [
         peer.sample(torch.randn(peer.mean.numel(), generator=stream, device=device))
         for peer, stream in zip(pair.peers, streams, strict=True)
     ]
     values = []
-    for images, _ in _batches(pair, data, split, device)[: config.scale_batches]:
-        with precision(config, device):
-            features = [peer(images, weights=sample)[1] for peer, sample in zip(pair.peers, samples, strict=True)]
-        values.append(torch.stack(pair.feature_divergences(*features)).mean())
-    pair.train(was_training)
+    with evaluation(pair):
+        for images, _ in _batches(pair, data, split, device, most):
+            with precision(config, device):
+                features = [peer(images, weights=sample)[1] for peer, sample in zip(pair.peers, samples, strict=True)]
+            values.append(torch.stack(measure(*features)).mean())
     return world.mean_over_ranks(torch.stack(values).mean())
 
 
-def _batches(pair: MutualPair, data: ImageData, split: str, device: torch.device) -> list[tuple[Tensor, Labels]]:
+def _yardstick(features_1: Features, features_2: Features) -> tuple[Tensor, Tensor]:
+    pooled = [pool(features[-1]) for features in (features_1, features_2)]
+    with torch.autocast(pooled[0].device.type, enabled=False):
+        centered = [losses.normalize_features(one, center=True) for one in pooled]
+        first, second = (losses.conditional_distribution(kernels.cosine(one, one)) for one in centered)
+        value = losses.feature_kl(first, second, direction="symmetric", reduction="batchmean")
+    return value, value
+
+
+def _batches(
+    pair: MutualPair, data: ImageData, split: str, device: torch.device, most: int | None = None
+) -> Iterator[tuple[Tensor, Labels]]:
     size = max(2, pair.config.batch_size // world.size())
-    return list(eval_batches(data, split, batch_size=size, rank=world.rank(), world=world.size(), device=device))
+    for images, labels in eval_batches(
+        data, split, batch_size=size, rank=world.rank(), world=world.size(), device=device, most=most
+    ):
+        layout = torch.channels_last if pair.config.channels_last else torch.contiguous_format
+        yield images.contiguous(memory_format=layout), labels
 
 
 @torch.no_grad()

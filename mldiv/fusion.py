@@ -1,6 +1,8 @@
 """Cross-attention over a network's block features: one vector per image, whose neighbourhoods the peers compare."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -8,6 +10,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Features = tuple[Tensor, ...]
+
+
+class _Pool(torch.autograd.Function):
+    """Mean over space in float32, whose gradient is never written out in full: every position has the same."""
+
+    @staticmethod
+    def forward(context: Any, feature: Tensor) -> Tensor:
+        context.like = feature.shape, feature.dtype
+        positions = tuple(range(2, feature.dim()))
+        return feature.sum(positions, dtype=torch.float32) / feature[0, 0].numel()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        shape, dtype = context.like
+        one = (gradients[0] / math.prod(shape[2:])).to(dtype)
+        return one.view(*shape[:2], *(1 for _ in shape[2:])).expand(shape)
+
+
+def pool(feature: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels"]:
+    """A block's feature map averaged over space, in float32 whatever the precision of the network."""
+    return _Pool.apply(feature)
 
 
 class CrossAttention(nn.Module):
@@ -30,8 +53,7 @@ class CrossAttention(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, features: Features) -> Float[Tensor, "batch dim"]:
-        pooled = [feature.flatten(2).mean(2, dtype=torch.float32) for feature in features]
-        tokens = torch.stack([project(one) for project, one in zip(self.project, pooled, strict=True)], 1) + self.block
+        tokens = torch.stack([project(pool(one)) for project, one in zip(self.project, features, strict=True)], 1) + self.block
         last = tokens[:, -1:]
         query = self._heads(self.query(last))
         key, value = (self._heads(part) for part in self.key_value(tokens).chunk(2, -1))

@@ -185,6 +185,9 @@ PARAM_DISTANCES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] =
     "symmetric_kl": symmetric_gaussian_kl,
 }
 
+#: Those that are the same either way round.
+SYMMETRIC_DISTANCES = frozenset({"w2", "symmetric_kl"})
+
 #: What is minimised so that a distance x, divided by its stated scale, grows.
 TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "negative": negative,

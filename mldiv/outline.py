@@ -5,19 +5,19 @@ from typing import Any
 from mldiv.conduct import local_resources, worker_resources
 from mldiv.display import clock
 from mldiv.estimate import GROUP_START, measure
-from mldiv.records import find_trial
+from mldiv.rehearse import Work, any_wins, first_wins, rehearse
 
 
 def outline(run: Any, header: dict[str, Any]) -> str:
-    """The plan in words: arms, trials, epochs, what is shared, what is recorded already, estimated time."""
+    """The plan in words: arms, trials, epochs asked for, shared and to train, what is recorded already, estimated time."""
     base, plan = run.base, run.plan()
     trials = plan.trials()
-    recorded = [record for config in _known(plan) if (record := find_trial(run.out, config.id)) and record.final]
+    work = rehearse(plan, run.store, first_wins)
+    other = rehearse(run.plan(), run.store, any_wins)
     resources = worker_resources(run.preset, run.workers, local_resources())
     groups = resources.groups(local_resources(), trials)
     cost = measure(base)
-    pretrained = 0 if base.initialization == "scratch" else len({0, *plan.seeds} if run.samples else set(plan.seeds))
-    seconds = GROUP_START + ((trials - len(recorded)) * cost.trial(base) + pretrained * cost.pretraining) / groups
+    seconds = [GROUP_START + cost.seconds(one) / groups for one in (work, other)]
     lines = [
         f"{header['name']}: {header['question']}",
         f"  preset {header['preset']}, {header['data']}, {base.arch} at width {base.width:g}",
@@ -29,17 +29,16 @@ def outline(run: Any, header: dict[str, Any]) -> str:
         lines.append(f"  {arm.name}: {searched}{len(plan.seeds)} seeds")
     lines += [
         "",
-        f"  {trials} trials, {trials * base.epochs} epochs of training; {len(recorded)} trials are recorded already",
-        f"  shared: {pretrained} pretrained networks of {base.pretrain_epochs} epochs, one per seed, serve all trials",
-        f"  {groups} worker groups of {run.workers} side by side on this machine: about {clock(seconds)}",
-        f"  results in {run.out}",
+        f"  {trials} trials, {plan.recorded} of them recorded already",
+        f"  {work.asked:,} epochs asked for: {_between(work, other, 'shared')} shared, "
+        f"{_between(work, other, 'trained')} to train{'' if work == other else ' (fewest if searches end at the defaults)'}",
+        f"  {_between(work, other, 'pretraining')} epochs of pretraining to train",
+        f"  {groups} worker groups of {run.workers} side by side on this machine: about {clock(max(seconds))}",
+        f"  results in {run.out}, shared first stages in {run.store.folder}",
     ]
     return "\n".join(lines)
 
 
-def _known(plan: Any) -> list[Any]:
-    """The trials that can be named before any search has ended."""
-    asked = []
-    while (config := plan.next()) is not None:
-        asked.append(config)
-    return asked
+def _between(work: Work, other: Work, name: str) -> str:
+    low, high = sorted((getattr(work, name), getattr(other, name)))
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

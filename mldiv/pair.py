@@ -92,31 +92,40 @@ class MutualPair(nn.Module):
 
         diverse: whether the diversity terms act (stage two, with alpha or beta not zero).
         """
-        sample_1, sample_2 = self.peer_1.sample(noise_1), self.peer_2.sample(noise_2)
-        logits_1, features_1 = self.peer_1(images, weights=sample_1)
-        logits_2, features_2 = self.peer_2(images, weights=sample_2)
-        terms = self._mutual_terms(logits_1, logits_2, labels)
+        sigma_1, sigma_2 = self.peer_1.sigma, self.peer_2.sigma
+        logits_1, features_1 = self.peer_1(images, weights=torch.addcmul(self.peer_1.mean, sigma_1, noise_1))
+        logits_2, features_2 = self.peer_2(images, weights=torch.addcmul(self.peer_2.mean, sigma_2, noise_2))
+        terms = self._mutual_terms(logits_1, logits_2, labels) | self._prior_terms(sigma_1, sigma_2)
         if diverse:
-            terms |= self._param_terms() | self._feature_terms(features_1, features_2)
+            terms |= self._param_terms(sigma_1, sigma_2) | self._feature_terms(features_1, features_2)
         terms["total"] = self._total(terms)
         zero = terms["total"].new_zeros(())
         return terms["total"], torch.stack([terms.get(name, zero).detach() for name in TERMS])
 
     def _mutual_terms(self, logits_1: Tensor, logits_2: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        prior, temperature = self.config.prior_std, self.weights.temperature
+        temperature = self.weights.temperature
         return {
             "nll_1": losses.expected_nll(logits_1, labels),
             "nll_2": losses.expected_nll(logits_2, labels),
-            "kl_1": self.peer_1.kl_to_prior(prior) / self.train_images,
-            "kl_2": self.peer_2.kl_to_prior(prior) / self.train_images,
             "mutual_1": losses.logit_mutual(logits_1, logits_2, temperature),
             "mutual_2": losses.logit_mutual(logits_2, logits_1, temperature),
         }
 
-    def _param_terms(self) -> dict[str, Tensor]:
+    def _prior_terms(self, sigma_1: Tensor, sigma_2: Tensor) -> dict[str, Tensor]:
+        prior = self.config.prior_std
+        return {
+            "kl_1": losses.gaussian_kl_to_prior(self.peer_1.mean, sigma_1, prior) / self.train_images,
+            "kl_2": losses.gaussian_kl_to_prior(self.peer_2.mean, sigma_2, prior) / self.train_images,
+        }
+
+    def _param_terms(self, sigma_1: Tensor, sigma_2: Tensor) -> dict[str, Tensor]:
         distance = losses.PARAM_DISTANCES[self.config.param_distance]
         transform = losses.TRANSFORMS[self.config.param_transform]
-        (mean_1, sigma_1), (mean_2, sigma_2) = ((peer.mean, peer.sigma) for peer in self.peers)
+        mean_1, mean_2 = self.peer_1.mean, self.peer_2.mean
+        if self.config.param_distance in losses.SYMMETRIC_DISTANCES:  # each peer's gradient is the same: once does for both
+            both = distance(mean_1, sigma_1, mean_2, sigma_2)
+            diversity = transform(both / self.param_scale)
+            return {"param_distance": both, "param_diversity": diversity + diversity.detach()}
         first = distance(mean_1, sigma_1, mean_2.detach(), sigma_2.detach())
         second = distance(mean_2, sigma_2, mean_1.detach(), sigma_1.detach())
         return {
@@ -159,18 +168,32 @@ class MutualPair(nn.Module):
             total = total + weights.alpha * terms["param_diversity"] + weights.beta * terms["feature_diversity"]
         return total
 
+    @torch.no_grad()
+    def adopt(self, other: "MutualPair") -> None:
+        """Become a pair of the same shape without moving a parameter, so that steps compiled for this one serve that one."""
+        self.load_state_dict(other.state_dict())
+        self.config, self.kernel = other.config, other.kernel
+        self.weights = Weights(*(torch.as_tensor(value, device=self.param_scale.device) for value in other.weights))
+        for mine, theirs in zip(self.peers, other.peers, strict=True):
+            mine.initial_sigma, mine.sigma_mode = theirs.initial_sigma, theirs.sigma_mode
+        self.zero_grad()
+
     def squared_w2(self) -> Float[Tensor, ""]:
         """Squared 2-Wasserstein distance between the two posteriors, summed over weights."""
         return self.peer_1.distance(self.peer_2, "w2")
 
     @torch.no_grad()
-    def set_scales(self, feature_kl: Tensor) -> None:
-        """Fix what divides the two distances from the switch on (param_normalization, feature_normalization)."""
+    def set_scales(self, feature_kl: Tensor) -> dict[str, float]:
+        """Fix what divides the two distances from the switch on (param_normalization, feature_normalization).
+
+        feature_kl: its value now, as the term measures it. Returns both distances' values now, raw.
+        """
         config = self.config
         value = self.peer_1.distance(self.peer_2, config.param_distance)
         count = self.peer_1.mean.numel()
         self.param_scale.copy_(losses.transform_scale(config.param_normalization, value, count))
         self.feature_scale.copy_(losses.transform_scale(config.feature_normalization, feature_kl, 1))
+        return {"param_distance": float(value), "feature_kl": float(feature_kl)}
 
 
 def network(config: TrialConfig, classes: int, channels: int, purpose: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Which trials a study trains and in what order: per arm an Optuna search, then the choice repeated on fresh seeds.
+"""Which trials a study trains: per arm an Optuna search, then the choice repeated on fresh seeds. In what order: `order`.
 
 No Ray here. An arm asks Optuna in batches, and for a batch only when all of the last one is answered, so what it suggests
 depends on its seed and the trials' results alone, never on timing. A plan started again on the same records repeats the same
@@ -15,6 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from mldiv.config import TrialConfig
+from mldiv.order import Task, TrunkQueue
 from mldiv.records import Assignment, TrialRecord, find_trial
 from mldiv.search_space import DIVERSITY, SELECTION, suggest
 
@@ -74,6 +75,7 @@ class Plan:
         self.labels: dict[str, str] = {}
         self.answered = self.recorded = 0
         self.waiting_for: dict[str, list[tuple[Arm, str]]] = {}
+        self.queue = TrunkQueue()
         for arm in arms:
             arm.config = arm.config.replace(seed=SEARCH_SEED)
             if arm.searched and samples:
@@ -89,8 +91,35 @@ class Plan:
         """How many trials the whole plan has."""
         return sum(len(self.seeds) + (self.samples if arm.study else 0) for arm in self.arms)
 
-    def next(self) -> TrialConfig | None:
-        """A trial to train now, or None: all are handed out, or answers must come first (see `done`)."""
+    def next(self) -> Task | None:
+        """A trial to train now, or None: all are handed out, or answers or a trunk must come first (see `done`)."""
+        self._ask_everything()
+        return self.queue.next()
+
+    def progress(self, trial: str, epochs: int) -> None:
+        """A trial under way has trained so many epochs: those who wait for its first stage may be free now."""
+        self.queue.progress(trial, epochs)
+
+    @property
+    def done(self) -> bool:
+        return not self.waiting_for and all(self._exhausted(arm) for arm in self.arms)
+
+    def tell(self, trial: str, record: TrialRecord | None) -> None:
+        """A trial's end. None: it left no record (interrupted or lost)."""
+        self.queue.end(trial)
+        for arm, phase in self.waiting_for.pop(trial, []):
+            self._answer(arm, phase, trial, record)
+
+    def chosen(self) -> dict[str, dict[str, Any]]:
+        """For each arm whose search is over, the searched settings it goes on with."""
+        return {
+            arm.name: {name: getattr(config, name) for name in arm.searched}
+            for arm in self.arms
+            if self._searched(arm) and (config := arm.chosen(self.rule)) is not None
+        }
+
+    def _ask_everything(self) -> None:
+        """Name every trial that can be named yet; answer those that are recorded, queue the others."""
         progress = True
         while progress:
             progress = False
@@ -105,25 +134,7 @@ class Plan:
                     self.recorded += 1
                     self._answer(arm, phase, config.id, record)
                 elif self._wait_for(arm, phase, config.id):
-                    return config
-        return None
-
-    @property
-    def done(self) -> bool:
-        return not self.waiting_for and all(self._exhausted(arm) for arm in self.arms)
-
-    def tell(self, trial: str, record: TrialRecord | None) -> None:
-        """A trial's end. None: it left no record (interrupted or lost)."""
-        for arm, phase in self.waiting_for.pop(trial, []):
-            self._answer(arm, phase, trial, record)
-
-    def chosen(self) -> dict[str, dict[str, Any]]:
-        """For each arm whose search is over, the searched settings it goes on with."""
-        return {
-            arm.name: {name: getattr(config, name) for name in arm.searched}
-            for arm in self.arms
-            if self._searched(arm) and (config := arm.chosen(self.rule)) is not None
-        }
+                    self.queue.add(config)
 
     def _ask(self, arm: Arm) -> tuple[TrialConfig | None, str]:
         if arm.study is not None and arm.asked < self.samples:

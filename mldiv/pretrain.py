@@ -1,7 +1,5 @@
 """The deterministic network whose weights become the second peer's initial posterior means."""
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
@@ -11,17 +9,20 @@ from mldiv.data import ImageData
 from mldiv.epochs import epoch_batches, learning_rate, over_ranks, steps_per_epoch
 from mldiv.evaluate import precision
 from mldiv.pair import network
-from mldiv.trunks import State, Store, load, save_atomically
+from mldiv.records import trial_id
+from mldiv.store import State, Store
+from mldiv.trunks import environment_id
 
-#: Every setting that can change a pretrained network. Neither the losses nor the peers' schedule are among them.
-SETTINGS = [
-    "data",
-    "image_size",
-    "train_size",
-    "validation_size",
-    "test_size",
-    "validation_fraction",
-    "split_seed",
+#: Which peers start from the means of which pretrained network, by `initialization`. The purpose names random streams.
+PURPOSES: dict[str, list[tuple[int, str]]] = {
+    "scratch": [],
+    "scratch_pretrained": [(2, "pretrain")],
+    "pretrained": [(1, "pretrain peer 1"), (2, "pretrain")],
+}
+
+#: Every setting that can change a pretrained network. Neither the losses nor the peers' schedule are among them; what the
+#: data are is part of the environment's identity.
+SETTINGS = (
     "arch",
     "width",
     "pretrain_epochs",
@@ -34,28 +35,49 @@ SETTINGS = [
     "precision",
     "channels_last",
     "seed",
-]
+)
 
 
-def pretrained(config: TrialConfig, data: ImageData, store: Store, device: torch.device, purpose: str = "pretrain") -> State:
-    """The state dict of the network pretrained with this configuration's data, recipe and seed; from the store if there.
+def pretraining_id(config: TrialConfig, purpose: str) -> str:
+    """The identity of a pretraining, wherever it is computed."""
+    return trial_id({name: getattr(config, name) for name in SETTINGS} | {"purpose": purpose})
+
+
+def pretraining_ids(config: TrialConfig) -> list[str]:
+    """The pretrainings that a trial from its very start needs."""
+    return [pretraining_id(config, purpose) for _, purpose in PURPOSES[config.initialization]]
+
+
+def pretrained(
+    config: TrialConfig, data: ImageData, store: Store, device: torch.device, purpose: str = "pretrain"
+) -> tuple[State, int]:
+    """The state dict of the network pretrained with this configuration's data, recipe and seed, and how many epochs were
+    trained for it just now: none when it is in the store.
 
     purpose: names the random streams, so that a second, different network can be pretrained with the same seed.
     """
-    content = {name: getattr(config, name) for name in SETTINGS}
-    content |= {"purpose": purpose, "world_size": world.size(), "torch": torch.__version__, "device": device.type}
-    content |= {"threads": torch.get_num_threads()}
-    return store.get(content, lambda progress: _train(config, data, progress, device, purpose), device)
+    name = f"pretrained/{pretraining_id(config, purpose)}-{environment_id(data, device)}"
+    trained = 0
+
+    def compute() -> State:
+        nonlocal trained
+        state, trained = _train(config, data, store, name, device, purpose)
+        return state
+
+    return store.get(name, compute, device), trained
 
 
-def _train(config: TrialConfig, data: ImageData, progress: Path, device: torch.device, purpose: str) -> State:
-    """Plain supervised training by SGD, resumed from ``progress`` at its last whole epoch."""
+def _train(
+    config: TrialConfig, data: ImageData, store: Store, name: str, device: torch.device, purpose: str
+) -> tuple[State, int]:
+    """Plain supervised training by SGD, resumed at its last whole epoch; the state, and how many epochs were trained."""
     steps_per_epoch(config, data)
-    module = network(config, data.classes, data.train.images.shape[1], purpose).to(device)
-    optimizer = torch.optim.SGD(module.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    module = network(config, data.classes, data.channels, purpose).to(device)
+    optimizer = torch.optim.SGD(
+        module.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+    )
     start = 0
-    if world.from_first(progress.exists()):
-        state = load(progress, device)
+    if (state := store.read_progress(name, device)) is not None:
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["epoch"]
@@ -72,7 +94,7 @@ def _train(config: TrialConfig, data: ImageData, progress: Path, device: torch.d
                 nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
             optimizer.step()
         world.average_buffers(module)
-        if world.rank() == 0:
+        if world.rank() == 0 and epoch + 1 < config.pretrain_epochs:
             state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}
-            save_atomically(progress, state)
-    return module.state_dict()
+            store.keep_progress(name, state)
+    return module.state_dict(), config.pretrain_epochs - start

@@ -20,11 +20,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 
 #: A trial in one of these states is never trained again. ``failed`` is: its cause may be gone.
 FINAL = frozenset({"finished", "stopped", "diverged"})
 STATUSES = FINAL | {"running", "failed"}
+
+#: What a trial cost: epochs that it trained itself, that it took from the store, and of pretraining that it trained.
+COSTS = ("epochs_trained", "epochs_shared", "pretraining_epochs_trained")
 
 MEMBERS = ("peer_1", "peer_2", "pair")
 
@@ -47,6 +50,9 @@ class TrialRecord:
     validation: dict[str, dict[str, Any]] = field(default_factory=dict)
     test: dict[str, dict[str, Any]] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    #: Both distances between the peers, raw, when stage two began.
+    switch: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COSTS, 0))
     notes: list[str] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
@@ -176,19 +182,23 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 raise RecordError(f"{path}, line {number}: not valid JSON ({error})") from None
 
 
-def keep_epochs(path: Path, epochs: int) -> None:
-    """Drop every line of epoch ``epochs`` and later, and a half-written last line: what a resumed run writes anew."""
-    if not path.exists():
-        return
+def keep_epochs(path: Path, epochs: int, extra: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """Drop every line of epoch ``epochs`` and later, and a half-written last line: what a resumed run writes anew.
+
+    extra: lines that then follow. Returns the lines that the file holds now.
+    """
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text().splitlines() if path.exists() else []:
         try:
             value = json.loads(line)
         except json.JSONDecodeError:
             break
         if value["epoch"] < epochs:
-            kept.append(line + "\n")
-    write_atomically(path, "".join(kept))
+            kept.append(value)
+    kept += extra or []
+    if path.exists() or kept:
+        write_atomically(path, "".join(json.dumps(finite(value), allow_nan=False) + "\n" for value in kept))
+    return kept
 
 
 def write_assignments(study: Path, assignments: list[Assignment]) -> None:

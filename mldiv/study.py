@@ -19,6 +19,7 @@ from mldiv.plan import Plan, journal, make_arm
 from mldiv.presets import PRESETS, Preset, configure
 from mldiv.records import RecordError
 from mldiv.search_space import SELECTION
+from mldiv.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,6 +54,12 @@ class Study:
         except (ConfigError, RecordError, datasets.DataError) as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             return 2
+        except OSError as error:
+            print(
+                f"{self.name}: {error}\nNothing that is recorded is lost: mend this and run the same command again.",
+                file=sys.stderr,
+            )
+            return 1
 
 
 def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
@@ -67,6 +74,14 @@ def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--samples", type=int, metavar="N", help="Optuna trials for each searched arm; 0: defaults as they are")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="DDP processes per trial (default 1)")
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"where results go (default results/{study.name})")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        metavar="DIR",
+        help="where studies share first stages and pretraining (default: trunks beside --out)",
+    )
+    parser.add_argument("--store-size", type=float, default=20.0, metavar="GB", help="size of the store (default 20)")
+    parser.add_argument("--groups", type=int, metavar="N", help="most trials at once (default: what the cluster has room for)")
     parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS", "local"), help="Ray cluster (default: this machine)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     return parser.parse_args(argv)
@@ -83,6 +98,11 @@ class Run:
         self.samples = self._count("samples", self.preset.samples, minimum=0)
         self.seeds = self._count("seeds", self.preset.seeds)
         self.workers = self._count("workers", 1)
+        if flags.groups is not None:
+            self._count("groups", 1)
+        if not flags.store_size > 0:
+            raise ConfigError(f"--store-size {flags.store_size:g}: must be greater than zero")
+        self.store = Store((flags.store or self.out.parent / "trunks").resolve(), int(flags.store_size * 1e9))
         root = str(Path(flags.data_root).expanduser().resolve()) if flags.data_root else None
         self.base = configure(self.preset_name, {"data": flags.data, "data_root": root, "arch": flags.arch})
         self._check_workers()
@@ -140,14 +160,15 @@ class Run:
         return value
 
     def _check_out(self) -> None:
-        try:
-            if not self.flags.dry_run:
-                self.out.mkdir(parents=True, exist_ok=True)
-            nearest_folder = next(folder for folder in (self.out, *self.out.parents) if folder.exists())
-            with tempfile.TemporaryFile(dir=nearest_folder):
-                pass
-        except OSError as error:
-            raise ConfigError(f"--out {self.out}: cannot be written ({error.strerror}); choose another folder") from None
+        for flag, path in (("out", self.out), ("store", self.store.folder)):
+            try:
+                if not self.flags.dry_run:
+                    path.mkdir(parents=True, exist_ok=True)
+                nearest_folder = next(folder for folder in (path, *path.parents) if folder.exists())
+                with tempfile.TemporaryFile(dir=nearest_folder):
+                    pass
+            except OSError as error:
+                raise ConfigError(f"--{flag} {path}: cannot be written ({error.strerror}); choose another folder") from None
 
     def _header(self) -> dict[str, Any]:
         """study.json."""

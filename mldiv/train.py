@@ -1,10 +1,13 @@
 """Ray Train around `fit`: standing DDP worker groups that train whatever trial they are handed, one after the other."""
 
 import os
+import sys
 import threading
 import time
 import traceback
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +15,15 @@ from typing import Any
 import ray
 import ray.train
 import torch
+from ray.autoscaler.sdk import request_resources
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from mldiv import world
 from mldiv.broker import END, NAMESPACE, Broker
 from mldiv.config import from_dict
-from mldiv.epochs import dataset
 from mldiv.fit import fit
-from mldiv.trunks import Store
+from mldiv.store import Store
+from mldiv.workspace import Workspace
 
 #: Seconds a call for work or news waits at the broker before it comes back empty-handed. Short against the process group's
 #: timeout: ranks other than 0 wait in a collective meanwhile.
@@ -28,6 +32,11 @@ WAIT = 5.0
 START_TIMEOUT = 600
 #: Restarts of a group after deaths of its workers, over its whole life.
 RESTARTS = 100
+
+#: Seconds between two looks at whether more or fewer groups are wanted.
+ADAPT = 2.0
+#: Groups that may fail for good before no more are started.
+MOST_FAILURES = 3
 
 #: Share of each CPU that its worker asks Ray for; what is left goes to the trials' clients (0.01 CPU each).
 CPU_SHARE = 0.9
@@ -49,20 +58,30 @@ class Resources:
     cpus: float = 1.0
     gpus: float = 0.0
 
-    def groups(self, total: dict[str, float], trials: int) -> int:
-        """How many groups fit side by side into a cluster's resources; not more than there are trials.
-
-        Raises: ValueError when not even one fits.
-        """
+    def fit(self, total: dict[str, float]) -> int:
+        """How many groups fit side by side into a cluster's resources."""
         fits = [total.get("CPU", 0) // (self.cpus * self.workers)]
         if self.gpus:
             fits.append(total.get("GPU", 0) // (self.gpus * self.workers))
-        if min(fits) < 1:
+        return int(min(fits))
+
+    def groups(self, total: dict[str, float], trials: int) -> int:
+        """How many groups fit; not more than there are trials.
+
+        Raises: ValueError when not even one fits.
+        """
+        if self.fit(total) < 1:
             raise ValueError(
                 f"a group of {self.workers} workers needs {self.workers * self.cpus:g} CPUs and {self.workers * self.gpus:g} "
-                f"GPUs, the cluster has {total.get('CPU', 0):g} and {total.get('GPU', 0):g}: lower --workers"
+                f"GPUs, the cluster has {total.get('CPU', 0):g} and {total.get('GPU', 0):g}: lower --workers, or name the "
+                "number of groups that an autoscaling cluster is to make room for by --groups"
             )
-        return max(1, min(int(min(fits)), trials))
+        return max(1, min(self.fit(total), trials))
+
+    @property
+    def worker(self) -> dict[str, float]:
+        """What each worker asks Ray for."""
+        return {"CPU": CPU_SHARE * self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
 
 def start_broker(name: str, **options: Any) -> Any:
@@ -73,16 +92,52 @@ def start_broker(name: str, **options: Any) -> Any:
 
 
 class Groups:
-    """Standing worker groups, each a TorchTrainer in a thread of the driver: when the driver ends, so do they."""
+    """Standing worker groups, each a TorchTrainer in a thread of the driver: when the driver ends, so do they.
 
-    def __init__(self, broker: Any, broker_name: str, count: int, resources: Resources, storage: Path) -> None:
+    Their number follows the cluster and the work: as many as fit, at most ``most`` and as there are trials left. With
+    ``most``, the cluster is asked to make room for so many (an autoscaler starts nodes), and groups start as nodes come;
+    groups that no trial needs any more end, so that their nodes can go.
+    """
+
+    def __init__(
+        self, broker: Any, broker_name: str, resources: Resources, storage: Path, *, trials_left: Callable[[], int],
+        most: int | None = None,
+    ) -> None:  # fmt: skip
         self.broker, self.broker_name, self.resources, self.storage = broker, broker_name, resources, storage
+        self.trials_left, self.most = trials_left, most
         self.failures: list[str] = []
+        self.threads: list[threading.Thread] = []
+        self.closed = threading.Event()
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        self.threads = [threading.Thread(target=self._serve, args=(index,), daemon=True) for index in range(count)]
-        for thread in self.threads:
-            thread.start()
+        if most is None:
+            resources.groups(ray.cluster_resources(), trials_left())  # raises when nothing fits, and nothing is to come
+        self._adapt()
+        self.keeper = threading.Thread(target=self._keep, daemon=True)
+        self.keeper.start()
+
+    @property
+    def count(self) -> int:
+        """Groups that stand or are starting."""
+        return sum(thread.is_alive() for thread in self.threads)
+
+    def _keep(self) -> None:
+        """Adapt the number of groups every now and then, until the study is over."""
+        while not self.closed.wait(ADAPT):
+            with suppress(ray.exceptions.RayError, ConnectionError):
+                self._adapt()
+
+    def _adapt(self) -> None:
+        wanted = min(self.trials_left(), self.most or sys.maxsize)
+        if self.most is not None:
+            request_resources(bundles=[self.resources.worker] * self.resources.workers * wanted)
+        present, fits = self.count, self.resources.fit(ray.cluster_resources())
+        for _ in range(present, min(wanted, fits)):
+            if len(self.failures) < MOST_FAILURES:
+                thread = threading.Thread(target=self._serve, args=(len(self.threads),), daemon=True)
+                self.threads.append(thread)
+                thread.start()
+        self.broker.retire.remote(max(0, present - wanted))
 
     def _serve(self, index: int) -> None:
         group = f"group-{index}"
@@ -92,15 +147,10 @@ class Groups:
             train_loop_config={"broker": self.broker_name, "group": group, "threads": max(1, int(self.resources.cpus))},
             torch_config=TorchConfig(timeout_s=24 * 3600),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=self.resources.workers,
-                use_gpu=self.resources.gpus > 0,
-                resources_per_worker={"CPU": CPU_SHARE * self.resources.cpus}
-                | ({"GPU": self.resources.gpus} if self.resources.gpus else {}),
+                num_workers=self.resources.workers, use_gpu=self.resources.gpus > 0, resources_per_worker=self.resources.worker
             ),
             run_config=ray.train.RunConfig(
-                name=f"{group}-{uuid.uuid4().hex[:8]}",
-                storage_path=str(self.storage),
-                failure_config=failures,
+                name=f"{group}-{uuid.uuid4().hex[:8]}", storage_path=str(self.storage), failure_config=failures
             ),
         )
         try:
@@ -113,13 +163,17 @@ class Groups:
         """Give the group's trial to the others; when there are none, end the study with the reason."""
         try:
             ray.get(self.broker.lost.remote(group, str(error)))
-            if len(self.failures) == len(self.threads):
+            if not any(thread.is_alive() for thread in self.threads if thread is not threading.current_thread()):
                 ray.get(self.broker.close.remote(f"every worker group failed; the last one: {error}"))
         except Exception:  # the cluster itself is going down: the driver sees that in its own calls
             return
 
     def close(self, reason: str = "the study is over", timeout: float = 60) -> bool:
         """Tell all groups to end and wait for them; whether all did in time."""
+        self.closed.set()
+        self.keeper.join(timeout)
+        if self.most is not None:
+            request_resources(bundles=[])
         ray.get(self.broker.close.remote(reason))
         deadline = time.monotonic() + timeout
         for thread in self.threads:
@@ -130,14 +184,14 @@ class Groups:
 def worker_loop(settings: dict[str, Any]) -> None:
     """What each worker process of a group runs: train the trials it is handed until told END."""
     torch.set_num_threads(settings["threads"])
-    device, group = get_device(), settings["group"]
+    workspace, group = Workspace(get_device()), settings["group"]
     broker = ray.get_actor(settings["broker"], namespace=NAMESPACE)
     while True:
         task = world.from_first(_next_task(broker, group) if world.rank() == 0 else None)
         if task == END:
             return
         if task is not None:
-            _train(broker, group, task, device)
+            _train(broker, group, task, workspace)
 
 
 def _next_task(broker: Any, group: str) -> dict[str, Any] | str | None:
@@ -147,7 +201,7 @@ def _next_task(broker: Any, group: str) -> dict[str, Any] | str | None:
         return END
 
 
-def _train(broker: Any, group: str, task: dict[str, Any], device: torch.device) -> None:
+def _train(broker: Any, group: str, task: dict[str, Any], workspace: Workspace) -> None:
     config, trial = from_dict(task["config"]), task["trial"]
 
     def report(line: dict[str, Any]) -> bool:
@@ -157,9 +211,9 @@ def _train(broker: Any, group: str, task: dict[str, Any], device: torch.device) 
         record = fit(
             config,
             Path(task["folder"]),
-            data=dataset(config),
-            store=Store(Path(task["store"])),
-            device=device,
+            store=Store(Path(task["store"]), task["store_limit"]),
+            workspace=workspace,
+            publish=task["publish"],
             report=report,
         )
         outcome = {"status": record.status, "reason": record.reason}

@@ -1,69 +1,123 @@
-"""The store of work that trials share, addressed by content: today the pretrained deterministic networks.
+"""Trunks: stage one, shared. Trials that differ only in what acts after the switch start from the same stored prefix.
 
-An entry's key is everything that can influence it; two trials that need the same entry at once compute it once.
+A prefix is the state of a trial after some epochs without diversity terms: both peers, the optimiser's momentum and the
+epochs' lines. Its name in the store is made of everything that can influence it, so a branch that starts from it is bit for
+bit (on CPU) the trial trained alone. The fusion has no part in stage one; each branch makes its own from its seed.
 """
 
-import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Collection
+from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from mldiv import world
+from mldiv.config import PATHS, TrialConfig
+from mldiv.data import ImageData
 from mldiv.records import trial_id
+from mldiv.store import State, Store
 
-State = dict[str, Any]
+#: Raised whenever a change of mldiv moves numbers: what was stored before is then found no more.
+NUMBERS = 2
+
+#: Settings without influence before the switch. Every other setting is part of a trunk's identity.
+BRANCH = frozenset(
+    {
+        "alpha",
+        "beta",
+        "param_distance",
+        "param_transform",
+        "param_normalization",
+        "kernel",
+        "kernel_width",
+        "kernel_degree",
+        "include_diagonal",
+        "feature_direction",
+        "feature_reduction",
+        "feature_transform",
+        "feature_normalization",
+        "scale_batches",
+        "center_features",
+        "fusion",
+        "fusion_dim",
+        "fusion_heads",
+        "fusion_lr_scale",
+        "switch_epoch",
+        "test_samples",
+    }
+)
 
 
-def save_atomically(path: Path, state: State) -> None:
-    """Save ``state`` so that a reader, or a crash, sees the old file or the new one and nothing between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+@lru_cache(maxsize=2**16)
+def trunk_id(config: TrialConfig) -> str:
+    """The identity of the trajectory that a trial follows before its switch, wherever it is computed."""
+    return trial_id(asdict(config), PATHS | BRANCH)
 
 
-def load(path: Path, device: torch.device) -> State:
-    """What `save_atomically` wrote: tensors and plain values only."""
-    return torch.load(path, map_location=device, weights_only=True)
+def environment_id(data: ImageData, device: torch.device) -> str:
+    """The identity of what besides the settings can change a number: data, library, processor, ranks, threads."""
+    return trial_id(
+        {
+            "numbers": NUMBERS,
+            "data": data.fingerprint,
+            "torch": torch.__version__,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability(),
+            "world_size": world.size(),
+            "threads": torch.get_num_threads(),
+        }
+    )
 
 
-class Store:
-    """A folder of entries ``<key>.pt``. All ranks of a group call it together; rank 0 holds the entry's lock."""
+def pattern(config: TrialConfig, epoch: int) -> str:
+    """Matches the names of a trial's prefix of ``epoch`` epochs from every environment."""
+    return f"trunks/{trunk_id(config)}-[0-9a-f]+/{epoch:05d}"
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
 
-    def get(self, content: dict[str, Any], compute: Callable[[Path], State], device: torch.device) -> State:
-        """The entry for ``content``, computed and published if it is missing.
+class Trunk:
+    """One trial's prefixes in the store.
 
-        compute: called on every rank with a path where it may keep its progress; its result is rank 0's to publish.
-        A second group that needs the entry waits for the first, and computes it if that one dies (the lock dies with it).
-        """
-        key = trial_id(content)
-        path = self.folder / f"{key}.pt"
-        if world.from_first(path.exists()):
-            return load(path, device)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / f"{key}.lock")
-        if world.rank() == 0:
-            lock.acquire()
-        try:
-            if not world.from_first(path.exists()):
-                progress = self.folder / f"{key}.progress"
-                state = compute(progress)
-                if world.rank() == 0:
-                    save_atomically(path, state)
-                    progress.unlink(missing_ok=True)
-                world.from_first(None)  # no rank reads before rank 0 has published
-            return load(path, device)
-        finally:
-            lock.release()
+    publish: epochs after which this trial stores its state for others, besides its own switch; those beyond its first stage
+    are passed over.
+    """
+
+    def __init__(
+        self, config: TrialConfig, data: ImageData, store: Store, device: torch.device, publish: Collection[int] = ()
+    ) -> None:
+        self.config, self.store, self.device = config, store, device
+        self.folder = f"trunks/{trunk_id(config)}-{environment_id(data, device)}"
+        wanted = {*publish, config.switch_epoch} if config.diverse else set(publish)
+        self.wanted = sorted(epoch for epoch in wanted if 0 < epoch <= min(config.first_stage, config.epochs - 1))
+
+    @property
+    def last(self) -> int:
+        """The epoch after which this trial has nothing more to publish."""
+        return max(self.wanted, default=0)
+
+    def wants(self, epoch: int) -> bool:
+        """Whether the state after ``epoch`` epochs is to be published and is not there yet."""
+        return epoch in self.wanted and not self.store.has(self.name(epoch))
+
+    def name(self, epoch: int) -> str:
+        return f"{self.folder}/{epoch:05d}"
+
+    def missing(self, done: int) -> list[str]:
+        """Names of the prefixes that this trial is to store and that lie beyond its first ``done`` epochs."""
+        return [self.name(epoch) for epoch in self.wanted if epoch > done and not self.store.has(self.name(epoch))]
+
+    def longest(self, beyond: int) -> State | None:
+        """The longest stored prefix of this trial's first stage with more than ``beyond`` epochs. All ranks' call."""
+        stored = world.from_first(self._stored(beyond) if world.rank() == 0 else None)
+        for epoch in stored:
+            if (state := self.store.read(self.name(epoch), self.device)) is not None:
+                return state
+        return None
+
+    def _stored(self, beyond: int) -> list[int]:
+        """Epochs of the stored prefixes, the longest first."""
+        found = [int(path.stem) for path in self.store.path(self.name(0)).parent.glob("[0-9]*.pt")]
+        return sorted((epoch for epoch in found if beyond < epoch <= self.config.first_stage), reverse=True)
+
+    def publish(self, epoch: int, state: dict[str, Any]) -> None:
+        """Store the state after ``epoch`` epochs. Rank 0's call."""
+        self.store.publish(self.name(epoch), state)

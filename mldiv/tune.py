@@ -19,6 +19,7 @@ from mldiv import records
 from mldiv.client import client
 from mldiv.plan import Plan
 from mldiv.records import find_trial
+from mldiv.store import Store
 from mldiv.train import Groups, Resources, start_broker
 
 #: Tune's settings by environment variable; what the user has set wins.
@@ -36,18 +37,19 @@ Progress = Callable[[str, dict[str, Any]], None]
 class PlanSearch(Searcher):
     """A `Plan` as a Tune search algorithm: Tune asks it for trials and tells it of their ends."""
 
-    def __init__(self, plan: Plan, study: Path) -> None:
+    def __init__(self, plan: Plan, study: Path, store: Store, room: Callable[[], int]) -> None:
         super().__init__(metric="nll", mode="min")
-        self.plan, self.study = plan, study
+        self.plan, self.study, self.store, self.room = plan, study, store, room
         self.trials: dict[str, str] = {}
+        self.written: tuple[int, frozenset[str]] = (0, frozenset())
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's task; None while answers must come first; FINISHED at the end."""
-        config = self.plan.next()
+        """The next trial's task; None while answers or a trunk must come first, or no group is free; FINISHED at the end."""
+        task = self.plan.next() if len(self.trials) < self.room() else None
         self._write()
-        if config is not None:
-            self.trials[trial_id] = config.id
-            return {"trial": config.id, "config": asdict(config)}
+        if task is not None:
+            self.trials[trial_id] = task.config.id
+            return {"trial": task.config.id, "config": asdict(task.config), "publish": list(task.publish)}
         return Searcher.FINISHED if self.plan.done else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -65,11 +67,20 @@ class PlanSearch(Searcher):
         """The plan fixes what is searched and how it is judged."""
         return True
 
-    def _write(self) -> None:
-        records.write_assignments(self.study, self.plan.assignments)
-
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing: Optuna hears of whole trials only."""
+        """Who waits for the trial's first stage may be free now. Optuna hears of whole trials only."""
+        if trial_id in self.trials:
+            self.plan.progress(self.trials[trial_id], result["epoch"] + 1)
+
+    def _write(self) -> None:
+        """Keep the study's assignments and its references in the store up to date."""
+        assigned, needed = len(self.plan.assignments), self.plan.queue.needed()
+        if assigned != self.written[0]:
+            records.write_assignments(self.study, self.plan.assignments)
+        if needed != self.written[1]:
+            with suppress(OSError):
+                self.store.refer(self.study, needed)
+        self.written = assigned, needed
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its parts to restore them later; the records rebuild this one."""
@@ -109,6 +120,8 @@ def run(
     study: Path,
     *,
     resources: Resources,
+    store: Store | None = None,
+    groups: int | None = None,
     progress: Progress = lambda trial, result: None,
     scheduler: TrialScheduler | None = None,
     stop: Callable[[str, Mapping[str, Any]], bool] | None = None,
@@ -116,21 +129,24 @@ def run(
 ) -> None:
     """Train every trial of ``plan``; Ray must be initialised. Returns when all have ended.
 
-    scheduler, stop: Tune's own ways of stopping trials early.
+    store: where trials share their first stages (default: in the study's folder); groups: most worker groups side by side
+    (default: what the cluster has, and gets meanwhile); scheduler, stop: Tune's own ways of stopping trials early.
 
     Raises: RuntimeError with the reason when no worker group is left, or when trials remain without an answer.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    mirror = Path(study).resolve() / "ray"
+    study = Path(study).resolve()
+    store = store or Store(study / "store")
+    mirror = study / "ray"
     shutil.rmtree(mirror, ignore_errors=True)
     name = f"broker-{uuid.uuid4().hex[:8]}"
     broker = start_broker(name, **(broker_options or {}))
-    count = resources.groups(ray.cluster_resources(), plan.trials())
-    groups = Groups(broker, name, count, resources, mirror)
-    search = PlanSearch(plan, Path(study).resolve())
+    standing = Groups(broker, name, resources, mirror, trials_left=lambda: plan.trials() - plan.answered, most=groups)
+    search = PlanSearch(plan, study, store, room=lambda: standing.count + 1)  # so that a group never waits for a client
     trainable = tune.with_resources(
-        tune.with_parameters(client, broker_name=name, study=str(Path(study).resolve())), {"CPU": 0.01}
+        tune.with_parameters(client, broker_name=name, study=str(study), store=str(store.folder), limit=store.limit),
+        {"CPU": 0.01},
     )
     tuner = tune.Tuner(
         trainable,
@@ -138,7 +154,6 @@ def run(
             search_alg=search,
             scheduler=scheduler,
             num_samples=plan.trials(),
-            max_concurrent_trials=count + 1,  # one more than can train, so that a group never waits for a client
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"{trial.trial_id}-{trial.config['trial']}",
             metric="nll" if scheduler else None,
@@ -157,9 +172,9 @@ def run(
         tuner.fit()
     finally:
         with suppress(ray.exceptions.RayError):
-            clean = groups.close()
+            clean = standing.close()
             ray.kill(broker)
-    if groups.failures and not plan.done:
-        raise RuntimeError(f"no worker group is left: {groups.failures[-1]}")
+    if standing.failures and not plan.done:
+        raise RuntimeError(f"no worker group is left: {standing.failures[-1]}")
     if not clean:
         raise RuntimeError("a worker group did not end within 60 s after the study")

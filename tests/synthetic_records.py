@@ -19,7 +19,7 @@ def make(folder: Path, nll: dict[str, list[float]], accuracy: dict[str, list[flo
     arms = list(nll)
     seeds = list(range(1, 1 + max(len(values) for values in nll.values())))
     header = {
-        "schema": 1, "name": "kernel_sweep", "question": "Which kernel?", "scientific": "kernel", "preset": "demo",
+        "schema": 2, "name": "kernel_sweep", "question": "Which kernel?", "scientific": "kernel", "preset": "demo",
         "baseline": arms[0], "arms": arms, "seeds": seeds, "samples": 2, "searched": {}, "world_size": 1,
         "selection": "lowest validation NLL of the pair at the last epoch", "settings": SETTINGS,
         "data": "digits: 100 training images", "data_is_subset": False,

@@ -132,7 +132,7 @@ def test_a_planted_effect_is_found_and_a_planted_null_is_not(tmp_path):
 def test_failed_diverged_missing_and_damaged_are_counted_and_named(tmp_path):
     folder = make(tmp_path, NLL)
     write(folder, "0101", 0.1, 0.9, 20, 2, status="diverged")
-    (trial_folder(folder, "0102") / "trial.json").write_text('{"schema": 1, "id')
+    (trial_folder(folder, "0102") / "trial.json").write_text('{"schema": 2, "id')
     (trial_folder(folder, "0200") / "predictions.parquet").write_bytes(b"PAR1")
     shutil.rmtree(trial_folder(folder, "0201"))
     text = build.build(folder)
@@ -162,8 +162,8 @@ def test_no_baseline_no_answer(tmp_path):
 
 
 def test_another_schema_is_refused(tmp_path):
-    make(tmp_path, NLL, schema=2)
-    with pytest.raises(RecordError, match="schema version 2"):
+    make(tmp_path, NLL, schema=99)
+    with pytest.raises(RecordError, match="schema version 99"):
         load.load(tmp_path)
 
 

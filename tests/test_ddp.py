@@ -14,7 +14,7 @@ from mldiv.epochs import dataset, over_ranks
 from mldiv.evaluate import predictives
 from mldiv.fit import fit
 from mldiv.posterior import GaussianPosterior
-from mldiv.trunks import Store
+from mldiv.store import Store
 
 
 def start(rank, size, port):
@@ -58,7 +58,7 @@ def worker(rank, port, config, folder, queue):
     x = torch.randn(8, 6, generator=torch.Generator().manual_seed(2))
     mean, rho = one_step(x[4 * rank : 4 * rank + 4])
     rows = world.gather_rows(torch.arange(3 - rank) + 10 * rank, 5)
-    record = fit(config, folder / "two", data=dataset(config), store=Store(folder / "store two"))
+    record = fit(config, folder / "two", store=Store(folder / "store two"))
     if rank == 0:
         state = torch.load(folder / "two" / "checkpoint.pt", weights_only=True)
         queue.put((mean.tolist(), rho.tolist(), rows.tolist(), record.test, record.environment, list(state)))
@@ -78,7 +78,7 @@ def both(tmp_path_factory):
     context = mp.get_context("spawn")
     queue = context.SimpleQueue()
     mp.start_processes(worker, (free_port(), config, folder, queue), nprocs=2, start_method="spawn")
-    alone = fit(config, folder / "one", data=dataset(config), store=Store(folder / "store one"))
+    alone = fit(config, folder / "one", store=Store(folder / "store one"))
     return queue.get(), alone, config, folder
 
 

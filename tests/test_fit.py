@@ -9,12 +9,14 @@ from mldiv import records
 from mldiv.config import ConfigError
 from mldiv.epochs import dataset, learning_rate
 from mldiv.fit import Diverged, fit
+from mldiv.pretrain import pretrained
+from mldiv.records import TrialRecord
+from mldiv.store import Store
 from mldiv.streams import derive, generator
-from mldiv.trunks import Store
 
 
 def run(config, folder, **options):
-    return fit(config, folder / config.id, data=dataset(config), store=Store(folder / "store"), **options)
+    return fit(config, folder / config.id, store=Store(folder / "store"), **options)
 
 
 def checkpoint(config, folder):
@@ -24,7 +26,7 @@ def checkpoint(config, folder):
 def lines(config, folder):
     found = list(records.read_lines(folder / config.id / "metrics.jsonl"))
     for line in found:
-        line.pop("seconds")
+        line.pop("seconds"), line.pop("shared")
     return found
 
 
@@ -95,12 +97,10 @@ def test_zero_weights_with_the_terms_computed(tiny, tmp_path, monkeypatch):
 
 def test_branches_share_their_first_stage(tiny, tmp_path):
     """Weights, kernel and transform of the diversity terms touch nothing before the switch."""
-    run(tiny, tmp_path)
+    run(tiny, tmp_path / "a")
     other = tiny.replace(alpha=3.0, kernel="rbf", param_transform="negative_log")
-    run(other, tmp_path)
-    mine, theirs = lines(tiny, tmp_path), lines(other, tmp_path)
-    for one, two in zip(mine[:2], theirs[:2], strict=True):
-        one["diversity"].pop("feature_kl"), two["diversity"].pop("feature_kl")
+    run(other, tmp_path / "b")
+    mine, theirs = lines(tiny, tmp_path / "a"), lines(other, tmp_path / "b")
     assert mine[:2] == theirs[:2] and mine[2:] != theirs[2:]
 
 
@@ -130,7 +130,8 @@ def test_a_record_says_everything(tiny, tmp_path):
     record = run(tiny, tmp_path)
     folder = tmp_path / tiny.id
     assert json.loads((folder / "trial.json").read_text())["config"]["alpha"] == tiny.alpha
-    assert record.data == {"train": 160, "validation": 60, "test": 60, "classes": 10}
+    sizes = {"train": 160, "validation": 60, "test": 60, "classes": 10}
+    assert record.data == sizes | {"fingerprint": dataset(tiny).fingerprint}
     assert record.environment["world_size"] == 1
     found = list(records.read_lines(folder / "metrics.jsonl"))
     assert [line["stage"] for line in found] == [1, 1, 2, 2]
@@ -152,29 +153,30 @@ def test_initialization(tiny, tmp_path, initialization):
     record = run(tiny.replace(initialization=initialization), tmp_path)
     assert record.status == "finished"
     assert (
-        len(list((tmp_path / "store").glob("*.pt"))) == {"scratch": 0, "pretrained": 2, "scratch_pretrained": 1}[initialization]
+        len(list((tmp_path / "store" / "entries" / "pretrained").glob("*.pt")))
+        == {"scratch": 0, "pretrained": 2, "scratch_pretrained": 1}[initialization]
     )
 
 
 def test_pretraining_resumes_where_it_was_cut(tiny, tmp_path, monkeypatch):
-    from mldiv import pretrain
+    config, cpu = tiny.replace(pretrain_epochs=4), torch.device("cpu")
+    expected, trained = pretrained(config, dataset(config), Store(tmp_path / "a"), cpu)
+    assert trained == 4
+    saved, calls = Store.keep_progress, []
 
-    config = tiny.replace(pretrain_epochs=3)
-    expected = pretrain.pretrained(config, dataset(config), Store(tmp_path / "a"), torch.device("cpu"))
-    saved, calls = pretrain.save_atomically, []
-
-    def save(path, state):
+    def keep(store, name, state):
         calls.append(state["epoch"])
         if len(calls) == 2:
             raise Killed
-        saved(path, state)
+        saved(store, name, state)
 
-    monkeypatch.setattr(pretrain, "save_atomically", save)
+    monkeypatch.setattr(Store, "keep_progress", keep)
     with pytest.raises(Killed):
-        pretrain.pretrained(config, dataset(config), Store(tmp_path / "b"), torch.device("cpu"))
-    got = pretrain.pretrained(config, dataset(config), Store(tmp_path / "b"), torch.device("cpu"))
-    assert calls == [1, 2, 2, 3]
+        pretrained(config, dataset(config), Store(tmp_path / "b"), cpu)
+    got, trained = pretrained(config, dataset(config), Store(tmp_path / "b"), cpu)
+    assert calls == [1, 2, 2, 3] and trained == 3
     assert all(torch.equal(got[name], expected[name]) for name in expected)
+    assert pretrained(config, dataset(config), Store(tmp_path / "b"), cpu)[1] == 0
 
 
 def test_a_batch_larger_than_the_data_is_refused(tiny, tmp_path):
@@ -199,9 +201,10 @@ def test_streams_depend_on_seed_purpose_and_epoch():
 
 
 def test_dead_feature_term_is_noted(tmp_path):
-    for epoch, (stage, level) in enumerate([(1, 1e-2), (2, 1e-3), (2, 1e-6)]):
-        records.append_line(tmp_path / "metrics.jsonl", {"epoch": epoch, "stage": stage, "diversity": {"feature_kl": level}})
-    assert module._notes(tmp_path / "metrics.jsonl") == ["feature term died: feature KL fell from 0.01 at the switch to 1e-06"]
-    records.append_line(tmp_path / "metrics.jsonl", {"epoch": 3, "stage": 2, "diversity": {"feature_kl": 7.0}})
-    assert "ran away" in module._notes(tmp_path / "metrics.jsonl")[0]
+    record, path = TrialRecord("x", {}, switch={"feature_kl": 1e-2}), tmp_path / "metrics.jsonl"
+    for epoch, (stage, level) in enumerate([(1, None), (2, 1e-3), (2, 1e-6)]):
+        records.append_line(path, {"epoch": epoch, "stage": stage, "train": {"feature_kl": level}})
+    assert module._notes(record, path) == ["feature term died: feature KL fell from 0.01 at the switch to 1e-06"]
+    records.append_line(path, {"epoch": 3, "stage": 2, "train": {"feature_kl": 7.0}})
+    assert "ran away" in module._notes(record, path)[0]
     assert issubclass(Diverged, Exception)

@@ -37,13 +37,22 @@ def finish(folder, config, status="finished"):
     return record
 
 
+def ask(one):
+    """All trials that can be had, each free to start at once."""
+    opened = []
+    while (task := one.next()) is not None:
+        opened.append(task.config)
+        one.progress(task.config.id, task.config.epochs)
+    return opened
+
+
 def conduct(one, folder, order=None, limit=10**6):
     """Train the plan with a fake trainer; ``order`` shuffles which of the open trials ends first."""
     opened, asked = [], []
     while len(asked) < limit:
-        while (config := one.next()) is not None:
-            opened.append(config)
-            asked.append(config)
+        while (task := one.next()) is not None:
+            opened.append(task.config)
+            asked.append(task.config)
         if not opened:
             break
         config = opened.pop(order.randrange(len(opened)) if order else 0)
@@ -106,18 +115,18 @@ def test_started_again_it_goes_on_where_it_was(tmp_path, done):
 
 def test_ends_are_told_to_optuna_as_what_they_are(tmp_path):
     one = Plan([arms()[2]], tmp_path, samples=4, seeds=(1,), batch=4)
-    opened = [one.next() for _ in range(4)]
-    assert one.next() is None and not one.done
+    opened = ask(one)
+    assert len(opened) == 4 and one.next() is None and not one.done
     for config, status in zip(opened, ("finished", "stopped", "diverged", None), strict=True):
         one.tell(config.id, finish(tmp_path, config, status) if status else None)
     states = [trial.state for trial in one.arms[0].study.trials]
     assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
-    assert one.next().seed == 1
+    assert one.next().config.seed == 1
 
 
 def test_an_arm_without_a_finished_search_has_no_repeats(tmp_path):
     one = Plan([arms()[2]], tmp_path, samples=2, seeds=(1,), batch=2)
-    for config in [one.next(), one.next()]:
+    for config in ask(one):
         one.tell(config.id, finish(tmp_path, config, "diverged"))
     assert one.next() is None and one.done and one.chosen() == {}
 

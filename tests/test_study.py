@@ -52,6 +52,9 @@ def run(study, capsys, *argv):
         (["--data", "cifar100", "--data-root", "/nowhere"], "/nowhere: no such folder"),
         (["--data", "cifar10", "--data-root", __file__], "a file, where a folder was expected"),
         (["--out", "/proc/mldiv"], "--out /proc/mldiv: cannot be written"),
+        (["--store", "/proc/mldiv", "--dry-run"], "--store /proc/mldiv: cannot be written"),
+        (["--store-size", "0"], "--store-size 0: must be greater than zero"),
+        (["--groups", "0"], "--groups 0: must be at least 1"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(study, capsys, argv, message):
@@ -78,9 +81,9 @@ def test_unknown_flags_and_words_end_with_code_2(study):
 def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):
     code, out, _ = run(study, capsys, "--dry-run", "--out", str(tmp_path / "x"), "--seeds", "2", "--samples", "3")
     assert code == 0 and not (tmp_path / "x").exists()
-    assert "35 trials, 420 epochs of training; 0 trials are recorded already" in out
+    assert "35 trials, 0 of them recorded already" in out and "420 epochs asked for" in out
     assert "mutual learning: 3 Optuna trials over temperature, then 2 seeds" in out
-    assert "3 pretrained networks" in out and "about" in out and "digits: 1,221 training" in out
+    assert "18 epochs of pretraining to train" in out and "about" in out and "digits: 1,221 training" in out
 
 
 def test_a_folder_of_another_configuration_is_refused(study, capsys, tmp_path):

@@ -10,12 +10,11 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from mldiv import records, tune
 from mldiv.conduct import connect
-from mldiv.epochs import dataset
 from mldiv.fit import fit
 from mldiv.plan import Plan, make_arm
 from mldiv.records import find_trial, trial_folder
+from mldiv.store import Store
 from mldiv.train import Resources
-from mldiv.trunks import Store
 
 pytestmark = [
     pytest.mark.ray,
@@ -60,9 +59,7 @@ def state(folder, trial):
 
 def assert_as_trained_alone(folder, config, tmp_path):
     """Bit for bit what this process makes of the same configuration."""
-    alone = fit(
-        config, trial_folder(tmp_path / "alone", config.id), data=dataset(config), store=Store(tmp_path / "alone store")
-    )
+    alone = fit(config, trial_folder(tmp_path / "alone", config.id), store=Store(tmp_path / "alone store"))
     got, expected = state(folder, config.id), state(tmp_path / "alone", config.id)
     assert all(torch.equal(got[name], expected[name]) for name in expected)
     assert find_trial(folder, config.id).test == alone.test

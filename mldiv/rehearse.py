@@ -1,0 +1,81 @@
+"""Play a plan through without training: how many epochs it asks for, and how many of them trials share."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mldiv.config import TrialConfig
+from mldiv.plan import Plan
+from mldiv.pretrain import pretraining_ids
+from mldiv.records import TrialRecord
+from mldiv.store import Store
+from mldiv.trunks import trunk_id
+
+#: What a search's trial scores (lower is better), by its configuration and how many were trained before it.
+Result = Callable[[TrialConfig, int], float]
+
+
+@dataclass
+class Work:
+    """Epochs of trials that are not recorded yet: trained in either stage, taken from the store; of pretraining, trained."""
+
+    trials: int = 0
+    first_stage: int = 0
+    second_stage: int = 0
+    shared: int = 0
+    pretraining: int = 0
+
+    @property
+    def trained(self) -> int:
+        return self.first_stage + self.second_stage
+
+    @property
+    def asked(self) -> int:
+        return self.trained + self.shared
+
+
+def first_wins(config: TrialConfig, number: int) -> float:
+    """A search's result by which its first trial, the defaults, is chosen."""
+    return float(number)
+
+
+def any_wins(config: TrialConfig, number: int) -> float:
+    """A search's result by which each arm chooses as if by chance."""
+    settings = repr(sorted(vars(config).items(), key=str))
+    return float(int(hashlib.sha256(settings.encode()).hexdigest()[:8], 16))
+
+
+def rehearse(plan: Plan, store: Store, result: Result = first_wins) -> Work:
+    """What training ``plan`` with this store would take, one trial after the other, if searches went as ``result`` says."""
+    work = Work()
+    prefixes, pretrained = _stored(store)
+    while (task := plan.next()) is not None:
+        config, trunk = task.config, trunk_id(task.config)
+        begin = max((epoch for epoch in prefixes[trunk] if epoch <= config.first_stage), default=0)
+        if begin == 0:
+            missing = set(pretraining_ids(config)) - pretrained
+            work.pretraining += config.pretrain_epochs * len(missing)
+            pretrained |= missing
+        work.trials += 1
+        work.shared += begin
+        work.first_stage += config.first_stage - begin
+        work.second_stage += config.epochs - config.first_stage
+        prefixes[trunk] |= {epoch for epoch in (*task.publish, config.switch_epoch) if epoch <= config.first_stage}
+        plan.progress(config.id, config.epochs)
+        scores = {"pair": {"nll": result(config, work.trials)}}
+        plan.tell(config.id, TrialRecord(config.id, {}, status="finished", validation=scores))
+    return work
+
+
+def _stored(store: Store) -> tuple[dict[str, set[int]], set[str]]:
+    """The epochs of each trunk's prefixes and the pretrainings in the store, whatever environment they come from."""
+    prefixes: dict[str, set[int]] = defaultdict(set)
+    pretrained = set()
+    for name in store.entries():
+        kind, identity, *epoch = name.split("/")
+        if kind == "trunks":
+            prefixes[identity.split("-")[0]].add(int(epoch[0]))
+        else:
+            pretrained.add(identity.split("-")[0])
+    return prefixes, pretrained

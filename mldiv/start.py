@@ -1,0 +1,110 @@
+"""Where a trial begins: at its checkpoint, at a prefix that another trial stored, or at pretrained or random means."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mldiv import records, world
+from mldiv.config import TrialConfig
+from mldiv.data import ImageData
+from mldiv.pair import MutualPair
+from mldiv.pretrain import PURPOSES, pretrained
+from mldiv.records import TrialRecord
+from mldiv.store import State, load
+from mldiv.trunks import Trunk
+from mldiv.workspace import Workspace
+
+Line = dict[str, Any]
+
+#: Called on rank 0 with each epoch's line; a true answer ends the trial early, as "stopped". Of epochs that come from the
+#: store only the last one's line is reported.
+Report = Callable[[Line], bool]
+
+
+@dataclass
+class Trial:
+    """One trial in training: what is fixed, what changes with every epoch, and where it is kept."""
+
+    config: TrialConfig
+    folder: Path
+    data: ImageData
+    workspace: Workspace
+    trunk: Trunk
+    record: TrialRecord
+    pair: MutualPair
+    optimizer: torch.optim.SGD
+    epoch: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.workspace.device
+
+    @property
+    def lines(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+
+def begin(trial: Trial, report: Report, held: contextlib.ExitStack) -> None:
+    """Set the trial to the furthest epoch that its checkpoint or the store knows, or to its very start.
+
+    held: takes the locks of what this trial is to publish; before that, waits for who else computes it now.
+    """
+    _resume(trial)
+    held.enter_context(trial.trunk.store.hold(trial.trunk.missing(trial.epoch)))
+    stored = trial.trunk.longest(beyond=trial.epoch)
+    if stored is not None:
+        _take(trial, stored)
+    elif trial.epoch == 0:
+        _initialize(trial)
+    extra = stored["lines"] if stored is not None else None
+    if world.rank() == 0:
+        kept = records.keep_epochs(trial.lines, trial.epoch - len(extra or []), extra)
+        _count(trial.record, kept)
+        records.write_trial(trial.folder, trial.record)
+        if extra:
+            report(extra[-1])
+
+
+def _resume(trial: Trial) -> None:
+    """Take up the folder's checkpoint, if there is one."""
+    path = trial.folder / "checkpoint.pt"
+    if world.from_first(path.exists()):
+        saved = load(path, trial.device)
+        trial.pair.load_state_dict(saved["pair"])
+        trial.optimizer.load_state_dict(saved["optimizer"])
+        trial.epoch = saved["epoch"]
+
+
+def _take(trial: Trial, stored: State) -> None:
+    """Go on from a stored prefix: peers and momentum; the fusion is this trial's own. Its lines are cut to what is new."""
+    trial.pair.load_state_dict(trial.pair.state_dict() | stored["pair"])
+    trial.optimizer.load_state_dict(trial.optimizer.state_dict() | {"state": stored["optimizer"]})
+    stored["lines"] = [line | {"shared": True} for line in stored["lines"] if line["epoch"] >= trial.epoch]
+    trial.epoch = stored["epoch"]
+
+
+def prefix(trial: Trial) -> dict[str, Any]:
+    """The trial as the store keeps it for others."""
+    peers = {name: value for name, value in trial.pair.state_dict().items() if name.startswith("peer_")}
+    momentum = trial.optimizer.state_dict()["state"]
+    lines = list(records.read_lines(trial.lines))
+    return {"epoch": trial.epoch, "pair": peers, "optimizer": momentum, "lines": lines, "config": asdict(trial.config)}
+
+
+def _initialize(trial: Trial) -> None:
+    """Give the peers the means of pretrained networks, as `initialization` says."""
+    for index, purpose in PURPOSES[trial.config.initialization]:
+        state, trained = pretrained(trial.config, trial.data, trial.trunk.store, trial.device, purpose)
+        trial.pair.peers[index - 1].load_means(state)
+        trial.record.cost["pretraining_epochs_trained"] += trained
+
+
+def _count(record: TrialRecord, lines: list[Line]) -> None:
+    """Enter how many epochs the trial has, trained itself or taken from the store."""
+    record.epochs = len(lines)
+    record.cost["epochs_shared"] = sum(line["shared"] for line in lines)
+    record.cost["epochs_trained"] = len(lines) - record.cost["epochs_shared"]
