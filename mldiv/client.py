@@ -20,16 +20,14 @@ EMPTY: dict[str, Any] = {
 }  # fmt: skip
 
 
-def client(task: dict[str, Any], broker_name: str, study: str, store: str, limit: int) -> None:
+def client(task: dict[str, Any], broker_name: str, study: str) -> None:
     """Bring the trial to the broker, report its epochs to Tune, and last its status.
 
-    task: {"trial": id, "config": settings, "publish": epochs}; study: the study folder; store, limit: the store of what
-    trials share, and its size in bytes.
+    task: {"trial": id, "config": settings, "publish": epochs, "store": folder, "store_limit": bytes}; study: its folder.
     """
     folder, trial = trial_folder(Path(study), task["trial"]), task["trial"]
     broker = ray.get_actor(broker_name, namespace=NAMESPACE)
-    order = task | {"folder": str(folder), "store": store, "store_limit": limit}
-    ray.get(broker.submit.remote(trial, order))
+    ray.get(broker.submit.remote(trial, task | {"folder": str(folder)}))
     seen, outcome, last = 0, None, dict(EMPTY)
     while outcome is None:
         lines, outcome = ray.get(broker.poll.remote(trial, seen, POLL))

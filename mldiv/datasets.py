@@ -14,9 +14,6 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision import datasets
-from torchvision.datasets.utils import check_md5
-from torchvision.transforms import v2
 
 #: Decoded images up to this many bytes are kept in memory; a larger folder is decoded batch by batch.
 IN_MEMORY = 4 * 2**30
@@ -31,6 +28,8 @@ class FolderImages:
 
     def __init__(self, paths: list[Path], size: int) -> None:
         self.paths = paths
+        from torchvision.transforms import v2
+
         self.transform = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor()])
         self.shape = torch.Size((len(paths), 3, size, size))
         self.loader: Any = None
@@ -74,7 +73,7 @@ class _Chunks:
 class _Files(Dataset):
     """What the decoding processes need of a `FolderImages`."""
 
-    def __init__(self, paths: list[Path], transform: v2.Compose) -> None:
+    def __init__(self, paths: list[Path], transform: Callable) -> None:
         self.paths, self.transform = paths, transform
 
     def __getitem__(self, index: int) -> Tensor:
@@ -93,7 +92,7 @@ class Source:
     """A data set's reader and habits. mean and std per channel, of values in [0, 1]; None: from its training images.
 
     read: (root, image_size) -> (training images and labels, test images and labels); check: raises DataError early;
-    padding, flip: the augmentation; size: of the images; download: torchvision's class, where it can fetch the files.
+    padding, flip: the augmentation; size: of the images; download: torchvision's class that fetches the files, by name.
     """
 
     read: Callable[[Path | None, int], tuple[Raw, Raw]]
@@ -104,7 +103,7 @@ class Source:
     flip: bool
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    download: type | None = None
+    download: str | None = None
 
 
 def _read_digits(root: Path | None, size: int) -> tuple[Raw, Raw]:
@@ -116,8 +115,15 @@ def _read_digits(root: Path | None, size: int) -> tuple[Raw, Raw]:
     return (images[train], labels[train]), (images[test], labels[test])
 
 
+def _torchvision(name: str) -> Any:
+    """A class of torchvision.datasets, which takes two seconds to import."""
+    from torchvision import datasets
+
+    return getattr(datasets, name)
+
+
 def _read_fashion_mnist(root: Path | None, size: int) -> tuple[Raw, Raw]:
-    train, test = (datasets.FashionMNIST(root, train=train) for train in (True, False))
+    train, test = (_torchvision("FashionMNIST")(root, train=train) for train in (True, False))
     return (train.data[:, None], train.targets), (test.data[:, None], test.targets)
 
 
@@ -127,7 +133,7 @@ def _read_cifar10(root: Path | None, size: int) -> tuple[Raw, Raw]:
         parts = [_read_cifar10_binary(root / CIFAR10_BINARY / name) for name in CIFAR10_MD5]
         train = torch.cat([images for images, _ in parts[:5]]), torch.cat([labels for _, labels in parts[:5]])
         return train, parts[5]
-    return _read_cifar(datasets.CIFAR10, root)
+    return _read_cifar(_torchvision("CIFAR10"), root)
 
 
 def _read_cifar10_binary(path: Path) -> tuple[Tensor, Tensor]:
@@ -138,10 +144,10 @@ def _read_cifar10_binary(path: Path) -> tuple[Tensor, Tensor]:
 
 def _read_cifar100(root: Path | None, size: int) -> tuple[Raw, Raw]:
     assert root is not None
-    return _read_cifar(datasets.CIFAR100, root)
+    return _read_cifar(_torchvision("CIFAR100"), root)
 
 
-def _read_cifar(kind: type, root: Path) -> tuple[Raw, Raw]:
+def _read_cifar(kind: Any, root: Path) -> tuple[Raw, Raw]:
     both = []
     for train in (True, False):
         data = kind(root, train=train)
@@ -156,7 +162,7 @@ def _read_image_folder(root: Path | None, size: int) -> tuple[Raw, Raw]:
 
 
 def _read_folder(folder: Path, size: int) -> Raw:
-    files = datasets.ImageFolder(str(folder))
+    files = _torchvision("ImageFolder")(str(folder))
     images = FolderImages([Path(path) for path, _ in files.samples], size)
     return images, torch.tensor(files.targets)
 
@@ -182,17 +188,17 @@ def _check_fashion_mnist(root: Path | None) -> None:
 
 
 def _check_cifar10(root: Path | None) -> None:
-    hint = f"it should hold {CIFAR10_BINARY} or {datasets.CIFAR10.base_folder} (--download fetches the latter)"
+    hint = f"it should hold {CIFAR10_BINARY} or {_torchvision('CIFAR10').base_folder} (--download fetches the latter)"
     folder = _root(root, hint) / CIFAR10_BINARY
     if not folder.is_dir():
-        return _check_pickles(datasets.CIFAR10, root)
+        return _check_pickles(_torchvision("CIFAR10"), root)
     for name, md5 in CIFAR10_MD5.items():
         _check_file(folder / name, 30_730_000, md5, "take the official binary version again")
     return None
 
 
 def _check_cifar100(root: Path | None) -> None:
-    _check_pickles(datasets.CIFAR100, root)
+    _check_pickles(_torchvision("CIFAR100"), root)
 
 
 def _check_pickles(kind: Any, root: Path | None) -> None:
@@ -209,7 +215,7 @@ def _check_file(path: Path, size: int | None, md5: str | None, hint: str) -> Non
         raise DataError(
             f"{path}: {path.stat().st_size:,} bytes where {size:,} were expected, truncated or not this data; {hint}"
         )
-    if md5 is not None and not check_md5(str(path), md5):
+    if md5 is not None and _md5(path) != md5:
         raise DataError(f"{path}: its md5 is {_md5(path)}, expected {md5}: damaged or not this data; {hint}")
 
 
@@ -258,13 +264,13 @@ FASHION_MNIST_SIZES = {
 DATASETS: dict[str, Source] = {
     "digits": Source(_read_digits, _check_nothing, 10, 8, padding=1, flip=False),
     "fashion_mnist": Source(
-        _read_fashion_mnist, _check_fashion_mnist, 10, 28, 2, True, (0.2860,), (0.3530,), datasets.FashionMNIST
+        _read_fashion_mnist, _check_fashion_mnist, 10, 28, 2, True, (0.2860,), (0.3530,), "FashionMNIST"
     ),
     "cifar10": Source(
-        _read_cifar10, _check_cifar10, 10, 32, 4, True, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), datasets.CIFAR10
+        _read_cifar10, _check_cifar10, 10, 32, 4, True, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR10"
     ),
     "cifar100": Source(
-        _read_cifar100, _check_cifar100, 100, 32, 4, True, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), datasets.CIFAR100
+        _read_cifar100, _check_cifar100, 100, 32, 4, True, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "CIFAR100"
     ),
     "image_folder": Source(
         _read_image_folder, _check_image_folder, None, 64, 8, True, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -284,7 +290,7 @@ def check(name: str, root: Path | None, *, download: bool = False) -> None:
         if root is None:
             raise DataError("--download needs --data-root, the folder to put the data into")
         try:
-            source.download(root, download=True)
+            _torchvision(source.download)(root, download=True)
         except (OSError, RuntimeError) as error:
             raise DataError(
                 f"{name} could not be downloaded into {root} ({error}); fetch it by hand and put it there"

@@ -1,5 +1,6 @@
 """Every term of the objective as a pure function of tensors. Which terms are added with which weight: `pair`."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -37,7 +38,7 @@ def gaussian_kl_to_prior(mean: Weights, sigma: Weights, prior_std: float) -> Flo
     of training images. mu -> mean; sigma -> sigma; s -> prior_std. Shapes: mean, sigma [weights]; result [].
     """
     squares = (mean.square() + sigma.square()).sum() / (2 * prior_std**2)
-    return squares - sigma.log().sum() + mean.numel() * (torch.tensor(prior_std).log().item() - 0.5)
+    return squares - sigma.log().sum() + mean.numel() * (math.log(prior_std) - 0.5)
 
 
 def squared_w2(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: Weights) -> Float[Tensor, ""]:

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.resnet import BasicBlock, ResNet
 
 Images = Float[Tensor, "batch channels height width"]
 BlockFeatures = Float[Tensor, "batch features rows columns"]
@@ -66,30 +65,6 @@ class CifarResNet(nn.Module):
         return self.linear(third.mean((2, 3))), (first, second, third)
 
 
-class ResNet18(ResNet):
-    """torchvision's ResNet-18, its parameters' names unchanged; for small images a 3x3 stem without pooling."""
-
-    feature_channels = (64, 128, 256, 512)
-
-    def __init__(self, classes: int, channels: int = 3, small_images: bool = True) -> None:
-        super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=classes)
-        if small_images:
-            self.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
-            self.maxpool = nn.Identity()
-        elif channels != 3:
-            self.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
-        _kaiming(self)
-
-    def _forward_impl(self, x: Images) -> Output:
-        """Logits [batch, classes] and the four stages' outputs."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        features = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-            features.append(x)
-        return self.fc(x.mean((2, 3))), tuple(features)
-
-
 def _kaiming(module: nn.Module) -> None:
     """Kaiming normal weights, fan-out, for convolutions and linear layers; zero biases."""
     for layer in module.modules():
@@ -109,7 +84,11 @@ def _cifar(n: int) -> Callable[..., nn.Module]:
 def _resnet18(classes: int, channels: int, width: float, small_images: bool) -> nn.Module:
     if width != 1:
         raise ValueError(f"width = {width}: resnet18 comes in width 1 only; resnet20, 32 and 56 take any")
-    return ResNet18(classes, channels, small_images)
+    from mldiv.resnet18 import ResNet18  # torchvision takes two seconds to import
+
+    module = ResNet18(classes, channels, small_images)
+    _kaiming(module)
+    return module
 
 
 def build(name: str, *, classes: int, channels: int = 3, width: float = 1.0, small_images: bool = True, seed: int) -> nn.Module:

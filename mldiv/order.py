@@ -44,9 +44,13 @@ class TrunkState:
 
 
 class TrunkQueue:
-    """Trials to train, handed out by `next`; `progress` and `end` say what becomes of them."""
+    """Trials to train, handed out by `next`; `progress` and `end` say what becomes of them.
 
-    def __init__(self) -> None:
+    share: whether trials share anything; otherwise they are handed out as they come.
+    """
+
+    def __init__(self, share: bool = True) -> None:
+        self.share = share
         self.trunks: dict[str, TrunkState] = {}
         self.leads: dict[str, Lead] = {}
         self.under_way: dict[str, TrialConfig] = {}
@@ -56,14 +60,14 @@ class TrunkQueue:
         self.pretrained: set[str] = set()
 
     def add(self, config: TrialConfig) -> None:
-        waiting = self.trunks.setdefault(trunk_id(config), TrunkState()).waiting
+        waiting = self.trunks.setdefault(trunk_id(config) if self.share else config.id, TrunkState()).waiting
         waiting.append(config)
-        self.references.update(_used(config))
+        self.references.update(self._used(config))
         waiting.sort(key=lambda one: -one.first_stage)  # stable: of equals the first one added stays first
 
     def next(self) -> Task | None:
         """A trial that need not wait, one that begins a trunk before any branch; None when there is none now."""
-        chosen = self._first(begins=True) or self._first(begins=False)
+        chosen = (self._first(begins=True) if self.share else None) or self._first(begins=False)
         if chosen is None:
             return None
         name, config = chosen
@@ -75,7 +79,7 @@ class TrunkQueue:
         new = {epoch for epoch in publish | own if epoch > trunk.longest(config.first_stage)}
         if new:
             self.leads[config.id] = Lead(name, frozenset(new), config.first_stage)
-        if not trunk.longest(config.first_stage):
+        if self.share and not trunk.longest(config.first_stage):
             self.pretraining |= dict.fromkeys(set(pretraining_ids(config)) - self.pretrained, config.id)
         self.under_way[config.id] = config
         return Task(config, tuple(sorted(publish)))
@@ -95,7 +99,7 @@ class TrunkQueue:
         """The trial ended, however: nobody waits for it any more."""
         self.leads.pop(trial, None)
         if (config := self.under_way.pop(trial, None)) is not None:
-            self.references -= Counter(_used(config))
+            self.references -= Counter(self._used(config))
         self.pretraining = {name: who for name, who in self.pretraining.items() if who != trial}
 
     def _settle(self, trial: str) -> None:
@@ -126,8 +130,7 @@ class TrunkQueue:
             return True
         return any(lead.epochs < epoch <= config.first_stage and epoch > longest for lead in leads for epoch in lead.publish)
 
-
-def _used(config: TrialConfig) -> list[str]:
-    """Patterns of the entries that the trial may start from or publish."""
-    prefixes = [pattern(config, config.switch_epoch)] if config.diverse and config.switch_epoch else []
-    return prefixes + [f"pretrained/{name}-[0-9a-f]+" for name in pretraining_ids(config)]
+    def _used(self, config: TrialConfig) -> list[str]:
+        """Patterns of the entries that the trial may start from or publish."""
+        prefixes = [pattern(config, config.switch_epoch)] if config.diverse and config.switch_epoch else []
+        return (prefixes + [f"pretrained/{name}-[0-9a-f]+" for name in pretraining_ids(config)]) if self.share else []

@@ -62,12 +62,12 @@ class Plan:
     """Hands out trials and takes their records back.
 
     samples: Optuna trials of each searched arm; batch: how many of them are open at once (the unit of repetition);
-    seeds: of the repeats.
+    seeds: of the repeats; share: whether trials share first stages.
     """
 
     def __init__(
         self, arms: list[Arm], folder: Path, *, samples: int, seeds: tuple[int, ...], batch: int = 1,
-        rule: str = "validation_nll", search_seed: int = SEARCH_SEED, storage: BaseStorage | None = None,
+        rule: str = "validation_nll", search_seed: int = SEARCH_SEED, storage: BaseStorage | None = None, share: bool = True,
     ) -> None:  # fmt: skip
         self.arms, self.folder, self.samples, self.seeds = arms, Path(folder), samples, seeds
         self.batch, self.rule = batch, rule
@@ -75,7 +75,7 @@ class Plan:
         self.labels: dict[str, str] = {}
         self.answered = self.recorded = 0
         self.waiting_for: dict[str, list[tuple[Arm, str]]] = {}
-        self.queue = TrunkQueue()
+        self.queue = TrunkQueue(share)
         for arm in arms:
             arm.config = arm.config.replace(seed=SEARCH_SEED)
             if arm.searched and samples:

@@ -52,6 +52,8 @@ def rehearse(plan: Plan, store: Store, result: Result = first_wins) -> Work:
     prefixes, pretrained = _stored(store)
     while (task := plan.next()) is not None:
         config, trunk = task.config, trunk_id(task.config)
+        if not plan.queue.share:
+            prefixes, pretrained = defaultdict(set), set()
         begin = max((epoch for epoch in prefixes[trunk] if epoch <= config.first_stage), default=0)
         if begin == 0:
             missing = set(pretraining_ids(config)) - pretrained

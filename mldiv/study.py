@@ -41,10 +41,12 @@ class Study:
     batch: int = 1
     rule: str = "validation_nll"
 
-    def plan(self, base: TrialConfig, folder: Path, samples: int, seeds: int, storage: Any = None) -> Plan:
+    def plan(self, base: TrialConfig, folder: Path, samples: int, seeds: int, storage: Any = None, share: bool = True) -> Plan:
         arms = [make_arm(name, base, changes, self.searched) for name, changes in self.arms.items()]
         repeats = tuple(range(1, seeds + 1))
-        return Plan(arms, folder, samples=samples, seeds=repeats, batch=self.batch, rule=self.rule, storage=storage)
+        return Plan(
+            arms, folder, samples=samples, seeds=repeats, batch=self.batch, rule=self.rule, storage=storage, share=share
+        )
 
     def main(self, report: ReportBuilder, argv: Sequence[str] | None = None) -> int:
         """Run the study as its flags say; the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
@@ -81,6 +83,7 @@ def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
         help="where studies share first stages and pretraining (default: trunks beside --out)",
     )
     parser.add_argument("--store-size", type=float, default=20.0, metavar="GB", help="size of the store (default 20)")
+    parser.add_argument("--no-store", action="store_true", help="share nothing: train every trial from its very start")
     parser.add_argument("--groups", type=int, metavar="N", help="most trials at once (default: what the cluster has room for)")
     parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS", "local"), help="Ray cluster (default: this machine)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
@@ -136,9 +139,8 @@ class Run:
 
     def plan(self, storage: bool = False) -> Plan:
         """The study's plan on what is recorded so far; with its Optuna storage file only when it is to run."""
-        return self.study.plan(
-            self.base, self.out, self.samples, self.seeds, journal(self.out / "optuna.journal") if storage else None
-        )
+        kept = journal(self.out / "optuna.journal") if storage else None
+        return self.study.plan(self.base, self.out, self.samples, self.seeds, kept, share=not self.flags.no_store)
 
     def _preset(self) -> str:
         name = self.flags.preset

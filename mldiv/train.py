@@ -1,5 +1,6 @@
 """Ray Train around `fit`: standing DDP worker groups that train whatever trial they are handed, one after the other."""
 
+import json
 import os
 import sys
 import threading
@@ -18,7 +19,7 @@ import torch
 from ray.autoscaler.sdk import request_resources
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from mldiv import world
+from mldiv import warm, world
 from mldiv.broker import END, NAMESPACE, Broker
 from mldiv.config import from_dict
 from mldiv.fit import fit
@@ -48,6 +49,9 @@ ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+
+#: The same for a cluster that is this machine alone: nobody takes its node away.
+LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 @dataclass(frozen=True)
@@ -101,14 +105,15 @@ class Groups:
 
     def __init__(
         self, broker: Any, broker_name: str, resources: Resources, storage: Path, *, trials_left: Callable[[], int],
-        most: int | None = None,
+        most: int | None = None, first: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.broker, self.broker_name, self.resources, self.storage = broker, broker_name, resources, storage
         self.trials_left, self.most = trials_left, most
+        self.worker_environment = {} if first is None else _warm(first)
         self.failures: list[str] = []
         self.threads: list[threading.Thread] = []
         self.closed = threading.Event()
-        for name, value in ENVIRONMENT.items():
+        for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if len(ray.nodes()) == 1 and most is None else {})).items():
             os.environ.setdefault(name, value)
         if most is None:
             resources.groups(ray.cluster_resources(), trials_left())  # raises when nothing fits, and nothing is to come
@@ -150,7 +155,10 @@ class Groups:
                 num_workers=self.resources.workers, use_gpu=self.resources.gpus > 0, resources_per_worker=self.resources.worker
             ),
             run_config=ray.train.RunConfig(
-                name=f"{group}-{uuid.uuid4().hex[:8]}", storage_path=str(self.storage), failure_config=failures
+                name=f"{group}-{uuid.uuid4().hex[:8]}",
+                storage_path=str(self.storage),
+                failure_config=failures,
+                worker_runtime_env=self.worker_environment,  # type: ignore[call-arg]
             ),
         )
         try:
@@ -179,6 +187,11 @@ class Groups:
         for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self.threads)
+
+
+def _warm(first: dict[str, Any]) -> dict[str, Any]:
+    """A runtime environment in which workers read the data of a trial with these settings while their group starts."""
+    return {"worker_process_setup_hook": "mldiv.warm.begin", "env_vars": {warm.FIRST: json.dumps(first)}}
 
 
 def worker_loop(settings: dict[str, Any]) -> None:

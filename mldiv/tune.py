@@ -49,7 +49,14 @@ class PlanSearch(Searcher):
         self._write()
         if task is not None:
             self.trials[trial_id] = task.config.id
-            return {"trial": task.config.id, "config": asdict(task.config), "publish": list(task.publish)}
+            store = self.store.folder if self.plan.queue.share else self.study / "alone" / task.config.id
+            return {
+                "trial": task.config.id,
+                "config": asdict(task.config),
+                "publish": list(task.publish),
+                "store": str(store),
+                "store_limit": self.store.limit,
+            }
         return Searcher.FINISHED if self.plan.done else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -142,12 +149,17 @@ def run(
     shutil.rmtree(mirror, ignore_errors=True)
     name = f"broker-{uuid.uuid4().hex[:8]}"
     broker = start_broker(name, **(broker_options or {}))
-    standing = Groups(broker, name, resources, mirror, trials_left=lambda: plan.trials() - plan.answered, most=groups)
-    search = PlanSearch(plan, study, store, room=lambda: standing.count + 1)  # so that a group never waits for a client
-    trainable = tune.with_resources(
-        tune.with_parameters(client, broker_name=name, study=str(study), store=str(store.folder), limit=store.limit),
-        {"CPU": 0.01},
+    standing = Groups(
+        broker,
+        name,
+        resources,
+        mirror,
+        trials_left=lambda: plan.trials() - plan.answered,
+        most=groups,
+        first=asdict(plan.arms[0].config) if os.environ.get("MLDIV_WARM", "1") == "1" else None,
     )
+    search = PlanSearch(plan, study, store, room=lambda: standing.count + 1)  # so that a group never waits for a client
+    trainable = tune.with_resources(tune.with_parameters(client, broker_name=name, study=str(study)), {"CPU": 0.01})
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
