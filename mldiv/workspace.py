@@ -76,12 +76,15 @@ class Workspace:
 def _try_steps(pair: MutualPair, data: ImageData, device: torch.device) -> str | None:
     """Compile both stages by a step of each; if that fails, undo it and return why."""
     torch._dynamo.config.recompile_limit = 256  # one for each combination of STAGE_TWO, in one long-lived process
+    torch._dynamo.config.suppress_errors = False
     try:
         for diverse in (False, True):
             _try_step(pair, data, diverse, device)
     except Exception as error:
         pair._compiled_call_impl = None
-        return f"steps are not compiled: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        reason = " ".join(str(error).split()[:40])
+        return f"steps are not compiled: {type(error).__name__}: {reason}"
+    torch._dynamo.config.suppress_errors = True  # should compiling once more fail in mid-trial, that frame runs as it is
     return None
 
 

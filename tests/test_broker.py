@@ -160,3 +160,18 @@ def test_nothing_is_kept_of_finished_trials(trials):
         assert not broker.tickets and not broker.waiting and not broker.holding
 
     play(scene())
+
+
+def test_a_surplus_group_ends_when_nothing_waits_for_it():
+    async def scene():
+        broker = Broker()
+        await broker.submit("t", {"x": 1})
+        await broker.retire(1)
+        assert await broker.next("g", 1, 1) == {"x": 1}
+        assert await broker.next("h", 2, 1) == END
+        assert await broker.next("i", 3, 0.01) is None
+        await broker.retire(1)
+        await broker.retire(0)
+        assert await broker.next("i", 3, 0.01) is None
+
+    play(scene())
