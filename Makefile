@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FLAGS ?=
 
-.PHONY: sweep test check format lock clean
+.PHONY: sweep test check format bench lock clean
 
 # The environment, exactly as locked. Without the venv module (Debian packages it apart), virtualenv makes it.
 .venv: requirements.lock pyproject.toml
@@ -27,6 +27,11 @@ check: .venv
 format: .venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Half an hour on two quiet cores; each writes its table to benchmarks/*.md. The rivals come without what they do not need here.
+bench: .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
+	for name in step evaluation sweep growth precision; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 # Needs uv. One resolution for every platform; no addresses in it.
 lock:

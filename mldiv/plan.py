@@ -24,6 +24,9 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 #: Seed of every trial in the search phase; the repeats take 1, 2, ...
 SEARCH_SEED = 0
 
+#: Points of a search that all arms have in common: the defaults, then random ones. What follows is TPE's, arm by arm.
+COMMON_POINTS = 10
+
 
 @dataclass
 class Asked:
@@ -76,16 +79,19 @@ class Plan:
         self.answered = self.recorded = 0
         self.waiting_for: dict[str, list[tuple[Arm, str]]] = {}
         self.queue = TrunkQueue(share)
+        points = _common_points(arms, min(samples, COMMON_POINTS), search_seed)
         for arm in arms:
             arm.config = arm.config.replace(seed=SEARCH_SEED)
             if arm.searched and samples:
                 arm.study = optuna.create_study(
                     study_name=f"{self.folder.name}: {arm.name}",
-                    sampler=optuna.samplers.TPESampler(seed=search_seed),
+                    sampler=optuna.samplers.TPESampler(seed=search_seed, n_startup_trials=COMMON_POINTS),
                     storage=storage,
                     direction="minimize",
                 )
                 arm.study.enqueue_trial({name: getattr(arm.config, name) for name in arm.searched})
+                for point in points[1:]:
+                    arm.study.enqueue_trial({name: point[name] for name in arm.searched})
 
     def trials(self) -> int:
         """How many trials the whole plan has."""
@@ -193,6 +199,19 @@ class Plan:
         else:
             stopped = record is not None and record.status == "stopped"
             study.tell(asked.trial, state=TrialState.PRUNED if stopped else TrialState.FAIL)
+
+
+def _common_points(arms: list[Arm], count: int, seed: int) -> list[dict[str, Any]]:
+    """The first points of every arm's search, drawn at random over all that any arm searches: arms are compared at the same
+    points, and trials at one point share their first stage."""
+    names = tuple(dict.fromkeys(name for arm in arms for name in arm.searched))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    points = []
+    for _ in range(count if names else 0):
+        trial = study.ask()
+        suggest(trial, arms[0].config, names)
+        points.append(trial.params)
+    return points
 
 
 def make_arm(name: str, base: TrialConfig, changes: dict[str, Any], searched: tuple[str, ...]) -> Arm:

@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 from mldiv import records
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.kernels import KERNELS
-from mldiv.plan import Plan, journal, make_arm
+from mldiv.plan import COMMON_POINTS, Plan, journal, make_arm
 from mldiv.records import TrialRecord, trial_folder
 from mldiv.search_space import RANGES, suggest
 
@@ -86,6 +86,17 @@ def test_the_papers_point_comes_first(tmp_path):
     for config in conduct(one, tmp_path):
         first.setdefault((config.kernel, config.alpha > 0), config)
     assert (first["cosine", True].alpha, first["cosine", True].beta) == (1.0, 2.0)
+
+
+def test_arms_are_searched_at_common_points(tmp_path):
+    """Each arm sees its part of the same points, however few settings it searches; TPE goes on from there."""
+    one = plan(tmp_path, samples=COMMON_POINTS + 3, seeds=(1,))
+    conduct(one, tmp_path)
+    baseline, rbf, searched = ([trial.params for trial in arm.study.trials] for arm in one.arms)
+    for a, b, c in zip(baseline[:COMMON_POINTS], rbf, searched, strict=False):
+        assert a["temperature"] == b["temperature"] == c["temperature"] and b["alpha"] == c["alpha"]
+    assert len({point["temperature"] for point in baseline}) == COMMON_POINTS + 3
+    assert baseline[COMMON_POINTS:] != [{"temperature": point["temperature"]} for point in rbf[COMMON_POINTS:]]
 
 
 def test_a_seed_repeats_the_suggestions_whatever_the_timing(tmp_path):

@@ -78,6 +78,11 @@ def test_search_and_repeats_as_trained_alone(tiny, tmp_path):
     assert {find_trial(tmp_path / "study", item.trial).status for item in one.assignments} == {"finished"}
     assert {trial for trial, result in seen if result.get("ended")} == {item.trial for item in one.assignments}
     assert records.read_assignments(tmp_path / "study") == one.assignments
+    found = [find_trial(tmp_path / "study", item.trial) for item in one.assignments]
+    assert all(sum(record.cost[name] for name in ("epochs_trained", "epochs_shared")) == 4 for record in found)
+    assert sum(record.cost["epochs_shared"] for record in found) >= 2 * 2  # both arms begin at the defaults, and so on
+    assert sum(record.cost["pretraining_epochs_trained"] for record in found) == 3  # one for each of three seeds
+    assert not list((tmp_path / "study" / "store" / "references").glob("*"))
     chosen = one.chosen()["both"]
     # the last trial of each arm was trained by a group that had trained others before
     for changes in ({"alpha": 0.0, "beta": 0.0}, chosen):
