@@ -108,6 +108,8 @@ class TrialConfig:
     # Monte Carlo weight samples per prediction: every epoch on validation data, once on test data.
     validation_samples: int = 4
     test_samples: int = 20
+    #: Weight samples that an evaluation computes together by vmap: a matter of speed and memory.
+    samples_at_once: int = 1
 
     seed: int = 0
 
@@ -216,6 +218,7 @@ def _check_numbers(config: TrialConfig) -> None:
         "rho_lr_scale",
         "validation_samples",
         "test_samples",
+        "samples_at_once",
     ]
     non_negative = [
         "kl_weight",

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from mldiv import kernels, losses, metrics, world
 from mldiv.config import TrialConfig
@@ -32,16 +33,39 @@ def precision(config: TrialConfig, device: torch.device) -> torch.autocast:
 
 @torch.no_grad()
 def predict(peer: GaussianPosterior, images: Tensor, weights: Tensor, config: TrialConfig) -> Predictive:
-    """The predictive of one peer for a batch, from weight samples [samples, weights]; evaluation mode."""
+    """The predictive of one peer for a batch, from weight samples [samples, weights]; evaluation mode.
+
+    `samples_at_once` of them are computed together by torch.func.vmap, or fewer where the device's memory does not hold them;
+    one at a time is the default, which is faster on a CPU (benchmarks/evaluation.md).
+    """
     mean = torch.zeros((), device=images.device)
     expected = torch.zeros((), device=images.device)
     with precision(config, images.device):
-        for sample in weights:
-            logits, _ = peer(images, weights=sample)
+        for logits in _logits(peer, images, weights, config.samples_at_once):
             probabilities = logits.float().softmax(-1)
-            mean = mean + probabilities
-            expected = expected + metrics.entropy(probabilities)
+            mean = mean + probabilities.sum(0)
+            expected = expected + metrics.entropy(probabilities).sum(0)
     return Predictive(mean / len(weights), expected / len(weights))
+
+
+def _logits(peer: GaussianPosterior, images: Tensor, weights: Tensor, at_once: int) -> Iterator[Tensor]:
+    """Logits [samples, images, classes], some samples at a time; half as many again whenever memory runs out."""
+    done = 0
+    while done < len(weights):
+        part = weights[done : done + at_once]
+        try:
+            logits = (
+                vmap(lambda flat: peer(images, weights=flat)[0])(part)
+                if at_once > 1
+                else peer(images, weights=part[0])[0][None]
+            )
+        except torch.OutOfMemoryError:
+            if at_once == 1:
+                raise
+            at_once //= 2
+            continue
+        yield logits
+        done += len(part)
 
 
 @torch.no_grad()

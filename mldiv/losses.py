@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -37,8 +38,30 @@ def gaussian_kl_to_prior(mean: Weights, sigma: Weights, prior_std: float) -> Flo
     paper, unnumbered here. q = N(mu, diag(sigma^2)), p = N(0, s^2). Nothing is divided here: `pair` divides by the number
     of training images. mu -> mean; sigma -> sigma; s -> prior_std. Shapes: mean, sigma [weights]; result [].
     """
-    squares = (mean.square() + sigma.square()).sum() / (2 * prior_std**2)
-    return squares - sigma.log().sum() + mean.numel() * (math.log(prior_std) - 0.5)
+    return _GaussianKL.apply(mean, sigma, prior_std)
+
+
+class _GaussianKL(torch.autograd.Function):
+    """The same, with its gradient written out: dKL/dmu = mu/s^2, dKL/dsigma = sigma/s^2 - 1/sigma. A third of the passes over
+    the vectors that autograd would take, which counts in networks of ten million weights."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(mean: Tensor, sigma: Tensor, prior_std: float) -> Tensor:
+        squares = (mean.square().sum() + sigma.square().sum()) / (2 * prior_std**2)
+        return squares - sigma.log().sum() + mean.numel() * (math.log(prior_std) - 0.5)
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
+        mean, sigma, context.prior_std = inputs
+        context.save_for_backward(mean, sigma)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        mean, sigma = context.saved_tensors
+        scale = gradients[0] / context.prior_std**2
+        return mean * scale, torch.addcmul(sigma * scale, sigma.reciprocal(), gradients[0], value=-1), None
 
 
 def squared_w2(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: Weights) -> Float[Tensor, ""]:

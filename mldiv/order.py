@@ -6,6 +6,7 @@ other trunks. A trial waits only for a prefix longer than what is stored already
 """
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from mldiv.config import TrialConfig
@@ -46,11 +47,12 @@ class TrunkState:
 class TrunkQueue:
     """Trials to train, handed out by `next`; `progress` and `end` say what becomes of them.
 
-    share: whether trials share anything; otherwise they are handed out as they come.
+    share: whether trials share anything; otherwise they are handed out as they come. switches: epochs at which trials that
+    are not known yet may branch off: whoever passes them publishes.
     """
 
-    def __init__(self, share: bool = True) -> None:
-        self.share = share
+    def __init__(self, share: bool = True, switches: Collection[int] = ()) -> None:
+        self.share, self.switches = share, frozenset(switches) - {0}
         self.trunks: dict[str, TrunkState] = {}
         self.leads: dict[str, Lead] = {}
         self.under_way: dict[str, TrialConfig] = {}
@@ -74,8 +76,9 @@ class TrunkQueue:
         trunk = self.trunks[name]
         trunk.waiting.remove(config)
         trunk.led = True
-        publish = frozenset(one.first_stage for one in trunk.waiting if one.diverse and one.first_stage <= config.first_stage)
-        own = frozenset({config.switch_epoch}) if config.diverse else frozenset()
+        wanted = self.switches | {one.first_stage for one in trunk.waiting if one.diverse} if self.share else frozenset()
+        publish = frozenset(epoch for epoch in wanted if 0 < epoch <= min(config.first_stage, config.epochs - 1))
+        own = frozenset({config.switch_epoch} if config.diverse and config.switch_epoch else ())
         new = {epoch for epoch in publish | own if epoch > trunk.longest(config.first_stage)}
         if new:
             self.leads[config.id] = Lead(name, frozenset(new), config.first_stage)

@@ -78,8 +78,11 @@ class Plan:
         self.labels: dict[str, str] = {}
         self.answered = self.recorded = 0
         self.waiting_for: dict[str, list[tuple[Arm, str]]] = {}
-        self.queue = TrunkQueue(share)
         points = _common_points(arms, min(samples, COMMON_POINTS), search_seed)
+        switches = {arm.config.switch_epoch for arm in arms} | {
+            point["switch_epoch"] for point in points if "switch_epoch" in point
+        }
+        self.queue = TrunkQueue(share, switches)
         for arm in arms:
             arm.config = arm.config.replace(seed=SEARCH_SEED)
             if arm.searched and samples:

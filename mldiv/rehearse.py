@@ -63,7 +63,8 @@ def rehearse(plan: Plan, store: Store, result: Result = first_wins) -> Work:
         work.shared += begin
         work.first_stage += config.first_stage - begin
         work.second_stage += config.epochs - config.first_stage
-        prefixes[trunk] |= {epoch for epoch in (*task.publish, config.switch_epoch) if epoch <= config.first_stage}
+        published = {*task.publish, config.switch_epoch} if config.diverse else set(task.publish)
+        prefixes[trunk] |= {epoch for epoch in published if begin < epoch <= config.first_stage}
         plan.progress(config.id, config.epochs)
         scores = {"pair": {"nll": result(config, work.trials)}}
         plan.tell(config.id, TrialRecord(config.id, {}, status="finished", validation=scores))

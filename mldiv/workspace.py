@@ -15,7 +15,7 @@ from mldiv.pair import MutualPair
 SHARED = frozenset(
     {"alpha", "beta", "temperature", "kl_weight", "mutual_weight", "initial_sigma", "seed", "split_seed", "initialization"}
     | {"epochs", "switch_epoch", "pretrain_epochs", "lr", "momentum", "schedule", "weight_decay", "rho_lr_scale", "clip_norm"}
-    | {"fusion_lr_scale", "scale_batches", "validation_samples", "test_samples", "data_root"}
+    | {"fusion_lr_scale", "scale_batches", "validation_samples", "test_samples", "samples_at_once", "data_root"}
 )
 
 #: Settings that choose code of stage two: it is compiled once for each combination, stage one is left as it is.

@@ -1,0 +1,74 @@
+"""The Monte Carlo predictive, against the samples taken one by one."""
+
+import pytest
+import torch
+
+from mldiv import evaluate
+from mldiv.metrics import entropy
+from mldiv.pair import MutualPair
+
+
+@pytest.fixture
+def peer(tiny):
+    one = MutualPair(tiny, 10, 1, 100).peer_1
+    one(torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(2)))  # statistics for the normalisation
+    return one.eval()
+
+
+def draw(peer, samples):
+    stream = torch.Generator().manual_seed(0)
+    return torch.randn(9, 1, 8, 8, generator=stream), torch.randn(samples, peer.mean.numel(), generator=stream)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 7, 50])
+def test_samples_computed_together_are_those_computed_one_by_one(tiny, peer, at_once):
+    images, noise = draw(peer, 7)
+    weights = peer.sample(noise).detach()
+    got = evaluate.predict(peer, images, weights, tiny.replace(samples_at_once=at_once))
+    softmax = torch.stack([peer(images, weights=sample)[0].softmax(-1) for sample in weights]).detach()
+    torch.testing.assert_close(got.probabilities, softmax.mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(got.expected_entropy, entropy(softmax).mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_where_memory_runs_out_fewer_are_computed_together(tiny, peer, monkeypatch):
+    images, noise = draw(peer, 7)
+    weights = peer.sample(noise).detach()
+    expected = evaluate.predict(peer, images, weights, tiny)
+    sizes, real = [], evaluate.vmap
+
+    def small(function):
+        def call(part):
+            sizes.append(len(part))
+            if len(part) > 2:
+                raise torch.OutOfMemoryError("no memory")
+            return real(function)(part)
+
+        return call
+
+    monkeypatch.setattr(evaluate, "vmap", small)
+    got = evaluate.predict(peer, images, weights, tiny.replace(samples_at_once=6))
+    assert sizes == [6, 3]
+    torch.testing.assert_close(got.probabilities, expected.probabilities)
+
+
+def test_the_yardstick_is_the_same_whatever_the_trials_own_kernel(tiny, tiny_data):
+    """And it is Eq. (14) on the last block's pooled features, written out."""
+    device = torch.device("cpu")
+    pairs = [MutualPair(tiny.replace(**changed), 10, 1, 100) for changed in ({}, {"kernel": "rbf", "fusion": "frozen"})]
+    one, two = (evaluate.feature_kl(pair, tiny_data, "validation", epoch=0, device=device) for pair in pairs)
+    assert one == two > 0
+    own = [evaluate.feature_kl(pair, tiny_data, "validation", epoch=0, device=device, own=True) for pair in pairs]
+    assert own[0] != own[1]
+
+    features = [torch.randn(5, 6, 3, 3, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    p = []
+    for feature in features:
+        pooled = feature.mean((2, 3))
+        pooled = pooled - pooled.mean(0)
+        kernel = (torch.nn.functional.cosine_similarity(pooled[:, None], pooled[None], dim=-1) + 1) / 2
+        kernel.fill_diagonal_(0)
+        p.append(kernel / kernel.sum(0))
+    rows, columns = torch.where(~torch.eye(5, dtype=torch.bool))
+    a, b = (one[rows, columns] for one in p)
+    expected = ((a - b) * (a / b).log()).sum() / 5
+    torch.testing.assert_close(evaluate._yardstick((features[0],), (features[1],))[0], expected)
