@@ -115,6 +115,10 @@ class TrialConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
+        for item in dataclasses.fields(self):  # 1 and 1.0 are one setting, and have one identity
+            value = getattr(self, item.name)
+            if item.type in (float, "float") and isinstance(value, int):
+                object.__setattr__(self, item.name, float(value))
         _check_names(self)
         _check_numbers(self)
         _check_schedule(self)

@@ -65,9 +65,9 @@ def fit(
     trunk = Trunk(config, data, store, workspace.device, publish)
     trial = Trial(config, folder, data, workspace, trunk, record, pair, make_optimizer(config, pair))
     with contextlib.ExitStack() as held:
-        begin(trial, report, held)
+        stopped = begin(trial, report, held)
         began -= sum(line["seconds"] for line in records.read_lines(trial.lines) if not line["shared"])
-        _run(trial, report, began, held)
+        _run(trial, report, began, held, stopped)
     record.seconds = time.perf_counter() - began
     if world.rank() == 0:
         record.notes = _notes(record, trial.lines) + store.messages + [workspace.fallback] * bool(workspace.fallback)
@@ -108,11 +108,11 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _run(trial: Trial, report: Report, began: float, held: contextlib.ExitStack) -> None:
-    """Train the remaining epochs and test; enter into the record how the trial ended."""
+def _run(trial: Trial, report: Report, began: float, held: contextlib.ExitStack, stopped: bool) -> None:
+    """Train the remaining epochs, unless it is ``stopped`` already, and test; enter into the record how the trial ended."""
     record = trial.record
     try:
-        stopped = _train(trial, report, began, held)
+        stopped = stopped or _train(trial, report, began, held)
         record.status = "stopped" if stopped else "finished"
         record.reason = f"stopped early after epoch {record.epochs - 1}" if stopped else None
     except Diverged as error:
@@ -166,10 +166,10 @@ def _keep(trial: Trial, line: Line, report: Report, began: float) -> bool:
     record.epochs, record.validation = trial.epoch, line["validation"]
     record.cost["epochs_trained"] += 1
     record.seconds = time.perf_counter() - began
+    if trial.trunk.wants(trial.epoch):  # before the checkpoint: a trial that resumes from there has published
+        trial.trunk.publish(trial.epoch, prefix(trial))
     saved = {"pair": trial.pair.state_dict(), "optimizer": trial.optimizer.state_dict(), "epoch": trial.epoch}
     save_atomically(trial.folder / "checkpoint.pt", saved)
-    if trial.trunk.wants(trial.epoch):
-        trial.trunk.publish(trial.epoch, prefix(trial))
     return bool(report(line))
 
 

@@ -48,8 +48,9 @@ class Trial:
         return self.folder / "metrics.jsonl"
 
 
-def begin(trial: Trial, report: Report, held: contextlib.ExitStack) -> None:
-    """Set the trial to the furthest epoch that its checkpoint or the store knows, or to its very start.
+def begin(trial: Trial, report: Report, held: contextlib.ExitStack) -> bool:
+    """Set the trial to the furthest epoch that its checkpoint or the store knows, or to its very start; whether the report of
+    an epoch from the store says that it is to stop there.
 
     held: takes the locks of what this trial is to publish; before that, waits for who else computes it now.
     """
@@ -64,9 +65,10 @@ def begin(trial: Trial, report: Report, held: contextlib.ExitStack) -> None:
     if world.rank() == 0:
         kept = records.keep_epochs(trial.lines, trial.epoch - len(extra or []), extra)
         _count(trial.record, kept)
-        records.write_trial(trial.folder, trial.record)
         if extra:
-            report(extra[-1])
+            trial.record.validation = extra[-1]["validation"]
+        records.write_trial(trial.folder, trial.record)
+    return world.from_first(bool(extra and report(extra[-1])) if world.rank() == 0 else False)
 
 
 def _resume(trial: Trial) -> None:

@@ -14,6 +14,7 @@ entry out. Both are told in ``messages``, for the trial's record.
 import contextlib
 import hashlib
 import io
+import itertools
 import os
 import re
 import time
@@ -156,7 +157,7 @@ class Store:
         while not self.has(name):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                lock = FileLock(path)
+                lock = FileLock(path, fallback_to_soft=False)  # a marker file would outlive its holder
                 lock.acquire(timeout=0)
             except Timeout:
                 time.sleep(LOOK)
@@ -179,7 +180,8 @@ class Store:
         name = path.relative_to(self.folder)
         try:
             payload = unseal(path.read_bytes())
-            os.utime(path)  # the time of last use, for eviction
+            with contextlib.suppress(OSError):  # another user's, or deleted just now
+                os.utime(path)  # the time of last use, for eviction
             return payload
         except FileNotFoundError:
             return None
@@ -213,7 +215,7 @@ class Store:
         """What studies that still exist need."""
         patterns = []
         for path in (self.folder / "references").glob("*.json"):
-            with contextlib.suppress(records.RecordError, re.error):
+            with contextlib.suppress(records.RecordError, re.error, KeyError, TypeError):  # damaged: it refers to nothing
                 reference = records.read_json(path)
                 if Path(reference["study"]).exists():
                     patterns += [re.compile(one) for one in reference["entries"]]
@@ -240,7 +242,7 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what writers that were killed left half-written."""
-        for path in (self.folder / "entries").rglob(".*.pt.*"):
+        for path in itertools.chain.from_iterable((self.folder / part).rglob(".*.pt.*") for part in ("entries", "progress")):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > ABANDONED:
                     path.unlink()

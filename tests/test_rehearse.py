@@ -1,0 +1,192 @@
+"""A plan played through without training, against a count by hand and against really training it."""
+
+import dataclasses
+import random
+from collections import defaultdict
+
+import pytest
+import torch
+
+from mldiv import records
+from mldiv.config import TrialConfig
+from mldiv.fit import fit
+from mldiv.plan import Plan, make_arm
+from mldiv.pretrain import pretraining_ids
+from mldiv.records import TrialRecord, trial_folder
+from mldiv.rehearse import Work, any_wins, first_wins, rehearse
+from mldiv.store import Store
+from mldiv.trunks import Trunk, trunk_id
+
+BASE = TrialConfig(epochs=12, switch_epoch=8, pretrain_epochs=3)
+METHOD = {
+    "cosine": {},
+    "rbf": {"kernel": "rbf"},
+    "early": {"switch_epoch": 4},
+    "late": {"switch_epoch": 10, "kernel": "linear"},
+}
+BASELINE = {"mutual learning": {"alpha": 0.0, "beta": 0.0}}
+NEVER = {"never": {"switch_epoch": 12}}
+
+PLANS = {
+    "defaults": (METHOD, (), 0),
+    "defaults with a baseline": (METHOD | BASELINE, (), 0),
+    "search": (METHOD, ("alpha", "beta"), 4),
+    "search of trunks": (METHOD, ("temperature", "switch_epoch", "kernel"), 5),
+    "two baselines": (METHOD | BASELINE | NEVER, (), 0),
+    "baselines only": (BASELINE | NEVER, (), 0),
+    "search with a baseline": (METHOD | BASELINE, ("alpha", "beta"), 4),
+}
+
+
+def plan(name, folder, base=BASE, share=True):
+    arms, searched, samples = PLANS[name]
+    made = [make_arm(arm, base, changes, searched) for arm, changes in arms.items()]
+    return Plan(made, folder, samples=samples, seeds=(1, 2), batch=2, share=share)
+
+
+@pytest.fixture
+def count(tiny_data, tmp_path):
+    """What training a plan takes, epoch by epoch, one trial after the other; what a trial stores is `Trunk`'s word."""
+
+    def counted(one, result, prefixes=(), networks=()):
+        work, stored, pretrained = Work(), defaultdict(set), set(networks)
+        for trunk, epoch in prefixes:
+            stored[trunk].add(epoch)
+        while (task := one.next()) is not None:
+            config, mine = task.config, stored[trunk_id(task.config)]
+            wanted = Trunk(config, tiny_data, Store(tmp_path / "none"), torch.device("cpu"), task.publish).wanted
+            diverse = (config.alpha > 0 or config.beta > 0) and config.switch_epoch < config.epochs
+            first_stage = config.switch_epoch if diverse else config.epochs
+            begin = max([0, *(epoch for epoch in mine if epoch <= first_stage)])
+            for epoch in range(begin, config.epochs):
+                if epoch < first_stage:
+                    work.first_stage += 1
+                else:
+                    work.second_stage += 1
+                if epoch + 1 in wanted:
+                    mine.add(epoch + 1)
+                one.progress(config.id, epoch + 1)
+            work.trials, work.shared = work.trials + 1, work.shared + begin
+            for name in pretraining_ids(config) if begin == 0 else ():
+                work.pretraining += 0 if name in pretrained else config.pretrain_epochs
+                pretrained.add(name)
+            scores = {"pair": {"nll": result(config, work.trials)}}
+            one.tell(config.id, TrialRecord(config.id, {}, status="finished", validation=scores))
+        assert one.done
+        return work
+
+    return counted
+
+
+@pytest.mark.parametrize("initialization", ["scratch", "scratch_pretrained", "pretrained"])
+@pytest.mark.parametrize("result", [first_wins, any_wins])
+@pytest.mark.parametrize("name", PLANS)
+def test_against_a_count_by_hand(tmp_path, count, name, result, initialization):
+    base = BASE.replace(initialization=initialization)
+    work = rehearse(plan(name, tmp_path, base), Store(tmp_path / "store"), result)
+    assert work == count(plan(name, tmp_path, base), result)
+    assert work.asked == work.trained + work.shared == work.trials * BASE.epochs
+    assert not (tmp_path / "store").exists() and not (tmp_path / "trials").exists()
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_without_sharing_every_trial_trains_everything(tmp_path, name):
+    """Whatever is stored."""
+    store = Store(tmp_path / "store")
+    fill(store, {(trunk_id(BASE.replace(seed=seed)), 8) for seed in (0, 1, 2)}, pretraining_ids(BASE.replace(seed=1)))
+    work = rehearse(plan(name, tmp_path, share=False), store)
+    assert work.trials == rehearse(plan(name, tmp_path), store).trials
+    assert (work.shared, work.trained, work.pretraining) == (0, 12 * work.trials, 3 * work.trials)
+
+
+def test_the_numbers_of_a_small_plan(tmp_path):
+    """Four kernels, two seeds, nothing searched: a first stage per seed, a second stage per trial."""
+    arms = [make_arm(name, BASE, {"kernel": name}, ()) for name in ("cosine", "rbf", "linear", "laplacian")]
+    work = rehearse(Plan(arms, tmp_path, samples=0, seeds=(1, 2)), Store(tmp_path))
+    assert work == Work(trials=8, first_stage=2 * 8, second_stage=8 * 4, shared=6 * 8, pretraining=2 * 3)
+    assert (work.trained, work.asked) == (48, 96)
+
+
+def fill(store, prefixes, networks):
+    for trunk, epoch in prefixes:
+        store.publish(f"trunks/{trunk}-0123456789abcdef/{epoch:05d}", {})
+    for name in networks:
+        store.publish(f"pretrained/{name}-0123456789abcdef", {})
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_stored_is_shared(tmp_path, count, seed):
+    """Prefixes and pretrained networks in the store are counted; shorter ones serve longer first stages."""
+    draw, store, prefixes = random.Random(seed), Store(tmp_path), {("0000000000000000", 8)}
+    for number in (0, 1, 2):
+        known = draw.choice([[], [2], [11], [2, 4], [4, 7], [4, 8], [4, 7, 8, 9], [4, 8, 10]])
+        prefixes |= {(trunk_id(BASE.replace(seed=number)), epoch) for epoch in known}
+    networks = {name for number in draw.sample((0, 1, 2), 2) for name in pretraining_ids(BASE.replace(seed=number))}
+    fill(store, prefixes, networks)
+    work = rehearse(plan("search", tmp_path), store)
+    assert work == count(plan("search", tmp_path), first_wins, prefixes, networks)
+    assert len(store.entries()) == len(prefixes) + len(networks)
+    empty = rehearse(plan("search", tmp_path), Store(tmp_path / "none"))
+    assert empty.asked == work.asked and empty.trained >= work.trained and empty.pretraining > work.pretraining
+
+
+def test_a_shorter_prefix_that_is_not_stored_is_trained(tmp_path, count):
+    """The long one is there, the short one was evicted: whoever branches off early trains from the start."""
+    prefixes = {(trunk_id(BASE.replace(seed=1)), 8)}
+    store = Store(tmp_path)
+    fill(store, prefixes, ())
+    assert rehearse(plan("defaults", tmp_path), store) == count(plan("defaults", tmp_path), first_wins, prefixes)
+
+
+def test_what_is_recorded_is_not_counted(tmp_path):
+    whole = rehearse(plan("defaults", tmp_path), Store(tmp_path / "store"))
+    one = plan("defaults", tmp_path)
+    for _ in range(3):
+        config = one.next().config
+        one.progress(config.id, config.epochs)
+        record = TrialRecord(config.id, dataclasses.asdict(config), status="finished")
+        records.write_trial(trial_folder(tmp_path, config.id), record)
+    rest = rehearse(plan("defaults", tmp_path), Store(tmp_path / "store"))
+    assert whole.trials == 8 and rest.trials == 5 and rest.asked == 5 * BASE.epochs
+
+
+def test_a_finished_plan_asks_for_nothing(tmp_path):
+    one = plan("defaults", tmp_path)
+    while (task := one.next()) is not None:
+        one.progress(task.config.id, task.config.epochs)
+        record = TrialRecord(task.config.id, dataclasses.asdict(task.config), status="finished")
+        records.write_trial(trial_folder(tmp_path, record.id), record)
+        one.tell(record.id, record)
+    assert rehearse(plan("defaults", tmp_path), Store(tmp_path / "store")) == Work()
+
+
+@pytest.mark.parametrize("name", ["search of trunks", "defaults with a baseline", "search with a baseline"])
+def test_it_is_what_training_the_plan_takes(tiny, tmp_path, name):
+    """Really trained, one trial after the other; the rehearsal is told the scores that came out."""
+    base = tiny.replace(train_size=32, validation_size=16, test_size=16, test_samples=1, epochs=6, switch_epoch=3)
+    tamed = {"early": {"switch_epoch": 2}, "late": {"switch_epoch": 5}}
+    arms, searched, _ = PLANS[name]
+    arms = {arm: tamed.get(arm, changes) for arm, changes in arms.items() if arm != "rbf"}
+
+    def new(folder):
+        made = [make_arm(arm, base, changes, searched) for arm, changes in arms.items()]
+        return Plan(made, folder, samples=2 if searched else 0, seeds=(1,), batch=2)
+
+    one, scores, store = new(tmp_path / "study"), {}, Store(tmp_path / "store")
+    trained = dict.fromkeys(records.COSTS, 0)
+    while (task := one.next()) is not None:
+        config = task.config
+
+        def report(line, trial=config.id):
+            one.progress(trial, line["epoch"] + 1)
+            return False
+
+        record = fit(config, trial_folder(tmp_path / "study", config.id), store=store, publish=task.publish, report=report)
+        assert record.status == "finished"
+        scores[config.id] = record.validation["pair"]["nll"]
+        trained = {cost: trained[cost] + record.cost[cost] for cost in trained}
+        one.tell(config.id, record)
+    assert one.done
+    work = rehearse(new(tmp_path / "fresh"), Store(tmp_path / "other store"), lambda config, _: scores[config.id])
+    assert (work.trained, work.shared, work.pretraining) == tuple(trained.values())
+    assert work.trials == len(scores) and trained["epochs_shared"] > 0
