@@ -156,7 +156,7 @@ def run(
         mirror,
         trials_left=lambda: plan.trials() - plan.answered,
         most=groups,
-        first=asdict(plan.arms[0].config) if os.environ.get("MLDIV_WARM", "1") == "1" else None,
+        first=asdict(plan.arms[0].config),
     )
     search = PlanSearch(plan, study, store, room=lambda: standing.count + 1)  # so that a group never waits for a client
     trainable = tune.with_resources(tune.with_parameters(client, broker_name=name, study=str(study)), {"CPU": 0.01})
