@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from timing import Load, caption, table
+from timing import caption, table
 
 from mldiv import records
 from mldiv.config import TrialConfig
@@ -106,7 +106,6 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     flags = parser.parse_args()
-    load = Load()
     by_trials = table(
         [
             "trials ended",
@@ -119,7 +118,7 @@ def main() -> None:
     )
     by_data = table(["training images", "seconds of 4 epochs", "ms per image and epoch", "memory, MB"], data())
     what = "A tiny pair (ResNet-8 at quarter width, 4 epochs); the first row of trials holds the start of Ray's worker group."
-    text = f"{caption(what, 1, ['ray'], load)}\n\n{by_trials}\n\n{by_data}\n"
+    text = f"{caption(what, 1, ['ray'])}\n\n{by_trials}\n\n{by_data}\n"
     flags.out.write_text(text)
     print(text)
 

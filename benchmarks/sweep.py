@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from timing import Load, caption, table
+from timing import caption, table
 
 from mldiv import records
 from mldiv.config import TrialConfig, from_dict
@@ -170,18 +170,17 @@ def main() -> None:
         flags.out.mkdir(parents=True, exist_ok=True)
         run_way(flags.way, flags.out)
         return
-    load = Load()
     rounds: list[dict[str, dict[str, Any]]] = []
     for number in range(flags.rounds):
         with tempfile.TemporaryDirectory() as folder:
             rounds.append({way: measure(way, Path(folder) / way) for way in WAYS})
         print(f"round {number + 1}: " + ", ".join(f"{way} {one['wall']:.0f} s" for way, one in rounds[-1].items()), flush=True)
     identical = all(one["scores"] == rounds[0]["plain"]["scores"] for row in rounds for one in row.values())
-    flags.out.write_text(report(rounds, identical, load))
+    flags.out.write_text(report(rounds, identical))
     print(flags.out.read_text())
 
 
-def report(rounds: list[dict[str, dict[str, Any]]], identical: bool, load: Load) -> str:
+def report(rounds: list[dict[str, dict[str, Any]]], identical: bool) -> str:
     def middle(way: str, name: str) -> float:
         return statistics.median(row[way][name] for row in rounds)
 
@@ -206,7 +205,7 @@ def report(rounds: list[dict[str, dict[str, Any]]], identical: bool, load: Load)
         f"A sweep of {len(configs())} trials (6 kernels x {len(SEEDS)} seeds, demo preset, {SIDE_BY_SIDE} side by side), each "
         f"way a command of its own, medians of {len(rounds)} rounds; test scores of all three ways: {same};"
     )
-    return f"{caption(what, 1, ['ray'], load)}\n\n{table(head, rows)}\n"
+    return f"{caption(what, 1, ['ray'])}\n\n{table(head, rows)}\n"
 
 
 if __name__ == "__main__":

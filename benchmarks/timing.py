@@ -79,11 +79,14 @@ class Load:
         return times.user + times.system, (sum(ticks) - ticks[3] - ticks[4]) / second, sum(ticks) / second
 
 
-def caption(what: str, threads: int, libraries: Iterable[str], load: Load) -> str:
-    """One paragraph: what was measured, the command, the commit, the versions and the machine."""
+def caption(what: str, threads: int, libraries: Iterable[str], load: Load | None = None) -> str:
+    """One paragraph: what was measured, the command, the commit, the versions and the machine.
+
+    load: where all work is this process's own; a benchmark with processes of Ray's cannot tell them from others.
+    """
     versions = [f"torch {torch.__version__}", f"Python {platform.python_version()}"]
     versions += [f"{name} {metadata.version(name)}" for name in libraries]
-    return f"{what} `{command()}`, commit {commit()}; {', '.join(versions)}; {machine(threads)}; {load}."
+    return f"{what} `{command()}`, commit {commit()}; {', '.join(versions)}; {machine(threads)}{f'; {load}' if load else ''}."
 
 
 def command() -> str:

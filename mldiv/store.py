@@ -112,6 +112,7 @@ class Store:
 
     def publish(self, name: str, state: State) -> bool:
         """Store ``state`` under ``name`` and keep to the limit; whether it is there now. Rank 0's call."""
+        self._sweep()
         try:
             _write_atomically(self.path(name), seal(state))
             self._progress(name).unlink(missing_ok=True)

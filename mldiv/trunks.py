@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from mldiv import world
-from mldiv.config import PATHS, TrialConfig
+from mldiv.config import PATHS, TrialConfig, from_dict
 from mldiv.data import ImageData
 from mldiv.records import trial_id
 from mldiv.store import State, Store
@@ -109,13 +109,21 @@ class Trunk:
         """The longest stored prefix of this trial's first stage with more than ``beyond`` epochs. All ranks' call."""
         stored = world.from_first(self._stored(beyond) if world.rank() == 0 else None)
         for epoch in stored:
-            if (state := self.store.read(self.name(epoch), self.device)) is not None:
+            state = self.store.read(self.name(epoch), self.device)
+            if state is not None and self._mine(state, epoch):
                 return state
         return None
 
+    def _mine(self, state: State, epoch: int) -> bool:
+        """Whether an entry is what its name says: a file that was copied to another name is not."""
+        if state["epoch"] == epoch and trunk_id(from_dict(state["config"])) == trunk_id(self.config):
+            return True
+        self.store.messages.append(f"{self.name(epoch)} is another trunk's prefix and was passed over")
+        return False
+
     def _stored(self, beyond: int) -> list[int]:
         """Epochs of the stored prefixes, the longest first."""
-        found = [int(path.stem) for path in self.store.path(self.name(0)).parent.glob("[0-9]*.pt")]
+        found = [int(path.stem) for path in self.store.path(self.name(0)).parent.glob("*.pt") if path.stem.isdecimal()]
         return sorted((epoch for epoch in found if beyond < epoch <= self.config.first_stage), reverse=True)
 
     def publish(self, epoch: int, state: dict[str, Any]) -> None:

@@ -698,3 +698,17 @@ def test_killed_in_stage_two_it_holds_up_nobody(tiny, tmp_path, alone):
     assert cost(train(first, tmp_path)) == (4, 0, 1)
     for config in (first, second):
         check_as_alone(config, tmp_path / config.id, alone)
+
+
+def test_a_prefix_under_another_trunks_name_is_passed_over(tiny, tmp_path, alone):
+    """Its seal is whole, but its settings are not those that its name stands for."""
+    other = tiny.replace(temperature=2.0)
+    train(other, tmp_path)
+    (path,) = (tmp_path / "store" / "entries" / "trunks").rglob("00002.pt")
+    folder = path.parent.with_name(path.parent.name.replace(trunk_id(other), trunk_id(tiny)))
+    folder.mkdir()
+    (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "00002 copy.pt").write_bytes(path.read_bytes())
+    record = train(tiny, tmp_path)
+    assert cost(record)[:2] == (4, 0) and "another trunk's prefix" in record.notes[0]
+    check_as_alone(tiny, tmp_path / tiny.id, alone)
