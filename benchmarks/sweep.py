@@ -12,7 +12,6 @@ code is `mldiv.fit` in all three.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -107,33 +106,26 @@ def run_plain(out: Path) -> None:
         raise errors[0]
 
 
-def run_mldiv(out: Path, share: bool) -> dict[str, float]:
-    """The sweep; seconds from the first trial's start to the last one's end."""
+def run_mldiv(out: Path, share: bool) -> None:
     from mldiv import tune
     from mldiv.store import Store
     from mldiv.train import Resources
 
-    times: list[float] = []
-    tune.run(
-        plan(out, share),
-        out,
-        resources=Resources(),
-        store=Store(out / "trunks"),
-        progress=lambda trial, result: times.append(time.time()),
-    )
-    return {"first report": times[0], "last end": times[-1]}
+    tune.run(plan(out, share), out, resources=Resources(), store=Store(out / "trunks"))
 
 
 def run_way(way: str, out: Path) -> None:
-    """In a process of its own: connect, sweep, say when trials trained."""
+    """In a process of its own: connect, sweep."""
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     import ray
 
     from mldiv.conduct import connect
 
     connect("local")
-    times = run_plain(out) if way == "plain" else run_mldiv(out, share=way == "shipped")
-    (out / "times.json").write_text(json.dumps(times or {}))
+    if way == "plain":
+        run_plain(out)
+    else:
+        run_mldiv(out, share=way == "shipped")
     ray.shutdown()
 
 
@@ -144,20 +136,15 @@ def busy_seconds() -> float:
 
 
 def measure(way: str, out: Path) -> dict[str, Any]:
-    """One way from start to end: wall and processor seconds, epochs by kind, every trial's test scores, overhead."""
+    """One way from start to end: wall and processor seconds, epochs by kind, every trial's test scores."""
     began, busy = time.perf_counter(), busy_seconds()
     subprocess.run([sys.executable, __file__, "--way", way, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
     wall, busy = time.perf_counter() - began, busy_seconds() - busy
     found = {one.id: records.read_trial(records.trial_folder(out, one.id)) for one in configs()}
     assert all(record.status == "finished" for record in found.values())
     epochs = {name: sum(record.cost[name] for record in found.values()) for name in records.COSTS}
-    times = json.loads((out / "times.json").read_text())
-    overhead = None
-    if times:
-        taken = times["last end"] - times["first report"]
-        overhead = SIDE_BY_SIDE * taken - sum(record.seconds for record in found.values())
     scores = {name: record.test for name, record in sorted(found.items())}
-    return {"wall": wall, "busy": busy, "scores": scores, "overhead": overhead} | epochs
+    return {"wall": wall, "busy": busy, "scores": scores} | epochs
 
 
 def main() -> None:

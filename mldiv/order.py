@@ -89,7 +89,8 @@ class TrunkQueue:
 
     def progress(self, trial: str, epochs: int) -> None:
         """The trial has ``epochs`` epochs behind it, and published what it was to publish until then."""
-        self._settle(trial)
+        if epochs:
+            self._settle(trial)
         lead = self.leads.get(trial)
         if lead is None:
             return
