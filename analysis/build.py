@@ -1,33 +1,85 @@
-"""Everything that is made from a study folder, in one call."""
+"""Everything that is made from one study folder, in one call."""
 
 import os
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
-from analysis import answer, reliability, tables
-from analysis.load import load
+from analysis import answer, effects, reliability, report, tables
+from analysis.effects import Effects
+from analysis.load import StudyData, load
+from analysis.repeats import Repeats, gather, predictions
+from analysis.sections import Finding, findings
+from analysis.signatures import signatures, words
+
+#: What can be written: the tables, the report, the reliability diagrams (png: as .png and .pdf).
+FORMATS = ("md", "csv", "tex", "html", "png")
 
 
-def build(folder: Path, out: Path | None = None) -> str:
-    """Write table.md, .csv and .tex, reliability.png and .pdf and answer.md into ``out`` (default: the study folder).
+@dataclass(frozen=True)
+class Analysis:
+    """A study with everything computed from it."""
 
-    Returns the text for the terminal: table, answer, where the files are.
+    study: StudyData
+    repeats: Repeats
+    table: tables.Table
+    differences: Effects
+    contrasts: Effects
+    findings: list[Finding]
+
+    @property
+    def answer(self) -> str:
+        sentences = [one.answer for one in self.findings if one.answer]
+        return answer.answer(self.study, self.differences, self.contrasts, sentences)
+
+
+def analyse(folder: Path) -> Analysis:
+    """Read a study folder and compute what its tables, figures and answer say.
+
+    Raises: RecordError when ``folder`` holds no study of this schema version.
+    """
+    study = load(folder)
+    repeats = gather(study)
+    header = study.header
+    return Analysis(
+        study,
+        repeats,
+        tables.summaries({arm: list(of_arm.values()) for arm, of_arm in repeats.items()}),
+        effects.differences(repeats, study.baseline, header.get("compare", study.arms)) if study.baseline else {},
+        effects.contrasts(repeats, header.get("contrasts", {})),
+        findings(study),
+    )
+
+
+def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORMATS) -> str:
+    """Write table.md, .csv and .tex, report.html, reliability.png and .pdf and answer.md into ``out`` (default: the folder).
+
+    formats: which of them are written, besides the answer. Returns the text for the terminal: scores, answer, where
+    the files are.
 
     Raises: RecordError when ``folder`` holds no study of this schema version.
     """
     out = out or folder
     out.mkdir(parents=True, exist_ok=True)
-    study = load(folder)
-    nulls = tables.null_eces(study)
-    table = tables.summaries(study)
-    pictures = reliability.draw(study, nulls, out)
+    made = analyse(folder)
+    study, table, said = made.study, made.table, made.answer
+    shown = predictions(made.repeats)
     texts = {
-        "table.md": tables.markdown(study, table, nulls),
-        "table.csv": tables.csv(study, table, nulls),
-        "table.tex": tables.latex(study, table, nulls),
-        "answer.md": answer.answer(study),
+        "table.md": tables.markdown(study, table),
+        "table.csv": tables.frame(study, table).to_csv(index=False),
+        "table.tex": tables.latex(study.header["scientific"], table, tables.caption(study)),
     }
-    for name, text in texts.items():
+    kept = {name: text for name, text in texts.items() if name.rpartition(".")[2] in formats} | {"answer.md": said}
+    nulls = tables.means(table, "null_ece")
+    if "html" in formats:
+        kept["report.html"] = report.render(
+            study, table=texts["table.md"], answer=said, effects=made.differences, contrasts=made.contrasts,
+            signatures=words(signatures(study)), predictions=shown, nulls=nulls,
+            extra=[one.section for one in made.findings],
+        )  # fmt: skip
+    pictures = reliability.draw(study, shown, nulls, out) if "png" in formats else []
+    for name, text in kept.items():
         (out / name).write_text(text)
-    files = ", ".join([*texts, *(path.name for path in pictures)])
+    files = ", ".join([*kept, *(path.name for path in pictures)])
     where = os.path.relpath(out) if not os.path.relpath(out).startswith("..") else str(out)
-    return f"{texts['table.md']}\n{texts['answer.md']}\nIn {where}: {files}"
+    return f"{tables.markdown(study, table, ['scores'])}\n{said}\nIn {where}: {files}"

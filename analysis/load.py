@@ -1,10 +1,12 @@
-"""A study folder as data: its header, its repeated trials, what could not be read. Records only; nothing is computed."""
+"""A study folder as data: its header, its trials, what could not be read. Records only; nothing is computed."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
+import pyarrow
+import pyarrow.parquet
 
 from mldiv.records import (
     SCHEMA,
@@ -17,19 +19,74 @@ from mldiv.records import (
     trial_folder,
 )
 
+#: Which predictions an arm is judged by: those of both peers together, or each peer's own (a score is then their mean).
+MEMBERS = {"pair": ("pair",), "peers": ("peer_1", "peer_2")}
+
+#: What a curve holds of every epoch's line: path in the line. Cosines of the means are averaged over layers.
+CURVES = {
+    "nll": ("validation", "pair", "nll"),
+    "accuracy": ("validation", "pair", "accuracy"),
+    "peer_1_accuracy": ("validation", "peer_1", "accuracy"),
+    "peer_2_accuracy": ("validation", "peer_2", "accuracy"),
+    "w2_per_weight": ("diversity", "w2_per_weight"),
+    "cosine": ("diversity", "cosine"),
+    "feature_kl": ("diversity", "feature_kl"),
+    "disagreement": ("diversity", "disagreement"),
+    "own_feature_kl": ("train", "feature_kl"),
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A trial epoch by epoch: stage [epochs], 1 or 2; values by the names of CURVES, each [epochs], NaN where not computed."""
+
+    epoch: np.ndarray
+    stage: np.ndarray
+    values: dict[str, np.ndarray]
+
+    @property
+    def switch(self) -> int | None:
+        """The first epoch of stage two; None in a trial without."""
+        return int(self.epoch[self.stage == 2][0]) if (self.stage == 2).any() else None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one member said of the test images, each [images], in their order: class indices, probabilities, nats."""
+
+    label: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+    label_probability: np.ndarray
+    scaled_confidence: np.ndarray
+    entropy: np.ndarray
+    mutual_information: np.ndarray
+
+    @property
+    def correct(self) -> np.ndarray:
+        return self.predicted == self.label
+
+    @property
+    def nll(self) -> np.ndarray:
+        """Of every image, in nats."""
+        return -np.log(np.maximum(self.label_probability.astype(float), np.finfo(np.float32).tiny))
+
 
 @dataclass
 class StudyData:
-    """records: (arm, seed) -> the repeated trial's record, for every planned one that can be read; planned: all of them;
-    lines: the last line of metrics.jsonl of each; searched: number of search trials by status; problems: in words."""
+    """planned: (arm, seed) -> trial of every planned repeat; records: the same -> its record, where it can be read;
+    searched: (arm, record) of every readable trial of the searches; lost: search trials without a record;
+    scaling: lines of scaling.jsonl; problems: in words."""
 
     header: dict[str, Any]
     folder: Path
-    planned: dict[tuple[str, int], str]
-    records: dict[tuple[str, int], TrialRecord]
-    lines: dict[tuple[str, int], dict[str, Any]]
-    searched: dict[str, int]
+    planned: dict[tuple[str, int], str] = field(default_factory=dict)
+    records: dict[tuple[str, int], TrialRecord] = field(default_factory=dict)
+    searched: list[tuple[str, TrialRecord]] = field(default_factory=list)
+    lost: int = 0
+    scaling: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    _curves: dict[str, Curve | None] = field(default_factory=dict)
 
     @property
     def arms(self) -> list[str]:
@@ -39,40 +96,59 @@ class StudyData:
     def seeds(self) -> list[int]:
         return list(self.header["seeds"])
 
+    @property
+    def baseline(self) -> str | None:
+        return self.header["baseline"]
+
+    def member(self, arm: str) -> str:
+        """Whose predictions the arm is judged by: a key of MEMBERS."""
+        return self.header.get("members", {}).get(arm, "pair")
+
     def finished(self, arm: str) -> dict[int, TrialRecord]:
         """The arm's finished repeats by seed. Stopped, diverged and failed trials never enter a number."""
-        return {seed: record for (name, seed), record in self.records.items() if name == arm and record.status == "finished"}
+        found = ((seed, self.records.get((arm, seed))) for seed in self.seeds)
+        return {seed: record for seed, record in found if record is not None and record.status == "finished"}
 
     def count(self, arm: str, status: str) -> int:
-        return sum(1 for (name, _), record in self.records.items() if name == arm and record.status == status)
+        return sum(1 for seed in self.seeds if (record := self.records.get((arm, seed))) and record.status == status)
 
     def missing(self) -> list[str]:
         """The repeats without a finished record, in words."""
         lost = []
         for arm in self.arms:
-            without = [seed for seed in self.seeds if seed not in self.finished(arm)]
+            finished = self.finished(arm)
+            without = [seed for seed in self.seeds if seed not in finished]
             if without:
                 lost.append(f"{arm}: seed{'s' * (len(without) > 1)} {', '.join(map(str, without))}")
         return lost
 
-    def predictions(self, arm: str) -> dict[int, pd.DataFrame]:
-        """The pair's test predictions of each finished repeat, by seed; unreadable files are named in `problems`."""
-        frames = {}
-        for seed, record in self.finished(arm).items():
-            path = trial_folder(self.folder, record.id) / "predictions.parquet"
+    def curve(self, trial: str) -> Curve | None:
+        """The trial's lines as arrays, read once; None when it has none. A damaged file is named in `problems`."""
+        if trial not in self._curves:
             try:
-                frame = pd.read_parquet(path)
-            except (OSError, ValueError) as error:
-                problem = f"{path.relative_to(self.folder)} cannot be read ({type(error).__name__})"
-                if problem not in self.problems:
-                    self.problems.append(problem)
-                continue
-            frames[seed] = frame[frame["member"] == "pair"]
-        return frames
+                lines = list(read_lines(trial_folder(self.folder, trial) / "metrics.jsonl"))
+                self._curves[trial] = _curve(lines) if lines else None
+            except RecordError as error:
+                self._note(str(error).replace(f"{self.folder}/", ""))
+                self._curves[trial] = None
+        return self._curves[trial]
+
+    def predictions(self, arm: str, seed: int) -> list[Predictions] | None:
+        """The test predictions of the arm's members in a finished repeat; None, named in `problems`, when unreadable."""
+        path = trial_folder(self.folder, self.records[arm, seed].id) / "predictions.parquet"
+        try:
+            return _read_predictions(path, MEMBERS[self.member(arm)])
+        except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
+            self._note(f"{path.relative_to(self.folder)} cannot be read ({type(error).__name__})")
+            return None
+
+    def _note(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
 
 
 def load(folder: Path) -> StudyData:
-    """Everything that tables and pictures need.
+    """Everything that tables and pictures need; curves and predictions are read when they are asked for.
 
     Raises: RecordError when there is no study in ``folder``, or one of another schema version. Damaged trials are not
     fatal: each is left out and named in ``problems``.
@@ -80,22 +156,56 @@ def load(folder: Path) -> StudyData:
     header = read_json(folder / "study.json")
     if header.get("schema") != SCHEMA:
         raise RecordError(f"{folder / 'study.json'}: schema version {header.get('schema')!r}, this analysis reads {SCHEMA}")
-    study = StudyData(header, folder, {}, {}, {}, {})
+    study = StudyData(header, folder)
+    study.scaling = list(read_lines(folder / "scaling.jsonl"))
     for item in read_assignments(folder):
-        try:
-            path = trial_folder(folder, item.trial)
-            record = read_trial(path) if (path / "trial.json").exists() else None
-            lines = list(read_lines(path / "metrics.jsonl"))
-        except RecordError as error:
-            study.problems.append(str(error).replace(f"{folder}/", ""))
-            record, lines = None, []
-        if item.phase == "search":
-            status = record.status if record else "missing"
-            study.searched[status] = study.searched.get(status, 0) + 1
-            continue
-        study.planned[item.arm, item.seed] = item.trial
-        if record is not None:
+        if item.phase == "repeat":
+            study.planned[item.arm, item.seed] = item.trial
+        record = _record(study, item.trial)
+        if item.phase == "repeat" and record is not None:
             study.records[item.arm, item.seed] = record
-        if lines:
-            study.lines[item.arm, item.seed] = lines[-1]
+        elif item.phase == "search" and record is not None:
+            study.searched.append((item.arm, record))
+        elif item.phase == "search":
+            study.lost += 1
     return study
+
+
+def _record(study: StudyData, trial: str) -> TrialRecord | None:
+    path = trial_folder(study.folder, trial)
+    try:
+        return read_trial(path) if (path / "trial.json").exists() else None
+    except RecordError as error:
+        study._note(str(error).replace(f"{study.folder}/", ""))
+        return None
+
+
+def _curve(lines: list[dict[str, Any]]) -> Curve:
+    epoch, stage = (np.array([line[name] for line in lines]) for name in ("epoch", "stage"))
+    return Curve(epoch, stage, {name: np.array([_at(line, path) for line in lines]) for name, path in CURVES.items()})
+
+
+def _at(line: dict[str, Any], path: tuple[str, ...]) -> float:
+    value: Any = line
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    if isinstance(value, dict):
+        numbers = [one for one in value.values() if one is not None]
+        return float(np.mean(numbers)) if numbers else np.nan
+    return np.nan if value is None else float(value)
+
+
+def _read_predictions(path: Path, members: tuple[str, ...]) -> list[Predictions]:
+    names = list(Predictions.__dataclass_fields__)
+    with pyarrow.parquet.ParquetFile(path, memory_map=False) as file:
+        table = file.read(columns=["member", *names], use_threads=False)
+    codes = table.column("member").combine_chunks()
+    member = np.asarray(codes.to_pylist())
+    columns = {name: table.column(name).to_numpy() for name in names}
+    found = []
+    for one in members:
+        rows = np.flatnonzero(member == one)
+        if not len(rows):
+            raise ValueError(f"{path}: no predictions of {one}")
+        found.append(Predictions(**{name: column[rows] for name, column in columns.items()}))
+    return found

@@ -1,5 +1,6 @@
 """Conduct a study on Ray: start it, show it, train its plan, write its tables, end it whatever happens."""
 
+import json
 import logging
 import os
 import sys
@@ -11,8 +12,8 @@ from typing import Any
 
 import torch
 
-from mldiv import records
-from mldiv.config import ConfigError
+from mldiv import records, scaling, serial
+from mldiv.config import ConfigError, TrialConfig
 from mldiv.display import Display
 from mldiv.plan import Plan
 from mldiv.presets import Preset
@@ -79,12 +80,9 @@ def conduct(run: Any, header: dict[str, Any], report: Callable[[Path], str]) -> 
     if recorded_all(plan):
         print(f"{run.study.name}: all trials are recorded, nothing to train", file=sys.stderr)
         return finish(run, plan, header, report)
-    import ray
-
     plan = run.plan(storage=True)
     try:
-        connect(run.flags.address)
-        train(run, plan)
+        train_here(run, plan) if run.flags.in_process else train(run, plan)
     except KeyboardInterrupt:
         done = sum(1 for item in {item.trial for item in plan.assignments} if _final(run.out, item))
         print(
@@ -100,8 +98,6 @@ def conduct(run: Any, header: dict[str, Any], report: Callable[[Path], str]) -> 
         if os.environ.get("MLDIV_DEBUG"):
             traceback.print_exc()
         return 1
-    finally:
-        ray.shutdown()
     return finish(run, plan, header, report)
 
 
@@ -111,20 +107,47 @@ def recorded_all(plan: Plan) -> bool:
 
 
 def train(run: Any, plan: Plan) -> None:
-    """Hand the plan to Tune and show its progress."""
+    """Hand the plan to Tune and show its progress; Ray runs meanwhile."""
     import ray
 
     from mldiv import tune
 
-    resources = worker_resources(run.preset, run.workers, ray.cluster_resources())
+    try:
+        connect(run.flags.address)
+        resources = worker_resources(run.preset, run.workers, ray.cluster_resources())
+        if run.study.sizes is not None:
+            measure = ray.remote(scaling.measure_all).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
+            _measure(run, lambda sizes: ray.get(measure.remote(sizes)))
+        scheduler = tune.AfterSwitch.of(run.study.make_arms(run.base), run.base) if run.flags.stop_early else None
+        with Display(run.study.name, plan, run.base.epochs) as display:
+            tune.run(
+                plan, run.out, resources=resources, store=run.store, groups=run.flags.groups, progress=display.update,
+                scheduler=scheduler,
+            )  # fmt: skip
+    finally:
+        ray.shutdown()
+
+
+def train_here(run: Any, plan: Plan) -> None:
+    """Train the plan in this process, without Ray."""
+    _measure(run, scaling.measure_all)
     with Display(run.study.name, plan, run.base.epochs) as display:
-        tune.run(plan, run.out, resources=resources, store=run.store, groups=run.flags.groups, progress=display.update)
+        serial.run(plan, run.out, store=run.store, progress=display.update)
+
+
+def _measure(run: Any, measure: Callable[[list[TrialConfig]], list[dict[str, Any]]]) -> None:
+    """Write scaling.jsonl, once, if the study has sizes whose step is to be timed."""
+    path = run.out / "scaling.jsonl"
+    if run.study.sizes is not None and not path.exists():
+        print(f"{run.study.name}: timing steps of several sizes", file=sys.stderr)
+        lines = measure(run.study.sizes(run.base))
+        records.write_atomically(path, "".join(json.dumps(records.finite(line)) + "\n" for line in lines))
 
 
 def finish(run: Any, plan: Plan, header: dict[str, Any], report: Callable[[Path], str]) -> int:
     """Write what the searches chose and the report; print the table and where everything is."""
     records.write_assignments(run.out, plan.assignments)
-    records.write_json(run.out / "study.json", header | {"chosen": plan.chosen()})
+    records.write_json(run.out / "study.json", header | {"chosen": plan.chosen(), "importance": plan.importance()})
     with suppress(OSError):
         run.store.refer(run.out, ())
     print(report(run.out))

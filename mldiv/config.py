@@ -19,9 +19,10 @@ from mldiv.losses import (
     TRANSFORMS,
 )
 from mldiv.models import MODELS
+from mldiv.ood import OOD
 from mldiv.records import trial_id
 
-INITIALIZATIONS = ("scratch_pretrained", "scratch", "pretrained")
+INITIALIZATIONS = ("scratch_pretrained", "scratch", "pretrained", "pretrained_same")
 SCHEDULES = ("cosine", "step", "constant")
 PRECISIONS = ("float32", "bf16")
 SIGMA_MODES = ("relative", "absolute")
@@ -56,7 +57,8 @@ class TrialConfig:
     initial_sigma: float = 0.1
     sigma_mode: str = "relative"
     prior_std: float = 1.0
-    #: Peer 1 from scratch and peer 2 with the means of a pretrained deterministic network [stated]; or both alike.
+    #: Peer 1 from scratch and peer 2 with the means of a pretrained deterministic network [stated]; both from scratch; both
+    #: pretrained, from two networks of different seeds or (pretrained_same) from one.
     initialization: str = "scratch_pretrained"
     pretrain_epochs: int = 30
 
@@ -110,6 +112,9 @@ class TrialConfig:
     test_samples: int = 20
     #: Weight samples that an evaluation computes together by vmap: a matter of speed and memory.
     samples_at_once: int = 1
+    #: Images of another kind, whose uncertainty a trained pair is asked for: "photographs", which come with a dependency,
+    #: another data set's test images, or "none".
+    ood: str = "photographs"
 
     seed: int = 0
 
@@ -199,6 +204,7 @@ def _check_names(config: TrialConfig) -> None:
         "schedule": SCHEDULES,
         "precision": PRECISIONS,
         "sigma_mode": SIGMA_MODES,
+        "ood": OOD,
     }
     for name, known in choices.items():
         value = getattr(config, name)

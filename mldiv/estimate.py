@@ -43,7 +43,8 @@ def measure(config: TrialConfig) -> Cost:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = dataset(config)
     steps = steps_per_epoch(config, data)
-    pair = MutualPair(config, data.classes, data.train.images.shape[1], len(data.train.labels)).to(device)
+    size = data.train.images.shape[-1]
+    pair = MutualPair(config, data.classes, data.channels, len(data.train), image_size=size).to(device)
     images, labels = next(epoch_batches(config, data, 0, "estimate", device))
 
     def step(diverse: bool) -> None:

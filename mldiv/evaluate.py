@@ -166,24 +166,3 @@ def diversity(pair: MutualPair) -> dict[str, object]:
         "sigma_1": float(peer_1.sigma.mean()),
         "sigma_2": float(peer_2.sigma.mean()),
     }
-
-
-def predictions_table(members: dict[str, Predictive], labels: Labels) -> dict[str, list]:
-    """The columns of predictions.parquet: one row per image and member (peer_1, peer_2, pair)."""
-    columns: dict[str, list] = {}
-    for member, predictive in members.items():
-        confidence, predicted = predictive.probabilities.max(-1)
-        chosen = predictive.probabilities.gather(-1, labels[:, None]).squeeze(-1)
-        rows = {
-            "image": torch.arange(len(labels)),
-            "label": labels,
-            "predicted": predicted,
-            "confidence": confidence,
-            "label_probability": chosen,
-            "entropy": metrics.entropy(predictive.probabilities),
-            "mutual_information": metrics.mutual_information(predictive),
-        }
-        columns.setdefault("member", []).extend([member] * len(labels))
-        for name, values in rows.items():
-            columns.setdefault(name, []).extend(values.cpu().tolist())
-    return columns

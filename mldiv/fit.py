@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from mldiv.epochs import learning_rate, over_ranks, steps_per_epoch
 from mldiv.metrics import disagreement, scores
 from mldiv.pair import TERMS
 from mldiv.records import TrialRecord
+from mldiv.scoring import score
 from mldiv.start import Line, Report, Trial, begin, prefix
 from mldiv.steps import Diverged, make_optimizer, train_epoch
 from mldiv.store import Store, save_atomically
@@ -118,7 +118,7 @@ def _run(trial: Trial, report: Report, began: float, held: contextlib.ExitStack,
     except Diverged as error:
         record.status, record.reason = "diverged", str(error)
     if record.status == "finished":
-        _test(trial)
+        score(trial)
 
 
 def _train(trial: Trial, report: Report, began: float, held: contextlib.ExitStack) -> bool:
@@ -197,27 +197,6 @@ def _line(trial: Trial, epoch: int, diverse: bool, terms: Tensor) -> Line:
     }
 
 
-def _test(trial: Trial) -> None:
-    """The only use of the test data: final scores and predictions."""
-    config = trial.config
-    for split in ("validation", "test"):
-        members, labels = evaluate.predictives(
-            trial.pair, trial.data, split, samples=config.test_samples, epoch=config.epochs, device=trial.device
-        )
-        setattr(trial.record, split, {member: scores(one, labels) for member, one in members.items()})
-    if world.rank() == 0:
-        write_predictions(trial.folder / "predictions.parquet", evaluate.predictions_table(members, labels))
-
-
-def write_predictions(path: Path, columns: dict[str, list]) -> None:
-    """predictions.parquet, in the smallest types that hold its columns; written whole or not at all."""
-    kinds = {"image": "int32", "member": "category", "label": "int16", "predicted": "int16"}
-    frame = pd.DataFrame(columns)
-    temporary = path.with_name(f".{path.name}")
-    frame.astype({name: kinds.get(name, "float32") for name in frame.columns}).to_parquet(temporary, index=False)
-    temporary.replace(path)
-
-
 def _notes(record: TrialRecord, path: Path) -> list[str]:
     """What a reader of the record should know: a feature term that died or ran away since the switch."""
     levels = [line["train"]["feature_kl"] for line in records.read_lines(path) if line["stage"] == 2]
@@ -229,3 +208,9 @@ def _notes(record: TrialRecord, path: Path) -> list[str]:
     if levels[-1] > RUNAWAY * start:
         return [f"feature term ran away: feature KL rose from {start:.2g} at the switch to {levels[-1]:.2g}"]
     return []
+
+
+def summary(line: dict[str, Any]) -> dict[str, Any]:
+    """What a trial's client hears of an epoch; the rest is in metrics.jsonl."""
+    scores = line["validation"]["pair"]
+    return {"epoch": line["epoch"], "stage": line["stage"], "seconds": line["seconds"], **scores}

@@ -1,10 +1,12 @@
-"""Scores of a Monte Carlo predictive: accuracy, proper scores, calibration, uncertainty."""
+"""Scores of a Monte Carlo predictive: accuracy, proper scores, calibration, uncertainty and what it detects."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 BINS = 15
@@ -92,6 +94,54 @@ def disagreement(first: Predictive, second: Predictive) -> Tensor:
     return (first.probabilities.argmax(-1) != second.probabilities.argmax(-1)).double().mean()
 
 
+def auroc(positive: Float[Tensor, " positives"], negative: Float[Tensor, " negatives"]) -> float:
+    """Area under the ROC curve: how often a positive's score exceeds a negative's, ties counted half. 0.5 is chance.
+
+    nan where there are no positives, no negatives, or a score is not finite.
+    """
+    values = torch.cat([positive, negative]).double().cpu()
+    if not len(positive) or not len(negative) or not values.isfinite().all():
+        return math.nan
+    truth = torch.arange(len(values)) < len(positive)
+    return float(roc_auc_score(truth.numpy(), values.numpy()))
+
+
+def error_detection(uncertainty: Float[Tensor, " images"], wrong: Bool[Tensor, " images"]) -> float:
+    """AUROC of telling wrong predictions from right ones by their uncertainty; nan where all are right, or all wrong."""
+    return auroc(uncertainty[wrong], uncertainty[~wrong])
+
+
+def aurc(uncertainty: Float[Tensor, " images"], wrong: Bool[Tensor, " images"]) -> float:
+    """Area under the risk-coverage curve: the share of errors among the k least uncertain images, averaged over k = 1..N.
+
+    0 is perfect; an uncertainty that says nothing gives about the error rate. Equally uncertain images count in the mean
+    over all their orders, whatever order they are in. nan without images, or where an uncertainty is not finite. References:
+    Geifman et al. (ICLR 2019).
+    """
+    values, errors = uncertainty.double().cpu(), wrong.double().cpu()
+    if not len(values) or not values.isfinite().all():
+        return math.nan
+    levels, level, counts = values.unique(return_inverse=True, return_counts=True)  # levels rise
+    shares = torch.zeros(len(levels), dtype=torch.double).index_add_(0, level, errors) / counts
+    risks = shares.repeat_interleave(counts).cumsum(0) / torch.arange(1, len(values) + 1)
+    return float(risks.mean())
+
+
+def uncertainty_scores(
+    test: Predictive, labels: Int[Tensor, " images"], other: Predictive | None = None
+) -> dict[str, float | None]:
+    """How well entropy and mutual information find wrong predictions (error_auroc_*, aurc_*) and, with its predictive, the
+    images of another data set (ood_auroc_*). None for what is not defined: all right, all wrong, no other data set."""
+    wrong = test.probabilities.argmax(-1) != labels
+    result: dict[str, float] = {}
+    for name, measure in UNCERTAINTIES.items():
+        uncertainty = measure(test)
+        result[f"error_auroc_{name}"] = error_detection(uncertainty, wrong)
+        result[f"ood_auroc_{name}"] = math.nan if other is None else auroc(measure(other), uncertainty)
+        result[f"aurc_{name}"] = aurc(uncertainty, wrong)
+    return {name: None if math.isnan(value) else value for name, value in result.items()}
+
+
 def scores(predictive: Predictive, labels: Int[Tensor, " images"], names: tuple[str, ...] | None = None) -> dict[str, float]:
     """Every metric of METRICS (or those in ``names``) as a plain number."""
     return {name: float(METRICS[name](predictive, labels)) for name in names or METRICS}
@@ -107,6 +157,16 @@ def _binned_gap(confidence: Tensor, correct: Tensor, bins: Tensor) -> Tensor:
     gaps.index_add_(0, bins, correct.double() - confidence.double())
     return gaps.abs().sum() / len(confidence)
 
+
+def _predictive_entropy(predictive: Predictive) -> Float[Tensor, " images"]:
+    return entropy(predictive.probabilities)
+
+
+#: How uncertain a predictive is of each image.
+UNCERTAINTIES: dict[str, Callable[[Predictive], Tensor]] = {
+    "entropy": _predictive_entropy,
+    "mutual_information": mutual_information,
+}
 
 METRICS: dict[str, Callable[[Predictive, Tensor], Tensor]] = {
     "accuracy": accuracy,

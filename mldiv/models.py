@@ -75,13 +75,13 @@ def _kaiming(module: nn.Module) -> None:
 
 
 def _cifar(n: int) -> Callable[..., nn.Module]:
-    def construct(classes: int, channels: int, width: float, small_images: bool) -> nn.Module:
+    def construct(classes: int, channels: int, width: float, small_images: bool, image_size: int) -> nn.Module:
         return CifarResNet(n, classes, channels, width)
 
     return construct
 
 
-def _resnet18(classes: int, channels: int, width: float, small_images: bool) -> nn.Module:
+def _resnet18(classes: int, channels: int, width: float, small_images: bool, image_size: int) -> nn.Module:
     if width != 1:
         raise ValueError(f"width = {width}: resnet18 comes in width 1 only; resnet20, 32 and 56 take any")
     from mldiv.resnet18 import ResNet18  # torchvision takes two seconds to import
@@ -91,12 +91,28 @@ def _resnet18(classes: int, channels: int, width: float, small_images: bool) -> 
     return module
 
 
-def build(name: str, *, classes: int, channels: int = 3, width: float = 1.0, small_images: bool = True, seed: int) -> nn.Module:
+def _vit(classes: int, channels: int, width: float, small_images: bool, image_size: int) -> nn.Module:
+    from mldiv.vit import SmallViT  # torchvision
+
+    return SmallViT(classes, channels, width, image_size)
+
+
+def build(
+    name: str,
+    *,
+    classes: int,
+    channels: int = 3,
+    width: float = 1.0,
+    small_images: bool = True,
+    seed: int,
+    image_size: int = 32,
+) -> nn.Module:
     """The named architecture with initial weights of ``seed``; torch's global random state is left as it was.
 
-    small_images: a stem for images of up to 64 pixels (ResNet-18; the CIFAR networks have no other).
+    small_images: a stem for images of up to 64 pixels (ResNet-18; the other networks have one stem).
+    image_size: side of the images in pixels, which fixes a transformer's patches; convolutional networks take any.
 
-    Raises: ValueError for an unknown name (with the nearest), or a width the architecture does not have.
+    Raises: ValueError for an unknown name (with the nearest), or a width or image size the architecture does not have.
     """
     if name not in MODELS:
         close = difflib.get_close_matches(name, MODELS, n=1)
@@ -104,15 +120,16 @@ def build(name: str, *, classes: int, channels: int = 3, width: float = 1.0, sma
         raise ValueError(f"no architecture is called {name!r}, known: {', '.join(MODELS)}{hint}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MODELS[name](classes, channels, width, small_images)
+        return MODELS[name](classes, channels, width, small_images, image_size)
 
 
-#: Constructors (classes, channels, width, small_images). The module returns (logits, block features [batch, channels,
-#: height, width]) and names the features' channels in ``feature_channels``.
-MODELS: dict[str, Callable[[int, int, float, bool], nn.Module]] = {
+#: Constructors (classes, channels, width, small_images, image_size). The module returns (logits, block features [batch,
+#: channels, height, width] or [batch, channels, tokens]) and names the features' channels in ``feature_channels``.
+MODELS: dict[str, Callable[[int, int, float, bool, int], nn.Module]] = {
     "resnet8": _cifar(1),
     "resnet20": _cifar(3),
     "resnet32": _cifar(5),
     "resnet56": _cifar(9),
     "resnet18": _resnet18,
+    "vit": _vit,
 }

@@ -58,12 +58,12 @@ class MutualPair(nn.Module):
     param_scale: Tensor
     feature_scale: Tensor
 
-    def __init__(self, config: TrialConfig, classes: int, channels: int, train_images: int) -> None:
+    def __init__(self, config: TrialConfig, classes: int, channels: int, train_images: int, image_size: int = 32) -> None:
         super().__init__()
         self.config, self.train_images = config, train_images
         self.peer_1, self.peer_2 = (
             GaussianPosterior(
-                network(config, classes, channels, f"peer {index}"),
+                network(config, classes, channels, f"peer {index}", image_size),
                 initial_sigma=config.initial_sigma,
                 sigma_mode=config.sigma_mode,
             )
@@ -196,6 +196,7 @@ class MutualPair(nn.Module):
         return {"param_distance": float(value), "feature_kl": float(feature_kl)}
 
 
-def network(config: TrialConfig, classes: int, channels: int, purpose: str) -> nn.Module:
-    """The configured architecture with the initial weights of this seed and purpose."""
-    return build(config.arch, classes=classes, channels=channels, width=config.width, seed=derive(config.seed, purpose))
+def network(config: TrialConfig, classes: int, channels: int, purpose: str, image_size: int = 32) -> nn.Module:
+    """The configured architecture for images of ``image_size`` pixels with the initial weights of this seed and purpose."""
+    seed = derive(config.seed, purpose)
+    return build(config.arch, classes=classes, channels=channels, width=config.width, seed=seed, image_size=image_size)

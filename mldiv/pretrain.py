@@ -18,6 +18,7 @@ PURPOSES: dict[str, list[tuple[int, str]]] = {
     "scratch": [],
     "scratch_pretrained": [(2, "pretrain")],
     "pretrained": [(1, "pretrain peer 1"), (2, "pretrain")],
+    "pretrained_same": [(1, "pretrain"), (2, "pretrain")],
 }
 
 #: Every setting that can change a pretrained network. Neither the losses nor the peers' schedule are among them; what the
@@ -45,7 +46,7 @@ def pretraining_id(config: TrialConfig, purpose: str) -> str:
 
 def pretraining_ids(config: TrialConfig) -> list[str]:
     """The pretrainings that a trial from its very start needs."""
-    return [pretraining_id(config, purpose) for _, purpose in PURPOSES[config.initialization]]
+    return list(dict.fromkeys(pretraining_id(config, purpose) for _, purpose in PURPOSES[config.initialization]))
 
 
 def pretrained(
@@ -72,7 +73,7 @@ def _train(
 ) -> tuple[State, int]:
     """Plain supervised training by SGD, resumed at its last whole epoch; the state, and how many epochs were trained."""
     steps_per_epoch(config, data)
-    module = network(config, data.classes, data.channels, purpose).to(device)
+    module = network(config, data.classes, data.channels, purpose, data.train.images.shape[-1]).to(device)
     optimizer = torch.optim.SGD(
         module.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
     )

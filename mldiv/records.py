@@ -2,9 +2,10 @@
 
 A study folder holds
 
-    study.json           question, arms, settings, selection rule, versions, commit
+    study.json           question, arms, settings, selection rule, versions, commit; at the end also what was chosen
     assignments.jsonl    one line per (arm, phase, seed): which trial answers for it
-    trials/<id>/         trial.json, metrics.jsonl (a line per epoch), predictions.parquet
+    trials/<id>/         trial.json, metrics.jsonl (a line per epoch), predictions.parquet (an image and member a row)
+    scaling.jsonl        a size a line: time and memory of a step, where the study measures them
 
 A trial's id is the hash of its configuration and seed without paths, so the same trial is the same everywhere. Only the
 standard library is used here: the analysis reads these files without torch, ray or optuna.
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 2
+SCHEMA = 3
 
 #: A trial in one of these states is never trained again. ``failed`` is: its cause may be gone.
 FINAL = frozenset({"finished", "stopped", "diverged"})
@@ -49,6 +50,11 @@ class TrialRecord:
     seconds: float = 0.0
     validation: dict[str, dict[str, Any]] = field(default_factory=dict)
     test: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: By member: the temperature fitted on validation data, and the test scores after dividing log-probabilities by it.
+    calibration_temperature: dict[str, float] = field(default_factory=dict)
+    test_scaled: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: By member: how well its uncertainties detect its errors on test data, and images of another data set.
+    uncertainty: dict[str, dict[str, Any]] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     #: Both distances between the peers, raw, when stage two began.
     switch: dict[str, float] = field(default_factory=dict)

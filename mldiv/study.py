@@ -7,46 +7,78 @@ import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mldiv
-from mldiv import datasets, records
+from mldiv import datasets, ood, records
 from mldiv.config import PATHS, ConfigError, TrialConfig, nearest
 from mldiv.epochs import dataset
-from mldiv.plan import Plan, journal, make_arm
+from mldiv.models import MODELS
+from mldiv.plan import Arm, Plan, journal, make_arm, search_seeds
 from mldiv.presets import PRESETS, Preset, configure
 from mldiv.records import RecordError
-from mldiv.search_space import SELECTION
+from mldiv.search_space import RANGES, SELECTION, Ranges
 from mldiv.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
+
+DEFAULT_RULE = "validation_nll"
+EARLY_STOPPING = "ASHA within each arm's search, at equal epochs after the last switch"
 
 #: Builds tables and pictures from a study folder and returns what to print. The studies pass `analysis.build`.
 ReportBuilder = Callable[[Path], str]
 
 
+Changes = dict[str, Any]
+Weights = dict[str, float]
+
+
 @dataclass(frozen=True)
 class Study:
-    """scientific: what differs between arms; arms: name -> changed settings; searched: nuisance settings, tuned for each
-    arm with the same budget; baseline: the arm that the others are compared with; batch: open Optuna trials per arm."""
+    """A question and its design.
+
+    scientific: what differs between arms; arms: name -> changed settings, or a function of the preset's configuration;
+    searched: nuisance settings, tuned for each arm with the same budget; everything else is fixed. baseline: the arm that
+    the others, or those in ``compare``, are compared with; contrasts: name -> weight of each arm's score in it, or a
+    function of the arms; members: whose predictions an arm is judged by, where not by the pair's.
+    batch: open Optuna trials per arm; samples: of each arm's search, where the preset's number does not serve;
+    search_seeds: with how many seeds each suggestion is trained; ranges: of what is searched; surface: alpha's and beta's
+    positive range, where their response surface is to be drawn; sizes: configurations whose step is timed.
+    """
 
     name: str
     question: str
     scientific: str
-    arms: dict[str, dict[str, Any]]
+    arms: dict[str, Changes] | Callable[[TrialConfig], dict[str, Changes]]
     searched: tuple[str, ...]
-    baseline: str | None = None
+    baseline: str
+    compare: tuple[str, ...] = ()
+    contrasts: dict[str, Weights] | Callable[[list[str]], dict[str, Weights]] = field(default_factory=dict)
+    members: dict[str, str] = field(default_factory=dict)
     batch: int = 1
-    rule: str = "validation_nll"
+    samples: dict[str, int] = field(default_factory=dict)
+    search_seeds: int = 1
+    ranges: Ranges = field(default_factory=lambda: RANGES)
+    surface: dict[str, tuple[float, float]] | None = None
+    sizes: Callable[[TrialConfig], list[TrialConfig]] | None = None
 
-    def plan(self, base: TrialConfig, folder: Path, samples: int, seeds: int, storage: Any = None, share: bool = True) -> Plan:
-        arms = [make_arm(name, base, changes, self.searched) for name, changes in self.arms.items()]
-        repeats = tuple(range(1, seeds + 1))
+    def changes(self, base: TrialConfig) -> dict[str, Changes]:
+        """Every arm's changed settings."""
+        return self.arms(base) if callable(self.arms) else self.arms
+
+    def make_arms(self, base: TrialConfig) -> list[Arm]:
+        return [make_arm(name, base, one, self.searched, self.ranges) for name, one in self.changes(base).items()]
+
+    def plan(
+        self, base: TrialConfig, folder: Path, samples: int, seeds: int, storage: Any = None, share: bool = True,
+        rule: str = DEFAULT_RULE,
+    ) -> Plan:  # fmt: skip
         return Plan(
-            arms, folder, samples=samples, seeds=repeats, batch=self.batch, rule=self.rule, storage=storage, share=share
-        )
+            self.make_arms(base), folder, samples=samples, seeds=tuple(range(1, seeds + 1)), batch=self.batch, rule=rule,
+            search_seeds=search_seeds(self.search_seeds), storage=storage, share=share,
+        )  # fmt: skip
 
     def main(self, report: ReportBuilder, argv: Sequence[str] | None = None) -> int:
         """Run the study as its flags say; the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
@@ -71,9 +103,15 @@ def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--data", help="digits, fashion_mnist, cifar10, cifar100 or image_folder")
     parser.add_argument("--data-root", help="folder of the data (digits needs none)")
     parser.add_argument("--download", action="store_true", help="let torchvision download missing data into --data-root")
-    parser.add_argument("--arch", help="resnet8, resnet20, resnet32, resnet56 or resnet18")
+    parser.add_argument("--arch", help=f"{', '.join(MODELS)}")
+    parser.add_argument("--width", type=float, help="factor of the network's channels")
+    parser.add_argument("--ood", help="images of another kind: photographs (default), another data set's name, or none")
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds on which each arm's choice is repeated")
     parser.add_argument("--samples", type=int, metavar="N", help="Optuna trials for each searched arm; 0: defaults as they are")
+    parser.add_argument(
+        "--select", default=DEFAULT_RULE, metavar="RULE", help=f"how a search is judged: {' or '.join(SELECTION)}"
+    )
+    parser.add_argument("--stop-early", action="store_true", help="end searched trials early by ASHA, after the switch only")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="DDP processes per trial (default 1)")
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"where results go (default results/{study.name})")
     parser.add_argument(
@@ -85,6 +123,7 @@ def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--store-size", type=float, default=20.0, metavar="GB", help="size of the store (default 20)")
     parser.add_argument("--no-store", action="store_true", help="share nothing: train every trial from its very start")
     parser.add_argument("--groups", type=int, metavar="N", help="most trials at once (default: what the cluster has room for)")
+    parser.add_argument("--in-process", action="store_true", help="train here, one trial after the other, without Ray")
     parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS", "local"), help="Ray cluster (default: this machine)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     return parser.parse_args(argv)
@@ -98,7 +137,7 @@ class Run:
         self.out: Path = (flags.out or Path("results") / study.name).resolve()
         self.preset_name = self._preset()
         self.preset: Preset = PRESETS[self.preset_name]
-        self.samples = self._count("samples", self.preset.samples, minimum=0)
+        self.samples = self._count("samples", study.samples.get(self.preset_name, self.preset.samples), minimum=0)
         self.seeds = self._count("seeds", self.preset.seeds)
         self.workers = self._count("workers", 1)
         if flags.groups is not None:
@@ -107,8 +146,24 @@ class Run:
             raise ConfigError(f"--store-size {flags.store_size:g}: must be greater than zero")
         self.store = Store((flags.store or self.out.parent / "trunks").resolve(), int(flags.store_size * 1e9))
         root = str(Path(flags.data_root).expanduser().resolve()) if flags.data_root else None
-        self.base = configure(self.preset_name, {"data": flags.data, "data_root": root, "arch": flags.arch})
+        given = {name: getattr(flags, name) for name in ("data", "arch", "width", "ood")}
+        self.base = configure(self.preset_name, given | {"data_root": root})
+        self.study.make_arms(self.base)
         self._check_workers()
+        self._check_ways()
+
+    def _check_ways(self) -> None:
+        """Flags that name a way of searching or training."""
+        if self.flags.select not in SELECTION:
+            raise ConfigError(f"--select {self.flags.select!r} is unknown{nearest(self.flags.select, SELECTION)}")
+        if self.flags.in_process:
+            for flag, given in (
+                ("workers", self.workers > 1),
+                ("groups", self.flags.groups),
+                ("stop-early", self.flags.stop_early),
+            ):
+                if given:
+                    raise ConfigError(f"--{flag} needs Ray: leave it out, or leave out --in-process")
 
     def _check_workers(self) -> None:
         """Whether a batch can be shared, and whether this machine has a processor for each (a cluster is asked later)."""
@@ -122,8 +177,9 @@ class Run:
             raise ConfigError(f"--workers {self.workers}: the batch of {self.base.batch_size} cannot be shared evenly")
 
     def start(self, report: ReportBuilder) -> int:
-        datasets.check(self.base.data, Path(self.base.data_root) if self.base.data_root else None,
-                          download=self.flags.download)  # fmt: skip
+        root = Path(self.base.data_root) if self.base.data_root else None
+        datasets.check(self.base.data, root, download=self.flags.download)
+        ood.check(self.base.ood, root, self.base.data)
         self._check_out()
         header = self._header()
         self._check_same(header)
@@ -140,7 +196,8 @@ class Run:
     def plan(self, storage: bool = False) -> Plan:
         """The study's plan on what is recorded so far; with its Optuna storage file only when it is to run."""
         kept = journal(self.out / "optuna.journal") if storage else None
-        return self.study.plan(self.base, self.out, self.samples, self.seeds, kept, share=not self.flags.no_store)
+        share, rule = not self.flags.no_store, self.flags.select
+        return self.study.plan(self.base, self.out, self.samples, self.seeds, kept, share=share, rule=rule)
 
     def _preset(self) -> str:
         name = self.flags.preset
@@ -174,24 +231,32 @@ class Run:
 
     def _header(self) -> dict[str, Any]:
         """study.json."""
-        sizes = dataset(self.base).describe()
-        arms = [make_arm(name, self.base, changes, self.study.searched) for name, changes in self.study.arms.items()]
+        study, selection = self.study, SELECTION[self.flags.select]
+        changes = study.changes(self.base)
+        contrasts = study.contrasts(list(changes)) if callable(study.contrasts) else study.contrasts
         return {
             "schema": records.SCHEMA,
-            "name": self.study.name,
-            "question": self.study.question,
-            "scientific": self.study.scientific,
+            "name": study.name,
+            "question": study.question,
+            "scientific": study.scientific,
             "preset": self.preset_name,
-            "baseline": self.study.baseline,
-            "arms": list(self.study.arms),
-            "changes": self.study.arms,
+            "baseline": study.baseline,
+            "arms": list(changes),
+            "changes": changes,
+            "compare": list(study.compare) or [arm for arm in changes if arm != study.baseline],
+            "contrasts": contrasts,
+            "members": study.members,
             "seeds": list(range(1, self.seeds + 1)),
             "samples": self.samples,
-            "searched": {arm.name: list(arm.searched) for arm in arms},
-            "batch": self.study.batch,
-            "selection": SELECTION[self.study.rule][0],
+            "search_seeds": list(search_seeds(study.search_seeds)),
+            "searched": {arm.name: list(arm.searched) for arm in study.make_arms(self.base)},
+            "batch": study.batch,
+            "selection": selection.title,
+            "objectives": list(selection.objectives),
+            "early_stopping": EARLY_STOPPING if self.flags.stop_early else None,
+            "surface": study.surface,
             "settings": asdict(self.base),
-            "data": sizes,
+            "data": dataset(self.base).describe(),
             "data_is_subset": bool(self.base.train_size or self.base.test_size),
             "world_size": self.workers,
             "environment": {"mldiv": mldiv.__version__, "commit": commit()},
@@ -206,7 +271,7 @@ class Run:
         if not path.exists():
             return
         before = records.read_json(path)
-        free = {"environment", "chosen", "settings", "data"}
+        free = {"environment", "settings", "data"}
         differing = [
             f"{name} ({before.get(name)!r} there, {header[name]!r} here)"
             for name in header

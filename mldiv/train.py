@@ -22,7 +22,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from mldiv import warm, world
 from mldiv.broker import END, NAMESPACE, Broker
 from mldiv.config import from_dict
-from mldiv.fit import fit
+from mldiv.fit import fit, summary
 from mldiv.store import Store
 from mldiv.workspace import Workspace
 
@@ -251,9 +251,3 @@ def _train(broker: Any, group: str, task: dict[str, Any], workspace: Workspace) 
         return
     if world.rank() == 0:
         ray.get(broker.finish.remote(group, trial, outcome))
-
-
-def summary(line: dict[str, Any]) -> dict[str, Any]:
-    """What a trial's client hears of an epoch; the rest is in metrics.jsonl."""
-    scores = line["validation"]["pair"]
-    return {"epoch": line["epoch"], "stage": line["stage"], "seconds": line["seconds"], **scores}

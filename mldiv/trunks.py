@@ -45,6 +45,7 @@ BRANCH = frozenset(
         "fusion_lr_scale",
         "switch_epoch",
         "test_samples",
+        "ood",
     }
 )
 

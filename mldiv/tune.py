@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 
 from mldiv import records
 from mldiv.client import client
+from mldiv.early_stopping import AfterSwitch as AfterSwitch
 from mldiv.plan import Plan
 from mldiv.records import find_trial
 from mldiv.store import Store
@@ -54,6 +55,7 @@ class PlanSearch(Searcher):
                 "trial": task.config.id,
                 "config": asdict(task.config),
                 "publish": list(task.publish),
+                "bracket": self.plan.brackets.get(task.config.id),
                 "store": str(store),
                 "store_limit": self.store.limit,
             }
@@ -168,8 +170,6 @@ def run(
             num_samples=plan.trials(),
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"{trial.trial_id}-{trial.config['trial']}",
-            metric="nll" if scheduler else None,
-            mode="min" if scheduler else None,
         ),
         run_config=tune.RunConfig(
             name="tune",

@@ -54,7 +54,8 @@ class Workspace:
         """A pair at its random start on the device, its steps compiled if the trial asks for that."""
 
         def build() -> MutualPair:
-            return MutualPair(config, data.classes, data.channels, len(data.train)).to(self.device)
+            size = data.train.images.shape[-1]
+            return MutualPair(config, data.classes, data.channels, len(data.train), image_size=size).to(self.device)
 
         if not config.compile:
             return build()

@@ -1,7 +1,8 @@
 """Which similarity kernel in Eq. (14) makes a pair of Bayesian networks teach each other best?
 
-Every kernel gets the same Optuna budget for its nuisance settings, then its choice is repeated on the same seeds as the
-baseline, plain mutual learning, which trains for the same epochs and is tuned with the same budget.
+Every kernel gets the same Optuna budget for its nuisance settings, its own parameter included where it has one; then its
+choice is repeated on the same seeds as the baseline, plain mutual learning, which trains for the same epochs and is tuned with
+the same budget.
 """
 
 from analysis.build import build
@@ -15,7 +16,7 @@ STUDY = Study(
     question="Which similarity kernel in Eq. (14) makes a pair of Bayesian networks teach each other best?",
     scientific="kernel",
     arms={BASELINE: {"alpha": 0.0, "beta": 0.0}} | {kernel: {"kernel": kernel} for kernel in KERNELS},
-    searched=("alpha", "beta", "temperature", "switch_epoch"),
+    searched=("lr", "kl_weight", "temperature", "alpha", "beta", "kernel_width", "kernel_degree", "switch_epoch"),
     baseline=BASELINE,
 )
 

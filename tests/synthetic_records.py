@@ -10,17 +10,23 @@ from mldiv.records import Assignment, TrialRecord, trial_folder
 
 SETTINGS = {
     "arch": "resnet8", "width": 1.0, "epochs": 12, "switch_epoch": 8, "batch_size": 64, "test_samples": 20, "data": "digits",
+    "alpha": 1.0, "beta": 2.0, "kernel": "cosine", "lr": 0.05, "ood": "photographs",
 }  # fmt: skip
+
+CLASSES = 10
 
 
 def make(folder: Path, nll: dict[str, list[float]], accuracy: dict[str, list[float]] | None = None, images: int = 200,
-         **changed) -> Path:  # fmt: skip
+         predictions: bool = True, **changed) -> Path:  # fmt: skip
     """A kernel sweep whose arm a has test NLL nll[a][i] on seed i + 1; the first arm is the baseline."""
     arms = list(nll)
     seeds = list(range(1, 1 + max(len(values) for values in nll.values())))
     header = {
-        "schema": 2, "name": "kernel_sweep", "question": "Which kernel?", "scientific": "kernel", "preset": "demo",
-        "baseline": arms[0], "arms": arms, "seeds": seeds, "samples": 2, "searched": {}, "world_size": 1,
+        "schema": records.SCHEMA, "name": "kernel_sweep", "question": "Which kernel?", "scientific": "kernel",
+        "preset": "demo", "baseline": arms[0], "arms": arms, "seeds": seeds, "samples": 2, "world_size": 1,
+        "searched": {arm: ["alpha"] if place else [] for place, arm in enumerate(arms)},
+        "changes": {arm: {} for arm in arms}, "chosen": {}, "compare": arms[1:], "contrasts": {}, "members": {},
+        "search_seeds": [0], "importance": {}, "surface": None, "objectives": ["nll"], "early_stopping": None,
         "selection": "lowest validation NLL of the pair at the last epoch", "settings": SETTINGS,
         "data": "digits: 100 training images", "data_is_subset": False,
         "environment": {"mldiv": "0.1.0", "commit": "abc1234"},
@@ -32,21 +38,79 @@ def make(folder: Path, nll: dict[str, list[float]], accuracy: dict[str, list[flo
             trial = f"{place:02d}{index:02d}"
             assignments.append(Assignment(arm, "repeat", index + 1, trial))
             right = accuracy[arm][index] if accuracy else 0.9
-            write(folder, trial, value, right, images, index)
+            write(folder, trial, value, right, images if predictions else 0, index)
     records.write_assignments(folder, assignments)
     return folder
 
 
-def write(folder: Path, trial: str, nll: float, accuracy: float, images: int, seed: int, status: str = "finished") -> None:
-    scores = {"accuracy": accuracy, "nll": nll, "brier": 0.1, "ece": 0.05}
-    test = {member: dict(scores) for member in records.MEMBERS} if status == "finished" else {}
-    record = TrialRecord(trial, SETTINGS | {"seed": seed}, status=status, epochs=12, test=test)
+def write(folder: Path, trial: str, nll: float, accuracy: float, images: int, seed: int, status: str = "finished",
+          **config) -> None:  # fmt: skip
+    """A trial: record, lines of 12 epochs with the switch after 8, and predictions of ``images`` images whose mean NLL is
+    exactly ``nll``: (0: no predictions)."""
+    scores = {"accuracy": accuracy, "nll": nll, "brier": 0.1, "ece": 0.05, "adaptive_ece": 0.05, "classwise_ece": 0.02}
+    scores |= {"entropy": 0.4, "mutual_information": 0.05}
+    done = status == "finished"
+    members = {member: dict(scores) for member in records.MEMBERS}
+    detection = {
+        "error_auroc_entropy": 0.8, "error_auroc_mutual_information": 0.75, "ood_auroc_entropy": 0.9,
+        "ood_auroc_mutual_information": 0.85, "aurc_entropy": 0.02, "aurc_mutual_information": 0.03,
+    }  # fmt: skip
+    record = TrialRecord(
+        trial, SETTINGS | {"seed": seed} | config, status=status, epochs=12, validation=members,
+        test=members if done else {}, calibration_temperature=dict.fromkeys(members, 0.8) if done else {},
+        test_scaled=members if done else {}, uncertainty=dict.fromkeys(members, detection) if done else {},
+        switch={"param_distance": 3.0, "feature_kl": 0.01}, seconds=3.0,
+        cost={"epochs_trained": 8, "epochs_shared": 4, "pretraining_epochs_trained": 0},
+    )  # fmt: skip
     path = trial_folder(folder, trial)
+    path.mkdir(parents=True, exist_ok=True)
     records.write_trial(path, record)
-    diversity = {"disagreement": 0.1, "w2_per_weight": 0.01, "feature_kl": 0.02}
-    records.append_line(path / "metrics.jsonl", {"epoch": 11, "stage": 2, "diversity": diversity})
-    confidence = np.random.default_rng(seed).uniform(0.3, 1.0, images).astype("float32")
-    correct = np.random.default_rng(seed + 1000).random(images) < confidence
-    frame = pd.DataFrame({"image": np.arange(images, dtype="int32"), "member": "pair", "label": 1,
-                          "predicted": np.where(correct, 1, 0), "confidence": confidence})  # fmt: skip
-    frame.to_parquet(path / "predictions.parquet")
+    lines = [_line(epoch, nll, accuracy, seed) for epoch in range(12)]
+    records.write_atomically(path / "metrics.jsonl", "".join(f"{records.json.dumps(line)}\n" for line in lines))
+    if images and done:
+        predictions(path / "predictions.parquet", nll, images, seed)
+
+
+def _line(epoch: int, nll: float, accuracy: float, seed: int) -> dict:
+    stage, gone = 2 if epoch >= 8 else 1, 0.6**epoch
+    scores = {"nll": nll + gone, "accuracy": accuracy * (1 - gone), "brier": 0.1, "ece": 0.05}
+    diversity = {
+        "disagreement": 0.1 + 0.5 * gone, "w2_per_weight": 0.01 * (1 + 0.05 * epoch), "feature_kl": 0.02 + 0.001 * seed,
+        "cosine": {"conv1.weight": 0.1, "linear.weight": -0.1}, "norm_1": 10.0, "norm_2": 11.0, "sigma_1": 0.05,
+        "sigma_2": 0.05,
+    }  # fmt: skip
+    train = {"nll_1": nll, "nll_2": nll, "feature_kl": 0.02 if stage == 2 else None}
+    return {
+        "epoch": epoch, "stage": stage, "shared": epoch < 4, "lr": 0.1, "train": train, "seconds": 0.5,
+        "validation": {member: dict(scores) for member in records.MEMBERS}, "diversity": diversity,
+    }  # fmt: skip
+
+
+def predictions(path: Path, nll: float, images: int, seed: int) -> None:
+    """Calibrated predictions: the label has probability p, is predicted in a share p of cases; scaled to the given NLL."""
+    draws = np.random.default_rng(seed)
+    confidence = draws.uniform(0.3, 1.0, images)
+    correct = draws.random(images) < confidence
+    label_probability = np.where(correct, confidence, (1 - confidence) / (CLASSES - 1))
+    label_probability = np.exp(np.log(label_probability) * nll / -np.log(label_probability).mean())
+    entropy = -np.log(confidence)
+    frames = []
+    for member in records.MEMBERS:
+        frames.append(
+            pd.DataFrame(
+                {
+                    "member": member,
+                    "image": np.arange(images, dtype="int32"),
+                    "label": np.int16(1),
+                    "predicted": np.where(correct, 1, 0).astype("int16"),
+                    "confidence": confidence.astype("float32"),
+                    "label_probability": label_probability.astype("float64"),
+                    "entropy": entropy.astype("float32"),
+                    "mutual_information": (0.3 * entropy).astype("float32"),
+                    "scaled_confidence": (confidence**1.1).astype("float32"),
+                    "scaled_label_probability": label_probability.astype("float32"),
+                }
+            )
+        )
+    frame = pd.concat(frames, ignore_index=True)
+    frame.astype({"member": "category"}).to_parquet(path)

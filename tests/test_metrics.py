@@ -1,12 +1,14 @@
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 import torchmetrics.functional.classification as reference
 from scipy import stats
 
 from mldiv import metrics
-from mldiv.metrics import METRICS, Predictive, disagreement, scores, together
+from mldiv.metrics import METRICS, Predictive, aurc, auroc, disagreement, error_detection, scores, together, uncertainty_scores
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +79,91 @@ def test_pair_and_disagreement():
 def test_every_metric_is_scored(case):
     predictive, labels, _ = case
     assert set(scores(predictive, labels)) == set(METRICS)
+
+
+@pytest.mark.parametrize("levels", [1, 4, 1000])
+def test_auroc_against_pairs_and_torchmetrics(levels):
+    """The share of pairs in which the positive's score is the larger one, ties half; from many ties to almost none."""
+    stream = torch.Generator().manual_seed(levels)
+    positive, negative = (
+        torch.randint(levels, (count,), generator=stream) / levels + shift for count, shift in ((30, 0.2), (50, 0))
+    )
+    if levels < 1000:
+        positive = positive - 0.2
+    pairs = [(p > n) + (p == n) / 2 for p in positive.tolist() for n in negative.tolist()]
+    assert auroc(positive, negative) == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+    truth = torch.cat([torch.ones(30), torch.zeros(50)]).long()
+    expected = reference.binary_auroc(torch.cat([positive, negative]).double(), truth).item()
+    assert auroc(positive, negative) == pytest.approx(expected, abs=1e-6)
+
+
+def test_auroc_of_perfect_chance_and_nothing():
+    low, high = torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.4, 0.5])
+    assert auroc(high, low) == 1 and auroc(low, high) == 0 and auroc(low, low) == 0.5
+    assert math.isnan(auroc(low, torch.empty(0))) and math.isnan(auroc(torch.empty(0), low))
+    assert math.isnan(auroc(low, torch.tensor([math.nan])))
+    wrong = torch.tensor([True, False, True, False, False])
+    assert error_detection(torch.tensor([0.9, 0.1, 0.6, 0.7, 0.2]), wrong) == pytest.approx(5 / 6)
+    assert math.isnan(error_detection(low, torch.tensor([False, False])))
+
+
+def slow_aurc(order, wrong):
+    return sum(sum(wrong[i] for i in order[:k]) / k for k in range(1, len(order) + 1)) / len(order)
+
+
+def test_aurc_against_a_loop():
+    stream = np.random.default_rng(0)
+    uncertainty, wrong = stream.random(200), stream.random(200) < 0.3
+    expected = slow_aurc(np.argsort(uncertainty), wrong)
+    assert aurc(torch.from_numpy(uncertainty), torch.from_numpy(wrong)) == pytest.approx(expected, rel=1e-9)
+    assert aurc(torch.from_numpy(-uncertainty), torch.from_numpy(wrong)) == pytest.approx(
+        slow_aurc(np.argsort(-uncertainty), wrong), rel=1e-9
+    )
+
+
+def test_aurc_counts_ties_in_the_mean_over_all_orders():
+    uncertainty = [0.3, 0.1, 0.3, 0.2, 0.3, 0.1]
+    wrong = [True, False, False, True, False, True]
+    orders = [order for order in itertools.permutations(range(6)) if sorted(uncertainty) == [uncertainty[i] for i in order]]
+    expected = np.mean([slow_aurc(order, wrong) for order in orders])
+    assert len(orders) == 12 and len({slow_aurc(order, wrong) for order in orders}) > 1
+    for shuffled in (range(6), (5, 3, 1, 0, 2, 4)):
+        got = aurc(torch.tensor([uncertainty[i] for i in shuffled]), torch.tensor([wrong[i] for i in shuffled]))
+        assert got == pytest.approx(expected, rel=1e-12)
+
+
+def test_aurc_of_perfect_useless_and_nothing():
+    wrong = torch.tensor([False] * 6 + [True] * 2)
+    assert aurc(torch.arange(8.0), wrong) == pytest.approx((1 / 7 + 2 / 8) / 8)
+    assert aurc(torch.zeros(8), wrong) == pytest.approx(2 / 8)
+    assert aurc(torch.arange(8.0), torch.zeros(8, dtype=torch.bool)) == 0
+    assert math.isnan(aurc(torch.empty(0), torch.empty(0, dtype=torch.bool)))
+    assert math.isnan(aurc(torch.full((8,), math.nan), wrong))
+
+
+def test_uncertainty_scores(case):
+    """Each from its own measure; wrong predictions and the other data's images are the positives."""
+    test, labels, samples = case
+    wrong = test.probabilities.argmax(-1) != labels
+    other_samples = (0.5 * torch.randn(5, 30, 7, generator=torch.Generator().manual_seed(1))).softmax(-1)
+    other = Predictive(other_samples.mean(0), torch.from_numpy(stats.entropy(other_samples.numpy(), axis=-1).mean(0)))
+    got = uncertainty_scores(test, labels, other)
+    total = torch.from_numpy(stats.entropy(test.probabilities.double().numpy(), axis=-1))
+    within = torch.from_numpy(stats.entropy(samples.double().numpy(), axis=-1).mean(0))
+    for name, uncertainty, others in (
+        ("entropy", total, metrics.entropy(other.probabilities)),
+        ("mutual_information", total - within, metrics.entropy(other.probabilities) - other.expected_entropy),
+    ):
+        everything, truth = torch.cat([others, uncertainty]), torch.cat([torch.ones(30), torch.zeros(400)]).long()
+        assert got[f"error_auroc_{name}"] == pytest.approx(reference.binary_auroc(uncertainty, wrong.long()).item(), abs=1e-4)
+        assert got[f"ood_auroc_{name}"] == pytest.approx(reference.binary_auroc(everything, truth).item(), abs=1e-4)
+        assert got[f"aurc_{name}"] == pytest.approx(slow_aurc(uncertainty.argsort().tolist(), wrong.tolist()), abs=1e-4)
+    assert got["error_auroc_entropy"] != got["error_auroc_mutual_information"]
+
+
+def test_uncertainty_scores_without_errors_or_other_data():
+    labels = torch.arange(4)
+    got = uncertainty_scores(Predictive(torch.eye(4), torch.zeros(4)), labels)
+    undefined = {f"{what}_auroc_{name}" for what in ("error", "ood") for name in ("entropy", "mutual_information")}
+    assert {name for name, value in got.items() if value is None} == undefined
+    assert got["aurc_entropy"] == got["aurc_mutual_information"] == 0 and len(got) == 6

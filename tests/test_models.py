@@ -13,11 +13,12 @@ def test_parameter_counts(name, count):
 @pytest.mark.parametrize("size", [8, 28, 32])
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_and_block_features(name, size):
-    model = build(name, classes=7, channels=1, seed=0).eval()
+    model = build(name, classes=7, channels=1, seed=0, image_size=size).eval()
     logits, features = model(torch.randn(2, 1, size, size))
     assert logits.shape == (2, 7)
     assert tuple(feature.shape[1] for feature in features) == model.feature_channels
-    assert features[0].shape[2] == size
+    space = {8: (16,), 28: (49,), 32: (64,)}[size] if name == "vit" else (size, size)
+    assert features[0].shape[2:] == space
 
 
 def test_identity_shortcut_against_a_loop():
@@ -50,13 +51,16 @@ def test_resnet18_takes_torchvisions_weights():
     torch.testing.assert_close(model(images)[0], reference(images))
 
 
-def test_seed_decides_and_the_global_state_stays():
+@pytest.mark.parametrize("name", ["resnet8", "vit"])
+def test_seed_decides_and_the_global_state_stays(name):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    one, same, other = (build("resnet8", classes=3, seed=seed).conv1.weight for seed in (0, 0, 1))
+    states = [build(name, classes=3, channels=1, seed=seed).state_dict() for seed in (0, 0, 1)]
     assert torch.equal(torch.rand(1), expected)
-    assert torch.equal(one, same) and not torch.equal(one, other)
+    for key, value in states[0].items():
+        if value.dim() > 1 and value.any():  # what starts at random
+            assert torch.equal(value, states[1][key]) and not torch.equal(value, states[2][key])
 
 
 def test_kaiming_fan_out():
@@ -69,3 +73,5 @@ def test_errors():
         build("resnett20", classes=10, seed=0)
     with pytest.raises(ValueError, match="width 1 only"):
         build("resnet18", classes=10, width=0.5, seed=0)
+    with pytest.raises(ValueError, match="image_size = 29"):
+        build("vit", classes=10, image_size=29, seed=0)

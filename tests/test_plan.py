@@ -69,7 +69,7 @@ def test_every_arm_is_searched_and_then_repeated(tmp_path):
         repeats = [item for item in one.assignments if item.arm == arm.name and item.phase == "repeat"]
         assert [item.seed for item in repeats] == [1, 2]
         best = min((trial.value for trial in arm.study.trials), default=None)
-        chosen = arm.chosen("validation_nll")
+        chosen = arm.chosen()
         assert score(chosen) == pytest.approx(best)
 
 
@@ -162,12 +162,13 @@ def test_the_journal_holds_a_named_study_per_arm(tmp_path):
     names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
     assert sorted(names) == sorted(f"{tmp_path.name}: {arm.name}" for arm in arms())
     study = optuna.load_study(study_name=f"{tmp_path.name}: searched", storage=storage)
-    assert all(trial.user_attrs["trial"] for trial in study.trials) and len(study.trials) == 4
+    assert all(trial.user_attrs["trials"] for trial in study.trials) and len(study.trials) == 4
 
 
 @pytest.mark.parametrize("name", RANGES)
 def test_ranges_hold_the_default_and_give_valid_settings(name):
-    config = TrialConfig(epochs=30, switch_epoch=20)
+    kernel = {"kernel_width": "rbf", "kernel_degree": "polynomial"}.get(name, "cosine")
+    config = TrialConfig(epochs=30, switch_epoch=20, kernel=kernel)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(30):
         trial = study.ask()

@@ -1,0 +1,72 @@
+"""A plan trained in this process, one trial after the other: no Ray, the same records."""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mldiv import records
+from mldiv.config import ConfigError
+from mldiv.data import DataError
+from mldiv.fit import fit, summary
+from mldiv.order import Task
+from mldiv.plan import Plan
+from mldiv.records import TrialRecord, trial_folder
+from mldiv.store import Store
+from mldiv.workspace import Workspace
+
+Progress = Callable[[str, dict[str, Any]], None]
+
+
+def run(
+    plan: Plan,
+    study: Path,
+    *,
+    store: Store,
+    progress: Progress = lambda trial, result: None,
+    deadline: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train every trial of ``plan`` on the GPU, or on the processor where there is none; returns when all have ended.
+
+    deadline: asked before every trial; a true answer ends the run, and the same call goes on later.
+
+    Raises: ConfigError, DataError and OSError of a trial; any other error ends that trial as "failed", with its traceback.
+    """
+    torch.set_num_threads(1)  # as a worker group has it: the same records, to the last bit
+    workspace = Workspace(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    while not deadline() and (task := plan.next()) is not None:
+        record = _train(task, plan, study, store, workspace, progress)
+        plan.tell(task.config.id, record)
+        progress(task.config.id, {"ended": True, "status": record.status, **_last(record)})
+
+
+def _train(task: Task, plan: Plan, study: Path, store: Store, workspace: Workspace, progress: Progress) -> TrialRecord:
+    trial, folder = task.config.id, trial_folder(study, task.config.id)
+
+    def report(line: dict[str, Any]) -> bool:
+        plan.progress(trial, line["epoch"] + 1)
+        progress(trial, summary(line) | {"status": "running"})
+        return False
+
+    kept = store if plan.queue.share else Store(study / "alone" / trial, store.limit)
+    try:
+        return fit(task.config, folder, store=kept, workspace=workspace, publish=task.publish, report=report)
+    except (ConfigError, DataError, OSError):
+        raise
+    except Exception as error:
+        found = records.find_trial(study, trial) or TrialRecord(trial, asdict(task.config))
+        found.status, found.reason = "failed", f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        records.write_trial(folder, found)
+        return found
+
+
+def _last(record: TrialRecord) -> dict[str, Any]:
+    scores = record.validation.get("pair", {})
+    return {
+        "epoch": record.epochs - 1,
+        "reason": record.reason,
+        **{name: scores.get(name) for name in ("accuracy", "nll", "ece")},
+    }

@@ -1,0 +1,54 @@
+"""ASHA compares searched trials of one arm and seed, after the switch, at equal epochs; repeats it leaves alone."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from mldiv.config import TrialConfig
+from mldiv.early_stopping import AfterSwitch
+from mldiv.plan import make_arm
+
+CONTINUE, STOP = "CONTINUE", "STOP"
+
+
+def trial(number, bracket):
+    return SimpleNamespace(trial_id=f"t{number}", config={"bracket": bracket})
+
+
+def play(scheduler, trials, epochs, nll):
+    """Every trial reports every epoch, epoch by epoch; for each the epoch at which it was told to stop, or None."""
+    stopped = {}
+    for epoch in range(epochs):
+        for number, one in enumerate(trials):
+            if one.trial_id not in stopped:
+                answer = scheduler.on_trial_result(None, one, {"epoch": epoch, "nll": nll(number, epoch)})
+                if answer == STOP:
+                    stopped[one.trial_id] = epoch
+    return [stopped.get(one.trial_id) for one in trials]
+
+
+def test_nobody_is_judged_before_the_switch():
+    """Who is worst in stage one, and best after, must not be stopped for it."""
+    trials = [trial(number, "rbf, seed 0") for number in range(4)]
+    ends = play(AfterSwitch(first=20, epochs=30), trials, 30, lambda number, epoch: -number if epoch < 20 else number)
+    assert ends[0] is None and min(end for end in ends if end is not None) >= 21
+    assert sum(end is not None for end in ends) >= 2
+
+
+def test_arms_seeds_and_repeats_are_not_compared():
+    each = [trial(0, "rbf, seed 0"), trial(1, "cosine, seed 0"), trial(2, "rbf, seed 10001"), trial(3, None), trial(4, None)]
+    assert play(AfterSwitch(4, 12), each, 12, lambda number, epoch: number) == [None] * 5
+
+
+def test_a_whole_trial_is_never_stopped_at_its_last_epoch():
+    for epochs, first in ((12, 10), (12, 11), (12, 12), (300, 250), (4, 2)):
+        trials = [trial(number, "rbf, seed 0") for number in range(4)]
+        ends = play(AfterSwitch(first, epochs), trials, epochs, lambda number, epoch: number)
+        assert all(end is None or first <= end < epochs - 1 for end in ends)
+
+
+@pytest.mark.parametrize(("searched", "first"), [((), 200), (("switch_epoch",), 250)])
+def test_the_first_comparison_waits_for_the_latest_switch(searched, first):
+    base = TrialConfig(epochs=300, switch_epoch=200)
+    arms = [make_arm("plain", base, {"alpha": 0.0, "beta": 0.0}, searched), make_arm("both", base, {}, searched)]
+    assert AfterSwitch.of(arms, base).first == first

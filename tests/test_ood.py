@@ -1,0 +1,143 @@
+"""Images of another kind: the right ones, in the right shape, the same every time, and errors before any work."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from torchvision.transforms.v2 import functional as tf
+
+from mldiv import datasets, ood
+from mldiv.data import eval_batches, load
+from mldiv.datasets import DATASETS, DataError
+from mldiv.ood import OOD, as_split, check, in_place_of_test, load_other
+
+CPU = torch.device("cpu")
+PHOTOGRAPHS = {"name": "photographs", "root": None}
+
+
+@pytest.fixture
+def digits():
+    return load("digits", None, seed=0, validation_fraction=0.1, train_size=100, test_size=60)
+
+
+@pytest.fixture
+def cifar10(tmp_path, monkeypatch):
+    """A folder as the official binary version, of random pixels."""
+    folder = tmp_path / datasets.CIFAR10_BINARY
+    folder.mkdir()
+    stream = np.random.default_rng(0)
+    for name in datasets.CIFAR10_MD5:
+        (folder / name).write_bytes(stream.integers(0, 256, (40, 3073), dtype=np.uint8).tobytes())
+    monkeypatch.setattr(datasets, "_check_file", lambda *arguments: None)
+    return tmp_path
+
+
+def folder_of(root, count=5):
+    for split in ("train", "val"):
+        for kind in ("cat", "dog"):
+            (root / split / kind).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.random.default_rng(i).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / kind / f"{i}.png")
+    return root
+
+
+def test_every_data_set_can_be_the_other_one():
+    assert ("none", "photographs", *DATASETS) == OOD
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("size", "there_are"), [(8, 520), (28, 520), (32, 520), (64, 120)])
+def test_photographs_in_every_shape(size, there_are, channels):
+    images = load_other(**PHOTOGRAPHS, channels=channels, size=size, count=10_000)
+    assert images.shape == (there_are, channels, size, size) and images.dtype == torch.uint8
+    assert len({bytes(image.numpy().tobytes()) for image in images}) > 0.95 * there_are
+    assert 50 < images.float().mean() < 200 and images.float().std() > 30
+
+
+def test_photographs_are_patches_of_both_pictures():
+    """Every 32-pixel patch, found again in the pictures by a loop, and none twice."""
+    patches = set()
+    for name in ("china.jpg", "flower.jpg"):
+        picture = load_sample_image(name)
+        for row in range(0, picture.shape[0] - 31, 32):
+            for column in range(0, picture.shape[1] - 31, 32):
+                patches.add(picture[row : row + 32, column : column + 32].transpose(2, 0, 1).tobytes())
+    images = load_other(**PHOTOGRAPHS, channels=3, size=32, count=600)
+    assert {image.numpy().tobytes() for image in images} == patches
+
+
+def test_the_first_of_a_permutation_by_seed():
+    options = PHOTOGRAPHS | {"channels": 1, "size": 8}
+    many, few, other = (load_other(**options, count=c, seed=s) for c, s in ((40, 0), (15, 0), (40, 1)))
+    assert len(many) == 40 and torch.equal(many[:15], few)
+    assert torch.equal(many, load_other(**options, count=40)) and not torch.equal(many, other)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 32), (1, 28), (3, 64)])
+def test_colours_and_size_against_torchvision(cifar10, channels, size):
+    images = load_other("cifar10", cifar10, channels=channels, size=size, count=1_000)
+    test = datasets.DATASETS["cifar10"].read(cifar10, 32)[1][0]
+    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
+    expected = test[order] if channels == 3 else tf.rgb_to_grayscale(test[order].float())
+    expected = tf.resize(expected.float(), [size, size], antialias=True)
+    assert images.shape == (40, channels, size, size)
+    assert (images - expected).abs().max() <= 0.51 + (channels == 1)  # torchvision's luma has four digits
+
+
+def test_grey_levels_become_colours():
+    images = load_other("digits", None, channels=3, size=32, count=9)
+    assert (
+        images.shape == (9, 3, 32, 32) and torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
+    )
+    same = load_other("digits", None, channels=1, size=8, count=9)
+    test = datasets.DATASETS["digits"].read(None, 8)[1][0]
+    assert torch.equal(same, test[torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:9]])
+
+
+def test_a_folder_of_images(tmp_path):
+    root = folder_of(tmp_path)
+    check("image_folder", root, "digits")
+    images = load_other("image_folder", root, channels=1, size=16, count=7)
+    paths = sorted((root / "val").rglob("*.png"))
+    for image, index in zip(images, torch.randperm(10, generator=torch.Generator().manual_seed(0)), strict=False):
+        with Image.open(paths[index]) as file:
+            decoded = tf.pil_to_tensor(tf.center_crop(tf.resize(file, [16]), [16]))
+        assert (image - tf.rgb_to_grayscale(decoded.float())).abs().max() <= 1
+    assert len(images) == 7
+
+
+def test_in_place_of_the_test_images(digits):
+    """As many as the test images, in their place, normalised by the training images; the rest of the data is left alone."""
+    replaced = in_place_of_test(digits, "photographs", None)
+    assert replaced.train is digits.train and replaced.validation is digits.validation and len(replaced.test) == 60
+    split = as_split("photographs", None, digits, 60)
+    assert torch.equal(split.images, replaced.test.images) and split.labels.dtype == torch.int64 and not split.labels.any()
+    (images, labels), *rest = eval_batches(replaced, "test", batch_size=60, device=CPU)
+    assert not rest and len(labels) == 60
+    torch.testing.assert_close(images, (split.images / 255 - digits.mean[0]) / digits.std[0])
+    assert digits.fingerprint == replaced.fingerprint
+
+
+def test_what_cannot_be_is_said_early(tmp_path, monkeypatch):
+    check("none", None, "digits")
+    check("photographs", None, "digits")
+    with pytest.raises(DataError, match=r"ood = 'photograph': expected one of none.*did you mean 'photographs'"):
+        check("photograph", None, "digits")
+    with pytest.raises(DataError, match="the networks are trained on digits"):
+        check("digits", None, "digits")
+    with pytest.raises(DataError, match="--data-root is missing"):
+        check("cifar10", None, "digits")
+    with pytest.raises(DataError, match="no such f"):
+        load_other("cifar100", tmp_path, channels=3, size=32, count=5)
+    for name, size, count in (("photographs", 428, 5), ("photographs", 8, 0)):
+        with pytest.raises(DataError, match=f"no image of {size} pixels"):
+            load_other(name, None, channels=3, size=size, count=count)
+
+    def lost(name):
+        raise FileNotFoundError(f"no such file: {name}")
+
+    monkeypatch.setattr(ood, "load_sample_image", lost)
+    with pytest.raises(DataError, match=r"scikit-learn's china\.jpg cannot be read \(no such file"):
+        check("photographs", None, "digits")

@@ -1,0 +1,228 @@
+"""Tests, power, contrasts and the two-way interval, against other libraries, plain loops and simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from analysis import bootstrap, statistics
+
+
+def test_summary_against_scipy():
+    values = [0.3, 0.7, 0.4]
+    summary = statistics.summarize(values)
+    assert (summary.mean, summary.error, summary.n) == (pytest.approx(np.mean(values)), pytest.approx(stats.sem(values)), 3)
+    assert summary.error == pytest.approx(np.std(values, ddof=1) / 3**0.5)
+    assert statistics.summarize([1.0]).error is None and statistics.summarize([]) is None
+
+
+def test_difference_against_scipy():
+    values = [0.1, -0.2, 0.4, 0.3]
+    found = statistics.difference(values)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found.interval == pytest.approx((expected.low, expected.high))
+    # mean 0.15, squares of deviations 0.0025 + 0.1225 + 0.0625 + 0.0225 = 0.21
+    assert (found.mean, found.deviation, found.n) == (pytest.approx(0.15), pytest.approx((0.21 / 3) ** 0.5), 4)
+    single = statistics.difference([0.2])
+    assert single.interval is None and single.deviation is None and single.p == 1.0
+
+
+@given(st.lists(st.floats(-2, 2, width=32).map(lambda x: round(x, 3)), min_size=2, max_size=9))
+def test_sign_flip_against_scipy(values):
+    values = np.array(values)
+    reference = stats.permutation_test(
+        (values, np.zeros_like(values)), lambda a, b: abs(np.sum(a - b)), permutation_type="samples", n_resamples=np.inf,
+        alternative="greater",
+    )  # fmt: skip
+    assert statistics.sign_flip(values) == pytest.approx(reference.pvalue)
+
+
+def test_drawn_signs_against_all_signs(monkeypatch):
+    values = np.random.default_rng(0).standard_normal(10) + 0.4
+    exact = statistics.sign_flip(values)
+    monkeypatch.setattr(statistics, "EXACT", 9)
+    drawn = [statistics.sign_flip(values, seed) for seed in (0, 0, 1)]
+    assert 0.02 < exact < 0.98 and drawn[0] == drawn[1] != drawn[2]
+    assert drawn[::2] == pytest.approx([exact] * 2, abs=4 * (exact * (1 - exact) / statistics.DRAWS) ** 0.5)
+
+
+def test_sign_flip_reaches_its_smallest_value():
+    for n in (3, 5, 8):
+        assert statistics.sign_flip(np.arange(1, n + 1)) == pytest.approx(statistics.smallest_p(n))
+    assert statistics.sign_flip(np.linspace(0.5, 1.5, 20)) < 1e-4
+    assert (statistics.seeds_needed(1), statistics.seeds_needed(5), statistics.seeds_needed(6)) == (6, 8, 8)
+    assert 5 * statistics.smallest_p(8) <= 0.05 < 5 * statistics.smallest_p(7)
+
+
+def test_holm_by_hand():
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert statistics.holm([]) == []
+
+
+@pytest.mark.parametrize("real", [0, 2])
+def test_holm_over_sign_flips_keeps_the_family_wise_error(real):
+    """Five arms against a common baseline, 8 seeds; ``real`` of them truly differ and do not count as errors."""
+    generator = np.random.default_rng(real)
+    wrong, unadjusted, draws = 0, 0, 3000
+    for _ in range(draws):
+        scores = generator.standard_normal((6, 8))
+        scores[1 : 1 + real] += 5
+        p = [statistics.sign_flip(arm - scores[0]) for arm in scores[1:]]
+        wrong += min(statistics.holm(p)[real:]) <= 0.05
+        unadjusted += min(p[real:]) <= 0.05
+    assert 0.01 < wrong / draws <= 0.05 < unadjusted / draws
+
+
+def power(shift, n, comparisons, draws=4000):
+    """How often the sign-flip test of n normal differences comes out at Holm's strictest level."""
+    values = shift + np.random.default_rng(n).standard_normal((draws, n))
+    return np.mean([statistics.sign_flip(row) <= 0.05 / comparisons for row in values])
+
+
+def test_planned_seeds_have_the_power():
+    for shift, comparisons in [(1.0, 1), (1.2, 5)]:
+        n = statistics.seeds_for_power(shift * 0.01, 0.01, comparisons)
+        assert statistics.EXACT > n > statistics.seeds_needed(comparisons)
+        assert 0.77 < power(shift, n, comparisons) < 0.86
+        assert power(shift, n - 1, comparisons) < 0.8
+    # with the fewest seeds all signs must agree, which is exact; with one more the t test promises a little too much
+    for n, comparisons, expected in [(6, 1, 0.8), (8, 5, 0.8), (9, 5, 0.75)]:
+        shift = statistics.detectable(1.0, n, comparisons)
+        assert power(shift, n, comparisons) == pytest.approx(expected, abs=0.02)
+
+
+def test_planned_seeds_against_another_distribution():
+    """The square of a noncentral t is a noncentral F; and values of G*Power 3.1 for one-sample t tests."""
+    assert [statistics.seeds_for_power(-d, 1.0, 1) for d in (0.5, 0.3, 0.2)] == [34, 90, 199]
+    for shift, comparisons, wanted in [(0.6, 5, 0.8), (0.4, 2, 0.9), (0.25, 10, 0.5)]:
+        n = 17
+        while True:
+            critical = stats.f.isf(0.05 / comparisons, 1, n - 1)
+            if stats.ncf.sf(critical, 1, n - 1, n * shift**2) >= wanted:
+                break
+            n += 1
+        assert statistics.seeds_for_power(3 * shift, 3.0, comparisons, wanted) == n
+        assert statistics.detectable(3.0, n, comparisons, wanted) <= 3 * shift
+        assert statistics.detectable(3.0, n - 1, comparisons, wanted) > 3 * shift
+
+
+def test_planned_seeds_at_the_edges():
+    assert statistics.seeds_for_power(0.0, 1.0, 5) is None
+    assert statistics.seeds_for_power(0.1, None, 5) is None and statistics.seeds_for_power(math.nan, 1.0, 5) is None
+    assert statistics.seeds_for_power(0.1, 0.0, 5) == statistics.seeds_for_power(1e9, 1.0, 5) == 8
+    assert statistics.seeds_for_power(0.001, 1.0, 5) is None
+    assert statistics.seeds_for_power(0.03, 1.0, 1) == pytest.approx((1.96 + 0.8416) ** 2 / 0.03**2, rel=0.01)
+    assert statistics.detectable(1.0, 7, 5) is None and statistics.detectable(None, 8, 5) is None
+    assert statistics.detectable(0.0, 8, 5) == 0.0
+
+
+EFFECTS = {
+    "first": {"00": -0.5, "10": 0.5, "01": -0.5, "11": 0.5},
+    "second": {"00": -0.5, "10": -0.5, "01": 0.5, "11": 0.5},
+    "interaction": {"00": 1.0, "10": -1.0, "01": -1.0, "11": 1.0},
+}
+
+
+def test_contrast_by_hand():
+    cells = {"00": {1: 1.0, 2: 2.0, 3: 9.0}, "10": {1: 1.5, 2: 2.0}, "01": {2: 1.0, 1: 3.0}, "11": {1: 2.0, 2: 4.0, 4: 0.0}}
+    # seed 1: 2 - 1.5 - 3 + 1; seed 2: 4 - 2 - 1 + 2; seeds 3 and 4 lack arms
+    assert statistics.contrast(cells, EFFECTS["interaction"]) == {1: -1.5, 2: 3.0}
+    assert statistics.contrast(cells, EFFECTS["first"]) == {1: pytest.approx(-0.25), 2: pytest.approx(1.5)}
+    assert list(statistics.contrast(cells, {"01": 1.0})) == [1, 2]
+    with pytest.raises(KeyError):
+        statistics.contrast(cells, {"12": 1.0})
+
+
+def test_contrasts_against_least_squares_with_seed_dummies():
+    generator = np.random.default_rng(0)
+    cells = {arm: {seed: generator.standard_normal() + seed for seed in range(6)} for arm in EFFECTS["first"]}
+    rows, scores = [], []
+    for arm, by_seed in cells.items():
+        first, second = int(arm[0]) - 0.5, int(arm[1]) - 0.5
+        for seed, score in by_seed.items():
+            rows.append([first, second, first * second, *(float(seed == other) for other in range(6))])
+            scores.append(score)
+    coefficients = np.linalg.lstsq(np.array(rows), np.array(scores), rcond=None)[0]
+    for weights, expected in zip(EFFECTS.values(), coefficients[:3], strict=True):
+        assert np.mean(list(statistics.contrast(cells, weights).values())) == pytest.approx(expected)
+
+
+def matrices(draws, seeds, images, over_seeds, over_images, rest, seed=0):
+    """Normal matrices of mean 0, one after the other; the parts are standard deviations of the mean that each one gives."""
+    generator = np.random.default_rng(seed)
+    for _ in range(draws):
+        a = over_seeds * seeds**0.5 * generator.standard_normal((seeds, 1))
+        b = over_images * images**0.5 * generator.standard_normal(images)
+        yield a + b + rest * (seeds * images) ** 0.5 * generator.standard_normal((seeds, images))
+
+
+def test_two_way_is_the_limit_of_resampling_rows_and_columns():
+    values, draws = next(matrices(1, 4, 12, 0.5, 1.5, 1, seed=0)), 40_000
+    generator = np.random.default_rng(0)
+    rows, columns = generator.integers(4, size=(draws, 4)), generator.integers(12, size=(draws, 12))
+    seeds = values.mean(1)[rows].mean(1).var()
+    images = values.mean(0)[columns].mean(1).var()
+    rest = np.array([values[np.ix_(i, j)].mean() for i, j in zip(rows, columns, strict=True)]).var() - seeds - images
+    variance = seeds * 4 / 3 + max(images * 12 / 11 - rest * 48 / 33, 0)
+    found = bootstrap.two_way(values)
+    assert images * 12 / 11 > rest * 48 / 33 > 0.2 * variance
+    assert found.standard_error**2 == pytest.approx(variance, rel=0.03)
+    share = seeds * 4 / 3 / variance
+    assert found.df == pytest.approx(1 / (share / 3 + (1 - share) / 11), rel=0.03)
+    half = stats.t.ppf(0.975, found.df) * found.standard_error
+    assert (found.low, found.estimate, found.high) == pytest.approx((values.mean() - half, values.mean(), values.mean() + half))
+
+
+def test_drawn_two_way_equals_the_closed_form_and_follows_its_seed():
+    values = next(matrices(1, 5, 250, 1, 1, 1.5))
+    mean = lambda weights: weights @ values.T / 250  # noqa: E731
+    exact, drawn = bootstrap.two_way(values), bootstrap.two_way_statistic(mean, 5, 250, draws=8030)
+    assert drawn.standard_error == pytest.approx(exact.standard_error, rel=0.02)
+    assert (drawn.df, drawn.estimate) == (pytest.approx(exact.df, rel=0.04), pytest.approx(exact.estimate))
+    few = [bootstrap.two_way_statistic(mean, 5, 250, draws=150, seed=seed) for seed in (1, 1, 2)]
+    assert few[0] == few[1] != few[2]
+    ten = bootstrap.two_way(values, level=0.1)
+    assert exact.low < ten.low < ten.high < exact.high
+    counts = np.concatenate(list(bootstrap.image_counts(40, 230, 0)))
+    assert counts.shape == (230, 40) and (counts.sum(1) == 40).all() and counts.var() == pytest.approx(39 / 40, rel=0.05)
+
+
+def test_two_way_at_the_edges():
+    assert bootstrap.two_way(np.ones((1, 9))) is None and bootstrap.two_way(np.ones((9, 1))) is None
+    assert bootstrap.two_way_statistic(lambda weights: weights[:, :1], 1, 9) is None
+    same = bootstrap.two_way(np.full((3, 7), 0.25))
+    assert (same.low, same.high, same.df) == (0.25, 0.25, 2)
+    with pytest.raises(ValueError, match="finite"):
+        bootstrap.two_way(np.array([[1.0, np.nan], [0.0, 1.0]]))
+
+
+PARTS = {"seeds": (1, 0.1, 0.1), "images": (0.1, 1, 0.1), "rest": (0, 0, 1), "equal": (1, 1, 0.5), "twice": (2, 1, 0.3)}
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 8])
+@pytest.mark.parametrize("parts", PARTS)
+def test_two_way_covers_the_mean(parts, seeds):
+    """93 to 97 % by simulation; 4,000 draws have a standard error of 0.35 %."""
+    found = [bootstrap.two_way(values) for values in matrices(4000, seeds, 50, *PARTS[parts])]
+    assert 0.93 < np.mean([one.low <= 0 <= one.high for one in found]) < 0.97
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 8])
+@pytest.mark.parametrize("spread", [0.05, 0.3])
+def test_two_way_covers_a_difference_of_accuracies(spread, seeds):
+    """Both arms are right where a normal score is positive: spread over seeds, over images (shared and own) and the rest."""
+    generator = np.random.default_rng(1)
+    variance = spread**2 + 1 + 0.2**2 + 0.5**2
+    means = np.array([0.8, 1.0])
+    truth = np.diff(stats.norm.cdf(means / variance**0.5))[0]
+    hits = []
+    for _ in range(2500):
+        score = means[:, None, None] + spread * generator.standard_normal((2, seeds, 1)) + generator.standard_normal(100)
+        score += 0.2 * generator.standard_normal((2, 1, 100)) + 0.5 * generator.standard_normal((2, seeds, 100))
+        found = bootstrap.two_way(np.diff((score > 0).astype(float), axis=0)[0])
+        hits.append(found.low <= truth <= found.high)
+    assert 0.93 < np.mean(hits) < 0.97
