@@ -102,7 +102,7 @@ def learning(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mappin
     note = f" Without a curve of NLL, because only the pair's is recorded and the arm is a single network: {_join(without)}."
     what = "Scores on validation data after every epoch (of the pair, or of a single network where the arm is one)"
     return markup.figure(
-        panels, _caption(what, curves) + note * bool(without), markup.legend({arm: styles[arm] for arm in curves}), "pairs"
+        panels, _caption(what, curves) + note * bool(without), markup.legend({arm: styles[arm] for arm in curves})
     )
 
 
@@ -118,7 +118,7 @@ def diversity(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mappi
         "opposed); KL between the similarities that their features give to a batch of validation images; share of validation "
         "images on which they predict different classes"
     )
-    return markup.figure(panels, _caption(what, curves), markup.legend({arm: styles[arm] for arm in curves}), "pairs")
+    return markup.figure(panels, _caption(what, curves), markup.legend({arm: styles[arm] for arm in curves}))
 
 
 def zoom(curves: Mapping[str, list[Curve]]) -> int:
@@ -157,7 +157,7 @@ def _panel(
             part = mean.epoch >= first
             middle, error = factor * mean.mean[part], factor * mean.error[part]
             seen += _line(axes, mean.epoch[part], middle, error if len(by_arm) <= BANDS else error * np.nan, styles[arm])
-            for switch in (one for one in switches(curves[arm]) if one >= first):
+            for switch in switches(curves[arm]):
                 _mark(axes, mean.epoch[part], middle, switch, styles[arm])
         _limits(axes, np.concatenate(seen), scale)
         axes.set_title(title)

@@ -114,7 +114,7 @@ def panels(predictions: ByArm, styles: Mapping[str, Style]) -> Markup:
         f"out, by entropy of the prediction and by mutual information of prediction and weights. {images:,} test images; mean "
         f"over n = {n} seeds per arm{band}. A curve that falls steeply to the left means: uncertainty knows the errors."
     )
-    return markup.figure(drawn, caption, markup.legend({arm: styles[arm] for arm in arms}), "pairs")
+    return markup.figure(drawn, caption, markup.legend({arm: styles[arm] for arm in arms}))
 
 
 def _panel(name: str, by_arm: Mapping[str, Mean], styles: Mapping[str, Style], top: float) -> Markup:

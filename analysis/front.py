@@ -17,13 +17,29 @@ def pareto(points: np.ndarray) -> np.ndarray:
     points = np.asarray(points, float)
     mask = np.zeros(len(points), bool)
     finite = np.flatnonzero(np.isfinite(points).all(1))
-    kept = np.empty((0, points.shape[1]))
+    kept, count = np.empty(points.shape[::-1]), 0
     for index in finite[np.lexsort([*points[finite].T[::-1], points[finite].sum(1)])]:
         row = points[index]
-        if not ((kept <= row).all(1) & (kept < row).any(1)).any():
+        others = kept[:, :count]
+        if not ((others <= row[:, None]).all(0) & (others < row[:, None]).any(0)).any():
             mask[index] = True
-            kept = np.vstack([kept, row])
+            kept[:, count], count = row, count + 1
     return mask
+
+
+def nearest_to_ideal(points: np.ndarray) -> int | None:
+    """Which row of ``points`` [n, k] on the front is nearest to the ideal point, the front's lowest value of each objective.
+
+    Euclidean, each objective in units of the front's range, so that no unit counts; one without a range does not count. The
+    first of equally near rows; None without a finite row.
+    """
+    points = np.asarray(points, float)
+    on = np.flatnonzero(pareto(points))
+    if not len(on):
+        return None
+    span = np.ptp(points[on], axis=0)
+    scaled = (points[on] - points[on].min(0)) / np.where(span > 0, span, 1)
+    return int(on[np.square(scaled).sum(1).argmin()])
 
 
 def draw_front(
@@ -32,7 +48,7 @@ def draw_front(
     """Both objectives [n] of every setting in its arm's colour and marker, filled on the front, and the front in steps."""
     mask = pareto(np.stack([first, second], 1))
     order = np.flatnonzero(mask)[np.lexsort((second[mask], first[mask]))]
-    x = np.append(first[order], first.max())
+    x = np.append(first[order], first[np.isfinite(first)].max())
     y = np.append(second[order], second[order].min())
     axes.step(x, y, where="post", color="#000000", linewidth=1.0, zorder=1)
     for arm in dict.fromkeys(labels):

@@ -12,6 +12,7 @@ from matplotlib.markers import MarkerStyle
 from analysis.palette import Style
 
 _BOX = Markup('<div class="box" tabindex="0" role="region" aria-label="table, scrolls sideways">')
+_NUMBER = re.compile(r"[-+]?\d[\d.,e+±()%* -]*")
 _HEADINGS = {"h1": "h3", "h2": "h3", "h3": "h4", "h4": "h5", "h5": "h6"}
 _DASHES = {"-": "", "--": "6 3", ":": "2 2.5", "-.": "7 3 2 3"}
 
@@ -44,14 +45,14 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], rigid: bool = Fals
 def _cell(value: Any) -> Markup:
     """Numbers to the right, text to the left."""
     text = "-" if value is None else value
-    number = isinstance(value, int | float) or re.match(r"[-+]?\d", str(value)) or text == "-"
+    number = text == "-" or _NUMBER.fullmatch(str(value))
     return Markup("<td{}>{}</td>").format(Markup(' class="number"') if number else "", text)
 
 
-def figure(panels: Sequence[Markup], caption: str, legend: Markup | None = None, kind: str = "") -> Markup:
+def figure(panels: Sequence[Markup], caption: str, legend: Markup | None = None, kind: str = "pairs") -> Markup:
     """Panels side by side where there is room, below each other where not.
 
-    kind: "pairs" (two abreast at most) or "many" (small, the caption above them).
+    kind: "pairs" (two abreast at most), "threes" or "many" (small, the caption above them).
     """
     cells = Markup("").join(Markup('<div class="panel">{}</div>').format(one) for one in panels)
     drawn = Markup('{}<div class="panels">{}</div>').format(legend or "", cells)

@@ -29,7 +29,7 @@ def roles(study: StudyData) -> dict[str, str]:
     """By setting: scientific (differs between arms by design), tuned (by each arm's search), both, or fixed."""
     header = study.header
     scientific = {name for changes in header.get("changes", {}).values() for name in changes}
-    tuned = {name for names in header.get("searched", {}).values() for name in names}
+    tuned = {name for names in header.get("searched", {}).values() for name in names if header["samples"]}
     found = {}
     for name in [*header["settings"], *sorted((scientific | tuned) - set(header["settings"]))]:
         if name in PLACES:
@@ -55,7 +55,7 @@ def by_arm(study: StudyData) -> tuple[list[str], Rows]:
     names = [name for name, role in roles(study).items() if role != "fixed"]
     rows = []
     for arm in study.arms:
-        chosen = study.header.get("chosen", {}).get(arm) or {}
+        chosen = (study.header.get("chosen", {}).get(arm) or {}) if study.header["samples"] else {}
         rows.append([arm, *(text(value_of(study, arm, name)) + "*" * (name in chosen) for name in names)])
     return names, rows
 

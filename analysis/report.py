@@ -130,7 +130,9 @@ def _differences(study: StudyData, effects: Effects, contrasts: Effects, styles:
         caption += " Contrasts are differences of means of arms (main effects, interactions), not to the baseline alone."
     if any(one.interval is None for one in every):
         caption += " A row without a line has a single pair and so no interval."
-    return markup.figure(panels, caption) + markup.details("The numbers", forest.numbers(effects, contrasts, styles))
+    return markup.figure(panels, caption, kind="threes") + markup.details(
+        "The numbers", forest.numbers(effects, contrasts, styles)
+    )
 
 
 def _over(every: Sequence[Difference]) -> str:

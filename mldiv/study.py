@@ -15,7 +15,7 @@ import mldiv
 from mldiv import datasets, ood, records
 from mldiv.config import PATHS, ConfigError, TrialConfig, nearest
 from mldiv.epochs import dataset
-from mldiv.models import MODELS
+from mldiv.models import MODELS, build
 from mldiv.plan import Arm, Plan, journal, make_arm, search_seeds
 from mldiv.presets import PRESETS, Preset, configure
 from mldiv.records import RecordError
@@ -152,6 +152,17 @@ class Run:
         self._check_workers()
         self._check_ways()
 
+    def _check_networks(self) -> None:
+        """Whether every arm's network can be built for this data."""
+        data = dataset(self.base)
+        arms = self.study.make_arms(self.base)
+        for arch, width in dict.fromkeys((arm.config.arch, arm.config.width) for arm in arms):
+            try:
+                build(arch, classes=data.classes, channels=data.channels, width=width, seed=0,
+                      image_size=data.train.images.shape[-1])  # fmt: skip
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
+
     def _check_ways(self) -> None:
         """Flags that name a way of searching or training."""
         if self.flags.select not in SELECTION:
@@ -180,6 +191,7 @@ class Run:
         root = Path(self.base.data_root) if self.base.data_root else None
         datasets.check(self.base.data, root, download=self.flags.download)
         ood.check(self.base.ood, root, self.base.data)
+        self._check_networks()
         self._check_out()
         header = self._header()
         self._check_same(header)

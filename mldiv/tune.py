@@ -170,6 +170,8 @@ def run(
             num_samples=plan.trials(),
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"{trial.trial_id}-{trial.config['trial']}",
+            metric="nll" if scheduler else None,
+            mode="min" if scheduler else None,
         ),
         run_config=tune.RunConfig(
             name="tune",

@@ -49,7 +49,8 @@ class SmallViT(VisionTransformer):
     def forward(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> tuple[Float[Tensor, "batch classes"], tuple[TokenFeatures, ...]]:
-        """Logits [batch, classes] and each layer's output without the class token, before the final normalisation."""
+        """Logits [batch, classes] and each layer's output before the final normalisation: its patch tokens, and of the last
+        layer, whose patch tokens nothing reads any more, the class token alone, so that no feature is free of the logits."""
         patches = self._process_input(images)
         x = cat([self.class_token.expand(len(patches), -1, -1), patches], 1) + self.encoder.pos_embedding
         features = []
@@ -57,6 +58,7 @@ class SmallViT(VisionTransformer):
             x = x + attend(layer.self_attention, layer.ln_1(x))
             x = x + layer.mlp(layer.ln_2(x))
             features.append(x[:, 1:].transpose(1, 2))
+        features[-1] = x[:, :1].transpose(1, 2)
         return self.heads(self.encoder.ln(x)[:, 0]), tuple(features)
 
 

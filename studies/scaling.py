@@ -23,7 +23,7 @@ def sizes(base: TrialConfig) -> dict[str, dict]:
             "batch x 2": {"batch_size": base.batch_size * 2},
             "data / 4": {"train_size": images // 4},
             "data / 2": {"train_size": images // 2},
-            other: {"arch": other, "width": base.width / 2},
+            other: {"arch": other},
         }
     )
 

@@ -4,15 +4,33 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-CHECKED = ["kernels", "losses", "posterior", "fusion", "metrics", "models", "data", "evaluate", "pair"]
+CHECKED = (
+    "kernels", "losses", "posterior", "fusion", "metrics", "models", "vit", "data", "ood", "calibrate", "evaluate", "pair",
+)  # fmt: skip
 
 with install_import_hook([f"mldiv.{name}" for name in CHECKED], "beartype.beartype"):
+    import mldiv.calibrate
     import mldiv.evaluate
     import mldiv.models
-    import mldiv.pair  # noqa: F401
+    import mldiv.ood
+    import mldiv.pair
+    import mldiv.vit  # noqa: F401
 
 from mldiv.config import TrialConfig
 from mldiv.epochs import dataset
+
+#: Warnings of Ray's own code, which are none of ours.
+RAY_WARNINGS = (
+    "DeprecationWarning", "FutureWarning", "ResourceWarning", "UserWarning", "pytest.PytestUnraisableExceptionWarning",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Warnings are errors, but not those of Ray in tests that start it."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            for name in RAY_WARNINGS:
+                item.add_marker(pytest.mark.filterwarnings(f"ignore::{name}"))
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from synthetic_records import make, write
 
-from analysis import curves, detection, forest, load, markup, palette, provenance, reliability, vector
+from analysis import account, curves, detection, forest, load, markup, palette, provenance, reliability, vector
 from analysis.calibration import reliability as binned
 from analysis.load import Curve, Predictions
 from analysis.statistics import difference
@@ -145,6 +145,8 @@ def test_diagram_pools_predictions_and_averages_eces():
     each = [100 * binned(one.confidence, one.correct).ece for one in members]
     assert found.ece.mean == pytest.approx(np.mean(each)) and found.ece.n == 2
     assert found.ece.error == pytest.approx(abs(np.mean(each[:2]) - np.mean(each[2:])) / 2)
+    again = binned(np.concatenate([one.scaled_confidence for one in members]), correct)
+    assert found.scaled.accuracy == pytest.approx(again.accuracy, nan_ok=True)
     scaled = [100 * binned(one.scaled_confidence, one.correct).ece for one in members]
     assert found.scaled_ece.mean == pytest.approx(np.mean(scaled))
 
@@ -165,9 +167,11 @@ def test_the_band_is_that_of_one_test_set():
 
 
 def test_forest_axis_holds_every_interval_and_zero():
-    several = [difference([0.1, 0.2, 0.3]), difference([0.4])]
+    several = [difference([0.30, 0.31, 0.32]), difference([0.4]), difference([-0.2, 0.7])]
+    low, high = forest.limits(several[:2])
+    assert low < 0 and high > 0.4
     low, high = forest.limits(several)
-    assert low < 0 and low < several[0].interval[0] and high > max(0.4, several[0].interval[1])
+    assert low < several[2].interval[0] and several[2].interval[1] < high
     assert forest.limits([difference([0.0])]) == (-1, 1)
 
 
@@ -180,6 +184,31 @@ def test_forest_grows_with_its_rows():
     heights = [float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', str(panel))[1]) for panel in (small, large)]
     assert heights[1] - heights[0] == pytest.approx(18 * forest.ROW)
     assert [str(large).count(f">arm {place}<") for place in range(20)] == [1] * 20
+
+
+def test_rows_of_a_forest_do_not_overlap():
+    arms = {"short": difference([0.1, 0.2]), "a name that is too long " * 3: difference([0.1]), "last": difference([0.2])}
+    contrasts = {"an effect": difference([0.1])}
+    styles = {name: palette.style(place) for place, name in enumerate(arms)}
+    text = str(forest.panels({"nll": arms}, {"nll": contrasts}, styles)[0])
+    found = re.findall(r'y="([\d.]+)"[^>]*>(short|a name[^<]*|last|Contrasts|an effect)<', text)
+    heights = np.diff([float(y) for y, _ in found])
+    assert [name[:6] for _, name in found] == ["short", "a name", "last", "Contra", "an eff"]
+    assert heights / heights[0] == pytest.approx([1, 1 + 2 * forest.LINE, 1, 0.7], abs=0.02)
+
+
+def test_the_baseline_is_grey_and_every_arm_itself(tmp_path):
+    study = load.load(make(tmp_path, {name: [0.5] for name in "abcd"}, baseline="c"))
+    styles = vector.arm_styles(study)
+    assert list(styles) == list("abcd") and styles["c"] == palette.style(0)
+    assert [styles[arm] for arm in "abd"] == [palette.style(place) for place in (1, 2, 3)]
+    study.header["baseline"] = None
+    assert [one for one in vector.arm_styles(study).values()] == [palette.style(place) for place in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize(("share", "width"), [(0.25, "25.0"), (1.25, "100.0"), (-0.1, "0.0")])
+def test_bars_of_importance_stay_in_their_cell(share, width):
+    assert f"--share:{width}%" in str(account._bar(share)) and account._bar(None) is None
 
 
 def drawn(name):
@@ -232,9 +261,12 @@ def test_markdown_from_records_stays_text():
 
 
 def test_tables_escape_their_cells():
-    text = str(markup.table(["<i>"], [["<b>", 1, None, "a & b", Markup("<u>kept</u>")]]))
+    text = str(
+        markup.table(["<i>"], [["<b>", 1, None, "a & b", Markup("<u>kept</u>"), "0.12 ± 0.03 (3)", "8 seeds", "4e385ed dirty"]])
+    )
     assert "&lt;i&gt;" in text and "&lt;b&gt;" in text and "a &amp; b" in text and "<u>kept</u>" in text
     assert '<td class="number">1</td><td class="number">-</td><td>a &amp; b</td>' in text
+    assert '<td class="number">0.12 ± 0.03 (3)</td><td>8 seeds</td><td>4e385ed dirty</td>' in text
 
 
 def test_every_style_has_a_swatch():
@@ -243,7 +275,7 @@ def test_every_style_has_a_swatch():
 
 
 def study_with_searches(folder):
-    changes = {"a": {"alpha": 0.0}, "b": {"kernel": "rbf"}, "c": {}}
+    changes = {"a": {"alpha": 0.0}, "b": {"kernel": "rbf", "alpha": 9.0}, "c": {}}
     make(folder, {"a": [0.5, 0.6], "b": [0.4, 0.5], "c": [0.4, 0.5]}, changes=changes,
          searched={"a": ["lr"], "b": ["lr", "alpha"], "c": ["lr", "alpha"]},
          chosen={"b": {"lr": 0.2, "alpha": 3.0}}, world_size=2)  # fmt: skip
@@ -265,8 +297,17 @@ def test_roles_and_values_of_settings(tmp_path):
     assert [provenance.value_of(study, arm, "alpha") for arm in "abc"] == [0.0, 3.0, 1.0]
     rows = {row[0]: row[1:] for row in provenance.settings(study)}
     assert rows["epochs"] == ["12", "fixed"] and rows["kernel"] == ["differs by arm", "scientific"]
+    assert dict(provenance.design(study))["search"] == "2 settings per arm, each with 1 seed"
     names, arms = provenance.by_arm(study)
     assert dict(zip(["arm", *names], arms[1], strict=True)) == {"arm": "b", "alpha": "3*", "kernel": "rbf", "lr": "0.2*"}
+
+
+def test_without_a_search_nothing_is_tuned(tmp_path):
+    study = study_with_searches(tmp_path)
+    study.header["samples"] = 0
+    assert provenance.roles(study)["lr"] == "fixed" and provenance.roles(study)["alpha"] == "scientific"
+    names, arms = provenance.by_arm(study)
+    assert dict(zip(["arm", *names], arms[1], strict=True)) == {"arm": "b", "alpha": "3", "kernel": "rbf"}
 
 
 def test_cost_counts_a_shared_trial_once(tmp_path):
@@ -286,6 +327,8 @@ def test_ends_of_trials_are_counted(tmp_path):
     titles, rows = provenance.counts(study)
     assert titles == ["finished", "stopped", "diverged", "without a record"]
     assert rows[2] == ["c", 1, 0, 1, 0] and rows[3] == ["all searches", 2, 1, 0, 1]
+    study.header["samples"] = 0
+    assert dict(provenance.design(study))["search"] == dict(provenance.design(study))["selection"] == "none"
     assert ["diverged", "loss is nan", 1, f"c, seed 2 ({record.id})"] in provenance.reasons(study)
     assert provenance.notes(study) == [["slow", 1, f"c, seed 2 ({record.id})"]]
 

@@ -1,8 +1,10 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
-from analysis.front import pareto
+from analysis.front import draw_front, nearest_to_ideal, pareto
+from analysis.palette import style
 
 
 def slow(points):
@@ -24,6 +26,24 @@ def test_against_a_slow_loop(points):
 def test_by_hand_with_nan_and_equals():
     points = [[1, 5], [2, 2], [2, 2], [5, 1], [3, 3], [np.nan, 0], [1, 6], [np.inf, 0]]
     assert pareto(np.array(points)).tolist() == [True, True, True, True, False, False, False, False]
+
+
+def test_nearest_to_ideal_by_hand():
+    points = np.array([[0, 100.0], [3, 40], [9, 10], [10, 0], [4, 60], [np.nan, 0]])
+    # of the front's range 10 and 100: (0, 1), (0.3, 0.4), (0.9, 0.1), (1, 0)
+    assert nearest_to_ideal(points) == 1 and nearest_to_ideal(points * [1e6, 1e-3]) == 1
+    assert nearest_to_ideal(points[[3, 2]]) == 0 and nearest_to_ideal(np.array([[2.0, 5], [1, 5]])) == 1
+    assert nearest_to_ideal(np.full((2, 2), np.nan)) is None
+
+
+def test_drawing_steps_along_the_front():
+    first, second = np.array([1.0, 2, 3, 3, np.nan]), np.array([5.0, 2, 1, 4, 0])
+    axes = Figure().add_subplot()
+    draw_front(axes, first, second, labels=["a", "b", "a", "b", "a"], styles={"a": style(0), "b": style(1)})
+    line = axes.lines[0]
+    assert line.get_xydata().tolist() == [[1, 5], [2, 2], [3, 1], [3, 1]] and line.get_drawstyle() == "steps-post"
+    drawn = [(len(one.get_offsets()), len(one.get_facecolors()) > 0) for one in axes.collections]
+    assert drawn == [(1, False), (2, True), (1, False), (1, True)]
 
 
 def test_large_fronts_are_quick():

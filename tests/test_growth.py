@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from analysis import sizes
-from analysis.growth import fit_power, on_paper, shares, upper
+from analysis.growth import fit_power, fit_power_with_overhead, on_paper, shares, upper
 
 
 def test_a_known_power_is_found():
@@ -28,6 +28,45 @@ def test_the_interval_covers_the_truth_and_agrees_with_polyfit():
     assert found.interval[1] - found.exponent == pytest.approx(stats.t.ppf(0.975, 4) * reference.stderr)
 
 
+def test_overhead_and_growth_are_told_apart():
+    size = np.geomspace(16, 4096, 9)
+    found = fit_power_with_overhead(size, 2e-4 + 3e-9 * size**2)
+    assert (found.exponent, found.factor) == (pytest.approx(2, rel=1e-4), pytest.approx(3e-9, rel=1e-3))
+    assert found.overhead == pytest.approx(2e-4, rel=1e-4) and found.r_squared == pytest.approx(1)
+    assert found.at(100.0) == pytest.approx(2e-4 + 3e-5, rel=1e-4)
+    fixed = fit_power_with_overhead(size, 2e-4 + 3e-9 * size**2, exponent=2)
+    assert (fixed.factor, fixed.overhead) == (pytest.approx(3e-9), pytest.approx(2e-4)) and fixed.interval is None
+    wrong = fit_power_with_overhead(size, 2e-4 + 3e-9 * size**2, exponent=1)
+    assert wrong.r_squared < 0.95
+    none = fit_power_with_overhead(size, 3e-9 * size**2)
+    assert none.exponent == pytest.approx(2, rel=1e-3) and none.overhead < 1e-3 * 3e-9 * 16**2 * 100
+    with pytest.raises(ValueError, match="four different"):
+        fit_power_with_overhead(size[:3], size[:3])
+
+
+def test_overhead_against_curve_fit():
+    """Where noise puts the fitted overhead above the smallest value, too."""
+    generator, size = np.random.default_rng(3), np.geomspace(16, 4096, 7)
+    value = (2e-4 + 3e-9 * size**2) * np.exp(0.05 * generator.standard_normal(7))
+    found = fit_power_with_overhead(size, value)
+    best, covariance = optimize.curve_fit(
+        lambda s, o, c, e: np.log(np.exp(o) + np.exp(c) * (s / 4096) ** e), size, np.log(value), p0=(-8.5, -3, 2)
+    )
+    assert found.exponent == pytest.approx(best[2], rel=1e-4) and found.overhead == pytest.approx(np.exp(best[0]), rel=1e-4)
+    assert found.overhead > value.min()
+    half = stats.t.ppf(0.975, 4) * covariance[2, 2] ** 0.5
+    assert found.interval == pytest.approx((best[2] - half, best[2] + half), rel=1e-3)
+
+
+def test_the_interval_with_overhead_covers_the_truth():
+    """In 95 % of draws: of 150, fewer than 135 would come with less than 1 %, 150 likewise with less than 1 %."""
+    generator, size, covered = np.random.default_rng(1), np.geomspace(16, 4096, 12), 0
+    for _ in range(150):
+        found = fit_power_with_overhead(size, (2e-4 + 3e-9 * size**2) * np.exp(0.05 * generator.standard_normal(12)))
+        covered += found.interval is not None and found.interval[0] <= 2 <= found.interval[1]
+    assert stats.binom.cdf(134, 150, 0.95) < 0.01 and 135 <= covered < 150
+
+
 def test_a_constant_cost_counts_less_in_the_upper_half():
     size = np.array([32.0, 64, 128, 256, 512, 1024])
     value = 1e-3 + 1e-8 * size**2
@@ -46,14 +85,20 @@ def test_what_no_power_law_has_is_refused(value):
 
 
 def test_costs_on_paper_by_hand():
-    costs = {one.term: one for one in on_paper(2, weights=1000, tokens=5, width=8, fused=4)}
+    costs = {one.term: one for one in on_paper(2, weights=1000, tokens=5, width=8, layers=3, fused=4)}
     assert costs["networks"].operations == 12 * 1000 * 10
     assert costs["feature KL"].operations == 2 * 3 * 2 * 4 * 4 + 2 * 20 * 4 + 12 * 2 * 8 * 4
-    assert costs["posterior distance"].bytes == 8 * 4 * 1000
+    # 6 bytes of weights and gradients; per token, layer and unit of width 34 bytes written and read; 64 bytes of vectors
+    assert costs["networks"].bytes == 2 * 6 * 1000 + 2 * 68 * 3 * (2 * 5) * 8
+    assert (costs["posterior distance"].operations, costs["posterior distance"].bytes) == (16_000, 64_000)
+    assert (costs["weight draws"].bytes, costs["KL to the prior"].bytes) == (96_000, 64_000)
     part = shares(list(costs.values()))
     assert sum(first for first, _ in part.values()) == pytest.approx(1) == sum(second for _, second in part.values())
     large = shares(on_paper(1024))
     assert large["networks"][0] > 0.999 and large["posterior distance"][0] < 1e-4
+    # 16 operations per weight against 12 per weight and token, 64 bytes per weight against 1.47e12 bytes of activations
+    assert large["posterior distance"][0] == pytest.approx(16 / (12 * 257 * 1024), rel=1e-3)
+    assert large["networks"][1] > 0.9 and large["posterior distance"][1] == pytest.approx(0.025, abs=0.002)
 
 
 def line(arch="resnet8", width=1.0, batch=64, factor=1.0):

@@ -55,6 +55,13 @@ def run(study, capsys, *argv):
         (["--store", "/proc/mldiv", "--dry-run"], "--store /proc/mldiv: cannot be written"),
         (["--store-size", "0"], "--store-size 0: must be greater than zero"),
         (["--groups", "0"], "--groups 0: must be at least 1"),
+        (["--arch", "resnet18"], "width = 0.5: resnet18 comes in width 1 only"),
+        (["--ood", "photos"], "ood = 'photos' is unknown; did you mean 'photographs'?"),
+        (["--ood", "digits"], "ood = 'digits': the networks are trained on digits"),
+        (["--ood", "cifar10"], "--data-root is missing"),
+        (["--select", "test_nll"], "--select 'test_nll' is unknown; known: validation_nll"),
+        (["--in-process", "--stop-early"], "--stop-early needs Ray"),
+        (["--in-process", "--workers", "2"], "--workers needs Ray"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(study, capsys, argv, message):
@@ -82,8 +89,8 @@ def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):
     code, out, _ = run(study, capsys, "--dry-run", "--out", str(tmp_path / "x"), "--seeds", "2", "--samples", "3")
     assert code == 0 and not (tmp_path / "x").exists()
     assert "35 trials, 0 of them recorded already" in out and "420 epochs asked for" in out
-    assert "mutual learning: 3 Optuna trials over temperature, then 2 seeds" in out
-    assert "18 epochs of pretraining to train" in out and "about" in out and "digits: 1,221 training" in out
+    assert "mutual learning: 3 Optuna trials over lr, kl_weight, temperature, then 2 seeds" in out
+    assert " epochs of pretraining to train" in out and "about" in out and "digits: 1,221 training" in out
 
 
 def test_a_folder_of_another_configuration_is_refused(study, capsys, tmp_path):
@@ -104,10 +111,10 @@ def test_a_folder_of_another_configuration_is_refused(study, capsys, tmp_path):
     assert code == 2 and "study.json: not valid JSON" in err[0]
 
 
-@pytest.mark.parametrize("name", ["kernel_sweep", "joint_search"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "studies").glob("*.py")))
 def test_every_study_has_a_plan(name, capsys, tmp_path):
     code, out, _ = run(load(name), capsys, "--dry-run", "--out", str(tmp_path / "x"))
-    assert code == 0 and out.startswith(f"{name}: ") and "mutual learning" in out
+    assert code == 0 and out.startswith(f"{name}: ") and load(name).baseline in out
 
 
 def test_header_is_json_and_says_what_the_analysis_needs(study):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -95,6 +97,7 @@ def test_a_slope_is_located_at_zero():
     surface = fit_surface(*trials(slope, 40, 0.1, 1), **RANGES)
     assert surface.located and surface.best[0] == 0 and surface.alpha_interval[0] == 0 and not surface.inside
     assert surface.gain.low > 0.5 and surface.alpha_interval[1] < 0.05
+    assert fit_surface(*trials(slope, 40, 0.1, 1), **RANGES, point=(0.0, 2.0)).inside
 
 
 def test_a_flat_surface_is_not_located():
@@ -108,6 +111,15 @@ def test_a_flat_surface_is_not_located():
     assert "do not locate an optimum" in unsure.verdict() and f"covers {100 * unsure.share:.0f} %" in unsure.verdict()
     # 90 % each for the difference between two points of a flat surface, which is 0
     assert sum(one.gain.low <= 0 <= one.gain.high for one in found) >= 23
+
+
+def test_an_optimum_is_located_where_the_surface_is_not_flat_and_the_region_small():
+    surface = fit_surface(*trials(bowl, 10, 0.1, 2), **RANGES, points=6)
+    cases = {(0.01, 0.2): True, (0.06, 0.2): False, (0.01, 0.6): False, (0.06, 0.6): False}
+    for (p, share), located in cases.items():
+        assert replace(surface, p_flat=p, share=share).located == located
+    said = replace(surface, p_flat=0.01, share=0.6).verdict()
+    assert "do not locate" in said and "flat" not in said and "60 %" in said
 
 
 def test_p_of_flat_surfaces_is_uniform_and_small_otherwise():
@@ -144,7 +156,7 @@ def test_the_optimum_against_draws_of_another_make():
     grid = np.stack(np.meshgrid(surface.alpha_axis.grid, surface.beta_axis.grid, indexing="ij"), -1).reshape(-1, 2)
     generator, counts = np.random.default_rng(5), np.zeros(144)
     for row in range(len(surface.hyperparameters)):
-        one = type(surface)(**{**vars(surface), "hyperparameters": surface.hyperparameters[row : row + 1]})
+        one = replace(surface, hyperparameters=surface.hyperparameters[row : row + 1])
         mean, covariance = gaussian_process(one, grid)
         values, vectors = np.linalg.eigh(covariance)
         draws = mean + generator.standard_normal((500, 144)) @ (vectors * np.sqrt(np.maximum(values, 0))).T
@@ -202,12 +214,16 @@ def test_gaps_do_not_favour_a_trial():
 
 
 def test_repeats_bound_the_noise():
-    """Six trials could be interpolated; their repeats say that this is noise."""
-    alpha, beta, _ = trials(flat, 7, 0.0, 10)
-    values = np.random.default_rng(11).standard_normal((7, 4))
-    _, _, variance, freedom = remove_seeds(values)
-    surface = fit_surface(alpha, beta, values, **RANGES)
-    assert surface.hyperparameters[:, 3].min() >= np.sqrt(variance / 4 * freedom / stats.chi2.ppf(0.995, freedom)) * 0.999
+    """Means on a smooth surface by chance, while the repeats say how noisy each is."""
+    alpha, beta, value = trials(bowl, 15, 0.0, 10)
+    rest = np.random.default_rng(11).standard_normal((15, 4))
+    rest -= rest.mean(1, keepdims=True) + rest.mean(0) - rest.mean()
+    means, _, variance, freedom = remove_seeds(value[:, None] + rest)
+    assert means == pytest.approx(value) and variance == pytest.approx((rest**2).sum() / 42)
+    lowest = np.sqrt(variance / 4 * freedom / stats.chi2.ppf(0.995, freedom))
+    surface = fit_surface(alpha, beta, value[:, None] + rest, **RANGES)
+    assert surface.hyperparameters[:, 3].min() >= 0.999 * lowest and "noise" in surface.at_bound
+    assert fit_surface(alpha, beta, value, **RANGES).noise < 0.2 * lowest
 
 
 def test_few_repetitions_count_less():

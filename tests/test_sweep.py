@@ -16,14 +16,7 @@ from mldiv.records import find_trial, trial_folder
 from mldiv.store import Store
 from mldiv.train import Resources
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -156,3 +149,19 @@ def test_two_processes_per_trial(tiny, tmp_path):
 def test_a_group_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="lower --workers"):
         Resources(workers=64).groups(ray.cluster_resources(), 3)
+
+
+def test_asha_stops_searched_trials_after_the_switch_and_no_repeat(tiny, tmp_path):
+    """On real groups: nobody is judged in stage one; what was stopped is pruned and in no table; repeats are whole."""
+    config = tiny.replace(epochs=14, switch_epoch=4)
+    arm = make_arm("both", config, {}, ("lr",))
+    one = Plan([arm], tmp_path, samples=8, seeds=(1, 2), batch=4)
+    scheduler = tune.AfterSwitch.of([arm], config)
+    tune.run(one, tmp_path, resources=Resources(), scheduler=scheduler)
+    ends = {item.trial: (item.phase, find_trial(tmp_path, item.trial)) for item in one.assignments}
+    stopped = [record for phase, record in ends.values() if record.status == "stopped"]
+    assert stopped and all(4 < record.epochs < 14 for record in stopped)
+    assert all(record.status == "finished" for phase, record in ends.values() if phase == "repeat")
+    assert not any(record.test for record in stopped)
+    states = [trial.state.name for trial in arm.study.trials]
+    assert states.count("PRUNED") == len(stopped) and "COMPLETE" in states

@@ -92,10 +92,18 @@ def test_logits_and_features_are_torchvisions(size):
     logits, features = module(images)
     torch.testing.assert_close(logits, other(images), rtol=1e-4, atol=1e-5)
     assert len(features) == len(tokens) == 4 and module.feature_channels == (64,) * 4
-    for feature, token in zip(features, tokens, strict=True):
+    for feature, token in zip(features[:-1], tokens, strict=False):
         assert feature.shape == (5, 64, module.seq_length - 1)
         torch.testing.assert_close(feature, token[:, 1:].transpose(1, 2), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(pool(feature), token[:, 1:].mean(1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(features[-1], tokens[-1][:, :1].transpose(1, 2), rtol=1e-4, atol=1e-4)
+
+
+def test_the_last_feature_makes_the_logits():
+    """What the diversity term moves there moves the prediction too."""
+    module = small()
+    logits, features = module(batch(8)[0])
+    torch.testing.assert_close(module.heads(module.encoder.ln(features[-1][:, :, 0])), logits)
 
 
 def test_grey_levels_are_a_colour_image_of_equal_channels():
