@@ -8,8 +8,8 @@ from analysis.statistics import LEVEL, Difference, detectable, seeds_for_power, 
 POWER = 0.8
 
 
-def answer(study: StudyData, found: Effects, contrasts: Effects, further: list[str]) -> str:
-    """answer.md. further: paragraphs that a study's own kind of question adds."""
+def answer(study: StudyData, found: Effects, contrasts: Effects, further: list[str], numbers: bool = True) -> str:
+    """answer.md. further: paragraphs that a study's own kind of question adds; numbers: with every difference's."""
     lines = [f"# {study.header['question']}", ""]
     baseline = study.baseline
     if baseline is None or not study.finished(baseline):
@@ -21,11 +21,12 @@ def answer(study: StudyData, found: Effects, contrasts: Effects, further: list[s
     lines += [_verdict(study, found["nll"]), ""]
     for one in further:
         lines += [one, ""]
-    for metric in COMPARED:
-        lines += [*_list(f"to {baseline}", metric, found[metric]), ""]
     if contrasts["nll"]:
         lines += [_contrasts(contrasts["nll"]), ""]
+    if numbers:
         for metric in COMPARED:
+            lines += [*_list(f"to {baseline}", metric, found[metric]), ""]
+        for metric in COMPARED if contrasts["nll"] else ():
             lines += [*_list("", metric, contrasts[metric]), ""]
     lines += [_power(found["nll"]), "", *_cautions(study, found["nll"])]
     return "\n".join(lines) + "\n"
@@ -151,11 +152,13 @@ def _intervals(found: dict[str, Difference]) -> str:
 
 
 def signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}"
+    return f"{round(value, digits) + 0.0:+.{digits}f}"  # no negative zero
 
 
 def interval(one: Difference, digits: int) -> str:
-    return f" [{one.interval[0]:+.{digits}f}, {one.interval[1]:+.{digits}f}]" if one.interval else " (one seed, no interval)"
+    if one.interval is None:
+        return " (one seed, no interval)"
+    return f" [{signed(one.interval[0], digits)}, {signed(one.interval[1], digits)}]"
 
 
 def _join(names: list[str]) -> str:

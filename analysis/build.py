@@ -27,10 +27,10 @@ class Analysis:
     contrasts: Effects
     findings: list[Finding]
 
-    @property
-    def answer(self) -> str:
+    def answer(self, numbers: bool = True) -> str:
+        """answer.md, or without the lists of numbers, for a page that draws them."""
         sentences = [one.answer for one in self.findings if one.answer]
-        return answer.answer(self.study, self.differences, self.contrasts, sentences)
+        return answer.answer(self.study, self.differences, self.contrasts, sentences, numbers)
 
 
 def analyse(folder: Path) -> Analysis:
@@ -62,18 +62,18 @@ def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORM
     out = out or folder
     out.mkdir(parents=True, exist_ok=True)
     made = analyse(folder)
-    study, table, said = made.study, made.table, made.answer
+    study, table, said = made.study, made.table, made.answer()
     shown = predictions(made.repeats)
     texts = {
         "table.md": tables.markdown(study, table),
-        "table.csv": tables.frame(study, table).to_csv(index=False),
+        "table.csv": tables.frame(study, table).to_csv(index=False, float_format="%.10g"),
         "table.tex": tables.latex(study.header["scientific"], table, tables.caption(study)),
     }
     kept = {name: text for name, text in texts.items() if name.rpartition(".")[2] in formats} | {"answer.md": said}
     nulls = tables.means(table, "null_ece")
     if "html" in formats:
         kept["report.html"] = report.render(
-            study, table=texts["table.md"], answer=said, effects=made.differences, contrasts=made.contrasts,
+            study, table=texts["table.md"], answer=made.answer(numbers=False), effects=made.differences, contrasts=made.contrasts,
             signatures=words(signatures(study)), predictions=shown, nulls=nulls,
             extra=[one.section for one in made.findings],
         )  # fmt: skip

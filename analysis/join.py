@@ -32,7 +32,7 @@ def join(folders: Sequence[Path], out: Path | None = None, formats: Collection[s
     text, said = markdown(studies), answer(studies)
     texts = {
         "table.md": text,
-        "table.csv": frame(studies).to_csv(index=False),
+        "table.csv": frame(studies).to_csv(index=False, float_format="%.10g"),
         "table.tex": latex(studies),
         "report.html": document("Several studies", f"{said}\n{text}"),
     }

@@ -42,15 +42,19 @@ def _surfaces(study: StudyData) -> Finding | None:
         missing = f"A response surface over alpha and beta needs at least {LEAST} finished points, there are {len(points)}."
         return Finding(Section("Response surface", markup.paragraph(missing)), missing)
     nll = fit(points, trials, lambda record: record.validation["pair"]["nll"], searched)
-    accuracy = fit(points, trials, lambda record: -100 * record.validation["pair"]["accuracy"], searched)
+    error = fit(points, trials, lambda record: 100 * (1 - record.validation["pair"]["accuracy"]), searched)
     caption = (
         f"Validation scores of {len(trials)} searched trials: {len(points)} pairs of alpha and beta, each trained with "
         f"{len(study.header.get('search_seeds', [0]))} seeds, whose own levels are taken out. Colour: posterior mean of a "
         "Gaussian process (Matérn 5/2, hyperparameters averaged over). White outline: where the optimum lies with 90 %. "
         "Points: trials; 0 stands left of the break in each axis; the star marks the paper's alpha = 1, beta = 2."
     )
-    panels = [_draw(nll, "nll-surface", "validation NLL"), _draw(accuracy, "accuracy-surface", "negative accuracy, %")]
-    body = markup.figure(panels, caption) + markup.paragraph(f"By accuracy: {words(accuracy, ' points', 2)}")
+    panels = [_draw(nll, "nll-surface", "validation NLL")]
+    by_accuracy = "all searched points have the same validation accuracy, so it draws no surface."
+    if np.ptp(error.value) > 0:
+        panels.append(_draw(error, "error-surface", "validation error, %"))
+        by_accuracy = words(error, " points", 2)
+    body = markup.figure(panels, caption, kind="pairs") + markup.paragraph(f"By accuracy: {by_accuracy}")
     return Finding(Section("Response surface", body), f"**The balance**, by validation NLL: {words(nll, '', 4)}")
 
 

@@ -27,9 +27,9 @@ TITLES = {
 HEAD = ("network", "width", "batch", "weights", "stage one, ms", "stage two, ms", "added", "distance, ms", "feature KL, ms",
         "state, MB", "stage one, MB", "stage two, MB")  # fmt: skip
 CAPTION = (
-    "Median time of a step (forward and backward of both peers, one thread or one GPU) and of each loss term alone, cut "
-    "off from the networks, against the number of weights at the study's batch, and against the batch at the study's width. Dashed: "
-    "power law fitted to the larger half of the sizes."
+    "Median time of a step (forward and backward of both peers, one thread or one GPU) and of each loss term alone, cut off "
+    "from the networks: against the number of weights at the study's batch, and against the batch at the study's width. "
+    "Dashed: power law fitted to the larger half of the sizes."
 )
 BATCH = 1024
 ON_PAPER = (

@@ -27,14 +27,14 @@ def test_table_by_hand(tmp_path):
 
 
 def test_three_seeds_cannot_tell(tmp_path):
-    text = build.analyse(make(tmp_path, NLL)).answer
+    text = build.analyse(make(tmp_path, NLL)).answer()
     assert (
         "**The data cannot tell.** The best mean is that of rbf: a difference in test NLL to mutual learning of -0.0467" in text
     )
     assert "the smallest p that the test can give is 0.25" in text and "`--seeds 7`" in text
     # (-0.05, -0.04, -0.05): all of one sign, so p is the smallest one; Holm doubles it
     assert "- rbf: -0.0467 [" in text and "], sign-flip p = 0.25, Holm-adjusted 0.5, n = 3" in text
-    alone = build.analyse(make(tmp_path / "alone", NLL, predictions=False)).answer
+    alone = build.analyse(make(tmp_path / "alone", NLL, predictions=False)).answer()
     assert "- rbf: -0.0467 [-0.0610, -0.0323], sign-flip p = 0.25, Holm-adjusted 0.5, n = 3" in alone
     assert "over test images together (200 images" in text and "do not cover the choice of test images" in alone
 

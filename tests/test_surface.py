@@ -133,7 +133,7 @@ def test_p_of_flat_surfaces_is_uniform_and_small_otherwise():
 
 def test_equal_values_are_a_flat_surface():
     alpha, beta, value = trials(flat, 10, 0.0, 0)
-    surface = fit_surface(alpha, beta, value + 0.7, **RANGES)
+    surface = fit_surface(alpha, beta, value + 0.7, **RANGES, points=16)
     assert not surface.located and np.allclose(surface.mean, 0.7)
 
 
@@ -183,8 +183,8 @@ def test_the_level_of_a_seed_changes_nothing(gaps):
     values = value[:, None] + 0.2 * generator.standard_normal((20, 3))
     if gaps:
         values[generator.random((20, 3)) < 0.2] = np.nan
-    before = fit_surface(alpha, beta, values, **RANGES)
-    after = fit_surface(alpha, beta, values + np.array([5.0, -2.0, -3.0]), **RANGES)
+    before = fit_surface(alpha, beta, values, **RANGES, points=16)
+    after = fit_surface(alpha, beta, values + np.array([5.0, -2.0, -3.0]), **RANGES, points=16)
     assert after.value == pytest.approx(before.value) and after.mean == pytest.approx(before.mean, abs=1e-3)
     assert after.region.tolist() == before.region.tolist() and after.p_flat == before.p_flat
 
@@ -221,23 +221,23 @@ def test_repeats_bound_the_noise():
     means, _, variance, freedom = remove_seeds(value[:, None] + rest)
     assert means == pytest.approx(value) and variance == pytest.approx((rest**2).sum() / 42)
     lowest = np.sqrt(variance / 4 * freedom / stats.chi2.ppf(0.995, freedom))
-    surface = fit_surface(alpha, beta, value[:, None] + rest, **RANGES)
+    surface = fit_surface(alpha, beta, value[:, None] + rest, **RANGES, points=16)
     assert surface.hyperparameters[:, 3].min() >= 0.999 * lowest and "noise" in surface.at_bound
-    assert fit_surface(alpha, beta, value, **RANGES).noise < 0.2 * lowest
+    assert fit_surface(alpha, beta, value, **RANGES, points=16).noise < 0.2 * lowest
 
 
 def test_few_repetitions_count_less():
     alpha, beta, value = trials(slope, 24, 0.1, 12)
     value[3] -= 3
-    equal = fit_surface(alpha, beta, value, **RANGES, repetitions=np.full(24, 4))
-    same = fit_surface(alpha, beta, value, **RANGES)
-    few = fit_surface(alpha, beta, value, **RANGES, repetitions=np.where(np.arange(24) == 3, 1, 60))
+    equal = fit_surface(alpha, beta, value, **RANGES, points=16, repetitions=np.full(24, 4))
+    same = fit_surface(alpha, beta, value, **RANGES, points=16)
+    few = fit_surface(alpha, beta, value, **RANGES, points=16, repetitions=np.where(np.arange(24) == 3, 1, 60))
     i, j = few.alpha_axis.nearest(alpha[3]), few.beta_axis.nearest(beta[3])
     assert equal.mean == pytest.approx(same.mean) and few.mean[i, j] > same.mean[i, j] + 2
 
 
 def test_a_setting_without_effect_is_named_and_warns_nobody():
-    surface = fit_surface(*trials(lambda a, b: b**2, 30, 0.05, 13), **RANGES)
+    surface = fit_surface(*trials(lambda a, b: b**2, 30, 0.05, 13), **RANGES, points=16)
     assert surface.at_bound == ("length scale of alpha",)
     assert surface.length_scales[0] > 3 * surface.length_scales[1]
 
@@ -247,7 +247,7 @@ def test_trials_without_a_value_are_left_out_and_counted():
     values = np.stack([value, value + 1], 1)
     values[4] = np.nan
     values[5, 0] = np.inf
-    surface = fit_surface(alpha, beta, values, **RANGES)
+    surface = fit_surface(alpha, beta, values, **RANGES, points=16)
     assert surface.left_out == 1 and len(surface.alpha) == len(surface.value) == 19 and np.isfinite(surface.mean).all()
 
 
