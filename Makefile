@@ -31,7 +31,7 @@ format: .venv
 # Half an hour on two quiet cores; each writes its table to benchmarks/*.md. The rivals come without what they do not need here.
 bench: .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
-	for name in step evaluation sweep growth precision; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in step evaluation sweep growth precision analysis; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 # Needs uv. One resolution for every platform; no addresses in it.
 lock:

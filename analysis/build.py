@@ -73,8 +73,8 @@ def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORM
     nulls = tables.means(table, "null_ece")
     if "html" in formats:
         kept["report.html"] = report.render(
-            study, table=texts["table.md"], answer=made.answer(numbers=False), effects=made.differences, contrasts=made.contrasts,
-            signatures=words(signatures(study)), predictions=shown, nulls=nulls,
+            study, table=texts["table.md"], answer=made.answer(numbers=False), effects=made.differences,
+            contrasts=made.contrasts, signatures=words(signatures(study)), predictions=shown, nulls=nulls,
             extra=[one.section for one in made.findings],
         )  # fmt: skip
     pictures = reliability.draw(study, shown, nulls, out) if "png" in formats else []

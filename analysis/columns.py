@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from analysis.calibration import debiased_calibration_error, null_ece
-from analysis.load import MEMBERS, Curve, Predictions
-from mldiv.records import TrialRecord
+from analysis.load import Curve, Predictions
+from mldiv.records import JUDGED, TrialRecord
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """A finished repeat: its record, whose predictions it is judged by (a key of MEMBERS), its epochs, its predictions."""
+    """A finished repeat: its record, whose predictions it is judged by (a key of JUDGED), its epochs, its predictions."""
 
     record: TrialRecord
     member: str
@@ -39,7 +39,7 @@ class Column:
 
 def mean_over_members(scores: dict[str, dict[str, Any]], member: str, name: str) -> float | None:
     """A score of the pair, or the mean of both peers' scores."""
-    values = [scores.get(one, {}).get(name) for one in MEMBERS[member]]
+    values = [scores.get(one, {}).get(name) for one in JUDGED[member]]
     return None if any(value is None for value in values) else float(np.mean([value for value in values if value is not None]))
 
 
@@ -56,7 +56,7 @@ def _uncertainty(name: str) -> Value:
 
 
 def _temperature(repeat: Repeat) -> float | None:
-    values = [repeat.record.calibration_temperature.get(one) for one in MEMBERS[repeat.member]]
+    values = [repeat.record.calibration_temperature.get(one) for one in JUDGED[repeat.member]]
     return None if any(value is None for value in values) else float(np.mean([value for value in values if value is not None]))
 
 

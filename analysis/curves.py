@@ -8,8 +8,9 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from analysis import markup, vector
-from analysis.load import MEMBERS, Curve, StudyData
+from analysis.load import Curve, StudyData
 from analysis.palette import Style
+from mldiv.records import JUDGED
 
 #: With more arms than this, bands would hide the curves.
 BANDS = 8
@@ -74,7 +75,7 @@ def of_member(curve: Curve, name: str, member: str) -> np.ndarray | None:
     """The score of those the arm is judged by; None where the lines do not hold it. Diversity is of both peers anyway."""
     if member == "pair" or name not in ("nll", "accuracy"):
         return curve.values[name]
-    each = [curve.values.get(f"{one}_{name}") for one in MEMBERS[member]]
+    each = [curve.values.get(f"{one}_{name}") for one in JUDGED[member]]
     return None if any(one is None for one in each) else np.mean([one for one in each if one is not None], axis=0)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from analysis.bootstrap import two_way, two_way_statistic
 from analysis.calibration import image_eces
 from analysis.columns import Repeat, mean_over_members
-from analysis.load import MEMBERS, Predictions
+from analysis.load import Predictions
 from analysis.statistics import Difference, contrast, difference, holm
+from mldiv.records import JUDGED
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _interval(repeats: Repeats, metric: str, weights: Mapping[str, float], seeds
         found = two_way(values) if np.isfinite(values).all() else None
     else:
         parts = [
-            (weight / len(MEMBERS[repeats[arm][seeds[0]].member]), image_eces(*_stacked(predictions[arm], place)))
+            (weight / len(JUDGED[repeats[arm][seeds[0]].member]), image_eces(*_stacked(predictions[arm], place)))
             for arm, weight in weights.items()
             for place in range(len(predictions[arm][0]))
         ]

@@ -27,21 +27,6 @@ def pareto(points: np.ndarray) -> np.ndarray:
     return mask
 
 
-def nearest_to_ideal(points: np.ndarray) -> int | None:
-    """Which row of ``points`` [n, k] on the front is nearest to the ideal point, the front's lowest value of each objective.
-
-    Euclidean, each objective in units of the front's range, so that no unit counts; one without a range does not count. The
-    first of equally near rows; None without a finite row.
-    """
-    points = np.asarray(points, float)
-    on = np.flatnonzero(pareto(points))
-    if not len(on):
-        return None
-    span = np.ptp(points[on], axis=0)
-    scaled = (points[on] - points[on].min(0)) / np.where(span > 0, span, 1)
-    return int(on[np.square(scaled).sum(1).argmin()])
-
-
 def draw_front(
     axes: Axes, first: np.ndarray, second: np.ndarray, *, labels: Sequence[str], styles: Mapping[str, Style]
 ) -> None:

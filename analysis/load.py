@@ -9,6 +9,7 @@ import pyarrow
 import pyarrow.parquet
 
 from mldiv.records import (
+    JUDGED,
     SCHEMA,
     RecordError,
     TrialRecord,
@@ -19,13 +20,12 @@ from mldiv.records import (
     trial_folder,
 )
 
-#: Which predictions an arm is judged by: those of both peers together, or each peer's own (a score is then their mean).
-MEMBERS = {"pair": ("pair",), "peers": ("peer_1", "peer_2")}
-
 #: What a curve holds of every epoch's line: path in the line. Cosines of the means are averaged over layers.
 CURVES = {
     "nll": ("validation", "pair", "nll"),
     "accuracy": ("validation", "pair", "accuracy"),
+    "peer_1_nll": ("validation", "peer_1", "nll"),
+    "peer_2_nll": ("validation", "peer_2", "nll"),
     "peer_1_accuracy": ("validation", "peer_1", "accuracy"),
     "peer_2_accuracy": ("validation", "peer_2", "accuracy"),
     "w2_per_weight": ("diversity", "w2_per_weight"),
@@ -101,7 +101,7 @@ class StudyData:
         return self.header["baseline"]
 
     def member(self, arm: str) -> str:
-        """Whose predictions the arm is judged by: a key of MEMBERS."""
+        """Whose predictions the arm is judged by: a key of JUDGED."""
         return self.header.get("members", {}).get(arm, "pair")
 
     def finished(self, arm: str) -> dict[int, TrialRecord]:
@@ -137,7 +137,7 @@ class StudyData:
         """The test predictions of the arm's members in a finished repeat; None, named in `problems`, when unreadable."""
         path = trial_folder(self.folder, self.records[arm, seed].id) / "predictions.parquet"
         try:
-            return _read_predictions(path, MEMBERS[self.member(arm)])
+            return _read_predictions(path, JUDGED[self.member(arm)])
         except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
             self._note(f"{path.relative_to(self.folder)} cannot be read ({type(error).__name__})")
             return None

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from threadpoolctl import threadpool_limits
 
 from analysis import front, markup, sizes, vector
+from analysis.contours import draw_surface
 from analysis.load import StudyData
 from analysis.report import Section
-from analysis.surface import LEAST, PAPER, Surface, draw_surface, fit_surface
+from analysis.surface import LEAST, PAPER, Surface, fit_surface
 from mldiv.records import TrialRecord
 
 
@@ -51,7 +53,7 @@ def _surfaces(study: StudyData) -> Finding | None:
     )
     panels = [_draw(nll, "nll-surface", "validation NLL")]
     by_accuracy = "all searched points have the same validation accuracy, so it draws no surface."
-    if np.ptp(error.value) > 0:
+    if np.ptp(error.value) > 1e-6:
         panels.append(_draw(error, "error-surface", "validation error, %"))
         by_accuracy = words(error, " points", 2)
     body = markup.figure(panels, caption, kind="pairs") + markup.paragraph(f"By accuracy: {by_accuracy}")
@@ -76,8 +78,11 @@ def fit(
         if value is not None:
             values[points.index(_weights(record)), seeds.index(record.config["seed"])] = value
     alpha, beta = np.array(points).T
-    return fit_surface(alpha, beta, values if len(seeds) > 1 else values[:, 0], alpha_range=tuple(searched["alpha"]),
-                       beta_range=tuple(searched["beta"]))  # fmt: skip
+    with threadpool_limits(1):  # small matrices: several threads only wait for each other
+        return fit_surface(
+            alpha, beta, values if len(seeds) > 1 else values[:, 0], alpha_range=tuple(searched["alpha"]),
+            beta_range=tuple(searched["beta"]),
+        )  # fmt: skip
 
 
 def words(surface: Surface, unit: str, digits: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from analysis.growth import Growth, fit_power, on_paper, shares, upper
+from analysis.growth import Growth, fit_power, fit_power_with_overhead, on_paper, shares, upper
 from analysis.palette import style
 
 Line = dict[str, Any]
@@ -29,9 +29,11 @@ HEAD = ("network", "width", "batch", "weights", "stage one, ms", "stage two, ms"
 CAPTION = (
     "Median time of a step (forward and backward of both peers, one thread or one GPU) and of each loss term alone, cut off "
     "from the networks: against the number of weights at the study's batch, and against the batch at the study's width. "
-    "Dashed: power law fitted to the larger half of the sizes."
+    "Dashed: a power law above a constant cost where there are five sizes or more, else a power law of the larger half."
 )
 BATCH = 1024
+#: Fewest sizes for a power law above a constant cost.
+LEAST = 5
 ON_PAPER = (
     f"On paper, what each term of a step would take in a pair of ViT-Huge/14 at {BATCH:,} images of 224 pixels (632 million "
     "weights, 257 tokens; operations and bytes counted from the formulas, nothing measured; the passes over the weights are "
@@ -73,6 +75,8 @@ def fits(lines: Sequence[Line]) -> list[Fitted]:
 def _fitted(lines: list[Line], term: str, size: str) -> Fitted:
     x = np.array([line[size] for line in lines], float)
     y = np.array([line["seconds"][term] for line in lines], float)
+    if len(x) >= LEAST:
+        return Fitted(term, size, x, y, fit_power_with_overhead(x, y))
     return Fitted(term, size, x, y, fit_power(*upper(x, y)) if len(x) > 1 else None)
 
 
@@ -91,7 +95,7 @@ def _drawing(shown: list[Fitted], title: str) -> Callable[[Axes], None]:
             axes.plot(one.x, 1000 * one.y, color=look.color, marker=look.marker, markersize=4, linestyle="none",
                       label=TITLES[one.term])  # fmt: skip
             if one.growth is not None:
-                x, _ = upper(one.x, one.y)
+                x = one.x if len(one.x) >= LEAST else upper(one.x, one.y)[0]
                 axes.plot(x, [1000 * one.growth.at(value) for value in x], color=look.color, linestyle="--", linewidth=1)
         axes.set(xscale="log", yscale="log", xlabel=title, ylabel="milliseconds")
         axes.legend(fontsize=7.5, frameon=False)
@@ -109,7 +113,7 @@ def words(found: Sequence[Fitted]) -> str:
             symbol = "P" if one.size == "weights" else "B"
             parts.append(f"{TITLES[one.term]} grows as {symbol}^{one.growth.exponent:.2f}{sure}, n = {one.growth.n} sizes "
                          f"({EXPECTED[one.term, one.size]})")  # fmt: skip
-    return f"Over the larger sizes, {'; '.join(parts)}." if parts else "Too few sizes for a growth law."
+    return f"As measured, {'; '.join(parts)}." if parts else "Too few sizes for a growth law."
 
 
 def rows(lines: Sequence[Line]) -> Iterator[tuple[str, ...]]:

@@ -52,12 +52,16 @@ class Asked:
 
 @dataclass
 class Arm:
-    """One value of a study's scientific setting: what is fixed for it, what is searched, what its search has found."""
+    """One value of a study's scientific setting: what is fixed for it, what is searched, what its search has found.
+
+    member: whose scores judge its searched trials, a key of JUDGED.
+    """
 
     name: str
     config: TrialConfig
     searched: tuple[str, ...]
     ranges: Ranges = field(default_factory=lambda: RANGES)
+    member: str = "pair"
     study: optuna.Study | None = None
     batch: list[Asked] = field(default_factory=list)
     suggested: list[TrialConfig] = field(default_factory=list)
@@ -219,13 +223,13 @@ class Plan:
         complete = len(arm.batch) == self.batch or len(arm.suggested) == self.samples
         if complete and not arm.pending and all(item.answered for item in arm.batch):
             for item in arm.batch:
-                self._tell_optuna(arm.study, item)
+                self._tell_optuna(arm, arm.study, item)
             arm.batch.clear()
 
-    def _tell_optuna(self, study: optuna.Study, asked: Asked) -> None:
+    def _tell_optuna(self, arm: Arm, study: optuna.Study, asked: Asked) -> None:
         """COMPLETE with the mean over its seeds where all finished, PRUNED where one was stopped early, else FAIL."""
         found = list(asked.records.values())
-        values = [value for record in found if (value := self.selection.values(record)) is not None]
+        values = [value for record in found if (value := self.selection.values(record, arm.member)) is not None]
         if len(values) == len(asked.ids):
             study.tell(asked.trial, [sum(column) / len(column) for column in zip(*values, strict=True)])
             return
@@ -281,7 +285,10 @@ def search_seeds(count: int) -> tuple[int, ...]:
     return (SEARCH_SEED, *range(OTHER_SEARCH_SEEDS, OTHER_SEARCH_SEEDS + count - 1))
 
 
-def make_arm(name: str, base: TrialConfig, changes: dict[str, Any], searched: tuple[str, ...], ranges: Ranges = RANGES) -> Arm:
+def make_arm(
+    name: str, base: TrialConfig, changes: dict[str, Any], searched: tuple[str, ...], ranges: Ranges = RANGES,
+    member: str = "pair",
+) -> Arm:  # fmt: skip
     """An arm: ``base`` with ``changes``; searched over ``searched`` less what the changes fix or what has no effect there.
 
     Raises: ConfigError for a change that is no setting.
@@ -291,7 +298,7 @@ def make_arm(name: str, base: TrialConfig, changes: dict[str, Any], searched: tu
     kept = tuple(item for item in searched if item not in without)
     free = {item for item in kept if item.startswith("kernel_")} if "kernel" in kept and applies("kernel", config) else set()
     kept = tuple(item for item in kept if item in free or applies(item, config))
-    return Arm(name, config, kept, ranges)
+    return Arm(name, config, kept, ranges, member)
 
 
 def journal(path: Path) -> JournalStorage:

@@ -32,6 +32,9 @@ COSTS = ("epochs_trained", "epochs_shared", "pretraining_epochs_trained")
 
 MEMBERS = ("peer_1", "peer_2", "pair")
 
+#: Which predictions an arm is judged by: those of both peers together, or each peer's own (a score is then their mean).
+JUDGED: dict[str, tuple[str, ...]] = {"pair": ("pair",), "peers": ("peer_1", "peer_2")}
+
 
 class RecordError(ValueError):
     """A record that cannot be read; the message names the file and what is wrong with it."""

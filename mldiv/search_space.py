@@ -7,7 +7,7 @@ import optuna
 
 from mldiv.config import TrialConfig
 from mldiv.kernels import KERNELS, kernel_parameters
-from mldiv.records import TrialRecord
+from mldiv.records import JUDGED, TrialRecord
 
 Value = float | int | str
 Suggest = Callable[[optuna.Trial, TrialConfig], Value]
@@ -54,31 +54,27 @@ def latest_switch(config: TrialConfig) -> int:
 
 @dataclass(frozen=True)
 class Selection:
-    """How the best of an arm's searched trials is chosen: objectives, of validation data only, lower is better. With more
-    than one, the trial of the Pareto front that is nearest to the ideal point, each objective scaled to the front's range."""
+    """How the best of an arm's searched trials is chosen: objectives, scores on validation data only, lower is better. With
+    more than one, the trial of the Pareto front that is nearest to the ideal point, each objective scaled to the front's
+    range."""
 
     title: str
-    objectives: dict[str, Callable[[TrialRecord], float | None]]
+    objectives: tuple[str, ...]
 
-    def values(self, record: TrialRecord | None) -> list[float] | None:
-        """The objectives of a finished trial; None for any other, or where one is not finite."""
+    def values(self, record: TrialRecord | None, member: str) -> list[float] | None:
+        """The objectives of a finished trial, of whom the arm is judged by (a key of JUDGED); None for any other trial, or
+        where one is not finite."""
         if record is None or record.status != "finished":
             return None
-        found = [objective(record) for objective in self.objectives.values()]
-        kept = [value for value in found if value is not None]
-        return kept if len(kept) == len(found) else None
+        found = [[record.validation[one][name] for one in JUDGED[member]] for name in self.objectives]
+        return None if any(None in values for values in found) else [sum(values) / len(values) for values in found]
 
 
 SELECTION: dict[str, Selection] = {
-    "validation_nll": Selection(
-        "lowest validation NLL of the pair after the last epoch", {"nll": lambda record: record.validation["pair"]["nll"]}
-    ),
+    "validation_nll": Selection("lowest validation NLL after the last epoch", ("nll",)),
     "validation_nll_and_ece": Selection(
-        "of the Pareto front of validation NLL and ECE of the pair after the last epoch, the trial nearest to the ideal point",
-        {
-            "nll": lambda record: record.validation["pair"]["nll"],
-            "ece": lambda record: record.validation["pair"]["ece"],
-        },
+        "of the Pareto front of validation NLL and ECE after the last epoch, the trial nearest to the ideal point",
+        ("nll", "ece"),
     ),
 }
 

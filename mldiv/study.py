@@ -69,7 +69,10 @@ class Study:
         return self.arms(base) if callable(self.arms) else self.arms
 
     def make_arms(self, base: TrialConfig) -> list[Arm]:
-        return [make_arm(name, base, one, self.searched, self.ranges) for name, one in self.changes(base).items()]
+        return [
+            make_arm(name, base, one, self.searched, self.ranges, self.members.get(name, "pair"))
+            for name, one in self.changes(base).items()
+        ]
 
     def plan(
         self, base: TrialConfig, folder: Path, samples: int, seeds: int, storage: Any = None, share: bool = True,

@@ -1,6 +1,6 @@
 """Does it matter where the two peers start: both from scratch, both pretrained, or one of each as in the paper?
 
-Every start with the diversity terms, compared with the paper's; and for every start what the diversity terms gain there.
+Every start with the diversity terms, compared with the paper's; and for every start what the diversity terms change there.
 """
 
 from analysis.build import build
@@ -24,7 +24,7 @@ STUDY = Study(
     searched=("lr", "kl_weight", "temperature", "alpha", "beta"),
     baseline=BASELINE,
     compare=tuple(OTHERS),
-    contrasts={f"gain by diversity, {start}": {start: 1.0, f"{start}, no diversity": -1.0} for start in STARTS},
+    contrasts={f"effect of diversity, {start}": {start: 1.0, f"{start}, no diversity": -1.0} for start in STARTS},
 )
 
 if __name__ == "__main__":

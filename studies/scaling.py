@@ -39,14 +39,14 @@ def arms(base: TrialConfig) -> dict[str, dict]:
 
 def contrasts(names: list[str]) -> dict[str, dict[str, float]]:
     found = [name.removeprefix(f"{PLAIN}, ") for name in names if name.startswith(PLAIN)]
-    return {f"gain, {size}": {f"{FULL}, {size}": 1.0, f"{PLAIN}, {size}": -1.0} for size in found}
+    return {f"effect of both terms, {size}": {f"{FULL}, {size}": 1.0, f"{PLAIN}, {size}": -1.0} for size in found}
 
 
 def timed(base: TrialConfig) -> list[TrialConfig]:
     """Widths and batches over a wide range, for this architecture and a ViT."""
     factors = (0.5, 1, 2, 4) if base.arch != "resnet18" else (1,)
     widths = [base.replace(width=base.width * factor) for factor in factors]
-    batches = [base.replace(batch_size=base.batch_size * factor) for factor in (2, 4, 8)]
+    batches = [base.replace(batch_size=base.batch_size * factor) for factor in (2, 4, 8, 16)]
     other = base.replace(arch="vit" if base.arch != "vit" else "resnet20")
     return widths + batches + [other.replace(width=factor) for factor in (0.25, 0.5, 1.0, 2.0)]
 
@@ -60,7 +60,7 @@ STUDY = Study(
     baseline=f"{PLAIN}, as it is",
     compare=(f"{FULL}, as it is",),
     contrasts=contrasts,
-    samples={"demo": 2},
+    samples={"demo": 0},
     sizes=timed,
 )
 

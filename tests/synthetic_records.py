@@ -27,7 +27,7 @@ def make(folder: Path, nll: dict[str, list[float]], accuracy: dict[str, list[flo
         "searched": {arm: ["alpha"] if place else [] for place, arm in enumerate(arms)},
         "changes": {arm: {} for arm in arms}, "chosen": {}, "compare": arms[1:], "contrasts": {}, "members": {},
         "search_seeds": [0], "importance": {}, "surface": None, "objectives": ["nll"], "early_stopping": None,
-        "selection": "lowest validation NLL of the pair at the last epoch", "settings": SETTINGS,
+        "selection": "lowest validation NLL after the last epoch", "settings": SETTINGS,
         "data": "digits: 100 training images", "data_is_subset": False,
         "environment": {"mldiv": "0.1.0", "commit": "abc1234"},
     }  # fmt: skip

@@ -3,6 +3,7 @@ import json
 import pandas as pd
 import pytest
 import torch
+from trunk_trials import Killed, kill_after
 
 from mldiv import fit as module
 from mldiv import records
@@ -34,18 +35,6 @@ def equal(one, two):
     assert set(one["pair"]) == set(two["pair"])
     for name, value in one["pair"].items():
         assert torch.equal(value, two["pair"][name]), name
-
-
-class Killed(Exception):
-    pass
-
-
-def kill_after(epoch):
-    def report(line):
-        if line["epoch"] == epoch:
-            raise Killed
-
-    return report
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 2, 3])

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from analysis.front import draw_front, nearest_to_ideal, pareto
+from analysis.front import draw_front, pareto
 from analysis.palette import style
 
 
@@ -26,14 +26,6 @@ def test_against_a_slow_loop(points):
 def test_by_hand_with_nan_and_equals():
     points = [[1, 5], [2, 2], [2, 2], [5, 1], [3, 3], [np.nan, 0], [1, 6], [np.inf, 0]]
     assert pareto(np.array(points)).tolist() == [True, True, True, True, False, False, False, False]
-
-
-def test_nearest_to_ideal_by_hand():
-    points = np.array([[0, 100.0], [3, 40], [9, 10], [10, 0], [4, 60], [np.nan, 0]])
-    # of the front's range 10 and 100: (0, 1), (0.3, 0.4), (0.9, 0.1), (1, 0)
-    assert nearest_to_ideal(points) == 1 and nearest_to_ideal(points * [1e6, 1e-3]) == 1
-    assert nearest_to_ideal(points[[3, 2]]) == 0 and nearest_to_ideal(np.array([[2.0, 5], [1, 5]])) == 1
-    assert nearest_to_ideal(np.full((2, 2), np.nan)) is None
 
 
 def test_drawing_steps_along_the_front():

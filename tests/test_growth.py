@@ -112,18 +112,18 @@ def line(arch="resnet8", width=1.0, batch=64, factor=1.0):
             "bytes": {"state": 1e6, "stage_1": 2e6, "stage_2": 3e6}}  # fmt: skip
 
 
-LINES = [line(width=width) for width in (0.5, 1, 2, 4)] + [line(batch=batch) for batch in (128, 256, 512)] + [
+LINES = [line(width=width) for width in (0.5, 1, 2, 4)] + [line(batch=batch) for batch in (128, 256, 512, 1024)] + [
     line(arch="vit", width=width, factor=50) for width in (0.5, 1, 2, 4)
 ]  # fmt: skip
 
 
 def test_sizes_are_fitted_along_one_axis_only():
     assert [one["width"] for one in sizes.along(LINES, "weights")] == [0.5, 1, 2, 4]
-    assert [one["batch_size"] for one in sizes.along(LINES, "batch_size")] == [64, 128, 256, 512]
+    assert [one["batch_size"] for one in sizes.along(LINES, "batch_size")] == [64, 128, 256, 512, 1024]
     found = {(one.term, one.size): one.growth.exponent for one in sizes.fits(LINES)}
     assert found["param_distance", "weights"] == pytest.approx(1, abs=1e-3)
-    assert found["feature_kl", "batch_size"] == pytest.approx(2)
-    assert found["stage_1", "batch_size"] == pytest.approx(1)
+    assert found["feature_kl", "batch_size"] == pytest.approx(2, abs=1e-3)
+    assert found["stage_1", "batch_size"] == pytest.approx(1, abs=1e-3)
     said = sizes.words(sizes.fits(LINES))
     assert "posterior distance grows as P^1.00" in said and "feature KL grows as B^2.00" in said
-    assert len(list(sizes.rows(LINES))) == 11 and next(iter(sizes.rows(LINES)))[6] == "+10 %"
+    assert len(list(sizes.rows(LINES))) == 12 and next(iter(sizes.rows(LINES)))[6] == "+10 %"

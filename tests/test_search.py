@@ -106,7 +106,7 @@ def test_a_suggestion_ends_as_its_worst_seed(tmp_path, ends, state):
 
 def test_two_objectives_choose_the_fronts_point_nearest_to_the_ideal(tmp_path):
     rule = "validation_nll_and_ece"
-    assert list(SELECTION[rule].objectives) == ["nll", "ece"]
+    assert SELECTION[rule].objectives == ("nll", "ece")
     one = Plan([make_arm("x", BASE, {}, ("alpha", "beta"))], tmp_path, samples=12, seeds=(1,), rule=rule)
     conduct_noisy(one, tmp_path)
     study = one.arms[0].study
@@ -129,3 +129,20 @@ def test_importance_names_what_matters(tmp_path):
     few = Plan([make_arm("x", BASE, {}, ("alpha",))], tmp_path / "few", samples=IMPORTANCE_TRIALS - 1, seeds=(1,))
     conduct_noisy(few, tmp_path / "few")
     assert few.importance() == {}
+
+
+def test_single_networks_are_chosen_by_their_own_scores(tmp_path):
+    """The pair likes small alphas, its peers large ones."""
+    found = {}
+    for member in ("pair", "peers"):
+        one = Plan([make_arm("x", BASE, {}, ("alpha",), member=member)], tmp_path / member, samples=8, seeds=(1,))
+        while (task := one.next()) is not None:
+            alpha = task.config.alpha
+            record = TrialRecord(task.config.id, records.finite(vars(task.config)), status="finished")
+            record.validation = {"pair": {"nll": alpha}, "peer_1": {"nll": 1 / alpha}, "peer_2": {"nll": 3 / alpha}}
+            one.tell(task.config.id, record)
+        values = [trial.value for trial in one.arms[0].study.trials]
+        alphas = [config.alpha for config in one.arms[0].suggested]
+        assert values == pytest.approx(alphas if member == "pair" else [2 / alpha for alpha in alphas])
+        found[member] = one.arms[0].chosen().alpha, alphas
+    assert found["pair"][0] == min(found["pair"][1]) and found["peers"][0] == max(found["peers"][1])

@@ -1,0 +1,33 @@
+"""An entry that a store's tests write, and what they compare it by."""
+
+import torch
+
+CPU = torch.device("cpu")
+NAME = "trunks/0123456789abcdef-fedcba9876543210/00002"
+STATE = {
+    "float": torch.tensor([0.1, -0.0, float("nan"), float("inf"), 1e-45]),
+    "half": torch.randn(3, 2, generator=torch.Generator().manual_seed(0)).bfloat16(),
+    "whole": {"deep": torch.tensor([[2**62 - 1, -1]])},
+    "scalar": torch.tensor(0.1, dtype=torch.float64),
+    "empty": torch.empty(0, 3),
+    "flags": torch.tensor([True, False]),
+    "plain": [1, 0.1, None, "text", True],
+}
+
+
+def same(one, two):
+    """Equal bit for bit, NaN included."""
+    if isinstance(one, torch.Tensor):
+        alike = one.dtype == two.dtype and one.shape == two.shape
+        return alike and one.reshape(-1).view(torch.uint8).tolist() == two.reshape(-1).view(torch.uint8).tolist()
+    if isinstance(one, dict):
+        return list(one) == list(two) and all(same(one[name], two[name]) for name in one)
+    return type(one) is type(two) and one == two
+
+
+def never():
+    raise AssertionError("computed although it is stored")
+
+
+def temporaries(folder):
+    return [path for path in folder.rglob(".*") if path.is_file()]
