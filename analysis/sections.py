@@ -166,4 +166,4 @@ def _growth(study: StudyData) -> Finding | None:
     body = markup.figure([_panel(name, title, draw) for name, title, draw in sizes.panels(grown)], sizes.CAPTION)
     body += markup.table(sizes.HEAD, sizes.rows(study.scaling)) + markup.paragraph(sizes.words(grown))
     body += markup.paragraph(sizes.ON_PAPER) + markup.table(*sizes.huge())
-    return Finding(Section("Growth with size", body), f"**Cost**: {sizes.words(grown)} {sizes.huge_words()}")
+    return Finding(Section("Growth with size", body), f"**Cost.** {sizes.words(grown)} {sizes.huge_words()}")

@@ -17,7 +17,6 @@ EXPECTED = {
     ("param_distance", "weights"): "the posterior distance is a sum over weights: O(P)",
     ("kl_to_prior", "weights"): "the KL to the prior is a sum over weights: O(P)",
     ("feature_kl", "batch_size"): "the feature KL compares all images of a batch: O(B² d)",
-    ("logit_mutual", "batch_size"): "mutual learning is a mean over images: O(B)",
 }
 TITLES = {
     "param_distance": "posterior distance", "kl_to_prior": "KL to the prior", "feature_kl": "feature KL",

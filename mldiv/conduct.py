@@ -119,6 +119,12 @@ def train(run: Any, plan: Plan) -> None:
             measure = ray.remote(scaling.measure_all).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
             _measure(run, lambda sizes: ray.get(measure.remote(sizes)))
         scheduler = tune.AfterSwitch.of(run.study.make_arms(run.base), run.base) if run.flags.stop_early else None
+        if scheduler is not None and scheduler.after <= 2:
+            print(
+                f"{run.study.name}: --stop-early will hardly stop anything: after the last switch there are "
+                f"{scheduler.after} epochs left to compare trials in",
+                file=sys.stderr,
+            )
         with Display(run.study.name, plan, run.base.epochs) as display:
             tune.run(
                 plan, run.out, resources=resources, store=run.store, groups=run.flags.groups, progress=display.update,

@@ -44,7 +44,7 @@ def contrasts(names: list[str]) -> dict[str, dict[str, float]]:
 
 def timed(base: TrialConfig) -> list[TrialConfig]:
     """Widths and batches over a wide range, for this architecture and a ViT."""
-    factors = (0.5, 1, 2, 4) if base.arch != "resnet18" else (1,)
+    factors = (0.5, 1, 2, 4, 8, 16) if base.arch != "resnet18" else (1,)
     widths = [base.replace(width=base.width * factor) for factor in factors]
     batches = [base.replace(batch_size=base.batch_size * factor) for factor in (2, 4, 8, 16)]
     other = base.replace(arch="vit" if base.arch != "vit" else "resnet20")

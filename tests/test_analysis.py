@@ -84,6 +84,36 @@ def test_failed_diverged_missing_and_damaged_are_counted_and_named(tmp_path):
     assert "**0.4500** (1)" in text  # the diverged seed's 0.1 is in no mean
 
 
+def test_a_trial_of_another_schema_or_with_a_cut_line_is_named_and_not_averaged(tmp_path):
+    folder = make(tmp_path, NLL)
+    path = trial_folder(folder, "0100") / "trial.json"
+    path.write_text(path.read_text().replace(f'"schema": {records.SCHEMA}', '"schema": 77'))
+    lines = trial_folder(folder, "0201") / "metrics.jsonl"
+    lines.write_bytes(lines.read_bytes()[:-40])
+    made = build.analyse(folder)
+    assert made.study.problems[0] == f"trials/0100/trial.json: schema version 77, this mldiv reads {records.SCHEMA}"
+    assert made.study.problems[1].startswith("trials/0201/metrics.jsonl, line 12: not valid JSON")
+    assert made.table["rbf"]["nll"].n == 2 and made.table["cosine"]["nll"].n == 3
+    assert made.table["cosine"]["disagreement"].n == 2  # its scores are whole, its epochs are not
+    assert "Left out: trials/0100/trial.json" in tables.markdown(made.study, made.table)
+
+
+@pytest.mark.parametrize("name", ["assignments.jsonl", "scaling.jsonl"])
+def test_a_study_file_that_is_cut_off_is_refused_with_its_line(tmp_path, name):
+    folder = make(tmp_path, NLL)
+    (folder / name).write_text('{"arm": "rbf", "phase": "repe')
+    with pytest.raises(RecordError, match=f"{name}, line 1: not valid JSON"):
+        build.build(folder)
+
+
+def test_stopped_trials_enter_nothing(tmp_path):
+    folder = make(tmp_path, NLL)
+    write(folder, "0101", 0.01, 0.99, 200, 2, status="stopped")
+    made = build.analyse(folder)
+    assert made.table["rbf"]["nll"].n == 2 and made.differences["nll"]["rbf"].n == 2
+    assert "Repeats that do not enter: 1 stopped." in tables.markdown(made.study, made.table)
+
+
 def test_unequal_epochs_are_not_compared(tmp_path):
     folder = make(tmp_path, NLL)
     record = records.read_trial(trial_folder(folder, "0100"))

@@ -53,7 +53,7 @@ def test_a_study_ends_in_table_answer_and_report(name, tiny_demo, tmp_path, caps
     assert report.index("Answer") < report.index("Table") < report.index("Configuration")
     assert (folder / "reliability.png").stat().st_size > 10_000
     special = {"weight_balance": "Response surface", "scaling": "Growth with size"}.get(name)
-    assert special is None or (special in report and ("**The balance**" in answer or "**Cost**" in answer))
+    assert special is None or (special in report and ("**The balance**" in answer or "**Cost.**" in answer))
 
 
 def test_again_it_trains_nothing_and_says_the_same(tiny_demo, tmp_path, capsys):

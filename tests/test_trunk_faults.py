@@ -17,7 +17,7 @@ from mldiv.fit import fit
 from mldiv.store import Store
 from mldiv.trunks import Trunk, trunk_id
 
-tiny, alone, led = trunk_trials.tiny, trunk_trials.alone, trunk_trials.led
+tiny, alone, led = trunk_trials.tiny, trunk_trials.alone, trunk_trials.led  # fixtures
 
 
 # Interrupted

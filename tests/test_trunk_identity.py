@@ -20,7 +20,7 @@ from mldiv.pretrain import SETTINGS, pretrained, pretraining_id
 from mldiv.store import Store
 from mldiv.trunks import BRANCH, Trunk, environment_id, pattern, trunk_id
 
-tiny = trunk_trials.tiny
+tiny = trunk_trials.tiny  # fixtures
 
 #: Another valid value of every setting.
 CHANGED = {
@@ -76,6 +76,7 @@ CHANGED = {
     "validation_samples": 3,
     "test_samples": 4,
     "samples_at_once": 2,
+    "ood": "none",
     "seed": 1,
 }
 

@@ -9,7 +9,7 @@ from mldiv.epochs import dataset
 from mldiv.store import Store
 from mldiv.trunks import Trunk
 
-tiny, alone, led = trunk_trials.tiny, trunk_trials.alone, trunk_trials.led
+tiny, alone, led = trunk_trials.tiny, trunk_trials.alone, trunk_trials.led  # fixtures
 
 BRANCHES = [
     {},
