@@ -20,7 +20,7 @@ from mldiv.pretrain import SETTINGS, pretrained, pretraining_id
 from mldiv.store import Store
 from mldiv.trunks import BRANCH, Trunk, environment_id, pattern, trunk_id
 
-tiny = trunk_trials.tiny  # fixtures
+tiny = trunk_trials.tiny  # a fixture
 
 #: Another valid value of every setting.
 CHANGED = {
