@@ -10,8 +10,10 @@ from analysis.signatures import DIED, DISSIMILAR_FEATURES, NO_EFFECT, RAN_APART,
 from mldiv import records
 from mldiv.records import trial_folder
 
-CALM = {"nll": 0.5, "peer_1_nll": 0.5, "peer_2_nll": 0.5, "accuracy": 0.7, "peer_1_accuracy": 0.68, "peer_2_accuracy": 0.68, "w2_per_weight": 0.01, "cosine": 0.0,
-        "feature_kl": 0.02, "disagreement": 0.2, "own_feature_kl": 0.02}  # fmt: skip
+CALM = {
+    "nll": 0.5, "peer_1_nll": 0.5, "peer_2_nll": 0.5, "accuracy": 0.7, "peer_1_accuracy": 0.68, "peer_2_accuracy": 0.68,
+    "w2_per_weight": 0.01, "cosine": 0.0, "feature_kl": 0.02, "disagreement": 0.2, "own_feature_kl": 0.02,
+}  # fmt: skip
 
 
 def curve(**last):
