@@ -1,7 +1,8 @@
 """How do the cost and the gain of the diversity terms grow with the network, the batch and the data?
 
 One size is changed at a time. Cost: time and memory of a step and of each loss term, over a wider range of sizes. Gain: the
-full method against mutual learning at every size, both tuned with the same budget.
+full method against mutual learning at every size, both with their learning rate tuned by the same budget (in the demo: with
+the defaults, for time).
 """
 
 from analysis.build import build

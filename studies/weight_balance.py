@@ -1,8 +1,9 @@
 """How should alpha and beta be balanced, for this architecture and this data?
 
 An Optuna search over both on a log scale on which 0 can be reached, each point trained with the same few seeds; then a
-Gaussian-process response surface of validation NLL and accuracy, with the posterior of where its optimum lies. The chosen
-weights, the paper's (1, 2) and plain mutual learning are repeated on fresh seeds.
+Gaussian-process response surface of validation NLL and accuracy, with the posterior of where its optimum lies. Learning rate,
+kl_weight and temperature stay fixed, so that the surface is one of alpha and beta alone. The
+chosen weights, the paper's (1, 2) and plain mutual learning are repeated on fresh seeds.
 """
 
 from analysis.build import build
