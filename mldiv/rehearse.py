@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mldiv.config import TrialConfig
 from mldiv.plan import Plan
 from mldiv.pretrain import pretraining_ids
-from mldiv.records import TrialRecord
+from mldiv.records import MEMBERS, TrialRecord
 from mldiv.store import Store
 from mldiv.trunks import trunk_id
 
@@ -66,8 +66,8 @@ def rehearse(plan: Plan, store: Store, result: Result = first_wins) -> Work:
         published = {*task.publish, config.switch_epoch} if config.diverse else set(task.publish)
         prefixes[trunk] |= {epoch for epoch in published if begin < epoch <= config.first_stage}
         plan.progress(config.id, config.epochs)
-        scores = {"pair": {"nll": result(config, work.trials)}}
-        plan.tell(config.id, TrialRecord(config.id, {}, status="finished", validation=scores))
+        scores = dict.fromkeys(plan.selection.objectives, result(config, work.trials))
+        plan.tell(config.id, TrialRecord(config.id, {}, status="finished", validation=dict.fromkeys(MEMBERS, scores)))
     return work
 
 

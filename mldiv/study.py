@@ -269,7 +269,7 @@ class Run:
             "selection": selection.title,
             "objectives": list(selection.objectives),
             "early_stopping": EARLY_STOPPING if self.flags.stop_early else None,
-            "surface": study.surface,
+            "surface": {name: list(ends) for name, ends in study.surface.items()} if study.surface else None,
             "settings": asdict(self.base),
             "data": dataset(self.base).describe(),
             "data_is_subset": bool(self.base.train_size or self.base.test_size),
