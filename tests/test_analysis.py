@@ -73,7 +73,7 @@ def test_the_command_prints_the_planted_effect(tmp_path):
 def test_failed_diverged_missing_and_damaged_are_counted_and_named(tmp_path):
     folder = make(tmp_path, NLL)
     write(folder, "0101", 0.1, 0.9, 20, 2, status="diverged")
-    (trial_folder(folder, "0102") / "trial.json").write_text('{"schema": 2, "id')
+    (trial_folder(folder, "0102") / "trial.json").write_text('{"schema": 3, "id')
     (trial_folder(folder, "0200") / "predictions.parquet").write_bytes(b"PAR1")
     shutil.rmtree(trial_folder(folder, "0201"))
     text = build.build(folder)

@@ -24,12 +24,12 @@ def test_round_trip_without_nan(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"schema": 2, "id"', "not valid JSON"),
+        ('{"schema": 3, "id"', "not valid JSON"),
         ("[1]", "expected a JSON object"),
         ('{"schema": 99}', "schema version 99"),
-        ('{"schema": 2, "id": "x"}', "config, status are missing"),
-        ('{"schema": 2, "id": "x", "config": {}, "status": "finished", "odd": 1}', "unknown fields odd"),
-        ('{"schema": 2, "id": "x", "config": {}, "status": "odd"}', "unknown status"),
+        ('{"schema": 3, "id": "x"}', "config, status are missing"),
+        ('{"schema": 3, "id": "x", "config": {}, "status": "finished", "odd": 1}', "unknown fields odd"),
+        ('{"schema": 3, "id": "x", "config": {}, "status": "odd"}', "unknown status"),
     ],
 )
 def test_damaged_records_are_named(tmp_path, content, message):
