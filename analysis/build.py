@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis import answer, effects, reliability, report, tables
+from analysis import answer, effects, expected, reliability, report, tables
 from analysis.effects import Effects
 from analysis.load import StudyData, load
 from analysis.repeats import Repeats, gather, predictions
@@ -65,7 +65,7 @@ def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORM
     study, table, said = made.study, made.table, made.answer()
     shown = predictions(made.repeats)
     texts = {
-        "table.md": tables.markdown(study, table),
+        "table.md": tables.markdown(study, table, more=expected.markdown(made.repeats)),
         "table.csv": tables.frame(study, table).to_csv(index=False, float_format="%.10g"),
         "table.tex": tables.latex(study.header["scientific"], table, tables.caption(study)),
     }

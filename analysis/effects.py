@@ -90,7 +90,7 @@ def _interval(repeats: Repeats, metric: str, weights: Mapping[str, float], seeds
         found = two_way(values) if np.isfinite(values).all() else None
     else:
         parts = [
-            (weight / len(JUDGED[repeats[arm][seeds[0]].member]), image_eces(*_stacked(predictions[arm], place)))
+            (weight / len(JUDGED[repeats[arm][seeds[0]].member]), image_eces(*stacked(predictions[arm], place)))
             for arm, weight in weights.items()
             for place in range(len(predictions[arm][0]))
         ]
@@ -100,7 +100,7 @@ def _interval(repeats: Repeats, metric: str, weights: Mapping[str, float], seeds
     return None if found is None else (compared.factor * found.low, compared.factor * found.high, images)
 
 
-def _stacked(of_arm: list[list[Predictions]], place: int) -> tuple[np.ndarray, np.ndarray]:
+def stacked(of_arm: list[list[Predictions]], place: int) -> tuple[np.ndarray, np.ndarray]:
     """Confidence and correctness [seeds, images] of a member."""
     return (
         np.stack([of_seed[place].confidence for of_seed in of_arm]),

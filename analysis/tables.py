@@ -110,15 +110,15 @@ def filled(table: Table, group: str) -> list[str]:
     return [name for name in names if any(row[name] is not None for row in table.values())]
 
 
-def markdown(study: StudyData, table: Table, groups: Iterable[str] = GROUPS) -> str:
-    """table.md: the caption, then a table for each of the groups of columns, then what the searches chose."""
+def markdown(study: StudyData, table: Table, groups: Iterable[str] = GROUPS, more: Sequence[str] = ()) -> str:
+    """table.md: the caption, a table for each of the groups of columns, ``more`` of it, then what the searches chose."""
     parts = [f"# {study.header['name']}", "\n\n".join(caption(study))]
     first = study.header["scientific"]
     for group in groups:
         if names := filled(table, group):
             frame = pd.DataFrame(cells(table, names, "**{}**", "±"), columns=[first, *titles(names)])
             parts += [GROUPS[group], frame.to_markdown(index=False, disable_numparse=True)]
-    return "\n\n".join(parts + settings(study)) + "\n"
+    return "\n\n".join([*parts, *more, *settings(study)]) + "\n"
 
 
 def settings(study: StudyData) -> list[str]:
