@@ -24,6 +24,8 @@ from mldiv.records import trial_id
 
 INITIALIZATIONS = ("scratch_pretrained", "scratch", "pretrained", "pretrained_same")
 SCHEDULES = ("cosine", "step", "constant")
+OPTIMIZERS = ("sgd", "adamw")
+TEST_SPLITS = ("official", "development")
 PRECISIONS = ("float32", "bf16")
 SIGMA_MODES = ("relative", "absolute")
 
@@ -46,6 +48,8 @@ class TrialConfig:
     train_size: int | None = None
     validation_size: int | None = None
     test_size: int | None = None
+    #: "development" takes the test images from the training set, so that choices of defaults never see the official test set.
+    test_split: str = "official"
     validation_fraction: float = 0.1
     split_seed: int = 0
 
@@ -93,6 +97,8 @@ class TrialConfig:
     switch_epoch: int = 200
     batch_size: int = 128
     lr: float = 0.1
+    #: sgd with momentum, or adamw, whose first beta is then the momentum; both peers and pretraining alike.
+    optimizer: str = "sgd"
     momentum: float = 0.9
     schedule: str = "cosine"
     #: Weight decay of the deterministic pretraining; the peers are regularised by their prior alone.
@@ -202,6 +208,8 @@ def _check_names(config: TrialConfig) -> None:
         "feature_reduction": FEATURE_REDUCTIONS,
         "initialization": INITIALIZATIONS,
         "schedule": SCHEDULES,
+        "optimizer": OPTIMIZERS,
+        "test_split": TEST_SPLITS,
         "precision": PRECISIONS,
         "sigma_mode": SIGMA_MODES,
         "ood": OOD,

@@ -98,11 +98,13 @@ class Augmentation:
 def load(
     name: str, root: Path | None, *, seed: int, validation_fraction: float, train_size: int | None = None,
     validation_size: int | None = None, test_size: int | None = None, image_size: int | None = None,
+    test_split: str = "official",
 ) -> ImageData:  # fmt: skip
     """The data set with a validation split taken from its training images by ``seed``; all cuts keep the classes' shares.
 
     validation_size: images, or None for validation_fraction of the training images. train_size, test_size: cut to so many
-    images; None keeps all. image_size: of a folder's images (the other sets have theirs).
+    images; None keeps all. image_size: of a folder's images (the other sets have theirs). test_split "development": the test
+    images are taken from the training set, as many as test_size or validation_fraction says; the official ones stay unread.
 
     Raises: DataError for data that is missing or damaged, or sizes that it cannot give.
     """
@@ -112,12 +114,14 @@ def load(
     source.check(root)
     (train_images, train_labels), (test_images, test_labels) = source.read(root, image_size or source.size)
     everything, test = Split(train_images, train_labels), Split(test_images, test_labels)
+    if test_split == "development":
+        everything, test = _divide(everything, test_size or round(validation_fraction * len(everything)), seed, "test_size")
+    elif test_size is not None:
+        test = _cut(test, test_size, seed, "test_size")
     wanted = validation_size or round(validation_fraction * len(everything))
     train, validation = _divide(everything, wanted, seed, "validation")
     if train_size is not None:
         train = _cut(train, train_size, seed, "train_size")
-    if test_size is not None:
-        test = _cut(test, test_size, seed, "test_size")
     train, validation, test = (_in_memory(split) for split in (train, validation, test))
     mean, std = (source.mean, source.std) if source.mean and source.std else _moments(train)
     classes = source.classes or int(train_labels.max()) + 1

@@ -1,9 +1,10 @@
 """What every training loop here has in common: an epoch's batches, its learning rate, gradients over ranks."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,14 @@ def learning_rate(config: TrialConfig, epoch: int, epochs: int) -> float:
     if config.schedule == "step":
         return config.lr * 0.1 ** ((2 * epoch >= epochs) + (4 * epoch >= 3 * epochs))
     return config.lr
+
+
+def optimizer_of(config: TrialConfig, parameters: Iterable[Any], weight_decay: float) -> torch.optim.Optimizer:
+    """The configured optimiser [chosen]: SGD with momentum, or AdamW with the momentum as its first beta."""
+    if config.optimizer == "adamw":
+        betas = (config.momentum, 0.999)
+        return torch.optim.AdamW(parameters, lr=config.lr, betas=betas, weight_decay=weight_decay, fused=True)
+    return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=weight_decay, fused=True)
 
 
 def epoch_batches(
@@ -89,6 +98,7 @@ def dataset(config: TrialConfig) -> ImageData:
         train_size=config.train_size,
         validation_size=config.validation_size,
         test_size=config.test_size,
+        test_split=config.test_split,
         image_size=config.image_size,
     )
 

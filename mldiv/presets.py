@@ -1,5 +1,7 @@
-"""What a study does by default at three sizes: a demonstration, an hour or so on a laptop, the paper's."""
+"""What a study does by default at four sizes: a demonstration, an hour or so on a laptop with digits or with real images, the
+paper's."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +38,13 @@ PRESETS: dict[str, Preset] = {
         seeds=8,
         cut={"train_size": 8192, "validation_size": 1024, "test_size": 4096},
     ),
+    "small": Preset(
+        {"data": "cifar10", "arch": "resnet8", "width": 0.5, "epochs": 24, "switch_epoch": 16, "pretrain_epochs": 10}
+        | {"batch_size": 128, "lr": 0.1, "precision": "bf16", "channels_last": True, "validation_samples": 2},
+        samples=4,
+        seeds=5,
+        cut={"train_size": 10_000, "validation_size": 2_000, "test_size": 4_000},
+    ),
     "paper": Preset(
         {"data": "cifar100", "arch": "resnet20", "epochs": 300, "switch_epoch": 200, "pretrain_epochs": 200}
         | {"batch_size": 128, "lr": 0.1, "precision": "bf16", "channels_last": True},
@@ -48,12 +57,12 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def configure(name: str, overrides: dict[str, Any]) -> TrialConfig:
-    """The trial configuration of a preset with the command line's ``overrides`` (None: not given).
+def configure(name: str, overrides: dict[str, Any], study: Mapping[str, Any] | None = None) -> TrialConfig:
+    """The trial configuration of a preset with a ``study``'s settings and the command line's ``overrides`` (None: not given).
 
     Raises: ConfigError for an unknown name or an impossible value.
     """
     preset = PRESETS[name]
     given = {key: value for key, value in overrides.items() if value is not None}
     cut = preset.cut if given.get("data", preset.settings["data"]) != "digits" else {}
-    return TrialConfig().replace(**(preset.settings | cut | given))
+    return TrialConfig().replace(**(preset.settings | cut | dict(study or {}) | given))

@@ -6,7 +6,7 @@ from torch import nn
 from mldiv import world
 from mldiv.config import TrialConfig
 from mldiv.data import ImageData
-from mldiv.epochs import epoch_batches, learning_rate, over_ranks, steps_per_epoch
+from mldiv.epochs import epoch_batches, learning_rate, optimizer_of, over_ranks, steps_per_epoch
 from mldiv.evaluate import precision
 from mldiv.pair import network
 from mldiv.records import trial_id
@@ -29,6 +29,7 @@ SETTINGS = (
     "pretrain_epochs",
     "batch_size",
     "lr",
+    "optimizer",
     "momentum",
     "schedule",
     "weight_decay",
@@ -71,12 +72,10 @@ def pretrained(
 def _train(
     config: TrialConfig, data: ImageData, store: Store, name: str, device: torch.device, purpose: str
 ) -> tuple[State, int]:
-    """Plain supervised training by SGD, resumed at its last whole epoch; the state, and how many epochs were trained."""
+    """Plain supervised training, resumed at its last whole epoch; the state, and how many epochs were trained."""
     steps_per_epoch(config, data)
     module = network(config, data.classes, data.channels, purpose, data.train.images.shape[-1]).to(device)
-    optimizer = torch.optim.SGD(
-        module.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
-    )
+    optimizer = optimizer_of(config, module.parameters(), config.weight_decay)
     start = 0
     if (state := store.read_progress(name, device)) is not None:
         module.load_state_dict(state["module"])

@@ -36,7 +36,7 @@ class Trial:
     trunk: Trunk
     record: TrialRecord
     pair: MutualPair
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     epoch: int = 0
 
     @property

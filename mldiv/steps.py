@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from mldiv import evaluate, world
 from mldiv.config import TrialConfig
 from mldiv.data import ImageData
-from mldiv.epochs import epoch_batches, learning_rate
+from mldiv.epochs import epoch_batches, learning_rate, optimizer_of
 from mldiv.pair import TERMS, MutualPair
 from mldiv.streams import generator
 
@@ -15,8 +15,8 @@ class Diverged(Exception):
     """A loss term became infinite or not a number; the message says which and when."""
 
 
-def make_optimizer(config: TrialConfig, pair: MutualPair) -> torch.optim.SGD:
-    """SGD over three groups: means and point estimates, rho, fusion. No weight decay: the prior regularises."""
+def make_optimizer(config: TrialConfig, pair: MutualPair) -> torch.optim.Optimizer:
+    """The optimiser over three groups: means and point estimates, rho, fusion. No weight decay: the prior regularises."""
     rho = [peer.rho for peer in pair.peers]
     rest = [value for peer in pair.peers for name, value in peer.named_parameters() if name != "rho"]
     groups = [
@@ -24,11 +24,11 @@ def make_optimizer(config: TrialConfig, pair: MutualPair) -> torch.optim.SGD:
         {"params": rho, "scale": config.rho_lr_scale},
         {"params": list(pair.fusion.parameters()), "scale": config.fusion_lr_scale},
     ]
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    return optimizer_of(config, groups, weight_decay=0.0)
 
 
 def train_epoch(
-    model: nn.Module, pair: MutualPair, optimizer: torch.optim.SGD, data: ImageData, epoch: int, diverse: bool,
+    model: nn.Module, pair: MutualPair, optimizer: torch.optim.Optimizer, data: ImageData, epoch: int, diverse: bool,
     device: torch.device,
 ) -> Tensor:  # fmt: skip
     """One epoch of steps; the mean of each of TERMS over steps and ranks. Nothing is read from the device before its end.
@@ -59,7 +59,7 @@ def train_epoch(
 
 
 def train_step(
-    model: nn.Module, pair: MutualPair, optimizer: torch.optim.SGD, images: Tensor, labels: Tensor, noise: list[Tensor],
+    model: nn.Module, pair: MutualPair, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, noise: list[Tensor],
     diverse: bool,
 ) -> Tensor:  # fmt: skip
     """Forward, backward, clipping of each peer's gradient, optimiser step; the vector of TERMS."""

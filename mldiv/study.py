@@ -1,5 +1,6 @@
 """A study: a question, its arms, and the command line that all studies share. `main` runs it from plan to table."""
 
+import json
 import os
 import subprocess
 import sys
@@ -44,6 +45,7 @@ class Study:
     the others, or those in ``compare``, are compared with; contrasts: name -> weight of each arm's score in it, or a
     function of the arms; members: whose predictions an arm is judged by, where not by the pair's.
     batch: open Optuna trials per arm; samples: of each arm's search, where the preset's number does not serve;
+    settings: what this study sets in the preset's configuration, e.g. that it never reads the official test set;
     search_seeds: with how many seeds each suggestion is trained; ranges: of what is searched; surface: alpha's and beta's
     positive range, where their response surface is to be drawn; sizes: configurations whose step is timed.
     """
@@ -58,6 +60,7 @@ class Study:
     contrasts: dict[str, Weights] | Callable[[list[str]], dict[str, Weights]] = field(default_factory=dict)
     members: dict[str, str] = field(default_factory=dict)
     batch: int = 1
+    settings: Changes = field(default_factory=dict)
     samples: dict[str, int] = field(default_factory=dict)
     search_seeds: int = 1
     ranges: Ranges = field(default_factory=lambda: RANGES)
@@ -102,12 +105,15 @@ class Study:
 def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
     """The flags that all studies share. argparse itself ends with code 2 at an unknown one."""
     parser = ArgumentParser(prog=f"studies/{study.name}.py", description=study.question)
-    parser.add_argument("--preset", default="auto", help="auto (paper with GPUs, else demo), demo, quick or paper")
+    parser.add_argument("--preset", default="auto", help="auto (paper with GPUs, else demo), demo, quick, small or paper")
     parser.add_argument("--data", help="digits, fashion_mnist, cifar10, cifar100 or image_folder")
     parser.add_argument("--data-root", help="folder of the data (digits needs none)")
     parser.add_argument("--download", action="store_true", help="let torchvision download missing data into --data-root")
     parser.add_argument("--arch", help=f"{', '.join(MODELS)}")
     parser.add_argument("--width", type=float, help="factor of the network's channels")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of mldiv/config.py; may be repeated"
+    )
     parser.add_argument("--ood", help="images of another kind: photographs (default), another data set's name, or none")
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds on which each arm's choice is repeated")
     parser.add_argument("--samples", type=int, metavar="N", help="Optuna trials for each searched arm; 0: defaults as they are")
@@ -132,6 +138,25 @@ def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
     return parser.parse_args(argv)
 
 
+def parse_settings(pairs: Sequence[str]) -> Changes:
+    """The settings of ``--set NAME=VALUE``: numbers, true, false and null as in JSON, anything else a word.
+
+    Raises: ConfigError for what is no such pair, and for what a study or a flag of its own decides.
+    """
+    found: Changes = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {pair}: expected NAME=VALUE, for instance epochs=30")
+        if name in ("seed", "data_root"):
+            raise ConfigError(f"--set {pair}: use {'--seeds' if name == 'seed' else '--data-root'}")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
 class Run:
     """One invocation of a study: checked flags, configuration, plan."""
 
@@ -150,7 +175,7 @@ class Run:
         self.store = Store((flags.store or self.out.parent / "trunks").resolve(), int(flags.store_size * 1e9))
         root = str(Path(flags.data_root).expanduser().resolve()) if flags.data_root else None
         given = {name: getattr(flags, name) for name in ("data", "arch", "width", "ood")}
-        self.base = configure(self.preset_name, given | {"data_root": root})
+        self.base = configure(self.preset_name, given | {"data_root": root} | parse_settings(flags.set), study.settings)
         self.study.make_arms(self.base)
         self._check_workers()
         self._check_ways()

@@ -14,7 +14,18 @@ from mldiv.pair import MutualPair
 #: Settings that compiled steps take as tensors, or do not see: pairs that differ only in them share compiled steps.
 SHARED = frozenset(
     {"alpha", "beta", "temperature", "kl_weight", "mutual_weight", "initial_sigma", "seed", "split_seed", "initialization"}
-    | {"epochs", "switch_epoch", "pretrain_epochs", "lr", "momentum", "schedule", "weight_decay", "rho_lr_scale", "clip_norm"}
+    | {
+        "epochs",
+        "switch_epoch",
+        "pretrain_epochs",
+        "lr",
+        "momentum",
+        "optimizer",
+        "schedule",
+        "weight_decay",
+        "rho_lr_scale",
+        "clip_norm",
+    }
     | {"fusion_lr_scale", "scale_batches", "validation_samples", "test_samples", "samples_at_once", "data_root"}
 )
 

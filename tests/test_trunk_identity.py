@@ -30,6 +30,7 @@ CHANGED = {
     "train_size": 128,
     "validation_size": 50,
     "test_size": 50,
+    "test_split": "development",
     "validation_fraction": 0.2,
     "split_seed": 1,
     "arch": "resnet20",
@@ -64,6 +65,7 @@ CHANGED = {
     "switch_epoch": 3,
     "batch_size": 16,
     "lr": 0.02,
+    "optimizer": "adamw",
     "momentum": 0.5,
     "schedule": "step",
     "weight_decay": 0.0,
@@ -127,7 +129,10 @@ def test_a_trunk_setting_is_seen_in_stage_one(tiny, tmp_path, plain, name):
     assert differing(stage_one(tiny.replace(**{name: CHANGED[name]}), tmp_path), plain(tiny)) != []
 
 
-DATA = {"data", "data_root", "image_size", "train_size", "validation_size", "test_size", "validation_fraction", "split_seed"}
+DATA = {"data", "data_root", "image_size", "train_size", "validation_size", "test_size", "test_split"} | {
+    "validation_fraction",
+    "split_seed",
+}
 
 
 @pytest.mark.parametrize("name", sorted(set(CHANGED) - DATA))
