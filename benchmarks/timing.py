@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from mldiv.study import commit
+from mldiv.records import commit
 
 Step = Callable[[], None]
 Key = TypeVar("Key", bound=Hashable)

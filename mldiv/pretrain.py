@@ -1,5 +1,7 @@
 """The deterministic network whose weights become the second peer's initial posterior means."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -12,6 +14,9 @@ from mldiv.pair import network
 from mldiv.records import trial_id
 from mldiv.store import State, Store
 from mldiv.trunks import environment_id
+
+#: Called after an epoch with its number and the network as it then is.
+Report = Callable[[int, nn.Module], None]
 
 #: Which peers start from the means of which pretrained network, by `initialization`. The purpose names random streams.
 PURPOSES: dict[str, list[tuple[int, str]]] = {
@@ -51,27 +56,29 @@ def pretraining_ids(config: TrialConfig) -> list[str]:
 
 
 def pretrained(
-    config: TrialConfig, data: ImageData, store: Store, device: torch.device, purpose: str = "pretrain"
-) -> tuple[State, int]:
+    config: TrialConfig, data: ImageData, store: Store, device: torch.device, purpose: str = "pretrain",
+    report: Report = lambda epoch, module: None,
+) -> tuple[State, int]:  # fmt: skip
     """The state dict of the network pretrained with this configuration's data, recipe and seed, and how many epochs were
     trained for it just now: none when it is in the store.
 
-    purpose: names the random streams, so that a second, different network can be pretrained with the same seed.
+    purpose: names the random streams, so that a second, different network can be pretrained with the same seed; report: hears
+    of every epoch that is trained now, by its number, with the network after it.
     """
     name = f"pretrained/{pretraining_id(config, purpose)}-{environment_id(data, device)}"
     trained = 0
 
     def compute() -> State:
         nonlocal trained
-        state, trained = _train(config, data, store, name, device, purpose)
+        state, trained = _train(config, data, store, name, device, purpose, report)
         return state
 
     return store.get(name, compute, device), trained
 
 
 def _train(
-    config: TrialConfig, data: ImageData, store: Store, name: str, device: torch.device, purpose: str
-) -> tuple[State, int]:
+    config: TrialConfig, data: ImageData, store: Store, name: str, device: torch.device, purpose: str, report: Report
+) -> tuple[State, int]:  # fmt: skip
     """Plain supervised training, resumed at its last whole epoch; the state, and how many epochs were trained."""
     steps_per_epoch(config, data)
     module = network(config, data.classes, data.channels, purpose, data.train.images.shape[-1]).to(device)
@@ -94,6 +101,7 @@ def _train(
                 nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
             optimizer.step()
         world.average_buffers(module)
+        report(epoch, module)
         if world.rank() == 0 and epoch + 1 < config.pretrain_epochs:
             state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}
             store.keep_progress(name, state)

@@ -15,13 +15,17 @@ import hashlib
 import json
 import math
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 SCHEMA = 3
+
+ROOT = Path(__file__).resolve().parent.parent
 
 #: A trial in one of these states is never trained again. ``failed`` is: its cause may be gone.
 FINAL = frozenset({"finished", "stopped", "diverged"})
@@ -79,6 +83,54 @@ class Assignment:
     phase: str
     seed: int
     trial: str
+
+
+def study_header(
+    *, name: str, question: str, scientific: str, preset: str, baseline: str, changes: dict[str, dict[str, Any]],
+    seeds: list[int], settings: dict[str, Any], data: str, environment: dict[str, Any], **further: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """``study.json``, without a search unless ``further`` describes one. changes: by arm; settings: the base configuration."""
+    arms = list(changes)
+    plain = {
+        "compare": [arm for arm in arms if arm != baseline],
+        "contrasts": {},
+        "members": {},
+        "samples": 0,
+        "search_seeds": [],
+        "searched": {arm: [] for arm in arms},
+        "batch": 1,
+        "selection": "none",
+        "objectives": [],
+        "early_stopping": None,
+        "surface": None,
+        "data_is_subset": bool(settings.get("train_size") or settings.get("test_size")),
+        "world_size": 1,
+    }
+    given = {
+        "schema": SCHEMA,
+        "name": name,
+        "question": question,
+        "scientific": scientific,
+        "preset": preset,
+        "baseline": baseline,
+        "arms": arms,
+        "changes": changes,
+        "seeds": seeds,
+        "settings": settings,
+        "data": data,
+        "environment": environment,
+    }
+    return plain | given | further
+
+
+def commit() -> str:
+    """The checkout's short commit, with a note when it has uncommitted changes; "unknown" outside of git."""
+    with suppress(OSError, subprocess.CalledProcessError):
+        ask = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+        name = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(["git", "-C", str(ROOT), "status", "--porcelain"], capture_output=True, text=True)
+        return name + (" (with uncommitted changes)" if changed.stdout.strip() else "")
+    return "unknown"
 
 
 def trial_id(config: dict[str, Any], without: frozenset[str] = frozenset()) -> str:

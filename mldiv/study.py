@@ -2,12 +2,10 @@
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +20,6 @@ from mldiv.presets import PRESETS, Preset, configure
 from mldiv.records import RecordError
 from mldiv.search_space import RANGES, SELECTION, Ranges
 from mldiv.store import Store
-
-ROOT = Path(__file__).resolve().parent.parent
 
 DEFAULT_RULE = "validation_nll"
 EARLY_STOPPING = "ASHA within each arm's search, at equal epochs after the last switch"
@@ -274,33 +270,30 @@ class Run:
         study, selection = self.study, SELECTION[self.flags.select]
         changes = study.changes(self.base)
         contrasts = study.contrasts(list(changes)) if callable(study.contrasts) else study.contrasts
-        return {
-            "schema": records.SCHEMA,
-            "name": study.name,
-            "question": study.question,
-            "scientific": study.scientific,
-            "preset": self.preset_name,
-            "baseline": study.baseline,
-            "arms": list(changes),
-            "changes": changes,
-            "compare": list(study.compare) or [arm for arm in changes if arm != study.baseline],
-            "contrasts": contrasts,
-            "members": study.members,
-            "seeds": list(range(1, self.seeds + 1)),
-            "samples": self.samples,
-            "search_seeds": list(search_seeds(study.search_seeds)),
-            "searched": {arm.name: list(arm.searched) for arm in study.make_arms(self.base)},
-            "batch": study.batch,
-            "selection": selection.title,
-            "objectives": list(selection.objectives),
-            "early_stopping": EARLY_STOPPING if self.flags.stop_early else None,
-            "surface": {name: list(ends) for name, ends in study.surface.items()} if study.surface else None,
-            "settings": asdict(self.base),
-            "data": dataset(self.base).describe(),
-            "data_is_subset": bool(self.base.train_size or self.base.test_size),
-            "world_size": self.workers,
-            "environment": {"mldiv": mldiv.__version__, "commit": commit()},
-        }
+        return records.study_header(
+            name=study.name,
+            question=study.question,
+            scientific=study.scientific,
+            preset=self.preset_name,
+            baseline=study.baseline,
+            changes=changes,
+            compare=list(study.compare) or [arm for arm in changes if arm != study.baseline],
+            contrasts=contrasts,
+            members=study.members,
+            seeds=list(range(1, self.seeds + 1)),
+            samples=self.samples,
+            search_seeds=list(search_seeds(study.search_seeds)),
+            searched={arm.name: list(arm.searched) for arm in study.make_arms(self.base)},
+            batch=study.batch,
+            selection=selection.title,
+            objectives=list(selection.objectives),
+            early_stopping=EARLY_STOPPING if self.flags.stop_early else None,
+            surface={name: list(ends) for name, ends in study.surface.items()} if study.surface else None,
+            settings=asdict(self.base),
+            data=dataset(self.base).describe(),
+            world_size=self.workers,
+            environment={"mldiv": mldiv.__version__, "commit": records.commit()},
+        )
 
     def _check_same(self, header: dict[str, Any]) -> None:
         """Refuse to continue another configuration's folder.
@@ -328,13 +321,3 @@ class Run:
                 f"{self.out} holds another configuration of this study: {'; '.join(differing)}. "
                 "Use the same flags to continue it, or another --out"
             )
-
-
-def commit() -> str:
-    """The checkout's short commit, with a note when it has uncommitted changes; "unknown" outside of git."""
-    with suppress(OSError, subprocess.CalledProcessError):
-        ask = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-        name = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(["git", "-C", str(ROOT), "status", "--porcelain"], capture_output=True, text=True)
-        return name + (" (with uncommitted changes)" if changed.stdout.strip() else "")
-    return "unknown"

@@ -1,0 +1,230 @@
+"""The ablation at the paper's size on one machine with a GPU: no Ray, no Optuna, in pieces of a few minutes.
+
+Every seed trains stage one once and branches into mutual learning, parameter diversity, feature diversity and both, nothing
+tuned. A piece ends after ``--minutes`` wherever it is; the same command goes on from the last epoch. First look what a budget
+is enough for, then spend it:
+
+    python benchmarks/paper_size.py --data-root DIR --measure --budget 30
+    python benchmarks/paper_size.py --data-root DIR --seeds 2 --processes 2 --minutes 9
+    python -m analysis results/paper_size
+
+The folder holds ordinary records. Exit code 0: all trials have ended; 3: run the same command again.
+"""
+
+import argparse
+import multiprocessing
+import signal
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mldiv
+from mldiv import datasets, ood, records
+from mldiv.config import ConfigError, TrialConfig
+from mldiv.epochs import dataset, steps_per_epoch
+from mldiv.fit import environment, fit
+from mldiv.presets import PRESETS
+from mldiv.records import Assignment, trial_folder
+from mldiv.steps import make_optimizer, train_epoch
+from mldiv.store import Store
+from mldiv.workspace import Workspace
+
+BASELINE, PARAMETER, FEATURE, BOTH = "mutual learning", "with parameter diversity", "with feature diversity", "with both"
+#: In the order of training: the first leads stage one for all.
+ARMS: dict[str, dict[str, Any]] = {
+    BASELINE: {"alpha": 0.0, "beta": 0.0},
+    PARAMETER: {"beta": 0.0},
+    FEATURE: {"alpha": 0.0},
+    BOTH: {},
+}
+CONTRASTS = {
+    "main effect of parameter diversity": {PARAMETER: 0.5, BOTH: 0.5, BASELINE: -0.5, FEATURE: -0.5},
+    "main effect of feature diversity": {FEATURE: 0.5, BOTH: 0.5, BASELINE: -0.5, PARAMETER: -0.5},
+    "interaction (both, less the sum of each)": {BOTH: 1.0, BASELINE: 1.0, PARAMETER: -1.0, FEATURE: -1.0},
+}
+
+ALL_ENDED, MORE_TO_DO = 0, 3
+
+
+class PieceOver(BaseException):
+    """The piece's time is up. Whatever is under way goes on from its last epoch in the next one."""
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks/paper_size.py", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", default="cifar100")
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--arch", default="resnet20")
+    parser.add_argument("--epochs", type=int, default=300, help="two thirds of them, rounded, without diversity terms")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="seeds trained side by side")
+    parser.add_argument("--minutes", type=float, default=9.0, help="of this piece")
+    parser.add_argument("--measure", action="store_true", help="time the steps, and say how many seeds fit into --budget")
+    parser.add_argument("--budget", type=float, default=30.0, metavar="MINUTES", help="of all pieces together")
+    parser.add_argument("--commit", help="the commit, where the code is no git checkout")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, on a GPU with CUDA graphs")
+    parser.add_argument("--out", type=Path, default=Path("results/paper_size"))
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--train-size", type=int, metavar="IMAGES", help="cut the training data (tests)")
+    parser.add_argument("--test-size", type=int, metavar="IMAGES", help="cut the test data (tests)")
+    return parser.parse_args(argv)
+
+
+def configure(flags: argparse.Namespace) -> TrialConfig:
+    root = str(flags.data_root.resolve()) if flags.data_root else None
+    switch = round(flags.epochs * 2 / 3)
+    return TrialConfig().replace(
+        **PRESETS["paper"].settings | {"data": flags.data, "data_root": root, "arch": flags.arch, "width": flags.width}
+        | {"epochs": flags.epochs, "switch_epoch": switch, "pretrain_epochs": switch, "compile": flags.compile}
+        | {"train_size": flags.train_size, "test_size": flags.test_size, "samples_at_once": 4}
+    )  # fmt: skip
+
+
+def trials(base: TrialConfig, seeds: int) -> list[tuple[str, TrialConfig]]:
+    """Seed after seed, so that what is finished when time runs out is whole seeds."""
+    return [(arm, base.replace(**changes, seed=seed)) for seed in range(1, seeds + 1) for arm, changes in ARMS.items()]
+
+
+def prepare(flags: argparse.Namespace, base: TrialConfig) -> None:
+    """The study folder's header and assignments.
+
+    Raises: ConfigError when the folder holds another configuration.
+    """
+    header = records.study_header(
+        name="paper_size",
+        question="What do parameter diversity and feature diversity give at the paper's size?",
+        scientific="method",
+        preset="paper",
+        baseline=BASELINE,
+        changes=ARMS,
+        contrasts=CONTRASTS,
+        seeds=list(range(1, flags.seeds + 1)),
+        settings=asdict(base),
+        data=dataset(base).describe(),
+        environment={"mldiv": mldiv.__version__, "commit": flags.commit or records.commit()},
+    )
+    path = flags.out / "study.json"
+    if path.exists():
+        before = records.read_json(path)["settings"]
+        differing = [name for name, value in asdict(base).items() if name != "data_root" and before.get(name) != value]
+        if differing:
+            raise ConfigError(f"{flags.out} holds other settings ({', '.join(differing)}): use the same flags or another --out")
+    records.write_json(path, header)
+    found = [Assignment(arm, "repeat", config.seed, config.id) for arm, config in trials(base, flags.seeds)]
+    records.write_assignments(flags.out, found)
+
+
+@contextmanager
+def time_limit(seconds: float) -> Any:
+    """Raise PieceOver in the body after ``seconds``: records and checkpoints are written whole or not at all."""
+
+    def stop(*_: Any) -> None:
+        raise PieceOver
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def train(configs: list[TrialConfig], out: Path, until: float) -> None:
+    """Train these trials one after the other until all have ended or ``until`` (time.time) has come."""
+    torch.set_num_threads(1)
+    workspace = Workspace(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        with time_limit(until - time.time()):
+            for config in configs:
+                folder = trial_folder(out, config.id)
+                fit(config, folder, store=Store(out / "trunks"), workspace=workspace, publish=(config.switch_epoch,))
+    except PieceOver:
+        pass
+
+
+def run(flags: argparse.Namespace, base: TrialConfig) -> int:
+    until = time.time() + 60 * flags.minutes
+    prepare(flags, base)
+    shares: list[list[TrialConfig]] = [[] for _ in range(min(flags.processes, flags.seeds))]
+    for _, config in trials(base, flags.seeds):
+        shares[config.seed % len(shares)].append(config)
+    if len(shares) == 1:
+        train(shares[0], flags.out, until)
+    else:
+        with ProcessPoolExecutor(len(shares), mp_context=multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(train, shares, [flags.out] * len(shares), [until] * len(shares)))
+    return report(flags, base)
+
+
+def report(flags: argparse.Namespace, base: TrialConfig) -> int:
+    """A line per trial; the exit code."""
+    ended = 0
+    for arm, config in trials(base, flags.seeds):
+        record = records.find_trial(flags.out, config.id)
+        ended += bool(record and record.final)
+        state = f"{record.status}, {record.epochs} of {base.epochs} epochs" if record else "not begun"
+        accuracy = record.test.get("pair", {}).get("accuracy") if record else None
+        print(f"seed {config.seed}, {arm}: {state}" + (f", test accuracy {100 * accuracy:.2f} %" if accuracy else ""))
+    total = len(ARMS) * flags.seeds
+    print(f"{ended} of {total} trials have ended" + ("" if ended == total else ": run the same command again"))
+    return ALL_ENDED if ended == total else MORE_TO_DO
+
+
+def measure(flags: argparse.Namespace, base: TrialConfig) -> int:
+    """Time an epoch of each stage, and say what a seed takes and how many the budget is enough for; an epoch of pretraining is
+    taken as half one of a pair."""
+    torch.set_num_threads(1)
+    workspace = Workspace(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    data = workspace.data(base)
+    steps = steps_per_epoch(base, data)
+    one, two = (epoch_seconds(base, workspace, diverse) for diverse in (False, True))
+    branch = base.epochs - base.switch_epoch
+    seed = (base.pretrain_epochs * one / 2 + base.epochs * one + (len(ARMS) - 1) * branch * two) / 60
+    print(f"{data.describe()}\n{base.arch}, {base.precision}, batch {base.batch_size}, {environment()['device']}")
+    for stage, seconds in (("one", one), ("two", two)):
+        rate = steps * base.batch_size / seconds
+        print(f"stage {stage}: {seconds:.2f} s an epoch, {1e3 * seconds / steps:.2f} ms a step, {rate:,.0f} images/s")
+    print(f"a seed of {base.epochs} epochs, {len(ARMS)} arms: about {seed:.1f} min without evaluation")
+    if seed <= flags.budget:
+        print(f"--budget {flags.budget:g}: {int(flags.budget / seed)} seeds one after the other, more with --processes")
+    else:
+        print(f"--budget {flags.budget:g}: not one seed; one would take --epochs {int(base.epochs * flags.budget / seed)}")
+    return ALL_ENDED
+
+
+def epoch_seconds(base: TrialConfig, workspace: Workspace, diverse: bool) -> float:
+    """Of a second epoch, after one that warms up, as `fit` trains it."""
+    data = workspace.data(base)
+    pair = workspace.pair(base, data)
+    pair.set_scales(torch.tensor(0.01, device=workspace.device))
+    for value in pair.fusion.parameters():
+        value.requires_grad_(diverse and base.fusion != "frozen")
+    optimizer = make_optimizer(base, pair)
+    for epoch in range(2):
+        began = time.perf_counter()
+        train_epoch(pair, pair, optimizer, data, epoch, diverse, workspace.device)  # reads the terms: waits for the device
+    return time.perf_counter() - began
+
+
+def main(argv: list[str] | None = None) -> int:
+    flags = parse(argv)
+    try:
+        base = configure(flags)
+        root = Path(base.data_root) if base.data_root else None
+        datasets.check(base.data, root)
+        ood.check(base.ood, root, base.data)
+        return measure(flags, base) if flags.measure else run(flags, base)
+    except (ConfigError, datasets.DataError, records.RecordError) as error:
+        print(f"paper_size: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

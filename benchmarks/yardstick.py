@@ -1,0 +1,115 @@
+"""Do this project's networks and evaluation give the figures that are public?
+
+With ``--weights``: public CIFAR-10 weights of the identity-shortcut ResNets (a checkpoint with a ``state_dict``, as
+github.com/akamaster/pytorch_resnet_cifar10 has them under pretrained_models) are loaded into MODELS and scored on the test
+data by `evaluate`. Without: the deterministic network is trained from scratch by the recipe of the second peer's pretraining,
+with its learning curve on validation images; the test data are scored once, at the end. Adds a section to
+benchmarks/yardstick.md.
+
+    python benchmarks/yardstick.py --data-root DIR --weights resnet20-12fca82f.th --published 91.73
+    python benchmarks/yardstick.py --data-root DIR --epochs 200 --published 91.7
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from timing import caption, table
+from torch import nn
+
+from mldiv import evaluate, metrics
+from mldiv.config import TrialConfig
+from mldiv.data import ImageData, eval_batches
+from mldiv.epochs import dataset
+from mldiv.models import build
+from mldiv.posterior import GaussianPosterior
+from mldiv.pretrain import pretrained
+from mldiv.store import Store
+
+#: With which the public weights' images were normalised.
+PUBLIC_MEAN, PUBLIC_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SCORES = ("accuracy", "nll", "ece", "brier")
+
+
+def score(module: nn.Module, config: TrialConfig, data: ImageData, split: str, device: torch.device) -> dict[str, float]:
+    """Scores of a deterministic network: a posterior whose one sample is its mean, through `evaluate.predict`."""
+    posterior = GaussianPosterior(_copy(module, config, data)).to(device).eval()
+    posterior.load_means(module.state_dict())
+    parts, labels = [], []
+    for images, some in eval_batches(data, split, batch_size=500, device=device):
+        parts.append(evaluate.predict(posterior, images, posterior.mean.detach()[None], config))
+        labels.append(some)
+    predictive = metrics.Predictive(*(torch.cat(rows) for rows in zip(*parts, strict=True)))
+    return metrics.scores(predictive, torch.cat(labels), SCORES)
+
+
+def _copy(module: nn.Module, config: TrialConfig, data: ImageData) -> nn.Module:
+    return build(config.arch, classes=data.classes, channels=data.channels, width=config.width, seed=0)
+
+
+def public(path: Path, config: TrialConfig, device: torch.device) -> dict[str, float]:
+    data = replace(dataset(config), mean=PUBLIC_MEAN, std=PUBLIC_STD)
+    module = build(config.arch, classes=data.classes, seed=0).to(device)
+    state = torch.load(path, map_location=device, weights_only=True)["state_dict"]
+    module.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+    return score(module, config, data, "test", device)
+
+
+def trained(config: TrialConfig, store: Store, device: torch.device) -> tuple[dict[str, float], list[list[str]]]:
+    """Test scores, and the learning curve: epoch, validation accuracy and NLL."""
+    data, rows = dataset(config).to(device), []
+
+    def report(epoch: int, module: nn.Module) -> None:
+        found = score(module, config, data, "validation", device)
+        rows.append([str(epoch + 1), f"{100 * found['accuracy']:.2f}", f"{found['nll']:.4f}"])
+        print(" ".join(rows[-1]), flush=True)
+
+    state, _ = pretrained(config, data, store, device, report=report)
+    module = _copy(nn.Module(), config, data).to(device)
+    module.load_state_dict(state)
+    return score(module, config, data, "test", device), rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", default="cifar10", choices=["cifar10", "cifar100"])
+    parser.add_argument("--data-root", required=True)
+    parser.add_argument("--arch", default="resnet20")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--published", type=float, required=True, metavar="PERCENT", help="the public accuracy")
+    parser.add_argument("--store", type=Path, default=Path("results/trunks"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
+    flags = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(1)
+    config = TrialConfig(
+        data=flags.data, data_root=flags.data_root, arch=flags.arch, validation_size=1000, pretrain_epochs=flags.epochs,
+        seed=flags.seed, precision="float32" if flags.weights else "bf16", channels_last=True,
+    )  # fmt: skip
+    if flags.weights:
+        found, curve = public(flags.weights, config, device), []
+        what = f"public weights {flags.weights.name}, {config.precision}"
+    else:
+        found, curve = trained(config, Store(flags.store), device)
+        what = f"{len(dataset(config).train):,} training images, {flags.epochs} epochs, SGD lr {config.lr}, {config.precision}"
+    test = ", ".join(f"{name.upper() if len(name) < 4 else name} {_figure(name, found[name])}" for name in SCORES)
+    lines = [
+        f"## {flags.data}, {flags.arch}, {what}\n",
+        f"Test: {test}; published accuracy {flags.published:.2f} %.\n",
+        *([table(["epoch", "validation accuracy %", "NLL"], curve), ""] if curve else []),
+        caption(f"{dataset(config).describe()}; 1 seed.", 1, []) + "\n",
+    ]
+    with flags.out.open("a") as file:
+        file.write("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{100 * value:.2f} %" if name in ("accuracy", "ece") else f"{value:.4f}"
+
+
+if __name__ == "__main__":
+    main()
