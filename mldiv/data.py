@@ -53,6 +53,7 @@ class ImageData:
     std: tuple[float, ...]
     padding: int
     flip: bool
+    test_split: str = "official"
 
     @property
     def channels(self) -> int:
@@ -79,9 +80,11 @@ class ImageData:
     def describe(self) -> str:
         """How many images of what, in words."""
         side = self.train.images.shape[-1]
+        tested = "test" if self.test_split == "official" else "development"
         return (
-            f"{self.name}: {len(self.train):,} training, {len(self.validation):,} validation and {len(self.test):,} test "
+            f"{self.name}: {len(self.train):,} training, {len(self.validation):,} validation and {len(self.test):,} {tested} "
             f"images of {side}x{side} pixels, {self.classes} classes"
+            + ("" if self.test_split == "official" else "; development images, from the training set, stand in for test data")
         )
 
 
@@ -125,7 +128,7 @@ def load(
     train, validation, test = (_in_memory(split) for split in (train, validation, test))
     mean, std = (source.mean, source.std) if source.mean and source.std else _moments(train)
     classes = source.classes or int(train_labels.max()) + 1
-    return ImageData(name, classes, train, validation, test, mean, std, source.padding, source.flip)
+    return ImageData(name, classes, train, validation, test, mean, std, source.padding, source.flip, test_split)
 
 
 def _divide(split: Split, count: int, seed: int, what: str) -> tuple[Split, Split]:

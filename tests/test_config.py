@@ -73,5 +73,10 @@ def test_presets_are_valid(name):
     assert configure(name, {"data": "cifar10", "arch": None}).data == "cifar10"
 
 
+def test_a_studys_settings_lie_between_preset_and_command_line():
+    config = configure("small", {"alpha": 3.0}, {"alpha": 0.0, "beta": 0.0})
+    assert (config.alpha, config.beta, config.train_size) == (3.0, 0.0, 10_000)
+
+
 def test_demo_cuts_real_data():
     assert configure("demo", {"data": "cifar100"}).train_size and configure("demo", {}).train_size is None

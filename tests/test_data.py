@@ -47,6 +47,16 @@ def test_cuts_keep_the_classes_and_leave_the_rest_alone():
         digits(image_size=16)
 
 
+def test_development_images_come_from_the_training_set():
+    whole, held = digits(), digits(test_split="development", test_size=200, validation_size=100)
+    assert (len(held.train), len(held.validation), len(held.test)) == (len(whole.train) + len(whole.validation) - 300, 100, 200)
+    assert rows(held.train) | rows(held.validation) | rows(held.test) == rows(whole.train) | rows(whole.validation)
+    assert not rows(held.test) & (rows(held.train) | rows(held.validation) | rows(whole.test))
+    assert "200 development images" in held.describe() and "stand in for test data" in held.describe()
+    assert torch.bincount(held.test.labels).tolist() == [20] * 10 or torch.bincount(held.test.labels).min() >= 18
+    assert held.fingerprint != digits(validation_size=100).fingerprint  # it trains on other images
+
+
 def test_crop_and_flip_against_torchvision():
     stream = torch.Generator().manual_seed(0)
     images = torch.randint(256, (6, 3, 5, 7), generator=stream, dtype=torch.uint8)

@@ -93,6 +93,24 @@ def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):
     assert " epochs of pretraining to train" in out and "about" in out and "digits: 1,221 training" in out
 
 
+def test_set_changes_any_setting(study, capsys, tmp_path):
+    given = ["--set", "epochs=20", "--set", "switch_epoch=5", "--set", "channels_last=true", "--set", "schedule=step"]
+    from mldiv.study import Run, parse_flags
+
+    base = Run(study, parse_flags(study, given)).base
+    assert (base.epochs, base.switch_epoch, base.channels_last, base.schedule) == (20, 5, True, "step")
+    for wrong, message in (
+        ("epoch=20", "did you mean 'epochs'?"),
+        ("epochs", "expected NAME=VALUE"),
+        ("epochs=many", "epochs = 'many': expected int"),
+        ("seed=3", "use --seeds"),
+        ("data_root=x", "use --data-root"),
+        ("lr=-1", "must be greater than zero"),
+    ):
+        code, _, err = run(study, capsys, "--set", wrong, "--out", str(tmp_path / "x"))
+        assert code == 2 and message in err[0] and not (tmp_path / "x").exists()
+
+
 def test_a_folder_of_another_configuration_is_refused(study, capsys, tmp_path):
     run(study, capsys, "--dry-run", "--out", str(tmp_path))
     from mldiv.study import Run, parse_flags

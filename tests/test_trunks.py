@@ -27,6 +27,7 @@ TRUNKS = [
     {"momentum": 0.0, "clip_norm": 0.0},
     {"precision": "bf16", "channels_last": True},
     {"schedule": "step", "rho_lr_scale": 0.5},
+    {"optimizer": "adamw", "lr": 0.003},
 ]
 
 
