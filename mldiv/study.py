@@ -1,12 +1,10 @@
 """A study: a question, its arms, and the command line that all studies share. `main` runs it from plan to table."""
 
-import json
-import os
 import sys
 import tempfile
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,14 @@ import mldiv
 from mldiv import datasets, ood, records
 from mldiv.config import PATHS, ConfigError, TrialConfig, nearest
 from mldiv.epochs import dataset
-from mldiv.models import MODELS, build
+from mldiv.flags import DEFAULT_RULE, parse_flags, parse_settings
+from mldiv.models import build
 from mldiv.plan import Arm, Plan, journal, make_arm, search_seeds
 from mldiv.presets import PRESETS, Preset, configure
 from mldiv.records import RecordError
 from mldiv.search_space import RANGES, SELECTION, Ranges
 from mldiv.store import Store
 
-DEFAULT_RULE = "validation_nll"
 EARLY_STOPPING = "ASHA within each arm's search, at equal epochs after the last switch"
 
 #: Builds tables and pictures from a study folder and returns what to print. The studies pass `analysis.build`.
@@ -67,6 +65,26 @@ class Study:
         """Every arm's changed settings."""
         return self.arms(base) if callable(self.arms) else self.arms
 
+    def only(self, names: Sequence[str], base: TrialConfig) -> "Study":
+        """The study with the baseline and these arms alone, and the contrasts that they allow; all of it without names.
+
+        Raises: ConfigError for a name that is no arm.
+        """
+        changes = self.changes(base)
+        for name in names:
+            if name not in changes:
+                raise ConfigError(f"--arm {name!r} is unknown{nearest(name, changes)}")
+        if not names:
+            return self
+        arms = {name: one for name, one in changes.items() if name in (self.baseline, *names)}
+        contrasts = self.contrasts(list(arms)) if callable(self.contrasts) else self.contrasts
+        return replace(
+            self,
+            arms=arms,
+            compare=tuple(name for name in self.compare if name in arms),
+            contrasts={name: weights for name, weights in contrasts.items() if set(weights) <= set(arms)},
+        )
+
     def make_arms(self, base: TrialConfig) -> list[Arm]:
         return [
             make_arm(name, base, one, self.searched, self.ranges, self.members.get(name, "pair"))
@@ -98,61 +116,6 @@ class Study:
             return 1
 
 
-def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
-    """The flags that all studies share. argparse itself ends with code 2 at an unknown one."""
-    parser = ArgumentParser(prog=f"studies/{study.name}.py", description=study.question)
-    parser.add_argument("--preset", default="auto", help="auto (paper with GPUs, else demo), demo, quick, small or paper")
-    parser.add_argument("--data", help="digits, fashion_mnist, cifar10, cifar100 or image_folder")
-    parser.add_argument("--data-root", help="folder of the data (digits needs none)")
-    parser.add_argument("--download", action="store_true", help="let torchvision download missing data into --data-root")
-    parser.add_argument("--arch", help=f"{', '.join(MODELS)}")
-    parser.add_argument("--width", type=float, help="factor of the network's channels")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of mldiv/config.py; may be repeated"
-    )
-    parser.add_argument("--ood", help="images of another kind: photographs (default), another data set's name, or none")
-    parser.add_argument("--seeds", type=int, metavar="N", help="seeds on which each arm's choice is repeated")
-    parser.add_argument("--samples", type=int, metavar="N", help="Optuna trials for each searched arm; 0: defaults as they are")
-    parser.add_argument(
-        "--select", default=DEFAULT_RULE, metavar="RULE", help=f"how a search is judged: {' or '.join(SELECTION)}"
-    )
-    parser.add_argument("--stop-early", action="store_true", help="end searched trials early by ASHA, after the switch only")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="DDP processes per trial (default 1)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help=f"where results go (default results/{study.name})")
-    parser.add_argument(
-        "--store",
-        type=Path,
-        metavar="DIR",
-        help="where studies share first stages and pretraining (default: trunks beside --out)",
-    )
-    parser.add_argument("--store-size", type=float, default=20.0, metavar="GB", help="size of the store (default 20)")
-    parser.add_argument("--no-store", action="store_true", help="share nothing: train every trial from its very start")
-    parser.add_argument("--groups", type=int, metavar="N", help="most trials at once (default: what the cluster has room for)")
-    parser.add_argument("--in-process", action="store_true", help="train here, one trial after the other, without Ray")
-    parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS", "local"), help="Ray cluster (default: this machine)")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
-    return parser.parse_args(argv)
-
-
-def parse_settings(pairs: Sequence[str]) -> Changes:
-    """The settings of ``--set NAME=VALUE``: numbers, true, false and null as in JSON, anything else a word.
-
-    Raises: ConfigError for what is no such pair, and for what a study or a flag of its own decides.
-    """
-    found: Changes = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"--set {pair}: expected NAME=VALUE, for instance epochs=30")
-        if name in ("seed", "data_root"):
-            raise ConfigError(f"--set {pair}: use {'--seeds' if name == 'seed' else '--data-root'}")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
-
-
 class Run:
     """One invocation of a study: checked flags, configuration, plan."""
 
@@ -172,6 +135,7 @@ class Run:
         root = str(Path(flags.data_root).expanduser().resolve()) if flags.data_root else None
         given = {name: getattr(flags, name) for name in ("data", "arch", "width", "ood")}
         self.base = configure(self.preset_name, given | {"data_root": root} | parse_settings(flags.set), study.settings)
+        self.study = study.only(flags.arm, self.base)
         self.study.make_arms(self.base)
         self._check_workers()
         self._check_ways()

@@ -111,6 +111,20 @@ def test_set_changes_any_setting(study, capsys, tmp_path):
         assert code == 2 and message in err[0] and not (tmp_path / "x").exists()
 
 
+def test_some_arms_alone(capsys, tmp_path):
+    study = load("ablation")
+    code, out, _ = run(study, capsys, "--arm", "with both", "--dry-run", "--out", str(tmp_path / "x"))
+    assert code == 0 and "mutual learning: " in out and "with both: " in out and "single" not in out
+    from mldiv.study import Run, parse_flags
+
+    header = Run(study, parse_flags(study, ["--arm", "with both"]))._header()
+    assert header["arms"] == ["mutual learning", "with both"] and header["compare"] == ["with both"] and not header["contrasts"]
+    whole = [flag for arm in list(study.arms)[3:] for flag in ("--arm", arm)]
+    assert len(Run(study, parse_flags(study, whole))._header()["contrasts"]) == 3
+    code, _, err = run(study, capsys, "--arm", "with bot")
+    assert code == 2 and "did you mean 'with both'?" in err[0]
+
+
 def test_a_folder_of_another_configuration_is_refused(study, capsys, tmp_path):
     run(study, capsys, "--dry-run", "--out", str(tmp_path))
     from mldiv.study import Run, parse_flags
