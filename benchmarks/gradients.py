@@ -56,7 +56,7 @@ def lengths(pair: MutualPair, config: TrialConfig, epoch: int) -> dict[str, floa
     buffers = {name: value.clone() for name, value in pair.named_buffers()}
     for _, (images, labels) in zip(range(BATCHES), batches, strict=False):
         noise = [torch.randn(count, generator=stream) for stream in streams]
-        for name, value in _terms(pair, config, images, labels, noise).items():
+        for name, value in _terms(pair, config, images, labels, noise, epoch > config.first_stage).items():
             sums[name] = sums.get(name, 0.0) + _length(value, pair) / BATCHES
     for name, value in pair.named_buffers():  # the measurement leaves no trace in the batch norms
         value.copy_(buffers[name])
@@ -70,7 +70,9 @@ def _length(value: Tensor, pair: MutualPair) -> float:
     return 0.0 if gradient is None else float(gradient.norm())
 
 
-def _terms(pair: MutualPair, config: TrialConfig, images: Tensor, labels: Tensor, noise: list[Tensor]) -> dict[str, Tensor]:
+def _terms(
+    pair: MutualPair, config: TrialConfig, images: Tensor, labels: Tensor, noise: list[Tensor], switched: bool
+) -> dict[str, Tensor]:
     sigmas = [peer.sigma for peer in pair.peers]
     with precision(config, CPU):
         outputs = [
@@ -86,10 +88,14 @@ def _terms(pair: MutualPair, config: TrialConfig, images: Tensor, labels: Tensor
     distance, count = pair.squared_w2(), pair.peer_1.mean.numel()
     for name, (transform, normalization) in PARAMETER.items():
         scale = losses.transform_scale(normalization, distance, count)
+        if switched and normalization == "switch":
+            scale = pair.param_scale
         found[name] = losses.TRANSFORMS[transform](distance / scale)
     divergence, _ = pair.feature_divergences(features_1, features_2)
     for name, (transform, normalization) in FEATURE.items():
         scale = losses.transform_scale(normalization, divergence, 1)
+        if switched and normalization == "switch":
+            scale = pair.feature_scale
         found[name] = losses.TRANSFORMS[transform](divergence / scale)
     return found
 
@@ -133,7 +139,8 @@ def main() -> None:
     text = (
         f"Length of each unweighted term's gradient in peer 1's {config.arch} means, mean over {BATCHES} training batches of "
         f"{config.batch_size}, after so many epochs; the diversity terms act from epoch {switch} on, as configured. "
-        "s: the value at that moment; P: the number of weights; F: the feature KL as configured.\n\n"
+        "s: the value at the switch, and before it the value at that moment (as if the switch were there); P: the number of "
+        "weights; F: the feature KL as configured. The last two rows are the distances themselves.\n\n"
         f"{table(head, rows)}\n\n"
         f"{caption(what, 1, [])}\n"
     )

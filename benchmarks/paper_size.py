@@ -28,6 +28,7 @@ import mldiv
 from mldiv import datasets, ood, records
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.epochs import dataset, steps_per_epoch
+from mldiv.evaluate import predictives
 from mldiv.fit import environment, fit
 from mldiv.presets import PRESETS
 from mldiv.records import Assignment, trial_folder
@@ -77,6 +78,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def configure(flags: argparse.Namespace) -> TrialConfig:
+    """Raises: ConfigError for what cannot be."""
+    for name in ("seeds", "processes"):
+        if getattr(flags, name) < 1:
+            raise ConfigError(f"--{name} {getattr(flags, name)}: must be at least 1")
     root = str(flags.data_root.resolve()) if flags.data_root else None
     switch = round(flags.epochs * 2 / 3)
     return TrialConfig().replace(
@@ -94,9 +99,32 @@ def trials(base: TrialConfig, seeds: int) -> list[tuple[str, TrialConfig]]:
 def prepare(flags: argparse.Namespace, base: TrialConfig) -> None:
     """The study folder's header and assignments.
 
-    Raises: ConfigError when the folder holds another configuration.
+    Raises: ConfigError when the folder holds another configuration, or was begun on another device.
     """
-    header = records.study_header(
+    header = _header(flags, base)
+    path = flags.out / "study.json"
+    if path.exists():
+        before = records.read_json(path)
+        here = {"device": header["environment"]["device"], "torch": header["environment"]["torch"]} | asdict(base)
+        there = before["environment"] | before["settings"]
+        if differing := [f"{name} ({there.get(name)} there)" for name, value in here.items() if there.get(name) != value
+                         and name != "data_root"]:  # fmt: skip
+            raise ConfigError(
+                f"{flags.out} was begun with another {', '.join(differing)}, and its seeds would no longer be paired: "
+                "use the same flags and kind of machine, or another --out"
+            )
+        if len(before["seeds"]) > flags.seeds:
+            raise ConfigError(f"--seeds {flags.seeds}: {flags.out} has {len(before['seeds'])} already; take at least so many")
+        commits = [before["environment"]["commit"], header["environment"]["commit"]]
+        header["environment"]["commit"] = ", then ".join(dict.fromkeys(commits))
+    records.write_json(path, header)
+    found = [Assignment(arm, "repeat", config.seed, config.id) for arm, config in trials(base, flags.seeds)]
+    records.write_assignments(flags.out, found)
+
+
+def _header(flags: argparse.Namespace, base: TrialConfig) -> dict[str, Any]:
+    here = environment()
+    return records.study_header(
         name="paper_size",
         question="What do parameter diversity and feature diversity give at the paper's size?",
         scientific="method",
@@ -107,17 +135,9 @@ def prepare(flags: argparse.Namespace, base: TrialConfig) -> None:
         seeds=list(range(1, flags.seeds + 1)),
         settings=asdict(base),
         data=dataset(base).describe(),
-        environment={"mldiv": mldiv.__version__, "commit": flags.commit or records.commit()},
-    )
-    path = flags.out / "study.json"
-    if path.exists():
-        before = records.read_json(path)["settings"]
-        differing = [name for name, value in asdict(base).items() if name != "data_root" and before.get(name) != value]
-        if differing:
-            raise ConfigError(f"{flags.out} holds other settings ({', '.join(differing)}): use the same flags or another --out")
-    records.write_json(path, header)
-    found = [Assignment(arm, "repeat", config.seed, config.id) for arm, config in trials(base, flags.seeds)]
-    records.write_assignments(flags.out, found)
+        environment={"mldiv": mldiv.__version__, "commit": flags.commit or records.commit(), "device": here["device"]}
+        | {"torch": here["torch"]},
+    )  # fmt: skip
 
 
 @contextmanager
@@ -128,7 +148,7 @@ def time_limit(seconds: float) -> Any:
         raise PieceOver
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), 5.0)  # again, should a library swallow it
     try:
         yield
     finally:
@@ -178,25 +198,45 @@ def report(flags: argparse.Namespace, base: TrialConfig) -> int:
 
 
 def measure(flags: argparse.Namespace, base: TrialConfig) -> int:
-    """Time an epoch of each stage, and say what a seed takes and how many the budget is enough for; an epoch of pretraining is
-    taken as half one of a pair."""
+    """Time an epoch of each stage and its validation, and say what a seed takes and how many the budget is enough for; an
+    epoch of pretraining is taken as half one of a pair."""
     torch.set_num_threads(1)
     workspace = Workspace(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     data = workspace.data(base)
     steps = steps_per_epoch(base, data)
     one, two = (epoch_seconds(base, workspace, diverse) for diverse in (False, True))
+    looked = validation_seconds(base, workspace)
     branch = base.epochs - base.switch_epoch
-    seed = (base.pretrain_epochs * one / 2 + base.epochs * one + (len(ARMS) - 1) * branch * two) / 60
+    epochs = base.switch_epoch + len(ARMS) * branch
+    training = base.pretrain_epochs * one / 2 + base.epochs * one + (len(ARMS) - 1) * branch * two
+    images = (len(data.validation) + 2 * len(data.test)) / len(data.validation)  # test data, and as many of another kind
+    final = len(ARMS) * looked * images * base.test_samples / base.validation_samples
+    seed = (training + epochs * looked + final) / 60
     print(f"{data.describe()}\n{base.arch}, {base.precision}, batch {base.batch_size}, {environment()['device']}")
+    if workspace.fallback:
+        print(workspace.fallback)
     for stage, seconds in (("one", one), ("two", two)):
         rate = steps * base.batch_size / seconds
         print(f"stage {stage}: {seconds:.2f} s an epoch, {1e3 * seconds / steps:.2f} ms a step, {rate:,.0f} images/s")
-    print(f"a seed of {base.epochs} epochs, {len(ARMS)} arms: about {seed:.1f} min without evaluation")
+    print(f"a seed of {base.epochs} epochs, {len(ARMS)} arms: about {seed:.1f} min, of which {training / 60:.1f} are steps")
     if seed <= flags.budget:
         print(f"--budget {flags.budget:g}: {int(flags.budget / seed)} seeds one after the other, more with --processes")
     else:
-        print(f"--budget {flags.budget:g}: not one seed; one would take --epochs {int(base.epochs * flags.budget / seed)}")
+        shorter = max(3, int(base.epochs * flags.budget / seed))
+        print(f"--budget {flags.budget:g}: not one seed; one would take --epochs {shorter}")
     return ALL_ENDED
+
+
+def validation_seconds(base: TrialConfig, workspace: Workspace) -> float:
+    """Of what `fit` predicts after every epoch; the second time counts."""
+    data = workspace.data(base)
+    pair = workspace.pair(base, data)
+    for _ in range(2):
+        began = time.perf_counter()
+        predictives(pair, data, "validation", samples=base.validation_samples, epoch=0, device=workspace.device)
+        if workspace.device.type == "cuda":
+            torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 def epoch_seconds(base: TrialConfig, workspace: Workspace, diverse: bool) -> float:

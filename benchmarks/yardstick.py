@@ -18,13 +18,13 @@ import torch
 from timing import caption, table
 from torch import nn
 
-from mldiv import evaluate, metrics
+from mldiv import evaluate, metrics, records
 from mldiv.config import TrialConfig
 from mldiv.data import ImageData, eval_batches
 from mldiv.epochs import dataset
 from mldiv.models import build
 from mldiv.posterior import GaussianPosterior
-from mldiv.pretrain import pretrained
+from mldiv.pretrain import pretrained, pretraining_id
 from mldiv.store import Store
 
 #: With which the public weights' images were normalised.
@@ -58,16 +58,19 @@ def public(path: Path, config: TrialConfig, device: torch.device) -> dict[str, f
 
 def trained(config: TrialConfig, store: Store, device: torch.device) -> tuple[dict[str, float], list[list[str]]]:
     """Test scores, and the learning curve: epoch, validation accuracy and NLL."""
-    data, rows = dataset(config).to(device), []
+    data = dataset(config).to(device)
+    kept = store.folder / f"curve-{pretraining_id(config, 'pretrain')}.jsonl"  # beside the store's progress, to be resumed too
 
     def report(epoch: int, module: nn.Module) -> None:
         found = score(module, config, data, "validation", device)
-        rows.append([str(epoch + 1), f"{100 * found['accuracy']:.2f}", f"{found['nll']:.4f}"])
-        print(" ".join(rows[-1]), flush=True)
+        records.append_line(kept, {"epoch": epoch + 1} | found)
+        print(f"epoch {epoch + 1}: accuracy {found['accuracy']:.4f}, NLL {found['nll']:.4f}", flush=True)
 
     state, _ = pretrained(config, data, store, device, report=report)
     module = _copy(nn.Module(), config, data).to(device)
     module.load_state_dict(state)
+    curve = {line["epoch"]: line for line in records.read_lines(kept)}
+    rows = [[str(epoch), f"{100 * one['accuracy']:.2f}", f"{one['nll']:.4f}"] for epoch, one in sorted(curve.items())]
     return score(module, config, data, "test", device), rows
 
 

@@ -107,7 +107,7 @@ def load(
 
     validation_size: images, or None for validation_fraction of the training images. train_size, test_size: cut to so many
     images; None keeps all. image_size: of a folder's images (the other sets have theirs). test_split "development": the test
-    images are taken from the training set, as many as test_size or validation_fraction says; the official ones stay unread.
+    images are taken from the training set, as many as test_size or validation_fraction says; the official ones stay unused.
 
     Raises: DataError for data that is missing or damaged, or sizes that it cannot give.
     """

@@ -54,7 +54,7 @@ def parse_flags(study: Any, argv: Sequence[str] | None) -> Namespace:
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """The settings of ``--set NAME=VALUE``: numbers, true, false and null as in JSON, anything else a word.
+    """The settings of ``--set NAME=VALUE``: numbers, true, false and null (none) as in JSON, anything else a word.
 
     Raises: ConfigError for what is no such pair, and for what a study or a flag of its own decides.
     """

@@ -60,7 +60,7 @@ def pretrained(
     report: Report = lambda epoch, module: None,
 ) -> tuple[State, int]:  # fmt: skip
     """The state dict of the network pretrained with this configuration's data, recipe and seed, and how many epochs were
-    trained for it just now: none when it is in the store.
+    trained for it, interrupted attempts included: none when it was in the store.
 
     purpose: names the random streams, so that a second, different network can be pretrained with the same seed; report: hears
     of every epoch that is trained now, by its number, with the network after it.
@@ -70,16 +70,16 @@ def pretrained(
 
     def compute() -> State:
         nonlocal trained
-        state, trained = _train(config, data, store, name, device, purpose, report)
-        return state
+        trained = config.pretrain_epochs
+        return _train(config, data, store, name, device, purpose, report)
 
     return store.get(name, compute, device), trained
 
 
 def _train(
     config: TrialConfig, data: ImageData, store: Store, name: str, device: torch.device, purpose: str, report: Report
-) -> tuple[State, int]:  # fmt: skip
-    """Plain supervised training, resumed at its last whole epoch; the state, and how many epochs were trained."""
+) -> State:  # fmt: skip
+    """Plain supervised training, resumed at its last whole epoch."""
     steps_per_epoch(config, data)
     module = network(config, data.classes, data.channels, purpose, data.train.images.shape[-1]).to(device)
     optimizer = optimizer_of(config, module.parameters(), config.weight_decay)
@@ -105,4 +105,4 @@ def _train(
         if world.rank() == 0 and epoch + 1 < config.pretrain_epochs:
             state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}
             store.keep_progress(name, state)
-    return module.state_dict(), config.pretrain_epochs - start
+    return module.state_dict()

@@ -81,7 +81,7 @@ class Study:
         return replace(
             self,
             arms=arms,
-            compare=tuple(name for name in self.compare if name in arms),
+            compare=tuple(name for name in arms if name != self.baseline),
             contrasts={name: weights for name, weights in contrasts.items() if set(weights) <= set(arms)},
         )
 
@@ -134,11 +134,21 @@ class Run:
         self.store = Store((flags.store or self.out.parent / "trunks").resolve(), int(flags.store_size * 1e9))
         root = str(Path(flags.data_root).expanduser().resolve()) if flags.data_root else None
         given = {name: getattr(flags, name) for name in ("data", "arch", "width", "ood")}
-        self.base = configure(self.preset_name, given | {"data_root": root} | parse_settings(flags.set), study.settings)
+        self.base = configure(self.preset_name, given | {"data_root": root}, study.settings).replace(**self._set())
         self.study = study.only(flags.arm, self.base)
         self.study.make_arms(self.base)
         self._check_workers()
         self._check_ways()
+
+    def _set(self) -> Changes:
+        """The settings of --set.
+
+        Raises: ConfigError where one would let a choice of defaults see the official test data.
+        """
+        found = parse_settings(self.flags.set)
+        if "test_split" in found and "test_split" in self.study.settings:
+            raise ConfigError(f"--set test_split: {self.study.name} is for choosing defaults, which never sees the test data")
+        return found
 
     def _check_networks(self) -> None:
         """Whether every arm's network can be built for this data."""

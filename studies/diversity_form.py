@@ -1,8 +1,8 @@
 """Which form of the diversity terms works best: what is measured, how it is transformed and normalised, through which fusion?
 
-One choice is changed at a time, with both terms on at the paper's weights; the weights of unbounded forms stand beside them
-so that none is judged at one scale alone. For choosing defaults: scores are of development images, taken from the training
-set; the official test set is not read.
+One form is changed at a time, with both terms on at the paper's weights; two unbounded forms also at a tenth of theirs. None
+is tuned, so a form that fails here may do better at a weight of its own. For choosing defaults: scores are of development
+images, taken from the training set; the official test set is not used.
 """
 
 from analysis.build import build

@@ -1,7 +1,8 @@
 """Which recipe trains a pair best: the start of sigma, the KL's weight, the temperature, the optimiser and its schedule?
 
 One setting is changed at a time, in plain mutual learning: the baseline is tuned for its own sake, before any diversity term.
-For choosing defaults: scores are of development images, taken from the training set; the official test set is not read.
+For choosing defaults: scores are of development images, taken from the training set; the official test set
+is not used. Learning rate, schedule, clipping and optimiser act on the second peer's pretraining too; AdamW needs another rate.
 """
 
 from analysis.build import build

@@ -53,7 +53,7 @@ def test_development_images_come_from_the_training_set():
     assert rows(held.train) | rows(held.validation) | rows(held.test) == rows(whole.train) | rows(whole.validation)
     assert not rows(held.test) & (rows(held.train) | rows(held.validation) | rows(whole.test))
     assert "200 development images" in held.describe() and "stand in for test data" in held.describe()
-    assert torch.bincount(held.test.labels).tolist() == [20] * 10 or torch.bincount(held.test.labels).min() >= 18
+    assert torch.bincount(held.test.labels).min() >= 18
     assert held.fingerprint != digits(validation_size=100).fingerprint  # it trains on other images
 
 

@@ -24,18 +24,19 @@ def stepped(config, gradients):
 
 def test_sgd_is_momentum_without_weight_decay(tiny):
     config = tiny.replace(lr=0.1, momentum=0.5)
-    moved, _ = stepped(config, [1.0, -2.0])
-    assert torch.allclose(moved, torch.full_like(moved, -0.1 * 1.0 - 0.1 * (0.5 * 1.0 - 2.0)), atol=1e-6)
+    for moved in stepped(config, [1.0, -2.0]):
+        assert torch.allclose(moved, torch.full_like(moved, -0.1 * 1.0 - 0.1 * (0.5 * 1.0 - 2.0)), atol=1e-6)
 
 
 def test_adamw_is_adam_with_the_momentum_as_first_beta(tiny):
     config = tiny.replace(optimizer="adamw", lr=0.01, momentum=0.8)
-    moved, _ = stepped(config, [0.5, -0.3])
+    moved, rho = stepped(config, [0.5, -0.3])
     first, second, expected = 0.0, 0.0, 0.0
     for step, gradient in enumerate((0.5, -0.3), 1):
         first, second = 0.8 * first + 0.2 * gradient, 0.999 * second + 0.001 * gradient**2
         expected -= 0.01 * (first / (1 - 0.8**step)) / ((second / (1 - 0.999**step)) ** 0.5 + 1e-8)
     assert torch.allclose(moved, torch.full_like(moved, expected), rtol=1e-3)
+    assert torch.allclose(rho, torch.full_like(rho, expected), rtol=1e-3)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

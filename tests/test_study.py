@@ -99,6 +99,7 @@ def test_set_changes_any_setting(study, capsys, tmp_path):
 
     base = Run(study, parse_flags(study, given)).base
     assert (base.epochs, base.switch_epoch, base.channels_last, base.schedule) == (20, 5, True, "step")
+    assert Run(study, parse_flags(study, ["--preset", "small", "--set", "train_size=null"])).base.train_size is None
     for wrong, message in (
         ("epoch=20", "did you mean 'epochs'?"),
         ("epochs", "expected NAME=VALUE"),
@@ -111,6 +112,11 @@ def test_set_changes_any_setting(study, capsys, tmp_path):
         assert code == 2 and message in err[0] and not (tmp_path / "x").exists()
 
 
+def test_what_chooses_defaults_never_sees_the_test_data(capsys, tmp_path):
+    code, _, err = run(load("recipe"), capsys, "--set", "test_split=official", "--out", str(tmp_path / "x"))
+    assert code == 2 and "never sees the test data" in err[0]
+
+
 def test_some_arms_alone(capsys, tmp_path):
     study = load("ablation")
     code, out, _ = run(study, capsys, "--arm", "with both", "--dry-run", "--out", str(tmp_path / "x"))
@@ -121,6 +127,9 @@ def test_some_arms_alone(capsys, tmp_path):
     assert header["arms"] == ["mutual learning", "with both"] and header["compare"] == ["with both"] and not header["contrasts"]
     whole = [flag for arm in list(study.arms)[3:] for flag in ("--arm", arm)]
     assert len(Run(study, parse_flags(study, whole))._header()["contrasts"]) == 3
+    starts = load("initialization")
+    named = Run(starts, parse_flags(starts, ["--arm", "both scratch, no diversity"]))._header()
+    assert named["compare"] == ["both scratch, no diversity"]
     code, _, err = run(study, capsys, "--arm", "with bot")
     assert code == 2 and "did you mean 'with both'?" in err[0]
 
