@@ -118,6 +118,8 @@ def _cautions(study: StudyData, found: dict[str, Difference]) -> list[str]:
             "have something to tune, and repeated on fresh seeds; arms of one seed saw the same batches, augmentations and "
             "weight noise."
         )
+    if study.development:
+        lines.append(f"Wherever this says test, it means {study.scored}; the official test set is unused.")
     if header.get("data_is_subset") or header["preset"] == "demo":
         lines.append(f"This is a small run ({header['data']}): it says nothing about other sizes.")
     if missing := study.missing():

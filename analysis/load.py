@@ -100,6 +100,16 @@ class StudyData:
     def baseline(self) -> str | None:
         return self.header["baseline"]
 
+    @property
+    def development(self) -> bool:
+        """Whether images of the training set stand in for the test data."""
+        return self.header["settings"].get("test_split") == "development"
+
+    @property
+    def scored(self) -> str:
+        """Of which data the final scores are, in words."""
+        return "development images, held out from the training set" if self.development else "test data"
+
     def member(self, arm: str) -> str:
         """Whose predictions the arm is judged by: a key of JUDGED."""
         return self.header.get("members", {}).get(arm, "pair")

@@ -32,7 +32,7 @@ def caption(study: StudyData) -> list[str]:
         f"Data: {header['data']}{subset}. Network: {settings['arch']} at width {settings['width']:g}, every arm trained "
         f"for {settings['epochs']} epochs, batch {settings['batch_size']} over {header['world_size']} worker(s), unless the "
         f"arm says otherwise; preset {header['preset']}.",
-        f"Scores of {_members(study)} ({settings['test_samples']} weight samples per peer) on test data: mean ± "
+        f"Scores of {_members(study)} ({settings['test_samples']} weight samples per peer) on {study.scored}: mean ± "
         "sample standard error over seeds (n); n = 1 has no error. Bold: best mean of the column, which is not yet a "
         "significant one.",
         f"Selection: {_selection(study)}; the choice repeated on seeds {', '.join(map(str, study.seeds))}.",

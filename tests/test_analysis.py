@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from synthetic_records import make, write
+from synthetic_records import SETTINGS, make, write
 
 from analysis import build, load, tables
 from analysis.columns import COLUMNS, GROUPS
@@ -193,3 +193,15 @@ def test_the_analysis_needs_no_torch_ray_or_optuna(tmp_path):
 def test_a_wrong_folder_is_one_clear_line(tmp_path):
     done = subprocess.run([sys.executable, "-m", "analysis", str(tmp_path / "no")], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "study.json: no such file" in done.stderr
+
+
+def test_development_images_are_called_by_their_name(tmp_path):
+    held, plain = (
+        build.analyse(make(tmp_path / split, NLL, settings=SETTINGS | {"test_split": split}))
+        for split in ("development", "official")
+    )
+    said = "development images, held out from the training set"
+    assert f"on {said}: mean" in tables.markdown(held.study, held.table)
+    assert "on test data: mean" in tables.markdown(plain.study, plain.table)
+    assert f"Wherever this says test, it means {said}; the official test set is unused." in held.answer()
+    assert "Wherever" not in plain.answer()
