@@ -34,7 +34,7 @@ class GaussianPosterior(nn.Module):
     Raises: ValueError for a module without such layers, or a start value or mode that cannot be.
     """
 
-    def __init__(self, module: nn.Module, *, initial_sigma: float = 0.1, sigma_mode: str = "relative") -> None:
+    def __init__(self, module: nn.Module, *, initial_sigma: float = 0.03, sigma_mode: str = "relative") -> None:
         super().__init__()
         if sigma_mode not in ("relative", "absolute"):
             raise ValueError(f"sigma_mode {sigma_mode!r}: expected relative or absolute")

@@ -20,7 +20,7 @@ WEIGHTS: dict[str, tuple[float, float]] = {"alpha": (0.01, 10.0), "beta": (0.02,
 RANGES: dict[str, Suggest] = {
     "lr": lambda trial, config: trial.suggest_float("lr", config.lr / 4, config.lr * 2, log=True),  # default: the preset's
     "kl_weight": lambda trial, _: trial.suggest_float("kl_weight", 0.01, 1.0, log=True),  # default 0.1
-    "temperature": lambda trial, _: trial.suggest_float("temperature", 1.0, 8.0, log=True),  # default 3
+    "temperature": lambda trial, _: trial.suggest_float("temperature", 0.5, 8.0, log=True),  # default 1
     "alpha": lambda trial, _: trial.suggest_float("alpha", *WEIGHTS["alpha"], log=True),  # default 1, as in the paper
     "beta": lambda trial, _: trial.suggest_float("beta", *WEIGHTS["beta"], log=True),  # default 2, as in the paper
     "kernel": lambda trial, _: trial.suggest_categorical("kernel", list(KERNELS)),  # default cosine, Eq. (14)
