@@ -26,10 +26,23 @@ def tiny_demo(monkeypatch):
     monkeypatch.setitem(presets.PRESETS, "demo", replace(demo, settings=demo.settings | TINY, samples=1, seeds=2, cut={}))
 
 
+#: Of the studies with many arms, those that are unlike the others; the plan of all is made in test_study.py.
+SOME_ARMS = {
+    "recipe": ["adamw, lr 0.003", "rho_lr_scale 100", "schedule step"],
+    "diversity_form": [
+        "no diversity",
+        "feature: -KL, sum",
+        "parameter: symmetric KL, exp, at switch",
+        "feature: fusion frozen",
+    ],
+}
+
+
 def run(name, folder, *flags):
     study = runpy.run_path(str(ROOT / "studies" / f"{name}.py"))["STUDY"]
     samples = ("--samples", "8") if name == "weight_balance" else ("--samples", "1")
     argv = ["--preset", "demo", "--in-process", "--out", str(folder / name), "--store", str(folder / "store"), *samples, *flags]
+    argv += [flag for arm in SOME_ARMS.get(name, []) for flag in ("--arm", arm)]
     assert study.main(build, argv) == 0
     return folder / name
 
