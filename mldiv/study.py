@@ -39,7 +39,7 @@ class Study:
     the others, or those in ``compare``, are compared with; contrasts: name -> weight of each arm's score in it, or a
     function of the arms; members: whose predictions an arm is judged by, where not by the pair's.
     batch: open Optuna trials per arm; samples: of each arm's search, where the preset's number does not serve;
-    settings: what this study sets in the preset's configuration, e.g. that it never reads the official test set;
+    settings: what this study sets in the preset's configuration, e.g. that the official test set is not used;
     search_seeds: with how many seeds each suggestion is trained; ranges: of what is searched; surface: alpha's and beta's
     positive range, where their response surface is to be drawn; sizes: configurations whose step is timed.
     """
