@@ -175,9 +175,3 @@ def test_cluster_file_follows_rays_schema():
     assert config["head_node_type"] == "head" and config["available_node_types"]["gpu_worker"]["max_workers"] > 0
     with pytest.raises(Exception, match="max_wrkers"):
         validate_config(config | {"max_wrkers": 3})
-
-
-def test_readme_tree_names_every_file():
-    text = (ROOT / "README.md").read_text()
-    for path in [*(ROOT / "mldiv").glob("*.py"), *(ROOT / "analysis").glob("*.py")]:
-        assert path.name.startswith("__") or path.name in text, path.name

@@ -1,0 +1,61 @@
+"""What the documents name is there: README's tree, links between files, headings they point to."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def anchors(text: str) -> set[str]:
+    """Headings as the addresses they get on a page: lower case, no punctuation, dashes for spaces."""
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken(document: Path) -> list[str]:
+    """Links of a document to files or headings that are not there."""
+    missing = []
+    for link in LINK.findall(document.read_text()):
+        name, _, heading = link.partition("#")
+        target = document.parent / name if name else document
+        if "://" in link:
+            continue
+        if not target.exists() or (heading and heading not in anchors(target.read_text())):
+            missing.append(link)
+    return missing
+
+
+def test_readme_tree_names_every_file():
+    text = (ROOT / "README.md").read_text()
+    for path in [*(ROOT / "mldiv").glob("*.py"), *(ROOT / "analysis").glob("*.py")]:
+        assert path.name.startswith("__") or path.name in text, path.name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(document):
+    assert not broken(document)
+
+
+def test_a_broken_link_is_found(tmp_path):
+    (tmp_path / "a.md").write_text(
+        "# One, two\n[x](b.md) [y](#one-two) [z](#three) [w](https://example.org/none) [v](a.md#one-two)"
+    )
+    assert broken(tmp_path / "a.md") == ["b.md", "#three"]
+
+
+@pytest.mark.skipif(not shutil.which("git") or not (ROOT / ".git").exists(), reason="no checkout")
+def test_what_documents_link_to_is_not_ignored():
+    targets = {
+        (document.parent / link.partition("#")[0]).resolve()
+        for document in DOCUMENTS
+        for link in LINK.findall(document.read_text())
+        if "://" not in link and not link.startswith("#")
+    }
+    done = subprocess.run(["git", "check-ignore", *map(str, targets)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == ""
