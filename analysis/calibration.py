@@ -128,28 +128,6 @@ def ece_interval(
     return replace(found, low=found.estimate / factor, high=min(found.estimate * factor, 1.0))
 
 
-def ece_difference(
-    arm: tuple[np.ndarray, np.ndarray],
-    baseline: tuple[np.ndarray, np.ndarray],
-    *,
-    draws: int = bootstrap.DRAWS,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> Interval | None:
-    """The mean ECE of an arm less that of the baseline, with its interval over seeds and test images.
-
-    arm, baseline: confidence and correct, each [seeds, images], rows paired by seed and columns by image; None for one
-    seed. It covers the expected difference on test sets of this size: two models with the same true error but different
-    confidences can differ. In simulations as for ``ece_interval`` 95 % intervals held 94 to 97 %.
-    """
-    (seeds, images), shape = np.shape(arm[0]), np.shape(baseline[0])
-    if shape != (seeds, images):
-        raise ValueError(f"an arm with [seeds, images] {(seeds, images)} cannot be paired with {shape}")
-    one, other = image_eces(*arm), image_eces(*baseline)
-    difference = lambda weights: one(weights) - other(weights)  # noqa: E731
-    return bootstrap.two_way_statistic(difference, seeds, images, draws=draws, seed=seed, level=level)
-
-
 def image_eces(confidence: np.ndarray, correct: np.ndarray) -> bootstrap.PerSeed:
     """A function from weights of images [draws, images] to the ECE of each seed [draws, seeds]; inputs [seeds, images]."""
     confidence = np.asarray(confidence, float)

@@ -120,16 +120,6 @@ class Surface:
         """Whether the data locate an optimum: a flat surface is ruled out (p <= 0.05), the region is under half the square."""
         return self.p_flat <= FLAT_LEVEL and self.share < WIDE
 
-    def verdict(self) -> str:
-        """The finding in a sentence or two."""
-        region = f"its 90 % region covers {100 * self.share:.0f} % of the square"
-        point = f"alpha = {self.point[0]:g}, beta = {self.point[1]:g} lies {'inside' if self.inside else 'outside'} it"
-        if self.located:
-            (a, b), (c, d) = self.alpha_interval, self.beta_interval
-            return f"The optimum lies at alpha {a:.2g} to {b:.2g}, beta {c:.2g} to {d:.2g}: {region}, and {point}."
-        flat = f"a flat surface is not ruled out (p = {self.p_flat:.2g}); " if self.p_flat > FLAT_LEVEL else ""
-        return f"The data do not locate an optimum: {flat}{region}, and {point}."
-
 
 def flat_p(positions: np.ndarray, value: np.ndarray, seed: int = 0) -> float:
     """P-value of a flat surface: y' K y against the same after permutations of y over trials.

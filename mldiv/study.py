@@ -22,6 +22,9 @@ from mldiv.store import Store
 
 EARLY_STOPPING = "ASHA within each arm's search, at equal epochs after the last switch"
 
+#: Flags that are settings of the configuration, by the same name.
+SETTING_FLAGS = ("data", "arch", "width", "ood")
+
 #: Builds tables and pictures from a study folder and returns what to print. The studies pass `analysis.build`.
 ReportBuilder = Callable[[Path], str]
 
@@ -133,7 +136,7 @@ class Run:
             raise ConfigError(f"--store-size {flags.store_size:g}: must be greater than zero")
         self.store = Store((flags.store or self.out.parent / "trunks").resolve(), int(flags.store_size * 1e9))
         root = str(Path(flags.data_root).expanduser().resolve()) if flags.data_root else None
-        given = {name: getattr(flags, name) for name in ("data", "arch", "width", "ood")}
+        given = {name: getattr(flags, name) for name in SETTING_FLAGS}
         self.base = configure(self.preset_name, given | {"data_root": root}, study.settings).replace(**self._set())
         self.study = study.only(flags.arm, self.base)
         self.study.make_arms(self.base)
@@ -143,9 +146,12 @@ class Run:
     def _set(self) -> Changes:
         """The settings of --set.
 
-        Raises: ConfigError where one would let a choice of defaults see the official test data.
+        Raises: ConfigError where one would let a choice of defaults see the official test data, or contradicts a flag.
         """
         found = parse_settings(self.flags.set)
+        for name in SETTING_FLAGS:
+            if name in found and getattr(self.flags, name) not in (None, found[name]):
+                raise ConfigError(f"--set {name}={found[name]} contradicts --{name} {getattr(self.flags, name)}: leave one out")
         if "test_split" in found and "test_split" in self.study.settings:
             raise ConfigError(f"--set test_split: {self.study.name} is for choosing defaults, which never sees the test data")
         return found

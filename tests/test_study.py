@@ -112,6 +112,13 @@ def test_set_changes_any_setting(study, capsys, tmp_path):
         assert code == 2 and message in err[0] and not (tmp_path / "x").exists()
 
 
+def test_a_setting_that_contradicts_its_flag(study, capsys, tmp_path):
+    code, _, err = run(study, capsys, "--arch", "resnet8", "--set", "arch=resnet20", "--out", str(tmp_path / "x"))
+    assert code == 2 and "--set arch=resnet20 contradicts --arch resnet8" in err[0] and not (tmp_path / "x").exists()
+    code, _, err = run(study, capsys, "--width", "1", "--set", "width=1.0", "--dry-run", "--out", str(tmp_path / "x"))
+    assert code == 0
+
+
 def test_what_chooses_defaults_never_sees_the_test_data(capsys, tmp_path):
     code, _, err = run(load("recipe"), capsys, "--set", "test_split=official", "--out", str(tmp_path / "x"))
     assert code == 2 and "never sees the test data" in err[0]

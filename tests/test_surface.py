@@ -86,7 +86,6 @@ def test_the_region_holds_the_true_optimum(function, noise):
 def test_a_clear_bowl_is_located():
     surface = fit_surface(*trials(bowl, 40, 0.1, 0), **RANGES)
     assert surface.located and surface.inside and surface.share < 0.1
-    assert surface.verdict().startswith("The optimum lies at alpha") and "alpha = 1, beta = 2 lies inside" in surface.verdict()
     assert surface.alpha_interval[0] <= 10**0.1 <= surface.alpha_interval[1]
     assert abs(np.log10(surface.best[0]) - 0.1) < 0.4 and abs(np.log10(surface.best[1]) - 0.3) < 0.4
     assert 0.05 < surface.noise < 0.2
@@ -109,8 +108,6 @@ def test_a_flat_surface_is_not_located():
     ]
     assert stats.binom.ppf(0.98, 30, 0.05) == 4 and sum(one.located for one in found) <= 4
     assert np.median([one.share for one in found]) > 0.6
-    unsure = next(one for one in found if not one.located)
-    assert "do not locate an optimum" in unsure.verdict() and f"covers {100 * unsure.share:.0f} %" in unsure.verdict()
     # 90 % each for the difference between two points of a flat surface, which is 0
     assert sum(one.gain.low <= 0 <= one.gain.high for one in found) >= 23
 
@@ -120,8 +117,6 @@ def test_an_optimum_is_located_where_the_surface_is_not_flat_and_the_region_smal
     cases = {(0.01, 0.2): True, (0.06, 0.2): False, (0.01, 0.6): False, (0.06, 0.6): False}
     for (p, share), located in cases.items():
         assert replace(surface, p_flat=p, share=share).located == located
-    said = replace(surface, p_flat=0.01, share=0.6).verdict()
-    assert "do not locate" in said and "flat" not in said and "60 %" in said
 
 
 def test_p_of_flat_surfaces_is_uniform_and_small_otherwise():
