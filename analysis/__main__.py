@@ -2,17 +2,20 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from analysis.build import FORMATS, build
 from analysis.join import join
 from mldiv.records import RecordError
+from mldiv.remote import is_url, working_copy
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
-    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="a study's output folder; several are joined")
-    parser.add_argument("--out", type=Path, help="where to write (default: DIR; for several: joined, beside the first)")
+    parser.add_argument("places", nargs="+", metavar="DIR", help="a study's output folder or URL; several are joined")
+    parser.add_argument("--out", type=Path, help="where to write (default: DIR; for several: joined, beside the first or here)")
     parser.add_argument("--format", default=",".join(FORMATS), help=f"what to write, of {','.join(FORMATS)} (default: all)")
     flags = parser.parse_args()
     formats = [name.strip() for name in flags.format.split(",")]
@@ -20,12 +23,28 @@ def main() -> int:
         print(f"analysis: --format {unknown[0]!r} is unknown; known: {', '.join(FORMATS)}", file=sys.stderr)
         return 2
     try:
-        several = len(flags.folders) > 1
-        print(join(flags.folders, flags.out, formats) if several else build(flags.folders[0], flags.out, formats))
-    except (RecordError, OSError) as error:
+        print(_analyse(flags.places, flags.out, formats))
+    except (RecordError, OSError, ValueError) as error:
         print(f"analysis: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _analyse(places: Sequence[str], out: Path | None, formats: Sequence[str]) -> str:
+    """One study's tables, written where the study is unless ``out`` says otherwise, or those of several joined.
+
+    Raises: RecordError, OSError; ValueError for a URL that cannot be.
+    """
+    with ExitStack() as stack:
+        copies = [stack.enter_context(working_copy(place, fetch=False)) for place in places]
+        for copy in copies:
+            copy.pull_study()
+        if len(copies) == 1:
+            text = build(copies[0].local, out, formats, place=places[0] if out is None else "")
+            copies[0].push(folders=False)
+            return text
+        here = Path("joined") if any(is_url(place) for place in places) else None
+        return join([copy.local for copy in copies], out or here, formats)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from analysis.load import StudyData, load
 from analysis.repeats import Repeats, gather, predictions
 from analysis.sections import Finding, findings
 from analysis.signatures import signatures, words
+from mldiv.remote import is_url
 
 #: What can be written: the tables, the report, the reliability diagrams (png: as .png and .pdf).
 FORMATS = ("md", "csv", "tex", "html", "png")
@@ -51,11 +52,11 @@ def analyse(folder: Path) -> Analysis:
     )
 
 
-def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORMATS) -> str:
+def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORMATS, place: str = "") -> str:
     """Write table.md, .csv and .tex, report.html, reliability.png and .pdf and answer.md into ``out`` (default: the folder).
 
-    formats: which of them are written, besides the answer. Returns the text for the terminal: scores, answer, where
-    the files are.
+    formats: which of them are written, besides the answer; place: how ``out`` is called where it is a copy. Returns the text
+    for the terminal: scores, answer, where the files are.
 
     Raises: RecordError when ``folder`` holds no study of this schema version.
     """
@@ -81,5 +82,6 @@ def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORM
     for name, text in kept.items():
         (out / name).write_text(text)
     files = ", ".join([*kept, *(path.name for path in pictures)])
-    where = os.path.relpath(out) if not os.path.relpath(out).startswith("..") else str(out)
+    near = os.path.relpath(out)
+    where = place if is_url(place) else near if not near.startswith("..") else str(out)
     return f"{tables.markdown(study, table, ['scores'])}\n{said}\nIn {where}: {files}"

@@ -1,7 +1,6 @@
 """A Tune trial: hand the configuration to a free worker group and pass its reports on. Imports no torch: it is many."""
 
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -9,7 +8,8 @@ from ray import tune
 
 from mldiv import records
 from mldiv.broker import NAMESPACE
-from mldiv.records import TrialRecord, trial_folder
+from mldiv.records import TrialRecord
+from mldiv.remote import Place, join, working_copy
 
 #: Seconds a poll waits at the broker for news.
 POLL = 5.0
@@ -23,11 +23,13 @@ EMPTY: dict[str, Any] = {
 def client(task: dict[str, Any], broker_name: str, study: str) -> None:
     """Bring the trial to the broker, report its epochs to Tune, and last its status.
 
-    task: {"trial": id, "config": settings, "publish": epochs, "store": folder, "store_limit": bytes}; study: its folder.
+    task: {"trial": id, "config": settings, "publish": epochs, "store": place, or None for one of its own, "store_limit":
+    bytes}; study: its place.
     """
-    folder, trial = trial_folder(Path(study), task["trial"]), task["trial"]
+    trial = task["trial"]
+    place = join(study, "trials", trial)
     broker = ray.get_actor(broker_name, namespace=NAMESPACE)
-    ray.get(broker.submit.remote(trial, task | {"folder": str(folder)}))
+    ray.get(broker.submit.remote(trial, task | {"folder": place}))
     seen, outcome, last = 0, None, dict(EMPTY)
     while outcome is None:
         lines, outcome = ray.get(broker.poll.remote(trial, seen, POLL))
@@ -37,16 +39,18 @@ def client(task: dict[str, Any], broker_name: str, study: str) -> None:
         seen += len(lines)
     if outcome["status"] == "failed":
         with suppress(OSError):  # a full disk, say: the reason is told below all the same
-            write_failure(folder, task, outcome)
+            write_failure(place, task, outcome)
     tune.report(last | {"status": outcome["status"], "reason": outcome["reason"]})
 
 
-def write_failure(folder: Path, task: dict[str, Any], outcome: dict[str, Any]) -> None:
+def write_failure(place: Place, task: dict[str, Any], outcome: dict[str, Any]) -> None:
     """Mark the trial's record as failed, with the reason and the traceback."""
-    try:
-        record = records.read_trial(folder)
-    except records.RecordError:
-        record = TrialRecord(task["trial"], task["config"])
-    record.status = "failed"
-    record.reason = "\n".join(filter(None, (outcome["reason"], outcome.get("traceback"))))
-    records.write_trial(folder, record)
+    with working_copy(place) as copy:
+        try:
+            record = records.read_trial(copy.local)
+        except records.RecordError:
+            record = TrialRecord(task["trial"], task["config"])
+        record.status = "failed"
+        record.reason = "\n".join(filter(None, (outcome["reason"], outcome.get("traceback"))))
+        records.write_trial(copy.local, record)
+        copy.push()

@@ -30,6 +30,10 @@ ENVIRONMENT = {
 }
 
 
+#: Seconds for which the finished study is pushed again to an object store that refuses it.
+PATIENCE = 60.0
+
+
 def has_gpus(address: str) -> bool:
     """Whether the study's cluster has GPUs; a local one has this machine's."""
     if address == "local":
@@ -74,7 +78,7 @@ def worker_resources(preset: Preset, workers: int, total: dict[str, float]) -> A
     return Resources(workers)
 
 
-def conduct(run: Any, header: dict[str, Any], report: Callable[[Path], str]) -> int:
+def conduct(run: Any, header: dict[str, Any], report: Callable[..., str]) -> int:
     """Train everything that is not recorded yet and build the report; the exit code."""
     plan = run.plan(storage=True)
     if recorded_all(plan):
@@ -127,7 +131,7 @@ def train(run: Any, plan: Plan) -> None:
             )
         with Display(run.study.name, plan, run.base.epochs) as display:
             tune.run(
-                plan, run.out, resources=resources, store=run.store, groups=run.flags.groups, progress=display.update,
+                plan, run.copy, resources=resources, store=run.store, groups=run.flags.groups, progress=display.update,
                 scheduler=scheduler,
             )  # fmt: skip
     finally:
@@ -138,7 +142,7 @@ def train_here(run: Any, plan: Plan) -> None:
     """Train the plan in this process, without Ray."""
     _measure(run, scaling.measure_all)
     with Display(run.study.name, plan, run.base.epochs) as display:
-        serial.run(plan, run.out, store=run.store, progress=display.update)
+        serial.run(plan, run.copy, store=run.store, progress=display.update)
 
 
 def _measure(run: Any, measure: Callable[[list[TrialConfig]], list[dict[str, Any]]]) -> None:
@@ -150,13 +154,15 @@ def _measure(run: Any, measure: Callable[[list[TrialConfig]], list[dict[str, Any
         records.write_atomically(path, "".join(json.dumps(records.finite(line)) + "\n" for line in lines))
 
 
-def finish(run: Any, plan: Plan, header: dict[str, Any], report: Callable[[Path], str]) -> int:
+def finish(run: Any, plan: Plan, header: dict[str, Any], report: Callable[..., str]) -> int:
     """Write what the searches chose and the report; print the table and where everything is."""
     records.write_assignments(run.out, plan.assignments)
     records.write_json(run.out / "study.json", header | {"chosen": plan.chosen(), "importance": plan.importance()})
     with suppress(OSError):
-        run.store.refer(run.out, ())
-    print(report(run.out))
+        run.store.refer(run.place, ())
+    run.copy.pull_study()
+    print(report(run.out, place=run.place))
+    run.copy.push(folders=False, patience=PATIENCE)
     print(cost(run, plan), file=sys.stderr)
     bad = [item for item in plan.assignments if not _final(run.out, item.trial)]
     if bad:
@@ -172,7 +178,7 @@ def cost(run: Any, plan: Plan) -> str:
     trained, shared, pretraining = (total[name] for name in records.COSTS)
     return (
         f"{run.study.name}: {trained + shared:,} epochs of {len(found)} trials: {trained:,} trained, {shared:,} shared "
-        f"(from {run.store.folder}); {pretraining:,} epochs of pretraining"
+        f"(from {run.store.place}); {pretraining:,} epochs of pretraining"
     )
 
 

@@ -4,7 +4,6 @@ import json
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mldiv.config import ConfigError
@@ -37,12 +36,13 @@ def parse_flags(study: Any, argv: Sequence[str] | None) -> Namespace:
     )
     parser.add_argument("--stop-early", action="store_true", help="end searched trials early by ASHA, after the switch only")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="DDP processes per trial (default 1)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help=f"where results go (default results/{study.name})")
+    parser.add_argument(
+        "--out", metavar="PLACE", help=f"folder or URL (s3://...) of the results (default results/{study.name})"
+    )
     parser.add_argument(
         "--store",
-        type=Path,
-        metavar="DIR",
-        help="where studies share first stages and pretraining (default: trunks beside --out)",
+        metavar="PLACE",
+        help="folder or URL where studies share first stages and pretraining (default: trunks beside --out)",
     )
     parser.add_argument("--store-size", type=float, default=20.0, metavar="GB", help="size of the store (default 20)")
     parser.add_argument("--no-store", action="store_true", help="share nothing: train every trial from its very start")

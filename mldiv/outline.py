@@ -34,7 +34,7 @@ def outline(run: Any, header: dict[str, Any]) -> str:
         f"{_between(work, other, 'trained')} to train{'' if work == other else ' (fewest if searches end at the defaults)'}",
         f"  {_between(work, other, 'pretraining')} epochs of pretraining to train",
         f"  {groups} worker groups of {run.workers} side by side on this machine: about {clock(max(seconds))}",
-        f"  results in {run.out}, shared first stages in {run.store.folder}",
+        f"  results in {run.place}, shared first stages in {run.store.place}",
     ]
     return "\n".join(lines)
 

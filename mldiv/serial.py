@@ -14,7 +14,8 @@ from mldiv.data import DataError
 from mldiv.fit import fit, summary
 from mldiv.order import Task
 from mldiv.plan import Plan
-from mldiv.records import TrialRecord, trial_folder
+from mldiv.records import TrialRecord
+from mldiv.remote import Copy, join, working_copy
 from mldiv.store import Store
 from mldiv.workspace import Workspace
 
@@ -23,7 +24,7 @@ Progress = Callable[[str, dict[str, Any]], None]
 
 def run(
     plan: Plan,
-    study: Path,
+    study: Path | Copy,
     *,
     store: Store,
     progress: Progress = lambda trial, result: None,
@@ -31,10 +32,12 @@ def run(
 ) -> None:
     """Train every trial of ``plan`` on the GPU, or on the processor where there is none; returns when all have ended.
 
-    deadline: asked before every trial; a true answer ends the run, and the same call goes on later.
+    study: its folder, or the copy here of one on an object store; deadline: asked before every trial; a true answer ends the
+    run, and the same call goes on later.
 
     Raises: ConfigError, DataError and OSError of a trial; any other error ends that trial as "failed", with its traceback.
     """
+    study = study if isinstance(study, Copy) else Copy(Path(study))
     torch.set_num_threads(1)  # as a worker group has it: the same records, to the last bit
     workspace = Workspace(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     while not deadline() and (task := plan.next()) is not None:
@@ -43,23 +46,38 @@ def run(
         progress(task.config.id, {"ended": True, "status": record.status, **_last(record)})
 
 
-def _train(task: Task, plan: Plan, study: Path, store: Store, workspace: Workspace, progress: Progress) -> TrialRecord:
-    trial, folder = task.config.id, trial_folder(study, task.config.id)
+def _train(task: Task, plan: Plan, study: Copy, store: Store, workspace: Workspace, progress: Progress) -> TrialRecord:
+    trial = task.config.id
+    with working_copy(join(study.place, "trials", trial)) as copy:
+        record = _fit(task, plan, copy, store, workspace, progress)
+        if not plan.queue.share:
+            copy.remove("store")
+        copy.push()
+    study.pull(lambda name: name.endswith("/trial.json"), f"trials/{trial}", deep=False)
+    return record
+
+
+def _fit(task: Task, plan: Plan, copy: Copy, store: Store, workspace: Workspace, progress: Progress) -> TrialRecord:
+    trial = task.config.id
 
     def report(line: dict[str, Any]) -> bool:
+        copy.push()
         plan.progress(trial, line["epoch"] + 1)
         progress(trial, summary(line) | {"status": "running"})
         return False
 
-    kept = store if plan.queue.share else Store(study / "alone" / trial, store.limit)
+    kept = store if plan.queue.share else Store(copy.local / "store", store.limit)
     try:
-        return fit(task.config, folder, store=kept, workspace=workspace, publish=task.publish, report=report)
+        return fit(task.config, copy.local, store=kept, workspace=workspace, publish=task.publish, report=report)
     except (ConfigError, DataError, OSError):
         raise
     except Exception as error:
-        found = records.find_trial(study, trial) or TrialRecord(trial, asdict(task.config))
+        try:
+            found = records.read_trial(copy.local)
+        except records.RecordError:
+            found = TrialRecord(trial, asdict(task.config))
         found.status, found.reason = "failed", f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-        records.write_trial(folder, found)
+        records.write_trial(copy.local, found)
         return found
 
 

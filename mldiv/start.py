@@ -72,10 +72,11 @@ def begin(trial: Trial, report: Report, held: contextlib.ExitStack) -> bool:
 
 
 def _resume(trial: Trial) -> None:
-    """Take up the folder's checkpoint, if there is one."""
+    """Take up the folder's checkpoint, if there is one; rank 0 alone reads it, other ranks may be on another machine."""
     path = trial.folder / "checkpoint.pt"
-    if world.from_first(path.exists()):
-        saved = load(path, trial.device)
+    data = world.from_first(path.read_bytes() if world.rank() == 0 and path.exists() else None)
+    if data is not None:
+        saved = load(data, trial.device)
         trial.pair.load_state_dict(saved["pair"])
         trial.optimizer.load_state_dict(saved["optimizer"])
         trial.epoch = saved["epoch"]

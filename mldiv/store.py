@@ -15,18 +15,19 @@ import contextlib
 import hashlib
 import io
 import itertools
+import json
 import os
 import re
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
 
-from mldiv import records, world
+from mldiv import records, remote, world
 
 State = dict[str, Any]
 
@@ -52,12 +53,12 @@ def save_atomically(path: Path, state: State) -> None:
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    _write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
-def load(path: Path, device: torch.device) -> State:
+def load(data: bytes, device: torch.device) -> State:
     """What `save_atomically` wrote: tensors and plain values only."""
-    return torch.load(path, map_location=device, weights_only=True)
+    return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
 
 
 def seal(state: State) -> bytes:
@@ -82,6 +83,13 @@ def unseal(data: bytes) -> bytes:
     return payload
 
 
+class Entry(NamedTuple):
+    """An entry's size in bytes and when it was last used, in seconds since 1970."""
+
+    size: int
+    used: float
+
+
 class Store:
     """One store's folder. All ranks of a group call `read` and `get` together; rank 0 alone touches the files."""
 
@@ -89,11 +97,20 @@ class Store:
         self.folder, self.limit = Path(folder), limit
         self.messages: list[str] = []
 
+    @property
+    def place(self) -> str:
+        """Where the entries are, for people and other processes."""
+        return str(self.folder)
+
     def path(self, name: str) -> Path:
         return self.folder / "entries" / f"{name}.pt"
 
     def has(self, name: str) -> bool:
         return self.path(name).exists()
+
+    def names(self, folder: str) -> list[str]:
+        """What follows ``folder`` in the names of the entries directly in it."""
+        return [path.stem for path in (self.folder / "entries" / folder).glob("*.pt")]
 
     def read(self, name: str, device: torch.device) -> State | None:
         """The entry, or None when there is none; one that is damaged is taken out of the store first."""
@@ -106,19 +123,19 @@ class Store:
     def keep_progress(self, name: str, state: State) -> None:
         """Note how far a computation of the entry has come; without room, an interrupted one begins anew. Rank 0's call."""
         try:
-            _write_atomically(self._progress(name), seal(state))
+            self._write(self._progress(name), seal(state))
         except OSError as error:
-            self._tell(f"progress of {name} could not be saved ({error.strerror})")
+            self._tell(f"progress of {name} could not be saved ({error.strerror or error})")
 
     def publish(self, name: str, state: State) -> bool:
         """Store ``state`` under ``name`` and keep to the limit; whether it is there now. Rank 0's call."""
         self._sweep()
         try:
-            _write_atomically(self.path(name), seal(state))
-            self._progress(name).unlink(missing_ok=True)
+            self._write(self.path(name), seal(state))
+            self._remove(self._progress(name))
             self.evict(keep=name)
         except OSError as error:
-            self._tell(f"{name} could not be stored ({error.strerror}); training goes on without it")
+            self._tell(f"{name} could not be stored ({error.strerror or error}); training goes on without it")
             return self.has(name)
         return True
 
@@ -175,70 +192,88 @@ class Store:
     def _read(self, path: Path, device: torch.device) -> State | None:
         """What all ranks get of the file that rank 0 reads."""
         payload = world.from_first(self._payload(path) if world.rank() == 0 else None)
-        return None if payload is None else torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+        return None if payload is None else load(payload, device)
 
     def _payload(self, path: Path) -> bytes | None:
         name = path.relative_to(self.folder)
         try:
-            payload = unseal(path.read_bytes())
-            with contextlib.suppress(OSError):  # another user's, or deleted just now
-                os.utime(path)  # the time of last use, for eviction
-            return payload
+            return unseal(self._bytes(path))
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._tell(f"{name} could not be read ({error.strerror}) and is computed anew")
+            self._tell(f"{name} could not be read ({error.strerror or error}) and is computed anew")
         except Damaged as error:
             self._tell(f"{name} was damaged ({error}) and is computed anew")
             with contextlib.suppress(OSError):
-                path.unlink()
+                self._remove(path)
         return None
+
+    # Files, which a store elsewhere keeps in its own way
+
+    def _bytes(self, path: Path) -> bytes:
+        data = path.read_bytes()
+        with contextlib.suppress(OSError):  # another user's, or deleted just now
+            os.utime(path)  # the time of last use, for eviction
+        return data
+
+    def _write(self, path: Path, data: bytes) -> None:
+        write_atomically(path, data)
+
+    def _remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
 
     # Size and references
 
-    def entries(self) -> dict[str, os.stat_result]:
-        """Every entry's name and file status; one that another process deletes meanwhile is left out."""
+    def entries(self) -> dict[str, Entry]:
+        """Every entry by its name; one that another process deletes meanwhile is left out."""
         root, found = self.folder / "entries", {}
         for path in root.rglob("*.pt"):
             with contextlib.suppress(FileNotFoundError):
-                found[str(path.relative_to(root).with_suffix(""))] = path.stat()
+                status = path.stat()
+                found[str(path.relative_to(root).with_suffix(""))] = Entry(status.st_size, status.st_mtime)
         return found
 
-    def refer(self, study: Path, patterns: Collection[str]) -> None:
+    def refer(self, study: str | Path, patterns: Collection[str]) -> None:
         """Note which entries ``study`` still needs: regular expressions of whole names. None: it needs nothing more."""
         path = self.folder / "references" / f"{records.trial_id({'study': str(study)})}.json"
         if patterns:
-            records.write_json(path, {"study": str(study), "entries": sorted(patterns)})
+            reference = {"study": str(study), "entries": sorted(patterns)}
+            self._write(path, json.dumps(reference, indent=1).encode())
         else:
-            path.unlink(missing_ok=True)
+            self._remove(path)
 
     def referenced(self) -> list[re.Pattern[str]]:
         """What studies that still exist need."""
         patterns = []
-        for path in (self.folder / "references").glob("*.json"):
-            with contextlib.suppress(records.RecordError, re.error, KeyError, TypeError):  # damaged: it refers to nothing
-                reference = records.read_json(path)
-                if Path(reference["study"]).exists():
+        for text in self._references():
+            with contextlib.suppress(ValueError, re.error, KeyError, TypeError):  # damaged: it refers to nothing
+                reference = json.loads(text)
+                if remote.is_there(reference["study"]):
                     patterns += [re.compile(one) for one in reference["entries"]]
         return patterns
+
+    def _references(self) -> Iterator[bytes]:
+        for path in (self.folder / "references").glob("*.json"):
+            with contextlib.suppress(OSError):
+                yield path.read_bytes()
 
     def evict(self, keep: str = "") -> list[str]:
         """Delete the longest unused entries that no study references until the rest fits the limit; their names."""
         self._sweep()
         entries = self.entries()
-        excess = sum(entry.st_size for entry in entries.values()) - self.limit
+        excess = sum(entry.size for entry in entries.values()) - self.limit
         evicted: list[str] = []
         if excess <= 0:
             return evicted
         patterns = self.referenced()
-        for name, entry in sorted(entries.items(), key=lambda item: item[1].st_mtime):
+        for name, entry in sorted(entries.items(), key=lambda item: item[1].used):
             if excess <= 0:
                 break
             if name == keep or any(pattern.fullmatch(name) for pattern in patterns):
                 continue
-            self.path(name).unlink(missing_ok=True)
+            self._remove(self.path(name))
             evicted.append(name)
-            excess -= entry.st_size
+            excess -= entry.size
         return evicted
 
     def _sweep(self) -> None:
@@ -253,7 +288,11 @@ class Store:
             self.messages.append(message)
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` so that a reader, or a crash, sees the old file or the new one and nothing between.
+
+    Raises: OSError, with no trace left, when it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:

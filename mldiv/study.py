@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mldiv
-from mldiv import datasets, ood, records
+from mldiv import datasets, ood, records, remote
 from mldiv.config import PATHS, ConfigError, TrialConfig, nearest
 from mldiv.epochs import dataset
 from mldiv.flags import DEFAULT_RULE, parse_flags, parse_settings
@@ -17,8 +17,8 @@ from mldiv.models import build
 from mldiv.plan import Arm, Plan, journal, make_arm, search_seeds
 from mldiv.presets import PRESETS, Preset, configure
 from mldiv.records import RecordError
+from mldiv.remote_store import open_store
 from mldiv.search_space import RANGES, SELECTION, Ranges
-from mldiv.store import Store
 
 EARLY_STOPPING = "ASHA within each arm's search, at equal epochs after the last switch"
 
@@ -26,7 +26,7 @@ EARLY_STOPPING = "ASHA within each arm's search, at equal epochs after the last 
 SETTING_FLAGS = ("data", "arch", "width", "ood")
 
 #: Builds tables and pictures from a study folder and returns what to print. The studies pass `analysis.build`.
-ReportBuilder = Callable[[Path], str]
+ReportBuilder = Callable[..., str]
 
 
 Changes = dict[str, Any]
@@ -119,12 +119,26 @@ class Study:
             return 1
 
 
+def _place(flag: str, given: str) -> remote.Place:
+    """A folder's full path, or a URL that pyarrow knows.
+
+    Raises: ConfigError for another URL.
+    """
+    if not remote.is_url(given):
+        return str(Path(given).expanduser().resolve())
+    try:
+        remote.Remote(given)
+    except ValueError as error:
+        raise ConfigError(f"--{flag} {error}") from None
+    return given
+
+
 class Run:
     """One invocation of a study: checked flags, configuration, plan."""
 
     def __init__(self, study: Study, flags: Namespace) -> None:
         self.study, self.flags = study, flags
-        self.out: Path = (flags.out or Path("results") / study.name).resolve()
+        self.place = _place("out", flags.out or f"results/{study.name}")
         self.preset_name = self._preset()
         self.preset: Preset = PRESETS[self.preset_name]
         self.samples = self._count("samples", study.samples.get(self.preset_name, self.preset.samples), minimum=0)
@@ -134,7 +148,8 @@ class Run:
             self._count("groups", 1)
         if not flags.store_size > 0:
             raise ConfigError(f"--store-size {flags.store_size:g}: must be greater than zero")
-        self.store = Store((flags.store or self.out.parent / "trunks").resolve(), int(flags.store_size * 1e9))
+        store = _place("store", flags.store or remote.join(remote.parent(self.place), "trunks"))
+        self.store = open_store(store, int(flags.store_size * 1e9))
         root = str(Path(flags.data_root).expanduser().resolve()) if flags.data_root else None
         given = {name: getattr(flags, name) for name in SETTING_FLAGS}
         self.base = configure(self.preset_name, given | {"data_root": root}, study.settings).replace(**self._set())
@@ -197,6 +212,16 @@ class Run:
         ood.check(self.base.ood, root, self.base.data)
         self._check_networks()
         self._check_out()
+        with remote.working_copy(self.place, fetch=False) as self.copy:
+            self.copy.pull_study(of_trials=("/trial.json",))
+            return self._start(report)
+
+    @property
+    def out(self) -> Path:
+        """The study's folder on this disk, from the start on."""
+        return self.copy.local
+
+    def _start(self, report: ReportBuilder) -> int:
         header = self._header()
         self._check_same(header)
         if self.flags.dry_run:
@@ -205,6 +230,7 @@ class Run:
             print(outline(self, header))
             return 0
         records.write_json(self.out / "study.json", header)
+        self.copy.push(folders=False)
         from mldiv.conduct import conduct
 
         return conduct(self, header, report)
@@ -235,15 +261,20 @@ class Run:
         return value
 
     def _check_out(self) -> None:
-        for flag, path in (("out", self.out), ("store", self.store.folder)):
+        for flag, place in (("out", self.place), ("store", self.store.place)):
             try:
+                if remote.is_url(place):
+                    remote.Remote(place).try_writing()
+                    continue
+                path = Path(place)
                 if not self.flags.dry_run:
                     path.mkdir(parents=True, exist_ok=True)
                 nearest_folder = next(folder for folder in (path, *path.parents) if folder.exists())
                 with tempfile.TemporaryFile(dir=nearest_folder):
                     pass
             except OSError as error:
-                raise ConfigError(f"--{flag} {path}: cannot be written ({error.strerror}); choose another folder") from None
+                why = error.strerror or error
+                raise ConfigError(f"--{flag} {place}: cannot be written ({why}); choose another folder") from None
 
     def _header(self) -> dict[str, Any]:
         """study.json."""
@@ -298,6 +329,6 @@ class Run:
         ]
         if differing:
             raise ConfigError(
-                f"{self.out} holds another configuration of this study: {'; '.join(differing)}. "
+                f"{self.place} holds another configuration of this study: {'; '.join(differing)}. "
                 "Use the same flags to continue it, or another --out"
             )

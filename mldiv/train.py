@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -23,12 +22,15 @@ from mldiv import warm, world
 from mldiv.broker import END, NAMESPACE, Broker
 from mldiv.config import from_dict
 from mldiv.fit import fit, summary
-from mldiv.store import Store
+from mldiv.remote import Place, working_copy
+from mldiv.remote_store import open_store
 from mldiv.workspace import Workspace
 
 #: Seconds a call for work or news waits at the broker before it comes back empty-handed. Short against the process group's
 #: timeout: ranks other than 0 wait in a collective meanwhile.
 WAIT = 5.0
+#: Seconds for which a finished trial's record is pushed again to an object store that refuses it.
+PATIENCE = 600.0
 #: Seconds for a worker group to start. Ray's 60 are too few on a busy machine, where it then retries in silence.
 START_TIMEOUT = 600
 #: Restarts of a group after deaths of its workers, over its whole life.
@@ -111,7 +113,7 @@ class Groups:
     """
 
     def __init__(
-        self, broker: Any, broker_name: str, resources: Resources, storage: Path, *, trials_left: Callable[[], int],
+        self, broker: Any, broker_name: str, resources: Resources, storage: Place, *, trials_left: Callable[[], int],
         most: int | None = None, first: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.broker, self.broker_name, self.resources, self.storage = broker, broker_name, resources, storage
@@ -163,7 +165,7 @@ class Groups:
             ),
             run_config=ray.train.RunConfig(
                 name=f"{group}-{uuid.uuid4().hex[:8]}",
-                storage_path=str(self.storage),
+                storage_path=self.storage,
                 failure_config=failures,
                 worker_runtime_env=self.worker_environment,  # type: ignore[call-arg]
             ),
@@ -225,17 +227,24 @@ def _train(broker: Any, group: str, task: dict[str, Any], workspace: Workspace) 
     config, trial = from_dict(task["config"]), task["trial"]
 
     def report(line: dict[str, Any]) -> bool:
+        with suppress(OSError):  # the next epoch's push sends it too
+            copy.push()
         return ray.get(broker.report.remote(trial, summary(line)))
 
     try:
-        record = fit(
-            config,
-            Path(task["folder"]),
-            store=Store(Path(task["store"]), task["store_limit"]),
-            workspace=workspace,
-            publish=task["publish"],
-            report=report,
-        )
+        with working_copy(task["folder"], fetch=world.rank() == 0) as copy:
+            record = fit(
+                config,
+                copy.local,
+                store=open_store(task["store"] or copy.local / "store", task["store_limit"]),
+                workspace=workspace,
+                publish=task["publish"],
+                report=report,
+            )
+            if world.rank() == 0:
+                if task["store"] is None:
+                    copy.remove("store")
+                copy.push(patience=PATIENCE)
         outcome = {"status": record.status, "reason": record.reason}
     except ray.exceptions.RayActorError:
         return

@@ -124,7 +124,7 @@ class Trunk:
 
     def _stored(self, beyond: int) -> list[int]:
         """Epochs of the stored prefixes, the longest first."""
-        found = [int(path.stem) for path in self.store.path(self.name(0)).parent.glob("*.pt") if path.stem.isdecimal()]
+        found = [int(name) for name in self.store.names(self.folder) if name.isdecimal()]
         return sorted((epoch for epoch in found if beyond < epoch <= self.config.first_stage), reverse=True)
 
     def publish(self, epoch: int, state: dict[str, Any]) -> None:

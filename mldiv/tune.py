@@ -1,7 +1,7 @@
 """Ray Tune with Optuna: a plan's trials as thin clients of the standing worker groups, early stops included."""
 
 import os
-import shutil
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,7 +19,9 @@ from mldiv import records
 from mldiv.client import client
 from mldiv.early_stopping import AfterSwitch as AfterSwitch
 from mldiv.plan import Plan
-from mldiv.records import find_trial
+from mldiv.records import TrialRecord, find_trial
+from mldiv.remote import Copy, join
+from mldiv.remote_store import open_store
 from mldiv.store import Store
 from mldiv.train import Groups, Resources, start_broker
 
@@ -32,17 +34,21 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
+#: Seconds between two pushes of the study's own files to an object store.
+PUSH = 30.0
+
 Progress = Callable[[str, dict[str, Any]], None]
 
 
 class PlanSearch(Searcher):
     """A `Plan` as a Tune search algorithm: Tune asks it for trials and tells it of their ends."""
 
-    def __init__(self, plan: Plan, study: Path, store: Store, room: Callable[[], int]) -> None:
+    def __init__(self, plan: Plan, study: Copy, store: Store, room: Callable[[], int]) -> None:
         super().__init__(metric="nll", mode="min")
         self.plan, self.study, self.store, self.room = plan, study, store, room
         self.trials: dict[str, str] = {}
         self.written: tuple[int, frozenset[str]] = (0, frozenset())
+        self.pushed = time.monotonic()
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's task; None while answers or a trunk must come first, or no group is free; FINISHED at the end."""
@@ -50,13 +56,12 @@ class PlanSearch(Searcher):
         self._write()
         if task is not None:
             self.trials[trial_id] = task.config.id
-            store = self.store.folder if self.plan.queue.share else self.study / "alone" / task.config.id
             return {
                 "trial": task.config.id,
                 "config": asdict(task.config),
                 "publish": list(task.publish),
                 "bracket": self.plan.brackets.get(task.config.id),
-                "store": str(store),
+                "store": self.store.place if self.plan.queue.share else None,
                 "store_limit": self.store.limit,
             }
         return Searcher.FINISHED if self.plan.done else None
@@ -66,11 +71,18 @@ class PlanSearch(Searcher):
         trial = self.trials.pop(trial_id, None)
         if trial is None:
             return
-        record = find_trial(self.study, trial)
+        record = self._record(trial)
         if record is not None and not record.final and not error and (result or {}).get("status") == "running":
             record.status = "stopped"
         self.plan.tell(trial, record)
         self._write()
+
+    def _record(self, trial: str) -> TrialRecord | None:
+        """The trial's record; None, and the trial is asked for again by the next run, where the store does not answer."""
+        with suppress(OSError):
+            self.study.pull(lambda name: name.endswith("/trial.json"), f"trials/{trial}", deep=False)
+            return find_trial(self.study.local, trial)
+        return None
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
         """The plan fixes what is searched and how it is judged."""
@@ -85,10 +97,13 @@ class PlanSearch(Searcher):
         """Keep the study's assignments and its references in the store up to date."""
         assigned, needed = len(self.plan.assignments), self.plan.queue.needed()
         if assigned != self.written[0]:
-            records.write_assignments(self.study, self.plan.assignments)
-        if needed != self.written[1]:
-            with suppress(OSError):
-                self.store.refer(self.study, needed)
+            records.write_assignments(self.study.local, self.plan.assignments)
+        with suppress(OSError):
+            if needed != self.written[1]:
+                self.store.refer(self.study.place, needed)
+            if time.monotonic() - self.pushed > PUSH:
+                self.pushed = time.monotonic()
+                self.study.push(folders=False)
         self.written = assigned, needed
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,7 +141,7 @@ class Steward(Callback):
 
 def run(
     plan: Plan,
-    study: Path,
+    study: Path | Copy,
     *,
     resources: Resources,
     store: Store | None = None,
@@ -138,17 +153,18 @@ def run(
 ) -> None:
     """Train every trial of ``plan``; Ray must be initialised. Returns when all have ended.
 
-    store: where trials share their first stages (default: in the study's folder); groups: most worker groups side by side
-    (default: what the cluster has, and gets meanwhile); scheduler, stop: Tune's own ways of stopping trials early.
+    study: its folder, or the copy here of one on an object store; store: where trials share their first stages (default: in
+    the study's folder); groups: most worker groups side by side (default: what the cluster has, and gets meanwhile);
+    scheduler, stop: Tune's own ways of stopping trials early.
 
     Raises: RuntimeError with the reason when no worker group is left, or when trials remain without an answer.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    study = Path(study).resolve()
-    store = store or Store(study / "store")
-    mirror = study / "ray"
-    shutil.rmtree(mirror, ignore_errors=True)
+    study = study if isinstance(study, Copy) else Copy(Path(study).resolve())
+    store = store or open_store(join(study.place, "store"))
+    mirror = join(study.place, "ray")
+    study.remove("ray")
     name = f"broker-{uuid.uuid4().hex[:8]}"
     broker = start_broker(name, **(broker_options or {}))
     standing = Groups(
@@ -161,7 +177,7 @@ def run(
         first=asdict(plan.arms[0].config),
     )
     search = PlanSearch(plan, study, store, room=lambda: standing.count + 1)  # so that a group never waits for a client
-    trainable = tune.with_resources(tune.with_parameters(client, broker_name=name, study=str(study)), {"CPU": 0.01})
+    trainable = tune.with_resources(tune.with_parameters(client, broker_name=name, study=study.place), {"CPU": 0.01})
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -175,7 +191,7 @@ def run(
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(mirror),
+            storage_path=mirror,
             verbose=0,
             callbacks=[Steward(broker, progress)],
             stop=stop,

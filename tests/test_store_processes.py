@@ -37,7 +37,7 @@ def test_four_processes_compute_an_entry_once(tmp_path):
         assert [one.exitcode for one in started] == [0] * 4
     (computed,) = tmp_path.glob("computing-*")
     for number in range(4):
-        got = load(tmp_path / f"got-{number}", CPU)
+        got = load((tmp_path / f"got-{number}").read_bytes(), CPU)
         assert torch.equal(got["who"], torch.full((1000,), int(computed.name[-1])))
 
 
@@ -51,7 +51,7 @@ def test_who_waits_computes_when_the_first_is_killed(tmp_path):
             first.kill()
             second.join(60)
             assert second.exitcode == 0
-    assert (load(tmp_path / "got-2", CPU)["who"] == 2).all() and not (tmp_path / "got-1").exists()
+    assert (load((tmp_path / "got-2").read_bytes(), CPU)["who"] == 2).all() and not (tmp_path / "got-1").exists()
 
 
 def test_who_waits_goes_on_once_it_is_published(tmp_path, monkeypatch):

@@ -1,11 +1,13 @@
 """The whole path on a Ray cluster of this module's own: groups, clients, early stops, deaths."""
 
+import json
 import os
 import signal
 
 import pytest
 import ray
 import torch
+from object_store import serve
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from mldiv import records, tune
@@ -13,6 +15,8 @@ from mldiv.conduct import connect
 from mldiv.fit import fit
 from mldiv.plan import Plan, make_arm
 from mldiv.records import find_trial, trial_folder
+from mldiv.remote import Remote, working_copy
+from mldiv.remote_store import open_store
 from mldiv.store import Store
 from mldiv.train import Resources
 
@@ -20,10 +24,12 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster():
-    connect("local")
-    yield
-    ray.shutdown()
+def bucket():
+    """An object store that every process of the cluster finds."""
+    with serve() as url:
+        connect("local")
+        yield url
+        ray.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +47,9 @@ def nothing_left():
     raise AssertionError(f"still taken: {ray.available_resources()} of {ray.cluster_resources()}")
 
 
-def plan(folder, config, seeds=(1,), samples=0):
+def plan(folder, config, seeds=(1,), samples=0, more=()):
     arms = [make_arm("plain", config, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", config, {}, ("alpha", "beta"))]
-    return Plan(arms, folder, samples=samples, seeds=seeds)
+    return Plan([*arms, *more], folder, samples=samples, seeds=seeds)
 
 
 def state(folder, trial):
@@ -165,3 +171,30 @@ def test_asha_stops_searched_trials_after_the_switch_and_no_repeat(tiny, tmp_pat
     assert not any(record.test for record in stopped)
     states = [trial.state.name for trial in arm.study.trials]
     assert states.count("PRUNED") == len(stopped) and "COMPLETE" in states
+
+
+def test_a_sweep_on_an_object_store(tiny, tmp_path, bucket):
+    """A worker dies, a trial fails, and the records on the store are those of trials trained alone on a disk."""
+    config, killed = tiny.replace(epochs=16, switch_epoch=10), []
+    bad = make_arm("bad", config.replace(data="cifar10", data_root=str(tmp_path / "nowhere")), {}, ())
+
+    def progress(trial, result):
+        if not killed and result.get("epoch", 0) >= 3:
+            held = ray.get(broker().state.remote())
+            group = next(group for group, held_trial in held["holding"].items() if held_trial == trial)
+            killed.append(trial)
+            os.kill(held["pids"][group][-1], signal.SIGKILL)
+
+    with working_copy(f"{bucket}/study", fetch=False) as copy:
+        one = plan(copy.local, config, samples=1, more=[bad])
+        tune.run(one, copy, resources=Resources(), progress=progress, store=open_store(f"{bucket}/trunks"))
+        assert one.done
+        assert [find_trial(copy.local, item.trial).status for item in one.assignments if item.arm == "bad"] == ["failed"]
+    text = Remote(f"{bucket}/study/trials/{bad.config.replace(seed=1).id}").read("trial.json")
+    assert "DataError" in json.loads(text)["reason"]
+    with working_copy(f"{bucket}/study") as copy:  # as the next run finds it
+        assert find_trial(copy.local, killed[0]).attempts == 2
+        for changes in ({"alpha": 0.0, "beta": 0.0}, {}):
+            assert_as_trained_alone(copy.local, config.replace(seed=1, **changes), tmp_path)
+        again = plan(copy.local, config, samples=1)
+        assert again.next() is None and again.done

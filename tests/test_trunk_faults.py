@@ -121,14 +121,14 @@ def test_a_damaged_pretrained_network_is_trained_anew(tiny, tmp_path, alone, led
 
 
 def test_a_full_store_costs_no_number(tiny, tmp_path, alone, monkeypatch):
-    write = store_module._write_atomically
+    write = store_module.write_atomically
 
     def full(path, data):
         if "entries" in path.parts:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, data)
 
-    monkeypatch.setattr(store_module, "_write_atomically", full)
+    monkeypatch.setattr(store_module, "write_atomically", full)
     for kernel in ("cosine", "rbf"):
         config = tiny.replace(kernel=kernel)
         record = train(config, tmp_path)

@@ -1,0 +1,234 @@
+"""Folders on an object store: a local copy, pulled before work and pushed after every step of it.
+
+A place is a folder's path, or a URL that pyarrow knows (s3://bucket/folder, gs://..., hdfs://...), as Ray's storage_path is.
+Objects cannot be appended to, renamed or locked, so work goes on in a copy on the local disk. Files travel in the order in
+which they were written: what a crash leaves on the store is what a crash a moment earlier would have left on a disk.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from pyarrow import ArrowException
+from pyarrow.fs import FileSelector, FileSystem, FileType
+
+#: Downloads and uploads side by side: each is mostly waiting.
+SIDE_BY_SIDE = 16
+#: What the analysis reads in a trial's folder: all but the checkpoint.
+OF_ANALYSIS = ("trial.json", "metrics.jsonl", ".parquet")
+#: Seconds between two tries of a push that must not be lost.
+RETRY = 2.0
+
+Place = str
+
+
+class Object(NamedTuple):
+    """A file's size in bytes, and when it was written, in seconds since 1970."""
+
+    size: int
+    written: float
+
+
+def is_url(place: str | Path) -> bool:
+    return "://" in str(place)
+
+
+def join(place: Place, *names: str) -> Place:
+    """The place of something in the folder at ``place``; a URL keeps its query."""
+    if not is_url(place):
+        return str(Path(place, *names))
+    address, mark, query = place.partition("?")
+    return "/".join([address.rstrip("/"), *names]) + mark + query
+
+
+def parent(place: Place) -> Place:
+    if not is_url(place):
+        return str(Path(place).parent)
+    address, mark, query = place.partition("?")
+    return address.rstrip("/").rpartition("/")[0] + mark + query
+
+
+def is_there(place: Place) -> bool:
+    """Whether a folder exists; one on an object store that does not answer counts as existing."""
+    if not is_url(place):
+        return Path(place).exists()
+    try:
+        return bool(Remote(place).exists("study.json"))
+    except (ValueError, OSError):
+        return True
+
+
+def name(place: Place) -> str:
+    """The folder's own name."""
+    return PurePosixPath(place.partition("?")[0]).name
+
+
+class Remote:
+    """A folder on an object store.
+
+    Raises: ValueError, naming the URL, when pyarrow knows no such file system or cannot reach it. Its methods raise OSError.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            self.system, path = FileSystem.from_uri(url)
+        except (ArrowException, ValueError, OSError) as error:
+            raise ValueError(f"{url}: no storage that pyarrow knows ({error})") from None
+        self.path = path.rstrip("/")
+
+    def try_writing(self) -> None:
+        """Raises: OSError when nothing can be written here."""
+        probe = f".writable-{uuid.uuid4().hex}"
+        self.write(probe, b"mldiv")
+        self.remove(probe)
+
+    def exists(self, name: str) -> bool:
+        return self.system.get_file_info(f"{self.path}/{name}").type == FileType.File
+
+    def files(self, folder: str = "", deep: bool = True) -> dict[str, Object]:
+        """Every file below ``folder``, or directly in it, by its name relative to it."""
+        root = f"{self.path}/{folder}".rstrip("/")
+        found = self.system.get_file_info(FileSelector(root, recursive=deep, allow_not_found=True))
+        return {
+            one.path.removeprefix(f"{root}/"): Object(one.size, (one.mtime_ns or 0) / 1e9)
+            for one in found
+            if one.type == FileType.File
+        }
+
+    def read(self, name: str) -> bytes:
+        with self.system.open_input_stream(f"{self.path}/{name}") as file:
+            return file.read()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Readers see the old object or the new one. Folders are made where the store has such."""
+        path = f"{self.path}/{name}"
+        if self.system.type_name != "s3":  # which has none
+            self.system.create_dir(path.rpartition("/")[0], recursive=True)
+        with self.system.open_output_stream(path) as file:
+            file.write(data)
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is not there is left so."""
+        if self.exists(name):
+            self.system.delete_file(f"{self.path}/{name}")
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder with all in it; one that is not there is left so."""
+        if self.files(name):
+            self.system.delete_dir(f"{self.path}/{name}")
+
+
+class Copy:
+    """A folder on the local disk that stands for the one at ``remote``; the folder itself where there is none."""
+
+    def __init__(self, local: Path, remote: Remote | None = None) -> None:
+        self.local, self.remote = local, remote
+        self.pushed: dict[str, tuple[int, int]] = {}
+        self.pulled: dict[str, Object] = {}
+
+    @property
+    def place(self) -> Place:
+        return self.remote.url if self.remote is not None else str(self.local)
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder in it, here and there. Raises: OSError when the store does not let it."""
+        shutil.rmtree(self.local / folder, ignore_errors=True)
+        if self.remote is not None:
+            self.remote.remove_folder(folder)
+
+    def pull(self, wanted: Callable[[str], bool] = lambda name: True, folder: str = "", deep: bool = True) -> None:
+        """Fetch the remote files in ``folder`` whose names are ``wanted`` and that have changed since they were last fetched.
+
+        Raises: OSError.
+        """
+        if self.remote is None:
+            return
+        there = {join(folder, one) if folder else one: size for one, size in self.remote.files(folder, deep).items()}
+        changed = [one for one, found in there.items() if wanted(one) and self.pulled.get(one) != found]
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            list(pool.map(self._fetch, changed))
+        self.pulled |= {one: there[one] for one in changed}
+
+    def pull_study(self, of_trials: tuple[str, ...] = OF_ANALYSIS) -> None:
+        """Fetch a study's own files and, of every trial, those whose names end so. Raises: OSError."""
+        self.pull(deep=False)
+        self.pull(lambda name: name.endswith(of_trials), folder="trials")
+
+    def push(self, folders: bool = True, patience: float = 0.0) -> None:
+        """Send every file that was written since it was last sent or fetched, the first written first.
+
+        folders: those in folders too. patience: seconds for which a failure is tried again.
+
+        Raises: OSError when it still fails.
+        """
+        if self.remote is None:
+            return
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                for one in sorted(changed := self._changed(folders), key=lambda one: (changed[one][0], _among_equals(one))):
+                    self._send(one)
+                return
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY)
+
+    def _changed(self, folders: bool) -> dict[str, tuple[int, int]]:
+        """Time of writing and size of every file to send; half-written ones begin with a dot and are not."""
+        found = {}
+        for path in self.local.rglob("*") if folders else self.local.glob("*"):
+            if path.is_file() and not path.name.startswith("."):
+                status = path.stat()
+                found[str(path.relative_to(self.local))] = status.st_mtime_ns, status.st_size
+        return {one: stamp for one, stamp in found.items() if self.pushed.get(one) != stamp}
+
+    def _send(self, one: str) -> None:
+        path = self.local / one
+        status, data = path.stat(), path.read_bytes()
+        assert self.remote is not None
+        self.remote.write(one, data)
+        self.pushed[one] = status.st_mtime_ns, status.st_size
+
+    def _fetch(self, one: str) -> None:
+        assert self.remote is not None
+        path = self.local / one
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        temporary.write_bytes(self.remote.read(one))
+        os.replace(temporary, path)
+        status = path.stat()
+        self.pushed[one] = status.st_mtime_ns, status.st_size
+
+
+def _among_equals(one: str) -> int:
+    """Of files written within one tick of the clock: an epoch's line goes before its checkpoint, a record after all else."""
+    return {"metrics.jsonl": 0, "checkpoint.pt": 2, "trial.json": 3}.get(PurePosixPath(one).name, 1)
+
+
+@contextmanager
+def working_copy(place: Place, fetch: bool = True) -> Iterator[Copy]:
+    """The folder at ``place``, to work in: itself, or a temporary copy that its user pushes.
+
+    fetch: begin with what is there. Raises: ValueError for a URL that cannot be; OSError.
+    """
+    if not is_url(place):
+        yield Copy(Path(place))
+        return
+    root = Path(tempfile.mkdtemp(prefix="mldiv-"))
+    try:
+        copy = Copy(root / name(place), Remote(place))
+        copy.local.mkdir()
+        if fetch:
+            copy.pull()
+        yield copy
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
