@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import traceback
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -69,13 +70,21 @@ def connect(address: str) -> None:
         raise ConfigError(f"--address {address}: no Ray cluster could be joined there ({str(error).splitlines()[0]})") from None
 
 
-def worker_resources(preset: Preset, workers: int, total: dict[str, float]) -> Any:
-    """What a worker takes: the preset's share where the cluster has GPUs, else one processor."""
+def worker_resources(flags: Namespace, preset: Preset, workers: int, total: dict[str, float]) -> Any:
+    """What a worker takes: as the flags say, else the preset's share where the cluster has GPUs, else one processor.
+
+    Raises: ConfigError for GPUs that the cluster does not have.
+    """
     from mldiv.train import Resources
 
-    if preset.gpus and total.get("GPU", 0):
-        return Resources(workers, preset.cpus, preset.gpus)
-    return Resources(workers)
+    has_gpus = bool(total.get("GPU", 0))
+    cpus, gpus = (preset.cpus, preset.gpus) if preset.gpus and has_gpus else (1.0, 0.0)
+    if flags.gpus_per_worker and not has_gpus and flags.groups is None:
+        raise ConfigError(
+            f"--gpus-per-worker {flags.gpus_per_worker:g}: there is no GPU; on a cluster that starts some, say --groups"
+        )
+    given = flags.cpus_per_worker, flags.gpus_per_worker
+    return Resources(workers, *(own if own is not None else usual for own, usual in zip(given, (cpus, gpus), strict=True)))
 
 
 def conduct(run: Any, header: dict[str, Any], report: Callable[..., str]) -> int:
@@ -118,7 +127,7 @@ def train(run: Any, plan: Plan) -> None:
 
     try:
         connect(run.flags.address)
-        resources = worker_resources(run.preset, run.workers, ray.cluster_resources())
+        resources = worker_resources(run.flags, run.preset, run.workers, ray.cluster_resources())
         if run.study.sizes is not None:
             measure = ray.remote(scaling.measure_all).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
             _measure(run, lambda sizes: ray.get(measure.remote(sizes)))

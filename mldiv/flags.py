@@ -47,6 +47,10 @@ def parse_flags(study: Any, argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--store-size", type=float, default=20.0, metavar="GB", help="size of the store (default 20)")
     parser.add_argument("--no-store", action="store_true", help="share nothing: train every trial from its very start")
     parser.add_argument("--groups", type=int, metavar="N", help="most trials at once (default: what the cluster has room for)")
+    parser.add_argument("--cpus-per-worker", type=float, metavar="N", help="processors of each worker (default: the preset's)")
+    parser.add_argument(
+        "--gpus-per-worker", type=float, metavar="N", help="GPUs of each worker; 0.25: four small networks share one"
+    )
     parser.add_argument("--in-process", action="store_true", help="train here, one trial after the other, without Ray")
     parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS", "local"), help="Ray cluster (default: this machine)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")

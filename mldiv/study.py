@@ -146,6 +146,7 @@ class Run:
         self.workers = self._count("workers", 1)
         if flags.groups is not None:
             self._count("groups", 1)
+        self._check_shares()
         if not flags.store_size > 0:
             raise ConfigError(f"--store-size {flags.store_size:g}: must be greater than zero")
         store = _place("store", flags.store or remote.join(remote.parent(self.place), "trunks"))
@@ -194,6 +195,14 @@ class Run:
             ):
                 if given:
                     raise ConfigError(f"--{flag} needs Ray: leave it out, or leave out --in-process")
+
+    def _check_shares(self) -> None:
+        """Whether Ray can give such shares of a machine."""
+        cpus, gpus = self.flags.cpus_per_worker, self.flags.gpus_per_worker
+        if cpus is not None and not cpus > 0:
+            raise ConfigError(f"--cpus-per-worker {cpus:g}: must be greater than zero")
+        if gpus is not None and (not gpus >= 0 or (gpus > 1 and gpus % 1)):
+            raise ConfigError(f"--gpus-per-worker {gpus:g}: must be a fraction of one, or a whole number")
 
     def _check_workers(self) -> None:
         """Whether a batch can be shared, and whether this machine has a processor for each (a cluster is asked later)."""

@@ -1,13 +1,14 @@
 """Ray Train around `fit`: standing DDP worker groups that train whatever trial they are handed, one after the other."""
 
 import json
+import math
 import os
 import sys
 import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,10 @@ ENVIRONMENT = {
 LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
+#: A node's resources as Ray counts them, "CPU" and "GPU" among them.
+Node = Mapping[str, float]
+
+
 @dataclass(frozen=True)
 class Resources:
     """What one worker process of a group takes, and how many make a group."""
@@ -66,35 +71,52 @@ class Resources:
     cpus: float = 1.0
     gpus: float = 0.0
 
-    def fit(self, total: dict[str, float]) -> int:
-        """How many groups fit side by side into a cluster's resources."""
-        fits = [total.get("CPU", 0) // (self.cpus * self.workers)]
-        if self.gpus:
-            fits.append(total.get("GPU", 0) // (self.gpus * self.workers))
-        return int(min(fits))
+    def fit(self, nodes: Sequence[Node]) -> int:
+        """How many groups fit side by side. A group may lie on several nodes, a worker on one, and on one GPU if it takes no
+        more than that."""
+        return sum(self._workers(node) for node in nodes) // self.workers
 
-    def groups(self, total: dict[str, float], trials: int) -> int:
+    def _workers(self, node: Node) -> int:
+        """How many workers fit on a node."""
+        fits = [_times(self.cpus, node.get("CPU", 0))]
+        if self.gpus:
+            cards = node.get("GPU", 0)
+            fits.append(int(cards) * _times(self.gpus, 1.0) if self.gpus < 1 else _times(self.gpus, cards))
+        return min(fits)
+
+    def groups(self, nodes: Sequence[Node], trials: int) -> int:
         """How many groups fit; not more than there are trials.
 
         Raises: ValueError when not even one fits.
         """
-        if self.fit(total) < 1:
+        if self.fit(nodes) < 1:
+            has = ", ".join(f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes)
             raise ValueError(
-                f"a group of {self.workers} workers needs {self.workers * self.cpus:g} CPUs and {self.workers * self.gpus:g} "
-                f"GPUs, the cluster has {total.get('CPU', 0):g} and {total.get('GPU', 0):g}: lower --workers, or name the "
-                "number of groups that an autoscaling cluster is to make room for by --groups"
+                f"a group of {self.workers} workers needs {self.cpus:g} CPUs and {self.gpus:g} GPUs for each, the cluster's nodes "
+                f"have {has}: lower --workers, --cpus-per-worker or --gpus-per-worker, or name the number of groups that an "
+                "autoscaling cluster is to make room for by --groups"
             )
-        return max(1, min(self.fit(total), trials))
+        return max(1, min(self.fit(nodes), trials))
 
-    def spare(self, total: dict[str, float]) -> bool:
+    def spare(self, nodes: Sequence[Node]) -> bool:
         """Whether processors are idle while groups start. Without spare ones, reading data meanwhile makes the start longer:
         by 8 s of 20 on two processors (docs/speed.md)."""
-        return total.get("CPU", 0) >= SPARE * self.workers * max(1, self.fit(total))
+        return sum(node.get("CPU", 0) for node in nodes) >= SPARE * self.workers * max(1, self.fit(nodes))
 
     @property
     def worker(self) -> dict[str, float]:
         """What each worker asks Ray for."""
         return {"CPU": CPU_SHARE * self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+
+
+def _times(need: float, room: float) -> int:
+    """How often ``need`` goes into ``room``; ten tenths are one."""
+    return math.floor(room / need + 1e-9)
+
+
+def nodes() -> list[Node]:
+    """What each living node of the cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def start_broker(name: str, **options: Any) -> Any:
@@ -118,14 +140,14 @@ class Groups:
     ) -> None:  # fmt: skip
         self.broker, self.broker_name, self.resources, self.storage = broker, broker_name, resources, storage
         self.trials_left, self.most = trials_left, most
-        self.worker_environment = _warm(first) if first and resources.spare(ray.cluster_resources()) else {}
+        self.worker_environment = _warm(first) if first and resources.spare(nodes()) else {}
         self.failures: list[str] = []
         self.threads: list[threading.Thread] = []
         self.closed = threading.Event()
         for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if len(ray.nodes()) == 1 and most is None else {})).items():
             os.environ.setdefault(name, value)
         if most is None:
-            resources.groups(ray.cluster_resources(), trials_left())  # raises when nothing fits, and nothing is to come
+            resources.groups(nodes(), trials_left())  # raises when nothing fits, and nothing is to come
         self._adapt()
         self.keeper = threading.Thread(target=self._keep, daemon=True)
         self.keeper.start()
@@ -145,7 +167,7 @@ class Groups:
         wanted = min(self.trials_left(), self.most or sys.maxsize)
         if self.most is not None:
             request_resources(bundles=[self.resources.worker] * self.resources.workers * wanted)
-        present, fits = self.count, self.resources.fit(ray.cluster_resources())
+        present, fits = self.count, self.resources.fit(nodes())
         for _ in range(present, min(wanted, fits)):
             if len(self.failures) < MOST_FAILURES:
                 thread = threading.Thread(target=self._serve, args=(len(self.threads),), daemon=True)

@@ -18,7 +18,7 @@ from mldiv.records import find_trial, trial_folder
 from mldiv.remote import Remote, working_copy
 from mldiv.remote_store import open_store
 from mldiv.store import Store
-from mldiv.train import Resources
+from mldiv.train import Resources, nodes
 
 pytestmark = pytest.mark.ray
 
@@ -154,7 +154,7 @@ def test_two_processes_per_trial(tiny, tmp_path):
 
 def test_a_group_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="lower --workers"):
-        Resources(workers=64).groups(ray.cluster_resources(), 3)
+        Resources(workers=64).groups(nodes(), 3)
 
 
 def test_asha_stops_searched_trials_after_the_switch_and_no_repeat(tiny, tmp_path):

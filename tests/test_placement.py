@@ -1,0 +1,67 @@
+"""How many worker groups fit: nodes are not one big machine, GPUs can be shared, and what no machine has is refused."""
+
+import pytest
+
+from mldiv.conduct import worker_resources
+from mldiv.config import ConfigError
+from mldiv.flags import parse_flags
+from mldiv.presets import PRESETS
+from mldiv.study import Study
+from mldiv.train import Resources
+
+STUDY = Study("two", "?", "method", {"plain": {}}, (), "plain")
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "fits"),
+    [
+        (Resources(), [(2, 0)], 2),
+        (Resources(), [(1, 0)] * 4, 4),
+        (Resources(workers=2), [(1, 0)] * 4, 2),  # a group over two nodes
+        (Resources(workers=2), [(1, 0)] * 3, 1),
+        (Resources(cpus=2.0), [(3, 0)] * 4, 4),  # twelve processors, but no fifth pair on one node
+        (Resources(cpus=2.0), [(1, 0)] * 8, 0),
+        (Resources(cpus=0.1), [(1, 0)], 10),  # in floating point 1 // 0.1 is 9
+        (Resources(1, 4.0, 1.0), [(16, 2), (4, 4), (64, 0)], 3),  # two for the GPUs, one for the processors
+        (Resources(1, 1.0, 0.25), [(16, 1)], 4),
+        (Resources(1, 1.0, 0.4), [(16, 2)], 4),  # two on each GPU, none on both
+        (Resources(1, 1.0, 1 / 3), [(16, 1)], 3),
+        (Resources(1, 1.0, 2.0), [(16, 3), (16, 4)], 3),
+        (Resources(4, 4.0, 1.0), [(16, 2)], 0),
+        (Resources(), [], 0),
+    ],
+)
+def test_how_many_fit(resources, nodes, fits):
+    cluster = [{"CPU": float(cpus), "GPU": float(gpus), "memory": 1e9} for cpus, gpus in nodes]
+    assert resources.fit(cluster) == fits
+    if fits:
+        assert resources.groups(cluster, 1) == 1 and resources.groups(cluster, 100) == fits
+    else:
+        with pytest.raises(ValueError, match="lower --workers"):
+            resources.groups(cluster, 1)
+
+
+def share(*argv, gpus):
+    return worker_resources(parse_flags(STUDY, argv), PRESETS["paper"], 1, {"CPU": 16.0, "GPU": float(gpus)})
+
+
+def test_flags_win_over_the_preset():
+    assert share(gpus=1) == Resources(1, 4.0, 1.0) and share(gpus=0) == Resources()
+    assert share("--gpus-per-worker", "0.25", "--cpus-per-worker", "2", gpus=1) == Resources(1, 2.0, 0.25)
+    assert share("--gpus-per-worker", "0", gpus=1) == Resources(1, 4.0, 0.0)
+    assert share("--gpus-per-worker", "1", "--groups", "4", gpus=0) == Resources(1, 1.0, 1.0)  # they come with the groups
+    with pytest.raises(ConfigError, match="there is no GPU"):
+        share("--gpus-per-worker", "1", gpus=0)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--gpus-per-worker", "1.5", "must be a fraction of one, or a whole number"),
+        ("--gpus-per-worker", "-1", "must be a fraction of one, or a whole number"),
+        ("--cpus-per-worker", "0", "must be greater than zero"),
+    ],
+)
+def test_impossible_shares_are_named(flag, value, message, tmp_path, capsys):
+    assert STUDY.main(lambda folder, place: "", ["--preset", "demo", "--out", str(tmp_path / "x"), flag, value]) == 2
+    assert f"{flag} {float(value):g}: {message}" in capsys.readouterr().err and not (tmp_path / "x").exists()
