@@ -92,9 +92,9 @@ class Resources:
         if self.fit(nodes) < 1:
             has = ", ".join(f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes)
             raise ValueError(
-                f"a group of {self.workers} workers needs {self.cpus:g} CPUs and {self.gpus:g} GPUs for each, the cluster's nodes "
-                f"have {has}: lower --workers, --cpus-per-worker or --gpus-per-worker, or name the number of groups that an "
-                "autoscaling cluster is to make room for by --groups"
+                f"a group of {self.workers} workers needs {self.cpus:g} CPUs and {self.gpus:g} GPUs for each, the nodes of the "
+                f"cluster have {has}: lower --workers, --cpus-per-worker or --gpus-per-worker, or name the number of groups that "
+                "an autoscaling cluster is to make room for by --groups"
             )
         return max(1, min(self.fit(nodes), trials))
 
