@@ -80,7 +80,9 @@ def worker_resources(flags: Namespace, preset: Preset, workers: int, total: dict
     has_gpus = bool(total.get("GPU", 0))
     cpus, gpus = (preset.cpus, preset.gpus) if preset.gpus and has_gpus else (1.0, 0.0)
     if flags.gpus_per_worker and not has_gpus and flags.groups is None:
-        raise ConfigError(f"--gpus-per-worker {flags.gpus_per_worker:g}: there is no GPU; where some are to start, say --groups")
+        raise ConfigError(
+            f"--gpus-per-worker {flags.gpus_per_worker:g}: there is no GPU; where some are to start, say --groups"
+        )
     given = flags.cpus_per_worker, flags.gpus_per_worker
     return Resources(workers, *(own if own is not None else usual for own, usual in zip(given, (cpus, gpus), strict=True)))
 

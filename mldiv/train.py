@@ -93,8 +93,8 @@ class Resources:
             has = ", ".join(f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes)
             raise ValueError(
                 f"a group of {self.workers} workers needs {self.cpus:g} CPUs and {self.gpus:g} GPUs for each, the nodes of the "
-                f"cluster have {has}: lower --workers, --cpus-per-worker or --gpus-per-worker, or name the number of groups that "
-                "an autoscaling cluster is to make room for by --groups"
+                f"cluster have {has}: lower --workers, --cpus-per-worker or --gpus-per-worker, or say by --groups how many "
+                "an autoscaling cluster is to make room for"
             )
         return max(1, min(self.fit(nodes), trials))
 
