@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,13 @@ PATIENCE = 60.0
 
 
 def has_gpus(address: str) -> bool:
-    """Whether the study's cluster has GPUs; a local one has this machine's."""
+    """Whether the study's cluster has GPUs, or can start nodes that have; a local one has this machine's."""
     if address == "local":
         return torch.cuda.is_available()
     connect(address)
-    import ray
+    from mldiv.cluster import largest, nodes
 
-    return ray.cluster_resources().get("GPU", 0) > 0
+    return any(node.get("GPU", 0) for node in [*nodes(), *largest()])
 
 
 def local_resources() -> dict[str, float]:
@@ -70,14 +70,14 @@ def connect(address: str) -> None:
         raise ConfigError(f"--address {address}: no Ray cluster could be joined there ({str(error).splitlines()[0]})") from None
 
 
-def worker_resources(flags: Namespace, preset: Preset, workers: int, total: dict[str, float]) -> Any:
-    """What a worker takes: as the flags say, else the preset's share where the cluster has GPUs, else one processor.
+def worker_resources(flags: Namespace, preset: Preset, workers: int, nodes: Sequence[Mapping[str, float]]) -> Any:
+    """What a worker takes on such nodes: as the flags say, else the preset's share where there are GPUs, else one processor.
 
-    Raises: ConfigError for GPUs that the cluster does not have.
+    Raises: ConfigError for GPUs that there are not.
     """
     from mldiv.train import Resources
 
-    has_gpus = bool(total.get("GPU", 0))
+    has_gpus = any(node.get("GPU", 0) for node in nodes)
     cpus, gpus = (preset.cpus, preset.gpus) if preset.gpus and has_gpus else (1.0, 0.0)
     if flags.gpus_per_worker and not has_gpus and flags.groups is None:
         raise ConfigError(
@@ -123,11 +123,13 @@ def train(run: Any, plan: Plan) -> None:
     """Hand the plan to Tune and show its progress; Ray runs meanwhile."""
     import ray
 
-    from mldiv import tune
+    from mldiv import cluster, tune
 
     try:
         connect(run.flags.address)
-        resources = worker_resources(run.flags, run.preset, run.workers, ray.cluster_resources())
+        room = cluster.largest() if run.flags.address != "local" else []
+        resources = worker_resources(run.flags, run.preset, run.workers, [*cluster.nodes(), *room])
+        groups = run.flags.groups or resources.fit(room) or None
         if run.study.sizes is not None:
             measure = ray.remote(scaling.measure_all).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
             _measure(run, lambda sizes: ray.get(measure.remote(sizes)))
@@ -140,7 +142,7 @@ def train(run: Any, plan: Plan) -> None:
             )
         with Display(run.study.name, plan, run.base.epochs) as display:
             tune.run(
-                plan, run.copy, resources=resources, store=run.store, groups=run.flags.groups, progress=display.update,
+                plan, run.copy, resources=resources, store=run.store, groups=groups, progress=display.update,
                 scheduler=scheduler,
             )  # fmt: skip
     finally:

@@ -37,7 +37,9 @@ def parse_flags(study: Any, argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--stop-early", action="store_true", help="end searched trials early by ASHA, after the switch only")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="DDP processes per trial (default 1)")
     parser.add_argument(
-        "--out", metavar="PLACE", help=f"folder or URL (s3://...) of the results (default results/{study.name})"
+        "--out",
+        metavar="PLACE",
+        help=f"folder or URL (s3://...) of the results (default: {study.name} in $MLDIV_RESULTS or results)",
     )
     parser.add_argument(
         "--store",

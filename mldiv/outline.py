@@ -14,7 +14,7 @@ def outline(run: Any, header: dict[str, Any]) -> str:
     trials = plan.trials()
     work = rehearse(plan, run.store, first_wins)
     other = rehearse(run.plan(), run.store, any_wins)
-    resources = worker_resources(run.flags, run.preset, run.workers, local_resources())
+    resources = worker_resources(run.flags, run.preset, run.workers, [local_resources()])
     groups = resources.groups([local_resources()], trials)
     cost = measure(base)
     seconds = [GROUP_START + cost.seconds(one) / groups for one in (work, other)]

@@ -1,5 +1,6 @@
 """A study: a question, its arms, and the command line that all studies share. `main` runs it from plan to table."""
 
+import os
 import sys
 import tempfile
 from argparse import Namespace
@@ -21,6 +22,9 @@ from mldiv.remote_store import open_store
 from mldiv.search_space import RANGES, SELECTION, Ranges
 
 EARLY_STOPPING = "ASHA within each arm's search, at equal epochs after the last switch"
+
+#: Environment variable with the place under which every study has its folder, where --out does not say otherwise.
+RESULTS = "MLDIV_RESULTS"
 
 #: Flags that are settings of the configuration, by the same name.
 SETTING_FLAGS = ("data", "arch", "width", "ood")
@@ -138,7 +142,7 @@ class Run:
 
     def __init__(self, study: Study, flags: Namespace) -> None:
         self.study, self.flags = study, flags
-        self.place = _place("out", flags.out or f"results/{study.name}")
+        self.place = _place("out", flags.out or remote.join(os.environ.get(RESULTS, "results"), study.name))
         self.preset_name = self._preset()
         self.preset: Preset = PRESETS[self.preset_name]
         self.samples = self._count("samples", study.samples.get(self.preset_name, self.preset.samples), minimum=0)

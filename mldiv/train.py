@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from mldiv import warm, world
 from mldiv.broker import END, NAMESPACE, Broker
+from mldiv.cluster import Node, nodes
 from mldiv.config import from_dict
 from mldiv.fit import fit, summary
 from mldiv.remote import Place, working_copy
@@ -57,10 +58,6 @@ ENVIRONMENT = {
 
 #: The same for a cluster that is this machine alone: nobody takes its node away.
 LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-
-
-#: A node's resources as Ray counts them, "CPU" and "GPU" among them.
-Node = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -112,11 +109,6 @@ class Resources:
 def _times(need: float, room: float) -> int:
     """How often ``need`` goes into ``room``; ten tenths are one."""
     return math.floor(room / need + 1e-9)
-
-
-def nodes() -> list[Node]:
-    """What each living node of the cluster has."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def start_broker(name: str, **options: Any) -> Any:

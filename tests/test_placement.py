@@ -2,6 +2,7 @@
 
 import pytest
 
+from mldiv.cluster import largest
 from mldiv.conduct import worker_resources
 from mldiv.config import ConfigError
 from mldiv.flags import parse_flags
@@ -42,7 +43,7 @@ def test_how_many_fit(resources, nodes, fits):
 
 
 def share(*argv, gpus):
-    return worker_resources(parse_flags(STUDY, argv), PRESETS["paper"], 1, {"CPU": 16.0, "GPU": float(gpus)})
+    return worker_resources(parse_flags(STUDY, argv), PRESETS["paper"], 1, [{"CPU": 16.0, "GPU": float(gpus)}])
 
 
 def test_flags_win_over_the_preset():
@@ -52,6 +53,30 @@ def test_flags_win_over_the_preset():
     assert share("--gpus-per-worker", "1", "--groups", "4", gpus=0) == Resources(1, 1.0, 1.0)  # they come with the groups
     with pytest.raises(ConfigError, match="there is no GPU"):
         share("--gpus-per-worker", "1", gpus=0)
+
+
+BOOTSTRAP = """
+max_workers: 3
+head_node_type: head
+available_node_types:
+  head: {resources: {CPU: 4}}
+  spot: {max_workers: 2, resources: {CPU: 8, GPU: 1}}
+  on_demand: {resources: {CPU: 8, GPU: 4}}
+  idle: {max_workers: 0, resources: {CPU: 99, GPU: 9}}
+"""
+
+
+def test_the_largest_cluster_that_an_autoscaler_may_make(tmp_path):
+    path = tmp_path / "ray_bootstrap_config.yaml"
+    assert largest(path) == []
+    path.write_text(BOOTSTRAP)
+    assert largest(path) == [{"CPU": 4}] + 3 * [{"CPU": 8, "GPU": 4}]
+    path.write_text(BOOTSTRAP.replace("on_demand: {", "on_demand: {max_workers: 1, "))
+    assert largest(path) == [{"CPU": 4}, {"CPU": 8, "GPU": 4}, {"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 1}]
+    assert Resources(1, 4.0, 1.0).fit(largest(path)) == 4 and Resources(1, 4.0).fit(largest(path)) == 7
+    for text in ("", "[", "max_workers: 1", "head_node_type: a\nmax_workers: 1\navailable_node_types: {a: {resources: {}}}"):
+        path.write_text(text)
+        assert largest(path) == []
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,15 @@ def test_every_study_has_a_plan(name, rule, capsys, tmp_path):
     assert code == 0 and out.startswith(f"{name}: ") and load(name).baseline in out
 
 
+def test_the_results_place_is_named_once(study, monkeypatch, tmp_path):
+    from mldiv.study import RESULTS, Run, parse_flags
+
+    monkeypatch.setenv(RESULTS, str(tmp_path))
+    one = Run(study, parse_flags(study, []))
+    assert one.place == f"{tmp_path}/kernel_sweep" and one.store.place == f"{tmp_path}/trunks"
+    assert Run(study, parse_flags(study, ["--out", "elsewhere"])).place == str(Path("elsewhere").resolve())
+
+
 def test_header_is_json_and_says_what_the_analysis_needs(study):
     from mldiv.study import Run, parse_flags
 
@@ -179,6 +188,9 @@ def test_cluster_file_follows_rays_schema():
 
     config = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
     validate_config(config)
-    assert config["head_node_type"] == "head" and config["available_node_types"]["gpu_worker"]["max_workers"] > 0
+    types = config["available_node_types"]
+    assert config["head_node_type"] == "head" and types["gpu_spot"]["max_workers"] == types["gpu_on_demand"]["max_workers"] > 0
+    spot, on_demand = (dict(types[name]["node_config"]) for name in ("gpu_spot", "gpu_on_demand"))
+    assert spot.pop("InstanceMarketOptions") == {"MarketType": "spot"} and spot == on_demand
     with pytest.raises(Exception, match="max_wrkers"):
         validate_config(config | {"max_wrkers": 3})

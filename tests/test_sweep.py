@@ -11,6 +11,7 @@ from object_store import serve
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from mldiv import records, tune
+from mldiv.cluster import nodes
 from mldiv.conduct import connect
 from mldiv.fit import fit
 from mldiv.plan import Plan, make_arm
@@ -18,7 +19,7 @@ from mldiv.records import find_trial, trial_folder
 from mldiv.remote import Remote, working_copy
 from mldiv.remote_store import open_store
 from mldiv.store import Store
-from mldiv.train import Resources, nodes
+from mldiv.train import Resources
 
 pytestmark = pytest.mark.ray
 
