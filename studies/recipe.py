@@ -1,4 +1,4 @@
-"""Which recipe trains a pair best: the start of sigma, the KL's weight, the temperature, the optimiser and its schedule?
+"""Which recipe trains a pair best: the start of sigma, weights of the KL and of mutual learning, temperature, optimiser, schedule?
 
 One setting is changed at a time, in plain mutual learning: the baseline is tuned for its own sake, before any diversity term.
 For choosing defaults: scores are of development images, taken from the training set; the official test set
@@ -16,6 +16,7 @@ def arms(base: TrialConfig) -> dict[str, dict]:
     changed: dict[str, list] = {
         "initial_sigma": [0.01, 0.03, 0.1, 0.3],
         "kl_weight": [0.0, 0.01, 0.1, 1.0],
+        "mutual_weight": [0.0, 0.1, 0.3, 1.0],
         "temperature": [1.0, 3.0, 6.0],
         "lr": [base.lr / 2, base.lr, base.lr * 2],
         "schedule": ["cosine", "step", "constant"],
@@ -34,7 +35,7 @@ def arms(base: TrialConfig) -> dict[str, dict]:
 
 STUDY = Study(
     name="recipe",
-    question="Which start of sigma, weight of the KL, temperature, optimiser and schedule train a pair best?",
+    question="Which start of sigma, weights of the KL and of mutual learning, temperature, optimiser and schedule train a pair best?",
     scientific="changed setting",
     arms=arms,
     searched=(),
