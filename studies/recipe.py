@@ -1,4 +1,4 @@
-"""Which recipe trains a pair best: the start of sigma, weights of the KL and of mutual learning, temperature, optimiser, schedule?
+"""Which recipe trains a pair best: sigma's start, weights of the KL and of mutual learning, temperature, optimiser, schedule?
 
 One setting is changed at a time, in plain mutual learning: the baseline is tuned for its own sake, before any diversity term.
 For choosing defaults: scores are of development images, taken from the training set; the official test set
@@ -35,7 +35,7 @@ def arms(base: TrialConfig) -> dict[str, dict]:
 
 STUDY = Study(
     name="recipe",
-    question="Which start of sigma, weights of the KL and of mutual learning, temperature, optimiser and schedule train a pair best?",
+    question="Which start of sigma, weights of KL and mutual learning, temperature, optimiser and schedule train a pair best?",
     scientific="changed setting",
     arms=arms,
     searched=(),
