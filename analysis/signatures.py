@@ -3,6 +3,7 @@
 The paper's summary names three: alpha too high, the networks run apart and stop learning; beta too high, the features are too
 dissimilar for the peers to teach each other; both too low, nothing but mutual learning. Each is judged against plain mutual
 learning of the same seed after the last epoch, or, where there is none, against the trial's own last epoch before the switch.
+A fourth was seen here (RESULTS.md): the trained fusion takes up the feature term's push.
 chosen: the thresholds below; the paper gives none.
 """
 
@@ -19,6 +20,9 @@ FAR_APART, DISSIMILAR = 2.0, 10.0
 POINTS, SHARE = 0.03, 0.25
 #: As good as the same: relative differences of squared W2 and feature KL, points of disagreement.
 SAME_W2, SAME_KL, SAME_DISAGREEMENT = 0.01, 0.05, 0.01
+#: The fusion took up the push: the term's own feature KL grew by this factor or more since the switch, that of the last blocks,
+#: which the fusion is no part of, by this one or less.
+GREW, STAYED = 3.0, 1.25
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Signature:
 RAN_APART = "alpha too high: the networks ran apart and learned less"
 DISSIMILAR_FEATURES = "beta too high: the features grew too dissimilar and mutual learning lost its benefit"
 NO_EFFECT = "weights too low: nothing but mutual learning"
+TAKEN_UP = "the fusion took up the feature term's push: its distance grew, that of the networks did not"
 DIED = "the feature term died"
 RAN_AWAY = "the feature term ran away"
 
@@ -59,9 +64,25 @@ def _of_trial(study: StudyData, record: TrialRecord, where: str, plain: TrialRec
     own = study.curve(record.id)
     if own is None or own.switch is None:
         return found
+    if (detail := taken_up(own, record.switch.get("feature_kl"), record.config["beta"])) is not None:
+        found.append(Signature(TAKEN_UP, where, detail))
     other = study.curve(plain.id) if plain is not None and plain.id != record.id else None
     alpha, beta = record.config["alpha"], record.config["beta"]
     return found + [Signature(kind, where, detail) for kind, detail in of_curve(own, other, alpha, beta)]
+
+
+def taken_up(own: Curve, start: float | None, beta: float) -> str | None:
+    """The numbers that show it, where the fusion moved and the networks did not. start: the term's feature KL at the switch."""
+    before = np.flatnonzero(own.stage == 1)
+    if not beta or not start or not len(before):
+        return None
+    term, blocks = own.values["own_feature_kl"][-1], own.values["feature_kl"]
+    if not (term >= GREW * start and blocks[-1] <= STAYED * blocks[before[-1]]):
+        return None
+    there, here = blocks[before[-1]], blocks[-1]
+    return (
+        f"the term's feature KL from {start:.2g} at the switch to {term:.2g}, the last blocks' from {there:.2g} to {here:.2g}"
+    )
 
 
 def of_curve(own: Curve, plain: Curve | None, alpha: float, beta: float) -> list[tuple[str, str]]:

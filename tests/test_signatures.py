@@ -6,7 +6,7 @@ from synthetic_records import make
 
 from analysis import signatures
 from analysis.load import CURVES, Curve, load
-from analysis.signatures import DIED, DISSIMILAR_FEATURES, NO_EFFECT, RAN_APART, of_curve
+from analysis.signatures import DIED, DISSIMILAR_FEATURES, NO_EFFECT, RAN_APART, of_curve, taken_up
 from mldiv import records
 from mldiv.records import trial_folder
 
@@ -43,6 +43,25 @@ PLAIN = Curve(np.arange(12), np.ones(12, int), curve().values)
 )
 def test_the_weights_that_are_too_high_are_named(last, alpha, beta, kinds, plain):
     assert [kind for kind, _ in of_curve(curve(**last), plain, alpha, beta)] == kinds
+
+
+@pytest.mark.parametrize(
+    ("term", "blocks", "beta", "start", "taken"),
+    [
+        (0.61, 0.02, 2.0, 0.05, True),
+        (0.151, 0.0249, 2.0, 0.05, True),
+        (0.149, 0.02, 2.0, 0.05, False),  # the term's distance hardly grew
+        (0.61, 0.0251, 2.0, 0.05, False),  # the networks followed
+        (0.61, 0.02, 0.0, 0.05, False),
+        (0.61, 0.02, 2.0, None, False),
+        (np.nan, 0.02, 2.0, 0.05, False),
+    ],
+)
+def test_a_fusion_that_takes_up_the_push_is_named(term, blocks, beta, start, taken):
+    found = taken_up(curve(own_feature_kl=term, feature_kl=blocks), start, beta)
+    assert (found is not None) == taken
+    if taken:
+        assert found.startswith(f"the term's feature KL from 0.05 at the switch to {term:.2g}, the last blocks' from 0.02 to ")
 
 
 def test_weights_too_low_leave_nothing_but_mutual_learning():
