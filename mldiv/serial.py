@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def _train(task: Task, plan: Plan, study: Copy, store: Store, workspace: Workspa
     with working_copy(join(study.place, "trials", trial)) as copy:
         record = _fit(task, plan, copy, store, workspace, progress)
         if not plan.queue.share:
-            copy.remove("store")
+            with suppress(OSError):  # left over, and no reason to lose the trial
+                copy.remove("store")
         copy.push()
     study.pull(lambda name: name.endswith("/trial.json"), f"trials/{trial}", deep=False)
     return record

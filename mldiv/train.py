@@ -257,7 +257,8 @@ def _train(broker: Any, group: str, task: dict[str, Any], workspace: Workspace) 
             )
             if world.rank() == 0:
                 if task["store"] is None:
-                    copy.remove("store")
+                    with suppress(OSError):  # left over, and no reason to lose the trial
+                        copy.remove("store")
                 copy.push(patience=PATIENCE)
         outcome = {"status": record.status, "reason": record.reason}
     except ray.exceptions.RayActorError:
