@@ -2,8 +2,8 @@
 
 A client submits a trial and polls for its reports; a group asks for the next trial, reports each epoch and finishes it.
 An early stop is the answer to a report: nothing is killed. A group that asks for work while it still holds a trial has
-been restarted: it is handed the same trial again, a bounded number of times. A trial whose client has fallen silent is
-stopped at its next report, and one that no group has taken yet is dropped.
+been restarted: it is handed the same trial again, a bounded number of times without an epoch in between. A trial whose
+client has fallen silent is stopped at its next report, and one that no group has taken yet is dropped.
 """
 
 import asyncio
@@ -12,7 +12,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-#: How often a trial is handed out before repeated deaths of its worker group count as its failure.
+#: How often a trial is handed out without reporting an epoch before the deaths of its worker group count as its failure.
+#: Each epoch allows as many again: machines that are taken away, and not the trial, end groups that get on.
 ATTEMPTS = 3
 #: Seconds without a poll after which a client counts as dead.
 SILENCE = 300.0
@@ -100,7 +101,7 @@ class Broker:
                 return None
             ticket = self.tickets[trial]
             if ticket.attempts == self.attempts:
-                reason = f"its worker group died {self.attempts} times while training it"
+                reason = f"its worker group died {self.attempts} times without an epoch in between"
                 self._finish(group, trial, {"status": "failed", "reason": reason})
                 return None
             ticket.attempts += 1
@@ -112,6 +113,7 @@ class Broker:
         async with self.changed:
             ticket = self.tickets[trial]
             ticket.lines.append(line)
+            ticket.attempts = 0
             self.changed.notify_all()
             return ticket.stop or self._silent(ticket)
 

@@ -18,6 +18,7 @@ import ray.train
 import torch
 from ray.autoscaler.sdk import request_resources
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mldiv import warm, world
 from mldiv.broker import END, NAMESPACE, Broker
@@ -112,9 +113,10 @@ def _times(need: float, room: float) -> int:
 
 
 def start_broker(name: str, **options: Any) -> Any:
-    """The study's broker as a named Ray actor; it lives and dies with the driver."""
+    """The study's broker as a named Ray actor; it lives and dies with the driver, on whose node it is: others may be lost."""
     actor: Any = ray.remote(Broker)
-    placed = actor.options(name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=10_000)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    placed = actor.options(name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)
     return placed.remote(**options)
 
 

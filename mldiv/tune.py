@@ -34,6 +34,9 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
+#: Restarts of a trial's client, which dies with the node that it happens to be on.
+CLIENT_RESTARTS = 20
+
 #: Seconds between two pushes of the study's own files to an object store.
 PUSH = 30.0
 
@@ -195,7 +198,7 @@ def run(
             verbose=0,
             callbacks=[Steward(broker, progress)],
             stop=stop,
-            failure_config=tune.FailureConfig(max_failures=3),
+            failure_config=tune.FailureConfig(max_failures=CLIENT_RESTARTS),
         ),
     )
     try:

@@ -73,8 +73,20 @@ def test_a_restarted_group_is_handed_its_trial_again_and_then_it_fails():
         assert (await broker.state())["pids"] == {"g": [1, 2]}
         assert await broker.next("g", 3, 1) is None
         _, outcome = await broker.poll("t", 0, 1)
-        assert outcome == {"status": "failed", "reason": "its worker group died 2 times while training it"}
+        assert outcome == {"status": "failed", "reason": "its worker group died 2 times without an epoch in between"}
         assert await broker.next("g", 3, 1) == {"x": 2}
+
+    play(scene())
+
+
+def test_a_trial_that_gets_on_is_handed_out_again_and_again():
+    async def scene():
+        broker = Broker(attempts=2)
+        await broker.submit("t", {"x": 1})
+        for epoch in range(5):
+            assert await broker.next("g", epoch, 1) == {"x": 1}
+            await broker.report("t", {"epoch": epoch})
+        assert [await broker.next("g", 9, 1) for _ in range(3)] == [{"x": 1}, {"x": 1}, None]
 
     play(scene())
 
