@@ -13,7 +13,7 @@ from analysis.sections import Finding, findings
 from analysis.signatures import signatures, words
 from mldiv.remote import is_url
 
-#: What can be written: the tables, the report, the reliability diagrams (png: as .png and .pdf).
+#: What can be written: the tables, the report, the reliability diagrams and response surfaces (png: as .png and .pdf).
 FORMATS = ("md", "csv", "tex", "html", "png")
 
 
@@ -53,7 +53,8 @@ def analyse(folder: Path) -> Analysis:
 
 
 def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORMATS, place: str = "") -> str:
-    """Write table.md, .csv and .tex, report.html, reliability.png and .pdf and answer.md into ``out`` (default: the folder).
+    """Write table.md, .csv and .tex, report.html, reliability.png and .pdf, answer.md, and surface.png and .pdf where
+    the study has a response surface, into ``out`` (default: the folder).
 
     formats: which of them are written, besides the answer; place: how ``out`` is called where it is a copy. Returns the text
     for the terminal: scores, answer, where the files are.
@@ -78,7 +79,10 @@ def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORM
             contrasts=made.contrasts, signatures=words(signatures(study)), predictions=shown, nulls=nulls,
             extra=[one.section for one in made.findings],
         )  # fmt: skip
-    pictures = reliability.draw(study, shown, nulls, out) if "png" in formats else []
+    pictures = []
+    if "png" in formats:
+        pictures = reliability.draw(study, shown, nulls, out)
+        pictures += [path for one in made.findings if one.draw for path in one.draw(out)]
     for name, text in kept.items():
         (out / name).write_text(text)
     files = ", ".join([*kept, *(path.name for path in pictures)])

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -103,11 +101,7 @@ def draw(study: StudyData, predictions: Mapping[str, BySeed], nulls: Mapping[str
     if not diagrams:
         return []
     with vector.style():
-        figure = _file(study, diagrams, nulls)
-        paths = [out / "reliability.png", out / "reliability.pdf"]
-        FigureCanvasAgg(figure).print_png(str(paths[0]), metadata={"Software": None})
-        FigureCanvasPdf(figure).print_pdf(str(paths[1]), metadata={"CreationDate": None})
-    return paths
+        return vector.files(_file(study, diagrams, nulls), out, "reliability")
 
 
 def _file(study: StudyData, diagrams: dict[str, Diagram], nulls: Mapping[str, float]) -> Figure:

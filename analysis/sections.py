@@ -3,11 +3,14 @@
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
 from analysis import front, markup, sizes, vector
@@ -20,10 +23,11 @@ from mldiv.records import TrialRecord
 
 @dataclass(frozen=True)
 class Finding:
-    """A section of the report, and its sentence in the answer (Markdown)."""
+    """A section of the report, its sentence in the answer (Markdown), its figure as files."""
 
     section: Section
     answer: str | None = None
+    draw: Callable[[Path], list[Path]] | None = None  # its figure as files in a folder
 
 
 def findings(study: StudyData) -> list[Finding]:
@@ -51,13 +55,26 @@ def _surfaces(study: StudyData) -> Finding | None:
         "Gaussian process (Matérn 5/2, hyperparameters averaged over). White outline: where the optimum lies with 90 %. "
         "Points: trials; 0 stands left of the break in each axis; the star marks the paper's alpha = 1, beta = 2."
     )
+    shown = {"validation NLL": nll}
     panels = [_draw(nll, "nll-surface", "validation NLL")]
     by_accuracy = "all searched points have the same validation accuracy, so it draws no surface."
     if np.ptp(error.value) > 1e-6:
+        shown["validation error, %"] = error
         panels.append(_draw(error, "error-surface", "validation error, %"))
         by_accuracy = words(error, " points", 2)
     body = markup.figure(panels, caption, kind="pairs") + markup.paragraph(f"By accuracy: {by_accuracy}")
-    return Finding(Section("Response surface", body), f"**The balance**, by validation NLL: {words(nll, '', 4)}")
+    said = f"**The balance**, by validation NLL: {words(nll, '', 4)}"
+    return Finding(Section("Response surface", body), said, partial(_files, study.header["name"], shown))
+
+
+def _files(study: str, surfaces: dict[str, Surface], out: Path) -> list[Path]:
+    """surface.png and .pdf."""
+    with vector.style():
+        figure = Figure(figsize=(5.2 * len(surfaces), 4.3), dpi=130, layout="constrained", facecolor="white")
+        figure.suptitle(f"{study}: posterior mean over alpha and beta; 0 lies beyond the breaks", fontsize=11)
+        for column, (title, surface) in enumerate(surfaces.items(), start=1):
+            draw_surface(figure.add_subplot(1, len(surfaces), column), surface, value_name=title)
+        return vector.files(figure, out, "surface")
 
 
 def _weights(record: TrialRecord) -> tuple[float, float]:

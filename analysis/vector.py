@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -11,6 +12,8 @@ from xml.etree.ElementTree import Element
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -47,6 +50,14 @@ def style() -> Iterator[None]:
 def canvas(height: float, width: float = WIDTH, **options: Any) -> Figure:
     """An empty figure for one panel, sizes in points. Panels are small, so that on a phone they stack and keep their text."""
     return Figure(figsize=(width / 72, height / 72), **({"layout": "constrained"} | options))
+
+
+def files(figure: Figure, out: Path, name: str) -> list[Path]:
+    """The figure in ``out`` as name.png and name.pdf, the same bytes for the same figure."""
+    paths = [out / f"{name}.png", out / f"{name}.pdf"]
+    FigureCanvasAgg(figure).print_png(str(paths[0]), metadata={"Software": None})
+    FigureCanvasPdf(figure).print_pdf(str(paths[1]), metadata={"CreationDate": None})
+    return paths
 
 
 def svg(figure: Figure, name: str, label: str) -> Markup:

@@ -46,8 +46,22 @@ def test_a_flat_surface_locates_nothing(tmp_path):
 
 
 def test_too_few_points_are_said(tmp_path):
-    made = balance(tmp_path, lambda a, b: 0.5, points=3)
+    made = balance(tmp_path / "study", lambda a, b: 0.5, points=3)
     assert "needs at least 6 finished points, there are 3" in made.answer()
+    build.build(tmp_path / "study", tmp_path / "out", formats=("png",))
+    assert not list((tmp_path / "out").glob("surface.*"))
+
+
+def test_the_surface_is_a_file_too(tmp_path):
+    """The same bytes each time, and wider where there are surfaces of two scores (here all accuracies are the same)."""
+    balance(tmp_path / "study", lambda a, b: 0.5 + 0.02 * (a + 1) ** 2)
+    for name in ("one", "two"):
+        said = build.build(tmp_path / "study", tmp_path / name, formats=("png",))
+        assert "surface.png, surface.pdf" in said
+    pictures = [(tmp_path / name / f"surface.{kind}").read_bytes() for name in ("one", "two") for kind in ("png", "pdf")]
+    assert pictures[:2] == pictures[2:] and pictures[0][:4] == b"\x89PNG" and pictures[1][:4] == b"%PDF"
+    width, height = (int.from_bytes(pictures[0][at : at + 4], "big") for at in (16, 20))
+    assert width / height < 1.5
 
 
 def test_the_front_counts_settings_not_trials(tmp_path):
