@@ -133,7 +133,10 @@ def assert_equal(folder, expected) -> int:
     restarts = 0
     for trial in set(trials):
         got, alone = find_trial(folder, trial), find_trial(expected, trial)
-        assert (got.status, got.epochs, got.validation, got.test) == ("finished", alone.epochs, alone.validation, alone.test)
+        assert got.status == "finished", (
+            f"{trial}, {got.attempts} attempts: {got.status} after {got.epochs} epochs: {got.reason}"
+        )
+        assert (got.epochs, got.validation, got.test) == (alone.epochs, alone.validation, alone.test)
         lines = records.read_lines(trial_folder(folder, trial) / "metrics.jsonl")
         assert [line["epoch"] for line in lines] == list(range(got.epochs))
         weights, other = (

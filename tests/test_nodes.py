@@ -44,6 +44,7 @@ def test_a_trial_on_two_nodes(cluster, config, tmp_path):
 
 def test_32_trials_on_four_processors(cluster, config, tmp_path):
     """Clients, groups and the phase of shared first stages come through; the broker is where the driver is."""
+    config = config.replace(epochs=2, switch_epoch=1)
     arms = [make_arm(str(alpha), config, {"alpha": float(alpha)}, ()) for alpha in range(8)]
     one, brokers, groups = Plan(arms, tmp_path, samples=0, seeds=(1, 2, 3, 4)), set(), set()
 

@@ -1,0 +1,111 @@
+"""Machines with SSH on this one: each a namespace of its own of network, processes and files, with OpenSSH's server in it."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from chaos import running
+
+#: The machines' network: a bridge of this name, this end's address and the machines' from .1 on.
+BRIDGE, NETWORK = "mldiv-test", "10.213.77"
+
+#: What must be here; Debian's openssh-server, rsync, iproute2 and util-linux.
+PROGRAMS = ("sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare")
+
+#: On a machine, before its server: /tmp and the home of its own, {shared} as everywhere, the interpreter where it is.
+BEGIN = """
+set -e
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/tmp /mnt/home /mnt/base /mnt/shared
+mount --bind {base} /mnt/base
+mount --bind {shared} /mnt/shared
+mount --bind /mnt/home {home}
+mount --bind /mnt/tmp /tmp
+mkdir -p {base} {shared} /run/sshd
+mount --bind /mnt/base {base}
+mount --bind /mnt/shared {shared}
+chmod 1777 /tmp
+exec {sshd} -D -e -f {config}
+"""
+
+CONFIG = """
+ListenAddress {address}
+HostKey {folder}/host
+AuthorizedKeysFile {folder}/user.pub
+PidFile none
+StrictModes no
+UsePAM no
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+"""
+
+
+def missing() -> str | None:
+    """Why there can be no machines here."""
+    lacks = [name for name in PROGRAMS if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]
+    if lacks:
+        return f"not installed: {', '.join(lacks)}"
+    tried = subprocess.run(["unshare", "-mnpf", "--mount-proc", "true"], capture_output=True, text=True, check=False)
+    return f"no namespaces here: {tried.stderr.strip()}" if tried.returncode or os.getuid() else None
+
+
+def do(*command: object) -> None:
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+
+
+@contextlib.contextmanager
+def machines(count: int, folder: Path) -> Iterator[list[str]]:
+    """The addresses of ``count`` machines, to be entered with the key ``folder``/user; ``folder`` is the same on all."""
+    for name in ("host", "user"):
+        do("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name)
+    names, servers = [f"{BRIDGE}-{number}" for number in range(1, count + 1)], []
+    try:
+        do("ip", "link", "add", BRIDGE, "type", "bridge")
+        do("ip", "address", "add", f"{NETWORK}.254/24", "dev", BRIDGE)
+        do("ip", "link", "set", BRIDGE, "up")
+        for number, name in enumerate(names, start=1):
+            servers.append(_machine(number, name, folder))
+        for number in range(1, count + 1):
+            _wait(f"{NETWORK}.{number}")
+        yield [f"{NETWORK}.{number}" for number in range(1, count + 1)]
+    finally:
+        for server in servers:
+            for first in (pid for pid, parent, _ in list(running()) if parent == server.pid):
+                os.kill(first, signal.SIGKILL)  # all others there end with it
+            server.wait()
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+        subprocess.run(["ip", "link", "delete", BRIDGE], capture_output=True, check=False)
+
+
+def _machine(number: int, name: str, folder: Path) -> subprocess.Popen:
+    address, inside = f"{NETWORK}.{number}", ["ip", "netns", "exec", name]
+    do("ip", "netns", "add", name)
+    do("ip", "link", "add", f"mldiv-t{number}", "type", "veth", "peer", "name", "eth0", "netns", name)
+    do("ip", "link", "set", f"mldiv-t{number}", "master", BRIDGE, "up")
+    do(*inside, "ip", "link", "set", "lo", "up")
+    do(*inside, "ip", "address", "add", f"{address}/24", "dev", "eth0")
+    do(*inside, "ip", "link", "set", "eth0", "up")
+    do(*inside, "ip", "route", "add", "default", "via", f"{NETWORK}.254")  # by which Ray finds the machine's own address
+    config = folder / f"sshd-{number}"
+    config.write_text(CONFIG.format(address=address, folder=folder))
+    sshd = shutil.which("sshd", path="/usr/sbin:/sbin:/usr/bin")
+    begin = BEGIN.format(shared=folder, base=sys.base_prefix, home=Path.home(), sshd=sshd, config=config)
+    log = (folder / f"sshd-{number}.log").open("w")
+    return subprocess.Popen([*inside, "unshare", "-mpf", "--mount-proc", "bash", "-c", begin], stdout=log, stderr=log)
+
+
+def _wait(address: str, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection((address, 22), 1):
+            return
+        assert time.monotonic() < end, f"no server at {address}"
+        time.sleep(0.1)

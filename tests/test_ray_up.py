@@ -1,0 +1,102 @@
+"""`ray up` of cluster.onprem.yaml on machines with SSH, a study by `ray submit`, its results, `ray down`."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chaos
+import machines
+import pytest
+
+from mldiv import records
+
+pytestmark = [pytest.mark.ray, pytest.mark.skipif(machines.missing() is not None, reason=str(machines.missing()))]
+
+FILE = "cluster.onprem.yaml"
+ROOT = Path(__file__).resolve().parent.parent
+RAY = Path(sys.executable).parent / "ray"
+
+#: What a person changes in the file, and the installation, which is this environment's: the lock's takes minutes.
+CHANGES = {
+    "cluster_name: mldiv": "cluster_name: {name}",
+    "head_ip: 192.0.2.1": "head_ip: {head}",
+    "worker_ips: [192.0.2.2]": "worker_ips: [{worker}]",
+    "ssh_user: CHANGE-ME": "ssh_user: root",
+    "~/.ssh/id_ed25519": "{folder}/user",
+    "/shared/CHANGE-ME/mldiv": "{folder}/results",
+    "cd ~/mldiv && make .venv": "ln -sfn {prefix} ~/mldiv/.venv; echo 'export PYTHONPATH=$HOME/mldiv' >> ~/.mldiv",
+}
+STUDY = ["--preset", "demo", "--seeds", "1", "--samples", "0", "--arm", "rbf", "--set", "epochs=3", "--set", "switch_epoch=2"]
+
+
+class Cluster:
+    """The commands of `ray` as a person types them on a machine of their own, from a checkout."""
+
+    def __init__(self, folder: Path, checkout: Path, addresses: list[str]) -> None:
+        self.checkout, self.folder = checkout, folder
+        home = folder / "home"
+        home.mkdir()
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTEST", "TUNE_"))}
+        self.environment = kept | {"HOME": str(home), "RAY_AUTH_MODE": "token", "PATH": f"{RAY.parent}:{os.environ['PATH']}"}
+        self.ray("get-auth-token", "--generate")
+        text = (checkout / FILE).read_text()
+        values = {"name": folder.name, "head": addresses[0], "worker": addresses[1], "folder": folder, "prefix": sys.prefix}
+        for old, new in CHANGES.items():
+            assert text.count(old) == 1, old
+            text = text.replace(old, new.format(**values))
+        (checkout / FILE).write_text(text)
+
+    def ray(self, *arguments: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [RAY, *arguments], cwd=self.checkout, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    folder, checkout = tmp_path_factory.mktemp("machines"), tmp_path_factory.mktemp("checkout") / "mldiv"
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".?*", "results", "data", "docs"))
+    with machines.machines(2, folder) as addresses:
+        one = Cluster(folder, checkout, addresses)
+        one.ray("up", "-y", "--no-config-cache", FILE)
+        assert raylets()
+        yield one
+        one.ray("down", "-y", FILE)
+        end = time.monotonic() + 60  # the worker's sees that its head has gone
+        while raylets():
+            assert time.monotonic() < end, "ray down left Ray running"
+            time.sleep(0.5)
+
+
+def raylets() -> list[str]:
+    return [title for _, _, title in chaos.running() if "raylet" in title and machines.NETWORK in title]
+
+
+def test_both_machines_join(cluster):
+    end = time.monotonic() + 120
+    while (said := cluster.ray("exec", FILE, "ray status")) and "0.0/4.0 CPU" not in said:
+        assert time.monotonic() < end, said
+    assert cluster.ray("get-head-ip", FILE).split()[-1] == f"{machines.NETWORK}.1"
+
+
+def test_a_study_by_ray_submit_goes_on_as_a_job(cluster, tmp_path):
+    """Two trials from here; two more by `ray job submit` on the head; the results are where all machines find them."""
+    said = cluster.ray("submit", FILE, "studies/kernel_sweep.py", "--", *STUDY)
+    out = cluster.folder / "results" / "kernel_sweep"
+    assert "| rbf" in said and len(finished(out)) == 2
+    job = "ray job submit --address http://127.0.0.1:8265 -- python /root/mldiv/studies/kernel_sweep.py"
+    said = cluster.ray("exec", FILE, " ".join([job, *STUDY, "--seeds", "2"]))
+    assert "succeeded" in said and len(finished(out)) == 4
+    cluster.ray("rsync-down", FILE, f"{out}/table.md", str(tmp_path / "table.md"))
+    assert "(2)" in (tmp_path / "table.md").read_text()
+
+
+def finished(out: Path) -> set[str]:
+    found = {item.trial: records.find_trial(out, item.trial) for item in records.read_assignments(out)}
+    return {trial for trial, record in found.items() if record is not None and record.status == "finished"}
