@@ -71,8 +71,8 @@ def main() -> None:
         rows += [sweeps(flags.seeds, Path(folder))] if flags.seeds else []
     text = table(("what runs", "seeds", "taken away", "as if undisturbed", "restarts in the records"), rows)
     said = caption(
-        "Sweeps whose trials, each there once, have the numbers and weights of the same sweep undisturbed, to the last bit; moments and kinds "
-        "drawn by seed; Optuna's history of the killed command equals the quiet one's.",
+        "Sweeps whose trials, each there once, have the numbers and weights of the same sweep undisturbed, to the last bit; "
+        "moments and kinds drawn by seed; Optuna's history of the killed command equals the quiet one's.",
         1, ("ray", "optuna"),
     )  # fmt: skip
     flags.out.write_text(f"# Deaths\n\n{said}\n\n{text}\n")
