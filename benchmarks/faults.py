@@ -53,11 +53,11 @@ def sweeps(seeds: int, folder: Path) -> list[str]:
 def driver(kills: int, folder: Path) -> list[str]:
     """A table row."""
     assert chaos.start(folder / "quiet").wait() == 0
-    moments = chaos.kill_driver(folder / "killed", seed=1, times=kills)
+    killed = chaos.kill_driver(folder / "killed", seed=1, times=kills)
     restarts = chaos.assert_equal(folder / "killed", folder / "quiet")
     assert chaos.history(folder / "killed") == chaos.history(folder / "quiet"), "Optuna's history differs"
     trials = len(list((folder / "killed" / "trials").iterdir()))
-    return ["search's command", "1", f"{len(moments)} drivers (kill -9)", f"1 of 1, {trials} trials", f"{restarts}"]
+    return ["search's command", "1", f"{killed} drivers (kill -9)", f"1 of 1, {trials} trials", f"{restarts}"]
 
 
 def main() -> None:

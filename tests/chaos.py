@@ -152,7 +152,7 @@ def assert_equal(folder, expected) -> int:
 
 def command(out, *flags: str) -> list[str]:
     script = Path(__file__).resolve().parent.parent / "studies" / "joint_search.py"
-    return [sys.executable, str(script), "--preset", "demo", "--samples", "4", "--seeds", "2", "--out", str(out), *flags]
+    return [sys.executable, str(script), "--preset", "demo", "--samples", "8", "--seeds", "2", "--out", str(out), *flags]
 
 
 def start(out) -> subprocess.Popen:
@@ -164,19 +164,29 @@ def start(out) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def kill_driver(out, seed: int, times: int, longest: float = 30.0) -> list[float]:
-    """The command, killed again and again after so many seconds (fewer times where it ends first), then to its end."""
-    moments, draw = [], random.Random(seed)
-    while len(moments) < times:
-        driver, seconds = start(out), draw.uniform(0.0, longest)
+def kill_driver(out, seed: int, times: int) -> int:
+    """The command, killed again and again, then to its end; how often (less where it ends first).
+
+    Every third time within its first 20 s, while Ray starts; else up to 6 s after an epoch has been trained.
+    """
+    draw = random.Random(seed)
+    for number in range(times):
+        driver, before = start(out), epochs(out)
+        starting = number % 3 == 0
+        while not starting and epochs(out) == before and driver.poll() is None:
+            time.sleep(0.1)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            assert driver.wait(seconds) == 0
-            return moments
+            assert driver.wait(draw.uniform(0.0, 20.0 if starting else 6.0)) == 0
+            return number
         driver.kill()
         driver.wait()
-        moments.append(seconds)
     assert start(out).wait() == 0
-    return moments
+    return times
+
+
+def epochs(out) -> int:
+    """How many are recorded."""
+    return sum(path.read_bytes().count(b"\n") for path in out.glob("trials/*/metrics.jsonl"))
 
 
 def history(out) -> dict[str, list[tuple[str, dict, float | None]]]:

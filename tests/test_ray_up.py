@@ -58,7 +58,13 @@ class Cluster:
         self.environment = kept | {"HOME": str(home), "RAY_AUTH_MODE": "token", "PATH": f"{RAY.parent}:{os.environ['PATH']}"}
         self.ray("get-auth-token", "--generate")
         text = (checkout / FILE).read_text()
-        values = {"name": folder.name, "head": addresses[0], "worker": addresses[1], "folder": folder, "prefix": sys.prefix}
+        values = {
+            "name": f"{folder.name}-{os.getpid()}",
+            "head": addresses[0],
+            "worker": addresses[1],
+            "folder": folder,
+            "prefix": sys.prefix,
+        }
         for old, new in CHANGES.items():
             assert text.count(old) == 1, old
             text = text.replace(old, new.format(**values))
@@ -83,6 +89,8 @@ def cluster(tmp_path_factory):
         assert raylets()
         yield one
         one.ray("down", "-y", FILE)
+        for left in Path("/tmp/ray").glob(f"cluster-{folder.name}-{os.getpid()}.*"):
+            left.unlink()
         end = time.monotonic() + 120  # the worker's sees after a minute that its head has gone
         while raylets():
             assert time.monotonic() < end, "ray down left Ray running"
