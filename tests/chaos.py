@@ -25,6 +25,9 @@ from mldiv.train import Resources
 
 #: Process titles of Ray's workers by what they are to the sweep.
 TITLES = {"worker": "ray::RayTrainWorker", "actor": "ray::ImplicitFunc"}
+#: How often a trial may lose its group between two epochs. Deaths come faster here than groups start: three of one trial's, all
+#: that the product allows, do happen.
+ATTEMPTS = 10
 #: Seconds from a spot machine's warning to its end.
 WARNING = 3.0
 
@@ -116,7 +119,7 @@ def sweep(cluster: Cluster, config: TrialConfig, folder, seed: int, deaths: int,
             killer.start()
 
     try:
-        tune.run(one, folder, resources=Resources(), groups=2, progress=progress)
+        tune.run(one, folder, resources=Resources(), groups=2, progress=progress, broker_options={"attempts": ATTEMPTS})
     finally:
         killer.over.set()
         if begun.is_set():

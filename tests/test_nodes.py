@@ -30,7 +30,7 @@ def placed():
 
 
 def test_a_trial_on_two_nodes(cluster, config, tmp_path):
-    """Every node has one processor: a group of two workers lies on two, and its records are those of DDP on one machine."""
+    """Every node has one processor: a group of two workers lies on two."""
     one, seen = Plan([make_arm("both", config, {}, ())], tmp_path, samples=0, seeds=(1, 2)), set()
 
     def progress(trial, result):
