@@ -19,17 +19,19 @@ BRIDGE, NETWORK = "mldiv-test", "10.213.77"
 #: What must be here; Debian's openssh-server, rsync, iproute2 and util-linux.
 PROGRAMS = ("sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare")
 
-#: On a machine, before its server: /tmp and the home of its own, {shared} as everywhere, the interpreter where it is.
+#: On a machine, before its server: /tmp and a home of its own; {shared}, the interpreter and its environment where they are.
 BEGIN = """
 set -e
 mount -t tmpfs tmpfs /mnt
-mkdir /mnt/tmp /mnt/home /mnt/base /mnt/shared
+mkdir /mnt/tmp /mnt/home /mnt/base /mnt/prefix /mnt/shared
 mount --bind {base} /mnt/base
+mount --bind {prefix} /mnt/prefix
 mount --bind {shared} /mnt/shared
 mount --bind /mnt/home {home}
 mount --bind /mnt/tmp /tmp
-mkdir -p {base} {shared} /run/sshd
+mkdir -p {base} {prefix} {shared} /run/sshd
 mount --bind /mnt/base {base}
+mount --bind /mnt/prefix {prefix}
 mount --bind /mnt/shared {shared}
 chmod 1777 /tmp
 exec {sshd} -D -e -f {config}
@@ -97,7 +99,7 @@ def _machine(number: int, name: str, folder: Path) -> subprocess.Popen:
     config = folder / f"sshd-{number}"
     config.write_text(CONFIG.format(address=address, folder=folder))
     sshd = shutil.which("sshd", path="/usr/sbin:/sbin:/usr/bin")
-    begin = BEGIN.format(shared=folder, base=sys.base_prefix, home=Path.home(), sshd=sshd, config=config)
+    begin = BEGIN.format(shared=folder, base=sys.base_prefix, prefix=sys.prefix, home=Path.home(), sshd=sshd, config=config)
     log = (folder / f"sshd-{number}.log").open("w")
     return subprocess.Popen([*inside, "unshare", "-mpf", "--mount-proc", "bash", "-c", begin], stdout=log, stderr=log)
 
