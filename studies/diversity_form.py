@@ -33,8 +33,13 @@ FEATURE = {
     "with diagonal": {"include_diagonal": True},
     "not centered": {"center_features": False},
     "fusion per peer": {"fusion": "per_peer"},
+    "none": {"beta": 0.0},
     "fusion frozen": {"fusion": "frozen"},
+    "fusion frozen, beta 0.2": {"fusion": "frozen", "beta": 0.2},
+    "fusion frozen, beta 0.02": {"fusion": "frozen", "beta": 0.02},
     "fusion lr x 0.1": {"fusion_lr_scale": 0.1},
+    "fusion lr x 0.01": {"fusion_lr_scale": 0.01},
+    "fusion lr x 0.01, beta 0.2": {"fusion_lr_scale": 0.01, "beta": 0.2},
 }
 
 STUDY = Study(
