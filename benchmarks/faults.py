@@ -17,27 +17,21 @@ from pathlib import Path
 
 from timing import caption, table
 
-from mldiv.config import TrialConfig
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import chaos
 
 NODES = 2
 DEATHS = 4
-CONFIG = TrialConfig(
-    data="digits", train_size=64, test_size=32, validation_size=32, arch="resnet8", width=0.25, epochs=80, switch_epoch=60,
-    pretrain_epochs=1, batch_size=32, lr=0.05, validation_samples=2, test_samples=2, fusion_dim=16, scale_batches=2,
-)  # fmt: skip
 
 
 def sweeps(seeds: int, folder: Path) -> list[str]:
     """A table row of all seeds together."""
-    chaos.undisturbed(CONFIG, folder / "undisturbed")
+    chaos.undisturbed(chaos.CONFIG, folder / "undisturbed")
     taken: Counter[str] = Counter()
     restarts, equal, began = 0, 0, time.monotonic()
     with chaos.nodes(NODES) as cluster:
         for seed in range(1, seeds + 1):
-            taken.update(chaos.sweep(cluster, CONFIG, folder / str(seed), seed, DEATHS))
+            taken.update(chaos.sweep(cluster, chaos.CONFIG, folder / str(seed), seed, DEATHS))
             try:
                 restarts += chaos.assert_equal(folder / str(seed), folder / "undisturbed")
                 equal += 1

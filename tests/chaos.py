@@ -14,6 +14,7 @@ from pathlib import Path
 import optuna
 import ray
 import torch
+from processes import environment, running
 from ray.cluster_utils import Cluster
 
 from mldiv import records, serial, tune
@@ -23,6 +24,11 @@ from mldiv.records import find_trial, trial_folder
 from mldiv.store import Store
 from mldiv.train import Resources
 
+#: A trial of a second or two: its numbers need be the same, not good.
+CONFIG = TrialConfig(
+    data="digits", train_size=64, test_size=32, validation_size=32, arch="resnet8", width=0.25, epochs=80, switch_epoch=60,
+    pretrain_epochs=1, batch_size=32, lr=0.05, validation_samples=2, test_samples=2, fusion_dim=16, scale_batches=2,
+)  # fmt: skip
 #: Process titles of Ray's workers by what they are to the sweep.
 TITLES = {"worker": "ray::RayTrainWorker", "actor": "ray::ImplicitFunc"}
 #: How often a trial may lose its group between two epochs. Deaths come faster here than groups start: three of one trial's, all
@@ -88,24 +94,16 @@ class Killer(threading.Thread):
         self.cluster.add_node(num_cpus=1)
 
 
-def running() -> Iterator[tuple[int, int, str]]:
-    """Each process of this machine: its id, its parent's, its title."""
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            yield int(path.name), int((path / "stat").read_text().rsplit(")", 1)[1].split()[1]), (path / "cmdline").read_text()
-
-
 def plan(config: TrialConfig, folder) -> Plan:
     arms = [make_arm("plain", config, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", config, {}, ("alpha", "beta"))]
     return Plan(arms, folder, samples=2, seeds=(1, 2))
 
 
-def undisturbed(config: TrialConfig, folder) -> Plan:
+def undisturbed(config: TrialConfig, folder) -> None:
     """The same sweep without Ray and without deaths."""
     one = plan(config, folder)
     serial.run(one, folder, store=Store(folder / "store"))
     records.write_assignments(folder, one.assignments)
-    return one
 
 
 def sweep(cluster: Cluster, config: TrialConfig, folder, seed: int, deaths: int, longest: float = 3.0) -> list[str]:
@@ -153,17 +151,12 @@ def assert_equal(folder, expected) -> int:
 # The driver
 
 
-def command(out, *flags: str) -> list[str]:
-    script = Path(__file__).resolve().parent.parent / "studies" / "joint_search.py"
-    return [sys.executable, str(script), "--preset", "demo", "--samples", "8", "--seeds", "2", "--out", str(out), *flags]
-
-
 def start(out) -> subprocess.Popen:
     """A search's command in a session of its own, on a cluster of its own."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTEST", "TUNE_"))}
+    script = Path(__file__).resolve().parent.parent / "studies" / "joint_search.py"
     return subprocess.Popen(
-        command(out), cwd=out.parent, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        [sys.executable, str(script), "--preset", "demo", "--samples", "8", "--seeds", "2", "--out", str(out)],
+        cwd=out.parent, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
 
 

@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from chaos import running
+from processes import running
 
-#: The machines' network: a bridge of this name, this end's address and the machines' from .1 on.
-BRIDGE, NETWORK = "mldiv-test", "10.213.77"
+#: The machines' network, of this process alone: a bridge of this name, this end's address and the machines' from .1 on.
+BRIDGE, NETWORK = f"mldiv{os.getpid()}", f"10.{200 + os.getpid() // 250 % 50}.{os.getpid() % 250}"
 
 #: What must be here; Debian's openssh-server, rsync, iproute2 and util-linux.
 PROGRAMS = ("sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare")
@@ -59,7 +59,8 @@ def missing() -> str | None:
 
 
 def do(*command: object) -> None:
-    subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stderr}"
 
 
 @contextlib.contextmanager
@@ -90,8 +91,8 @@ def machines(count: int, folder: Path) -> Iterator[list[str]]:
 def _machine(number: int, name: str, folder: Path) -> subprocess.Popen:
     address, inside = f"{NETWORK}.{number}", ["ip", "netns", "exec", name]
     do("ip", "netns", "add", name)
-    do("ip", "link", "add", f"mldiv-t{number}", "type", "veth", "peer", "name", "eth0", "netns", name)
-    do("ip", "link", "set", f"mldiv-t{number}", "master", BRIDGE, "up")
+    do("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+    do("ip", "link", "set", name, "master", BRIDGE, "up")
     do(*inside, "ip", "link", "set", "lo", "up")
     do(*inside, "ip", "address", "add", f"{address}/24", "dev", "eth0")
     do(*inside, "ip", "link", "set", "eth0", "up")
@@ -100,8 +101,8 @@ def _machine(number: int, name: str, folder: Path) -> subprocess.Popen:
     config.write_text(CONFIG.format(address=address, folder=folder))
     sshd = shutil.which("sshd", path="/usr/sbin:/sbin:/usr/bin")
     begin = BEGIN.format(shared=folder, base=sys.base_prefix, prefix=sys.prefix, home=Path.home(), sshd=sshd, config=config)
-    log = (folder / f"sshd-{number}.log").open("w")
-    return subprocess.Popen([*inside, "unshare", "-mpf", "--mount-proc", "bash", "-c", begin], stdout=log, stderr=log)
+    with (folder / f"sshd-{number}.log").open("w") as log:
+        return subprocess.Popen([*inside, "unshare", "-mpf", "--mount-proc", "bash", "-c", begin], stdout=log, stderr=log)
 
 
 def _wait(address: str, seconds: float = 20) -> None:

@@ -1,4 +1,4 @@
-"""cluster.yaml through Ray's own AWS launcher, against moto's AWS: what it creates there and starts."""
+"""The cluster files by Ray's own checks: their schema, and cluster.yaml through its AWS launcher against moto's AWS."""
 
 import contextlib
 from pathlib import Path
@@ -7,7 +7,25 @@ import pytest
 import yaml
 from object_store import serve
 
-FILE = Path(__file__).resolve().parent.parent / "cluster.yaml"
+ROOT = Path(__file__).resolve().parent.parent
+FILE = ROOT / "cluster.yaml"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("cluster*.yaml")))
+def test_a_file_follows_rays_schema(name):
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = prepare_config(yaml.safe_load((ROOT / name).read_text()))
+    validate_config(config)
+    with pytest.raises(Exception, match="max_wrkers"):
+        validate_config(config | {"max_wrkers": 3})
+
+
+def test_on_demand_machines_are_as_the_spot_ones():
+    types = yaml.safe_load(FILE.read_text())["available_node_types"]
+    spot, on_demand = (dict(types[name]["node_config"]) for name in ("gpu_spot", "gpu_on_demand"))
+    assert types["gpu_spot"]["max_workers"] == types["gpu_on_demand"]["max_workers"] > 0
+    assert spot.pop("InstanceMarketOptions") == {"MarketType": "spot"} and spot == on_demand
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import environment
 
 from mldiv import records
 
@@ -19,9 +20,8 @@ SCRIPT = Path(__file__).resolve().parent.parent / "studies" / "joint_search.py"
 
 def start(out, cwd):
     command = [sys.executable, str(SCRIPT), "--preset", "demo", "--samples", "2", "--seeds", "2", "--out", str(out)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTEST", "TUNE_"))}
     return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's background job ignores it
     )  # fmt: skip
 

@@ -12,9 +12,7 @@ from mldiv.train import Resources
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture
-def config(tiny):
-    return tiny.replace(train_size=64, validation_size=32, test_size=32, test_samples=2)
+SHORT = chaos.CONFIG.replace(epochs=2, switch_epoch=1)
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +27,9 @@ def placed():
             if one["State"] == "ALIVE"]  # fmt: skip
 
 
-def test_a_trial_on_two_nodes(cluster, config, tmp_path):
+def test_a_trial_on_two_nodes(cluster, tmp_path):
     """Every node has one processor: a group of two workers lies on two."""
-    one, seen = Plan([make_arm("both", config, {}, ())], tmp_path, samples=0, seeds=(1, 2)), set()
+    one, seen = Plan([make_arm("both", SHORT, {}, ())], tmp_path, samples=0, seeds=(1, 2)), set()
 
     def progress(trial, result):
         seen.update(node for name, node in placed() if "Worker" in name)
@@ -42,10 +40,9 @@ def test_a_trial_on_two_nodes(cluster, config, tmp_path):
     assert all(record.environment["world_size"] == 2 for record in found)
 
 
-def test_32_trials_on_four_processors(cluster, config, tmp_path):
+def test_32_trials_on_four_processors(cluster, tmp_path):
     """Clients, groups and the phase of shared first stages come through; the broker is where the driver is."""
-    config = config.replace(epochs=2, switch_epoch=1)
-    arms = [make_arm(str(alpha), config, {"alpha": float(alpha)}, ()) for alpha in range(8)]
+    arms = [make_arm(str(alpha), SHORT, {"alpha": float(alpha)}, ()) for alpha in range(8)]
     one, brokers, groups = Plan(arms, tmp_path, samples=0, seeds=(1, 2, 3, 4)), set(), set()
 
     def progress(trial, result):
@@ -60,10 +57,9 @@ def test_32_trials_on_four_processors(cluster, config, tmp_path):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_deaths(cluster, config, tmp_path, seed):
+def test_deaths(cluster, tmp_path, seed):
     """A worker, a trial's actor, a node and a warned node die; benchmarks/faults.py goes through 20 seeds."""
-    config = config.replace(epochs=80, switch_epoch=60)
-    chaos.undisturbed(config, tmp_path / "undisturbed")
-    taken = chaos.sweep(cluster, config, tmp_path / "study", seed, deaths=4)
+    chaos.undisturbed(chaos.CONFIG, tmp_path / "undisturbed")
+    taken = chaos.sweep(cluster, chaos.CONFIG, tmp_path / "study", seed, deaths=4)
     assert len(taken) == 4
     assert chaos.assert_equal(tmp_path / "study", tmp_path / "undisturbed") >= 1

@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-import chaos
 import machines
 import pytest
+from processes import environment, running
 
 from mldiv import records
 
@@ -30,22 +30,7 @@ CHANGES = {
     "cd ~/mldiv && make .venv": "ln -sfn {prefix} ~/mldiv/.venv; echo 'export PYTHONPATH=$HOME/mldiv' >> ~/.mldiv",
 }
 COUNT = """python -c 'import ray; ray.init(logging_level="ERROR"); print("nodes:", sum(one["Alive"] for one in ray.nodes()))'"""
-STUDY = [
-    "--preset",
-    "demo",
-    "--groups",
-    "1",
-    "--seeds",
-    "1",
-    "--samples",
-    "0",
-    "--arm",
-    "rbf",
-    "--set",
-    "epochs=3",
-    "--set",
-    "switch_epoch=2",
-]
+STUDY = "--preset demo --groups 1 --seeds 1 --samples 0 --arm rbf --set epochs=3 --set switch_epoch=2".split()
 
 
 class Cluster:
@@ -53,30 +38,27 @@ class Cluster:
 
     def __init__(self, folder: Path, checkout: Path, addresses: list[str]) -> None:
         self.checkout, self.folder = checkout, folder
-        home = folder / "home"
-        home.mkdir()
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTEST", "TUNE_"))}
-        self.environment = kept | {"HOME": str(home), "RAY_AUTH_MODE": "token", "PATH": f"{RAY.parent}:{os.environ['PATH']}"}
+        own = {"HOME": folder / "home", "TMPDIR": folder / "temporary"}
+        for path in own.values():
+            path.mkdir()
+        own["PATH"] = f"{RAY.parent}:{os.environ['PATH']}"
+        self.environment = environment(RAY_AUTH_MODE="token", **{name: str(value) for name, value in own.items()})
+        self.name = f"{folder.name}-{os.getpid()}"
         self.ray("get-auth-token", "--generate")
         text = (checkout / FILE).read_text()
-        values = {
-            "name": f"{folder.name}-{os.getpid()}",
-            "head": addresses[0],
-            "worker": addresses[1],
-            "folder": folder,
-            "prefix": sys.prefix,
-        }
+        head, worker = addresses
+        values = {"name": self.name, "head": head, "worker": worker, "folder": folder, "prefix": sys.prefix}
         for old, new in CHANGES.items():
             assert text.count(old) == 1, old
             text = text.replace(old, new.format(**values))
         (checkout / FILE).write_text(text)
 
-    def ray(self, *arguments: str, code: int = 0) -> str:
+    def ray(self, *arguments: str) -> str:
         done = subprocess.run(
             [RAY, *arguments], cwd=self.checkout, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, timeout=300, check=False,
         )  # fmt: skip
-        assert done.returncode == code, done.stdout
+        assert done.returncode == 0, done.stdout
         return done.stdout
 
 
@@ -86,12 +68,14 @@ def cluster(tmp_path_factory):
     shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".?*", "results", "data", "docs"))
     with machines.machines(2, folder) as addresses:
         one = Cluster(folder, checkout, addresses)
-        one.ray("up", "-y", "--no-config-cache", FILE)
-        assert raylets()
-        yield one
-        one.ray("down", "-y", FILE)
-        for left in Path("/tmp/ray").glob(f"cluster-{folder.name}-{os.getpid()}.*"):
-            left.unlink()
+        try:
+            one.ray("up", "-y", "--no-config-cache", FILE)
+            assert raylets()
+            yield one
+            one.ray("down", "-y", FILE)
+        finally:
+            for left in Path("/tmp/ray").glob(f"cluster-{one.name}.*"):  # Ray's memory of which addresses are taken
+                left.unlink()
         end = time.monotonic() + 120  # the worker's sees after a minute that its head has gone
         while raylets():
             assert time.monotonic() < end, "ray down left Ray running"
@@ -99,7 +83,7 @@ def cluster(tmp_path_factory):
 
 
 def raylets() -> list[str]:
-    return [title for _, _, title in chaos.running() if "raylet" in title and machines.NETWORK in title]
+    return [title for _, _, title in running() if "raylet" in title and machines.NETWORK in title]
 
 
 def test_both_machines_join(cluster):

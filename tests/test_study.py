@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from mldiv import records
 from mldiv.study import Study
@@ -181,16 +180,3 @@ def test_header_is_json_and_says_what_the_analysis_needs(study):
     header = json.loads(json.dumps(Run(study, parse_flags(study, [])).__class__(study, parse_flags(study, []))._header()))
     assert header["arms"][0] == header["baseline"] == "mutual learning" and len(header["arms"]) == 7
     assert header["settings"]["epochs"] == 12 and header["environment"]["commit"]
-
-
-def test_cluster_file_follows_rays_schema():
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    config = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
-    validate_config(config)
-    types = config["available_node_types"]
-    assert config["head_node_type"] == "head" and types["gpu_spot"]["max_workers"] == types["gpu_on_demand"]["max_workers"] > 0
-    spot, on_demand = (dict(types[name]["node_config"]) for name in ("gpu_spot", "gpu_on_demand"))
-    assert spot.pop("InstanceMarketOptions") == {"MarketType": "spot"} and spot == on_demand
-    with pytest.raises(Exception, match="max_wrkers"):
-        validate_config(config | {"max_wrkers": 3})
