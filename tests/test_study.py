@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from mldiv import records
+from mldiv.flags import parse_flags
+from mldiv.invocation import RESULTS, Run
 from mldiv.study import Study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,8 +96,6 @@ def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):
 
 def test_set_changes_any_setting(study, capsys, tmp_path):
     given = ["--set", "epochs=20", "--set", "switch_epoch=5", "--set", "channels_last=true", "--set", "schedule=step"]
-    from mldiv.study import Run, parse_flags
-
     base = Run(study, parse_flags(study, given)).base
     assert (base.epochs, base.switch_epoch, base.channels_last, base.schedule) == (20, 5, True, "step")
     assert Run(study, parse_flags(study, ["--preset", "small", "--set", "train_size=null"])).base.train_size is None
@@ -127,8 +127,6 @@ def test_some_arms_alone(capsys, tmp_path):
     study = load("ablation")
     code, out, _ = run(study, capsys, "--arm", "with both", "--dry-run", "--out", str(tmp_path / "x"))
     assert code == 0 and "mutual learning: " in out and "with both: " in out and "single" not in out
-    from mldiv.study import Run, parse_flags
-
     header = Run(study, parse_flags(study, ["--arm", "with both"]))._header()
     assert header["arms"] == ["mutual learning", "with both"] and header["compare"] == ["with both"] and not header["contrasts"]
     whole = [flag for arm in list(study.arms)[3:] for flag in ("--arm", arm)]
@@ -142,8 +140,6 @@ def test_some_arms_alone(capsys, tmp_path):
 
 def test_a_folder_of_another_configuration_is_refused(study, capsys, tmp_path):
     run(study, capsys, "--dry-run", "--out", str(tmp_path))
-    from mldiv.study import Run, parse_flags
-
     flags = parse_flags(study, ["--out", str(tmp_path)])
     header = Run(study, flags)._header()
     records.write_json(tmp_path / "study.json", header)
@@ -166,8 +162,6 @@ def test_every_study_has_a_plan(name, rule, capsys, tmp_path):
 
 
 def test_the_results_place_is_named_once(study, monkeypatch, tmp_path):
-    from mldiv.study import RESULTS, Run, parse_flags
-
     monkeypatch.setenv(RESULTS, str(tmp_path))
     one = Run(study, parse_flags(study, []))
     assert one.place == f"{tmp_path}/kernel_sweep" and one.store.place == f"{tmp_path}/trunks"
@@ -175,8 +169,6 @@ def test_the_results_place_is_named_once(study, monkeypatch, tmp_path):
 
 
 def test_header_is_json_and_says_what_the_analysis_needs(study):
-    from mldiv.study import Run, parse_flags
-
-    header = json.loads(json.dumps(Run(study, parse_flags(study, [])).__class__(study, parse_flags(study, []))._header()))
+    header = json.loads(json.dumps(Run(study, parse_flags(study, []))._header()))
     assert header["arms"][0] == header["baseline"] == "mutual learning" and len(header["arms"]) == 7
     assert header["settings"]["epochs"] == 12 and header["environment"]["commit"]
