@@ -123,7 +123,9 @@ def room(flags: Namespace) -> Finding:
             resources.groups(present, 1)
         except ValueError as error:
             return Finding(FAILED, str(error))
-    what = f"{fits} at once now, each with {flags.workers} workers" + (f"; {most} when all nodes have come" if most else "")
+    what = f"{fits} now, of {flags.workers} process{'es' * (flags.workers > 1)} each" + (
+        f"; {most} when all nodes have come" if most else ""
+    )
     if not max(fits, most) or (flags.groups or 0) > max(fits, most):
         return Finding(WARNING, f"{what}; --groups {flags.groups} asks for more", "lower it, unless an autoscaler adds nodes")
     return Finding(OK, what)

@@ -166,15 +166,16 @@ def judge_memory(free: float, workers: int) -> Finding:
     return Finding(OK, said)
 
 
-def free_memory() -> float:
-    """Bytes that new processes may take: what the machine has left, or the container if that is less."""
+def free_memory(group: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes that new processes may take: what the machine has left, or its container (``group``) if that is less."""
     lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     free = float(lines["MemAvailable"].split()[0]) * 1024
-    group = Path("/sys/fs/cgroup")
     try:
-        return min(free, float((group / "memory.max").read_text()) - float((group / "memory.current").read_text()))
+        limit, taken = (float((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # no limit
         return free
+    return min(free, limit - taken + float(parts["inactive_file"]))  # files read, which make way
 
 
 def limits(flags: Namespace) -> Finding:

@@ -63,7 +63,13 @@ def ask_all(function: Callable[..., Any], *given: Any, seconds: float) -> dict[s
 
 def _problems(answers: Mapping[str, Any]) -> list[str]:
     """The nodes that gave an exception."""
-    return [f"{name}: {first_line(one)}" for name, one in answers.items() if isinstance(one, Exception)]
+    return [f"{name}: {_said(one)}" for name, one in answers.items() if isinstance(one, Exception)]
+
+
+def _said(error: Exception) -> str:
+    """An exception's first line; of a function that a node cannot even import, what is missing there."""
+    lines = [line for line in str(error).splitlines() if line.startswith(("ModuleNotFoundError:", "ImportError:"))]
+    return lines[-1] if lines else first_line(error)
 
 
 def software(names: list[str]) -> dict[str, str]:
