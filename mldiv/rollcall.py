@@ -259,7 +259,10 @@ def meeting(flags: Namespace) -> Finding:
     address = known[first]["NodeManagerAddress"]
     given = {node: (address, port, rank, len(known), seconds) for rank, node in enumerate(known)}
     answers = ask(meet, given, 2 * seconds)
-    if wrong := _problems(answers):
+    wrong = _problems(answers) or [
+        f"{node}: {one:g} of {len(known)} ones" for node, one in answers.items() if one != len(known)
+    ]
+    if wrong:
         mend = (
             "open all TCP ports between the nodes, and see that no hostname means 127.0.0.1 in /etc/hosts "
             "(or export GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME before ray start)"
