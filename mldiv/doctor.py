@@ -1,6 +1,7 @@
 """`python -m mldiv.doctor`: what in this installation or cluster would make a long sweep fail, said before it starts.
 
-Takes the studies' flags that matter. One line per check; the exit code is 1 when one failed.
+Takes the studies' flags that matter, by a parser of its own: theirs loads torch, which may be what is broken. One line per
+check; the exit code is 1 when one failed.
 """
 
 import os

@@ -4,13 +4,18 @@ import json
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from mldiv import remote
 from mldiv.config import ConfigError
 from mldiv.models import MODELS
 from mldiv.search_space import SELECTION
 
 DEFAULT_RULE = "validation_nll"
+
+#: Environment variable with the place under which every study has its folder, where --out does not say otherwise.
+RESULTS = "MLDIV_RESULTS"
 
 
 def parse_flags(study: Any, argv: Sequence[str] | None) -> Namespace:
@@ -39,7 +44,7 @@ def parse_flags(study: Any, argv: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         "--out",
         metavar="PLACE",
-        help=f"folder or URL (s3://...) of the results (default: {study.name} in $MLDIV_RESULTS or results)",
+        help=f"folder or URL (s3://...) of the results (default: {study.name} in ${RESULTS} or results)",
     )
     parser.add_argument(
         "--store",
@@ -57,6 +62,26 @@ def parse_flags(study: Any, argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS", "local"), help="Ray cluster (default: this machine)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     return parser.parse_args(argv)
+
+
+def places(flags: Namespace, name: str) -> tuple[remote.Place, remote.Place]:
+    """Where the results of the study of this ``name`` and the first stages that studies share are to be.
+
+    Raises: ConfigError for a URL that is no storage.
+    """
+    out = _place("out", flags.out or remote.join(os.environ.get(RESULTS, "results"), name))
+    return out, _place("store", flags.store or remote.join(remote.parent(out), "trunks"))
+
+
+def _place(flag: str, given: str) -> remote.Place:
+    """A folder's full path, or a URL that pyarrow knows."""
+    if not remote.is_url(given):
+        return str(Path(given).expanduser().resolve())
+    try:
+        remote.Remote(given)
+    except ValueError as error:
+        raise ConfigError(f"--{flag} {error}") from None
+    return given
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:

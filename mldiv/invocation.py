@@ -1,6 +1,5 @@
 """One invocation of a study: its flags checked, its configuration and its plan, before any work starts."""
 
-import os
 import sys
 import tempfile
 from argparse import Namespace
@@ -13,7 +12,7 @@ import mldiv
 from mldiv import datasets, ood, records, remote
 from mldiv.config import PATHS, ConfigError, nearest
 from mldiv.epochs import dataset
-from mldiv.flags import parse_settings
+from mldiv.flags import parse_settings, places
 from mldiv.models import build
 from mldiv.plan import Plan, journal, search_seeds
 from mldiv.presets import PRESETS, Preset, configure
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
 
 EARLY_STOPPING = "ASHA within each arm's search, at equal epochs after the last switch"
 
-#: Environment variable with the place under which every study has its folder, where --out does not say otherwise.
-RESULTS = "MLDIV_RESULTS"
-
 #: Flags that are settings of the configuration, by the same name.
 SETTING_FLAGS = ("data", "arch", "width", "ood")
 
@@ -35,26 +31,12 @@ SETTING_FLAGS = ("data", "arch", "width", "ood")
 ReportBuilder = Callable[..., str]
 
 
-def _place(flag: str, given: str) -> remote.Place:
-    """A folder's full path, or a URL that pyarrow knows.
-
-    Raises: ConfigError for another URL.
-    """
-    if not remote.is_url(given):
-        return str(Path(given).expanduser().resolve())
-    try:
-        remote.Remote(given)
-    except ValueError as error:
-        raise ConfigError(f"--{flag} {error}") from None
-    return given
-
-
 class Run:
     """Checked flags, configuration, plan. Raises: ConfigError, before any work starts, naming the flag."""
 
     def __init__(self, study: "Study", flags: Namespace) -> None:
         self.study, self.flags = study, flags
-        self.place = _place("out", flags.out or remote.join(os.environ.get(RESULTS, "results"), study.name))
+        self.place, store = places(flags, study.name)
         self.preset_name = self._preset()
         self.preset: Preset = PRESETS[self.preset_name]
         self.samples = self._count("samples", study.samples.get(self.preset_name, self.preset.samples), minimum=0)
@@ -65,7 +47,6 @@ class Run:
         self._check_shares()
         if not flags.store_size > 0:
             raise ConfigError(f"--store-size {flags.store_size:g}: must be greater than zero")
-        store = _place("store", flags.store or remote.join(remote.parent(self.place), "trunks"))
         self.store = open_store(store, int(flags.store_size * 1e9))
         root = str(Path(flags.data_root).expanduser().resolve()) if flags.data_root else None
         given = {name: getattr(flags, name) for name in SETTING_FLAGS}

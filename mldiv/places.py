@@ -3,7 +3,6 @@
 Each check gives a `Finding`; what may be broken is imported inside it.
 """
 
-import os
 import shutil
 import tempfile
 import uuid
@@ -87,14 +86,10 @@ def store(flags: Namespace) -> Finding:
 def places(flags: Namespace) -> dict[str, str]:
     """Where results and shared first stages are to be. Without --out it is the place above those of all studies."""
     from mldiv import remote
+    from mldiv.flags import places
 
-    out = flags.out or os.environ.get("MLDIV_RESULTS", "results")
-    above = remote.parent(_full(out)) if flags.out else out
-    return {"out": _full(out), "store": _full(flags.store or remote.join(above, "trunks"))}
-
-
-def _full(place: str) -> str:
-    return place if "://" in place else str(Path(place).expanduser().resolve())
+    out, store = places(flags, "a study")
+    return {"out": out if flags.out else remote.parent(out), "store": store}
 
 
 def _judge_url(url: str) -> Finding:
@@ -139,7 +134,7 @@ def dataset(flags: Namespace) -> tuple[str, str | None] | None:
     """Its name and folder; None where the preset depends on a cluster that was not joined."""
     from mldiv.presets import configure
 
-    root = _full(flags.data_root) if flags.data_root else None
+    root = str(Path(flags.data_root).expanduser().resolve()) if flags.data_root else None
     if (name := preset(flags)) is None and flags.data is None:
         return None
     return configure(name or "demo", {"data": flags.data, "data_root": root}).data, root

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mldiv import records
-from mldiv.flags import parse_flags
-from mldiv.invocation import RESULTS, Run
+from mldiv.flags import RESULTS, parse_flags
+from mldiv.invocation import Run
 from mldiv.study import Study
 
 ROOT = Path(__file__).resolve().parent.parent
