@@ -1,5 +1,8 @@
 """Shape annotations are executed in the test run: jaxtyping's hook must come before mldiv is imported."""
 
+import itertools
+
+import object_store
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -18,6 +21,7 @@ with install_import_hook([f"mldiv.{name}" for name in CHECKED], "beartype.bearty
 
 from mldiv.config import TrialConfig
 from mldiv.epochs import dataset
+from mldiv.remote_store import open_store
 
 #: Warnings of Ray's own code, which are none of ours.
 RAY_WARNINGS = (
@@ -50,3 +54,30 @@ def tiny() -> TrialConfig:
 @pytest.fixture
 def tiny_data(tiny):
     return dataset(tiny)
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """A bucket's URL on a server of the module's own."""
+    with object_store.serve() as url:
+        yield url
+
+
+@pytest.fixture
+def place(bucket, tmp_path):
+    """A URL of its own for every test."""
+    return f"{bucket}/{tmp_path.name}"
+
+
+@pytest.fixture
+def stores(place, tmp_path, monkeypatch):
+    """A function that makes the same store as another machine sees it: with a disk of its own."""
+    count = itertools.count()
+
+    def make(limit=10**9):
+        disk = tmp_path / f"machine {next(count)}"
+        disk.mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(disk))
+        return open_store(place, limit)
+
+    return make
