@@ -30,7 +30,7 @@ CHANGES = {
     "cd ~/mldiv && make .venv": "ln -sfn {prefix} ~/mldiv/.venv; echo 'export PYTHONPATH=$HOME/mldiv' >> ~/.mldiv",
 }
 COUNT = """python -c 'import ray; ray.init(logging_level="ERROR"); print("nodes:", sum(one["Alive"] for one in ray.nodes()))'"""
-STUDY = "--preset demo --groups 1 --seeds 1 --samples 0 --arm rbf --set epochs=3 --set switch_epoch=2".split()
+STUDY = "--preset demo --groups 1 --seeds 1 --samples 0 --arm rbf --set epochs=3 --set switch_epoch=2"
 
 
 class Cluster:
@@ -95,11 +95,11 @@ def test_both_machines_join(cluster):
 
 def test_a_study_by_ray_submit_and_as_a_job(cluster, tmp_path):
     """From here and on the head; the results are where all machines find them, and come here by `ray rsync-down`."""
-    said = cluster.ray("submit", FILE, "studies/kernel_sweep.py", "--", *STUDY)
+    said = cluster.ray("submit", FILE, "studies/kernel_sweep.py", "--", *STUDY.split())
     results = cluster.folder / "results"
     assert "| rbf" in said and len(finished(results / "kernel_sweep")) == 2
     job = "ray job submit --address http://127.0.0.1:8265 -- python ~/mldiv/studies/kernel_sweep.py"
-    said = cluster.ray("exec", FILE, " ".join([job, *STUDY, "--out", str(results / "job")]))
+    said = cluster.ray("exec", FILE, " ".join([job, *STUDY.split(), "--out", str(results / "job")]))
     assert "succeeded" in said and finished(results / "job") == finished(results / "kernel_sweep")
     cluster.ray("rsync-down", FILE, f"{results}/job/table.md", str(tmp_path / "table.md"))
     assert "| rbf" in (tmp_path / "table.md").read_text()
