@@ -88,7 +88,7 @@ def places(flags: Namespace) -> dict[str, str]:
     from mldiv import remote
     from mldiv.flags import places
 
-    out, store = places(flags, "a study")
+    out, store = places(flags, "study")
     return {"out": out if flags.out else remote.parent(out), "store": store}
 
 
