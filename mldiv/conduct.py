@@ -130,6 +130,8 @@ def train(run: Any, plan: Plan) -> None:
         room = cluster.largest() if run.flags.address != "local" else []
         resources = worker_resources(run.flags, run.preset, run.workers, [*cluster.nodes(), *room])
         groups = run.flags.groups or resources.fit(room) or None
+        if (idle := idleness(plan, groups or resources.fit(cluster.nodes()))) is not None:
+            print(f"{run.study.name}: {idle}", file=sys.stderr)
         if run.study.sizes is not None:
             measure = ray.remote(scaling.measure_all).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
             _measure(run, lambda sizes: ray.get(measure.remote(sizes)))
@@ -147,6 +149,16 @@ def train(run: Any, plan: Plan) -> None:
             )  # fmt: skip
     finally:
         ray.shutdown()
+
+
+def idleness(plan: Plan, groups: int) -> str | None:
+    """What is said where a search cannot keep so many groups busy."""
+    if not plan.searches or groups <= plan.open_at_once():
+        return None
+    return (
+        f"there is room for {groups} trials at once, but the arms' searches keep {plan.open_at_once()} busy; --batch N opens "
+        "more of them, each suggested with less known"
+    )
 
 
 def train_here(run: Any, plan: Plan) -> None:

@@ -37,6 +37,12 @@ def parse_flags(study: Any, argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds on which each arm's choice is repeated")
     parser.add_argument("--samples", type=int, metavar="N", help="Optuna trials for each searched arm; 0: defaults as they are")
     parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="Optuna trials open at once in each arm's search (default: the study's, mostly 1)",
+    )
+    parser.add_argument(
         "--select", default=DEFAULT_RULE, metavar="RULE", help=f"how a search is judged: {' or '.join(SELECTION)}"
     )
     parser.add_argument("--stop-early", action="store_true", help="end searched trials early by ASHA, after the switch only")

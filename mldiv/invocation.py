@@ -4,7 +4,7 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class Run:
         self.preset: Preset = PRESETS[self.preset_name]
         self.samples = self._count("samples", study.samples.get(self.preset_name, self.preset.samples), minimum=0)
         self.seeds = self._count("seeds", self.preset.seeds)
+        study = replace(study, batch=self._count("batch", study.batch))
         self.workers = self._count("workers", 1)
         if flags.groups is not None:
             self._count("groups", 1)

@@ -33,6 +33,7 @@ def outline(run: Any, header: dict[str, Any]) -> str:
         f"  {work.asked:,} epochs asked for: {_between(work, other, 'shared')} shared, "
         f"{_between(work, other, 'trained')} to train{'' if work == other else ' (fewest if searches end at the defaults)'}",
         f"  {_between(work, other, 'pretraining')} epochs of pretraining to train",
+        *([f"  while arms are searched, {plan.open_at_once()} trials at once at most (--batch)"] if plan.searches else []),
         f"  {groups} worker groups of {run.workers} side by side on this machine: about {clock(max(seconds))}",
         f"  results in {run.place}, shared first stages in {run.store.place}",
     ]

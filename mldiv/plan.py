@@ -119,6 +119,15 @@ class Plan:
         search = self.samples * len(self.search_seeds)
         return sum(len(self.seeds) + (search if arm.study else 0) for arm in self.arms)
 
+    @property
+    def searches(self) -> bool:
+        return any(arm.study for arm in self.arms)
+
+    def open_at_once(self) -> int:
+        """How many trials may be open while the arms are searched."""
+        search = min(self.batch, self.samples) * len(self.search_seeds)
+        return sum(search if arm.study else len(self.seeds) for arm in self.arms)
+
     def next(self) -> Task | None:
         """A trial to train now, or None: all are handed out, or answers or a trunk must come first (see `done`)."""
         self._ask_everything()

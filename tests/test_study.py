@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mldiv import records
+from mldiv.conduct import idleness
 from mldiv.flags import RESULTS, parse_flags
 from mldiv.invocation import Run
 from mldiv.study import Study
@@ -91,7 +92,22 @@ def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):
     assert code == 0 and not (tmp_path / "x").exists()
     assert "35 trials, 0 of them recorded already" in out and "420 epochs asked for" in out
     assert "mutual learning: 3 Optuna trials over lr, kl_weight, temperature, then 2 seeds" in out
+    assert "while arms are searched, 7 trials at once at most (--batch)" in out
     assert " epochs of pretraining to train" in out and "about" in out and "digits: 1,221 training" in out
+
+
+def test_batch_opens_more_trials(study, capsys, tmp_path):
+    given = ["--dry-run", "--out", str(tmp_path / "x"), "--samples", "3", "--seeds", "2", "--batch", "2"]
+    assert "14 trials at once at most" in run(study, capsys, *given)[1]
+    one = Run(study, parse_flags(study, given))
+    assert one._header()["batch"] == 2 and one.study.plan(one.base, tmp_path, 1, 2).open_at_once() == 7
+    plan = one.study.plan(one.base, tmp_path, 3, 2)
+    assert idleness(plan, 14) is None and "room for 15 trials at once, but the arms' searches keep 14 busy" in idleness(
+        plan, 15
+    )
+    assert idleness(one.study.plan(one.base, tmp_path, 0, 2), 100) is None
+    code, _, err = run(study, capsys, "--batch", "0")
+    assert code == 2 and "--batch 0: must be at least 1" in err[0]
 
 
 def test_set_changes_any_setting(study, capsys, tmp_path):
