@@ -1,10 +1,11 @@
 """What grows with the number of trials in one sweep, on a tiny network:
 
-    python benchmarks/trials.py [--trials 1000] [--out benchmarks/trials.md]
+    python benchmarks/trials.py [--trials 1000] [--epochs 2] [--groups 1] [--out benchmarks/trials.md]
 
-Two arms, each searched by Optuna and then repeated on 20 seeds, through one standing worker group on this machine. A row is
+Two arms, each searched by Optuna and then repeated on 20 seeds, through standing worker groups on this machine. A row is
 taken after a tenth, a quarter, a half, three quarters and all of the trials; times are of the trials since the row before.
-Then, on the finished study: what a further start and the report take.
+Then the memory of each kind of process, and, on the finished study, what a further start and the report take. Adds a section
+to the file.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from mldiv.plan import Plan, journal, make_arm
 from mldiv.records import trial_folder
 from mldiv.train import Resources
 
-BASE = TINY.replace(train_size=32, epochs=2, switch_epoch=1)
+BASE = TINY.replace(train_size=32)
 ARMS: dict[str, dict[str, Any]] = {"cosine": {}, "rbf": {"kernel": "rbf"}}
 SEARCHED = ("alpha", "beta", "lr")
 SEEDS = 20
@@ -66,12 +67,14 @@ class TimedSearch(tune.PlanSearch):
         TimedSearch.writing += time.perf_counter() - began
 
 
-def plan(folder: Path, count: int) -> TimedPlan:
-    arms = [make_arm(name, BASE, changes, SEARCHED) for name, changes in ARMS.items()]
-    samples = count // len(ARMS) - SEEDS
+def plan(folder: Path, flags: argparse.Namespace) -> TimedPlan:
+    base = BASE.replace(epochs=flags.epochs, switch_epoch=flags.epochs // 2)
+    arms = [make_arm(name, base, changes, SEARCHED) for name, changes in ARMS.items()]
+    samples = flags.trials // len(ARMS) - SEEDS
     return TimedPlan(
-        arms, folder, samples=samples, seeds=tuple(range(1, SEEDS + 1)), storage=journal(folder / "optuna.journal")
-    )
+        arms, folder, samples=samples, seeds=tuple(range(1, SEEDS + 1)), storage=journal(folder / "optuna.journal"),
+        batch=flags.groups,
+    )  # fmt: skip
 
 
 def family(parent: int) -> list[int]:
@@ -87,8 +90,10 @@ def family(parent: int) -> list[int]:
 
 
 def name_of(pid: int) -> str:
+    """The program, or what a worker of Ray is at present."""
     with suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        title = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
+        return title.strip().split(".")[0] if title.startswith("ray::") else Path(f"/proc/{pid}/comm").read_text().strip()
     return ""
 
 
@@ -121,6 +126,7 @@ class Watch:
     ended: list[str] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
     rows: list[dict[str, float]] = field(default_factory=list)
+    kinds: dict[str, list[float]] = field(default_factory=dict)
     before: dict[str, float] = field(default_factory=state)
 
     def progress(self, trial: str, result: dict[str, Any]) -> None:
@@ -128,7 +134,7 @@ class Watch:
             self.ended.append(trial)
             if len(self.ended) in [round(mark * self.plan.trials()) for mark in MARKS]:
                 self._take()
-        elif result["epoch"] == BASE.epochs - 1 and result["status"] == "running":
+        elif result["epoch"] == self.plan.arms[0].config.epochs - 1 and result["status"] == "running":
             self.late.append(time.time() - (trial_folder(self.folder, trial) / "checkpoint.pt").stat().st_mtime)
 
     def _take(self) -> None:
@@ -137,6 +143,9 @@ class Watch:
         each = {name: (value - self.before.get(name, 0.0)) / since for name, value in now.items()}
         late = sorted(self.late)
         pids = family(os.getpid())
+        self.kinds = {}
+        for pid in pids:
+            self.kinds.setdefault(name_of(pid), []).append(proportional(pid))
         gcs = [pid for pid in pids if name_of(pid) == "gcs_server"]
         row = {"ended": len(self.ended)} | each
         row |= {"late": statistics.median(late), "latest": late[int(0.95 * len(late))], "driver": resident(os.getpid())}
@@ -159,7 +168,7 @@ def gaps(folder: Path, ended: list[str]) -> list[float]:
     return [max(0.0, begun - ended) for (_, ended), (begun, _) in itertools.pairwise(found)]
 
 
-def after(folder: Path, count: int, one: Plan) -> tuple[float, float]:
+def after(folder: Path, flags: argparse.Namespace, one: Plan) -> tuple[float, float]:
     """Seconds in which the finished study is read through by a further start, and in which its report is made."""
     header = records.study_header(
         name="trials", question="What grows with trials?", scientific="kernel", preset="demo", baseline="cosine", changes=ARMS,
@@ -171,24 +180,24 @@ def after(folder: Path, count: int, one: Plan) -> tuple[float, float]:
     records.write_json(folder / "study.json", header)
     records.write_assignments(folder, one.assignments)
     began = time.perf_counter()
-    assert recorded_all(plan(folder, count))
+    assert recorded_all(plan(folder, flags))
     between = time.perf_counter()
     subprocess.run([sys.executable, "-m", "analysis", str(folder)], check=True, stdout=subprocess.DEVNULL, cwd=records.ROOT)
     return between - began, time.perf_counter() - between
 
 
-def measure(folder: Path, count: int) -> str:
+def measure(folder: Path, flags: argparse.Namespace) -> str:
     import ray
 
     tune.PlanSearch = TimedSearch  # type: ignore[misc]
     connect("local")
-    one = plan(folder, count)
+    one = plan(folder, flags)
     watch = Watch(folder, one)
     began = time.perf_counter()
-    tune.run(one, folder, resources=Resources(), groups=1, progress=watch.progress)
+    tune.run(one, folder, resources=Resources(cpus=1 / flags.groups), groups=flags.groups, progress=watch.progress)
     whole = time.perf_counter() - began
     ray.shutdown()
-    again, report = after(folder, count, one)
+    again, report = after(folder, flags, one)
     return tables(watch, gaps(folder, watch.ended), f"The whole sweep took {whole:.0f} s. On the finished study, reading every "
                   f"record and asking Optuna the same again, as each further start does, took {again:.1f} s, the report "
                   f"{report:.1f} s.")  # fmt: skip
@@ -210,24 +219,31 @@ def tables(watch: Watch, between: list[float], words: str) -> str:
                  "study's files, ms per trial", "report to driver, ms", "its 95 %", "gap between trials, ms"]  # fmt: skip
     memory_head = ["trials ended", "driver, MB", "GCS, MB", "all processes, MB", "processes", "optuna.journal, kB",
                    "assignments, kB", "Tune's files, kB", "store, kB", "trials' folders, kB"]  # fmt: skip
-    return f"{table(time_head, times)}\n\n{table(memory_head, memory)}\n\n{words}"
+    kinds = [[name, f"{len(sizes)}", f"{statistics.median(sizes):,.0f}"] for name, sizes in sorted(watch.kinds.items())]
+    kind_table = table(["process, at the end", "how many", "MB of each (median)"], kinds)
+    return f"{table(time_head, times)}\n\n{table(memory_head, memory)}\n\n{kind_table}\n\n{words}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000, help="an even number, at least 100")
+    parser.add_argument("--epochs", type=int, default=2, help="of each trial, at least 2")
+    parser.add_argument("--groups", type=int, default=1, help="worker groups, which share one processor")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     parser.add_argument("--note", default="", help="a sentence for the caption: what else ran on the machine, say")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        text = measure(Path(name), flags.trials)
+        text = measure(Path(name), flags)
     samples = flags.trials // len(ARMS) - SEEDS
     what = (
         f"A sweep of {flags.trials:,} trials of a tiny pair (ResNet-8 at quarter width, {BASE.train_size} images, "
-        f"{BASE.epochs} epochs): {len(ARMS)} arms, each with {samples} Optuna trials over {', '.join(SEARCHED)} and {SEEDS} "
-        f"seeds, one worker group, 1 run; memory of all processes counts what they share once. {flags.note}".strip()
+        f"{flags.epochs} epochs): {len(ARMS)} arms, each with {samples} Optuna trials over {', '.join(SEARCHED)} and {SEEDS} "
+        f"seeds, {flags.groups} worker group{'s' * (flags.groups > 1)}, 1 run; processes that share memory, all but driver and "
+        f"GCS, are counted with their share of it. {flags.note}".strip()
     )
-    flags.out.write_text(f"# What grows with trials\n\n{caption(what, 1, ['ray', 'optuna'])}\n\n{text}\n")
+    before = flags.out.read_text() if flags.out.exists() else "# What grows with trials\n"
+    head = f"## {flags.trials:,} trials of {flags.epochs} epochs, groups: {flags.groups}"
+    flags.out.write_text(f"{before}\n{head}\n\n{caption(what, 1, ['ray', 'optuna'])}\n\n{text}\n")
     print(flags.out.read_text())
 
 

@@ -19,9 +19,12 @@ BRIDGE, NETWORK = f"mldiv{os.getpid()}", f"10.{200 + os.getpid() // 250 % 50}.{o
 #: What must be here; Debian's openssh-server, rsync, iproute2 and util-linux.
 PROGRAMS = ("sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare")
 
-#: On a machine, before its server: /tmp and a home of its own; {shared}, the interpreter and its environment where they are.
+#: On a machine, before its server: a name that means its address to all, which gloo asks for; /tmp and a home of its own;
+#: {shared}, the interpreter and its environment where they are.
 BEGIN = """
 set -e
+hostname {name}
+mount --bind {shared}/hosts /etc/hosts
 mount -t tmpfs tmpfs /mnt
 mkdir /mnt/tmp /mnt/home /mnt/base /mnt/prefix /mnt/shared
 mount --bind {base} /mnt/base
@@ -54,7 +57,7 @@ def missing() -> str | None:
     lacks = [name for name in PROGRAMS if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]
     if lacks:
         return f"not installed: {', '.join(lacks)}"
-    tried = subprocess.run(["unshare", "-mnpf", "--mount-proc", "true"], capture_output=True, text=True, check=False)
+    tried = subprocess.run(["unshare", "-mnupf", "--mount-proc", "true"], capture_output=True, text=True, check=False)
     return f"no namespaces here: {tried.stderr.strip()}" if tried.returncode or os.getuid() else None
 
 
@@ -69,6 +72,8 @@ def machines(count: int, folder: Path) -> Iterator[list[str]]:
     for name in ("host", "user"):
         do("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name)
     names, servers = [f"{BRIDGE}-{number}" for number in range(1, count + 1)], []
+    hosts = ["127.0.0.1 localhost", *(f"{NETWORK}.{number} {name}" for number, name in enumerate(names, start=1))]
+    (folder / "hosts").write_text("\n".join(hosts) + "\n")
     try:
         do("ip", "link", "add", BRIDGE, "type", "bridge")
         do("ip", "address", "add", f"{NETWORK}.254/24", "dev", BRIDGE)
@@ -100,9 +105,10 @@ def _machine(number: int, name: str, folder: Path) -> subprocess.Popen:
     config = folder / f"sshd-{number}"
     config.write_text(CONFIG.format(address=address, folder=folder))
     sshd = shutil.which("sshd", path="/usr/sbin:/sbin:/usr/bin")
-    begin = BEGIN.format(shared=folder, base=sys.base_prefix, prefix=sys.prefix, home=Path.home(), sshd=sshd, config=config)
+    values = {"shared": folder, "base": sys.base_prefix, "prefix": sys.prefix, "home": Path.home()}
+    begin = BEGIN.format(**values, name=name, sshd=sshd, config=config)
     with (folder / f"sshd-{number}.log").open("w") as log:
-        return subprocess.Popen([*inside, "unshare", "-mpf", "--mount-proc", "bash", "-c", begin], stdout=log, stderr=log)
+        return subprocess.Popen([*inside, "unshare", "-mupf", "--mount-proc", "bash", "-c", begin], stdout=log, stderr=log)
 
 
 def _wait(address: str, seconds: float = 20) -> None:
