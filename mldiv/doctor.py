@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mldiv import installation, places, rollcall
-from mldiv.installation import AS_LOCKED, FAILED, OK, SKIPPED, WARNING, Check, Finding, first_line
+from mldiv.installation import AS_LOCKED, FAILED, GROUP, OK, SKIPPED, WARNING, Check, Finding, first_line
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
@@ -129,6 +129,9 @@ def room(flags: Namespace) -> Finding:
     )
     if not max(fits, most) or (flags.groups or 0) > max(fits, most):
         return Finding(WARNING, f"{what}; --groups {flags.groups} asks for more", "lower it, unless an autoscaler adds nodes")
+    if (free := installation.free_memory()) < (flags.groups or max(fits, most)) * GROUP:
+        what += f"; Ray keeps {GROUP / 1e9:g} GB for each here, where the driver runs, and {free / 1e9:.1f} GB are free"
+        return Finding(WARNING, what, "a head with more memory, or fewer at once (--groups)")
     return Finding(OK, what)
 
 

@@ -24,8 +24,9 @@ AS_LOCKED = "install as locked: make .venv, or pip install -r requirements.lock"
 FILES = 4096
 #: Bytes of shared memory below which processes that decode images die by "bus error"; Docker gives 64 MiB.
 SHARED = 2**28
-#: Bytes that a worker of the demo preset takes: 0.66 GB, and 0.48 its group's controller (PSS on processors, measured once).
-WORKER = 1.2e9
+#: Bytes of a worker of a small network on a processor, and of what Ray Train keeps for its group where the driver runs: the
+#: controller and three helpers (benchmarks/trials.md).
+WORKER, GROUP = 0.6e9, 0.75e9
 
 
 @dataclass(frozen=True)
@@ -153,16 +154,16 @@ def has_card() -> bool:
 
 
 def memory(flags: Namespace) -> Finding:
-    """Whether a worker on each processor finds room; on a cluster the nodes are asked later."""
-    workers = len(os.sched_getaffinity(0)) if flags.address == "local" else 1
-    return judge_memory(free_memory(), workers)
+    """Whether a worker on each processor finds room, and its group; on a cluster the nodes are asked later."""
+    workers = len(os.sched_getaffinity(0)) if flags.address == "local" else 0
+    return judge_memory(free_memory(), workers, WORKER + GROUP)
 
 
-def judge_memory(free: float, workers: int) -> Finding:
+def judge_memory(free: float, workers: int, each: float) -> Finding:
     said = f"{free / 1e9:.1f} GB free"
-    if free < workers * WORKER:
-        mend = "end other programs, or start fewer workers (--cpus-per-worker): Ray kills workers when memory runs out"
-        return Finding(WARNING, f"{said} for up to {workers} workers of about {WORKER / 1e9:g} GB each", mend)
+    if free < workers * each:
+        mend = "end other programs, or start fewer workers (--groups): Ray kills workers when memory runs out"
+        return Finding(WARNING, f"{said} for up to {workers} workers of about {each / 1e9:g} GB each", mend)
     return Finding(OK, said)
 
 

@@ -147,7 +147,8 @@ def memory(flags: Namespace) -> Finding:
     for node, free in answers.items():
         if not isinstance(free, Exception):
             share = flags.cpus_per_worker or 1.0
-            found = installation.judge_memory(free, int(known[node]["Resources"].get("CPU", 0) / share))
+            workers = int(known[node]["Resources"].get("CPU", 0) / share)
+            found = installation.judge_memory(free, workers, installation.WORKER)
             wrong += [f"{node}: {found.what}"] if found.verdict != OK else []
             mend = found.mend
     return Finding(WARNING, some(wrong), mend) if wrong else Finding(OK, f"enough on {count(answers)}")

@@ -119,7 +119,7 @@ def test_memory(tmp_path, monkeypatch):
     assert installation.free_memory(tmp_path) == 600
     (tmp_path / "memory.max").write_text("max\n")
     assert installation.free_memory(tmp_path) > 1e6
-    monkeypatch.setattr(installation, "free_memory", lambda: 1.5 * installation.WORKER)
+    monkeypatch.setattr(installation, "free_memory", lambda: 1.5 * (installation.WORKER + installation.GROUP))
     monkeypatch.setattr(installation.os, "sched_getaffinity", lambda process: {0, 1})
     assert installation.memory(flags()).verdict == WARNING
     monkeypatch.setattr(installation.os, "sched_getaffinity", lambda process: {0})

@@ -87,9 +87,14 @@ def test_a_sound_cluster(cluster, flags, tmp_path, name):
     assert "2 nodes" in found.what or "2 processes on as many nodes add up" in found.what
 
 
-def test_room(cluster, flags):
+def test_room(cluster, flags, monkeypatch):
     assert "2 now, of 1 process each" in doctor.room(flags()).what
     assert doctor.room(flags("--workers", "2")).verdict == OK
+    with monkeypatch.context() as patch:
+        patch.setattr(installation, "free_memory", lambda: 1.5 * installation.GROUP)
+        assert doctor.room(flags("--workers", "2")).verdict == OK
+        found = doctor.room(flags())
+        assert found.verdict == WARNING and "0.75 GB for each here, where the driver runs, and 1.1 GB are free" in found.what
     found = doctor.room(flags("--workers", "3"))
     assert found.verdict == FAILED and "a group of 3 workers needs" in found.what
     found = doctor.room(flags("--groups", "5"))
