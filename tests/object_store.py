@@ -1,6 +1,7 @@
 """An S3 server on loopback, for the tests: moto's, in a thread of this process, reached over HTTP by every other."""
 
 import os
+import urllib.request
 from contextlib import contextmanager
 
 BUCKET = "mldiv-tests"
@@ -8,7 +9,7 @@ BUCKET = "mldiv-tests"
 
 @contextmanager
 def serve():
-    """Serve S3 while the block runs, with the environment that AWS's clients, pyarrow's among them, read."""
+    """Serve an empty AWS while the block runs, with the environment that AWS's clients, pyarrow's among them, read."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -26,6 +27,8 @@ def serve():
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:
+        request = urllib.request.Request(f"{address}/moto-api/reset", method="POST")
+        urllib.request.urlopen(request).close()  # what another server of this process has made
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         yield f"s3://{BUCKET}"
     finally:
