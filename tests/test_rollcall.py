@@ -13,6 +13,7 @@ import pytest
 import ray
 from object_store import serve
 from PIL import Image
+from processes import environment
 from ray.cluster_utils import Cluster
 
 from mldiv import doctor, installation, rollcall
@@ -173,10 +174,9 @@ def unknown_there(names):
     return {}
 
 
-def ask_doctor(tmp_path, *given, **environment):
+def ask_doctor(tmp_path, *given, **more):
     command = [sys.executable, "-m", "mldiv.doctor", "--preset", "demo", "--out", str(tmp_path / "study"), *given]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTEST", "TUNE_"))}
-    found = subprocess.run(command, env=kept | environment, capture_output=True, text=True, timeout=300, check=False)
+    found = subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=300, check=False)
     lines = dict(
         (line[9:25].strip(), line)
         for line in found.stdout.splitlines()
