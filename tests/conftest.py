@@ -29,6 +29,7 @@ RAY_WARNINGS = (
 )  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Warnings are errors, but not those of Ray in tests that start it. Of two processes, one runs all of these, which are the
     longest and begin first, the other file after file."""
