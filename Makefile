@@ -16,7 +16,7 @@ sweep: .venv
 	$(BIN)/python studies/kernel_sweep.py --preset demo $(FLAGS)
 
 test: .venv
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(FLAGS)
+	$(BIN)/python -m pytest $(FLAGS)
 
 check: .venv
 	$(BIN)/ruff format --check .

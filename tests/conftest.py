@@ -29,18 +29,12 @@ RAY_WARNINGS = (
 )  # fmt: skip
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Warnings are errors, but not those of Ray in tests that start it. Of two processes, one runs all of these, which are the
-    longest and begin first, the other file after file."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    """Warnings are errors, but not those of Ray in tests that start it."""
     for item in items:
         if item.get_closest_marker("ray"):
             for name in RAY_WARNINGS:
                 item.add_marker(pytest.mark.filterwarnings(f"ignore::{name}"))
-            item.add_marker(pytest.mark.xdist_group("ray"))
-        else:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(autouse=True)
