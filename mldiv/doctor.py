@@ -30,7 +30,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--cpus-per-worker", type=float, metavar="N")
     parser.add_argument("--gpus-per-worker", type=float, metavar="N")
     parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS", "local"))
-    parser.add_argument("--limit", type=float, default=60.0, metavar="SECONDS", help="for each check (default 60)")
+    parser.add_argument("--limit", type=float, default=120.0, metavar="SECONDS", help="for each check (default 120)")
     return parser.parse_args(argv)
 
 
