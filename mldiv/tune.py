@@ -3,6 +3,7 @@
 import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -36,6 +37,9 @@ ENVIRONMENT = {
 
 #: Restarts of a trial's client, which dies with the node that it happens to be on.
 CLIENT_RESTARTS = 20
+#: How often a trial that ended in an error of Tune's, without a final record, is brought again as a new one. Tune restarts no
+#: client whose process died between two trials: the next trial is the one that ends.
+RETURNS = 5
 
 #: Seconds between two pushes of the study's own files to an object store.
 PUSH = 30.0
@@ -49,33 +53,49 @@ class PlanSearch(Searcher):
     def __init__(self, plan: Plan, study: Copy, store: Store, room: Callable[[], int]) -> None:
         super().__init__(metric="nll", mode="min")
         self.plan, self.study, self.store, self.room = plan, study, store, room
-        self.trials: dict[str, str] = {}
+        self.tasks: dict[str, dict[str, Any]] = {}
+        self.again: dict[str, dict[str, Any]] = {}
+        self.returns: Counter[str] = Counter()
         self.written: tuple[int, frozenset[str]] = (0, frozenset())
         self.pushed = time.monotonic()
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's task; None while answers or a trunk must come first, or no group is free; FINISHED at the end."""
-        task = self.plan.next() if len(self.trials) < self.room() else None
+        task = self._next() if len(self.tasks) < self.room() else None
         self._write()
         if task is not None:
-            self.trials[trial_id] = task.config.id
-            return {
-                "trial": task.config.id,
-                "config": asdict(task.config),
-                "publish": list(task.publish),
-                "bracket": self.plan.brackets.get(task.config.id),
-                "store": self.store.place if self.plan.queue.share else None,
-                "store_limit": self.store.limit,
-            }
+            self.tasks[trial_id] = task
+            return task
         return Searcher.FINISHED if self.plan.done else None
 
+    def _next(self) -> dict[str, Any] | None:
+        if self.again:
+            return self.again.pop(next(iter(self.again)))
+        if (task := self.plan.next()) is None:
+            return None
+        return {
+            "trial": task.config.id,
+            "config": asdict(task.config),
+            "publish": list(task.publish),
+            "bracket": self.plan.brackets.get(task.config.id),
+            "store": self.store.place if self.plan.queue.share else None,
+            "store_limit": self.store.limit,
+        }
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Answer with the record on disk; a trial that Tune stopped may still be on its way to its last report."""
-        trial = self.trials.pop(trial_id, None)
-        if trial is None:
+        """Answer with the record on disk; a trial that Tune stopped may still be on its way to its last report. One that lost
+        its client is brought again."""
+        task = self.tasks.pop(trial_id, None)
+        if task is None:
             return
+        trial = task["trial"]
         record = self._record(trial)
-        if record is not None and not record.final and not error and (result or {}).get("status") == "running":
+        final = record is not None and record.final
+        if error and not final and self.returns[trial] < RETURNS:
+            self.returns[trial] += 1
+            self.again[trial] = task
+            return
+        if record is not None and not final and not error and (result or {}).get("status") == "running":
             record.status = "stopped"
         self.plan.tell(trial, record)
         self._write()
@@ -93,8 +113,8 @@ class PlanSearch(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Who waits for the trial's first stage may be free now. Optuna hears of whole trials only."""
-        if trial_id in self.trials:
-            self.plan.progress(self.trials[trial_id], result["epoch"] + 1)
+        if trial_id in self.tasks:
+            self.plan.progress(self.tasks[trial_id]["trial"], result["epoch"] + 1)
 
     def _write(self) -> None:
         """Keep the study's assignments and its references in the store up to date."""
@@ -123,8 +143,8 @@ class PlanSearch(Searcher):
 class Steward(Callback):
     """Tells the broker of trials that Tune ends early, and a display of everything that is reported."""
 
-    def __init__(self, broker: Any, progress: Progress) -> None:
-        self.broker, self.progress = broker, progress
+    def __init__(self, broker: Any, search: PlanSearch, progress: Progress) -> None:
+        self.broker, self.search, self.progress = broker, search, progress
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its parts to restore them later; the records rebuild this one."""
@@ -138,6 +158,8 @@ class Steward(Callback):
         self.progress(trial.config["trial"], {"ended": True, **trial.last_result})
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        if trial.config["trial"] in self.search.again:
+            return
         self.broker.stop.remote(trial.config["trial"])
         self.progress(trial.config["trial"], {"ended": True, "status": "failed"})
 
@@ -186,7 +208,7 @@ def run(
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=scheduler,
-            num_samples=plan.trials(),
+            num_samples=-1,  # the search says when it is over
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"{trial.trial_id}-{trial.config['trial']}",
             metric="nll" if scheduler else None,
@@ -196,7 +218,7 @@ def run(
             name="tune",
             storage_path=mirror,
             verbose=0,
-            callbacks=[Steward(broker, progress)],
+            callbacks=[Steward(broker, search, progress)],
             stop=stop,
             failure_config=tune.FailureConfig(max_failures=CLIENT_RESTARTS),
         ),

@@ -133,6 +133,22 @@ def test_a_killed_worker_resumes_its_trial(tiny, tmp_path):
     assert_as_trained_alone(tmp_path / "study", config.replace(**changes), tmp_path)
 
 
+def test_a_client_killed_between_trials(tiny, tmp_path):
+    """Tune ends the next trial, whose client cannot be made ready, with an error: it is brought again, and nobody sees it."""
+    one, ends, killed = plan(tmp_path, tiny, seeds=(1, 2, 3)), [], []
+
+    def progress(trial, result):
+        if result.get("ended"):
+            ends.append((trial, result["status"]))
+            if len(ends) in (1, 2) and "pid" in result:
+                os.kill(result["pid"], signal.SIGKILL)
+                killed.append(result["pid"])
+
+    tune.run(one, tmp_path, resources=Resources(), groups=1, progress=progress)
+    assert sorted(ends) == sorted((item.trial, "finished") for item in one.assignments) and len(killed) == 2
+    assert {find_trial(tmp_path, item.trial).status for item in one.assignments} == {"finished"}
+
+
 def test_a_failing_trial_is_recorded_and_the_others_go_on(tiny, tmp_path):
     arms = [
         make_arm("bad", tiny.replace(data="cifar10", data_root=str(tmp_path / "nowhere")), {}, ()),
