@@ -5,16 +5,14 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import optuna
 import ray
 import torch
-from processes import environment, running
+from processes import joint_search, running
 from ray.cluster_utils import Cluster
 
 from mldiv import records, serial, tune
@@ -152,12 +150,8 @@ def assert_equal(folder, expected) -> int:
 
 
 def start(out) -> subprocess.Popen:
-    """A search's command in a session of its own, on a cluster of its own."""
-    script = Path(__file__).resolve().parent.parent / "studies" / "joint_search.py"
-    return subprocess.Popen(
-        [sys.executable, str(script), "--preset", "demo", "--samples", "8", "--seeds", "2", "--out", str(out)],
-        cwd=out.parent, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+    """A search's command on a cluster of its own."""
+    return joint_search(out, "--samples", "8", output=subprocess.DEVNULL)
 
 
 def kill_driver(out, seed: int, times: int) -> int:

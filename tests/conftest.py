@@ -19,6 +19,8 @@ with install_import_hook([f"mldiv.{name}" for name in CHECKED], "beartype.bearty
     import mldiv.pair
     import mldiv.vit  # noqa: F401
 
+pytest.register_assert_rewrite("chaos", "machines", "processes")
+
 from mldiv.config import TrialConfig
 from mldiv.epochs import dataset
 from mldiv.remote_store import open_store

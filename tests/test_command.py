@@ -3,27 +3,19 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from processes import environment
+from processes import SHORT, joint_search
 
 from mldiv import records
 
 pytestmark = pytest.mark.ray
 
-SCRIPT = Path(__file__).resolve().parent.parent / "studies" / "joint_search.py"
 
-
-def start(out, cwd):
-    command = [sys.executable, str(SCRIPT), "--preset", "demo", "--samples", "2", "--seeds", "2", "--out", str(out)]
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's background job ignores it
-    )  # fmt: skip
+def start(out):
+    return joint_search(out, "--samples", "2", *SHORT)
 
 
 def wait_for_trials(out, count, limit=180):
@@ -59,14 +51,14 @@ def story(tmp_path_factory):
     """Interrupted once, killed once, finished, and run once more; what each run said."""
     folder = tmp_path_factory.mktemp("command")
     out, said = folder / "out", {}
-    first = start(out, folder)
+    first = start(out)
     wait_for_trials(out, 1)
     os.killpg(first.pid, signal.SIGINT)
     said["interrupted"] = (*first.communicate(timeout=90), first.returncode)
     time.sleep(3)
     said["left after interrupt"] = relatives(first.pid)
 
-    second = start(out, folder)
+    second = start(out)
     wait_for_trials(out, 3)
     second.kill()
     second.communicate(timeout=30)
@@ -75,11 +67,11 @@ def story(tmp_path_factory):
         time.sleep(0.5)
     said["left after kill"] = left
 
-    third = start(out, folder)
+    third = start(out)
     said["finished"] = (*third.communicate(timeout=300), third.returncode)
     before = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/*")}
     began = time.monotonic()
-    fourth = start(out, folder)
+    fourth = start(out)
     said["again"] = (*fourth.communicate(timeout=120), fourth.returncode)
     said["seconds"] = time.monotonic() - began
     said["touched"] = [path for path in out.glob("trials/*/*") if before.get(path) != path.stat().st_mtime_ns]

@@ -1,5 +1,7 @@
 """The number of worker groups follows the cluster and the work, on a cluster of two nodes that this module starts itself."""
 
+import itertools
+
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -22,9 +24,11 @@ def cluster():
     one.shutdown()
 
 
-def test_groups_come_with_nodes_and_go_with_the_work(tiny, tmp_path, cluster):
+def test_groups_come_with_nodes_and_go_with_the_work(tiny, tmp_path, cluster, monkeypatch):
     """One group on one processor; a second one when a node joins; one again when only the long trial is left, which is then
-    stopped."""
+    stopped. The cluster is asked for both as long as there is work for them, and for nothing in the end."""
+    asked, request = [], train.request_resources
+    monkeypatch.setattr(train, "request_resources", lambda bundles: asked.append(bundles) or request(bundles=bundles))
     short = tiny.replace(epochs=20, switch_epoch=10)
     arms = [make_arm(f"short {alpha}", short, {"alpha": float(alpha)}, ()) for alpha in range(1, 7)]
     arms.append(make_arm("long", tiny.replace(epochs=5000, switch_epoch=5000), {}, ()))
@@ -42,6 +46,8 @@ def test_groups_come_with_nodes_and_go_with_the_work(tiny, tmp_path, cluster):
     tune.run(plan, tmp_path, resources=Resources(), groups=2, progress=progress, stop=stop)
     ends = {item.arm: find_trial(tmp_path, item.trial).status for item in plan.assignments}
     assert ends.pop("long") == "stopped" and set(ends.values()) == {"finished"}
+    one = {"CPU": 0.9}
+    assert [wanted for wanted, _ in itertools.groupby(asked)] == [[one] * 2, [one], []]
 
 
 def test_data_is_read_during_the_start_only_with_processors_to_spare(tiny, tmp_path, cluster):
@@ -51,12 +57,3 @@ def test_data_is_read_during_the_start_only_with_processors_to_spare(tiny, tmp_p
     plan = Plan([make_arm("one", tiny, {}, ())], tmp_path, samples=0, seeds=(1,))
     tune.run(plan, tmp_path, resources=Resources(cpus=4.0))
     assert find_trial(tmp_path, plan.assignments[0].trial).status == "finished"
-
-
-def test_a_cluster_is_asked_for_more_than_it_has(tiny, tmp_path, cluster, monkeypatch):
-    """What it has does the work meanwhile, and the request ends with the sweep."""
-    asked, request = [], train.request_resources
-    monkeypatch.setattr(train, "request_resources", lambda bundles: asked.append(bundles) or request(bundles=bundles))
-    plan = Plan([make_arm("one", tiny, {}, ())], tmp_path, samples=0, seeds=(1, 2, 3))
-    tune.run(plan, tmp_path, resources=Resources(), groups=3)
-    assert plan.done and asked[0] == [{"CPU": 0.9}] * 3 and asked[-1] == []

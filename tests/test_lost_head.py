@@ -3,23 +3,13 @@
 import contextlib
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import chaos
 import pytest
-from processes import environment, until
+from processes import SHORT, joint_search, until
 from ray.cluster_utils import Cluster
 
 pytestmark = pytest.mark.ray
-
-SCRIPT = Path(__file__).resolve().parent.parent / "studies" / "joint_search.py"
-SETTINGS = (
-    "epochs=30 switch_epoch=20 train_size=64 validation_size=32 test_size=32 pretrain_epochs=1 width=0.25 batch_size=32 "
-    "validation_samples=2 test_samples=2 ood=none"
-)
-FLAGS = ["--preset", "demo", "--samples", "2", "--seeds", "2"] + [f"--set={one}" for one in SETTINGS.split()]
 
 
 @contextlib.contextmanager
@@ -33,10 +23,7 @@ def head(cpus):
 
 def start(out, *more):
     """The command; it gives up 5 s after its head is lost, not Ray's 60."""
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *FLAGS, "--out", str(out), *more], cwd=out.parent, stdout=-1, stderr=-1, text=True,
-        env=environment(RAY_gcs_rpc_server_reconnect_timeout_s="5"),
-    )  # fmt: skip
+    return joint_search(out, "--samples", "2", *SHORT, *more, RAY_gcs_rpc_server_reconnect_timeout_s="5")
 
 
 def end(command):

@@ -27,7 +27,8 @@ CHANGES = {
     "ssh_user: CHANGE-ME": "ssh_user: root",
     "~/.ssh/id_ed25519": "{folder}/user",
     "/shared/CHANGE-ME/mldiv": "{folder}/results",
-    "cd ~/mldiv && make .venv": "ln -sfn {prefix} ~/mldiv/.venv; echo 'export PYTHONPATH=$HOME/mldiv' >> ~/.mldiv",
+    "cd ~/mldiv && make .venv": "ln -sfn {prefix} ~/mldiv/.venv; echo 'export PYTHONPATH=$HOME/mldiv' >> ~/.mldiv; "
+    "echo 'export RAY_gcs_rpc_server_reconnect_timeout_s=15' >> ~/.mldiv",  # a worker machine ends so long after its head
 }
 COUNT = """python -c 'import ray; ray.init(logging_level="ERROR"); print("nodes:", sum(one["Alive"] for one in ray.nodes()))'"""
 #: The kernel sweep's flags: two short trials. MLDIV_SUBMIT="--preset demo" submits the whole demo instead.
