@@ -8,7 +8,7 @@ import pytest
 
 from analysis.build import build
 from analysis.load import load
-from mldiv import presets
+from mldiv import presets, scaling
 from mldiv.records import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +24,7 @@ TINY = {
 def tiny_demo(monkeypatch):
     demo = presets.PRESETS["demo"]
     monkeypatch.setitem(presets.PRESETS, "demo", replace(demo, settings=demo.settings | TINY, samples=1, seeds=2, cut={}))
+    monkeypatch.setattr(scaling, "ROUNDS", 1)
 
 
 #: Of the studies with many arms, those that are unlike the others; the plan of all is made in test_study.py.
