@@ -1,4 +1,7 @@
-"""What a sweep leaves in a cluster: nothing, with the dashboard and without, beside a second Ray on the machine and alone."""
+"""What a sweep leaves in a cluster with a dashboard, beside a second Ray on the machine: nothing, there and here.
+
+A Ray alone, without dashboard, is looked at after every test of test_sweep.py.
+"""
 
 import contextlib
 import socket
@@ -20,11 +23,11 @@ OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_Autosc
 
 
 @contextlib.contextmanager
-def alone(cpus, dashboard):
+def alone(cpus):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    head = {"num_cpus": cpus, "include_dashboard": dashboard, "dashboard_port": port}
+    head = {"num_cpus": cpus, "include_dashboard": True, "dashboard_port": port}
     one = Cluster(initialize_head=True, head_node_args=head)
     try:
         yield one
@@ -53,12 +56,10 @@ def busy(cluster):
     return [title for title in titles if title.startswith("ray::") and not title.startswith(OWN)]
 
 
-@pytest.mark.parametrize(("dashboard", "second"), [(True, True), (False, True)])
-def test_nothing_is_left(tiny, tmp_path, dashboard, second):
-    """Nor does a sweep touch the other Ray. (A Ray alone, without dashboard: after every test of test_sweep.py.)"""
+def test_nothing_is_left(tiny, tmp_path):
     arms = [make_arm("plain", tiny, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", tiny, {}, ("alpha",))]
     one, seen = Plan(arms, tmp_path, samples=1, seeds=(1,)), set()
-    with alone(2, dashboard) as cluster, alone(1, dashboard) if second else contextlib.nullcontext() as other:
+    with alone(2) as cluster, alone(1) as other:
 
         def progress(trial, result):
             seen.update(busy(cluster))
@@ -71,7 +72,6 @@ def test_nothing_is_left(tiny, tmp_path, dashboard, second):
             until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"] == 2)
         assert any("RayTrainWorker" in title for title in seen), seen  # or the count above could not see one
         until(lambda: not busy(cluster))
-        if other is not None:
-            assert not busy(other)
-            with joined(other):
-                assert groups() == [] and ray.available_resources()["CPU"] == 1
+        assert not busy(other)
+        with joined(other):
+            assert groups() == [] and ray.available_resources()["CPU"] == 1
