@@ -235,9 +235,13 @@ def free_port() -> int:
 
 def meet(address: str, port: int, rank: int, size: int, seconds: float) -> float:
     """On a node: one of ``size`` processes that add up ones, as DDP adds up gradients."""
+    import ray
     import torch
     import torch.distributed as dist
 
+    from mldiv import world
+
+    world.meet_at(ray.util.get_node_ip_address())
     limit = timedelta(seconds=seconds)
     dist.init_process_group("gloo", init_method=f"tcp://{address}:{port}", rank=rank, world_size=size, timeout=limit)
     try:
@@ -264,10 +268,7 @@ def meeting(flags: Namespace) -> Finding:
         f"{node}: {one:g} of {len(known)} ones" for node, one in answers.items() if one != len(known)
     ]
     if wrong:
-        mend = (
-            "open all TCP ports between the nodes, and see that no hostname means 127.0.0.1 in /etc/hosts "
-            "(or export GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME before ray start)"
-        )
+        mend = "open all TCP ports between the nodes, or export GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME before ray start"
         return Finding(FAILED, some(wrong), mend)
     return Finding(OK, f"{len(known)} processes on as many nodes add up")
 

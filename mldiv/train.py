@@ -18,6 +18,7 @@ import ray.train
 import torch
 from ray.autoscaler.sdk import request_resources
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch.config import _TorchBackend
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mldiv import warm, world
@@ -120,6 +121,21 @@ def start_broker(name: str, **options: Any) -> Any:
     return placed.remote(**options)
 
 
+class _Backend(_TorchBackend):
+    """Ray's, but workers meet at the addresses by which Ray knows their nodes."""
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        if len(worker_group) > 1:
+            worker_group.execute(lambda: world.meet_at(ray.util.get_node_ip_address()))
+        super().on_start(worker_group, backend_config)
+
+
+class _TorchConfig(TorchConfig):
+    @property
+    def backend_cls(self) -> type[_Backend]:
+        return _Backend
+
+
 class Groups:
     """Standing worker groups, each a TorchTrainer in a thread of the driver: when the driver ends, so do they.
 
@@ -175,7 +191,7 @@ class Groups:
         trainer = TorchTrainer(
             worker_loop,
             train_loop_config={"broker": self.broker_name, "group": group, "threads": max(1, int(self.resources.cpus))},
-            torch_config=TorchConfig(timeout_s=24 * 3600),
+            torch_config=_TorchConfig(timeout_s=24 * 3600),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=self.resources.workers, use_gpu=self.resources.gpus > 0, resources_per_worker=self.resources.worker
             ),

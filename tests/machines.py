@@ -19,12 +19,12 @@ BRIDGE, NETWORK = f"mldiv{os.getpid()}", f"10.{200 + os.getpid() // 250 % 50}.{o
 #: What must be here; Debian's openssh-server, rsync, iproute2 and util-linux.
 PROGRAMS = ("sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare")
 
-#: On a machine, before its server: a name that means its address to all, which gloo asks for; /tmp and a home of its own;
+#: On a machine, before its server: a name of its own, which means 127.0.1.1 there, as on Debian; /tmp and a home of its own;
 #: {shared}, the interpreter and its environment where they are.
 BEGIN = """
 set -e
 hostname {name}
-mount --bind {shared}/hosts /etc/hosts
+mount --bind {shared}/hosts-{name} /etc/hosts
 mount -t tmpfs tmpfs /mnt
 mkdir /mnt/tmp /mnt/home /mnt/base /mnt/prefix /mnt/shared
 mount --bind {base} /mnt/base
@@ -72,8 +72,8 @@ def machines(count: int, folder: Path) -> Iterator[list[str]]:
     for name in ("host", "user"):
         do("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name)
     names, servers = [f"{BRIDGE}-{number}" for number in range(1, count + 1)], []
-    hosts = ["127.0.0.1 localhost", *(f"{NETWORK}.{number} {name}" for number, name in enumerate(names, start=1))]
-    (folder / "hosts").write_text("\n".join(hosts) + "\n")
+    for name in names:
+        (folder / f"hosts-{name}").write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n")
     try:
         do("ip", "link", "add", BRIDGE, "type", "bridge")
         do("ip", "address", "add", f"{NETWORK}.254/24", "dev", BRIDGE)

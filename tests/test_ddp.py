@@ -115,3 +115,14 @@ def test_its_checkpoint_evaluates_alone(both):
     )
     right = (members["pair"].probabilities.argmax(-1) == labels).double().mean().item()
     assert right == pytest.approx(test["pair"]["accuracy"], abs=0.003)
+
+
+@pytest.mark.parametrize(("address", "already", "expected"), [
+    ("127.0.0.1", None, "lo"), ("127.0.0.1", "eth7", "eth7"), ("192.0.2.255", None, None),
+])  # fmt: skip
+def test_processes_meet_at_the_interface_of_an_address(monkeypatch, address, already, expected):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", already or "")
+    if already is None:
+        monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    world.meet_at(address)
+    assert os.environ.get("GLOO_SOCKET_IFNAME") == expected

@@ -12,6 +12,7 @@ import pytest
 from processes import environment, running
 
 from mldiv import records
+from mldiv.records import read_json
 
 pytestmark = [pytest.mark.ray, pytest.mark.skipif(machines.missing() is not None, reason=str(machines.missing()))]
 
@@ -31,8 +32,13 @@ CHANGES = {
     "echo 'export RAY_gcs_rpc_server_reconnect_timeout_s=15' >> ~/.mldiv",  # a worker machine ends so long after its head
 }
 COUNT = """python -c 'import ray; ray.init(logging_level="ERROR"); print("nodes:", sum(one["Alive"] for one in ray.nodes()))'"""
-#: The kernel sweep's flags: two short trials. MLDIV_SUBMIT="--preset demo" submits the whole demo instead.
-SHORT = "--preset demo --groups 1 --seeds 1 --samples 0 --arm rbf --set epochs=3 --set switch_epoch=2"
+#: The kernel sweep's flags: two short trials, each on both machines, all processors of each for one process.
+#: MLDIV_SUBMIT="--preset demo" submits the whole demo instead.
+SHORT = (
+    f"--preset demo --workers 2 --cpus-per-worker {os.cpu_count()} --groups 1 --seeds 1 --samples 0 --arm rbf --set epochs=3 "
+    "--set switch_epoch=2 --set pretrain_epochs=1 --set width=0.25 --set train_size=128 --set validation_size=64 "
+    "--set test_size=64"
+)
 STUDY = os.environ.get("MLDIV_SUBMIT", SHORT)
 
 
@@ -107,6 +113,11 @@ def test_a_study_by_ray_submit_and_as_a_job(cluster, tmp_path):
     said = cluster.ray("submit", FILE, "studies/kernel_sweep.py", "--", *STUDY.split())
     results = cluster.folder / "results"
     assert "| rbf" in said and len(finished(results / "kernel_sweep")) == (2 if STUDY == SHORT else 42)
+    if STUDY == SHORT:
+        ranks = {
+            record["environment"]["world_size"] for record in map(read_json, results.glob("kernel_sweep/trials/*/trial.json"))
+        }
+        assert ranks == {2}
     job = "ray job submit --address http://127.0.0.1:8265 -- python ~/mldiv/studies/kernel_sweep.py"
     said = cluster.ray("exec", FILE, " ".join([job, *STUDY.split(), "--out", str(results / "job")]))
     assert "succeeded" in said and finished(results / "job") == finished(results / "kernel_sweep")
