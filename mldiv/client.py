@@ -7,12 +7,17 @@ import ray
 from ray import tune
 
 from mldiv import records
-from mldiv.broker import NAMESPACE
 from mldiv.records import TrialRecord
 from mldiv.remote import Place, join, working_copy
 
 #: Seconds a poll waits at the broker for news.
 POLL = 5.0
+
+#: Why a study ends whose broker is no more.
+LOST = (
+    "the broker, the process between trials and worker groups, has died (out of memory?); run the same command again: trials "
+    "go on from their last epoch"
+)
 
 #: What a trial reports to Tune: the same fields from the first report to the last.
 EMPTY: dict[str, Any] = {
@@ -20,7 +25,7 @@ EMPTY: dict[str, Any] = {
 }  # fmt: skip
 
 
-def client(task: dict[str, Any], broker_name: str, study: str) -> None:
+def client(task: dict[str, Any], broker: Any, study: str) -> None:
     """Bring the trial to the broker, report its epochs to Tune, and last its status.
 
     task: {"trial": id, "config": settings, "publish": epochs, "store": place, or None for one of its own, "store_limit":
@@ -28,15 +33,17 @@ def client(task: dict[str, Any], broker_name: str, study: str) -> None:
     """
     trial = task["trial"]
     place = join(study, "trials", trial)
-    broker = ray.get_actor(broker_name, namespace=NAMESPACE)
-    ray.get(broker.submit.remote(trial, task | {"folder": place}))
     seen, outcome, last = 0, None, dict(EMPTY)
-    while outcome is None:
-        lines, outcome = ray.get(broker.poll.remote(trial, seen, POLL))
-        for line in lines:
-            last |= {name: line[name] for name in EMPTY if name in line}
-            tune.report(dict(last))
-        seen += len(lines)
+    try:
+        ray.get(broker.submit.remote(trial, task | {"folder": place}))
+        while outcome is None:
+            lines, outcome = ray.get(broker.poll.remote(trial, seen, POLL))
+            for line in lines:
+                last |= {name: line[name] for name in EMPTY if name in line}
+                tune.report(dict(last))
+            seen += len(lines)
+    except ray.exceptions.RayActorError:
+        outcome = {"status": "interrupted", "reason": LOST}
     if outcome["status"] == "failed":
         with suppress(OSError):  # a full disk, say: the reason is told below all the same
             write_failure(place, task, outcome)

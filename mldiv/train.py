@@ -178,12 +178,14 @@ class Groups:
         if self.most is not None:
             request_resources(bundles=[self.resources.worker] * self.resources.workers * wanted)
         present, fits = self.count, self.resources.fit(nodes())
+        told = self.broker.retire.remote(max(0, present - wanted))
+        if self.threads:
+            ray.get(told)  # raises when the broker has died: no more groups then
         for _ in range(present, min(wanted, fits)):
             if len(self.failures) < MOST_FAILURES:
                 thread = threading.Thread(target=self._serve, args=(len(self.threads),), daemon=True)
                 self.threads.append(thread)
                 thread.start()
-        self.broker.retire.remote(max(0, present - wanted))
 
     def _serve(self, index: int) -> None:
         group = f"group-{index}"
@@ -223,7 +225,8 @@ class Groups:
         self.keeper.join(timeout)
         if self.most is not None:
             request_resources(bundles=[])
-        ray.get(self.broker.close.remote(reason))
+        with suppress(ray.exceptions.RayActorError):  # then its groups end by themselves
+            ray.get(self.broker.close.remote(reason))
         deadline = time.monotonic() + timeout
         for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))

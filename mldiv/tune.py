@@ -53,6 +53,8 @@ class PlanSearch(Searcher):
     def __init__(self, plan: Plan, study: Copy, store: Store, room: Callable[[], int]) -> None:
         super().__init__(metric="nll", mode="min")
         self.plan, self.study, self.store, self.room = plan, study, store, room
+        #: Why no trial can be trained any more, once that is so.
+        self.given_up: str | None = None
         self.tasks: dict[str, dict[str, Any]] = {}
         self.again: dict[str, dict[str, Any]] = {}
         self.returns: Counter[str] = Counter()
@@ -61,6 +63,8 @@ class PlanSearch(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's task; None while answers or a trunk must come first, or no group is free; FINISHED at the end."""
+        if self.given_up is not None:
+            return Searcher.FINISHED
         task = self._next() if len(self.tasks) < self.room() else None
         self._write()
         if task is not None:
@@ -88,14 +92,17 @@ class PlanSearch(Searcher):
         task = self.tasks.pop(trial_id, None)
         if task is None:
             return
-        trial = task["trial"]
+        trial, result = task["trial"], result or {}
+        if result.get("status") == "interrupted":
+            self.given_up = result["reason"]
+            return
         record = self._record(trial)
         final = record is not None and record.final
         if error and not final and self.returns[trial] < RETURNS:
             self.returns[trial] += 1
             self.again[trial] = task
             return
-        if record is not None and not final and not error and (result or {}).get("status") == "running":
+        if record is not None and not final and not error and result.get("status") == "running":
             record.status = "stopped"
         self.plan.tell(trial, record)
         self._write()
@@ -182,7 +189,7 @@ def run(
     the study's folder); groups: most worker groups side by side (default: what the cluster has, and gets meanwhile);
     scheduler, stop: Tune's own ways of stopping trials early.
 
-    Raises: RuntimeError with the reason when no worker group is left, or when trials remain without an answer.
+    Raises: RuntimeError with the reason when no worker group is left, the broker has died, or trials remain without an answer.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -202,7 +209,7 @@ def run(
         first=asdict(plan.arms[0].config),
     )
     search = PlanSearch(plan, study, store, room=lambda: standing.count + 1)  # so that a group never waits for a client
-    trainable = tune.with_resources(tune.with_parameters(client, broker_name=name, study=study.place), {"CPU": 0.01})
+    trainable = tune.with_resources(tune.with_parameters(client, broker=broker, study=study.place), {"CPU": 0.01})
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -223,12 +230,15 @@ def run(
             failure_config=tune.FailureConfig(max_failures=CLIENT_RESTARTS),
         ),
     )
+    clean = False
     try:
         tuner.fit()
     finally:
         with suppress(ray.exceptions.RayError):
             clean = standing.close()
             ray.kill(broker)
+    if search.given_up is not None:
+        raise RuntimeError(search.given_up)
     if standing.failures and not plan.done:
         raise RuntimeError(f"no worker group is left: {standing.failures[-1]}")
     if not clean:

@@ -105,6 +105,25 @@ def test_a_group_that_cannot_be_is_refused():
         Resources(workers=64).groups(nodes(), 3)
 
 
+def test_the_broker_is_lost(tiny, tmp_path):
+    """The study ends with the reason; started again, it ends as it should."""
+    config, lost = tiny.replace(epochs=16, switch_epoch=10), []
+
+    def progress(trial, result):
+        if not lost and result.get("epoch", 0) >= 3:
+            lost.append(trial)
+            ray.kill(broker())
+
+    with pytest.raises(RuntimeError, match="process between trials and worker groups, has died"):
+        tune.run(plan(tmp_path / "study", config), tmp_path / "study", resources=Resources(), groups=1, progress=progress)
+    assert find_trial(tmp_path / "study", lost[0]).status == "running"
+    assert len(list(records.read_lines(trial_folder(tmp_path / "study", lost[0]) / "metrics.jsonl"))) >= 4
+    again = plan(tmp_path / "study", config)
+    tune.run(again, tmp_path / "study", resources=Resources(), groups=1)
+    assert {find_trial(tmp_path / "study", item.trial).status for item in again.assignments} == {"finished"}
+    assert_as_trained_alone(tmp_path / "study", config.replace(seed=1), tmp_path)
+
+
 def test_asha_stops_searched_trials_after_the_switch_and_no_repeat(tiny, tmp_path):
     """On real groups: nobody is judged in stage one; what was stopped is pruned and in no table; repeats are whole."""
     config = tiny.replace(epochs=14, switch_epoch=4)
