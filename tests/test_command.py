@@ -15,7 +15,7 @@ pytestmark = pytest.mark.ray
 
 
 def start(out):
-    return joint_search(out, "--samples", "2", *SHORT)
+    return joint_search(out, "--samples", "2", "--groups", "1", *SHORT)
 
 
 def wait_for_trials(out, count, limit=180):

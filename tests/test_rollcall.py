@@ -211,15 +211,20 @@ one.shutdown()
 """
 
 
-@pytest.mark.parametrize("shown", [{"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b" * 32}, {"RAY_AUTH_MODE": "disabled"}])
-def test_a_wrong_token(tmp_path, shown):
+@pytest.fixture(scope="module")
+def guarded():
+    """Its address."""
     guard = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 32}
     with subprocess.Popen([sys.executable, "-c", GUARDED], env=guard, stdin=-1, stdout=-1, stderr=-3, text=True) as head:
         try:
-            address = next(line.strip() for line in head.stdout if line.strip().rpartition(":")[2].isdigit())
-            lines, found = ask_doctor(tmp_path, "--address", address, **shown)
+            yield next(line.strip() for line in head.stdout if line.strip().rpartition(":")[2].isdigit())
         finally:
             head.stdin.close()
             head.wait(60)
+
+
+@pytest.mark.parametrize("shown", [{"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b" * 32}, {"RAY_AUTH_MODE": "disabled"}])
+def test_a_wrong_token(tmp_path, guarded, shown):
+    lines, found = ask_doctor(tmp_path, "--address", guarded, **shown)
     assert found.returncode == 1 and "the token that this machine shows is not the cluster's" in lines["Ray"], found.stdout
     assert lines["nodes' DDP"].startswith("skipped")

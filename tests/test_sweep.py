@@ -90,16 +90,6 @@ def test_search_and_repeats_as_trained_alone(tiny, tmp_path):
     assert again.next() is None and again.done
 
 
-def test_early_stop_reaches_the_worker(tiny, tmp_path):
-    config = tiny.replace(epochs=40, switch_epoch=2)
-    one = plan(tmp_path, config, seeds=(1, 2))
-    tune.run(one, tmp_path, resources=Resources(), groups=1, stop=lambda _, seen: seen["epoch"] >= 3 and seen["stage"] == 2)
-    ends = {item.trial: find_trial(tmp_path, item.trial) for item in one.assignments}
-    stopped = [record for record in ends.values() if record.config["alpha"] > 0]
-    assert all(record.status == "stopped" and 4 <= record.epochs < 40 for record in stopped) and len(stopped) == 2
-    assert all(record.status == "finished" for record in ends.values() if record.config["alpha"] == 0)
-
-
 def test_a_group_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="lower --workers"):
         Resources(workers=64).groups(nodes(), 3)
