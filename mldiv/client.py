@@ -42,7 +42,7 @@ def client(task: dict[str, Any], broker: Any, study: str) -> None:
                 last |= {name: line[name] for name in EMPTY if name in line}
                 tune.report(dict(last))
             seen += len(lines)
-    except ray.exceptions.RayActorError:
+    except ray.exceptions.ActorDiedError:
         outcome = {"status": "interrupted", "reason": LOST}
     if outcome["status"] == "failed":
         with suppress(OSError):  # a full disk, say: the reason is told below all the same
