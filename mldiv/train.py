@@ -254,7 +254,8 @@ def worker_loop(settings: dict[str, Any]) -> None:
 def _next_task(broker: Any, group: str) -> dict[str, Any] | str | None:
     try:
         return ray.get(broker.next.remote(group, os.getpid(), WAIT))
-    except ray.exceptions.ActorUnavailableError:  # for a moment
+    except ray.exceptions.ActorUnavailableError:
+        time.sleep(1.0)
         return None
     except ray.exceptions.RayActorError:  # the broker lives as long as its driver
         return END
