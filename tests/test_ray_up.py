@@ -20,7 +20,8 @@ FILE = "cluster.onprem.yaml"
 ROOT = Path(__file__).resolve().parent.parent
 RAY = Path(sys.executable).parent / "ray"
 
-#: What a person changes in the file, and the installation, which is this environment's: the lock's takes minutes.
+#: What a person changes in the file, and the installation, which is this environment's: the lock's takes minutes. Of this
+#: machine's processors each has one.
 CHANGES = {
     "cluster_name: mldiv": "cluster_name: {name}",
     "head_ip: 192.0.2.1": "head_ip: {head}",
@@ -30,14 +31,15 @@ CHANGES = {
     "/shared/CHANGE-ME/mldiv": "{folder}/results",
     "cd ~/mldiv && make .venv": "ln -sfn {prefix} ~/mldiv/.venv; echo 'export PYTHONPATH=$HOME/mldiv' >> ~/.mldiv; "
     "echo 'export RAY_gcs_rpc_server_reconnect_timeout_s=15' >> ~/.mldiv",  # a worker machine ends so long after its head
+    "ray start --head": "ray start --head --num-cpus=1",
+    "ray start --address": "ray start --num-cpus=1 --address",
 }
 COUNT = """python -c 'import ray; ray.init(logging_level="ERROR"); print("nodes:", sum(one["Alive"] for one in ray.nodes()))'"""
-#: The kernel sweep's flags: two short trials, each on both machines, all processors of each for one process.
+#: The kernel sweep's flags: two short trials, each on both machines.
 #: MLDIV_SUBMIT="--preset demo" submits the whole demo instead.
 SHORT = (
-    f"--preset demo --workers 2 --cpus-per-worker {os.cpu_count()} --groups 1 --seeds 1 --samples 0 --arm rbf --set epochs=3 "
-    "--set switch_epoch=2 --set pretrain_epochs=1 --set width=0.25 --set train_size=128 --set validation_size=64 "
-    "--set test_size=64"
+    "--preset demo --workers 2 --groups 1 --seeds 1 --samples 0 --arm rbf --set epochs=3 --set switch_epoch=2 "
+    "--set pretrain_epochs=1 --set width=0.25 --set train_size=128 --set validation_size=64 --set test_size=64"
 )
 STUDY = os.environ.get("MLDIV_SUBMIT", SHORT)
 
