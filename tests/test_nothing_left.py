@@ -1,6 +1,6 @@
-"""What a sweep leaves in a cluster with a dashboard, beside a second Ray on the machine: nothing, there and here.
+"""What a sweep leaves in a cluster, with a dashboard and without, beside a second Ray on the machine: nothing, there and here.
 
-A Ray alone, without dashboard, is looked at after every test of test_sweep.py.
+A Ray alone is looked at after every test of test_sweep.py.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_Autosc
 
 
 @contextlib.contextmanager
-def alone(cpus):
+def alone(cpus, dashboard):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    head = {"num_cpus": cpus, "include_dashboard": True, "dashboard_port": port}
+    head = {"num_cpus": cpus, "include_dashboard": dashboard, "dashboard_port": port}
     one = Cluster(initialize_head=True, head_node_args=head)
     try:
         yield one
@@ -56,10 +56,11 @@ def busy(cluster):
     return [title for title in titles if title.startswith("ray::") and not title.startswith(OWN)]
 
 
-def test_nothing_is_left(tiny, tmp_path):
+@pytest.mark.parametrize("dashboard", [True, False])
+def test_nothing_is_left(tiny, tmp_path, dashboard):
     arms = [make_arm("plain", tiny, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", tiny, {}, ("alpha",))]
     one, seen = Plan(arms, tmp_path, samples=1, seeds=(1,)), set()
-    with alone(2) as cluster, alone(1) as other:
+    with alone(2, dashboard) as cluster, alone(1, dashboard) as other:
 
         def progress(trial, result):
             seen.update(busy(cluster))

@@ -66,6 +66,8 @@ def test_a_study_ends_in_table_answer_and_report(name, tiny_demo, tmp_path, caps
     report = (folder / "report.html").read_text()
     assert report.index("Answer") < report.index("Table") < report.index("Configuration")
     assert (folder / "reliability.png").stat().st_size > 10_000
+    run(name, tmp_path, "--dry-run")  # the same folder is taken up again
+    assert "\n  0 epochs asked for: 0 shared, 0 to train\n" in capsys.readouterr().out
     special = {"weight_balance": "Response surface", "scaling": "Growth with size"}.get(name)
     assert special is None or (special in report and ("**The balance**" in answer or "**Cost.**" in answer))
 

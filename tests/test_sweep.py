@@ -114,6 +114,19 @@ def test_the_broker_is_lost(tiny, tmp_path):
     assert_as_trained_alone(tmp_path / "study", config.replace(seed=1), tmp_path)
 
 
+def test_no_group_can_start(tiny, tmp_path, monkeypatch):
+    """The study ends with the reason, and no trial is told to have ended."""
+
+    def fit(trainer):
+        raise RuntimeError("nowhere to start")
+
+    monkeypatch.setattr("mldiv.train.TorchTrainer.fit", fit)
+    one = plan(tmp_path, tiny)
+    with pytest.raises(RuntimeError, match="every worker group failed; the last one: nowhere to start"):
+        tune.run(one, tmp_path, resources=Resources())
+    assert one.answered == 0
+
+
 def test_asha_stops_searched_trials_after_the_switch_and_no_repeat(tiny, tmp_path):
     """On real groups: nobody is judged in stage one; what was stopped is pruned and in no table; repeats are whole."""
     config = tiny.replace(epochs=14, switch_epoch=4)
