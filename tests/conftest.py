@@ -2,7 +2,6 @@
 
 import itertools
 
-import object_store
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -19,7 +18,9 @@ with install_import_hook([f"mldiv.{name}" for name in CHECKED], "beartype.bearty
     import mldiv.pair
     import mldiv.vit  # noqa: F401
 
-pytest.register_assert_rewrite("chaos", "machines", "processes")
+pytest.register_assert_rewrite("helpers")
+
+from helpers import object_store
 
 from mldiv.config import TrialConfig
 from mldiv.epochs import dataset

@@ -1,0 +1,207 @@
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers.synthetic_records import SETTINGS, make, write
+
+from analysis import build, load, tables
+from analysis.columns import COLUMNS, GROUPS
+from mldiv import records
+from mldiv.records import RecordError, trial_folder
+
+NLL = {"mutual learning": [0.50, 0.60, 0.55], "rbf": [0.45, 0.56, 0.50], "cosine": [0.52, 0.59, 0.58]}
+
+
+def test_table_by_hand(tmp_path):
+    made = build.analyse(make(tmp_path, NLL))
+    text = tables.markdown(made.study, made.table)
+    rbf = next(line for line in text.splitlines() if line.startswith("| rbf"))
+    # mean (0.45 + 0.56 + 0.50) / 3; sample deviation 0.0550757, over sqrt 3
+    assert "**0.5033** ± 0.0318 (3)" in rbf and "90.00 ± 0.00 (3)" in rbf
+    assert "commit abc1234" in text and "No repeat failed or diverged." in text and "lowest validation NLL" in text
+    frame = tables.frame(made.study, made.table)
+    assert frame.loc[1, "nll_mean"] == pytest.approx(0.50333333) and frame.loc[1, "nll_n"] == 3
+    assert 0 < frame.loc[1, "null_ece_mean"] < 15 and frame["finished"].tolist() == [3, 3, 3]
+
+
+def test_three_seeds_cannot_tell(tmp_path):
+    text = build.analyse(make(tmp_path, NLL)).answer()
+    assert (
+        "**The data cannot tell.** The best mean is that of rbf: a difference in test NLL to mutual learning of -0.0467" in text
+    )
+    assert "the smallest p that the test can give is 0.25" in text and "`--seeds 7`" in text
+    # (-0.05, -0.04, -0.05): all of one sign, so p is the smallest one; Holm doubles it
+    assert "- rbf: -0.0467 [" in text and "], sign-flip p = 0.25, Holm-adjusted 0.5, n = 3" in text
+    alone = build.analyse(make(tmp_path / "alone", NLL, predictions=False)).answer()
+    assert "- rbf: -0.0467 [-0.0610, -0.0323], sign-flip p = 0.25, Holm-adjusted 0.5, n = 3" in alone
+    assert "over test images together (200 images" in text and "do not cover the choice of test images" in alone
+
+
+def said(folder):
+    """What ``python -m analysis`` prints."""
+    return build.build(folder, formats=())
+
+
+def planted(folder, effect, seed, seeds=8, predictions=False):
+    generator = np.random.default_rng(seed)
+    base = 0.5 + 0.05 * generator.standard_normal(seeds)
+    arms = {"mutual learning": list(base)}
+    for place in range(5):
+        shift = effect if place == 0 else 0.0
+        arms[f"k{place}"] = list(base + shift + 0.004 * generator.standard_normal(seeds))
+    return make(folder, arms, images=20, predictions=predictions)
+
+
+def test_a_planted_effect_is_found_and_a_planted_null_is_not(tmp_path):
+    found = [said(planted(tmp_path / f"e{seed}", -0.02, seed)) for seed in range(30)]
+    assert sum("**k0 lowers the test NLL of mutual learning**" in text for text in found) >= 27
+    nothing = [said(planted(tmp_path / f"n{seed}", 0.0, seed)) for seed in range(80)]
+    wrong = sum("**The data cannot tell.**" not in text for text in nothing)
+    assert wrong <= 9  # at most 5 % of 80 in expectation; more than 9 has a chance of 0.7 %
+    worse = said(planted(tmp_path / "w", 0.02, 1))
+    assert "No arm lowers the test NLL of mutual learning; k0 raises it" in worse
+
+
+def test_the_command_prints_the_planted_effect(tmp_path):
+    folder = planted(tmp_path, -0.02, 3, predictions=True)
+    done = subprocess.run([sys.executable, "-m", "analysis", str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0 and "**k0 lowers the test NLL of mutual learning**" in done.stdout
+
+
+def test_failed_diverged_missing_and_damaged_are_counted_and_named(tmp_path):
+    folder = make(tmp_path, NLL)
+    write(folder, "0101", 0.1, 0.9, 20, 2, status="diverged")
+    (trial_folder(folder, "0102") / "trial.json").write_text('{"schema": 3, "id')
+    (trial_folder(folder, "0200") / "predictions.parquet").write_bytes(b"PAR1")
+    shutil.rmtree(trial_folder(folder, "0201"))
+    text = build.build(folder)
+    assert "Repeats that do not enter: 1 diverged." in text
+    assert "Without a finished trial: rbf: seeds 2, 3; cosine: seed 2." in text
+    assert "Left out: trials/0102/trial.json: not valid JSON" in text
+    assert "trials/0200/predictions.parquet cannot be read" in text
+    assert "**0.4500** (1)" in text  # the diverged seed's 0.1 is in no mean
+
+
+def test_a_trial_of_another_schema_or_with_a_cut_line_is_named_and_not_averaged(tmp_path):
+    folder = make(tmp_path, NLL)
+    path = trial_folder(folder, "0100") / "trial.json"
+    path.write_text(path.read_text().replace(f'"schema": {records.SCHEMA}', '"schema": 77'))
+    lines = trial_folder(folder, "0201") / "metrics.jsonl"
+    lines.write_bytes(lines.read_bytes()[:-40])
+    made = build.analyse(folder)
+    assert made.study.problems[0] == f"trials/0100/trial.json: schema version 77, this mldiv reads {records.SCHEMA}"
+    assert made.study.problems[1].startswith("trials/0201/metrics.jsonl, line 12: not valid JSON")
+    assert made.table["rbf"]["nll"].n == 2 and made.table["cosine"]["nll"].n == 3
+    assert made.table["cosine"]["disagreement"].n == 2  # its scores are whole, its epochs are not
+    assert "Left out: trials/0100/trial.json" in tables.markdown(made.study, made.table)
+
+
+@pytest.mark.parametrize("name", ["assignments.jsonl", "scaling.jsonl"])
+def test_a_study_file_that_is_cut_off_is_refused_with_its_line(tmp_path, name):
+    folder = make(tmp_path, NLL)
+    (folder / name).write_text('{"arm": "rbf", "phase": "repe')
+    with pytest.raises(RecordError, match=f"{name}, line 1: not valid JSON"):
+        build.build(folder)
+
+
+def test_stopped_trials_enter_nothing(tmp_path):
+    folder = make(tmp_path, NLL)
+    write(folder, "0101", 0.01, 0.99, 200, 2, status="stopped")
+    made = build.analyse(folder)
+    assert made.table["rbf"]["nll"].n == 2 and made.differences["nll"]["rbf"].n == 2
+    assert "Repeats that do not enter: 1 stopped." in tables.markdown(made.study, made.table)
+
+
+def test_unequal_epochs_are_not_compared(tmp_path):
+    folder = make(tmp_path, NLL)
+    record = records.read_trial(trial_folder(folder, "0100"))
+    record.epochs = 3
+    records.write_trial(trial_folder(folder, "0100"), record)
+    text = said(folder)
+    assert "numbers of epochs differ: pairs of rbf" in text and "n = 2" in text
+
+
+def test_no_baseline_no_answer(tmp_path):
+    folder = make(tmp_path, NLL)
+    for trial in ("0000", "0001", "0002"):
+        shutil.rmtree(trial_folder(folder, trial))
+    assert "no answer yet: the baseline (mutual learning) has no finished trial" in build.build(folder)
+
+
+def test_another_schema_is_refused(tmp_path):
+    make(tmp_path, NLL, schema=99)
+    with pytest.raises(RecordError, match="schema version 99"):
+        load.load(tmp_path)
+
+
+def test_everything_is_built_twice_the_same(tmp_path):
+    folder = make(tmp_path / "a", NLL)
+    build.build(folder)
+    names = ["table.md", "table.csv", "table.tex", "answer.md", "report.html", "reliability.png", "reliability.pdf"]
+    first = {name: (folder / name).read_bytes() for name in names}
+    build.build(folder, tmp_path / "elsewhere")
+    for name in names:
+        assert (tmp_path / "elsewhere" / name).read_bytes() == first[name] and len(first[name]) > 300
+
+
+@pytest.mark.parametrize("count", [1, 5, 12])
+def test_the_diagram_takes_any_number_of_arms(tmp_path, count):
+    folder = make(tmp_path, {f"arm_{i}": [0.5, 0.6] for i in range(count)})
+    build.build(folder)
+    assert (folder / "reliability.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def latex(folder):
+    made = build.analyse(make(folder, {"mutual learning": [0.5, 0.6], "inverse_multiquadric": [0.4, 0.5]}))
+    return tables.latex("kernel", made.table, tables.caption(made.study))
+
+
+def test_latex_is_well_formed(tmp_path):
+    text = latex(tmp_path)
+    assert text.count(r"\begin{") == text.count(r"\end{") == 2 * len(GROUPS)
+    assert text.count("{") == text.count("}")
+    assert r"inverse\_multiquadric" in text and r"$\pm$" in text and r"\textbf{0.4500}" in text
+    for part, group in zip(text.split(r"\begin{table}")[1:], GROUPS, strict=True):
+        rows = [line for line in part.splitlines() if line.endswith(r"\\")]
+        assert {line.count(" & ") for line in rows} == {sum(column.group == group for column in COLUMNS.values())}
+    assert "±" not in text and "²" not in text
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(tmp_path):
+    document = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}" + latex(tmp_path) + r"\end{document}"
+    (tmp_path / "x.tex").write_text(document)
+    subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "x.tex"], cwd=tmp_path, check=True, stdout=-3)
+    assert (tmp_path / "x.pdf").stat().st_size > 1000
+
+
+def test_the_analysis_needs_no_torch_ray_or_optuna(tmp_path):
+    folder = make(tmp_path, NLL)
+    code = (
+        "import sys, runpy; sys.argv = ['analysis', sys.argv[1]]\n"
+        "try: runpy.run_module('analysis', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert not {'torch', 'ray', 'optuna'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| rbf" in done.stdout
+
+
+def test_a_wrong_folder_is_one_clear_line(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "analysis", str(tmp_path / "no")], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "study.json: no such file" in done.stderr
+
+
+def test_development_images_are_called_by_their_name(tmp_path):
+    held, plain = (
+        build.analyse(make(tmp_path / split, NLL, settings=SETTINGS | {"test_split": split}))
+        for split in ("development", "official")
+    )
+    said = "development images, held out from the training set"
+    assert f"on {said}: mean" in tables.markdown(held.study, held.table)
+    assert "on test data: mean" in tables.markdown(plain.study, plain.table)
+    assert f"Wherever this says test, it means {said}; the official test set is unused." in held.answer()
+    assert "Wherever" not in plain.answer()

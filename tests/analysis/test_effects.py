@@ -1,0 +1,83 @@
+"""Differences and contrasts: paired by seed, over seeds and images, with the right arms and nothing else."""
+
+import numpy as np
+import pytest
+from helpers.synthetic_records import make, write
+from scipy import stats
+
+from analysis import effects
+from analysis.load import load
+from analysis.repeats import gather
+from mldiv import records
+from mldiv.records import trial_folder
+
+CELLS = {"plain": [0.50, 0.60, 0.55], "+a": [0.45, 0.56, 0.50], "+b": [0.49, 0.58, 0.55], "both": [0.40, 0.50, 0.42]}
+FACTORIAL = {
+    "main effect of a": {"+a": 0.5, "both": 0.5, "plain": -0.5, "+b": -0.5},
+    "interaction": {"both": 1.0, "plain": 1.0, "+a": -1.0, "+b": -1.0},
+}
+
+
+def found(folder):
+    return gather(load(folder))
+
+
+def test_differences_by_hand(tmp_path):
+    one = effects.differences(found(make(tmp_path, CELLS)), "plain", list(CELLS))
+    assert set(one["nll"]) == {"+a", "+b", "both"}
+    expected = np.array(CELLS["both"]) - CELLS["plain"]
+    both = one["nll"]["both"]
+    assert (both.mean, both.n, both.p) == (pytest.approx(expected.mean()), 3, 0.25)
+    assert both.deviation == pytest.approx(expected.std(ddof=1)) and both.adjusted == 0.75
+    assert both.images == 200 and both.interval[0] < both.mean < both.interval[1]
+
+
+def test_the_factorial_against_least_squares(tmp_path):
+    """Main effect and interaction as a regression on factors with a dummy for each seed gives them."""
+    one = effects.contrasts(found(make(tmp_path, CELLS)), FACTORIAL)["nll"]
+    rows, values = [], []
+    for (a, b), arm in {(0, 0): "plain", (1, 0): "+a", (0, 1): "+b", (1, 1): "both"}.items():
+        for seed, value in enumerate(CELLS[arm]):
+            rows.append([a - 0.5, b - 0.5, (a - 0.5) * (b - 0.5), *(float(seed == other) for other in range(3))])
+            values.append(value)
+    solution = np.linalg.lstsq(np.array(rows), np.array(values), rcond=None)[0]
+    assert one["main effect of a"].mean == pytest.approx(solution[0])
+    assert one["interaction"].mean == pytest.approx(solution[2])
+
+
+def test_without_predictions_the_interval_is_over_seeds_alone(tmp_path):
+    one = effects.differences(found(make(tmp_path, CELLS, predictions=False)), "plain", ["both"])["nll"]["both"]
+    expected = stats.ttest_1samp(np.array(CELLS["both"]) - CELLS["plain"], 0).confidence_interval(0.95)
+    assert one.images is None and one.interval == pytest.approx((expected.low, expected.high))
+
+
+def test_seeds_that_an_arm_lacks_or_trained_shorter_are_left_out(tmp_path):
+    folder = make(tmp_path, CELLS)
+    write(folder, "0301", 0.1, 0.9, 200, 1, status="diverged")
+    short = records.read_trial(trial_folder(folder, "0102"))
+    short.epochs = 5
+    records.write_trial(trial_folder(folder, "0102"), short)
+    one = effects.differences(found(folder), "plain", list(CELLS))["nll"]
+    assert (one["both"].n, one["+a"].n, one["+b"].n) == (2, 2, 3)
+    assert one["both"].mean == pytest.approx(np.mean([0.40 - 0.50, 0.42 - 0.55]))
+    assert effects.contrasts(found(folder), FACTORIAL)["nll"]["interaction"].n == 1
+
+
+def test_arms_of_single_networks_are_judged_by_the_mean_of_both(tmp_path):
+    folder = make(tmp_path, CELLS, members={"+a": "peers"})
+    for index in range(3):
+        path = trial_folder(folder, f"01{index:02d}")
+        record = records.read_trial(path)
+        record.test["peer_1"]["nll"], record.test["peer_2"]["nll"] = 1.0, 3.0
+        records.write_trial(path, record)
+    repeats = found(folder)
+    assert len(repeats["+a"][1].predictions) == 2 and len(repeats["+b"][1].predictions) == 1
+    one = effects.differences(repeats, "plain", ["+a"])["nll"]["+a"]
+    assert one.mean == pytest.approx(2 - np.mean(CELLS["plain"]))
+
+
+def test_the_ece_of_a_difference_is_that_of_the_predictions(tmp_path):
+    repeats = found(make(tmp_path, CELLS))
+    one = effects.differences(repeats, "plain", ["both"])["ece"]["both"]
+    assert one.mean == 0 and one.images == 200  # records and predictions alike
+    assert one.interval == pytest.approx((0, 0))

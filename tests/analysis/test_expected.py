@@ -1,0 +1,37 @@
+"""The ECE's interval and its null in the table are those of the predictions."""
+
+import numpy as np
+import pytest
+from helpers.synthetic_records import make
+
+from analysis import calibration, expected
+from analysis.load import load
+from analysis.repeats import gather
+
+NLL = {"mutual learning": [0.5, 0.6, 0.55], "single": [0.45, 0.56, 0.5]}
+
+
+def test_interval_and_null_against_the_predictions(tmp_path):
+    repeats = gather(load(make(tmp_path, NLL, members={"single": "peers"})))
+    found = [one.predictions for one in repeats["mutual learning"].values()]
+    eces = [calibration.reliability(one.confidence, one.correct).ece for (one,) in found]
+    one = expected.interval(found)
+    assert one.estimate == pytest.approx(np.mean(eces)) and one.low < one.estimate < one.high and one.seeds == 3
+    both = expected.interval([one.predictions for one in repeats["single"].values()])
+    assert both.estimate == pytest.approx(one.estimate)  # both peers predict as the pair does here
+    low, mean, high = expected.null_range(found)
+    assert low < mean < high
+    draws = np.random.default_rng(0)
+    scored = [
+        calibration.reliability(f[0].confidence, draws.random(200) < f[0].confidence).ece for f in found for _ in range(400)
+    ]
+    assert mean == pytest.approx(100 * np.mean(scored), rel=0.05)
+    assert 0.92 < np.mean((np.array(scored) * 100 > low) & (np.array(scored) * 100 < high)) < 0.98
+    text = "\n".join(expected.markdown(repeats))
+    assert f"| mutual learning | {100 * one.estimate:.2f} [{100 * one.low:.2f}, {100 * one.high:.2f}] (3)" in text
+
+
+def test_one_seed_and_no_predictions(tmp_path):
+    alone = gather(load(make(tmp_path / "a", {"mutual learning": [0.5]})))
+    assert "no interval (n = 1)" in expected.markdown(alone)[1]
+    assert expected.markdown(gather(load(make(tmp_path / "b", NLL, predictions=False)))) == []

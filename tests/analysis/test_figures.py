@@ -1,0 +1,344 @@
+"""What the report's figures are drawn from, and the SVG they become."""
+
+import math
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from helpers.synthetic_records import make, write
+from hypothesis import given
+from hypothesis import strategies as st
+from markupsafe import Markup
+
+from analysis import account, curves, detection, forest, load, markup, palette, provenance, reliability, vector
+from analysis.calibration import reliability as binned
+from analysis.load import Curve, Predictions
+from analysis.statistics import difference
+from mldiv import metrics, records
+from mldiv.records import trial_folder
+
+PAIRS = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=40)
+
+
+def slow_risk(uncertainty, correct):
+    """Each k: errors of the images below the k-th uncertainty, and the tied ones' errors by the share that is taken."""
+    found = []
+    for k in range(1, len(uncertainty) + 1):
+        level = sorted(uncertainty)[k - 1]
+        below = [not right for one, right in zip(uncertainty, correct, strict=True) if one < level]
+        tied = [not right for one, right in zip(uncertainty, correct, strict=True) if one == level]
+        found.append((sum(below) + (k - len(below)) * sum(tied) / len(tied)) / k)
+    return found
+
+
+@given(PAIRS)
+def test_risk_against_a_loop_with_ties(pairs):
+    uncertainty, correct = (np.array(column) for column in zip(*pairs, strict=True))
+    assert detection.risk(uncertainty, correct) == pytest.approx(slow_risk(uncertainty, correct))
+
+
+@given(PAIRS)
+def test_mean_risk_is_the_recorded_area(pairs):
+    uncertainty, correct = (np.array(column) for column in zip(*pairs, strict=True))
+    area = metrics.aurc(torch.tensor(uncertainty, dtype=torch.double), ~torch.tensor(correct))
+    assert detection.risk(uncertainty, correct).mean() == pytest.approx(area)
+
+
+@pytest.mark.parametrize("images", [1, 3, 7, 100, 250])
+def test_coverage_keeps_whole_images_rounded_up(images):
+    risks = np.arange(images, dtype=float)
+    kept = detection.at_coverage(risks) + 1
+    assert kept.tolist() == [math.ceil(round(100 * one) * images / 100) for one in detection.COVERAGE]
+    assert kept[-1] == images
+
+
+def predicted(correct, entropy, confidence=None, scaled=None):
+    count = len(correct)
+    label = np.zeros(count, int)
+    confidence = np.full(count, 0.9) if confidence is None else np.asarray(confidence, float)
+    scaled = confidence if scaled is None else np.asarray(scaled, float)
+    wrong = 1 - np.asarray(correct, int)
+    entropy = np.asarray(entropy, float)
+    return Predictions(label, wrong, confidence, confidence, scaled, entropy, -entropy)
+
+
+def test_risk_coverage_is_the_mean_over_members_then_seeds():
+    first, second = predicted([1, 1, 0, 0], [0, 1, 2, 3]), predicted([0, 1, 1, 1], [0, 1, 2, 3])
+    third = predicted([1, 1, 1, 0], [0, 1, 2, 3])
+    found = detection.risk_coverage({1: [first, second], 2: [third, third]}, "entropy")
+    half = [100 * (0 + 0.5) / 2, 0.0]  # of the two surest images: no error and one; none
+    assert found.mean[49] == pytest.approx(np.mean(half)) and found.epoch[49] == pytest.approx(50)
+    assert found.error[49] == pytest.approx(np.std(half, ddof=1) / 2**0.5)
+    assert found.mean[-1] == pytest.approx(100 * ((0.5 + 0.25) / 2 + 0.25) / 2) and found.n.tolist() == [2] * 100
+    other = detection.risk_coverage({1: [first]}, "mutual_information")
+    assert other.mean[49] == pytest.approx(100) and np.isnan(other.error).all()
+
+
+def slow_aggregate(epochs, values):
+    found = {}
+    for epoch in range(max(map(max, epochs)) + 1):
+        here = [value[list(own).index(epoch)] for own, value in zip(epochs, values, strict=True) if epoch in own]
+        here = [one for one in here if np.isfinite(one)]
+        if here:
+            error = np.std(here, ddof=1) / len(here) ** 0.5 if len(here) > 1 else None
+            found[epoch + 1] = (np.mean(here), error, len(here))
+    return found
+
+
+@given(st.lists(st.lists(st.one_of(st.just(np.nan), st.just(np.inf), st.floats(-9, 9)), min_size=1, max_size=8), min_size=1,
+                max_size=5), st.integers(0, 2))  # fmt: skip
+def test_aggregation_of_different_lengths_against_a_loop(values, start):
+    values = [np.array(one) for one in values]
+    epochs = [np.arange(start * (place % 2), start * (place % 2) + len(one)) for place, one in enumerate(values)]
+    expected, found = slow_aggregate(epochs, values), curves.aggregate(epochs, values)
+    if found is None:
+        assert not expected
+        return
+    assert found.epoch.tolist() == list(expected)
+    for place, (mean, error, n) in enumerate(expected.values()):
+        assert found.mean[place] == pytest.approx(mean) and found.n[place] == n
+        assert np.isnan(found.error[place]) if error is None else found.error[place] == pytest.approx(error, abs=1e-9)
+
+
+def curve(switch, epochs=10, **values):
+    stage = np.where(np.arange(epochs) < switch, 1, 2)
+    names = dict.fromkeys(load.CURVES, np.arange(epochs, dtype=float))
+    return Curve(np.arange(epochs), stage, names | {name: np.array(one) for name, one in values.items()})
+
+
+def test_switches_and_where_the_enlarged_part_begins():
+    assert curves.switches([curve(6), curve(8), curve(6), curve(10)]) == [6, 8]
+    assert curves.switches([curve(10)]) == []
+    assert curves.zoom({"a": [curve(10)], "b": [curve(4), curve(8)]}) == 4
+    assert curves.zoom({"a": [curve(10, 12)], "b": [curve(9)]}) == 8
+    assert curves.zoom({"a": [curve(0, 1)]}) == 1
+
+
+def test_a_switch_is_marked_on_its_own_arms_curve():
+    """Epoch 6 is the first of stage two, so six epochs were trained before: the marker sits there, at that epoch's height."""
+    axes = vector.canvas(200).add_subplot()
+    x = np.arange(1, 11)
+    curves._mark(axes, x, x**2.0, 6, palette.style(1))
+    curves._mark(axes, x[7:], x[7:] ** 2.0, 6, palette.style(1))  # before the part that is shown
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines] == [(6, 36)]
+
+
+def test_an_arm_of_single_networks_is_scored_by_both():
+    one = curve(5, 2, peer_1_accuracy=[0.2, 0.4], peer_2_accuracy=[0.4, 0.8], accuracy=[9.0, 9.0])
+    assert curves.of_member(one, "accuracy", "peers") == pytest.approx([0.3, 0.6])
+    assert curves.of_member(one, "accuracy", "pair") == pytest.approx([9, 9])
+    assert curves.of_member(one, "feature_kl", "peers") == pytest.approx([0, 1])
+
+
+def test_diagram_pools_predictions_and_averages_eces():
+    draws = np.random.default_rng(0)
+    members = [
+        predicted(draws.random(300) < 0.7, draws.random(300), draws.uniform(0.2, 1, 300), draws.uniform(0.2, 1, 300))
+        for _ in range(4)
+    ]
+    found = reliability.diagram({1: members[:2], 2: members[2:]})
+    confidence, correct = (np.concatenate([getattr(one, name) for one in members]) for name in ("confidence", "correct"))
+    assert found.raw.accuracy == pytest.approx(binned(confidence, correct).accuracy, nan_ok=True)
+    assert found.raw.count.sum() == found.predictions == 1200 and found.images == 300
+    each = [100 * binned(one.confidence, one.correct).ece for one in members]
+    assert found.ece.mean == pytest.approx(np.mean(each)) and found.ece.n == 2
+    assert found.ece.error == pytest.approx(abs(np.mean(each[:2]) - np.mean(each[2:])) / 2)
+    again = binned(np.concatenate([one.scaled_confidence for one in members]), correct)
+    assert found.scaled.accuracy == pytest.approx(again.accuracy, nan_ok=True)
+    scaled = [100 * binned(one.scaled_confidence, one.correct).ece for one in members]
+    assert found.scaled_ece.mean == pytest.approx(np.mean(scaled))
+
+
+def test_the_band_is_that_of_one_test_set():
+    """Pooled copies of one test set are no more images: the band must stay as wide. A calibrated model is mostly inside."""
+    draws = np.random.default_rng(1)
+    confidence = draws.uniform(0.2, 1, 2000)
+    one = predicted(draws.random(2000) < confidence, confidence, confidence)
+    single, pooled = (reliability.diagram({seed: [one] for seed in range(seeds)}) for seeds in (1, 5))
+    assert pooled.band == pytest.approx(single.band, abs=0.02, nan_ok=True)
+    assert np.nanmean(single.band[1] - single.band[0]) > 0.1
+    filled = single.raw.count >= reliability.LEAST
+    inside = (single.band[0] <= single.raw.accuracy) & (single.raw.accuracy <= single.band[1])
+    assert inside[filled].mean() > 0.75
+    wrong = reliability.diagram({1: [predicted(draws.random(2000) < confidence - 0.15, confidence, confidence)]})
+    assert ((wrong.raw.accuracy < wrong.band[0])[filled]).mean() > 0.75
+
+
+def test_forest_axis_holds_every_interval_and_zero():
+    several = [difference([0.30, 0.31, 0.32]), difference([0.4]), difference([-0.2, 0.7])]
+    low, high = forest.limits(several[:2])
+    assert low < 0 and high > 0.4
+    low, high = forest.limits(several)
+    assert low < several[2].interval[0] and several[2].interval[1] < high
+    assert forest.limits([difference([0.0])]) == (-1, 1)
+
+
+def test_forest_grows_with_its_rows():
+    one = {f"arm {place}": difference([0.1, 0.2]) for place in range(20)}
+    styles = {name: palette.style(place) for place, name in enumerate(one)}
+    small, large = (
+        forest.panels({"nll": dict(list(one.items())[:count])}, {}, styles)[0] for count in (2, 20)
+    )  # fmt: skip
+    heights = [float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', str(panel))[1]) for panel in (small, large)]
+    assert heights[1] - heights[0] == pytest.approx(18 * forest.ROW)
+    assert [str(large).count(f">arm {place}<") for place in range(20)] == [1] * 20
+
+
+def test_rows_of_a_forest_do_not_overlap():
+    arms = {"short": difference([0.1, 0.2]), "a name that is too long " * 3: difference([0.1]), "last": difference([0.2])}
+    contrasts = {"an effect": difference([0.1])}
+    styles = {name: palette.style(place) for place, name in enumerate(arms)}
+    text = str(forest.panels({"nll": arms}, {"nll": contrasts}, styles)[0])
+    found = re.findall(r'y="([\d.]+)"[^>]*>(short|a name[^<]*|last|Contrasts|an effect)<', text)
+    heights = np.diff([float(y) for y, _ in found])
+    assert [name[:6] for _, name in found] == ["short", "a name", "last", "Contra", "an eff"]
+    assert heights / heights[0] == pytest.approx([1, 1 + 2 * forest.LINE, 1, 0.7], abs=0.02)
+
+
+def test_the_baseline_is_grey_and_every_arm_itself(tmp_path):
+    study = load.load(make(tmp_path, {name: [0.5] for name in "abcd"}, baseline="c"))
+    styles = vector.arm_styles(study)
+    assert list(styles) == list("abcd") and styles["c"] == palette.style(0)
+    assert [styles[arm] for arm in "abd"] == [palette.style(place) for place in (1, 2, 3)]
+    study.header["baseline"] = None
+    assert [one for one in vector.arm_styles(study).values()] == [palette.style(place) for place in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize(("share", "width"), [(0.25, "25.0"), (1.25, "100.0"), (-0.1, "0.0")])
+def test_bars_of_importance_stay_in_their_cell(share, width):
+    assert f"--share:{width}%" in str(account._bar(share)) and account._bar(None) is None
+
+
+def drawn(name):
+    with vector.style():
+        figure = vector.canvas(150)
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 2], marker="o", color="#0072B2")
+        axes.fill_between([0, 1], [0, 1], [1, 2], alpha=0.2)
+        axes.imshow(np.eye(3), extent=(0, 1, 0, 1))
+        axes.set_title("a < b & c")
+        return str(vector.svg(figure, name, 'says "a" < b'))
+
+
+def test_svg_takes_the_pages_font_and_colours_and_is_the_same_every_time():
+    text = drawn("one")
+    assert text == drawn("one") != drawn("two")
+    assert text.startswith('<svg class="plot" role="img" aria-label="says &quot;a&quot; &lt; b" viewBox="0 0 290 150"')
+    assert "font-family" not in text and ">a &lt; b &amp; c</text>" in text
+    assert "currentColor" in text and "var(--line)" in text and "#000000" not in text and "#0072b2" in text
+    assert "<metadata" not in text and "<style" not in text and "http" not in text and "xmlns" not in text
+    assert 'href="data:image/png;base64,' in text
+
+
+def test_ids_of_figures_never_meet():
+    text = drawn("one") + drawn("two")
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert ids and max(Counter(ids).values()) == 1
+    used = set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text))
+    assert used == set(ids)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.02, 0.023), (1e-3, 0.5), (1e-9, 1.0)])
+def test_log_axes_have_plain_labels(low, high):
+    with vector.style():
+        figure = vector.canvas(200)
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [low, high])
+        vector.logarithmic(axes, low, high)
+        text = str(vector.svg(figure, "log", "log"))
+    labels = re.findall(r"text-anchor: end[^>]*>([^<]+)<", text)
+    assert 2 <= len(labels) <= 12 and all(low / 1.4 <= float(one) <= high * 1.4 for one in labels)
+
+
+def test_markdown_from_records_stays_text():
+    text = str(
+        markup.markdown("# x\n\n<b>a</b> ![i](http://e/i.png) [l](http://e) <http://e>\n\n| a | b |\n|--|--|\n| **1** | 2 |\n")
+    )
+    assert "<img" not in text and "<a" not in text and "<b>" not in text and "&lt;b&gt;" in text
+    assert "<h3>x</h3>" in text and "<strong>1</strong>" in text and text.count('class="box"') == 1
+
+
+def test_tables_escape_their_cells():
+    text = str(
+        markup.table(["<i>"], [["<b>", 1, None, "a & b", Markup("<u>kept</u>"), "0.12 ± 0.03 (3)", "8 seeds", "4e385ed dirty"]])
+    )
+    assert "&lt;i&gt;" in text and "&lt;b&gt;" in text and "a &amp; b" in text and "<u>kept</u>" in text
+    assert '<td class="number">1</td><td class="number">-</td><td>a &amp; b</td>' in text
+    assert '<td class="number">0.12 ± 0.03 (3)</td><td>8 seeds</td><td>4e385ed dirty</td>' in text
+
+
+def test_every_style_has_a_swatch():
+    text = str(markup.legend({f"a{place}": palette.style(place) for place in range(40)}))
+    assert text.count("<line") == 40 and text.count("<polygon") >= 40 and "nan" not in text
+
+
+def study_with_searches(folder):
+    changes = {"a": {"alpha": 0.0}, "b": {"kernel": "rbf", "alpha": 9.0}, "c": {}}
+    make(folder, {"a": [0.5, 0.6], "b": [0.4, 0.5], "c": [0.4, 0.5]}, changes=changes,
+         searched={"a": ["lr"], "b": ["lr", "alpha"], "c": ["lr", "alpha"]},
+         chosen={"b": {"lr": 0.2, "alpha": 3.0}}, world_size=2)  # fmt: skip
+    write(folder, "s1", 0.3, 0.9, 0, 0)
+    write(folder, "s2", 0.3, 0.9, 0, 0, status="stopped")
+    items = [
+        *records.read_assignments(folder),
+        *(records.Assignment("b", "search", 0, one) for one in ("s1", "s2", "0100", "x")),
+    ]
+    records.write_assignments(folder, items)
+    return load.load(folder)
+
+
+def test_roles_and_values_of_settings(tmp_path):
+    study = study_with_searches(tmp_path)
+    roles = provenance.roles(study)
+    assert (roles["kernel"], roles["lr"], roles["epochs"]) == ("scientific", "tuned", "fixed")
+    assert roles["alpha"] == "scientific, tuned in some arms"
+    assert [provenance.value_of(study, arm, "alpha") for arm in "abc"] == [0.0, 3.0, 1.0]
+    rows = {row[0]: row[1:] for row in provenance.settings(study)}
+    assert rows["epochs"] == ["12", "fixed"] and rows["kernel"] == ["differs by arm", "scientific"]
+    assert dict(provenance.design(study))["search"] == "2 settings per arm, each with 1 seed"
+    names, arms = provenance.by_arm(study)
+    assert dict(zip(["arm", *names], arms[1], strict=True)) == {"arm": "b", "alpha": "3*", "kernel": "rbf", "lr": "0.2*"}
+
+
+def test_without_a_search_nothing_is_tuned(tmp_path):
+    study = study_with_searches(tmp_path)
+    study.header["samples"] = 0
+    assert provenance.roles(study)["lr"] == "fixed" and provenance.roles(study)["alpha"] == "scientific"
+    names, arms = provenance.by_arm(study)
+    assert dict(zip(["arm", *names], arms[1], strict=True)) == {"arm": "b", "alpha": "3", "kernel": "rbf"}
+
+
+def test_cost_counts_a_shared_trial_once(tmp_path):
+    study = study_with_searches(tmp_path)
+    rows = {row[0]: row[1:] for row in provenance.cost(study)}
+    # 3 seconds, 8 epochs trained and 4 shared per trial; s1, s2 and 0100 searched; 6 repeats, one of them 0100
+    assert rows["searches"] == ["3", "24", "12", "0", f"{2 * 9 / 3600:.2g}"]
+    assert rows["repeats"][:3] == ["6", "48", "24"] and rows["together"][:3] == ["8", "64", "32"]
+    assert rows["together"][4] == f"{2 * 24 / 3600:.2g}"
+
+
+def test_ends_of_trials_are_counted(tmp_path):
+    study = study_with_searches(tmp_path)
+    record = study.records["c", 2]
+    record.status, record.reason = "diverged", "loss is nan"
+    record.notes = ["slow", "slow"]
+    titles, rows = provenance.counts(study)
+    assert titles == ["finished", "stopped", "diverged", "without a record"]
+    assert rows[2] == ["c", 1, 0, 1, 0] and rows[3] == ["all searches", 2, 1, 0, 1]
+    study.header["samples"] = 0
+    assert dict(provenance.design(study))["search"] == dict(provenance.design(study))["selection"] == "none"
+    assert ["diverged", "loss is nan", 1, f"c, seed 2 ({record.id})"] in provenance.reasons(study)
+    assert provenance.notes(study) == [["slow", 1, f"c, seed 2 ({record.id})"]]
+
+
+def test_the_diagram_files_take_single_networks_and_any_name(tmp_path):
+    folder = make(tmp_path, {"a $x_1$": [0.5, 0.6], "b": [0.4, 0.5]}, members={"b": "peers"})
+    study = load.load(folder)
+    found = {arm: {seed: study.predictions(arm, seed) for seed in study.finished(arm)} for arm in study.arms}
+    assert len(found["b"][1]) == 2
+    paths = reliability.draw(study, found, {"b": 1.5}, tmp_path)
+    assert [path.name for path in paths] == ["reliability.png", "reliability.pdf"]
+    assert paths[0].read_bytes()[:4] == b"\x89PNG" and trial_folder(folder, "0000").exists()
+    assert reliability.draw(study, {}, {}, tmp_path) == []

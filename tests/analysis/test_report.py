@@ -1,0 +1,285 @@
+"""The page: what stands where, nothing from elsewhere, nothing injected, the same bytes twice, and how a browser shows it."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from html.parser import HTMLParser
+
+import pytest
+from helpers.synthetic_records import make, write
+
+from analysis import effects, load, repeats, report, vector
+from analysis.report import Section
+from mldiv import records
+from mldiv.records import trial_folder
+
+NLL = {"mutual learning": [0.50, 0.60, 0.55], "rbf": [0.45, 0.56, 0.50], "cosine": [0.52, 0.59, 0.58]}
+TITLES = [
+    "Answer", "Table", "Differences", "Reliability", "Learning curves", "Diversity over time", "Uncertainty as a detector",
+    "What failed or is missing", "Configuration", "Versions", "Cost",
+]  # fmt: skip
+TABLE = "# kernel_sweep\n\nWhich kernel?\n\nMean over seeds.\n\n| kernel | NLL |\n|:--|:--|\n| rbf | **0.5** ± 0.1 (3) |\n"
+ANSWER = "# Which kernel?\n\n**The data cannot tell.** rbf is best.\n\n- rbf: -0.05\n"
+EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)"> & "q" \'s\''
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, ids, headings and text of a page; tags that are opened must be closed."""
+
+    EMPTY = frozenset({"meta", "br", "hr", "img", "link", "input"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.headings, self.words = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self.open and self.open[-1] == "h2" and data.strip():
+            self.headings.append(data.strip())
+
+    @property
+    def ids(self):
+        return [attributes["id"] for _, attributes in self.tags if "id" in attributes]
+
+    def count(self, name, css):
+        return sum(tag == name and css in (attributes.get("class") or "").split() for tag, attributes in self.tags)
+
+
+def render(folder, **given):
+    study = load.load(folder)
+    found = repeats.gather(study)
+    differences = effects.differences(found, study.baseline, study.arms) if study.baseline in study.arms else {}
+    contrasts = effects.contrasts(found, study.header["contrasts"])
+    return report.render(study, predictions=repeats.predictions(found), effects=differences, contrasts=contrasts,
+                         **{"table": TABLE, "answer": ANSWER} | given)  # fmt: skip
+
+
+def checked(text):
+    """Well-formed, and whole in itself."""
+    page = Page(text)
+    assert page.open == [] and max(Counter(page.ids).values()) == 1
+    assert not re.search(r"https?://|\bsrc=|@import|url\((?!#)", text)
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "iframe", "object", "base") and not any(
+            name.startswith("on") for name in attributes
+        )
+        if "href" in attributes:
+            assert attributes["href"].removeprefix("#") in page.ids and attributes["href"][0] == "#"
+        if tag == "svg" and "plot" in attributes["class"]:
+            assert attributes["role"] == "img" and attributes["aria-label"]
+    return page
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A study with everything: contrasts, a diverged trial, notes, chosen settings, importances, further sections."""
+    folder = make(
+        tmp_path_factory.mktemp("whole"), NLL, contrasts={"rbf less cosine": {"rbf": 1.0, "cosine": -1.0}},
+        changes={"rbf": {"kernel": "rbf"}}, searched={"rbf": ["alpha"]}, chosen={"rbf": {"alpha": 0.123}},
+        importance={"rbf": {"alpha": 0.75, "beta": 0.25}},
+    )  # fmt: skip
+    write(folder, "0202", 0.1, 0.9, 0, 2, status="diverged")
+    record = records.read_trial(trial_folder(folder, "0202"))
+    record.reason, record.notes = "the loss is not finite", ["the feature term died"]
+    records.write_trial(trial_folder(folder, "0202"), record)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(whole):
+    with vector.style():
+        figure = vector.canvas(100)
+        figure.add_subplot().plot([0, 1])
+        surface = vector.svg(figure, "surface", "a surface")
+    extra = [Section("Response surface", surface, "Where the optimum lies."), Section("Response surface", "<p>again</p>")]
+    return render(whole, nulls={"rbf": 1.25}, signatures=["**beta too high**, in 2 trials"], extra=extra)
+
+
+def test_sections_stand_in_their_order(text):
+    page = checked(text)
+    further = ["Response surface", "Response surface", "Which searched settings mattered"]
+    assert page.headings == TITLES[:7] + further + TITLES[7:]
+    assert text.index("The data cannot tell") < text.index("Mean over seeds") < text.index("Difference in NLL")
+    assert text.count("<h1>Which kernel?</h1>") == 1 and text.count("Which kernel?") == 2  # and in the page's title
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a" and attributes["href"] != "#top"]
+    assert len(links) == 2 * len(page.headings)
+
+
+def test_figures_have_captions_and_say_n(text):
+    page = checked(text)
+    assert page.count("svg", "plot") == 3 + 3 + 4 + 4 + 2 + 1
+    assert text.count("<figcaption>") == 5
+    words = html.unescape("".join(page.words))
+    assert "n = 3, p = 0.5" in words and "n = 2 to 3 seeds per arm" in words and "200 test images" in words
+    assert "a calibrated model would score 1.25 %" in words and "rbf less cosine" in words
+
+
+def test_what_failed_is_told(text):
+    words = html.unescape("".join(checked(text).words))
+    for expected in ("the loss is not finite", "the feature term died", "cosine: seed 3", "beta too high", "0.123*", "75 %",
+                     "abc1234", "scientific", "0.0075"):  # fmt: skip
+        assert expected in words
+
+
+def test_the_same_study_gives_the_same_bytes(whole, text, tmp_path):
+    shutil.copytree(whole, tmp_path / "moved")
+    assert render(whole) == render(tmp_path / "moved") != text
+
+
+def test_arms_keep_their_colours(text):
+    legends = re.findall(r'<ul class="legend">.*?</ul>', text)
+    assert len(legends) == 3 and len(set(legends)) == 1
+
+
+def test_records_inject_nothing(tmp_path):
+    folder = make(tmp_path, {"base": [0.5, 0.6], EVIL: [0.4, 0.5], "$x_1$": [0.4, 0.5]}, question=EVIL, data=EVIL,
+                  environment={EVIL: EVIL}, changes={EVIL: {"kernel": EVIL}}, contrasts={EVIL: {EVIL: 1.0, "base": -1.0}},
+                  importance={EVIL: {EVIL: 0.5}})  # fmt: skip
+    write(folder, "0101", 0.1, 0.9, 0, 2, status="failed")
+    record = records.read_trial(trial_folder(folder, "0101"))
+    record.reason, record.notes, record.environment = EVIL, [EVIL], {EVIL: EVIL}
+    records.write_trial(trial_folder(folder, "0101"), record)
+    text = render(folder, table=f"{TABLE}| {EVIL} | 1 |\n", answer=f"{ANSWER}\n{EVIL}\n", signatures=[EVIL],
+                  extra=[Section(EVIL, "<p></p>", EVIL)])  # fmt: skip
+    assert "<script" not in text and "<img" not in text and text.count("&lt;script&gt;") > 15
+    page = Page(text)
+    assert page.open == [] and not any(tag in ("script", "img") or "onerror" in has for tag, has in page.tags)
+
+
+def remove(folder, *names):
+    for trial in (folder / "trials").iterdir():
+        for name in names:
+            (trial / name).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (["predictions.parquet"], ["No arm has predictions", "No risk-coverage curves"]),
+        (["metrics.jsonl"], ["No finished repeat has lines per epoch"]),
+        (
+            ["trial.json"],
+            ["There is nothing to compare", "No arm has predictions", "No finished repeat has a record of how well"],
+        ),
+    ],
+)
+def test_what_is_missing_is_said(tmp_path, lost, said):
+    folder = make(tmp_path, NLL)
+    remove(folder, *lost)
+    text = render(folder)
+    page = checked(text)
+    assert page.headings == TITLES and all(one in text for one in said)
+    assert page.count("p", "missing") >= len(said)
+
+
+@pytest.mark.parametrize(
+    ("arms", "changed"),
+    [
+        ({"only": [0.5]}, {}),
+        (NLL, {"baseline": None}),
+        (NLL, {"members": {"rbf": "peers"}}),
+        ({f"arm {place} with a rather long name, width x {place}": [0.5, 0.4] for place in range(20)}, {}),
+        ({"a": [0.5], "b": [0.4]}, {"searched": {"a": ["lr"]}, "samples": 0}),
+    ],
+)
+def test_studies_of_any_shape(tmp_path, arms, changed):
+    page = checked(render(make(tmp_path, arms, images=60, **changed)))
+    assert page.headings == TITLES
+
+
+def test_damaged_files_are_named(tmp_path):
+    folder = make(tmp_path, NLL)
+    (trial_folder(folder, "0100") / "metrics.jsonl").write_text("{not")
+    (trial_folder(folder, "0101") / "predictions.parquet").write_bytes(b"PAR1")
+    text = render(folder)
+    assert "trials/0100/metrics.jsonl, line 1: not valid JSON" in text and str(tmp_path) not in text
+    assert "trials/0101/predictions.parquet cannot be read" in text
+
+
+def test_a_plain_document():
+    text = report.document("Several studies", f"# Several studies\n\nfirst\n\n# Tables\n\n{TABLE.partition('seeds.')[2]}")
+    page = checked(text)
+    assert page.headings == ["Tables"] and "first" in text and page.count("div", "box") == 1
+
+
+BROWSER = shutil.which("chromium")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--enable-logging=stderr", "--v=0", "--dump-dom",
+)  # fmt: skip
+SIZES = ((375, 812), (1280, 900))
+#: A window is never as narrow as a phone; a frame is.
+WRAPPER = """<!DOCTYPE html><title></title>{frames}<script>
+addEventListener("load", () => {{
+  document.title = JSON.stringify([...document.querySelectorAll("iframe")].map(frame => {{
+    const page = frame.contentDocument, width = frame.contentWindow.innerWidth, all = [...page.querySelectorAll("body *")];
+    const outside = all.filter(one => !one.closest(".box, svg") && one.getBoundingClientRect().right > width + 1);
+    const letters = [...page.querySelectorAll("svg.plot text")].map(one => {{
+      const svg = one.closest("svg");
+      return parseFloat(getComputedStyle(one).fontSize) * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+    }});
+    return {{
+      width, scroll: page.documentElement.scrollWidth, outside: outside.map(one => one.outerHTML.slice(0, 80)),
+      broken: [...page.images].filter(one => !one.naturalWidth).length, figures: page.querySelectorAll("svg.plot").length,
+      letters: Math.min(...letters), ink: getComputedStyle(page.querySelector("svg.plot text")).fill,
+    }};
+  }}));
+}});</script>"""
+
+
+def browse(text, folder, dark=False):
+    """What a browser finds in the page at phone's and desk's width, and what its console says."""
+    frames = "".join(
+        f'<iframe width="{width}" height="{height}" style="border:0" srcdoc="{html.escape(text)}"></iframe>'
+        for width, height in SIZES
+    )
+    (folder / "wrapper.html").write_text(WRAPPER.format(frames=frames))
+    done = subprocess.run(
+        [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+         f"file://{folder / 'wrapper.html'}"], capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    found = re.search(r"<title>(\[.*?\])</title>", done.stdout)
+    assert found, done.stderr
+    return json.loads(html.unescape(found[1])), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
+
+
+@needs_browser
+def test_a_browser_shows_it_on_phone_and_desk(text, tmp_path):
+    found, console = browse(text, tmp_path)
+    assert console == []
+    for (width, _), one in zip(SIZES, found, strict=True):
+        assert one["width"] == one["scroll"] == width and one["outside"] == [] and one["broken"] == 0
+        assert one["figures"] == 17 and one["letters"] >= 9.5
+
+
+@needs_browser
+def test_figures_follow_the_dark_theme(text, tmp_path):
+    inks = [browse(text, tmp_path, dark)[0][0]["ink"] for dark in (False, True)]
+    assert inks == ["rgb(28, 30, 33)", "rgb(230, 232, 235)"]
+
+
+@needs_browser
+def test_the_browsers_check_sees_what_it_is_for(text, tmp_path):
+    spoilt = text.replace("</main>", '<p style="width: 500px">wide</p><img src="http://localhost:9/none.png"></main>')
+    (phone, desk), console = browse(spoilt, tmp_path)
+    assert phone["scroll"] > 375 and len(phone["outside"]) == 1 and phone["broken"] == 1
+    assert desk["scroll"] == 1280 and desk["outside"] == [] and console

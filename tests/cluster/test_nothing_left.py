@@ -1,0 +1,78 @@
+"""What a sweep leaves in a cluster, with a dashboard and without, beside a second Ray on the machine: nothing, there and here.
+
+A Ray alone is looked at after every test of test_sweep.py.
+"""
+
+import contextlib
+import socket
+
+import pytest
+import ray
+from helpers.processes import running, until
+from ray.cluster_utils import Cluster
+
+from mldiv import tune
+from mldiv.plan import Plan, make_arm
+from mldiv.records import find_trial
+from mldiv.train import Resources
+
+pytestmark = pytest.mark.ray
+
+#: Titles of processes that Ray keeps for itself, one of each in a node, and of workers without work.
+OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_AutoscalingCoordinatorActor")
+
+
+@contextlib.contextmanager
+def alone(cpus, dashboard):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    head = {"num_cpus": cpus, "include_dashboard": dashboard, "dashboard_port": port}
+    one = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        yield one
+    finally:
+        one.shutdown()
+
+
+@contextlib.contextmanager
+def joined(cluster):
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def groups():
+    """The states of all placement groups that there ever were."""
+    return [one["state"] for one in ray.util.placement_group_table().values()]
+
+
+def busy(cluster):
+    """Titles of the processes that do something for a driver."""
+    (raylet,) = [node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()]
+    titles = [title.strip() for _, parent, title in running() if parent == raylet]
+    return [title for title in titles if title.startswith("ray::") and not title.startswith(OWN)]
+
+
+@pytest.mark.parametrize("dashboard", [True, False])
+def test_nothing_is_left(tiny, tmp_path, dashboard):
+    arms = [make_arm("plain", tiny, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", tiny, {}, ("alpha",))]
+    one, seen = Plan(arms, tmp_path, samples=1, seeds=(1,)), set()
+    with alone(2, dashboard) as cluster, alone(1, dashboard) as other:
+
+        def progress(trial, result):
+            seen.update(busy(cluster))
+
+        with joined(cluster):
+            tune.run(one, tmp_path, resources=Resources(), progress=progress)
+            assert {find_trial(tmp_path, item.trial).status for item in one.assignments} == {"finished"}
+            assert set(groups()) == {"REMOVED"}
+            until(lambda: not busy(cluster))
+            until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"] == 2)
+        assert any("RayTrainWorker" in title for title in seen), seen  # or the count above could not see one
+        until(lambda: not busy(cluster))
+        assert not busy(other)
+        with joined(other):
+            assert groups() == [] and ray.available_resources()["CPU"] == 1

@@ -1,0 +1,45 @@
+"""A plan as Tune's search: what it hands out, and what becomes of trials that Tune ends in an error."""
+
+import pytest
+from helpers.fake_trials import finish
+from ray.tune.search import Searcher
+
+from mldiv.config import from_dict
+from mldiv.plan import Plan, make_arm
+from mldiv.remote import Copy
+from mldiv.store import Store
+from mldiv.tune import RETURNS, PlanSearch
+
+
+@pytest.fixture
+def search(tiny, tmp_path):
+    plan = Plan([make_arm("one", tiny, {}, ())], tmp_path, samples=0, seeds=(1, 2))
+    return PlanSearch(plan, Copy(tmp_path), Store(tmp_path / "store"), room=lambda: 2)
+
+
+def test_a_trial_that_lost_its_client_is_brought_again(search):
+    first, second = search.suggest("a"), search.suggest("b")
+    search.on_trial_complete("a", error=True)
+    assert search.plan.answered == 0 and search.suggest("c") == first
+    for trial, task in (("b", second), ("c", first)):
+        finish(search.plan.folder, from_dict(task["config"]))
+        search.on_trial_complete(trial)
+    assert search.plan.answered == 2 and search.suggest("d") == Searcher.FINISHED
+
+
+def test_one_that_goes_on_losing_clients_ends(search):
+    """And the others go on."""
+    search.suggest("other")
+    for number in range(RETURNS + 1):
+        assert not search.plan.answered
+        assert search.suggest(f"{number}")["trial"] == search.plan.assignments[1].trial
+        search.on_trial_complete(f"{number}", error=True)
+    assert search.plan.answered == 1 and search.suggest("more") is None and not search.again
+
+
+def test_an_error_after_the_final_record_is_none(search):
+    """The client died while it told the end."""
+    task = search.suggest("a")
+    finish(search.plan.folder, from_dict(task["config"]))
+    search.on_trial_complete("a", error=True)
+    assert search.plan.answered == 1 and search.suggest("b")["trial"] != task["trial"]

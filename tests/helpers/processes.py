@@ -1,0 +1,67 @@
+"""Processes that a test starts, waits for and kills."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PROCESSES = multiprocessing.get_context("forkserver")  # one process imports torch, all others are its forks
+PROCESSES.set_forkserver_preload(["mldiv.fit", "pytest"])
+
+
+def running() -> Iterator[tuple[int, int, str]]:
+    """Each process of this machine: its id, its parent's, its title."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = (path / "stat").read_text().rsplit(")", 1)[1].split()[1]
+            yield int(path.name), int(parent), (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """A person's, for a command: without what this test run, and Ray in it, have set."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTEST", "TUNE_"))}
+    return kept | more
+
+
+#: A study's trials of a second or two, whose numbers need be the same, not good: flags of the demo preset.
+SHORT = [
+    "--set=epochs=30", "--set=switch_epoch=20", "--set=train_size=64", "--set=validation_size=32", "--set=test_size=32",
+    "--set=pretrain_epochs=1", "--set=width=0.25", "--set=batch_size=32", "--set=validation_samples=2", "--set=test_samples=2",
+    "--set=ood=none",
+]  # fmt: skip
+
+
+def joint_search(out: Path, *flags: str, output: int = subprocess.PIPE, **more: str) -> subprocess.Popen:
+    """The command of a search of the demo preset, in a session of its own; more: environment variables."""
+    script = Path(__file__).resolve().parents[2] / "studies" / "joint_search.py"
+    return subprocess.Popen(
+        [sys.executable, str(script), "--preset", "demo", "--seeds", "2", "--out", str(out), *flags], cwd=out.parent, text=True,
+        stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment(**more), start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's background job ignores it
+    )  # fmt: skip
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def processes(target, *arguments):
+    """One process for each tuple of arguments; whatever happens, none is left."""
+    started = [PROCESSES.Process(target=target, args=one) for one in arguments]
+    try:
+        for one in started:
+            one.start()
+        yield started
+    finally:
+        for one in started:
+            one.kill()
+            one.join()

@@ -1,0 +1,165 @@
+import math
+
+import ot
+import pytest
+import torch
+from helpers import references
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import linalg
+from torch.distributions import Categorical, Normal, kl_divergence
+
+from mldiv import losses
+from mldiv.kernels import KERNELS
+from mldiv.losses import BOUNDED_TRANSFORMS, NORMALIZATIONS, PARAM_DISTANCES, TRANSFORMS, transform_scale
+
+DRAWS = 10_000
+
+
+def gaussians(count=6, seed=0, dtype=torch.double):
+    stream = torch.Generator().manual_seed(seed)
+    means = torch.randn(2, count, generator=stream, dtype=dtype)
+    sigmas = 0.3 + torch.rand(2, count, generator=stream, dtype=dtype)
+    return means[0], sigmas[0], means[1], sigmas[1]
+
+
+def test_w2_against_pot_and_matrix_square_root():
+    mean, sigma, peer_mean, peer_sigma = gaussians()
+    value = losses.squared_w2(mean, sigma, peer_mean, peer_sigma).item()
+    a, b = torch.diag(sigma**2).numpy(), torch.diag(peer_sigma**2).numpy()
+    assert value == pytest.approx(ot.gaussian.bures_wasserstein_distance(mean.numpy(), peer_mean.numpy(), a, b) ** 2)
+    root = linalg.sqrtm(a)
+    bures = (a + b - 2 * linalg.sqrtm(root @ b @ root)).trace().real
+    assert value == pytest.approx(((mean - peer_mean) ** 2).sum().item() + bures)
+
+
+def test_kls_against_torch_distributions():
+    mean, sigma, peer_mean, peer_sigma = gaussians()
+    own, peer = Normal(mean, sigma), Normal(peer_mean, peer_sigma)
+    assert losses.gaussian_kl(mean, sigma, peer_mean, peer_sigma).item() == pytest.approx(kl_divergence(own, peer).sum().item())
+    both = (kl_divergence(own, peer) + kl_divergence(peer, own)).sum().item()
+    assert losses.symmetric_gaussian_kl(mean, sigma, peer_mean, peer_sigma).item() == pytest.approx(both)
+    prior = kl_divergence(own, Normal(torch.zeros_like(mean), 0.7 * torch.ones_like(mean))).sum().item()
+    assert losses.gaussian_kl_to_prior(mean, sigma, 0.7).item() == pytest.approx(prior)
+
+
+@pytest.mark.parametrize("to_prior", [True, False])
+def test_kls_against_draws(to_prior):
+    mean, sigma, peer_mean, peer_sigma = gaussians()
+    own = Normal(mean, sigma)
+    other = Normal(torch.zeros_like(mean), torch.ones_like(mean)) if to_prior else Normal(peer_mean, peer_sigma)
+    torch.manual_seed(0)
+    weights = own.sample((DRAWS,))
+    ratios = (own.log_prob(weights) - other.log_prob(weights)).sum(-1)
+    exact = (
+        losses.gaussian_kl_to_prior(mean, sigma, 1.0) if to_prior else losses.gaussian_kl(mean, sigma, peer_mean, peer_sigma)
+    )
+    assert abs(ratios.mean() - exact) < 4 * ratios.std() / math.sqrt(DRAWS)
+
+
+def test_logit_mutual_against_torch_distributions():
+    stream = torch.Generator().manual_seed(1)
+    own, peer = torch.randn(2, 7, 5, generator=stream, dtype=torch.double).requires_grad_().unbind()
+    temperature = 3.0
+    value = losses.logit_mutual(own, peer, temperature)
+    expected = kl_divergence(Categorical(logits=peer / temperature), Categorical(logits=own / temperature)).mean()
+    assert value.item() == pytest.approx(temperature**2 * expected.item(), rel=1e-5)
+    tensor = torch.tensor(temperature, requires_grad=True)
+    losses.logit_mutual(own, peer, tensor).backward()
+    assert tensor.grad is not None and tensor.grad.abs() > 0
+
+
+def test_logit_mutual_detaches_the_peer():
+    own, peer = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
+    losses.logit_mutual(own, peer, 2.0).backward()
+    assert own.grad is not None and peer.grad is None
+
+
+@pytest.mark.parametrize("diagonal", [True, False])
+@pytest.mark.parametrize("name", KERNELS)
+def test_conditional_distribution_and_feature_kl_against_loops(name, diagonal):
+    stream = torch.Generator().manual_seed(2)
+    rows = torch.randn(2, 7, 4, generator=stream, dtype=torch.double)
+    p, q = (losses.conditional_distribution(KERNELS[name](one, one), include_diagonal=diagonal) for one in rows)
+    loops = []
+    for batch, fast in zip(rows.tolist(), (p, q), strict=True):
+        similarity = [[references.kernel(name, a, b, batch) for b in batch] for a in batch]
+        loops.append(references.conditional(similarity, diagonal))
+        torch.testing.assert_close(fast, torch.tensor(loops[-1], dtype=torch.double), rtol=1e-7, atol=1e-9)
+    forward, reverse = references.divergence(*loops), references.divergence(*reversed(loops))
+    for direction, expected in (("forward", forward), ("reverse", reverse), ("symmetric", forward + reverse)):
+        for reduction, count in (("sum", 1), ("batchmean", 7), ("mean", 49)):
+            value = losses.feature_kl(p, q, direction=direction, reduction=reduction).item()
+            assert value == pytest.approx(expected / count, rel=1e-6)
+
+
+def test_conditional_distribution_of_nothing_similar_is_uniform():
+    p = losses.conditional_distribution(torch.zeros(4, 4))
+    torch.testing.assert_close(p, (1 - torch.eye(4)) / 3)
+
+
+def test_feature_kl_gradient_through_the_zero_diagonal():
+    rows = torch.randn(2, 5, 3, dtype=torch.double, generator=torch.Generator().manual_seed(3)).requires_grad_()
+
+    def divergence(rows):
+        p, q = (losses.conditional_distribution(KERNELS["cosine"](one, one)) for one in rows)
+        return losses.feature_kl(p, q, direction="symmetric", reduction="batchmean")
+
+    assert torch.autograd.gradcheck(divergence, rows)
+
+
+@pytest.mark.parametrize("changed", [{"direction": "x"}, {"reduction": "x"}])
+def test_feature_kl_refuses_unknown_names(changed):
+    with pytest.raises(ValueError, match="expected one of"):
+        losses.feature_kl(torch.eye(2), torch.eye(2), **({"direction": "forward", "reduction": "sum"} | changed))
+
+
+def test_centering():
+    rows = 5 + torch.randn(6, 3)
+    torch.testing.assert_close(losses.normalize_features(rows, center=True).mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    assert torch.equal(losses.normalize_features(rows, center=False), rows)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@given(x=st.floats(0, 20), step=st.floats(0.01, 5))
+def test_transforms_fall_as_the_distance_grows(name, x, step):
+    value = torch.tensor(x, dtype=torch.double, requires_grad=True)
+    loss = TRANSFORMS[name](value)
+    loss.backward()
+    assert loss.isfinite() and value.grad is not None and value.grad.isfinite()
+    assert TRANSFORMS[name](torch.tensor(x + step, dtype=torch.double)) < loss
+
+
+@pytest.fixture(scope="module")
+def resnet20_means():
+    """Two independent Kaiming (fan-out) mean vectors of a ResNet-20's 276,656 weights with W2^2 about 2,770."""
+    stream = torch.Generator().manual_seed(4)
+    count = 276_656
+    return [math.sqrt(2_770 / (2 * count)) * torch.randn(count, generator=stream) for _ in range(2)]
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("distance", PARAM_DISTANCES)
+def test_gradient_at_network_scale(name, normalization, distance, resnet20_means):
+    """Finite everywhere; zero only where the configuration refuses the combination; METHOD's figures where it gives one."""
+    mean, peer = resnet20_means
+    mean = mean.clone().requires_grad_()
+    sigma = torch.full_like(peer, 0.05)
+    value = PARAM_DISTANCES[distance](mean, sigma, peer, sigma)
+    TRANSFORMS[name](value / transform_scale(normalization, value, peer.numel())).backward()
+    assert mean.grad is not None
+    norm = mean.grad.norm().item()
+    assert math.isfinite(norm)
+    assert (norm > 0) == (not (name in BOUNDED_TRANSFORMS and normalization == "sum"))
+    known = {
+        ("negative", "sum"): 105, ("negative_sqrt", "sum"): 1.0, ("negative_log", "sum"): 0.038,
+        ("softplus", "mean"): 1.9e-4, ("exp", "mean"): 3.8e-4,
+    }  # fmt: skip
+    if distance == "w2" and (name, normalization) in known:
+        assert norm == pytest.approx(known[name, normalization], rel=0.03)
+
+
+def test_unknown_normalization_is_refused():
+    with pytest.raises(ValueError, match="expected one of"):
+        transform_scale("median", torch.ones(()), 3)

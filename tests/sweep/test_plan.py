@@ -1,0 +1,146 @@
+import random
+
+import optuna
+import pytest
+from helpers.fake_trials import ask, conduct, finish, score
+from optuna.trial import TrialState
+
+from mldiv.config import ConfigError, TrialConfig
+from mldiv.kernels import KERNELS
+from mldiv.plan import COMMON_POINTS, Plan, journal, make_arm
+from mldiv.search_space import RANGES, suggest
+
+SEARCHED = ("alpha", "beta", "temperature", "kernel", "switch_epoch")
+
+
+def arms():
+    base = TrialConfig(data="digits", epochs=12, switch_epoch=8)
+    changes = {"baseline": {"alpha": 0.0, "beta": 0.0}, "rbf": {"kernel": "rbf"}, "searched": {}}
+    return [make_arm(name, base, change, SEARCHED) for name, change in changes.items()]
+
+
+def plan(folder, **options):
+    return Plan(arms(), folder, **({"samples": 4, "seeds": (1, 2), "batch": 2} | options))
+
+
+def test_every_arm_is_searched_and_then_repeated(tmp_path):
+    one = plan(tmp_path)
+    asked = conduct(one, tmp_path)
+    assert one.done and len(asked) == one.trials() == one.answered == 3 * (4 + 2)
+    assert {config.seed for config in asked} == {0, 1, 2}
+    for arm in one.arms:
+        repeats = [item for item in one.assignments if item.arm == arm.name and item.phase == "repeat"]
+        assert [item.seed for item in repeats] == [1, 2]
+        best = min((trial.value for trial in arm.study.trials), default=None)
+        chosen = arm.chosen()
+        assert score(chosen) == pytest.approx(best)
+
+
+def test_what_has_no_effect_or_is_fixed_is_not_searched():
+    baseline, rbf, searched = arms()
+    assert baseline.searched == ("temperature",)
+    assert rbf.searched == ("alpha", "beta", "temperature", "switch_epoch")
+    assert searched.searched == SEARCHED
+
+
+def test_the_papers_point_comes_first(tmp_path):
+    one = plan(tmp_path)
+    first = {}
+    for config in conduct(one, tmp_path):
+        first.setdefault((config.kernel, config.alpha > 0), config)
+    assert (first["cosine", True].alpha, first["cosine", True].beta) == (1.0, 2.0)
+
+
+def test_arms_are_searched_at_common_points(tmp_path):
+    """Each arm sees its part of the same points, however few settings it searches; TPE goes on from there."""
+    one = plan(tmp_path, samples=COMMON_POINTS + 3, seeds=(1,))
+    conduct(one, tmp_path)
+    baseline, rbf, searched = ([trial.params for trial in arm.study.trials] for arm in one.arms)
+    for a, b, c in zip(baseline[:COMMON_POINTS], rbf, searched, strict=False):
+        assert a["temperature"] == b["temperature"] == c["temperature"] and b["alpha"] == c["alpha"]
+    assert len({point["temperature"] for point in baseline}) == COMMON_POINTS + 3
+    assert baseline[COMMON_POINTS:] != [{"temperature": point["temperature"]} for point in rbf[COMMON_POINTS:]]
+
+
+def test_a_seed_repeats_the_suggestions_whatever_the_timing(tmp_path):
+    def suggestions(folder, order, **options):
+        one = plan(folder, **options)
+        conduct(one, folder, order)
+        return [(item.arm, item.phase, item.trial) for item in sorted(one.assignments, key=lambda i: (i.arm, i.phase))]
+
+    straight = suggestions(tmp_path / "a", None)
+    for seed in range(5):
+        assert sorted(suggestions(tmp_path / f"{seed}", random.Random(seed))) == sorted(straight)
+    assert sorted(suggestions(tmp_path / "other", None, search_seed=7)) != sorted(straight)
+
+
+@pytest.mark.parametrize("done", [0, 1, 5, 9, 17])
+def test_started_again_it_goes_on_where_it_was(tmp_path, done):
+    whole = conduct(plan(tmp_path / "whole"), tmp_path / "whole")
+    conduct(plan(tmp_path / "cut"), tmp_path / "cut", limit=done)
+    trained = {path.name for path in (tmp_path / "cut" / "trials").glob("*")} if done else set()
+    again = plan(tmp_path / "cut")
+    rest = conduct(again, tmp_path / "cut")
+    assert again.done
+    assert {config.id for config in rest} | trained == {config.id for config in whole}
+    assert not {config.id for config in rest} & trained
+    assert plan(tmp_path / "cut").next() is None
+
+
+def test_ends_are_told_to_optuna_as_what_they_are(tmp_path):
+    one = Plan([arms()[2]], tmp_path, samples=4, seeds=(1,), batch=4)
+    opened = ask(one)
+    assert len(opened) == 4 and one.next() is None and not one.done
+    for config, status in zip(opened, ("finished", "stopped", "diverged", None), strict=True):
+        one.tell(config.id, finish(tmp_path, config, status) if status else None)
+    states = [trial.state for trial in one.arms[0].study.trials]
+    assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
+    assert one.next().config.seed == 1
+
+
+def test_an_arm_without_a_finished_search_has_no_repeats(tmp_path):
+    one = Plan([arms()[2]], tmp_path, samples=2, seeds=(1,), batch=2)
+    for config in ask(one):
+        one.tell(config.id, finish(tmp_path, config, "diverged"))
+    assert one.next() is None and one.done and one.chosen() == {}
+
+
+def test_without_samples_the_defaults_are_repeated(tmp_path):
+    one = plan(tmp_path, samples=0)
+    asked = conduct(one, tmp_path)
+    assert len(asked) == 6 and all(item.phase == "repeat" for item in one.assignments)
+
+
+def test_two_arms_that_ask_for_the_same_trial_train_it_once(tmp_path):
+    base = TrialConfig(data="digits", epochs=12, switch_epoch=8)
+    same = [make_arm(name, base, {}, ()) for name in ("one", "two")]
+    one = Plan(same, tmp_path, samples=0, seeds=(1,))
+    assert len(conduct(one, tmp_path)) == 1
+    assert one.done and len(one.assignments) == 2
+
+
+def test_the_journal_holds_a_named_study_per_arm(tmp_path):
+    storage = journal(tmp_path / "optuna.journal")
+    conduct(plan(tmp_path, storage=storage), tmp_path)
+    names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
+    assert sorted(names) == sorted(f"{tmp_path.name}: {arm.name}" for arm in arms())
+    study = optuna.load_study(study_name=f"{tmp_path.name}: searched", storage=storage)
+    assert all(trial.user_attrs["trials"] for trial in study.trials) and len(study.trials) == 4
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_ranges_hold_the_default_and_give_valid_settings(name):
+    kernel = {"kernel_width": "rbf", "kernel_degree": "polynomial"}.get(name, "cosine")
+    config = TrialConfig(epochs=30, switch_epoch=20, kernel=kernel)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(30):
+        trial = study.ask()
+        assert suggest(trial, config, (name,)).id
+    assert trial.distributions[name]._contains(trial.distributions[name].to_internal_repr(getattr(config, name)))
+    if name == "kernel":
+        assert set(trial.distributions[name].choices) == set(KERNELS)
+
+
+def test_unknown_changes_are_refused():
+    with pytest.raises(ConfigError, match="did you mean 'kernel'"):
+        make_arm("x", TrialConfig(), {"kernl": "rbf"}, SEARCHED)

@@ -1,0 +1,148 @@
+"""How a search asks: conditional settings, weights that can be 0, several seeds, several objectives, importance."""
+
+import math
+
+import numpy as np
+import optuna
+import pytest
+from helpers.fake_trials import ask, conduct, finish
+from optuna.trial import TrialState
+
+from mldiv import records
+from mldiv.config import TrialConfig
+from mldiv.kernels import kernel_parameters
+from mldiv.plan import IMPORTANCE_TRIALS, Plan, make_arm, search_seeds
+from mldiv.records import TrialRecord, trial_folder
+from mldiv.search_space import OR_ZERO, SELECTION, suggest
+
+BASE = TrialConfig(data="digits", epochs=12, switch_epoch=8)
+KERNEL = ("alpha", "beta", "kernel", "kernel_width", "kernel_degree")
+
+
+def test_a_kernels_own_parameter_is_searched_with_that_kernel_only():
+    fixed = {name: make_arm(name, BASE, {"kernel": name}, KERNEL).searched for name in ("cosine", "rbf", "polynomial")}
+    assert fixed["cosine"] == ("alpha", "beta")
+    assert fixed["rbf"] == ("alpha", "beta", "kernel_width")
+    assert fixed["polynomial"] == ("alpha", "beta", "kernel_degree")
+    assert make_arm("parameter diversity", BASE, {"beta": 0.0}, KERNEL).searched == ("alpha",)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = set()
+    for _ in range(60):
+        trial = study.ask()
+        config = suggest(trial, BASE, KERNEL)
+        own = {name.removeprefix("kernel_") for name in trial.params if name.startswith("kernel_")}
+        assert own == set(kernel_parameters(config.kernel))
+        seen.add(config.kernel)
+    assert len(seen) == 6
+
+
+def test_the_temperature_of_peers_that_do_not_teach_each_other_is_not_searched():
+    arm = make_arm("single", BASE, {"mutual_weight": 0.0, "alpha": 0.0, "beta": 0.0}, ("lr", "temperature", "alpha"))
+    assert arm.searched == ("lr",)
+
+
+def test_a_weight_can_be_zero_and_else_lies_in_its_range(tmp_path):
+    arm = make_arm("searched", BASE, {}, ("alpha", "beta"), OR_ZERO)
+    one = Plan([arm], tmp_path, samples=60, seeds=(1,))
+    drawn = [config for config in conduct(one, tmp_path) if config.seed == 0]
+    for name, smallest, largest in (("alpha", 0.01, 10), ("beta", 0.02, 20)):
+        values = np.array([getattr(config, name) for config in drawn])
+        assert (values == 0).any() and values[values > 0].min() >= smallest and values.max() <= largest
+    assert (drawn[0].alpha, drawn[0].beta) == (1.0, 2.0)
+    chosen = arm.chosen()
+    assert chosen is not None and chosen.id in {config.id for config in drawn}
+
+
+def noisy(config):
+    """A valley whose floor differs by seed: 0 says alpha 0.1, the mean over seeds says alpha 1."""
+    return math.log10(config.alpha + 1e-9) ** 2 + (2 * math.log10(config.alpha + 1e-9) if config.seed == 0 else 0)
+
+
+def conduct_noisy(one, folder):
+    asked = []
+    while (task := one.next()) is not None:
+        record = TrialRecord(task.config.id, records.finite(vars(task.config)), status="finished")
+        record.validation = {"pair": {"nll": noisy(task.config), "ece": task.config.beta}}
+        records.write_trial(trial_folder(folder, task.config.id), record)
+        asked.append(task.config)
+        one.progress(task.config.id, task.config.epochs)
+        one.tell(task.config.id, record)
+    return asked
+
+
+def test_each_suggestion_is_judged_by_its_mean_over_the_search_seeds(tmp_path):
+    def search(folder, seeds):
+        one = Plan([make_arm("x", BASE, {}, ("alpha",))], folder, samples=12, seeds=(1,), search_seeds=search_seeds(seeds))
+        return one, conduct_noisy(one, folder)
+
+    one, asked = search(tmp_path / "five", 5)
+    assert len(asked) == one.trials() == 12 * 5 + 1 and one.done
+    assert {config.seed for config in asked} == {0, 10_001, 10_002, 10_003, 10_004, 1}
+    study = one.arms[0].study
+    for trial, config in zip(study.trials, one.arms[0].suggested, strict=True):
+        expected = np.mean([noisy(config.replace(seed=seed)) for seed in search_seeds(5)])
+        assert trial.value == pytest.approx(expected)
+    alone, _ = search(tmp_path / "one", 1)
+    assert abs(math.log10(one.arms[0].chosen().alpha)) < abs(math.log10(alone.arms[0].chosen().alpha))
+    again = Plan([make_arm("x", BASE, {}, ("alpha",))], tmp_path / "five", samples=12, seeds=(1,), search_seeds=search_seeds(5))
+    assert again.next() is None and again.done and again.recorded == 61
+
+
+@pytest.mark.parametrize(
+    ("ends", "state"),
+    [
+        (("finished", "finished"), TrialState.COMPLETE),
+        (("finished", "stopped"), TrialState.PRUNED),
+        (("stopped", "diverged"), TrialState.FAIL),
+        (("finished", None), TrialState.FAIL),
+    ],
+)
+def test_a_suggestion_ends_as_its_worst_seed(tmp_path, ends, state):
+    one = Plan([make_arm("x", BASE, {}, ("alpha",))], tmp_path, samples=1, seeds=(1,), search_seeds=(0, 10_001))
+    for config, status in zip(ask(one), ends, strict=True):
+        one.tell(config.id, finish(tmp_path, config, status) if status else None)
+    assert one.arms[0].study.trials[0].state == state
+
+
+def test_two_objectives_choose_the_fronts_point_nearest_to_the_ideal(tmp_path):
+    rule = "validation_nll_and_ece"
+    assert SELECTION[rule].objectives == ("nll", "ece")
+    one = Plan([make_arm("x", BASE, {}, ("alpha", "beta"))], tmp_path, samples=12, seeds=(1,), rule=rule)
+    conduct_noisy(one, tmp_path)
+    study = one.arms[0].study
+    values = np.array([trial.values for trial in study.trials])
+    front = [
+        row for row in values if not any((other <= row).all() and (other < row).any() for other in values)
+    ]  # fmt: skip
+    low, span = np.min(front, 0), np.ptp(front, 0)
+    best = min(front, key=lambda row: (((row - low) / np.where(span > 0, span, 1)) ** 2).sum())
+    chosen = one.arms[0].chosen()
+    assert (noisy(chosen), chosen.beta) == pytest.approx(tuple(best))
+
+
+def test_importance_names_what_matters(tmp_path):
+    arm = make_arm("x", BASE, {}, ("alpha", "temperature"))
+    one = Plan([arm], tmp_path, samples=40, seeds=(1,))
+    conduct_noisy(one, tmp_path)
+    found = one.importance()["x"]
+    assert sum(found.values()) == pytest.approx(1) and found["alpha"] > 0.8
+    few = Plan([make_arm("x", BASE, {}, ("alpha",))], tmp_path / "few", samples=IMPORTANCE_TRIALS - 1, seeds=(1,))
+    conduct_noisy(few, tmp_path / "few")
+    assert few.importance() == {}
+
+
+def test_single_networks_are_chosen_by_their_own_scores(tmp_path):
+    """The pair likes small alphas, its peers large ones."""
+    found = {}
+    for member in ("pair", "peers"):
+        one = Plan([make_arm("x", BASE, {}, ("alpha",), member=member)], tmp_path / member, samples=8, seeds=(1,))
+        while (task := one.next()) is not None:
+            alpha = task.config.alpha
+            record = TrialRecord(task.config.id, records.finite(vars(task.config)), status="finished")
+            record.validation = {"pair": {"nll": alpha}, "peer_1": {"nll": 1 / alpha}, "peer_2": {"nll": 3 / alpha}}
+            one.tell(task.config.id, record)
+        values = [trial.value for trial in one.arms[0].study.trials]
+        alphas = [config.alpha for config in one.arms[0].suggested]
+        assert values == pytest.approx(alphas if member == "pair" else [2 / alpha for alpha in alphas])
+        found[member] = one.arms[0].chosen().alpha, alphas
+    assert found["pair"][0] == min(found["pair"][1]) and found["peers"][0] == max(found["peers"][1])

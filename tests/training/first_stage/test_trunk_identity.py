@@ -1,0 +1,243 @@
+"""Which settings and data stage one and pretraining depend on, and the names that say so."""
+
+import dataclasses
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.trunk_trials import CPU, differing, stage_one
+from PIL import Image
+
+from mldiv.config import PATHS, TrialConfig
+from mldiv.data import load
+from mldiv.epochs import dataset
+from mldiv.pretrain import SETTINGS, pretrained, pretraining_id
+from mldiv.store import Store
+from mldiv.trunks import BRANCH, Trunk, environment_id, pattern, trunk_id
+
+#: Another valid value of every setting.
+CHANGED = {
+    "data": "fashion_mnist",
+    "data_root": "elsewhere",
+    "image_size": 8,
+    "train_size": 128,
+    "validation_size": 50,
+    "test_size": 50,
+    "test_split": "development",
+    "validation_fraction": 0.2,
+    "split_seed": 1,
+    "arch": "resnet20",
+    "width": 0.5,
+    "initial_sigma": 0.2,
+    "sigma_mode": "absolute",
+    "prior_std": 2.0,
+    "initialization": "scratch",
+    "pretrain_epochs": 2,
+    "kl_weight": 0.2,
+    "temperature": 2.0,
+    "mutual_weight": 0.5,
+    "alpha": 0.0,
+    "beta": 0.0,
+    "param_distance": "symmetric_kl",
+    "param_transform": "negative_log",
+    "param_normalization": "mean",
+    "kernel": "rbf",
+    "kernel_width": 2.0,
+    "kernel_degree": 4,
+    "include_diagonal": True,
+    "feature_direction": "forward",
+    "feature_reduction": "sum",
+    "feature_transform": "negative_log",
+    "feature_normalization": "sum",
+    "scale_batches": 1,
+    "center_features": False,
+    "fusion": "per_peer",
+    "fusion_dim": 32,
+    "fusion_heads": 2,
+    "epochs": 5,
+    "switch_epoch": 3,
+    "batch_size": 16,
+    "lr": 0.02,
+    "optimizer": "adamw",
+    "momentum": 0.5,
+    "schedule": "step",
+    "weight_decay": 0.0,
+    "rho_lr_scale": 0.5,
+    "fusion_lr_scale": 0.5,
+    "clip_norm": 1.0,
+    "precision": "bf16",
+    "channels_last": True,
+    "compile": True,
+    "validation_samples": 3,
+    "test_samples": 4,
+    "samples_at_once": 2,
+    "ood": "none",
+    "seed": 1,
+}
+
+
+def test_every_setting_has_another_value():
+    assert set(CHANGED) == {item.name for item in dataclasses.fields(TrialConfig)}
+    assert set(CHANGED) >= BRANCH and not BRANCH & PATHS
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_setting_is_part_of_the_trunk_or_of_the_branch(tiny, name):
+    other = tiny.replace(**{name: CHANGED[name]})
+    assert getattr(other, name) != getattr(tiny, name)
+    assert (trunk_id(other) == trunk_id(tiny)) == (name in BRANCH | PATHS)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Stage one of the unchanged trial, once."""
+    found = {}
+
+    def state(config):
+        if config not in found:
+            found[config] = stage_one(config, tmp_path_factory.mktemp("plain"))
+        return found[config]
+
+    return state
+
+
+#: What else a setting needs in order to have an effect.
+WITH = {"kernel_width": {"kernel": "rbf"}, "kernel_degree": {"kernel": "polynomial"}}
+
+
+@pytest.mark.parametrize("name", sorted(BRANCH))
+def test_a_branch_setting_does_not_touch_stage_one(tiny, tmp_path, plain, name):
+    other = tiny.replace(**{name: CHANGED[name]}, **WITH.get(name, {}))
+    assert differing(stage_one(other, tmp_path), plain(tiny)) == []
+
+
+@pytest.mark.parametrize("changes", [{"alpha": 0.0, "beta": 0.0}, {"switch_epoch": 4}])
+def test_a_trial_without_stage_two_has_the_same_stage_one(tiny, tmp_path, plain, changes):
+    assert differing(stage_one(tiny.replace(**changes), tmp_path), plain(tiny)) == []
+
+
+@pytest.mark.parametrize("name", ["temperature", "momentum", "initialization", "validation_samples", "seed"])
+def test_a_trunk_setting_is_seen_in_stage_one(tiny, tmp_path, plain, name):
+    """So the comparison can tell."""
+    assert differing(stage_one(tiny.replace(**{name: CHANGED[name]}), tmp_path), plain(tiny)) != []
+
+
+DATA = {"data", "data_root", "image_size", "train_size", "validation_size", "test_size", "test_split"} | {
+    "validation_fraction",
+    "split_seed",
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(CHANGED) - DATA))
+def test_what_is_no_pretraining_setting_does_not_touch_pretraining(tiny, tmp_path, name):
+    """The data are part of the environment's identity. For settings that are: another identity."""
+    other = tiny.replace(**{name: CHANGED[name]})
+    assert (pretraining_id(other, "pretrain") == pretraining_id(tiny, "pretrain")) == (name not in SETTINGS)
+    if name not in SETTINGS:
+        states = [pretrained(one, dataset(one), Store(tmp_path / str(one is tiny)), CPU)[0] for one in (tiny, other)]
+        assert differing(dict(states[0]), dict(states[1])) == []
+
+
+def test_equal_configurations_have_one_identity(tiny):
+    whole, real = tiny.replace(width=1, lr=1), tiny.replace(width=1.0, lr=1.0)
+    assert whole == real
+    found = []
+    for one in (whole, real):
+        trunk_id.cache_clear()
+        found.append((one.id, trunk_id(one)))
+    assert found[0] == found[1]
+
+
+def test_the_environment_depends_on_threads_data_library_and_ranks(tiny, monkeypatch):
+    def identity(**changes):
+        return environment_id(dataset(tiny.replace(**changes)), CPU)
+
+    before = identity()
+    assert identity() == before and identity(test_size=50, seed=1, lr=1.0, data_root="elsewhere") == before
+    others = [identity(train_size=128), identity(split_seed=1), identity(validation_size=50)]
+    torch.set_num_threads(2)
+    others.append(identity())
+    torch.set_num_threads(1)
+    for target, value in (("torch.__version__", "0.0"), ("mldiv.trunks.NUMBERS", -1), ("mldiv.world.size", lambda: 2),
+                          ("torch.backends.cpu.get_cpu_capability", lambda: "none")):  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(target, value)
+            others.append(identity())
+    assert len({before, *others}) == 9 and identity() == before
+
+
+def picture(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+
+
+def folder_data(root):
+    return load("image_folder", root, seed=0, validation_fraction=0.25, image_size=8)
+
+
+def write_folder(root):
+    for number in range(16):
+        picture(root / "train" / "ab"[number % 2] / f"{number}.png", number)
+    for number in range(4):
+        picture(root / "val" / "ab"[number % 2] / f"{number}.png", 100 + number)
+    return root
+
+
+def repaint(root):
+    picture(root / "train" / "b" / "7.png", 99)
+
+
+def relabel(root):
+    (root / "train" / "b" / "7.png").rename(root / "train" / "a" / "7.png")
+
+
+def remove(root):
+    (root / "train" / "b" / "7.png").unlink()
+
+
+def repaint_test(root):
+    picture(root / "val" / "b" / "1.png", 99)
+
+
+#: What is done to a copy of a folder of images, and whether it still holds the same data for training.
+CHANGES = {"nothing": (lambda root: None, True), "test pixels": (repaint_test, True), "pixels": (repaint, False),
+           "label": (relabel, False), "number": (remove, False)}  # fmt: skip
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_the_data_are_known_by_their_content_wherever_they_lie(tmp_path, monkeypatch, in_memory):
+    """Of folders that do not fit into memory by the files' names, sizes and labels: a pixel that leaves them is not seen."""
+    if not in_memory:
+        monkeypatch.setattr("mldiv.data.IN_MEMORY", 0)
+        monkeypatch.setattr(Path, "stat", grown(Path.stat, tmp_path / "pixels" / "b" / "train" / "b" / "7.png"))
+    original = folder_data(write_folder(tmp_path / "original"))
+    assert isinstance(original.train.images, torch.Tensor) == in_memory
+    for name, (change, same) in CHANGES.items():
+        root = shutil.copytree(tmp_path / "original", tmp_path / name / "b")
+        change(root)
+        data = folder_data(root)
+        assert (data.fingerprint == original.fingerprint) == same, name
+        assert (environment_id(data, CPU) == environment_id(original, CPU)) == same, name
+
+
+def grown(stat, path):
+    """A repainted file that is a byte longer."""
+
+    def grown_stat(self, **options):
+        found = stat(self, **options)
+        return os.stat_result((*found[:6], found.st_size + (self == path), *found[7:]))
+
+    return grown_stat
+
+
+def test_names_hold_trunk_environment_and_epoch(tiny, tiny_data, tmp_path):
+    trunk = Trunk(tiny, tiny_data, Store(tmp_path), CPU)
+    moved = Trunk(tiny.replace(data_root="elsewhere", kernel="rbf"), tiny_data, Store(tmp_path), CPU)
+    assert trunk.name(2) == moved.name(2) == f"trunks/{trunk_id(tiny)}-{environment_id(tiny_data, CPU)}/00002"
+    assert re.fullmatch(pattern(tiny, 2), trunk.name(2))
+    for other in (pattern(tiny, 3), pattern(tiny.replace(seed=1), 2), pattern(tiny, 20)):
+        assert not re.fullmatch(other, trunk.name(2))

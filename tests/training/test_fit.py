@@ -1,0 +1,199 @@
+import json
+
+import pandas as pd
+import pytest
+import torch
+from helpers.trunk_trials import Killed, kill_after
+
+from mldiv import fit as module
+from mldiv import records
+from mldiv.config import ConfigError
+from mldiv.epochs import dataset, learning_rate
+from mldiv.fit import Diverged, fit
+from mldiv.pretrain import pretrained
+from mldiv.records import TrialRecord
+from mldiv.store import Store
+from mldiv.streams import derive, generator
+
+
+def run(config, folder, **options):
+    return fit(config, folder / config.id, store=Store(folder / "store"), **options)
+
+
+def checkpoint(config, folder):
+    return torch.load(folder / config.id / "checkpoint.pt", weights_only=True)
+
+
+def lines(config, folder):
+    found = list(records.read_lines(folder / config.id / "metrics.jsonl"))
+    for line in found:
+        line.pop("seconds"), line.pop("shared")
+    return found
+
+
+def equal(one, two):
+    assert set(one["pair"]) == set(two["pair"])
+    for name, value in one["pair"].items():
+        assert torch.equal(value, two["pair"][name]), name
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2, 3])
+def test_resumed_is_bit_for_bit_the_uninterrupted_run(tiny, tmp_path, epoch):
+    whole = run(tiny, tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(tiny, tmp_path / "cut", report=kill_after(epoch))
+    resumed = run(tiny, tmp_path / "cut")
+    assert resumed.attempts == 2 and resumed.epochs == tiny.epochs
+    equal(checkpoint(tiny, tmp_path / "cut"), checkpoint(tiny, tmp_path / "whole"))
+    assert lines(tiny, tmp_path / "cut") == lines(tiny, tmp_path / "whole")
+    assert resumed.test == whole.test and resumed.validation == whole.validation
+
+
+def test_killed_between_record_and_checkpoint(tiny, tmp_path, monkeypatch):
+    """The line of an epoch whose checkpoint was never written is replaced, not doubled."""
+    whole = run(tiny, tmp_path / "whole")
+    saved = module.save_atomically
+    monkeypatch.setattr(module, "save_atomically", lambda path, state: (_ for _ in ()).throw(Killed) if state["epoch"] == 3
+                        else saved(path, state))  # fmt: skip
+    with pytest.raises(Killed):
+        run(tiny, tmp_path / "cut")
+    monkeypatch.undo()
+    assert len(lines(tiny, tmp_path / "cut")) == 3
+    assert run(tiny, tmp_path / "cut").test == whole.test
+    assert [line["epoch"] for line in lines(tiny, tmp_path / "cut")] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("fusion", ["shared", "frozen"])
+def test_zero_weights_are_plain_mutual_learning_bit_for_bit(tiny, tmp_path, fusion):
+    """alpha = beta = 0 from the switch on, and no switch at all."""
+    zero, never = tiny.replace(alpha=0.0, beta=0.0, fusion=fusion), tiny.replace(switch_epoch=tiny.epochs, fusion=fusion)
+    one, two = run(zero, tmp_path), run(never, tmp_path)
+    assert one.test == two.test
+    equal(checkpoint(zero, tmp_path), checkpoint(never, tmp_path))
+    assert run(tiny, tmp_path).test != one.test
+
+
+def test_zero_weights_with_the_terms_computed(tiny, tmp_path, monkeypatch):
+    """The same when the terms are computed and multiplied by 0 rather than left out."""
+    zero = tiny.replace(alpha=0.0, beta=0.0, fusion="frozen")
+    run(zero, tmp_path / "out")
+    monkeypatch.setattr(type(zero), "diverse", property(lambda self: True))
+    run(zero, tmp_path / "in")
+    a, b = checkpoint(zero, tmp_path / "in"), checkpoint(zero, tmp_path / "out")
+    for name in ("peer_1.mean", "peer_2.mean", "peer_1.rho", "peer_2.rho"):
+        assert torch.equal(a["pair"][name], b["pair"][name])
+
+
+def test_branches_share_their_first_stage(tiny, tmp_path):
+    """Weights, kernel and transform of the diversity terms touch nothing before the switch."""
+    run(tiny, tmp_path / "a")
+    other = tiny.replace(alpha=3.0, kernel="rbf", param_transform="negative_log")
+    run(other, tmp_path / "b")
+    mine, theirs = lines(tiny, tmp_path / "a"), lines(other, tmp_path / "b")
+    assert mine[:2] == theirs[:2] and mine[2:] != theirs[2:]
+
+
+def test_seed_changes_everything_and_repeats(tiny, tmp_path):
+    first, again = run(tiny, tmp_path / "a"), run(tiny, tmp_path / "b")
+    assert first.test == again.test
+    assert run(tiny.replace(seed=1), tmp_path / "a").test != first.test
+
+
+@pytest.mark.parametrize(("changed", "term"), [({"lr": 1e30, "clip_norm": 0.0}, "nll_1"), ({"temperature": 1e-38}, "mutual_1")])
+def test_divergence_is_named_and_final(tiny, tmp_path, changed, term):
+    record = run(tiny.replace(**changed, initialization="scratch"), tmp_path)
+    assert record.status == "diverged" and record.final
+    assert record.reason == f"epoch 0: loss term {term} was not finite"
+    assert not record.test
+    assert run(tiny.replace(**changed, initialization="scratch"), tmp_path).attempts == 1
+
+
+def test_early_stop(tiny, tmp_path):
+    record = run(tiny, tmp_path, report=lambda line: line["epoch"] == 1)
+    assert record.status == "stopped" and record.epochs == 2 and not record.test
+    assert record.reason == "stopped early after epoch 1"
+    assert run(tiny, tmp_path).status == "stopped"
+
+
+def test_a_record_says_everything(tiny, tmp_path):
+    record = run(tiny, tmp_path)
+    folder = tmp_path / tiny.id
+    assert json.loads((folder / "trial.json").read_text())["config"]["alpha"] == tiny.alpha
+    sizes = {"train": 160, "validation": 60, "test": 60, "classes": 10}
+    assert record.data == sizes | {"fingerprint": dataset(tiny).fingerprint}
+    assert record.environment["world_size"] == 1
+    found = list(records.read_lines(folder / "metrics.jsonl"))
+    assert [line["stage"] for line in found] == [1, 1, 2, 2]
+    shape = {name: set(value) if isinstance(value, dict) else None for name, value in found[0].items()}
+    assert all({n: set(v) if isinstance(v, dict) else None for n, v in line.items()} == shape for line in found)
+    assert found[0]["train"]["feature_kl"] is None and found[2]["train"]["feature_kl"] > 0
+    assert all(line["diversity"]["feature_kl"] > 0 and line["diversity"]["w2_per_weight"] > 0 for line in found)
+    frame = pd.read_parquet(folder / "predictions.parquet")
+    assert len(frame) == 3 * 60 and set(frame["member"]) == set(records.MEMBERS)
+    pair = frame[frame["member"] == "pair"]
+    assert (pair["predicted"] == pair["label"]).mean() == pytest.approx(record.test["pair"]["accuracy"])
+    import numpy as np
+
+    assert -np.log(pair["label_probability"].clip(1e-30)).mean() == pytest.approx(record.test["pair"]["nll"], rel=1e-4)
+
+
+@pytest.mark.parametrize("initialization", ["scratch", "pretrained", "scratch_pretrained"])
+def test_initialization(tiny, tmp_path, initialization):
+    record = run(tiny.replace(initialization=initialization), tmp_path)
+    assert record.status == "finished"
+    assert (
+        len(list((tmp_path / "store" / "entries" / "pretrained").glob("*.pt")))
+        == {"scratch": 0, "pretrained": 2, "scratch_pretrained": 1}[initialization]
+    )
+
+
+def test_pretraining_resumes_where_it_was_cut(tiny, tmp_path, monkeypatch):
+    config, cpu = tiny.replace(pretrain_epochs=4), torch.device("cpu")
+    expected, trained = pretrained(config, dataset(config), Store(tmp_path / "a"), cpu)
+    assert trained == 4
+    saved, calls = Store.keep_progress, []
+
+    def keep(store, name, state):
+        calls.append(state["epoch"])
+        if len(calls) == 2:
+            raise Killed
+        saved(store, name, state)
+
+    monkeypatch.setattr(Store, "keep_progress", keep)
+    with pytest.raises(Killed):
+        pretrained(config, dataset(config), Store(tmp_path / "b"), cpu)
+    got, trained = pretrained(config, dataset(config), Store(tmp_path / "b"), cpu)
+    assert calls == [1, 2, 2, 3] and trained == 4  # the cut attempt counts
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+    assert pretrained(config, dataset(config), Store(tmp_path / "b"), cpu)[1] == 0
+
+
+def test_a_batch_larger_than_the_data_is_refused(tiny, tmp_path):
+    with pytest.raises(ConfigError, match="exceeds the 160 training images"):
+        run(tiny.replace(batch_size=256), tmp_path)
+
+
+def test_learning_rate_depends_on_the_absolute_epoch(tiny):
+    cosine = [learning_rate(tiny, epoch, 4) for epoch in range(4)]
+    assert cosine == sorted(cosine, reverse=True) and cosine[0] == tiny.lr and cosine[2] == pytest.approx(tiny.lr / 2)
+    step = [learning_rate(tiny.replace(schedule="step"), epoch, 8) for epoch in range(8)]
+    assert step == pytest.approx([tiny.lr] * 4 + [tiny.lr / 10] * 2 + [tiny.lr / 100] * 2)
+    assert learning_rate(tiny.replace(schedule="constant"), 3, 4) == tiny.lr
+
+
+def test_streams_depend_on_seed_purpose_and_epoch():
+    draws = {key: torch.rand(3, generator=generator(*key)).tolist() for key in
+             [(0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1)]}  # fmt: skip
+    assert len({tuple(draw) for draw in draws.values()}) == 4
+    assert torch.rand(3, generator=generator(0, "a", 0)).tolist() == draws[0, "a", 0]
+    assert 0 <= derive(3, "x") < 2**63
+
+
+def test_dead_feature_term_is_noted(tmp_path):
+    record, path = TrialRecord("x", {}, switch={"feature_kl": 1e-2}), tmp_path / "metrics.jsonl"
+    for epoch, (stage, level) in enumerate([(1, None), (2, 1e-3), (2, 1e-6)]):
+        records.append_line(path, {"epoch": epoch, "stage": stage, "train": {"feature_kl": level}})
+    assert module._notes(record, path) == ["feature term died: feature KL fell from 0.01 at the switch to 1e-06"]
+    records.append_line(path, {"epoch": 3, "stage": 2, "train": {"feature_kl": 7.0}})
+    assert "ran away" in module._notes(record, path)[0]
+    assert issubclass(Diverged, Exception)
