@@ -1,6 +1,5 @@
 """Ray Train around `fit`: standing DDP worker groups that train whatever trial they are handed, one after the other."""
 
-import json
 import math
 import os
 import sys
@@ -21,7 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.torch.config import _TorchBackend
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mldiv import warm, world
+from mldiv import world
 from mldiv.broker import END, NAMESPACE, Broker
 from mldiv.cluster import Node, nodes
 from mldiv.config import from_dict
@@ -40,8 +39,6 @@ START_TIMEOUT = 600
 #: Restarts of a group after deaths of its workers, over its whole life.
 RESTARTS = 100
 
-#: Processors per worker from which on some are idle while groups start.
-SPARE = 4
 #: Seconds between two looks at whether more or fewer groups are wanted.
 ADAPT = 2.0
 #: Groups that may fail for good before no more are started.
@@ -97,11 +94,6 @@ class Resources:
             )
         return max(1, min(self.fit(nodes), trials))
 
-    def spare(self, nodes: Sequence[Node]) -> bool:
-        """Whether processors are idle while groups start. Without spare ones, reading data meanwhile makes the start longer:
-        by 8 s of 20 on two processors (docs/speed.md)."""
-        return sum(node.get("CPU", 0) for node in nodes) >= SPARE * self.workers * max(1, self.fit(nodes))
-
     @property
     def worker(self) -> dict[str, float]:
         """What each worker asks Ray for."""
@@ -136,21 +128,25 @@ class _TorchConfig(TorchConfig):
         return _Backend
 
 
+#: Runs a group's `worker_loop` with these settings, and returns when it has ended.
+Launch = Callable[[dict[str, Any]], None]
+
+
 class Groups:
     """Standing worker groups, each a TorchTrainer in a thread of the driver: when the driver ends, so do they.
 
     Their number follows the cluster and the work: as many as fit, at most ``most`` and as there are trials left. With
     ``most``, the cluster is asked to make room for so many (an autoscaler starts nodes), and groups start as nodes come;
-    groups that no trial needs any more end, so that their nodes can go.
+    groups that no trial needs any more end, so that their nodes can go. ``launch`` runs `worker_loop` with such settings until
+    it ends, by default in the processes of a TorchTrainer.
     """
 
     def __init__(
         self, broker: Any, broker_name: str, resources: Resources, storage: Place, *, trials_left: Callable[[], int],
-        most: int | None = None, first: dict[str, Any] | None = None,
+        most: int | None = None, launch: Launch | None = None,
     ) -> None:  # fmt: skip
         self.broker, self.broker_name, self.resources, self.storage = broker, broker_name, resources, storage
-        self.trials_left, self.most = trials_left, most
-        self.worker_environment = _warm(first) if first and resources.spare(nodes()) else {}
+        self.trials_left, self.most, self.launch = trials_left, most, launch or self._run_trainer
         self.failures: list[str] = []
         self.threads: list[threading.Thread] = []
         self.closed = threading.Event()
@@ -189,26 +185,28 @@ class Groups:
 
     def _serve(self, index: int) -> None:
         group = f"group-{index}"
+        try:
+            self.launch({"broker": self.broker_name, "group": group, "threads": max(1, int(self.resources.cpus))})
+        except Exception as error:
+            self.failures.append(f"{group}: {error}")
+            self._tell_lost(group, error)
+
+    def _run_trainer(self, settings: dict[str, Any]) -> None:
+        """Run `worker_loop` in the processes of a TorchTrainer, restarted as they die, until it ends."""
         failures = ray.train.FailureConfig(max_failures=RESTARTS, controller_failure_limit=3)  # type: ignore[call-arg]
-        trainer = TorchTrainer(
+        TorchTrainer(
             worker_loop,
-            train_loop_config={"broker": self.broker_name, "group": group, "threads": max(1, int(self.resources.cpus))},
+            train_loop_config=settings,
             torch_config=_TorchConfig(timeout_s=24 * 3600),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=self.resources.workers, use_gpu=self.resources.gpus > 0, resources_per_worker=self.resources.worker
             ),
             run_config=ray.train.RunConfig(
-                name=f"{group}-{uuid.uuid4().hex[:8]}",
+                name=f"{settings['group']}-{uuid.uuid4().hex[:8]}",
                 storage_path=self.storage,
                 failure_config=failures,
-                worker_runtime_env=self.worker_environment,  # type: ignore[call-arg]
             ),
-        )
-        try:
-            trainer.fit()
-        except Exception as error:
-            self.failures.append(f"{group}: {error}")
-            self._tell_lost(group, error)
+        ).fit()
 
     def _tell_lost(self, group: str, error: Exception) -> None:
         """Give the group's trial to the others; when there are none, end the study with the reason."""
@@ -231,11 +229,6 @@ class Groups:
         for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self.threads)
-
-
-def _warm(first: dict[str, Any]) -> dict[str, Any]:
-    """A runtime environment in which workers read the data of a trial with these settings while their group starts."""
-    return {"worker_process_setup_hook": "mldiv.warm.begin", "env_vars": {warm.FIRST: json.dumps(first)}}
 
 
 def worker_loop(settings: dict[str, Any]) -> None:

@@ -206,7 +206,6 @@ def run(
         mirror,
         trials_left=lambda: plan.trials() - plan.answered,
         most=groups,
-        first=asdict(plan.arms[0].config),
     )
     search = PlanSearch(plan, study, store, room=lambda: standing.count + 1)  # so that a group never waits for a client
     trainable = tune.with_resources(tune.with_parameters(client, broker=broker, study=study.place), {"CPU": 0.01})

@@ -48,12 +48,3 @@ def test_groups_come_with_nodes_and_go_with_the_work(tiny, tmp_path, cluster, mo
     assert ends.pop("long") == "stopped" and set(ends.values()) == {"finished"}
     one = {"CPU": 0.9}
     assert [wanted for wanted, _ in itertools.groupby(asked)] == [[one] * 2, [one], []]
-
-
-def test_data_is_read_during_the_start_only_with_processors_to_spare(tiny, tmp_path, cluster):
-    """And then a group of its own reads it: two processors declared to be nine."""
-    assert not Resources().spare([{"CPU": 2.0}]) and Resources(1, 4.0, 1.0).spare([{"CPU": 8.0, "GPU": 2.0}] * 2)
-    cluster.add_node(num_cpus=8, include_dashboard=False)
-    plan = Plan([make_arm("one", tiny, {}, ())], tmp_path, samples=0, seeds=(1,))
-    tune.run(plan, tmp_path, resources=Resources(cpus=4.0))
-    assert find_trial(tmp_path, plan.assignments[0].trial).status == "finished"
