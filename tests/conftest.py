@@ -59,6 +59,25 @@ def tiny_data(tiny):
     return dataset(tiny)
 
 
+@pytest.fixture(scope="session")
+def shared_cluster():
+    """The run's one Ray cluster; see `helpers.clusters`."""
+    from helpers import clusters
+
+    with clusters.start() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(shared_cluster):
+    """The same, with this process as its driver."""
+    from helpers import clusters
+
+    clusters.set_nodes(shared_cluster, 1)
+    with clusters.joined(shared_cluster):
+        yield shared_cluster
+
+
 @pytest.fixture(scope="module")
 def bucket():
     """A bucket's URL on a server of the module's own."""

@@ -1,109 +1,112 @@
 """The command as a person runs it: to the end, interrupted, killed, and again."""
 
+import contextlib
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
-from helpers.processes import SHORT, joint_search
+from helpers.processes import SHORT, joint_search, running, until
 
 from mldiv import records
 
 pytestmark = pytest.mark.ray
 
 
-def start(out):
-    return joint_search(out, "--samples", "2", "--groups", "1", *SHORT)
+def start(out, *flags):
+    return joint_search(out, "--samples", "2", "--groups", "1", *SHORT, *flags)
 
 
-def wait_for_trials(out, count, limit=180):
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        done = [path for path in out.glob("trials/*/trial.json") if records.read_trial(path.parent).final]
-        if len(done) >= count:
-            return
-        time.sleep(0.2)
-    raise AssertionError("no trial ended")
+def final(out):
+    """How many trials have their final record."""
+    return sum(records.read_trial(path.parent).final for path in out.glob("trials/*/trial.json"))
 
 
-def relatives(session):
-    """Processes of the command's session, or whose command line names Ray; its two agents notice a minute later."""
-    found = []
+def rays():
+    """Processes of any Ray on this machine; a Ray's two agents notice its end a minute later."""
+    marks = ("raylet", "gcs_server")
+    titles = {pid: title for pid, _, title in running() if "Agent" not in title}
+    return {pid for pid, title in titles.items() if title.startswith("ray::") or any(mark in title for mark in marks)}
+
+
+def left(session, before):
+    """Living processes of the command's session, and of Rays that were not there before."""
+    found = rays() - before
     for path in Path("/proc").glob("[0-9]*"):
-        try:
+        with contextlib.suppress(OSError, IndexError):
             fields = (path / "stat").read_text().rsplit(")", 1)[1].split()
-            line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except (OSError, IndexError):
-            continue
-        if "Agent" in line:
-            continue
-        if fields[0] != "Z" and (
-            int(fields[3]) == session or "raylet" in line or line.startswith("ray::") or "gcs_server" in line
-        ):
-            found.append((int(path.name), line[:80]))
+            if fields[0] != "Z" and int(fields[3]) == session and b"Agent" not in (path / "cmdline").read_bytes():
+                found.add(int(path.name))
     return found
+
+
+def assert_finished(out, said, trials):
+    text, err, code = said
+    assert code == 0, err
+    assert "| diversity, searched" in text
+    assert "The data cannot tell" in text
+    for name in ("table.md", "table.csv", "table.tex", "answer.md", "reliability.png", "reliability.pdf", "optuna.journal"):
+        assert (out / name).stat().st_size > 100, name
+    assignments = records.read_assignments(out)
+    found = [records.find_trial(out, item.trial) for item in assignments]
+    assert [record.status for record in found] == ["finished"] * trials
+    assert len(list((out / "trials").iterdir())) == len({item.trial for item in assignments})
+
+
+def test_to_its_end(tmp_path):
+    """Once; interrupted, killed and taken up again: the story below."""
+    command = start(tmp_path / "out", "--samples", "1")
+    assert_finished(tmp_path / "out", (*command.communicate(timeout=300), command.returncode), 6)
 
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
     """Interrupted once, killed once, finished, and run once more; what each run said."""
-    folder = tmp_path_factory.mktemp("command")
+    folder, before = tmp_path_factory.mktemp("command"), rays()
     out, said = folder / "out", {}
     first = start(out)
-    wait_for_trials(out, 1)
+    until(lambda: final(out) >= 1, 180)
     os.killpg(first.pid, signal.SIGINT)
     said["interrupted"] = (*first.communicate(timeout=90), first.returncode)
-    time.sleep(3)
-    said["left after interrupt"] = relatives(first.pid)
+    until(lambda: not left(first.pid, before), 10)
 
     second = start(out)
-    wait_for_trials(out, 3)
+    until(lambda: final(out) >= 3, 180)
     second.kill()
     second.communicate(timeout=30)
-    end = time.monotonic() + 60
-    while (left := relatives(second.pid)) and time.monotonic() < end:
-        time.sleep(0.5)
-    said["left after kill"] = left
+    until(lambda: not left(second.pid, before), 60)
 
     third = start(out)
     said["finished"] = (*third.communicate(timeout=300), third.returncode)
-    before = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/*")}
-    began = time.monotonic()
+    times = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/*")}
     fourth = start(out)
     said["again"] = (*fourth.communicate(timeout=120), fourth.returncode)
-    said["seconds"] = time.monotonic() - began
-    said["touched"] = [path for path in out.glob("trials/*/*") if before.get(path) != path.stat().st_mtime_ns]
+    said["touched"] = [path for path in out.glob("trials/*/*") if times.get(path) != path.stat().st_mtime_ns]
     yield said, out
     shutil.rmtree(folder)
 
 
-def test_ctrl_c_says_how_to_go_on_and_leaves_nothing(story):
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(story):
+    """And leaves nothing, nor does a killed driver: the story waits for that."""
     _, err, code = story[0]["interrupted"]
-    assert code == 130 and "To continue: run the same command again." in err and "Traceback" not in err
-    assert story[0]["left after interrupt"] == []
+    assert code == 130
+    assert "To continue: run the same command again." in err
+    assert "Traceback" not in err
 
 
-def test_a_killed_driver_leaves_nothing(story):
-    assert story[0]["left after kill"] == []
-
-
+@pytest.mark.slow
 def test_the_same_command_finishes(story):
     said, out = story
-    text, err, code = said["finished"]
-    assert code == 0, err
-    assert "| diversity, searched" in text and "The data cannot tell" in text
-    for name in ("table.md", "table.csv", "table.tex", "answer.md", "reliability.png", "reliability.pdf", "optuna.journal"):
-        assert (out / name).stat().st_size > 100, name
-    assignments = records.read_assignments(out)
-    found = [records.find_trial(out, item.trial) for item in assignments]
-    assert len(found) == 8 and all(record.status == "finished" for record in found)
-    assert len(list((out / "trials").iterdir())) == len({item.trial for item in assignments})
+    assert_finished(out, said["finished"], 8)
 
 
+@pytest.mark.slow
 def test_once_more_trains_nothing(story):
     said, _ = story
     text, err, code = said["again"]
-    assert code == 0 and "nothing to train" in err and "| diversity, searched" in text
+    assert code == 0
+    assert "nothing to train" in err
+    assert "| diversity, searched" in text
     assert said["touched"] == []

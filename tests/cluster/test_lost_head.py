@@ -9,7 +9,7 @@ from helpers import chaos
 from helpers.processes import SHORT, joint_search, until
 from ray.cluster_utils import Cluster
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @contextlib.contextmanager

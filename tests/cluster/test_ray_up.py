@@ -14,7 +14,11 @@ from helpers.processes import environment, running
 from mldiv import records
 from mldiv.records import read_json
 
-pytestmark = [pytest.mark.ray, pytest.mark.skipif(machines.missing() is not None, reason=str(machines.missing()))]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.skipif(machines.missing() is not None, reason=str(machines.missing())),
+]
 
 FILE = "cluster.onprem.yaml"
 ROOT = Path(__file__).resolve().parents[2]

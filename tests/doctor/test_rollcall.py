@@ -10,17 +10,13 @@ import types
 from pathlib import Path
 
 import pytest
-import ray
-from helpers.object_store import serve
 from helpers.processes import environment
 from PIL import Image
-from ray.cluster_utils import Cluster
 
 from mldiv import doctor, installation, rollcall
-from mldiv.conduct import connect
 from mldiv.installation import FAILED, OK, WARNING
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 #: A node that sees an empty folder at {hidden}, other code of mldiv, no network interface for gloo, and claims a GPU.
 LAME = """
@@ -37,18 +33,6 @@ try:
     ).returncode
 except OSError:
     NO_MOUNTS = 1
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with serve() as url:
-        one = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        one.add_node(num_cpus=1)
-        connect(one.address)
-        one.bucket = url
-        yield one
-        ray.shutdown()
-        one.shutdown()
 
 
 @pytest.fixture

@@ -1,0 +1,37 @@
+"""Sweeps on the run's Ray cluster: groups of processes, or the same loop in threads of this one, which start at once."""
+
+import pytest
+import torch
+from helpers.clusters import assert_nothing_left
+
+from mldiv import train, tune
+from mldiv.config import TrialConfig
+
+
+def in_threads(*given, **more):
+    return train.Groups(*given, **more, launch=train.worker_loop)
+
+
+@pytest.fixture(scope="module")
+def threads():
+    """Worker groups of `tune.run` are threads of this process: the plan, search, broker, clients and Tune are the real ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tune, "Groups", in_threads)
+        patch.setattr(train, "get_device", lambda: torch.device("cpu"))  # Ray's knows its own workers alone
+        yield
+
+
+@pytest.fixture
+def nothing_left(cluster):
+    """The sweep gives everything back."""
+    yield
+    assert_nothing_left()
+
+
+@pytest.fixture(scope="session")
+def small():
+    """A trial of half a second: its numbers need be the same, not good."""
+    return TrialConfig(
+        data="digits", train_size=64, test_size=32, validation_size=32, arch="resnet8", width=0.25, epochs=4, switch_epoch=2,
+        pretrain_epochs=1, batch_size=32, lr=0.05, validation_samples=2, test_samples=2, fusion_dim=16, scale_batches=2,
+    )  # fmt: skip

@@ -1,0 +1,151 @@
+"""Sweeps on groups of processes, each a real TorchTrainer: on two nodes, killed, failing, coming and going with nodes."""
+
+import itertools
+import json
+import os
+import signal
+
+import pytest
+import ray
+from helpers import chaos
+from helpers.clusters import set_nodes
+from helpers.sweeps import assert_as_trained_alone, broker, plan
+
+from mldiv import records, train, tune
+from mldiv.plan import Plan, make_arm
+from mldiv.records import find_trial, trial_folder
+from mldiv.remote import Remote, working_copy
+from mldiv.remote_store import open_store
+from mldiv.train import Resources
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("nothing_left")]
+
+
+@pytest.mark.parametrize("stored", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["on a disk", "on an object store"])
+def test_what_dies_and_what_fails(small, tmp_path, cluster, stored):
+    """A worker and two idle clients are killed, a trial fails for its settings; the others end as trained alone on a disk.
+
+    Of a client that dies between two trials Tune makes the next trial's error, and restarts nothing.
+    """
+    config, hit, ends = small.replace(epochs=16, switch_epoch=10), [], []
+    bad = make_arm("bad", config.replace(data="cifar10", data_root=str(tmp_path / "nowhere")), {}, ())
+
+    def progress(trial, result):
+        if not hit and result.get("epoch", 0) >= 3:
+            held = ray.get(broker().state.remote())
+            group = next(group for group, held_trial in held["holding"].items() if held_trial == trial)
+            hit.append(trial)
+            os.kill(held["pids"][group][-1], signal.SIGKILL)
+        if result.get("ended"):
+            ends.append((trial, result["status"]))
+            if len(ends) in (1, 2):
+                os.kill(result["pid"], signal.SIGKILL)
+
+    place = f"{cluster.bucket}/study" if stored else tmp_path / "study"
+    store = open_store(f"{cluster.bucket}/trunks") if stored else None
+    with working_copy(place, fetch=False) as copy:
+        one = plan(copy.local, config, seeds=(1, 2), samples=1, more=[bad])
+        tune.run(one, copy, resources=Resources(), groups=None if stored else 1, progress=progress, store=store)
+        assert one.done
+        failed = {item.trial for item in one.assignments if item.arm == "bad"}
+        assert dict(ends) == {item.trial: "failed" if item.trial in failed else "finished" for item in one.assignments}
+        assert len(ends) == len(dict(ends))  # nobody saw that a trial was brought twice
+    trial = f"trials/{bad.config.replace(seed=1).id}"
+    text = Remote(f"{place}/{trial}").read("trial.json") if stored else (place / trial / "trial.json").read_text()
+    assert all(part in json.loads(text)["reason"] for part in ("DataError", "Traceback", "nowhere"))
+    with working_copy(place) as copy:  # as the next run finds it
+        first = find_trial(copy.local, hit[0])
+        assert first.attempts == 2
+        lines = records.read_lines(trial_folder(copy.local, first.id) / "metrics.jsonl")
+        assert [line["epoch"] for line in lines] == list(range(16))
+        for changes in ({"alpha": 0.0, "beta": 0.0}, {}):
+            assert_as_trained_alone(copy.local, config.replace(seed=1, **changes), tmp_path)
+
+
+def placed():
+    """Living actors by class, with the node that each is on."""
+    return [(one["ActorClassName"], one["Address"]["NodeID"]) for one in ray._private.state.actors().values()
+            if one["State"] == "ALIVE"]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_trial_on_two_nodes(cluster, small, tmp_path):
+    """Every node has one processor: a group of two workers lies on two."""
+    one, seen = Plan([make_arm("both", small, {}, ())], tmp_path, samples=0, seeds=(1, 2)), set()
+
+    def progress(trial, result):
+        seen.update(node for name, node in placed() if "Worker" in name)
+
+    tune.run(one, tmp_path, resources=Resources(workers=2), groups=1, progress=progress)
+    found = [find_trial(tmp_path, item.trial) for item in one.assignments]
+    assert [record.status for record in found] == ["finished"] * 2
+    assert len(seen) >= 2
+    assert all(record.environment["world_size"] == 2 for record in found)
+
+
+@pytest.mark.slow
+def test_groups_come_with_nodes_and_go_with_the_work(small, tmp_path, cluster, monkeypatch):
+    """One group on one processor; a second one when a node joins; one again when only the long trial is left, which is then
+    stopped. The cluster is asked for both as long as there is work for them, and for nothing in the end."""
+    set_nodes(cluster, 0)
+    asked, request = [], train.request_resources
+    monkeypatch.setattr(train, "request_resources", lambda bundles: asked.append(bundles) or request(bundles=bundles))
+    short = small.replace(epochs=20, switch_epoch=10)
+    arms = [make_arm(f"short {alpha}", short, {"alpha": float(alpha)}, ()) for alpha in range(1, 7)]
+    arms.append(make_arm("long", small.replace(epochs=5000, switch_epoch=5000), {}, ()))
+    plan = Plan(arms, tmp_path, samples=0, seeds=(1,))
+    free: list[float] = []
+
+    def progress(trial, result):
+        if not free:
+            set_nodes(cluster, 1)
+        free.append(ray.available_resources().get("CPU", 0.0))
+
+    def stop(trial, result):
+        return min(free, default=1) < 0.3 and free[-1] > 0.8 and plan.trials() - plan.answered == 1
+
+    tune.run(plan, tmp_path, resources=Resources(), groups=2, progress=progress, stop=stop)
+    ends = {item.arm: find_trial(tmp_path, item.trial).status for item in plan.assignments}
+    assert ends.pop("long") == "stopped"
+    assert set(ends.values()) == {"finished"}
+    one = {"CPU": 0.9}
+    assert [wanted for wanted, _ in itertools.groupby(asked)] == [[one] * 2, [one], []]
+
+
+@pytest.mark.slow
+def test_32_trials_on_four_processors(cluster, small, tmp_path):
+    """Clients, groups and the phase of shared first stages come through; the broker is where the driver is."""
+    set_nodes(cluster, 3)
+    config = small.replace(epochs=2, switch_epoch=1)
+    arms = [make_arm(str(alpha), config, {"alpha": float(alpha)}, ()) for alpha in range(8)]
+    one, brokers, groups = Plan(arms, tmp_path, samples=0, seeds=(1, 2, 3, 4)), set(), set()
+
+    def progress(trial, result):
+        now = placed()
+        brokers.update(node for name, node in now if name == "Broker")
+        groups.add(sum("Worker" in name for name, _ in now))
+
+    tune.run(one, tmp_path, resources=Resources(), progress=progress)
+    assert one.done
+    assert {find_trial(tmp_path, item.trial).status for item in one.assignments} == {"finished"}
+    assert len({item.trial for item in one.assignments}) == 32
+    assert max(groups) == 4
+    assert brokers == {ray.get_runtime_context().get_node_id()}
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    """The folder of the sweep without deaths."""
+    folder = tmp_path_factory.mktemp("quiet")
+    chaos.undisturbed(chaos.CONFIG, folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_deaths(cluster, tmp_path, quiet, seed):
+    """A worker, a trial's actor, a node and a warned node die; benchmarks/faults.py goes through 20 seeds."""
+    set_nodes(cluster, 3)
+    taken = chaos.sweep(cluster, chaos.CONFIG, tmp_path / "study", seed, deaths=4)
+    assert len(taken) == 4
+    assert chaos.assert_equal(tmp_path / "study", quiet) >= 1

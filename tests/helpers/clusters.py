@@ -1,0 +1,52 @@
+"""The run's one Ray cluster, its nodes, and what a sweep on it must leave behind: nothing."""
+
+import contextlib
+from collections.abc import Iterator
+
+import ray
+from ray.cluster_utils import Cluster
+
+from helpers import object_store
+from helpers.processes import until
+from mldiv.conduct import connect
+
+
+@contextlib.contextmanager
+def start() -> Iterator[Cluster]:
+    """A head and a node of one processor each, and an object store that all processes find: ``bucket``."""
+    with object_store.serve() as bucket:
+        one = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        try:
+            set_nodes(one, 1)
+            one.bucket = bucket
+            yield one
+        finally:
+            one.shutdown()
+
+
+@contextlib.contextmanager
+def joined(cluster: Cluster) -> Iterator[None]:
+    """This process is the cluster's driver meanwhile."""
+    connect(cluster.address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def set_nodes(cluster: Cluster, count: int) -> None:
+    """So many nodes of one processor each beside the head."""
+    while len(cluster.worker_nodes) < count:
+        cluster.add_node(num_cpus=1, include_dashboard=False)
+    while len(cluster.worker_nodes) > count:
+        cluster.remove_node(max(cluster.worker_nodes, key=lambda node: node.node_id), allow_graceful=True)
+    cluster.wait_for_nodes()
+
+
+def assert_nothing_left() -> None:
+    """No placement group, no actor of ours, all processors free."""
+    table = ray.util.placement_group_table()
+    assert {group["state"] for group in table.values()} <= {"REMOVED"}
+    named = {one["name"] for one in ray.util.list_named_actors(all_namespaces=True)}
+    assert named <= {"AutoscalingCoordinator"}  # Ray's own, one per cluster
+    until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], 20)
