@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from helpers.synthetic_records import SETTINGS, make, write
 
-from analysis import build, load, tables
+from analysis import answer, build, effects, load, tables
 from analysis.columns import COLUMNS, GROUPS
+from analysis.repeats import gather
 from mldiv import records
 from mldiv.records import RecordError, trial_folder
 
@@ -19,11 +20,16 @@ def test_table_by_hand(tmp_path):
     text = tables.markdown(made.study, made.table)
     rbf = next(line for line in text.splitlines() if line.startswith("| rbf"))
     # mean (0.45 + 0.56 + 0.50) / 3; sample deviation 0.0550757, over sqrt 3
-    assert "**0.5033** ± 0.0318 (3)" in rbf and "90.00 ± 0.00 (3)" in rbf
-    assert "commit abc1234" in text and "No repeat failed or diverged." in text and "lowest validation NLL" in text
+    assert "**0.5033** ± 0.0318 (3)" in rbf
+    assert "90.00 ± 0.00 (3)" in rbf
+    assert "commit abc1234" in text
+    assert "No repeat failed or diverged." in text
+    assert "lowest validation NLL" in text
     frame = tables.frame(made.study, made.table)
-    assert frame.loc[1, "nll_mean"] == pytest.approx(0.50333333) and frame.loc[1, "nll_n"] == 3
-    assert 0 < frame.loc[1, "null_ece_mean"] < 15 and frame["finished"].tolist() == [3, 3, 3]
+    assert frame.loc[1, "nll_mean"] == pytest.approx(0.50333333)
+    assert frame.loc[1, "nll_n"] == 3
+    assert 0 < frame.loc[1, "null_ece_mean"] < 15
+    assert frame["finished"].tolist() == [3, 3, 3]
 
 
 def test_three_seeds_cannot_tell(tmp_path):
@@ -31,12 +37,14 @@ def test_three_seeds_cannot_tell(tmp_path):
     assert (
         "**The data cannot tell.** The best mean is that of rbf: a difference in test NLL to mutual learning of -0.0467" in text
     )
-    assert "the smallest p that the test can give is 0.25" in text and "`--seeds 7`" in text
+    assert "the smallest p that the test can give is 0.25" in text
+    assert "`--seeds 7`" in text
     # (-0.05, -0.04, -0.05): all of one sign, so p is the smallest one; Holm doubles it
     assert "- rbf: -0.0467 [" in text and "], sign-flip p = 0.25, Holm-adjusted 0.5, n = 3" in text
     alone = build.analyse(make(tmp_path / "alone", NLL, predictions=False)).answer()
     assert "- rbf: -0.0467 [-0.0610, -0.0323], sign-flip p = 0.25, Holm-adjusted 0.5, n = 3" in alone
-    assert "over test images together (200 images" in text and "do not cover the choice of test images" in alone
+    assert "over test images together (200 images" in text
+    assert "do not cover the choice of test images" in alone
 
 
 def said(folder):
@@ -44,30 +52,58 @@ def said(folder):
     return build.build(folder, formats=())
 
 
-def planted(folder, effect, seed, seeds=8, predictions=False):
+FOUND = "**k0 lowers the test NLL of mutual learning**"
+
+
+def scores(effect, seed, seeds=8):
+    """Test NLL by arm: five arms about a baseline, k0 off it by ``effect``."""
     generator = np.random.default_rng(seed)
     base = 0.5 + 0.05 * generator.standard_normal(seeds)
     arms = {"mutual learning": list(base)}
     for place in range(5):
         shift = effect if place == 0 else 0.0
         arms[f"k{place}"] = list(base + shift + 0.004 * generator.standard_normal(seeds))
-    return make(folder, arms, images=20, predictions=predictions)
+    return arms
 
 
-def test_a_planted_effect_is_found_and_a_planted_null_is_not(tmp_path):
-    found = [said(planted(tmp_path / f"e{seed}", -0.02, seed)) for seed in range(30)]
-    assert sum("**k0 lowers the test NLL of mutual learning**" in text for text in found) >= 27
-    nothing = [said(planted(tmp_path / f"n{seed}", 0.0, seed)) for seed in range(80)]
-    wrong = sum("**The data cannot tell.**" not in text for text in nothing)
-    assert wrong <= 9  # at most 5 % of 80 in expectation; more than 9 has a chance of 0.7 %
-    worse = said(planted(tmp_path / "w", 0.02, 1))
-    assert "No arm lowers the test NLL of mutual learning; k0 raises it" in worse
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """The answers to studies with an effect and the given seeds; all of them in one study's records, which takes no files."""
+    study = load.load(make(tmp_path_factory.mktemp("planted"), scores(0.0, 0), predictions=False))
+    repeats = gather(study)
+
+    def draw(effect, seeds):
+        found = {}
+        for seed in seeds:
+            for arm, values in scores(effect, seed).items():
+                for repeat, value in zip(repeats[arm].values(), values, strict=True):
+                    repeat.record.test["pair"]["nll"] = value
+            differences = effects.differences(repeats, study.baseline, study.arms)
+            found[seed] = answer.answer(study, differences, effects.contrasts(repeats, {}), [])
+        return found
+
+    return draw
 
 
-def test_the_command_prints_the_planted_effect(tmp_path):
-    folder = planted(tmp_path, -0.02, 3, predictions=True)
-    done = subprocess.run([sys.executable, "-m", "analysis", str(folder)], capture_output=True, text=True)
-    assert done.returncode == 0 and "**k0 lowers the test NLL of mutual learning**" in done.stdout
+def test_a_planted_effect_is_found(answers):
+    missed = [seed for seed, text in answers(-0.02, range(30)).items() if FOUND not in text]
+    assert len(missed) <= 3, f"not found with seeds {missed}"
+
+
+def test_a_planted_null_is_not_found(answers):
+    """At most 5 % of 80 in expectation; more than 9 has a chance of 0.7 %."""
+    wrong = [seed for seed, text in answers(0.0, range(80)).items() if "**The data cannot tell.**" not in text]
+    assert len(wrong) <= 9, f"something found with seeds {wrong}"
+
+
+def test_an_arm_that_is_worse_is_said(answers):
+    assert "No arm lowers the test NLL of mutual learning; k0 raises it" in answers(0.02, [1])[1]
+
+
+def test_the_command_prints_the_planted_effect(tmp_path, command):
+    done = command(make(tmp_path, scores(-0.02, 3), images=20), "--format", "md")
+    assert done.returncode == 0, done.stderr
+    assert FOUND in done.stdout
 
 
 def test_failed_diverged_missing_and_damaged_are_counted_and_named(tmp_path):
@@ -76,7 +112,7 @@ def test_failed_diverged_missing_and_damaged_are_counted_and_named(tmp_path):
     (trial_folder(folder, "0102") / "trial.json").write_text('{"schema": 3, "id')
     (trial_folder(folder, "0200") / "predictions.parquet").write_bytes(b"PAR1")
     shutil.rmtree(trial_folder(folder, "0201"))
-    text = build.build(folder)
+    text = build.build(folder, formats=("md", "html"))
     assert "Repeats that do not enter: 1 diverged." in text
     assert "Without a finished trial: rbf: seeds 2, 3; cosine: seed 2." in text
     assert "Left out: trials/0102/trial.json: not valid JSON" in text
@@ -91,10 +127,11 @@ def test_a_trial_of_another_schema_or_with_a_cut_line_is_named_and_not_averaged(
     lines = trial_folder(folder, "0201") / "metrics.jsonl"
     lines.write_bytes(lines.read_bytes()[:-40])
     made = build.analyse(folder)
+    table = made.table
     assert made.study.problems[0] == f"trials/0100/trial.json: schema version 77, this mldiv reads {records.SCHEMA}"
     assert made.study.problems[1].startswith("trials/0201/metrics.jsonl, line 12: not valid JSON")
-    assert made.table["rbf"]["nll"].n == 2 and made.table["cosine"]["nll"].n == 3
-    assert made.table["cosine"]["disagreement"].n == 2  # its scores are whole, its epochs are not
+    assert (table["rbf"]["nll"].n, table["cosine"]["nll"].n) == (2, 3)
+    assert table["cosine"]["disagreement"].n == 2  # its scores are whole, its epochs are not
     assert "Left out: trials/0100/trial.json" in tables.markdown(made.study, made.table)
 
 
@@ -110,7 +147,8 @@ def test_stopped_trials_enter_nothing(tmp_path):
     folder = make(tmp_path, NLL)
     write(folder, "0101", 0.01, 0.99, 200, 2, status="stopped")
     made = build.analyse(folder)
-    assert made.table["rbf"]["nll"].n == 2 and made.differences["nll"]["rbf"].n == 2
+    assert made.table["rbf"]["nll"].n == 2
+    assert made.differences["nll"]["rbf"].n == 2
     assert "Repeats that do not enter: 1 stopped." in tables.markdown(made.study, made.table)
 
 
@@ -120,14 +158,17 @@ def test_unequal_epochs_are_not_compared(tmp_path):
     record.epochs = 3
     records.write_trial(trial_folder(folder, "0100"), record)
     text = said(folder)
-    assert "numbers of epochs differ: pairs of rbf" in text and "n = 2" in text
+    assert "numbers of epochs differ: pairs of rbf" in text
+    assert "n = 2" in text
 
 
 def test_no_baseline_no_answer(tmp_path):
     folder = make(tmp_path, NLL)
     for trial in ("0000", "0001", "0002"):
         shutil.rmtree(trial_folder(folder, trial))
-    assert "no answer yet: the baseline (mutual learning) has no finished trial" in build.build(folder)
+    assert "no answer yet: the baseline (mutual learning) has no finished trial" in build.build(
+        folder, formats=("md", "csv", "tex")
+    )
 
 
 def test_another_schema_is_refused(tmp_path):
@@ -136,20 +177,43 @@ def test_another_schema_is_refused(tmp_path):
         load.load(tmp_path)
 
 
-def test_everything_is_built_twice_the_same(tmp_path):
-    folder = make(tmp_path / "a", NLL)
-    build.build(folder)
-    names = ["table.md", "table.csv", "table.tex", "answer.md", "report.html", "reliability.png", "reliability.pdf"]
-    first = {name: (folder / name).read_bytes() for name in names}
+#: ``python -m analysis DIR``, and then that none of three libraries was imported.
+LEAN = """
+import sys, runpy
+try: runpy.run_module('analysis', run_name='__main__')
+except SystemExit as end: assert not end.code
+assert not {'torch', 'ray', 'optuna'} & set(sys.modules)
+"""
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory):
+    """A study folder analysed by a process of its own, and how that ended."""
+    folder = make(tmp_path_factory.mktemp("process"), NLL)
+    return folder, subprocess.run([sys.executable, "-c", LEAN, str(folder)], capture_output=True, text=True)
+
+
+def test_the_analysis_needs_no_torch_ray_or_optuna(process):
+    _, done = process
+    assert done.returncode == 0, done.stderr
+    assert "| rbf" in done.stdout
+
+
+def test_everything_is_built_twice_the_same(process, tmp_path):
+    """There by a process of its own, here by this one."""
+    folder, _ = process
     build.build(folder, tmp_path / "elsewhere")
+    names = ["table.md", "table.csv", "table.tex", "answer.md", "report.html", "reliability.png", "reliability.pdf"]
     for name in names:
-        assert (tmp_path / "elsewhere" / name).read_bytes() == first[name] and len(first[name]) > 300
+        first = (folder / name).read_bytes()
+        assert len(first) > 300, name
+        assert (tmp_path / "elsewhere" / name).read_bytes() == first, name
 
 
-@pytest.mark.parametrize("count", [1, 5, 12])
+@pytest.mark.parametrize("count", [1, 5, pytest.param(12, marks=pytest.mark.slow)])
 def test_the_diagram_takes_any_number_of_arms(tmp_path, count):
-    folder = make(tmp_path, {f"arm_{i}": [0.5, 0.6] for i in range(count)})
-    build.build(folder)
+    folder = make(tmp_path, {f"arm_{i}": [0.5, 0.6] for i in range(count)}, images=60)
+    build.build(folder, formats=("png",))
     assert (folder / "reliability.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -162,11 +226,14 @@ def test_latex_is_well_formed(tmp_path):
     text = latex(tmp_path)
     assert text.count(r"\begin{") == text.count(r"\end{") == 2 * len(GROUPS)
     assert text.count("{") == text.count("}")
-    assert r"inverse\_multiquadric" in text and r"$\pm$" in text and r"\textbf{0.4500}" in text
+    assert r"inverse\_multiquadric" in text
+    assert r"$\pm$" in text
+    assert r"\textbf{0.4500}" in text
     for part, group in zip(text.split(r"\begin{table}")[1:], GROUPS, strict=True):
         rows = [line for line in part.splitlines() if line.endswith(r"\\")]
         assert {line.count(" & ") for line in rows} == {sum(column.group == group for column in COLUMNS.values())}
-    assert "±" not in text and "²" not in text
+    assert "±" not in text
+    assert "²" not in text
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
@@ -177,22 +244,11 @@ def test_latex_compiles(tmp_path):
     assert (tmp_path / "x.pdf").stat().st_size > 1000
 
 
-def test_the_analysis_needs_no_torch_ray_or_optuna(tmp_path):
-    folder = make(tmp_path, NLL)
-    code = (
-        "import sys, runpy; sys.argv = ['analysis', sys.argv[1]]\n"
-        "try: runpy.run_module('analysis', run_name='__main__')\n"
-        "except SystemExit as end: assert not end.code\n"
-        "assert not {'torch', 'ray', 'optuna'} & set(sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "| rbf" in done.stdout
-
-
-def test_a_wrong_folder_is_one_clear_line(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "analysis", str(tmp_path / "no")], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "study.json: no such file" in done.stderr
+def test_a_wrong_folder_is_one_clear_line(tmp_path, command):
+    done = command(tmp_path / "no")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "study.json: no such file" in done.stderr
 
 
 def test_development_images_are_called_by_their_name(tmp_path):

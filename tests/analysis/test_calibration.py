@@ -71,17 +71,19 @@ def test_chunks_do_not_change_the_null(monkeypatch):
 
 
 def test_the_band_holds_95_percent_of_calibrated_bins_and_not_of_others():
+    """1,100 bins of calibrated models have a standard error of 0.7 %; of the others a tenth as many are far below."""
     shares = {}
-    for power in (1.0, 1.5):
+    for power, models in ((1.0, 100), (1.5, 10)):
         inside = []
-        for seed in range(100):
+        for seed in range(models):
             confidence, correct = draw(seed, 3000, power)
             low, high = calibration.consistency_band(confidence, draws=400, seed=seed)
             accuracy = calibration.reliability(confidence, correct).accuracy
             filled = ~np.isnan(accuracy)
             inside += list((low[filled] <= accuracy[filled]) & (accuracy[filled] <= high[filled]))
         shares[power] = np.mean(inside)
-    assert 0.94 < shares[1.0] < 0.97 and shares[1.5] < 0.5
+    assert 0.94 < shares[1.0] < 0.97
+    assert shares[1.5] < 0.5
 
 
 def test_debiased_error_against_a_loop():
@@ -165,8 +167,16 @@ def test_ece_intervals_by_their_parts():
     assert calibration.ece_interval(sure, sure).high == 0 and calibration.ece_interval(sure, sure * [[1], [0]]).high == 1
 
 
-@pytest.mark.parametrize("seeds", [3, 5, 8])
-@pytest.mark.parametrize(("sharpness", "spread"), [(1.0, 0.05), (0.8, 0.05), (0.5, 0.1)])
+#: Sharpness, spread and number of seeds; two of the nine in the default run.
+ALWAYS = ((0.8, 0.05, 3), (0.5, 0.1, 5))
+CASES = [
+    pytest.param(*kind, seeds, marks=() if (*kind, seeds) in ALWAYS else pytest.mark.slow)
+    for kind in ((1.0, 0.05), (0.8, 0.05), (0.5, 0.1))
+    for seeds in (3, 5, 8)
+]
+
+
+@pytest.mark.parametrize(("sharpness", "spread", "seeds"), CASES)
 def test_ece_interval_covers_the_expected_ece(sharpness, spread, seeds):
     """A calibrated model and two overconfident ones, 300 images; 800 draws have a standard error of 0.8 %."""
     generator = np.random.default_rng(2)
@@ -175,7 +185,7 @@ def test_ece_interval_covers_the_expected_ece(sharpness, spread, seeds):
     assert 0.93 < np.mean([one.low <= truth <= one.high for one in found]) < 0.98
 
 
-@pytest.mark.parametrize("seeds", [3, 5, 8])
+@pytest.mark.parametrize("seeds", [3, *(pytest.param(seeds, marks=pytest.mark.slow) for seeds in (5, 8))])
 def test_ece_difference_covers_the_expected_difference(seeds):
     generator = np.random.default_rng(3)
     arms = lambda seeds: (model(generator, seeds, 300, 0.6, 0.05), model(generator, seeds, 300, 0.8, 0.05))  # noqa: E731

@@ -31,10 +31,17 @@ CONTRASTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A folder with what the stored study gives."""
+    folder = tmp_path_factory.mktemp("golden")
+    build(GOLDEN / "study", folder, formats=("md", "csv", "tex"))
+    return folder
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_the_stored_study_gives_the_stored_file(name, tmp_path):
-    build(GOLDEN / "study", tmp_path, formats=("md", "csv", "tex"))
-    assert (tmp_path / name).read_bytes() == (GOLDEN / name).read_bytes()
+def test_the_stored_study_gives_the_stored_file(name, built):
+    assert (built / name).read_bytes() == (GOLDEN / name).read_bytes()
 
 
 def test_the_stored_answer_is_the_planted_one():

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from helpers.synthetic_records import SCALING
 from scipy import optimize, stats
 
 from analysis import sizes
@@ -101,29 +102,16 @@ def test_costs_on_paper_by_hand():
     assert large["networks"][1] > 0.9 and large["posterior distance"][1] == pytest.approx(0.025, abs=0.002)
 
 
-def line(arch="resnet8", width=1.0, batch=64, factor=1.0):
-    weights = int(1000 * width**2)
-    seconds = {
-        "stage_1": 1e-6 * weights * batch, "stage_2": 1.1e-6 * weights * batch, "param_distance": 1e-8 * weights,
-        "kl_to_prior": 2e-8 * weights, "feature_kl": 1e-9 * batch**2, "logit_mutual": 1e-7 * batch,
-    }  # fmt: skip
-    return {"arch": arch, "width": width, "batch_size": batch, "weights": weights,
-            "seconds": {name: factor * value for name, value in seconds.items()},
-            "bytes": {"state": 1e6, "stage_1": 2e6, "stage_2": 3e6}}  # fmt: skip
-
-
-LINES = [line(width=width) for width in (0.5, 1, 2, 4)] + [line(batch=batch) for batch in (128, 256, 512, 1024)] + [
-    line(arch="vit", width=width, factor=50) for width in (0.5, 1, 2, 4)
-]  # fmt: skip
-
-
 def test_sizes_are_fitted_along_one_axis_only():
-    assert [one["width"] for one in sizes.along(LINES, "weights")] == [0.5, 1, 2, 4]
-    assert [one["batch_size"] for one in sizes.along(LINES, "batch_size")] == [64, 128, 256, 512, 1024]
-    found = {(one.term, one.size): one.growth.exponent for one in sizes.fits(LINES)}
+    assert [one["width"] for one in sizes.along(SCALING, "weights")] == [0.5, 1, 2, 4]
+    assert [one["batch_size"] for one in sizes.along(SCALING, "batch_size")] == [64, 128, 256, 512, 1024]
+    found = {(one.term, one.size): one.growth.exponent for one in sizes.fits(SCALING)}
     assert found["param_distance", "weights"] == pytest.approx(1, abs=1e-3)
     assert found["feature_kl", "batch_size"] == pytest.approx(2, abs=1e-3)
     assert found["stage_1", "batch_size"] == pytest.approx(1, abs=1e-3)
-    said = sizes.words(sizes.fits(LINES))
-    assert "posterior distance grows as P^1.00" in said and "feature KL grows as B^2.00" in said
-    assert len(list(sizes.rows(LINES))) == 12 and next(iter(sizes.rows(LINES)))[6] == "+10 %"
+    said = sizes.words(sizes.fits(SCALING))
+    assert "posterior distance grows as P^1.00" in said
+    assert "feature KL grows as B^2.00" in said
+    rows = list(sizes.rows(SCALING))
+    assert len(rows) == 12
+    assert rows[0][6] == "+10 %"

@@ -1,12 +1,10 @@
 """Several studies in one table: their own baselines, one family of comparisons, the command line around it."""
 
-import subprocess
-import sys
-
 import pandas as pd
 import pytest
 from helpers.synthetic_records import SETTINGS, make
 
+from analysis.build import analyse
 from analysis.join import join, label
 from analysis.statistics import holm, sign_flip
 from mldiv.records import RecordError
@@ -18,54 +16,69 @@ NLL = {
 WORSE = {"mutual learning": NLL["mutual learning"], "cosine": [value + 0.1 for value in NLL["mutual learning"]]}
 
 
-@pytest.fixture
-def studies(tmp_path):
-    make(tmp_path / "a", NLL, images=30)
-    make(tmp_path / "b", WORSE, images=30, settings=SETTINGS | {"arch": "resnet20", "data": "cifar10"})
-    return [tmp_path / "a", tmp_path / "b"]
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    """Two study folders, a and b, beside each other; tests only read them."""
+    folder = tmp_path_factory.mktemp("studies")
+    make(folder / "a", NLL, images=30)
+    make(folder / "b", WORSE, images=30, settings=SETTINGS | {"arch": "resnet20", "data": "cifar10"})
+    return [folder / "a", folder / "b"]
 
 
-def command(*argv):
-    return subprocess.run([sys.executable, "-m", "analysis", *map(str, argv)], capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def joined(studies, tmp_path_factory):
+    """Both joined: the folder, and the text for the terminal."""
+    out = tmp_path_factory.mktemp("joined")
+    return out, join(studies, out)
 
 
-def test_rows_are_grouped_by_network_and_data(studies, tmp_path):
-    text = join(studies, tmp_path / "out")
-    lines = [line for line in (tmp_path / "out" / "table.md").read_text().splitlines() if line.startswith("| resnet")]
+def test_rows_are_grouped_by_network_and_data(joined):
+    out, text = joined
+    lines = [line for line in (out / "table.md").read_text().splitlines() if line.startswith("| resnet")]
     assert [tuple(cell.strip() for cell in line.split("|")[1:3]) for line in lines[:4]] == [
         ("resnet8 x 1, digits", "mutual learning"), ("resnet8 x 1, digits", "rbf"),
         ("resnet20 x 1, cifar10", "mutual learning"), ("resnet20 x 1, cifar10", "cosine"),
     ]  # fmt: skip
-    assert "**0.5250**" in lines[1] and "**0.5525**" in lines[2]  # the best of each study
-    frame = pd.read_csv(tmp_path / "out" / "table.csv")
-    assert frame["arch"].tolist() == ["resnet8"] * 2 + ["resnet20"] * 2 and frame["data"].nunique() == 2
+    assert "**0.5250**" in lines[1]  # the best of each study
+    assert "**0.5525**" in lines[2]
+    frame = pd.read_csv(out / "table.csv")
+    assert frame["arch"].tolist() == ["resnet8"] * 2 + ["resnet20"] * 2
+    assert frame["data"].nunique() == 2
     assert frame.loc[3, "nll_mean"] == pytest.approx(0.6525)
-    assert "report.html" in text and "<table" in (tmp_path / "out" / "report.html").read_text()
+    assert "report.html" in text
+    assert "<table" in (out / "report.html").read_text()
 
 
-def test_p_values_are_corrected_over_all_studies(studies, tmp_path):
-    join(studies, tmp_path / "out")
-    answer = (tmp_path / "out" / "answer.md").read_text()
+def test_p_values_are_corrected_over_all_studies(joined):
+    answer = (joined[0] / "answer.md").read_text()
     p = [sign_flip(pd.Series(one).to_numpy() - NLL["mutual learning"]) for one in (NLL["rbf"], WORSE["cosine"])]
     assert p == [2 / 256, 2 / 256] and holm(p) == pytest.approx([4 / 256, 4 / 256])
     rows = [line for line in answer.splitlines() if "Holm-adjusted 0.016" in line]
-    assert len(rows) == 2 and "resnet8 x 1, digits: rbf less mutual learning: -0.0275" in rows[0]
-    assert rows[0].endswith("**(better)**") and rows[1].endswith("**(worse)**") and "+0.1000" in rows[1]
+    assert len(rows) == 2
+    assert "resnet8 x 1, digits: rbf less mutual learning: -0.0275" in rows[0]
+    assert rows[0].endswith("**(better)**")
+    assert "+0.1000" in rows[1]
+    assert rows[1].endswith("**(worse)**")
 
 
 def test_studies_of_one_network_and_data_are_told_apart(tmp_path):
-    from analysis.build import analyse
-
     same = [analyse(make(tmp_path / name, NLL, predictions=False)) for name in ("a", "b")]
     assert list(label(same)) == ["resnet8 x 1, digits, kernel_sweep, a", "resnet8 x 1, digits, kernel_sweep, b"]
 
 
-def test_the_command_joins_and_chooses_formats(studies, tmp_path):
+def test_the_command_joins_and_chooses_formats(studies, command):
+    beside = studies[0].parent
     done = command(*studies, "--format", "csv,md")
-    assert done.returncode == 0 and "# Several studies" in done.stdout, done.stderr
-    assert {path.name for path in (tmp_path / "joined").iterdir()} == {"table.md", "table.csv", "answer.md"}
+    assert done.returncode == 0, done.stderr
+    assert "# Several studies" in done.stdout
+    assert {path.name for path in (beside / "joined").iterdir()} == {"table.md", "table.csv", "answer.md"}
+
+
+def test_the_command_writes_one_study_where_it_is_told(studies, command, tmp_path):
     one = command(studies[0], "--format", "tex", "--out", tmp_path / "one")
-    assert one.returncode == 0 and {path.name for path in (tmp_path / "one").iterdir()} == {"table.tex", "answer.md"}
+    assert one.returncode == 0, one.stderr
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {"table.tex", "answer.md"}
+    assert not (studies[0] / "answer.md").exists()
 
 
 @pytest.mark.parametrize(
@@ -76,12 +89,12 @@ def test_the_command_joins_and_chooses_formats(studies, tmp_path):
         (["a", "a"], "the same folder is named twice"),
     ],
 )
-def test_bad_input_is_one_line(studies, tmp_path, argv, message):
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis", *argv], capture_output=True, text=True, cwd=tmp_path,
-        env=__import__("os").environ | {"PYTHONPATH": __file__.rsplit("/", 3)[0]},
-    )  # fmt: skip
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
+def test_bad_input_is_one_line(studies, command, monkeypatch, argv, message):
+    monkeypatch.chdir(studies[0].parent)
+    done = command(*argv)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
 
 
 def test_the_same_folder_under_two_names_is_refused(studies, tmp_path):

@@ -114,3 +114,23 @@ def predictions(path: Path, nll: float, images: int, seed: int) -> None:
         )
     frame = pd.concat(frames, ignore_index=True)
     frame.astype({"member": "category"}).to_parquet(path)
+
+
+def step_line(arch: str = "resnet8", width: float = 1.0, batch: int = 64, factor: float = 1.0) -> dict:
+    """A line of scaling.jsonl whose terms grow as their formulas do: with the weights P, or with the batch B as B²."""
+    weights = int(1000 * width**2)
+    seconds = {
+        "stage_1": 1e-6 * weights * batch, "stage_2": 1.1e-6 * weights * batch, "param_distance": 1e-8 * weights,
+        "kl_to_prior": 2e-8 * weights, "feature_kl": 1e-9 * batch**2, "logit_mutual": 1e-7 * batch,
+    }  # fmt: skip
+    return {"arch": arch, "width": width, "batch_size": batch, "weights": weights,
+            "seconds": {name: factor * value for name, value in seconds.items()},
+            "bytes": {"state": 1e6, "stage_1": 2e6, "stage_2": 3e6}}  # fmt: skip
+
+
+#: A scaling.jsonl: one network over widths and over batches, another over widths.
+SCALING = (
+    [step_line(width=width) for width in (0.5, 1, 2, 4)]
+    + [step_line(batch=batch) for batch in (128, 256, 512, 1024)]
+    + [step_line(arch="vit", width=width, factor=50) for width in (0.5, 1, 2, 4)]
+)
