@@ -1,7 +1,8 @@
-"""Every study, from its command line to its report, at the size of a second a trial, in this process."""
+"""Every study, from its command line to its report, at the size of a second a trial, in this process. Each is trained once."""
 
-import runpy
-from dataclasses import replace
+import io
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -9,26 +10,27 @@ import pytest
 from analysis.build import build
 from analysis.load import load
 from mldiv import presets, scaling
-from mldiv.records import read_json
-
-ROOT = Path(__file__).resolve().parents[2]
-NAMES = sorted(path.stem for path in (ROOT / "studies").glob("*.py"))
+from mldiv.records import COSTS, read_json, read_trial
 
 TINY = {
-    "train_size": 128, "test_size": 40, "validation_size": 40, "width": 0.25, "epochs": 3, "switch_epoch": 1,
-    "pretrain_epochs": 1, "batch_size": 32, "validation_samples": 1, "test_samples": 2, "fusion_dim": 16, "scale_batches": 1,
+    "train_size": 64, "test_size": 40, "validation_size": 40, "width": 0.125, "epochs": 3, "switch_epoch": 1,
+    "pretrain_epochs": 1, "batch_size": 16, "validation_samples": 1, "test_samples": 2, "fusion_dim": 16, "scale_batches": 1,
 }  # fmt: skip
 
-
-@pytest.fixture
-def tiny_demo(monkeypatch):
-    demo = presets.PRESETS["demo"]
-    monkeypatch.setitem(presets.PRESETS, "demo", replace(demo, settings=demo.settings | TINY, samples=1, seeds=2, cut={}))
-    monkeypatch.setattr(scaling, "ROUNDS", 1)
-
-
-#: Of the studies with many arms, those that are unlike the others; the plan of all is made in test_study.py.
-SOME_ARMS = {
+#: What a study is run with besides, where it is unlike the others; of many arms, those that differ in kind. The plan of all is
+#: made in test_study.py.
+FLAGS = {
+    "ablation": ["--samples", "0"],
+    "scaling": ["--samples", "0"],
+    "weight_balance": ["--samples", "8"],
+    "two objectives": ["--arch", "vit", "--select", "validation_nll_and_ece", "--samples", "3"],
+}
+ARMS = {
+    "scaling": [
+        f"{method}, {size}"
+        for size in ("as it is", "width x 2", "batch x 2", "data / 4", "vit")
+        for method in ("mutual learning", "both terms")
+    ],
     "recipe": ["adamw, lr 0.003", "rho_lr_scale 100", "schedule step"],
     "diversity_form": [
         "no diversity",
@@ -37,62 +39,119 @@ SOME_ARMS = {
         "feature: fusion frozen",
     ],
 }
+#: Studies of the everyday run: contrasts and a pair of single networks, a response surface, growth.
+TELLING = ("ablation", "joint_search", "scaling", "weight_balance")
+NAMES = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "studies").glob("*.py"))
+every_study = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in TELLING else pytest.mark.slow) for name in NAMES]
+)
 
 
-def run(name, folder, *flags):
-    study = runpy.run_path(str(ROOT / "studies" / f"{name}.py"))["STUDY"]
-    samples = ("--samples", "8") if name == "weight_balance" else ("--samples", "1")
-    argv = ["--preset", "demo", "--in-process", "--out", str(folder / name), "--store", str(folder / "store"), *samples, *flags]
-    argv += [flag for arm in SOME_ARMS.get(name, []) for flag in ("--arm", arm)]
-    assert study.main(build, argv) == 0
-    return folder / name
+@dataclass(frozen=True)
+class Ended:
+    """A study that was run to its end: where it lies, what it said, and a function that runs it again with further flags."""
+
+    folder: Path
+    out: str
+    err: str
+    again: callable
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_study_ends_in_table_answer_and_report(name, tiny_demo, tmp_path, capsys):
-    folder = run(name, tmp_path)
-    out, err = capsys.readouterr()
-    study = load(folder)
-    assert not study.problems and not study.missing() and "epochs of pretraining" in err
-    header = read_json(folder / "study.json")
-    assert f"# {header['question']}" in out and "In " in out
+@pytest.fixture(scope="module")
+def ended(load_study, tmp_path_factory):
+    """A function that runs a study by its name, once."""
+    place, found = tmp_path_factory.mktemp("studies"), {}
+
+    def run(name, *further):
+        study = load_study("joint_search" if name == "two objectives" else name)
+        argv = ["--preset", "demo", "--in-process", "--out", str(place / name), "--store", str(place / f"store of {name}")]
+        argv += FLAGS.get(name, ["--samples", "1"]) + [flag for arm in ARMS.get(name, []) for flag in ("--arm", arm)]
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            demo = presets.PRESETS["demo"]
+            patch.setitem(presets.PRESETS, "demo", replace(demo, settings=demo.settings | TINY, samples=1, seeds=2, cut={}))
+            patch.setattr(scaling, "ROUNDS", 1)
+            assert study.main(build, [*argv, *further]) == 0, err.getvalue()
+        return out.getvalue(), err.getvalue()
+
+    def once(name):
+        if name not in found:
+            found[name] = Ended(place / name, *run(name), lambda *further: run(name, *further))
+        return found[name]
+
+    return once
+
+
+@every_study
+def test_a_study_trains_all_its_trials(ended, name):
+    one = ended(name)
+    study = load(one.folder)
+    assert not study.problems
+    assert not study.missing()
+    found = [read_trial(path.parent) for path in one.folder.glob("trials/*/trial.json")]
+    trained, shared, pretraining = (sum(record.cost[cost] for record in found) for cost in COSTS)
+    assert trained + shared == TINY["epochs"] * len(found)
+    assert f"{trained} trained, {shared} shared (from " in one.err
+    assert f"); {pretraining} epochs of pretraining\n" in one.err
+
+
+@every_study
+def test_a_study_ends_in_a_table_and_an_answer(ended, name):
+    one = ended(name)
+    header = read_json(one.folder / "study.json")
+    assert f"# {header['question']}" in one.out
+    assert "In " in one.out
+    table, answer = ((one.folder / file).read_text() for file in ("table.md", "answer.md"))
     for arm in header["arms"]:
-        assert f"| {arm}" in (folder / "table.md").read_text()
-    answer = (folder / "answer.md").read_text()
+        assert f"| {arm}" in table
     for arm in header["compare"]:
         assert f"- {arm}: " in answer
     for contrast in header["contrasts"]:
         assert f"- {contrast}: " in answer
-    report = (folder / "report.html").read_text()
+
+
+@every_study
+def test_a_study_ends_in_a_report(ended, name):
+    one = ended(name)
+    report = (one.folder / "report.html").read_text()
     assert report.index("Answer") < report.index("Table") < report.index("Configuration")
-    assert (folder / "reliability.png").stat().st_size > 10_000
-    run(name, tmp_path, "--dry-run")  # the same folder is taken up again
-    assert "\n  0 epochs asked for: 0 shared, 0 to train\n" in capsys.readouterr().out
-    special = {"weight_balance": "Response surface", "scaling": "Growth with size"}.get(name)
-    assert special is None or (special in report and ("**The balance**" in answer or "**Cost.**" in answer))
+    assert (one.folder / "reliability.png").stat().st_size > 10_000
+    special = {"weight_balance": "Response surface", "scaling": "Growth with size"}
+    for study, section in special.items():
+        assert (section in report) == (study == name), section
 
 
-def test_again_it_trains_nothing_and_says_the_same(tiny_demo, tmp_path, capsys):
-    folder = run("joint_search", tmp_path)
+@pytest.mark.parametrize(("name", "said"), [("weight_balance", "**The balance**"), ("scaling", "**Cost.**")])
+def test_what_only_some_studies_answer(ended, name, said):
+    assert said in (ended(name).folder / "answer.md").read_text()
+
+
+@every_study
+def test_the_same_folder_is_taken_up_again(ended, name):
+    out, _ = ended(name).again("--dry-run")
+    assert "\n  0 epochs asked for: 0 shared, 0 to train\n" in out
+
+
+def test_again_it_trains_nothing_and_says_the_same(ended):
+    one = ended("joint_search")
     kinds = (".md", ".csv", ".tex", ".html", ".png")
-    first = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in kinds}
-    capsys.readouterr()
-    run("joint_search", tmp_path)
-    assert "all trials are recorded" in capsys.readouterr().err
-    assert {name: (folder / name).read_bytes() for name in first} == first
+    first = {path.name: path.read_bytes() for path in one.folder.iterdir() if path.suffix in kinds}
+    _, err = one.again()
+    assert "all trials are recorded" in err
+    for name, content in first.items():
+        assert (one.folder / name).read_bytes() == content, name
 
 
-def test_a_vit_and_two_objectives(tiny_demo, tmp_path):
-    flags = ("--arch", "vit", "--select", "validation_nll_and_ece", "--samples", "4")
-    folder = run("joint_search", tmp_path, *flags)
+def test_a_vit_and_two_objectives(ended):
+    folder = ended("two objectives").folder
     assert load(folder).header["settings"]["arch"] == "vit"
     assert "Pareto front" in (folder / "report.html").read_text()
     assert "On the Pareto front of validation NLL and ECE lie" in (folder / "answer.md").read_text()
 
 
-def test_arms_of_one_seed_start_alike(tiny_demo, tmp_path):
+def test_arms_of_one_seed_start_alike(ended):
     """Common random numbers: before any diversity term acts, all arms of a seed have the same epochs."""
-    study = load(run("ablation", tmp_path))
+    study = load(ended("ablation").folder)
     arms = [arm for arm in study.arms if "BNN" not in arm]
     first = {arm: study.curve(study.records[arm, 1].id).values["nll"][0] for arm in arms}
     assert len(set(first.values())) == 1, first

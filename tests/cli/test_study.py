@@ -2,28 +2,27 @@
 
 import json
 import os
-import runpy
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from mldiv import records
+from mldiv import estimate, records
 from mldiv.conduct import idleness
+from mldiv.display import clock
 from mldiv.flags import RESULTS, parse_flags
 from mldiv.invocation import Run
+from mldiv.kernels import KERNELS
+from mldiv.presets import configure
+from mldiv.rehearse import any_wins, first_wins, rehearse
+from mldiv.store import Store
 from mldiv.study import Study
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def load(name):
-    return runpy.run_path(str(ROOT / "studies" / f"{name}.py"))["STUDY"]
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
-    return load("kernel_sweep")
+def study(load_study) -> Study:
+    return load_study("kernel_sweep")
 
 
 def refuse_to_build(folder, place):
@@ -51,7 +50,7 @@ def run(study, capsys, *argv):
         ),
         (["--workers", "4096"], "--workers 4096: this machine has"),
         (["--data", "cifar100"], "--data-root is missing"),
-        (["--data", "cifar100", "--data-root", "/nowhere"], "/nowhere: no such folder"),
+        (["--data", "cifar100", "--data-root", "/proc/nowhere"], "/proc/nowhere: no such folder"),
         (["--data", "cifar10", "--data-root", __file__], "a file, where a folder was expected"),
         (["--out", "/proc/mldiv"], "--out /proc/mldiv: cannot be written"),
         (["--store", "/proc/mldiv", "--dry-run"], "--store /proc/mldiv: cannot be written"),
@@ -68,8 +67,10 @@ def run(study, capsys, *argv):
 )
 def test_bad_input_is_one_line_and_code_2(study, capsys, argv, message):
     code, out, err = run(study, capsys, *argv)
-    assert code == 2 and not out and len(err) == 1
-    assert err[0].startswith("kernel_sweep: ") and message in err[0]
+    assert code == 2
+    assert not out and len(err) == 1
+    assert err[0].startswith("kernel_sweep: ")
+    assert message in err[0]
     assert "ray" not in sys.modules or not __import__("ray").is_initialized()
 
 
@@ -87,27 +88,59 @@ def test_unknown_flags_and_words_end_with_code_2(study):
         assert end.value.code == 2
 
 
+PLANNED = ["--dry-run", "--seeds", "2", "--samples", "3"]
+
+
 def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):
-    code, out, _ = run(study, capsys, "--dry-run", "--out", str(tmp_path / "x"), "--seeds", "2", "--samples", "3")
-    assert code == 0 and not (tmp_path / "x").exists()
-    assert "35 trials, 0 of them recorded already" in out and "420 epochs asked for" in out
+    code, out, _ = run(study, capsys, *PLANNED, "--out", str(tmp_path / "x"))
+    assert code == 0
+    assert not (tmp_path / "x").exists()
+    assert "35 trials, 0 of them recorded already" in out
+    assert "420 epochs asked for" in out
     assert "mutual learning: 3 Optuna trials over lr, kl_weight, temperature, then 2 seeds" in out
     assert "while arms are searched, 7 trials at once at most (--batch)" in out
-    assert " epochs of pretraining to train" in out and "about" in out and "digits: 1,221 training" in out
+    assert re.search(r"\n  [1-9]\d*( to \d+)? epochs of pretraining to train\n", out)
+    assert "digits: 1,221 training" in out
+
+
+def test_dry_run_says_how_long_it_would_take(study, capsys, tmp_path):
+    """Half a minute, then the longer of two ways the searches may end, shared by the groups: the sum written out."""
+    _, out, _ = run(study, capsys, *PLANNED, "--out", str(tmp_path / "x"), "--store", str(tmp_path / "store"))
+    base = Run(study, parse_flags(study, PLANNED)).base
+    seconds = []
+    for result in (first_wins, any_wins):
+        work = rehearse(study.plan(base, tmp_path / "x", 3, 2), Store(tmp_path / "store"), result)
+        seconds.append(work.first_stage + 10 * work.second_stage + 100 * work.pretraining + 1000 * work.trials)
+    groups = int(re.search(r"(\d+) worker groups of 1 side by side", out)[1])
+    assert f"about {clock(30 + max(seconds) / groups)}\n" in out
+
+
+def test_dry_run_times_steps_here_and_now(study, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("mldiv.outline.measure", estimate.measure)
+    few = ["--width", "0.25", "--seeds", "1", "--samples", "0", "--arm", "rbf", "--set", "validation_size=64"]
+    code, out, _ = run(study, capsys, *few, "--dry-run", "--out", str(tmp_path / "x"))
+    assert code == 0
+    assert "2 trials, 0 of them recorded already" in out
+    assert re.search(r"side by side on this machine: about (\d+ min )?\d+ s\n", out)
 
 
 def test_batch_opens_more_trials(study, capsys, tmp_path):
     given = ["--dry-run", "--out", str(tmp_path / "x"), "--samples", "3", "--seeds", "2", "--batch", "2"]
     assert "14 trials at once at most" in run(study, capsys, *given)[1]
     one = Run(study, parse_flags(study, given))
-    assert one._header()["batch"] == 2 and one.study.plan(one.base, tmp_path, 1, 2).open_at_once() == 7
-    plan = one.study.plan(one.base, tmp_path, 3, 2)
-    assert idleness(plan, 14) is None and "room for 15 trials at once, but the arms' searches keep 14 busy" in idleness(
-        plan, 15
-    )
-    assert idleness(one.study.plan(one.base, tmp_path, 0, 2), 100) is None
+    assert one._header()["batch"] == 2
+    assert one.study.plan(one.base, tmp_path, 1, 2).open_at_once() == 7
     code, _, err = run(study, capsys, "--batch", "0")
-    assert code == 2 and "--batch 0: must be at least 1" in err[0]
+    assert code == 2
+    assert "--batch 0: must be at least 1" in err[0]
+
+
+def test_groups_that_searches_cannot_keep_busy(study, tmp_path):
+    one = Run(study, parse_flags(study, ["--batch", "2"]))
+    searched = one.study.plan(one.base, tmp_path, 3, 2)
+    assert idleness(searched, 14) is None
+    assert "room for 15 trials at once, but the arms' searches keep 14 busy" in idleness(searched, 15)
+    assert idleness(one.study.plan(one.base, tmp_path, 0, 2), 100) is None
 
 
 def test_set_changes_any_setting(study, capsys, tmp_path):
@@ -124,38 +157,46 @@ def test_set_changes_any_setting(study, capsys, tmp_path):
         ("lr=-1", "must be greater than zero"),
     ):
         code, _, err = run(study, capsys, "--set", wrong, "--out", str(tmp_path / "x"))
-        assert code == 2 and message in err[0] and not (tmp_path / "x").exists()
+        assert code == 2, wrong
+        assert message in err[0]
+        assert not (tmp_path / "x").exists(), wrong
 
 
 def test_a_setting_that_contradicts_its_flag(study, capsys, tmp_path):
     code, _, err = run(study, capsys, "--arch", "resnet8", "--set", "arch=resnet20", "--out", str(tmp_path / "x"))
-    assert code == 2 and "--set arch=resnet20 contradicts --arch resnet8" in err[0] and not (tmp_path / "x").exists()
-    code, _, err = run(study, capsys, "--width", "1", "--set", "width=1.0", "--dry-run", "--out", str(tmp_path / "x"))
-    assert code == 0
+    assert code == 2
+    assert "--set arch=resnet20 contradicts --arch resnet8" in err[0]
+    assert not (tmp_path / "x").exists()
+    assert Run(study, parse_flags(study, ["--width", "1", "--set", "width=1.0"])).base.width == 1
 
 
-def test_what_chooses_defaults_never_sees_the_test_data(capsys, tmp_path):
-    code, _, err = run(load("recipe"), capsys, "--set", "test_split=official", "--out", str(tmp_path / "x"))
-    assert code == 2 and "never sees the test data" in err[0]
+@pytest.mark.parametrize("name", ["recipe", "diversity_form"])
+def test_what_chooses_defaults_never_sees_the_test_data(load_study, name, capsys, tmp_path):
+    code, _, err = run(load_study(name), capsys, "--set", "test_split=official", "--out", str(tmp_path / "x"))
+    assert code == 2
+    assert "never sees the test data" in err[0]
+    assert Run(load_study(name), parse_flags(load_study(name), [])).base.test_split == "development"
 
 
-def test_some_arms_alone(capsys, tmp_path):
-    study = load("ablation")
+def test_some_arms_alone(load_study, capsys, tmp_path):
+    study = load_study("ablation")
     code, out, _ = run(study, capsys, "--arm", "with both", "--dry-run", "--out", str(tmp_path / "x"))
-    assert code == 0 and "mutual learning: " in out and "with both: " in out and "single" not in out
+    assert code == 0
+    assert "mutual learning: " in out and "with both: " in out
+    assert "single" not in out
     header = Run(study, parse_flags(study, ["--arm", "with both"]))._header()
     assert header["arms"] == ["mutual learning", "with both"] and header["compare"] == ["with both"] and not header["contrasts"]
     whole = [flag for arm in list(study.arms)[3:] for flag in ("--arm", arm)]
     assert len(Run(study, parse_flags(study, whole))._header()["contrasts"]) == 3
-    starts = load("initialization")
+    starts = load_study("initialization")
     named = Run(starts, parse_flags(starts, ["--arm", "both scratch, no diversity"]))._header()
     assert named["compare"] == ["both scratch, no diversity"]
     code, _, err = run(study, capsys, "--arm", "with bot")
-    assert code == 2 and "did you mean 'with both'?" in err[0]
+    assert code == 2
+    assert "did you mean 'with both'?" in err[0]
 
 
 def test_a_folder_of_another_configuration_is_refused(study, capsys, tmp_path):
-    run(study, capsys, "--dry-run", "--out", str(tmp_path))
     flags = parse_flags(study, ["--out", str(tmp_path)])
     header = Run(study, flags)._header()
     records.write_json(tmp_path / "study.json", header)
@@ -170,11 +211,59 @@ def test_a_folder_of_another_configuration_is_refused(study, capsys, tmp_path):
     assert code == 2 and "study.json: not valid JSON" in err[0]
 
 
-@pytest.mark.parametrize("rule", ["validation_nll", "validation_nll_and_ece"])
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "studies").glob("*.py")))
-def test_every_study_has_a_plan(name, rule, capsys, tmp_path):
-    code, out, _ = run(load(name), capsys, "--dry-run", "--out", str(tmp_path / "x"), "--select", rule)
-    assert code == 0 and out.startswith(f"{name}: ") and load(name).baseline in out
+NAMES = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "studies").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_study_has_a_plan(load_study, name, capsys, tmp_path):
+    study = load_study(name)
+    code, out, _ = run(study, capsys, "--dry-run", "--out", str(tmp_path / "x"))
+    assert code == 0
+    assert out.startswith(f"{name}: {study.question}\n")
+    flags = parse_flags(study, [])
+    for arm in study.changes(Run(study, flags).base):
+        assert f"\n  {arm}: " in out
+
+
+@pytest.mark.parametrize(
+    "name", ["joint_search", *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES if n != "joint_search")]
+)
+def test_every_study_can_be_judged_by_two_objectives(load_study, name, capsys, tmp_path):
+    rule = "validation_nll_and_ece"
+    code, out, _ = run(load_study(name), capsys, "--dry-run", "--out", str(tmp_path / "x"), "--select", rule)
+    assert code == 0
+    assert load_study(name).baseline in out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_study_compares_are_arms_of_its_own(load_study, name):
+    """Its baseline, what is compared with it, and its contrasts, each of which is a difference: its weights sum to 0."""
+    study = load_study(name)
+    header = Run(study, parse_flags(study, []))._header()
+    assert {study.baseline, *header["compare"], *study.members} <= set(header["arms"])
+    assert study.baseline not in header["compare"]
+    for contrast, weights in header["contrasts"].items():
+        assert set(weights) <= set(header["arms"]), contrast
+        assert sum(weights.values()) == 0, contrast
+        assert sum(weight for weight in weights.values() if weight > 0) > 0, contrast
+
+
+def test_the_arms_are_what_their_names_say(load_study):
+    def made(name):
+        return {arm.name: arm.config for arm in load_study(name).make_arms(configure("demo", {}))}
+
+    acting = {name: (one.mutual_weight > 0, one.alpha > 0, one.beta > 0) for name, one in made("ablation").items()}
+    assert acting == {
+        "single BNN": (False, False, False), "two single BNNs": (False, False, False),
+        "mutual learning": (True, False, False), "with parameter diversity": (True, True, False),
+        "with feature diversity": (True, False, True), "with both": (True, True, True),
+    }  # fmt: skip
+    switches = {name: one.switch_epoch for name, one in made("stage_switch").items()}
+    shares = {"at once": 0, "after 1/6": 2, "after 1/3": 4, "after 1/2": 6, "after 2/3": 8, "after 5/6": 10}
+    assert switches == {"never": 12} | shares
+    kernels = made("kernel_sweep")
+    assert {name for name, one in kernels.items() if one.kernel == name and one.diverse} == set(KERNELS)
+    assert not kernels["mutual learning"].diverse
 
 
 def test_the_results_place_is_named_once(study, monkeypatch, tmp_path):

@@ -107,17 +107,30 @@ def test_no_full_batch():
         next(train_batches(data, batch_size=64, order=torch.arange(30), augmentation=augmentation, device=CPU))
 
 
-@pytest.fixture
-def cifar10_binary(tmp_path, monkeypatch):
-    folder = tmp_path / datasets.CIFAR10_BINARY
+@pytest.fixture(scope="module")
+def cifar10_files(tmp_path_factory):
+    """A folder as the official binary version, of random pixels, and its files' checksums."""
+    root = tmp_path_factory.mktemp("cifar10")
+    folder = root / datasets.CIFAR10_BINARY
     folder.mkdir()
     sums = {}
     for seed, name in enumerate(datasets.CIFAR10_MD5):
-        table = np.random.default_rng(seed).integers(0, 256, (10_000, 3073), dtype=np.uint8)
+        table = np.frombuffer(np.random.default_rng(seed).bytes(10_000 * 3073), np.uint8).reshape(10_000, 3073).copy()
         table[:, 0] = np.arange(10_000) % 10
         (folder / name).write_bytes(table.tobytes())
         sums[name] = hashlib.md5(table.tobytes()).hexdigest()
+    return root, sums
+
+
+@pytest.fixture
+def cifar10_binary(cifar10_files, tmp_path, monkeypatch):
+    """Links to those files, each of which a test may replace."""
+    root, sums = cifar10_files
     monkeypatch.setattr(datasets, "CIFAR10_MD5", sums)
+    folder = tmp_path / datasets.CIFAR10_BINARY
+    folder.mkdir()
+    for name in sums:
+        (folder / name).symlink_to(root / datasets.CIFAR10_BINARY / name)
     return tmp_path
 
 
@@ -132,6 +145,7 @@ def test_cifar10_binary(cifar10_binary):
 def test_cifar10_binary_damaged(cifar10_binary):
     path = cifar10_binary / datasets.CIFAR10_BINARY / "data_batch_3.bin"
     content = path.read_bytes()
+    path.unlink()  # the link
     path.write_bytes(content[:-1])
     with pytest.raises(DataError, match=r"data_batch_3.bin: 30,729,999 bytes where 30,730,000"):
         check("cifar10", cifar10_binary)

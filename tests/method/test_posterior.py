@@ -16,15 +16,21 @@ def vit():
     return torchvision.models.VisionTransformer(8, 4, 2, 2, 16, 32, num_classes=5)
 
 
+def resnet10():
+    """torchvision's ResNet-18 with one block where that has two: every kind of layer and shortcut, half the weights."""
+    return torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=5)
+
+
 MODULES = {
     "resnet8": (lambda: build("resnet8", classes=5, width=0.5, seed=0), 8),
+    "resnet10": (resnet10, 32),
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=5), 32),
-    "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=5), 32),
+    "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=5, width_mult=0.25), 32),
     "vit": (vit, 8),
 }
 
 
-@pytest.fixture(params=MODULES)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name == "resnet18" else ()) for name in MODULES])
 def case(request):
     make, size = MODULES[request.param]
     torch.manual_seed(0)

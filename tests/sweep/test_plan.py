@@ -70,7 +70,7 @@ def test_a_seed_repeats_the_suggestions_whatever_the_timing(tmp_path):
 
     straight = suggestions(tmp_path / "a", None)
     for seed in range(5):
-        assert sorted(suggestions(tmp_path / f"{seed}", random.Random(seed))) == sorted(straight)
+        assert sorted(suggestions(tmp_path / f"{seed}", random.Random(seed))) == sorted(straight), seed
     assert sorted(suggestions(tmp_path / "other", None, search_seed=7)) != sorted(straight)
 
 
@@ -102,7 +102,9 @@ def test_an_arm_without_a_finished_search_has_no_repeats(tmp_path):
     one = Plan([arms()[2]], tmp_path, samples=2, seeds=(1,), batch=2)
     for config in ask(one):
         one.tell(config.id, finish(tmp_path, config, "diverged"))
-    assert one.next() is None and one.done and one.chosen() == {}
+    assert one.next() is None
+    assert one.done
+    assert one.chosen() == {}
 
 
 def test_without_samples_the_defaults_are_repeated(tmp_path):

@@ -160,7 +160,10 @@ def test_a_finished_plan_asks_for_nothing(tmp_path):
     assert rehearse(plan("defaults", tmp_path), Store(tmp_path / "store")) == Work()
 
 
-@pytest.mark.parametrize("name", ["search of trunks", "defaults with a baseline", "search with a baseline"])
+@pytest.mark.parametrize(
+    "name",
+    ["search of trunks", "defaults with a baseline", pytest.param("search with a baseline", marks=pytest.mark.slow)],
+)
 def test_it_is_what_training_the_plan_takes(tiny, tmp_path, name):
     """Really trained, one trial after the other; the rehearsal is told the scores that came out."""
     base = tiny.replace(train_size=32, validation_size=16, test_size=16, test_samples=1, epochs=6, switch_epoch=3)
@@ -189,4 +192,5 @@ def test_it_is_what_training_the_plan_takes(tiny, tmp_path, name):
     assert one.done
     work = rehearse(new(tmp_path / "fresh"), Store(tmp_path / "other store"), lambda config, _: scores[config.id])
     assert (work.trained, work.shared, work.pretraining) == tuple(trained.values())
-    assert work.trials == len(scores) and trained["epochs_shared"] > 0
+    assert work.trials == len(scores)
+    assert trained["epochs_shared"] > 0

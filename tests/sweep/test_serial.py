@@ -1,15 +1,20 @@
 """A plan in this process, without Ray: the same records; failures are recorded, a deadline ends it early."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from helpers.fake_trials import finish
 
 from mldiv import serial
 from mldiv.fit import fit
 from mldiv.plan import Plan, make_arm
 from mldiv.records import find_trial, trial_folder
 from mldiv.store import Store
+
+MLDIV = Path(serial.__file__).parent
 
 
 def plan(folder, tiny, **changes):
@@ -22,12 +27,12 @@ def test_every_trial_is_recorded_as_trained_alone(tiny, tmp_path):
     serial.run(
         one, tmp_path / "study", store=Store(tmp_path / "store"), progress=lambda trial, line: heard.append((trial, line))
     )
-    assert one.done and {item.phase for item in one.assignments} == {"search", "repeat"}
+    assert one.done
+    assert {item.phase for item in one.assignments} == {"search", "repeat"}
+    ended = {(trial, line.get("status")) for trial, line in heard if line.get("ended")}
+    assert ended == {(item.trial, "finished") for item in one.assignments}
     for item in one.assignments:
-        record = find_trial(tmp_path / "study", item.trial)
-        assert record.status == "finished" and (item.trial, "finished") in [
-            (trial, line.get("status")) for trial, line in heard
-        ]
+        assert find_trial(tmp_path / "study", item.trial).status == "finished", item
     config = one.arms[1].chosen().replace(seed=1)
     alone = fit(config, trial_folder(tmp_path / "alone", config.id), store=Store(tmp_path / "other"))
     assert find_trial(tmp_path / "study", config.id).test == alone.test
@@ -44,8 +49,10 @@ def test_a_trial_that_fails_leaves_its_traceback_and_the_others_go_on(tiny, tmp_
     one = plan(tmp_path, tiny)
     serial.run(one, tmp_path, store=Store(tmp_path / "store"))
     ends = {item.arm: find_trial(tmp_path, item.trial) for item in one.assignments if item.phase == "repeat"}
-    assert ends["plain"].status == "finished" and ends["both"].status == "failed"
-    assert "RuntimeError: a rank died" in ends["both"].reason and "Traceback" in ends["both"].reason
+    assert ends["plain"].status == "finished"
+    assert ends["both"].status == "failed"
+    assert "RuntimeError: a rank died" in ends["both"].reason
+    assert "Traceback" in ends["both"].reason
     monkeypatch.undo()
     again = plan(tmp_path, tiny)
     serial.run(again, tmp_path, store=Store(tmp_path / "store"))
@@ -53,16 +60,49 @@ def test_a_trial_that_fails_leaves_its_traceback_and_the_others_go_on(tiny, tmp_
 
 
 @pytest.mark.parametrize("trials", [0, 2])
-def test_a_deadline_ends_it_and_the_same_call_goes_on(tiny, tmp_path, trials):
+def test_a_deadline_ends_it_and_the_same_call_goes_on(tiny, tmp_path, monkeypatch, trials):
+    """With a trainer that records at once."""
+    trained = []
+
+    def recorded(config, folder, **options):
+        trained.append(config.id)
+        return finish(folder.parents[1], config)
+
+    monkeypatch.setattr(serial, "fit", recorded)
     left = iter([False] * trials + [True])
     one = plan(tmp_path, tiny)
     serial.run(one, tmp_path, store=Store(tmp_path / "store"), deadline=lambda: next(left))
-    assert len(list((tmp_path / "trials").glob("*/trial.json"))) == trials
+    assert len(trained) == len(list((tmp_path / "trials").glob("*/trial.json"))) == trials
     again = plan(tmp_path, tiny)
     serial.run(again, tmp_path, store=Store(tmp_path / "store"))
-    assert again.done and again.recorded >= trials
+    assert again.done
+    assert again.recorded == trials
+    assert sorted(trained) == sorted(item.trial for item in again.assignments)
 
 
+def imported(name):
+    """The modules that a module of mldiv imports, anywhere in it."""
+    for node in ast.walk(ast.parse((MLDIV / f"{name}.py").read_text())):
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from [node.module] if node.module != "mldiv" else (f"mldiv.{one.name}" for one in node.names)
+
+
+@pytest.mark.parametrize("start", ["serial", "scaling"])
+def test_nothing_that_it_imports_imports_ray(start):
+    found, waiting = set(), [start]
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        names = set(imported(name))
+        assert not any(one.split(".")[0] == "ray" for one in names), f"mldiv.{name}"
+        ours = {one.removeprefix("mldiv.") for one in names if one.startswith("mldiv.")}
+        waiting += [one for one in ours - found if (MLDIV / f"{one}.py").exists()]
+    assert {"pair", "losses", "metrics"} <= found
+
+
+@pytest.mark.slow
 def test_no_ray_is_imported():
     code = "import sys, mldiv.serial, mldiv.scaling; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
