@@ -70,7 +70,8 @@ def fit(
         _run(trial, report, began, held, stopped)
     record.seconds = time.perf_counter() - began
     if world.rank() == 0:
-        record.notes = _notes(record, trial.lines) + store.messages + [workspace.fallback] * bool(workspace.fallback)
+        fallback = [workspace.fallback] if config.compile and workspace.fallback else []
+        record.notes = _notes(record, trial.lines) + store.messages + fallback
         records.write_trial(folder, record)
     store.messages.clear()
     return world.from_first(record)

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROCESSES = multiprocessing.get_context("forkserver")  # one process imports torch, all others are its forks
-PROCESSES.set_forkserver_preload(["mldiv.fit", "pytest"])
+# With the first optimiser torch imports its compiler: 3 s for every process that has to do it by itself.
+PROCESSES.set_forkserver_preload(["mldiv.fit", "pytest", "torch._dynamo"])
 
 
 def running() -> Iterator[tuple[int, int, str]]:

@@ -1,6 +1,11 @@
-"""An entry that a store's tests write, and what they compare it by."""
+"""An entry that a store's tests write, what they compare it by, and who waits for it."""
+
+import time
+from types import SimpleNamespace
 
 import torch
+
+from mldiv import store
 
 CPU = torch.device("cpu")
 NAME = "trunks/0123456789abcdef-fedcba9876543210/00002"
@@ -31,3 +36,13 @@ def never():
 
 def temporaries(folder):
     return [path for path in folder.rglob(".*") if path.is_file()]
+
+
+def note_waiting(path):
+    """From now on this process touches ``path`` whenever it waits for an entry that another computes."""
+
+    def wait(seconds):
+        path.touch()
+        time.sleep(seconds)
+
+    store.time = SimpleNamespace(sleep=wait, time=time.time)

@@ -61,7 +61,7 @@ def test_any_other_length_is_found(tmp_path):
     for length in range(len(whole)):
         assert read_damaged(one, whole[:length]) is None, length
     for more in (b"\0", b"\n", whole):
-        assert read_damaged(one, whole + more) is None
+        assert read_damaged(one, whole + more) is None, f"{len(more)} bytes more"
     assert read_damaged(one, whole) is not None
     with pytest.raises(Damaged, match="not an entry of a store"):
         unseal(whole[: HEADER + 1][:-2])

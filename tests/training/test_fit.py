@@ -1,125 +1,115 @@
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.trunk_trials import Killed, kill_after
+from helpers.trunk_trials import Killed, check_as_alone, differing, kill_after, train, without_origin
 
 from mldiv import fit as module
 from mldiv import records
 from mldiv.config import ConfigError
 from mldiv.epochs import dataset, learning_rate
-from mldiv.fit import Diverged, fit
+from mldiv.fit import Diverged
 from mldiv.pretrain import pretrained
 from mldiv.records import TrialRecord
 from mldiv.store import Store
 from mldiv.streams import derive, generator
 
 
-def run(config, folder, **options):
-    return fit(config, folder / config.id, store=Store(folder / "store"), **options)
+def lines(folder):
+    return without_origin(records.read_lines(folder / "metrics.jsonl"))
 
 
-def checkpoint(config, folder):
-    return torch.load(folder / config.id / "checkpoint.pt", weights_only=True)
+def pair(folder):
+    return torch.load(folder / "checkpoint.pt", weights_only=True)["pair"]
 
 
-def lines(config, folder):
-    found = list(records.read_lines(folder / config.id / "metrics.jsonl"))
-    for line in found:
-        line.pop("seconds"), line.pop("shared")
-    return found
-
-
-def equal(one, two):
-    assert set(one["pair"]) == set(two["pair"])
-    for name, value in one["pair"].items():
-        assert torch.equal(value, two["pair"][name]), name
+def scores(folder):
+    return records.read_trial(folder).test
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 2, 3])
-def test_resumed_is_bit_for_bit_the_uninterrupted_run(tiny, tmp_path, epoch):
-    whole = run(tiny, tmp_path / "whole")
+def test_resumed_is_bit_for_bit_the_uninterrupted_run(tiny, tmp_path, alone, epoch):
     with pytest.raises(Killed):
-        run(tiny, tmp_path / "cut", report=kill_after(epoch))
-    resumed = run(tiny, tmp_path / "cut")
-    assert resumed.attempts == 2 and resumed.epochs == tiny.epochs
-    equal(checkpoint(tiny, tmp_path / "cut"), checkpoint(tiny, tmp_path / "whole"))
-    assert lines(tiny, tmp_path / "cut") == lines(tiny, tmp_path / "whole")
-    assert resumed.test == whole.test and resumed.validation == whole.validation
+        train(tiny, tmp_path, report=kill_after(epoch))
+    resumed = train(tiny, tmp_path)
+    assert resumed.attempts == 2
+    assert resumed.epochs == tiny.epochs
+    check_as_alone(tiny, tmp_path / tiny.id, alone)
 
 
-def test_killed_between_record_and_checkpoint(tiny, tmp_path, monkeypatch):
+def test_killed_between_record_and_checkpoint(tiny, tmp_path, alone, monkeypatch):
     """The line of an epoch whose checkpoint was never written is replaced, not doubled."""
-    whole = run(tiny, tmp_path / "whole")
     saved = module.save_atomically
-    monkeypatch.setattr(module, "save_atomically", lambda path, state: (_ for _ in ()).throw(Killed) if state["epoch"] == 3
-                        else saved(path, state))  # fmt: skip
-    with pytest.raises(Killed):
-        run(tiny, tmp_path / "cut")
-    monkeypatch.undo()
-    assert len(lines(tiny, tmp_path / "cut")) == 3
-    assert run(tiny, tmp_path / "cut").test == whole.test
-    assert [line["epoch"] for line in lines(tiny, tmp_path / "cut")] == [0, 1, 2, 3]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(module, "save_atomically", lambda path, state: (_ for _ in ()).throw(Killed) if state["epoch"] == 3
+                      else saved(path, state))  # fmt: skip
+        train(tiny, tmp_path)
+    assert len(lines(tmp_path / tiny.id)) == 3
+    train(tiny, tmp_path)
+    assert [line["epoch"] for line in lines(tmp_path / tiny.id)] == [0, 1, 2, 3]
+    check_as_alone(tiny, tmp_path / tiny.id, alone)
 
 
 @pytest.mark.parametrize("fusion", ["shared", "frozen"])
-def test_zero_weights_are_plain_mutual_learning_bit_for_bit(tiny, tmp_path, fusion):
+def test_zero_weights_are_plain_mutual_learning_bit_for_bit(tiny, alone, fusion):
     """alpha = beta = 0 from the switch on, and no switch at all."""
     zero, never = tiny.replace(alpha=0.0, beta=0.0, fusion=fusion), tiny.replace(switch_epoch=tiny.epochs, fusion=fusion)
-    one, two = run(zero, tmp_path), run(never, tmp_path)
-    assert one.test == two.test
-    equal(checkpoint(zero, tmp_path), checkpoint(never, tmp_path))
-    assert run(tiny, tmp_path).test != one.test
+    one, two = alone(zero), alone(never)
+    assert scores(one) == scores(two)
+    assert differing(pair(one), pair(two)) == []
+    assert scores(alone(tiny)) != scores(one)
 
 
-def test_zero_weights_with_the_terms_computed(tiny, tmp_path, monkeypatch):
+def test_zero_weights_with_the_terms_computed(tiny, tmp_path, alone, monkeypatch):
     """The same when the terms are computed and multiplied by 0 rather than left out."""
     zero = tiny.replace(alpha=0.0, beta=0.0, fusion="frozen")
-    run(zero, tmp_path / "out")
+    left_out = pair(alone(zero))
     monkeypatch.setattr(type(zero), "diverse", property(lambda self: True))
-    run(zero, tmp_path / "in")
-    a, b = checkpoint(zero, tmp_path / "in"), checkpoint(zero, tmp_path / "out")
+    train(zero, tmp_path)
+    assert lines(tmp_path / zero.id)[3]["train"]["feature_kl"] > 0
+    computed = pair(tmp_path / zero.id)
     for name in ("peer_1.mean", "peer_2.mean", "peer_1.rho", "peer_2.rho"):
-        assert torch.equal(a["pair"][name], b["pair"][name])
+        assert torch.equal(computed[name], left_out[name]), name
 
 
-def test_branches_share_their_first_stage(tiny, tmp_path):
+def test_branches_share_their_first_stage(tiny, alone):
     """Weights, kernel and transform of the diversity terms touch nothing before the switch."""
-    run(tiny, tmp_path / "a")
-    other = tiny.replace(alpha=3.0, kernel="rbf", param_transform="negative_log")
-    run(other, tmp_path / "b")
-    mine, theirs = lines(tiny, tmp_path / "a"), lines(other, tmp_path / "b")
-    assert mine[:2] == theirs[:2] and mine[2:] != theirs[2:]
+    mine, theirs = lines(alone(tiny)), lines(alone(tiny.replace(alpha=3.0, kernel="rbf", param_transform="negative_log")))
+    assert mine[:2] == theirs[:2]
+    assert mine[2:] != theirs[2:]
 
 
-def test_seed_changes_everything_and_repeats(tiny, tmp_path):
-    first, again = run(tiny, tmp_path / "a"), run(tiny, tmp_path / "b")
-    assert first.test == again.test
-    assert run(tiny.replace(seed=1), tmp_path / "a").test != first.test
+def test_seed_changes_everything_and_repeats(tiny, tmp_path, alone):
+    train(tiny, tmp_path)
+    check_as_alone(tiny, tmp_path / tiny.id, alone)
+    other = alone(tiny.replace(seed=1))
+    assert scores(other) != scores(alone(tiny))
+    assert lines(other)[0]["train"] != lines(alone(tiny))[0]["train"]
 
 
 @pytest.mark.parametrize(("changed", "term"), [({"lr": 1e30, "clip_norm": 0.0}, "nll_1"), ({"temperature": 1e-38}, "mutual_1")])
 def test_divergence_is_named_and_final(tiny, tmp_path, changed, term):
-    record = run(tiny.replace(**changed, initialization="scratch"), tmp_path)
+    record = train(tiny.replace(**changed, initialization="scratch"), tmp_path)
     assert record.status == "diverged" and record.final
     assert record.reason == f"epoch 0: loss term {term} was not finite"
     assert not record.test
-    assert run(tiny.replace(**changed, initialization="scratch"), tmp_path).attempts == 1
+    assert train(tiny.replace(**changed, initialization="scratch"), tmp_path).attempts == 1
 
 
 def test_early_stop(tiny, tmp_path):
-    record = run(tiny, tmp_path, report=lambda line: line["epoch"] == 1)
+    record = train(tiny, tmp_path, report=lambda line: line["epoch"] == 1)
     assert record.status == "stopped" and record.epochs == 2 and not record.test
     assert record.reason == "stopped early after epoch 1"
-    assert run(tiny, tmp_path).status == "stopped"
+    assert train(tiny, tmp_path).status == "stopped"
 
 
-def test_a_record_says_everything(tiny, tmp_path):
-    record = run(tiny, tmp_path)
-    folder = tmp_path / tiny.id
+def test_a_record_says_everything(tiny, alone):
+    folder = alone(tiny)
+    record = records.read_trial(folder)
     assert json.loads((folder / "trial.json").read_text())["config"]["alpha"] == tiny.alpha
-    sizes = {"train": 160, "validation": 60, "test": 60, "classes": 10}
+    sizes = {"train": 64, "validation": 32, "test": 32, "classes": 10}
     assert record.data == sizes | {"fingerprint": dataset(tiny).fingerprint}
     assert record.environment["world_size"] == 1
     found = list(records.read_lines(folder / "metrics.jsonl"))
@@ -129,22 +119,18 @@ def test_a_record_says_everything(tiny, tmp_path):
     assert found[0]["train"]["feature_kl"] is None and found[2]["train"]["feature_kl"] > 0
     assert all(line["diversity"]["feature_kl"] > 0 and line["diversity"]["w2_per_weight"] > 0 for line in found)
     frame = pd.read_parquet(folder / "predictions.parquet")
-    assert len(frame) == 3 * 60 and set(frame["member"]) == set(records.MEMBERS)
-    pair = frame[frame["member"] == "pair"]
-    assert (pair["predicted"] == pair["label"]).mean() == pytest.approx(record.test["pair"]["accuracy"])
-    import numpy as np
-
-    assert -np.log(pair["label_probability"].clip(1e-30)).mean() == pytest.approx(record.test["pair"]["nll"], rel=1e-4)
+    assert len(frame) == 3 * 32 and set(frame["member"]) == set(records.MEMBERS)
+    both = frame[frame["member"] == "pair"]
+    assert (both["predicted"] == both["label"]).mean() == pytest.approx(record.test["pair"]["accuracy"])
+    assert -np.log(both["label_probability"].clip(1e-30)).mean() == pytest.approx(record.test["pair"]["nll"], rel=1e-4)
 
 
-@pytest.mark.parametrize("initialization", ["scratch", "pretrained", "scratch_pretrained"])
-def test_initialization(tiny, tmp_path, initialization):
-    record = run(tiny.replace(initialization=initialization), tmp_path)
-    assert record.status == "finished"
-    assert (
-        len(list((tmp_path / "store" / "entries" / "pretrained").glob("*.pt")))
-        == {"scratch": 0, "pretrained": 2, "scratch_pretrained": 1}[initialization]
-    )
+@pytest.mark.parametrize(("initialization", "networks"), [("scratch", 0), ("pretrained", 2), ("scratch_pretrained", 1)])
+def test_initialization(tiny, once, initialization, networks):
+    config = tiny.replace(initialization=initialization)
+    folder = once(config)
+    assert records.read_trial(folder / config.id).status == "finished"
+    assert len(list((folder / "store" / "entries" / "pretrained").glob("*.pt"))) == networks
 
 
 def test_pretraining_resumes_where_it_was_cut(tiny, tmp_path, monkeypatch):
@@ -169,8 +155,8 @@ def test_pretraining_resumes_where_it_was_cut(tiny, tmp_path, monkeypatch):
 
 
 def test_a_batch_larger_than_the_data_is_refused(tiny, tmp_path):
-    with pytest.raises(ConfigError, match="exceeds the 160 training images"):
-        run(tiny.replace(batch_size=256), tmp_path)
+    with pytest.raises(ConfigError, match="exceeds the 64 training images"):
+        train(tiny.replace(batch_size=256), tmp_path)
 
 
 def test_learning_rate_depends_on_the_absolute_epoch(tiny):

@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 from helpers.processes import processes, until
+from helpers.store_entries import note_waiting
 from helpers.trunk_trials import Killed, check_as_alone, cost, epochs_stored, kill_after, train
 
 from mldiv import records
@@ -124,10 +125,11 @@ def test_a_full_store_costs_no_number(tiny, tmp_path, alone, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, data)
 
-    monkeypatch.setattr(store_module, "write_atomically", full)
     for kernel in ("cosine", "rbf"):
         config = tiny.replace(kernel=kernel)
-        record = train(config, tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(store_module, "write_atomically", full)
+            record = train(config, tmp_path)
         assert cost(record) == (4, 0, 1) and len(record.notes) == 2  # the pretrained network and the prefix
         assert all("No space left on device" in note for note in record.notes)
         assert any(f"/{2:05d} could not be stored" in note for note in record.notes)
@@ -162,6 +164,7 @@ def test_a_prefix_under_another_trunks_name_is_passed_over(tiny, tmp_path, alone
 
 def train_in_process(config, folder, hang_after):
     torch.set_num_threads(1)
+    note_waiting(folder / f"waits-{config.id}")
     (folder / f"ready-{config.id}").touch()
     until((folder / "go").exists)
 
@@ -194,9 +197,9 @@ def test_the_second_trains_the_trunk_when_the_first_is_killed(tiny, tmp_path, al
     with processes(train_in_process, (first, tmp_path, 0)) as (killed,):
         until((tmp_path / "hangs").exists)
         with processes(train_in_process, (second, tmp_path, None)) as (waiting,):
-            until((tmp_path / f"ready-{second.id}").exists)
-            waiting.join(0.7)
-            assert waiting.is_alive() and not (tmp_path / second.id / "metrics.jsonl").exists()
+            until(lambda: (tmp_path / f"waits-{second.id}").exists() or not waiting.is_alive())
+            assert waiting.is_alive()
+            assert not (tmp_path / second.id / "metrics.jsonl").exists()
             killed.kill()
             waiting.join(60)
             assert waiting.exitcode == 0

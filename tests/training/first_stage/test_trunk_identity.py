@@ -1,6 +1,7 @@
 """Which settings and data stage one and pretraining depend on, and the names that say so."""
 
 import dataclasses
+import functools
 import os
 import re
 import shutil
@@ -95,14 +96,7 @@ def test_a_setting_is_part_of_the_trunk_or_of_the_branch(tiny, name):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     """Stage one of the unchanged trial, once."""
-    found = {}
-
-    def state(config):
-        if config not in found:
-            found[config] = stage_one(config, tmp_path_factory.mktemp("plain"))
-        return found[config]
-
-    return state
+    return functools.cache(lambda config: stage_one(config, tmp_path_factory.mktemp("plain")))
 
 
 #: What else a setting needs in order to have an effect.
@@ -132,14 +126,23 @@ DATA = {"data", "data_root", "image_size", "train_size", "validation_size", "tes
 }
 
 
+def network(config, folder):
+    return dict(pretrained(config, dataset(config), Store(folder), CPU)[0])
+
+
+@pytest.fixture(scope="module")
+def plain_network(tmp_path_factory):
+    """The unchanged trial's pretrained network, once."""
+    return functools.cache(lambda config: network(config, tmp_path_factory.mktemp("plain network")))
+
+
 @pytest.mark.parametrize("name", sorted(set(CHANGED) - DATA))
-def test_what_is_no_pretraining_setting_does_not_touch_pretraining(tiny, tmp_path, name):
+def test_what_is_no_pretraining_setting_does_not_touch_pretraining(tiny, tmp_path, plain_network, name):
     """The data are part of the environment's identity. For settings that are: another identity."""
     other = tiny.replace(**{name: CHANGED[name]})
     assert (pretraining_id(other, "pretrain") == pretraining_id(tiny, "pretrain")) == (name not in SETTINGS)
     if name not in SETTINGS:
-        states = [pretrained(one, dataset(one), Store(tmp_path / str(one is tiny)), CPU)[0] for one in (tiny, other)]
-        assert differing(dict(states[0]), dict(states[1])) == []
+        assert differing(network(other, tmp_path), plain_network(tiny)) == []
 
 
 def test_equal_configurations_have_one_identity(tiny):

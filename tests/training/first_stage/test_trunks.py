@@ -8,29 +8,29 @@ from mldiv.epochs import dataset
 from mldiv.store import Store
 from mldiv.trunks import Trunk
 
-BRANCHES = [
-    {},
-    {"kernel": "rbf", "fusion": "per_peer"},
-    {"kernel": "polynomial", "fusion": "frozen", "alpha": 3.0},
-    {"kernel": "linear", "param_normalization": "mean", "feature_normalization": "sum"},
-    {"param_distance": "kl", "param_transform": "negative_log", "feature_transform": "softplus", "scale_batches": 1},
-    {"alpha": 0.0, "feature_direction": "reverse"},
-    {"beta": 0.0},
-    {"fusion_dim": 32, "fusion_heads": 2, "fusion_lr_scale": 0.5, "test_samples": 5},
+#: The trunk's settings and the branch's.
+PAIRS = [
+    ({}, {}),
+    ({}, {"kernel": "rbf", "fusion": "per_peer"}),
+    ({}, {"alpha": 0.0, "feature_direction": "reverse"}),
+    ({}, {"beta": 0.0}),
+    ({}, {"fusion_dim": 32, "fusion_heads": 2, "fusion_lr_scale": 0.5, "test_samples": 5}),
+    ({"initialization": "pretrained"}, {"kernel": "rbf", "fusion": "per_peer"}),
+    ({"momentum": 0.0, "clip_norm": 0.0}, {"kernel": "rbf", "fusion": "per_peer"}),
+    ({"precision": "bf16", "channels_last": True}, {"kernel": "rbf", "fusion": "per_peer"}),
+    ({"optimizer": "adamw", "lr": 0.003}, {"kernel": "rbf", "fusion": "per_peer"}),
 ]
-TRUNKS = [
-    {"initialization": "scratch"},
-    {"initialization": "pretrained"},
-    {"momentum": 0.0, "clip_norm": 0.0},
-    {"precision": "bf16", "channels_last": True},
-    {"schedule": "step", "rho_lr_scale": 0.5},
-    {"optimizer": "adamw", "lr": 0.003},
+#: Others that take the same way.
+MORE = [
+    ({}, {"kernel": "polynomial", "fusion": "frozen", "alpha": 3.0}),
+    ({}, {"kernel": "linear", "param_normalization": "mean", "feature_normalization": "sum"}),
+    ({}, {"param_distance": "kl", "param_transform": "negative_log", "feature_transform": "softplus", "scale_batches": 1}),
+    ({"initialization": "scratch"}, {"kernel": "rbf", "fusion": "per_peer"}),
+    ({"schedule": "step", "rho_lr_scale": 0.5}, {"kernel": "rbf", "fusion": "per_peer"}),
 ]
 
 
-@pytest.mark.parametrize(
-    ("trunk", "branch"), [*(({}, one) for one in BRANCHES), *((one, {"kernel": "rbf", "fusion": "per_peer"}) for one in TRUNKS)]
-)
+@pytest.mark.parametrize(("trunk", "branch"), [*PAIRS, *(pytest.param(*one, marks=pytest.mark.slow) for one in MORE)])
 def test_a_branch_from_a_stored_trunk_is_the_trial_trained_alone(tiny, tmp_path, alone, led, trunk, branch):
     lead, config = tiny.replace(kernel="laplacian", alpha=0.3, **trunk), tiny.replace(**trunk, **branch)
     networks = {"scratch": 0, "pretrained": 2}.get(config.initialization, 1)
@@ -39,7 +39,6 @@ def test_a_branch_from_a_stored_trunk_is_the_trial_trained_alone(tiny, tmp_path,
     assert cost(record) == (2, 2, 0) and not record.notes
     assert [line["shared"] for line in records.read_lines(tmp_path / config.id / "metrics.jsonl")] == [True, True, False, False]
     check_as_alone(config, tmp_path / config.id, alone)
-    check_as_alone(lead, tmp_path / lead.id, alone)
 
 
 @pytest.mark.parametrize("lead", [{}, {"switch_epoch": 3}, {"alpha": 0.0, "beta": 0.0, "kernel": "rbf"}, {"switch_epoch": 4}])
@@ -56,7 +55,7 @@ def test_a_baseline_goes_on_from_a_prefix_in_its_middle(tiny, tmp_path, alone, l
     ("order", "shared"),
     [
         ([2, 3, 1], [0, 2, 0]),
-        ([1, 2, 4], [0, 1, 2]),
+        pytest.param([1, 2, 4], [0, 1, 2], marks=pytest.mark.slow),
         ([0, 3, 0, 4], [0, 0, 0, 3]),
     ],
 )
