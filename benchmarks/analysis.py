@@ -17,7 +17,7 @@ import numpy as np
 from timing import caption, table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from synthetic_records import make, write
+from helpers.synthetic_records import make, write
 
 from mldiv import records
 from mldiv.records import Assignment

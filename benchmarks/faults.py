@@ -18,7 +18,7 @@ from pathlib import Path
 from timing import caption, table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-import chaos
+from helpers import chaos
 
 NODES = 2
 DEATHS = 4

@@ -46,6 +46,7 @@ class Broker:
         self.waiting: deque[str] = deque()
         self.holding: dict[str, str] = {}
         self.pids: dict[str, list[int]] = {}
+        self.placements: dict[str, Any] = {}
         self.surplus = 0
         self.closed: str | None = None
         self.changed = asyncio.Condition()
@@ -83,6 +84,10 @@ class Broker:
                 self.changed.notify_all()
 
     # Worker groups
+
+    async def placed(self, group: str, placement: Any) -> None:
+        """Where Ray has placed the group's processes, now that they run."""
+        self.placements[group] = placement
 
     async def next(self, group: str, pid: int, timeout: float) -> dict[str, Any] | str | None:
         """The task for a group: its unfinished one, else the next in line, None if there is none yet, END when all is over."""
@@ -125,13 +130,14 @@ class Broker:
 
     # The driver
 
-    async def lost(self, group: str, reason: str) -> None:
-        """A group is gone for good: its trial goes back to the head of the line."""
+    async def lost(self, group: str, reason: str) -> Any:
+        """A group is gone for good: its trial goes back to the head of the line. The placement that it may have left."""
         async with self.changed:
             trial = self.holding.pop(group, None)
             if trial is not None:
                 self.waiting.appendleft(trial)
             self.changed.notify_all()
+        return self.placements.pop(group, None)
 
     async def retire(self, groups: int) -> None:
         """So many groups are one too many: those that next find no trial waiting are told END."""

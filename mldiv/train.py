@@ -16,8 +16,9 @@ import ray
 import ray.train
 import torch
 from ray.autoscaler.sdk import request_resources
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.torch.config import _TorchBackend
+from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mldiv import world
@@ -25,6 +26,7 @@ from mldiv.broker import END, NAMESPACE, Broker
 from mldiv.cluster import Node, nodes
 from mldiv.config import from_dict
 from mldiv.fit import fit, summary
+from mldiv.process_group import ProcessGroup
 from mldiv.remote import Place, working_copy
 from mldiv.remote_store import open_store
 from mldiv.workspace import Workspace
@@ -113,19 +115,18 @@ def start_broker(name: str, **options: Any) -> Any:
     return placed.remote(**options)
 
 
-class _Backend(_TorchBackend):
-    """Ray's, but workers meet at the addresses by which Ray knows their nodes."""
-
-    def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        if len(worker_group) > 1:
-            worker_group.execute(lambda: world.meet_at(ray.util.get_node_ip_address()))
-        super().on_start(worker_group, backend_config)
+#: What starts actors of Ray Train that are not needed here, each 2 s of processor in every group (docs/speed.md): one hands out
+#: Ray's own data sets; one removes what a killed controller leaves, if the machine's latest Ray, whichever that is, has a
+#: dashboard that says so. The driver does that itself.
+UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
 
 
-class _TorchConfig(TorchConfig):
-    @property
-    def backend_cls(self) -> type[_Backend]:
-        return _Backend
+class _Trainer(TorchTrainer):
+    """Ray's, without UNUSED."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        return [callback for callback in callbacks if not isinstance(callback, UNUSED)]
 
 
 #: Runs a group's `worker_loop` with these settings, and returns when it has ended.
@@ -194,10 +195,10 @@ class Groups:
     def _run_trainer(self, settings: dict[str, Any]) -> None:
         """Run `worker_loop` in the processes of a TorchTrainer, restarted as they die, until it ends."""
         failures = ray.train.FailureConfig(max_failures=RESTARTS, controller_failure_limit=3)  # type: ignore[call-arg]
-        TorchTrainer(
+        _Trainer(
             worker_loop,
             train_loop_config=settings,
-            torch_config=_TorchConfig(timeout_s=24 * 3600),
+            torch_config=ProcessGroup(timeout_s=24 * 3600),  # type: ignore[arg-type]
             scaling_config=ray.train.ScalingConfig(
                 num_workers=self.resources.workers, use_gpu=self.resources.gpus > 0, resources_per_worker=self.resources.worker
             ),
@@ -209,11 +210,13 @@ class Groups:
         ).fit()
 
     def _tell_lost(self, group: str, error: Exception) -> None:
-        """Give the group's trial to the others; when there are none, end the study with the reason."""
+        """Give the group's trial and place to the others; when there are none, end the study with the reason."""
         try:
-            ray.get(self.broker.lost.remote(group, str(error)))
+            placement = ray.get(self.broker.lost.remote(group, str(error)))
             if not any(thread.is_alive() for thread in self.threads if thread is not threading.current_thread()):
                 ray.get(self.broker.close.remote(f"every worker group failed; the last one: {error}"))
+            if placement is not None:
+                ray.util.remove_placement_group(placement)  # a controller that was killed has not done so
         except Exception:  # the cluster itself is going down: the driver sees that in its own calls
             return
 
@@ -236,6 +239,7 @@ def worker_loop(settings: dict[str, Any]) -> None:
     torch.set_num_threads(settings["threads"])
     workspace, group = Workspace(get_device()), settings["group"]
     broker = ray.get_actor(settings["broker"], namespace=NAMESPACE)
+    broker.placed.remote(group, ray.util.get_current_placement_group())
     while True:
         task = world.from_first(_next_task(broker, group) if world.rank() == 0 else None)
         if task == END:

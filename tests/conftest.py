@@ -79,6 +79,20 @@ def cluster(shared_cluster):
 
 
 @pytest.fixture(scope="module")
+def threads():
+    """Worker groups of `tune.run` are threads of this process: the plan, search, broker, clients and Tune are the real ones."""
+    from mldiv import train, tune
+
+    def in_threads(*given, **more):
+        return train.Groups(*given, **more, launch=train.worker_loop)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tune, "Groups", in_threads)
+        patch.setattr(train, "get_device", lambda: torch.device("cpu"))  # Ray's knows its own workers alone
+        yield
+
+
+@pytest.fixture(scope="module")
 def bucket():
     """A bucket's URL on a server of the module's own."""
     with object_store.serve() as url:

@@ -9,6 +9,7 @@ from helpers.synthetic_records import SETTINGS, make, write
 from analysis import answer, build, effects, load, tables
 from analysis.columns import COLUMNS, GROUPS
 from analysis.repeats import gather
+from analysis.statistics import Summary
 from mldiv import records
 from mldiv.records import RecordError, trial_folder
 
@@ -261,3 +262,14 @@ def test_development_images_are_called_by_their_name(tmp_path):
     assert "on test data: mean" in tables.markdown(plain.study, plain.table)
     assert f"Wherever this says test, it means {said}; the official test set is unused." in held.answer()
     assert "Wherever" not in plain.answer()
+
+
+def test_bold_is_the_better_end_of_every_column():
+    """The higher accuracy and area under a ROC curve, the lower of losses and errors; other columns have no better end."""
+    higher = {"accuracy", "error_entropy", "error_mi", "ood_entropy", "ood_mi"}
+    neither = {"peers", "peers_nll", "null_ece", "scaling_temperature", "disagreement", "w2_per_weight", "cosine", "feature_kl"}
+    table = {arm: dict.fromkeys(COLUMNS, Summary(mean, None, 1)) for arm, mean in (("small", 1.0), ("large", 2.0))}
+    small, large = tables.cells(table, list(COLUMNS), "**{}**", "±")
+    for name, one, other in zip(COLUMNS, small[1:], large[1:], strict=True):
+        assert ("**" in one) == (name not in higher | neither), name
+        assert ("**" in other) == (name in higher), name

@@ -7,8 +7,10 @@ import signal
 from pathlib import Path
 
 import pytest
+import ray
 from helpers.processes import SHORT, joint_search, running, until
 
+from analysis.build import build
 from mldiv import records
 
 pytestmark = pytest.mark.ray
@@ -54,10 +56,15 @@ def assert_finished(out, said, trials):
     assert len(list((out / "trials").iterdir())) == len({item.trial for item in assignments})
 
 
-def test_to_its_end(tmp_path):
-    """Once; interrupted, killed and taken up again: the story below."""
-    command = start(tmp_path / "out", "--samples", "1")
-    assert_finished(tmp_path / "out", (*command.communicate(timeout=300), command.returncode), 6)
+def test_to_its_end(shared_cluster, threads, load_study, tmp_path, capsys):
+    """In this process, on groups that are threads; as a process, with groups of processes: the story below."""
+    small = ["--samples", "1", "--set=epochs=4", "--set=switch_epoch=2", "--groups", "1", *SHORT[2:]]
+    argv = ["--preset", "demo", "--seeds", "2", "--out", str(tmp_path / "out"), "--address", shared_cluster.address, *small]
+    code = load_study("joint_search").main(build, argv)
+    out, err = capsys.readouterr()
+    assert "24 epochs of 6 trials" in err
+    assert_finished(tmp_path / "out", (out, err, code), 6)
+    assert not ray.is_initialized()
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def trials(folder):
     return found
 
 
-class Cut(Exception):
+class Cut(BaseException):
     """The machine goes away."""
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from mldiv import estimate, records
 from mldiv.conduct import idleness
+from mldiv.config import PATHS
 from mldiv.display import clock
 from mldiv.flags import RESULTS, parse_flags
 from mldiv.invocation import Run
@@ -277,3 +278,20 @@ def test_header_is_json_and_says_what_the_analysis_needs(study):
     header = json.loads(json.dumps(Run(study, parse_flags(study, []))._header()))
     assert header["arms"][0] == header["baseline"] == "mutual learning" and len(header["arms"]) == 7
     assert header["settings"]["epochs"] == 12 and header["environment"]["commit"]
+
+
+def test_whatever_differs_in_a_folder_is_refused(study, capsys, tmp_path, monkeypatch):
+    """Every field of study.json and every setting, but what moves no number: versions, words about the data, paths."""
+    monkeypatch.setattr("mldiv.outline.outline", lambda *given: "")  # takes a second, and is not looked at here
+    header = Run(study, parse_flags(study, []))._header()
+    settings = header["settings"]
+    changed = {name: header | {name: "other"} for name in header if name != "settings"}
+    changed |= {name: header | {"settings": settings | {name: "other"}} for name in settings if name != "data"}
+    for name, one in changed.items():
+        records.write_json(tmp_path / "study.json", one)
+        code, _, err = run(study, capsys, "--out", str(tmp_path), "--dry-run")
+        if name in {"environment", "data"} | PATHS:
+            assert code == 0, name
+        else:
+            assert code == 2, name
+            assert f"{name} ('other' there" in err[0], name

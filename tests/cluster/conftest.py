@@ -1,24 +1,9 @@
 """Sweeps on the run's Ray cluster: groups of processes, or the same loop in threads of this one, which start at once."""
 
 import pytest
-import torch
 from helpers.clusters import assert_nothing_left
 
-from mldiv import train, tune
 from mldiv.config import TrialConfig
-
-
-def in_threads(*given, **more):
-    return train.Groups(*given, **more, launch=train.worker_loop)
-
-
-@pytest.fixture(scope="module")
-def threads():
-    """Worker groups of `tune.run` are threads of this process: the plan, search, broker, clients and Tune are the real ones."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune, "Groups", in_threads)
-        patch.setattr(train, "get_device", lambda: torch.device("cpu"))  # Ray's knows its own workers alone
-        yield
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ A Ray alone is looked at after every test of test_sweep.py.
 
 import contextlib
 import socket
+from pathlib import Path
 
 import pytest
 import ray
@@ -50,21 +51,28 @@ def groups():
 
 
 def busy(cluster):
-    """Titles of the processes that do something for a driver."""
+    """The processes that do something for a driver: title -> id."""
     raylets = {node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()}
-    titles = [title.strip() for _, parent, title in running() if parent in raylets]
-    return [title for title in titles if title.startswith("ray::") and not title.startswith(OWN)]
+    titles = {title.strip(): process for process, parent, title in running() if parent in raylets}
+    return {title: process for title, process in titles.items() if title.startswith("ray::") and not title.startswith(OWN)}
+
+
+def has_torch(process):
+    with contextlib.suppress(OSError):  # it has ended
+        return "libtorch" in Path(f"/proc/{process}/maps").read_text()
+    return False
 
 
 @pytest.mark.parametrize("dashboard", [True, False])
 def test_nothing_is_left(small, shared_cluster, tmp_path, dashboard):
+    """And nothing is started that nobody needs: an import of torch is 2 s of processor, an actor of Ray Train as many."""
     arms = [make_arm("plain", small, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", small, {}, ("alpha",))]
     one, seen = Plan(arms, tmp_path, samples=1, seeds=(1,)), set()
     other, cpus = shared_cluster, 1 + len(shared_cluster.worker_nodes)
     with alone(2, dashboard) as cluster:
 
         def progress(trial, result):
-            seen.update(busy(cluster))
+            seen.update((title, has_torch(process)) for title, process in busy(cluster).items())
 
         with joined(cluster):
             tune.run(one, tmp_path, resources=Resources(), progress=progress)
@@ -72,7 +80,11 @@ def test_nothing_is_left(small, shared_cluster, tmp_path, dashboard):
             assert set(groups()) == {"REMOVED"}
             until(lambda: not busy(cluster))
             until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"] == 2)
-        assert any("RayTrainWorker" in title for title in seen), seen  # or the count above could not see one
+        titles = " ".join(title for title, _ in seen)
+        assert "RayTrainWorker" in titles  # or the count above could not see one
+        assert {title.split(".")[0] for title, torch in seen if torch} == {"ray::RayTrainWorker"}
+        assert "DatasetManager" not in titles
+        assert "PlacementGroupCleaner" not in titles
         until(lambda: not busy(cluster))
         assert not busy(other)
         with joined(other):

@@ -44,7 +44,7 @@ def test_what_dies_and_what_fails(small, tmp_path, cluster, stored):
     place = f"{cluster.bucket}/study" if stored else tmp_path / "study"
     store = open_store(f"{cluster.bucket}/trunks") if stored else None
     with working_copy(place, fetch=False) as copy:
-        one = plan(copy.local, config, seeds=(1, 2), samples=1, more=[bad])
+        one = plan(copy.local, config, seeds=(1, 2) if stored else (1,), samples=1, more=[bad])
         tune.run(one, copy, resources=Resources(), groups=None if stored else 1, progress=progress, store=store)
         assert one.done
         failed = {item.trial for item in one.assignments if item.arm == "bad"}

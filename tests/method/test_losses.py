@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import ot
 import pytest
@@ -163,3 +164,10 @@ def test_gradient_at_network_scale(name, normalization, distance, resnet20_means
 def test_unknown_normalization_is_refused():
     with pytest.raises(ValueError, match="expected one of"):
         transform_scale("median", torch.ones(()), 3)
+
+
+@pytest.mark.parametrize("prior_std", [0.5, 2.0])
+def test_gradient_of_the_kl_to_the_prior_against_finite_differences(prior_std):
+    """It is written out by hand."""
+    mean, sigma, _, _ = (one.requires_grad_() for one in gaussians())
+    assert torch.autograd.gradcheck(partial(losses.gaussian_kl_to_prior, prior_std=prior_std), (mean, sigma))

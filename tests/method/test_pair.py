@@ -130,11 +130,17 @@ def test_peers_start_apart_and_seeds_act():
     assert not torch.equal(one.fusion.first.block, other.fusion.first.block)
 
 
-def test_scales_at_the_switch(tiny):
-    pair = MutualPair(tiny, 10, 1, 100)
+@pytest.mark.parametrize("normalization", ["sum", "mean", "switch"])
+def test_scales_at_the_switch(tiny, normalization):
+    pair = MutualPair(
+        tiny.replace(param_transform="negative", param_normalization=normalization, feature_normalization=normalization),
+        10, 1, 100,
+    )  # fmt: skip
     pair.set_scales(torch.tensor(0.25))
-    assert pair.param_scale.item() == pytest.approx(pair.squared_w2().item())
-    assert pair.feature_scale.item() == 0.25
-    pair = MutualPair(tiny.replace(param_normalization="mean", feature_normalization="sum"), 10, 1, 100)
-    pair.set_scales(torch.tensor(0.25))
-    assert pair.param_scale.item() == pair.peer_1.mean.numel() and pair.feature_scale.item() == 1
+    param, feature = {
+        "sum": (1, 1),
+        "mean": (pair.peer_1.mean.numel(), 1),
+        "switch": (pytest.approx(pair.squared_w2().item()), 0.25),
+    }[normalization]
+    assert pair.param_scale.item() == param
+    assert pair.feature_scale.item() == feature

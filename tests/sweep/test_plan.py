@@ -1,4 +1,5 @@
 import random
+from functools import partial
 
 import optuna
 import pytest
@@ -62,9 +63,14 @@ def test_arms_are_searched_at_common_points(tmp_path):
     assert baseline[COMMON_POINTS:] != [{"temperature": point["temperature"]} for point in rbf[COMMON_POINTS:]]
 
 
+def beyond_the_common_points(folder, name, **options):
+    """A plan in which what TPE suggests depends on what it was told."""
+    return plan(folder / name, samples=COMMON_POINTS + 4, **options)
+
+
 def test_a_seed_repeats_the_suggestions_whatever_the_timing(tmp_path):
     def suggestions(folder, order, **options):
-        one = plan(folder, **options)
+        one = beyond_the_common_points(folder.parent, folder.name, **options)
         conduct(one, folder, order)
         return [(item.arm, item.phase, item.trial) for item in sorted(one.assignments, key=lambda i: (i.arm, i.phase))]
 
@@ -74,17 +80,19 @@ def test_a_seed_repeats_the_suggestions_whatever_the_timing(tmp_path):
     assert sorted(suggestions(tmp_path / "other", None, search_seed=7)) != sorted(straight)
 
 
-@pytest.mark.parametrize("done", [0, 1, 5, 9, 17])
+@pytest.mark.parametrize("done", [0, 5, 25, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 9, 23, 26, 40))])
 def test_started_again_it_goes_on_where_it_was(tmp_path, done):
-    whole = conduct(plan(tmp_path / "whole"), tmp_path / "whole")
-    conduct(plan(tmp_path / "cut"), tmp_path / "cut", limit=done)
+    """Among the common points and among those that TPE suggests."""
+    plan = partial(beyond_the_common_points, tmp_path)
+    whole = conduct(plan("whole"), tmp_path / "whole")
+    conduct(plan("cut"), tmp_path / "cut", limit=done)
     trained = {path.name for path in (tmp_path / "cut" / "trials").glob("*")} if done else set()
-    again = plan(tmp_path / "cut")
+    again = plan("cut")
     rest = conduct(again, tmp_path / "cut")
     assert again.done
     assert {config.id for config in rest} | trained == {config.id for config in whole}
     assert not {config.id for config in rest} & trained
-    assert plan(tmp_path / "cut").next() is None
+    assert plan("cut").next() is None
 
 
 def test_ends_are_told_to_optuna_as_what_they_are(tmp_path):

@@ -106,3 +106,16 @@ def test_nothing_that_it_imports_imports_ray(start):
 def test_no_ray_is_imported():
     code = "import sys, mldiv.serial, mldiv.scaling; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_sharing_every_trial_trains_its_own_first_stage(tiny, tmp_path):
+    """And leaves neither a store of its own nor anything in the study's."""
+    arms = [make_arm("plain", tiny, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", tiny, {}, ())]
+    one, store = Plan(arms, tmp_path / "study", samples=0, seeds=(1,), share=False), Store(tmp_path / "store")
+    serial.run(one, tmp_path / "study", store=store)
+    assert one.done
+    assert store.entries() == {}
+    for item in one.assignments:
+        cost = find_trial(tmp_path / "study", item.trial).cost
+        assert (cost["epochs_trained"], cost["epochs_shared"], cost["pretraining_epochs_trained"]) == (4, 0, 1), item
+        assert not (trial_folder(tmp_path / "study", item.trial) / "store").exists()

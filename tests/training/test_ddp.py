@@ -13,6 +13,7 @@ from mldiv.config import TrialConfig
 from mldiv.epochs import dataset, over_ranks
 from mldiv.evaluate import predictives
 from mldiv.fit import fit
+from mldiv.metrics import nll
 from mldiv.pair import MutualPair
 from mldiv.posterior import GaussianPosterior
 from mldiv.store import Store
@@ -102,6 +103,8 @@ def test_its_checkpoint_evaluates_alone(two, folder):
     members, labels = predictives(
         pair, data, "test", samples=CONFIG.test_samples, epoch=CONFIG.epochs, device=torch.device("cpu")
     )
+    for member, one in members.items():
+        assert nll(one, labels).item() == pytest.approx(two["test"][member]["nll"], rel=1e-4), member
     right = (members["pair"].probabilities.argmax(-1) == labels).double().mean().item()
     assert right == pytest.approx(
         two["test"]["pair"]["accuracy"], abs=1.01 / CONFIG.test_size

@@ -1,11 +1,14 @@
 """The optimisers against their formulas, written out."""
 
+import itertools
+
 import pytest
 import torch
 
-from mldiv.epochs import dataset
+from mldiv import epochs
+from mldiv.epochs import dataset, epoch_batches
 from mldiv.pair import MutualPair
-from mldiv.steps import make_optimizer
+from mldiv.steps import make_optimizer, train_epoch
 
 
 def stepped(config, gradients):
@@ -50,3 +53,36 @@ def test_the_epochs_rate_reaches_every_group(tiny, optimizer):
     made = make_optimizer(config, pair)
     train_epoch(pair, pair, made, data, 0, False, torch.device("cpu"))
     assert [round(group["lr"], 6) for group in made.param_groups] == [0.01, 0.03, 0.005]
+
+
+def test_order_and_augmentation_depend_on_seed_purpose_and_epoch(tiny, tiny_data, monkeypatch):
+    """Of each epoch its own, and the same again when it is asked for again."""
+    seen = []
+    monkeypatch.setattr(epochs, "train_batches", lambda data, **given: seen.append(given) or [])
+    for config, epoch, purpose in (
+        (tiny, 0, "fit"), (tiny, 0, "fit"), (tiny, 1, "fit"), (tiny, 0, "pretrain"), (tiny.replace(seed=1), 0, "fit"),
+    ):  # fmt: skip
+        assert list(epoch_batches(config, tiny_data, epoch, purpose, torch.device("cpu"))) == []
+    draws = {"order": [one["order"] for one in seen], "shifts": [one["augmentation"].shift_x for one in seen]}
+    for name, (first, again, *others) in draws.items():
+        assert torch.equal(first, again), name
+        for one, other in itertools.combinations((first, *others), 2):
+            assert not torch.equal(one, other), name
+
+
+def test_every_epoch_step_and_peer_has_its_own_weight_noise(tiny, tiny_data):
+    pair = MutualPair(tiny, 10, 1, len(tiny_data.train), image_size=8)
+    optimizer, noise = make_optimizer(tiny, pair), []
+
+    def model(images, labels, first, second, diverse):
+        noise.extend((first, second))
+        return pair(images, labels, first, second, diverse)
+
+    for epoch in (0, 1, 0):
+        train_epoch(model, pair, optimizer, tiny_data, epoch, False, torch.device("cpu"))
+    share = len(noise) // 3
+    assert share == 2 * (len(tiny_data.train) // tiny.batch_size)
+    for one, other in itertools.combinations(noise[: 2 * share], 2):
+        assert not torch.equal(one, other)
+    for one, again in zip(noise[:share], noise[2 * share :], strict=True):
+        assert torch.equal(one, again)
