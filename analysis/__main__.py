@@ -9,7 +9,7 @@ from pathlib import Path
 from analysis.build import FORMATS, build
 from analysis.join import join
 from mldiv.records import RecordError
-from mldiv.remote import is_url, working_copy
+from mldiv.storage.object_store import is_url, working_copy
 
 
 def main() -> int:

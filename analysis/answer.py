@@ -1,8 +1,8 @@
 """The study's question answered in plain words with its numbers, or why the data cannot tell."""
 
-from analysis.effects import COMPARED, Effects
-from analysis.load import StudyData
-from analysis.statistics import LEVEL, Difference, detectable, seeds_for_power, seeds_needed, smallest_p
+from analysis.records.effects import COMPARED, Effects
+from analysis.records.load import StudyData
+from analysis.stats.statistics import LEVEL, Difference, detectable, seeds_for_power, seeds_needed, smallest_p
 
 #: The chance with which a planned study is to show an effect of the size observed.
 POWER = 0.8

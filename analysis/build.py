@@ -5,13 +5,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis import answer, effects, expected, reliability, report, tables
-from analysis.effects import Effects
-from analysis.load import StudyData, load
-from analysis.repeats import Repeats, gather, predictions
-from analysis.sections import Finding, findings
-from analysis.signatures import signatures, words
-from mldiv.remote import is_url
+from analysis import answer, tables
+from analysis.figures import reliability
+from analysis.records import effects, expected
+from analysis.records.effects import Effects
+from analysis.records.load import StudyData, load
+from analysis.records.repeats import Repeats, gather, predictions
+from analysis.records.signatures import signatures, words
+from analysis.report import page
+from analysis.report.sections import Finding, findings
+from mldiv.storage.object_store import is_url
 
 #: What can be written: the tables, the report, the reliability diagrams and response surfaces (png: as .png and .pdf).
 FORMATS = ("md", "csv", "tex", "html", "png")
@@ -74,7 +77,7 @@ def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORM
     kept = {name: text for name, text in texts.items() if name.rpartition(".")[2] in formats} | {"answer.md": said}
     nulls = tables.means(table, "null_ece")
     if "html" in formats:
-        kept["report.html"] = report.render(
+        kept["report.html"] = page.render(
             study, table=texts["table.md"], answer=made.answer(numbers=False), effects=made.differences,
             contrasts=made.contrasts, signatures=words(signatures(study)), predictions=shown, nulls=nulls,
             extra=[one.section for one in made.findings],

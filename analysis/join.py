@@ -9,10 +9,10 @@ import pandas as pd
 from analysis import tables
 from analysis.answer import interval, signed
 from analysis.build import FORMATS, Analysis, analyse
-from analysis.columns import GROUPS
-from analysis.effects import COMPARED
-from analysis.report import document
-from analysis.statistics import LEVEL, holm
+from analysis.records.columns import GROUPS
+from analysis.records.effects import COMPARED
+from analysis.report.page import document
+from analysis.stats.statistics import LEVEL, holm
 from mldiv.records import RecordError
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.columns import COLUMNS, GROUPS, Column, Repeat
-from analysis.load import StudyData
-from analysis.statistics import Summary, summarize
+from analysis.records.columns import COLUMNS, GROUPS, Column, Repeat
+from analysis.records.load import StudyData
+from analysis.stats.statistics import Summary, summarize
 
 #: By arm and column.
 Table = dict[str, dict[str, Summary | None]]

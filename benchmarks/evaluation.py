@@ -26,9 +26,9 @@ from timing import Load, caption, interleaved, median, ratio, seconds, table
 from torch import Tensor, nn
 
 from mldiv.config import TrialConfig
-from mldiv.evaluate import predict
-from mldiv.pair import MutualPair
-from mldiv.posterior import GaussianPosterior
+from mldiv.evaluation.predictive import predict
+from mldiv.method.pair import MutualPair
+from mldiv.method.posterior import GaussianPosterior
 
 BATCH, SIDE = 128, 32
 #: How many weight samples vmap takes at once.

@@ -13,16 +13,15 @@ import torch
 from timing import caption, table
 from torch import Tensor
 
-from mldiv import losses
 from mldiv.config import TrialConfig
-from mldiv.epochs import dataset, epoch_batches
-from mldiv.evaluate import feature_kl, precision
-from mldiv.pair import MutualPair
+from mldiv.evaluation.predictive import feature_kl, precision
+from mldiv.method import losses
+from mldiv.method.pair import MutualPair
 from mldiv.presets import configure
-from mldiv.pretrain import PURPOSES, pretrained
-from mldiv.steps import make_optimizer, train_epoch
-from mldiv.store import Store
-from mldiv.streams import generator
+from mldiv.seeding import generator
+from mldiv.storage.cache import Store
+from mldiv.training.loop import dataset, epoch_batches, make_optimizer, train_epoch
+from mldiv.training.pretraining import PURPOSES, pretrained
 
 CPU = torch.device("cpu")
 BATCHES = 4

@@ -40,11 +40,10 @@ def trials(count: int) -> list[list[str]]:
     """Rows of the first table."""
     import ray
 
-    from mldiv import tune
-    from mldiv.broker import NAMESPACE
-    from mldiv.conduct import connect
-    from mldiv.plan import Plan, make_arm
-    from mldiv.train import Resources
+    from mldiv.cluster import tuner
+    from mldiv.cluster.broker import NAMESPACE
+    from mldiv.cluster.nodes import Resources, connect
+    from mldiv.sweep.plan import Plan, make_arm
 
     connect("local")
     rows: list[list[str]] = []
@@ -70,7 +69,7 @@ def trials(count: int) -> list[list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         arms = [make_arm(name, TINY, changes, ()) for name, changes in (("cosine", {}), ("rbf", {"kernel": "rbf"}))]
         plan = Plan(arms, Path(folder), samples=0, seeds=tuple(range(1, count // 2 + 1)))
-        tune.run(plan, Path(folder), resources=Resources(), groups=1, progress=progress)
+        tuner.run(plan, Path(folder), resources=Resources(), groups=1, progress=progress)
     ray.shutdown()
     return rows
 
@@ -79,8 +78,8 @@ def data() -> list[list[str]]:
     """Rows of the second table."""
     import torch
 
-    from mldiv.fit import fit
-    from mldiv.store import Store
+    from mldiv.storage.cache import Store
+    from mldiv.training.fit import fit
 
     torch.set_num_threads(1)
     rows = []

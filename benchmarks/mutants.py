@@ -22,45 +22,45 @@ class Fault:
 FAULTS = (
     # Formulas
     Fault(
-        "losses", "mldiv/losses.py", "the prior KL's written-out gradient divides by s, not by s²",
+        "losses", "mldiv/method/losses.py", "the prior KL's written-out gradient divides by s, not by s²",
         "scale = gradients[0] / context.prior_std**2",
         "scale = gradients[0] / context.prior_std",
         ("tests/method/test_losses.py",),
     ),
     Fault(
-        "kernels", "mldiv/kernels.py", "the median distance counts the zeros of the diagonal",
+        "kernels", "mldiv/method/kernels.py", "the median distance counts the zeros of the diagonal",
         "rank = min(len(distances) + (max(others, 1) + 1) // 2, distances.numel())",
         "rank = (max(others, 1) + 1) // 2",
         ("tests/method/test_kernels.py",),
     ),
     Fault(
-        "metrics", "mldiv/metrics.py", "the AUROC for other images takes the test images as the positives",
+        "metrics", "mldiv/evaluation/metrics.py", "the AUROC for other images takes the test images as the positives",
         "auroc(measure(other), uncertainty)",
         "auroc(uncertainty, measure(other))",
         ("tests/evaluation/test_metrics.py",),
     ),
     # Posterior and pair
     Fault(
-        "posterior", "mldiv/posterior.py", "after loading pretrained means sigma keeps the size of the random weights",
+        "posterior", "mldiv/method/posterior.py", "after loading pretrained means sigma keeps the size of the random weights",
         "        self.rho.copy_(self._initial_rho(self.mean))\n",
         "",
         ("tests/method/test_posterior.py",),
     ),
     Fault(
-        "pair", "mldiv/pair.py", "peer 2's feature term is not detached from peer 1",
+        "pair", "mldiv/method/pair.py", "peer 2's feature term is not detached from peer 1",
         "divergence(p_2, p_1.detach())",
         "divergence(p_2, p_1)",
         ("tests/method/test_pair.py",),
     ),
     Fault(
-        "pair", "mldiv/pair.py", "with normalization mean the feature KL too is divided by the number of weights",
+        "pair", "mldiv/method/pair.py", "with normalization mean the feature KL too is divided by the number of weights",
         "losses.transform_scale(config.feature_normalization, feature_kl, 1)",
         "losses.transform_scale(config.feature_normalization, feature_kl, count)",
         ("tests/method/test_pair.py",),
     ),
     # Training and going on
     Fault(
-        "resume", "mldiv/start.py", "a resumed trial starts with an empty momentum",
+        "resume", "mldiv/training/resume.py", "a resumed trial starts with an empty momentum",
         '        trial.optimizer.load_state_dict(saved["optimizer"])\n',
         "",
         ("tests/training/test_fit.py",),
@@ -72,110 +72,110 @@ FAULTS = (
         ("tests/test_records.py", "tests/training/test_fit.py"),
     ),
     Fault(
-        "streams", "mldiv/epochs.py", "every epoch has the first one's shifts and flips",
+        "streams", "mldiv/training/loop.py", "every epoch has the first one's shifts and flips",
         'generator(config.seed, f"{purpose} augmentation", epoch)',
         'generator(config.seed, f"{purpose} augmentation")',
         ("tests/training/test_fit.py", "tests/training/test_steps.py", "tests/datasets"),
     ),
     Fault(
-        "streams", "mldiv/steps.py", "both peers draw the same weight noise in training",
+        "streams", "mldiv/training/loop.py", "both peers draw the same weight noise in training",
         'generator(config.seed, f"weights {index}", epoch, device)',
         'generator(config.seed, "weights", epoch, device)',
         ("tests/training/test_steps.py", "tests/training/test_fit.py", "tests/method/test_pair.py"),
     ),
     # Shared first stages and pretraining
     Fault(
-        "trunks", "mldiv/trunks.py", "the identity of a first stage leaves out clip_norm",
+        "trunks", "mldiv/training/first_stage.py", "the identity of a first stage leaves out clip_norm",
         '        "test_samples",\n        "ood",\n',
         '        "test_samples",\n        "clip_norm",\n        "ood",\n',
         ("tests/training/first_stage/test_trunk_identity.py",),
     ),
     Fault(
-        "trunks", "mldiv/trunks.py", "a trial starts from a prefix that is longer than its own first stage",
+        "trunks", "mldiv/training/first_stage.py", "a trial starts from a prefix that is longer than its own first stage",
         "if beyond < epoch <= self.config.first_stage)",
         "if beyond < epoch < self.config.epochs)",
         ("tests/training/first_stage/test_trunks.py",),
     ),
     Fault(
-        "pretraining", "mldiv/pretrain.py", "the identity of a pretrained network leaves out its weight decay",
+        "pretraining", "mldiv/training/pretraining.py", "the identity of a pretrained network leaves out its weight decay",
         '    "weight_decay",\n',
         "",
         ("tests/training/first_stage/test_trunk_identity.py", "tests/training/test_fit.py"),
     ),
     # Plan, queue, search
     Fault(
-        "queue", "mldiv/order.py", "trials go on waiting for the prefix of a trial that has ended without it",
+        "queue", "mldiv/sweep/queue.py", "trials go on waiting for the prefix of a trial that has ended without it",
         "        self.leads.pop(trial, None)\n",
         "",
         ("tests/sweep",),
     ),
     Fault(
-        "plan", "mldiv/plan.py", "a resumed search tells Optuna of half a batch, and asks for the other half knowing it",
+        "plan", "mldiv/sweep/plan.py", "a resumed search tells Optuna of half a batch, and asks for the other half knowing it",
         "if complete and not arm.pending and all(item.answered for item in arm.batch):",
         "if not arm.pending and all(item.answered for item in arm.batch):",
         ("tests/sweep",),
     ),
     Fault(
-        "search", "mldiv/plan.py", "the distance to the ideal point is taken in raw units, not in the front's ranges",
+        "search", "mldiv/sweep/plan.py", "the distance to the ideal point is taken in raw units, not in the front's ranges",
         "((value - min(column)) / span) ** 2 for value, column, span in",
         "(value - min(column)) ** 2 for value, column, _ in",
         ("tests/sweep",),
     ),
     Fault(
-        "serial", "mldiv/serial.py", "without Ray, --no-store shares first stages all the same",
+        "serial", "mldiv/sweep/in_process.py", "without Ray, --no-store shares first stages all the same",
         'kept = store if plan.queue.share else Store(copy.local / "store", store.limit)',
         "kept = store",
         ("tests/sweep",),
     ),
     # Storage
     Fault(
-        "store", "mldiv/store.py", "an entry's checksum is looked for but not compared",
+        "store", "mldiv/storage/cache.py", "an entry's checksum is looked for but not compared",
         "if hashlib.sha256(payload).hexdigest().encode() != data[len(_SEAL) : start - 1]:",
         "if len(data[len(_SEAL) : start - 1]) != _DIGEST:",
         ("tests/storage/test_store.py",),
     ),
     Fault(
-        "store", "mldiv/store.py", "entries and checkpoints are written in place, not renamed when whole",
+        "store", "mldiv/storage/files.py", "entries and checkpoints are written in place, not renamed when whole",
         '        with temporary.open("wb") as file:\n            file.write(data)\n            file.flush()\n'
         "            os.fsync(file.fileno())\n        os.replace(temporary, path)\n",
         "        path.write_bytes(data)\n",
         ("tests/storage/test_store_processes.py", "tests/storage/test_store_space.py"),
     ),
     Fault(
-        "store", "mldiv/store.py", "an entry is computed without its lock",
+        "store", "mldiv/storage/cache.py", "an entry is computed without its lock",
         "        with self.hold([name]):\n            state = self.read(name, device)",
         "        with contextlib.nullcontext():\n            state = self.read(name, device)",
         ("tests/storage/test_store_processes.py",),
     ),
     Fault(
-        "remote store", "mldiv/remote_store.py", "a machine reads its own old copy of a pretraining's progress",
+        "remote store", "mldiv/storage/remote_cache.py", "a machine reads its own old copy of a pretraining's progress",
         'return self._object(path).startswith("entries/")',
         'return not self._object(path).startswith("references/")',
         ("tests/storage/test_remote_store.py",),
     ),
     # Ray
     Fault(
-        "broker", "mldiv/broker.py", "a trial that gets on fails after three deaths of its group in all",
+        "broker", "mldiv/cluster/broker.py", "a trial that gets on fails after three deaths of its group in all",
         "            ticket.attempts = 0\n",
         "",
         ("tests/cluster/test_broker.py",),
     ),
     Fault(
-        "tune", "mldiv/tune.py", "a worker group does not hear which prefixes others want",
+        "tune", "mldiv/cluster/tuner.py", "a worker group does not hear which prefixes others want",
         '"publish": list(task.publish),',
         '"publish": [],',
         ("tests/cluster",),
         ray=True,
     ),
     Fault(
-        "train", "mldiv/train.py", "groups that no trial needs any more are never told to end",
+        "train", "mldiv/cluster/worker_groups.py", "groups that no trial needs any more are never told to end",
         "self.broker.retire.remote(max(0, present - wanted))",
         "self.broker.retire.remote(0)",
         ("tests/cluster",),
         ray=True,
     ),
     Fault(
-        "client", "mldiv/client.py", "when the broker dies, its trials are recorded as failed",
+        "client", "mldiv/cluster/trial_client.py", "when the broker dies, its trials are recorded as failed",
         'outcome = {"status": "interrupted", "reason": LOST}',
         'outcome = {"status": "failed", "reason": LOST}',
         ("tests/cluster",),
@@ -189,34 +189,34 @@ FAULTS = (
         ("tests/test_config.py",),
     ),
     Fault(
-        "invocation", "mldiv/invocation.py", "a folder's study may be continued with another selection rule",
+        "invocation", "mldiv/cli/run.py", "a folder's study may be continued with another selection rule",
         'free = {"environment", "settings", "data"}',
         'free = {"environment", "settings", "data", "selection", "objectives"}',
         ("tests/cli/test_study.py",),
     ),
     # Data
     Fault(
-        "data", "mldiv/data.py", "development images, which stand in for test data, stay among the training images",
+        "data", "mldiv/datasets/splits.py", "development images, which stand in for test data, stay among the training images",
         "everything, test = _divide(everything,",
         "_, test = _divide(everything,",
         ("tests/datasets",),
     ),
     Fault(
-        "data", "mldiv/data.py", "test and validation images are mirrored at random where training images are",
+        "data", "mldiv/datasets/splits.py", "test and validation images are mirrored at random where training images are",
         "        yield normalize(images, *moments), labels[chunk]\n",
         "        mirrored = torch.rand(len(images), 1, 1, 1, device=device) < 0.5 * data.flip\n"
         "        yield normalize(torch.where(mirrored, images.flip(-1), images), *moments), labels[chunk]\n",
         ("tests/datasets", "tests/evaluation/test_evaluate.py"),
     ),
     Fault(
-        "ood", "mldiv/ood.py", "colours become grey by their plain mean, not by luma",
+        "ood", "mldiv/datasets/ood.py", "colours become grey by their plain mean, not by luma",
         "values = (values * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)",
         "values = values.mean(1, keepdim=True)",
         ("tests/datasets/test_ood.py",),
     ),
     # Evaluation
     Fault(
-        "evaluate", "mldiv/evaluate.py", "the predictive is the softmax of the mean logits, not the mean softmax",
+        "evaluate", "mldiv/evaluation/predictive.py", "the predictive is the softmax of the mean logits, not the mean softmax",
         "            mean = mean + probabilities.sum(0)\n"
         "            expected = expected + metrics.entropy(probabilities).sum(0)\n"
         "    return Predictive(mean / len(weights), expected / len(weights))",
@@ -226,50 +226,51 @@ FAULTS = (
         ("tests/evaluation", "tests/training/test_scoring.py"),
     ),
     Fault(
-        "ranks", "mldiv/fit.py", "ranks evaluate with running statistics of their own, not with the mean over ranks",
-        "        world.average_buffers(pair)\n",
+        "ranks", "mldiv/training/fit.py", "ranks evaluate with running statistics of their own, not with the mean over ranks",
+        "        distributed.average_buffers(pair)\n",
         "",
         ("tests/training/test_ddp.py",),
     ),
     Fault(
-        "calibrate", "mldiv/calibrate.py", "temperatures below 0.5 are not looked for",
+        "calibrate", "mldiv/evaluation/temperature_scaling.py", "temperatures below 0.5 are not looked for",
         "LOWEST, HIGHEST = 0.05, 20.0",
         "LOWEST, HIGHEST = 0.5, 20.0",
         ("tests/evaluation/test_calibrate.py",),
     ),
     # Analysis
     Fault(
-        "statistics", "analysis/statistics.py", "the deviation of paired differences divides by n, not by n - 1",
+        "statistics", "analysis/stats/statistics.py", "the deviation of paired differences divides by n, not by n - 1",
         "deviation = float(values.std(ddof=1))",
         "deviation = float(values.std())",
         ("tests/analysis/test_statistics.py",),
     ),
     Fault(
-        "bootstrap", "analysis/bootstrap.py", "intervals over seeds and images hold over seeds alone",
+        "bootstrap", "analysis/stats/bootstrap.py", "intervals over seeds and images hold over seeds alone",
         "images_only = max(over_images - rest, 0.0)",
         "images_only = 0.0",
         ("tests/analysis/test_statistics.py",),
     ),
     Fault(
-        "columns", "analysis/columns.py", "the highest ECE of the table of scores is printed bold",
+        "columns", "analysis/records/columns.py", "the highest ECE of the table of scores is printed bold",
         '"ece": Column("ECE %", _test("ece"), "scores", "low", 100),',
         '"ece": Column("ECE %", _test("ece"), "scores", "high", 100),',
         ("tests/analysis/test_analysis.py", "tests/analysis/test_golden.py"),
     ),
     Fault(
-        "effects", "analysis/effects.py", "differences are the baseline less the arm",
+        "effects", "analysis/records/effects.py", "differences are the baseline less the arm",
         "{arm: {arm: 1.0, baseline: -1.0} for arm in arms if arm != baseline}",
         "{arm: {arm: -1.0, baseline: 1.0} for arm in arms if arm != baseline}",
         ("tests/analysis/test_effects.py",),
     ),
     Fault(
-        "surface", "analysis/process.py", "trials with fewer seeds get less noise instead of more",
+        "surface", "analysis/stats/gaussian_process.py", "trials with fewer seeds get less noise instead of more",
         "counts.max() / counts)",
         "counts / counts.max())",
         ("tests/analysis/test_surface.py",),
     ),
     Fault(
-        "reliability", "analysis/reliability.py", "the curve after temperature scaling is drawn from unscaled confidences",
+        "reliability", "analysis/figures/reliability.py",
+        "the curve after temperature scaling is drawn from unscaled confidences",
         "reliability(np.concatenate([one.scaled_confidence for one in each]), correct),",
         "reliability(np.concatenate([one.confidence for one in each]), correct),",
         ("tests/analysis/test_figures.py",),

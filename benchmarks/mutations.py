@@ -34,7 +34,7 @@ from mldiv.records import commit
 ROOT = Path(__file__).resolve().parent.parent
 
 #: What must work in spite of a fault; it prints where the code comes from.
-IMPORTS = "import mldiv.pair, mldiv.study, analysis.build; print(mldiv.__file__)"
+IMPORTS = "import mldiv.method.pair, mldiv.study, analysis.build; print(mldiv.__file__)"
 
 #: As `make test` has it.
 PARALLEL = ("--numprocesses", "auto", "--dist", "loadfile")

@@ -25,16 +25,16 @@ from typing import Any
 import torch
 
 import mldiv
-from mldiv import datasets, ood, records
+from mldiv import records
 from mldiv.config import ConfigError, TrialConfig
-from mldiv.epochs import dataset, steps_per_epoch
-from mldiv.evaluate import predictives
-from mldiv.fit import environment, fit
+from mldiv.datasets import ood, sources
+from mldiv.evaluation.predictive import predictives
 from mldiv.presets import PRESETS
 from mldiv.records import Assignment, trial_folder
-from mldiv.steps import make_optimizer, train_epoch
-from mldiv.store import Store
-from mldiv.workspace import Workspace
+from mldiv.storage.cache import Store
+from mldiv.training.fit import environment, fit
+from mldiv.training.loop import dataset, make_optimizer, steps_per_epoch, train_epoch
+from mldiv.training.worker_cache import Workspace
 
 BASELINE, PARAMETER, FEATURE, BOTH = "mutual learning", "with parameter diversity", "with feature diversity", "with both"
 #: In the order of training: the first leads stage one for all.
@@ -258,10 +258,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         base = configure(flags)
         root = Path(base.data_root) if base.data_root else None
-        datasets.check(base.data, root)
+        sources.check(base.data, root)
         ood.check(base.ood, root, base.data)
         return measure(flags, base) if flags.measure else run(flags, base)
-    except (ConfigError, datasets.DataError, records.RecordError) as error:
+    except (ConfigError, sources.DataError, records.RecordError) as error:
         print(f"paper_size: {error}", file=sys.stderr)
         return 2
 

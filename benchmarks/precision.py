@@ -17,10 +17,10 @@ import torch
 from timing import Load, caption, table
 
 from mldiv import records
-from mldiv.fit import fit
 from mldiv.presets import configure
 from mldiv.records import TrialRecord
-from mldiv.store import Store
+from mldiv.storage.cache import Store
+from mldiv.training.fit import fit
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

@@ -23,10 +23,10 @@ import torch
 from timing import Step
 from torch import Tensor, nn
 
-from mldiv import losses
 from mldiv.config import TrialConfig
-from mldiv.evaluate import precision
-from mldiv.pair import network
+from mldiv.evaluation.predictive import precision
+from mldiv.method import losses
+from mldiv.method.pair import network
 
 #: Training images by which the KL is divided, classes and channels, as in the step benchmark.
 TRAIN_IMAGES, CLASSES, CHANNELS = 50_000, 10, 3

@@ -26,10 +26,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from mldiv.config import TrialConfig
-from mldiv.evaluate import precision
-from mldiv.pair import MutualPair, network
-from mldiv.steps import make_optimizer, train_step
-from mldiv.streams import generator
+from mldiv.evaluation.predictive import precision
+from mldiv.method.pair import MutualPair, network
+from mldiv.seeding import generator
+from mldiv.training.loop import make_optimizer, train_step
 
 DETERMINISTIC, STAGE_ONE, STAGE_TWO = "deterministic", "mldiv stage one", "mldiv stage two"
 
@@ -70,7 +70,7 @@ def deterministic_pair(config: TrialConfig, images: Tensor, labels: Tensor) -> S
 
 
 def bayesian_pair(config: TrialConfig, images: Tensor, labels: Tensor, diverse: bool) -> Step:
-    """A step as `mldiv.steps.train_epoch` makes them: of stage two where ``diverse``."""
+    """A step as `mldiv.training.loop.train_epoch` makes them: of stage two where ``diverse``."""
     device = images.device
     pair = MutualPair(config, CLASSES, CHANNELS, TRAIN_IMAGES).to(device).to(memory_format=_layout(config))
     pair.fusion.requires_grad_(diverse)

@@ -8,7 +8,7 @@
 
 Each way is a process of its own, from start to end, Ray's start included; two trials side by side, one thread each. Wall time
 is the whole command's. Processor seconds are those of the whole machine meanwhile: nothing else should run. The training
-code is `mldiv.fit` in all three.
+code is `mldiv.training.fit` in all three.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from timing import caption, table
 
 from mldiv import records
 from mldiv.config import TrialConfig, from_dict
-from mldiv.kernels import KERNELS
-from mldiv.plan import Plan, make_arm
+from mldiv.method.kernels import KERNELS
 from mldiv.presets import configure
+from mldiv.sweep.plan import Plan, make_arm
 
 SEEDS = (1, 2)
 SIDE_BY_SIDE = 2
@@ -55,8 +55,8 @@ def train_in_worker(task: dict[str, Any]) -> None:
     import ray.train
     import torch
 
-    from mldiv.fit import fit
-    from mldiv.store import Store
+    from mldiv.storage.cache import Store
+    from mldiv.training.fit import fit
 
     def report(line: dict[str, Any]) -> bool:
         ray.train.report({"epoch": line["epoch"], "nll": line["validation"]["pair"]["nll"]})
@@ -107,11 +107,11 @@ def run_plain(out: Path) -> None:
 
 
 def run_mldiv(out: Path, share: bool) -> None:
-    from mldiv import tune
-    from mldiv.store import Store
-    from mldiv.train import Resources
+    from mldiv.cluster import tuner
+    from mldiv.cluster.nodes import Resources
+    from mldiv.storage.cache import Store
 
-    tune.run(plan(out, share), out, resources=Resources(), store=Store(out / "trunks"))
+    tuner.run(plan(out, share), out, resources=Resources(), store=Store(out / "trunks"))
 
 
 def run_way(way: str, out: Path) -> None:
@@ -119,7 +119,7 @@ def run_way(way: str, out: Path) -> None:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     import ray
 
-    from mldiv.conduct import connect
+    from mldiv.cluster.nodes import connect
 
     connect("local")
     if way == "plain":

@@ -25,11 +25,12 @@ from growth import TINY, resident
 from timing import caption, table
 
 import mldiv
-from mldiv import records, tune
-from mldiv.conduct import connect, recorded_all
-from mldiv.plan import Plan, journal, make_arm
+from mldiv import records
+from mldiv.cli.execute import recorded_all
+from mldiv.cluster import tuner
+from mldiv.cluster.nodes import Resources, connect
 from mldiv.records import trial_folder
-from mldiv.train import Resources
+from mldiv.sweep.plan import Plan, journal, make_arm
 
 BASE = TINY.replace(train_size=32)
 ARMS: dict[str, dict[str, Any]] = {"cosine": {}, "rbf": {"kernel": "rbf"}}
@@ -56,7 +57,7 @@ class TimedPlan(Plan):
         self.seconds += time.perf_counter() - began
 
 
-class TimedSearch(tune.PlanSearch):
+class TimedSearch(tuner.PlanSearch):
     """The search algorithm, which counts the seconds that its files take."""
 
     writing = 0.0
@@ -189,12 +190,12 @@ def after(folder: Path, flags: argparse.Namespace, one: Plan) -> tuple[float, fl
 def measure(folder: Path, flags: argparse.Namespace) -> str:
     import ray
 
-    tune.PlanSearch = TimedSearch  # type: ignore[misc]
+    tuner.PlanSearch = TimedSearch  # type: ignore[misc]
     connect("local")
     one = plan(folder, flags)
     watch = Watch(folder, one)
     began = time.perf_counter()
-    tune.run(one, folder, resources=Resources(cpus=1 / flags.groups), groups=flags.groups, progress=watch.progress)
+    tuner.run(one, folder, resources=Resources(cpus=1 / flags.groups), groups=flags.groups, progress=watch.progress)
     whole = time.perf_counter() - began
     ray.shutdown()
     again, report = after(folder, flags, one)

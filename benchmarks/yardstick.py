@@ -18,14 +18,16 @@ import torch
 from timing import caption, table
 from torch import nn
 
-from mldiv import evaluate, metrics, records
+from mldiv import records
 from mldiv.config import TrialConfig
-from mldiv.data import ImageData, eval_batches
-from mldiv.epochs import dataset
-from mldiv.models import build
-from mldiv.posterior import GaussianPosterior
-from mldiv.pretrain import pretrained, pretraining_id
-from mldiv.store import Store
+from mldiv.datasets.splits import ImageData, eval_batches
+from mldiv.evaluation import metrics
+from mldiv.evaluation.predictive import predict
+from mldiv.method.networks import build
+from mldiv.method.posterior import GaussianPosterior
+from mldiv.storage.cache import Store
+from mldiv.training.loop import dataset
+from mldiv.training.pretraining import pretrained, pretraining_id
 
 #: With which the public weights' images were normalised.
 PUBLIC_MEAN, PUBLIC_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -38,7 +40,7 @@ def score(module: nn.Module, config: TrialConfig, data: ImageData, split: str, d
     posterior.load_means(module.state_dict())
     parts, labels = [], []
     for images, some in eval_batches(data, split, batch_size=500, device=device):
-        parts.append(evaluate.predict(posterior, images, posterior.mean.detach()[None], config))
+        parts.append(predict(posterior, images, posterior.mean.detach()[None], config))
         labels.append(some)
     predictive = metrics.Predictive(*(torch.cat(rows) for rows in zip(*parts, strict=True)))
     return metrics.scores(predictive, torch.cat(labels), SCORES)

@@ -7,10 +7,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from mldiv.datasets import DATASETS
-from mldiv.fusion import FUSIONS
-from mldiv.kernels import KERNELS, kernel_parameters
-from mldiv.losses import (
+from mldiv.datasets.ood import OOD
+from mldiv.datasets.sources import DATASETS
+from mldiv.method.fusion import FUSIONS
+from mldiv.method.kernels import KERNELS, kernel_parameters
+from mldiv.method.losses import (
     BOUNDED_TRANSFORMS,
     FEATURE_DIRECTIONS,
     FEATURE_REDUCTIONS,
@@ -18,8 +19,7 @@ from mldiv.losses import (
     PARAM_DISTANCES,
     TRANSFORMS,
 )
-from mldiv.models import MODELS
-from mldiv.ood import OOD
+from mldiv.method.networks import MODELS
 from mldiv.records import trial_id
 
 INITIALIZATIONS = ("scratch_pretrained", "scratch", "pretrained", "pretrained_same")

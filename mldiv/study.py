@@ -1,18 +1,13 @@
-"""A study: a question and its arms. `main` runs it from flags to table."""
+"""A study: a question and its arms. `mldiv.cli.main` runs it from flags to table."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mldiv.config import ConfigError, TrialConfig, nearest
-from mldiv.datasets import DataError
-from mldiv.flags import DEFAULT_RULE, parse_flags
-from mldiv.invocation import ReportBuilder, Run
-from mldiv.plan import Arm, Plan, make_arm, search_seeds
-from mldiv.records import RecordError
-from mldiv.search_space import RANGES, Ranges
+from mldiv.sweep.plan import Arm, Plan, make_arm, search_seeds
+from mldiv.sweep.search_space import DEFAULT_RULE, RANGES, Ranges
 
 Changes = dict[str, Any]
 Weights = dict[str, float]
@@ -87,18 +82,3 @@ class Study:
             self.make_arms(base), folder, samples=samples, seeds=tuple(range(1, seeds + 1)), batch=self.batch, rule=rule,
             search_seeds=search_seeds(self.search_seeds), storage=storage, share=share,
         )  # fmt: skip
-
-    def main(self, report: ReportBuilder, argv: Sequence[str] | None = None) -> int:
-        """Run the study as its flags say; the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-        flags = parse_flags(self, argv)
-        try:
-            return Run(self, flags).start(report)
-        except (ConfigError, RecordError, DataError) as error:
-            print(f"{self.name}: {error}", file=sys.stderr)
-            return 2
-        except OSError as error:
-            print(
-                f"{self.name}: {error}\nNothing that is recorded is lost: mend this and run the same command again.",
-                file=sys.stderr,
-            )
-            return 1

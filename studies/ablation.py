@@ -5,6 +5,7 @@ factorial with seeds as blocks: the main effect of each diversity term, and whet
 """
 
 from analysis.build import build
+from mldiv.cli.main import main
 from mldiv.study import Study
 
 ALONE = {"mutual_weight": 0.0, "alpha": 0.0, "beta": 0.0}
@@ -33,4 +34,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main(build))
+    raise SystemExit(main(STUDY, build))

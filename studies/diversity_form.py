@@ -6,6 +6,7 @@ images, taken from the training set; the official test set is not used.
 """
 
 from analysis.build import build
+from mldiv.cli.main import main
 from mldiv.study import Study
 
 BASELINE = "defaults"
@@ -55,4 +56,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main(build))
+    raise SystemExit(main(STUDY, build))

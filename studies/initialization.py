@@ -4,6 +4,7 @@ Every start with the diversity terms, compared with the paper's; and for every s
 """
 
 from analysis.build import build
+from mldiv.cli.main import main
 from mldiv.study import Study
 
 STARTS = {
@@ -28,4 +29,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main(build))
+    raise SystemExit(main(STUDY, build))

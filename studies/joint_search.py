@@ -1,6 +1,7 @@
 """How much do both diversity terms gain when everything about them is searched at once, the kernel included?"""
 
 from analysis.build import build
+from mldiv.cli.main import main
 from mldiv.study import Study
 
 BASELINE = "mutual learning"
@@ -16,4 +17,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main(build))
+    raise SystemExit(main(STUDY, build))

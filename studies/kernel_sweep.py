@@ -6,7 +6,8 @@ the same budget.
 """
 
 from analysis.build import build
-from mldiv.kernels import KERNELS
+from mldiv.cli.main import main
+from mldiv.method.kernels import KERNELS
 from mldiv.study import Study
 
 BASELINE = "mutual learning"
@@ -21,4 +22,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main(build))
+    raise SystemExit(main(STUDY, build))

@@ -6,6 +6,7 @@ is not used. Learning rate, schedule, clipping and optimiser act on the second p
 """
 
 from analysis.build import build
+from mldiv.cli.main import main
 from mldiv.config import TrialConfig
 from mldiv.study import Study
 
@@ -44,4 +45,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main(build))
+    raise SystemExit(main(STUDY, build))

@@ -6,9 +6,10 @@ the defaults, for time).
 """
 
 from analysis.build import build
+from mldiv.cli.main import main
 from mldiv.config import TrialConfig
-from mldiv.epochs import dataset
 from mldiv.study import Study
+from mldiv.training.loop import dataset
 
 PLAIN, FULL = "mutual learning", "both terms"
 
@@ -66,4 +67,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main(build))
+    raise SystemExit(main(STUDY, build))

@@ -1,6 +1,7 @@
 """When should the diversity terms start, at equal epochs in all: at once, late, or never?"""
 
 from analysis.build import build
+from mldiv.cli.main import main
 from mldiv.config import TrialConfig
 from mldiv.study import Study
 
@@ -23,4 +24,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main(build))
+    raise SystemExit(main(STUDY, build))

@@ -7,8 +7,9 @@ chosen weights, the paper's (1, 2) and plain mutual learning are repeated on fre
 """
 
 from analysis.build import build
-from mldiv.search_space import OR_ZERO, WEIGHTS
+from mldiv.cli.main import main
 from mldiv.study import Study
+from mldiv.sweep.search_space import OR_ZERO, WEIGHTS
 
 BASELINE = "mutual learning"
 
@@ -26,4 +27,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main(build))
+    raise SystemExit(main(STUDY, build))

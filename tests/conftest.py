@@ -6,25 +6,23 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-CHECKED = (
-    "kernels", "losses", "posterior", "fusion", "metrics", "models", "vit", "data", "ood", "calibrate", "evaluate", "pair",
-)  # fmt: skip
+CHECKED = ("method", "datasets", "evaluation")
 
 with install_import_hook([f"mldiv.{name}" for name in CHECKED], "beartype.beartype"):
-    import mldiv.calibrate
-    import mldiv.evaluate
-    import mldiv.models
-    import mldiv.ood
-    import mldiv.pair
-    import mldiv.vit  # noqa: F401
+    import mldiv.datasets.ood
+    import mldiv.evaluation.predictive
+    import mldiv.evaluation.temperature_scaling
+    import mldiv.method.networks
+    import mldiv.method.pair
+    import mldiv.method.torchvision_networks  # noqa: F401
 
 pytest.register_assert_rewrite("helpers")
 
 from helpers import object_store
 
 from mldiv.config import TrialConfig
-from mldiv.epochs import dataset
-from mldiv.remote_store import open_store
+from mldiv.storage.remote_cache import open_store
+from mldiv.training.loop import dataset
 
 #: Warnings of Ray's own code, which are none of ours.
 RAY_WARNINGS = (
@@ -81,14 +79,14 @@ def cluster(shared_cluster):
 @pytest.fixture(scope="module")
 def threads():
     """Worker groups of `tune.run` are threads of this process: the plan, search, broker, clients and Tune are the real ones."""
-    from mldiv import train, tune
+    from mldiv.cluster import tuner, worker_groups
 
     def in_threads(*given, **more):
-        return train.Groups(*given, **more, launch=train.worker_loop)
+        return worker_groups.Groups(*given, **more, launch=worker_groups.worker_loop)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune, "Groups", in_threads)
-        patch.setattr(train, "get_device", lambda: torch.device("cpu"))  # Ray's knows its own workers alone
+        patch.setattr(tuner, "Groups", in_threads)
+        patch.setattr(worker_groups, "get_device", lambda: torch.device("cpu"))  # Ray's knows its own workers alone
         yield
 
 

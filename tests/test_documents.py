@@ -33,7 +33,7 @@ def broken(document: Path) -> list[str]:
 
 def test_readme_tree_names_every_file():
     text = (ROOT / "README.md").read_text()
-    for path in [*(ROOT / "mldiv").glob("*.py"), *(ROOT / "analysis").glob("*.py")]:
+    for path in [*(ROOT / "mldiv").rglob("*.py"), *(ROOT / "analysis").rglob("*.py")]:
         assert path.name.startswith("__") or path.name in text, path.name
 
 

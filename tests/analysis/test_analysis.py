@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from helpers.synthetic_records import SETTINGS, make, write
 
-from analysis import answer, build, effects, load, tables
-from analysis.columns import COLUMNS, GROUPS
-from analysis.repeats import gather
-from analysis.statistics import Summary
+from analysis import answer, build, tables
+from analysis.records import effects, load
+from analysis.records.columns import COLUMNS, GROUPS
+from analysis.records.repeats import gather
+from analysis.stats.statistics import Summary
 from mldiv import records
 from mldiv.records import RecordError, trial_folder
 

@@ -9,7 +9,7 @@ import torch
 from scipy import integrate, stats
 from torchmetrics.functional.classification import binary_calibration_error
 
-from analysis import bootstrap, calibration
+from analysis.stats import bootstrap, calibration
 
 
 def draw(seed=0, n=500, power=1.5):

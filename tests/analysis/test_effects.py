@@ -5,9 +5,9 @@ import pytest
 from helpers.synthetic_records import make, write
 from scipy import stats
 
-from analysis import effects
-from analysis.load import load
-from analysis.repeats import gather
+from analysis.records import effects
+from analysis.records.load import load
+from analysis.records.repeats import gather
 from mldiv import records
 from mldiv.records import trial_folder
 

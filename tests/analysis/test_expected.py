@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from helpers.synthetic_records import make
 
-from analysis import calibration, expected
-from analysis.load import load
-from analysis.repeats import gather
+from analysis.records import expected
+from analysis.records.load import load
+from analysis.records.repeats import gather
+from analysis.stats import calibration
 
 NLL = {"mutual learning": [0.5, 0.6, 0.55], "single": [0.45, 0.56, 0.5]}
 

@@ -12,11 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from analysis import account, curves, detection, forest, load, markup, palette, provenance, reliability, vector
-from analysis.calibration import reliability as binned
-from analysis.load import Curve, Predictions
-from analysis.statistics import difference
-from mldiv import metrics, records
+from analysis.figures import curves, detection, forest, html, palette, reliability, svg
+from analysis.records import load
+from analysis.records.load import Curve, Predictions
+from analysis.report import account, provenance
+from analysis.stats.calibration import reliability as binned
+from analysis.stats.statistics import difference
+from mldiv import records
+from mldiv.evaluation import metrics
 from mldiv.records import trial_folder
 
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=40)
@@ -118,7 +121,7 @@ def test_switches_and_where_the_enlarged_part_begins():
 
 def test_a_switch_is_marked_on_its_own_arms_curve():
     """Epoch 6 is the first of stage two, so six epochs were trained before: the marker sits there, at that epoch's height."""
-    axes = vector.canvas(200).add_subplot()
+    axes = svg.canvas(200).add_subplot()
     x = np.arange(1, 11)
     curves._mark(axes, x, x**2.0, 6, palette.style(1))
     curves._mark(axes, x[7:], x[7:] ** 2.0, 6, palette.style(1))  # before the part that is shown
@@ -199,11 +202,11 @@ def test_rows_of_a_forest_do_not_overlap():
 
 def test_the_baseline_is_grey_and_every_arm_itself(tmp_path):
     study = load.load(make(tmp_path, {name: [0.5] for name in "abcd"}, baseline="c"))
-    styles = vector.arm_styles(study)
+    styles = svg.arm_styles(study)
     assert list(styles) == list("abcd") and styles["c"] == palette.style(0)
     assert [styles[arm] for arm in "abd"] == [palette.style(place) for place in (1, 2, 3)]
     study.header["baseline"] = None
-    assert [one for one in vector.arm_styles(study).values()] == [palette.style(place) for place in (1, 2, 3, 4)]
+    assert [one for one in svg.arm_styles(study).values()] == [palette.style(place) for place in (1, 2, 3, 4)]
 
 
 @pytest.mark.parametrize(("share", "width"), [(0.25, "25.0"), (1.25, "100.0"), (-0.1, "0.0")])
@@ -212,14 +215,14 @@ def test_bars_of_importance_stay_in_their_cell(share, width):
 
 
 def drawn(name):
-    with vector.style():
-        figure = vector.canvas(150)
+    with svg.style():
+        figure = svg.canvas(150)
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 2], marker="o", color="#0072B2")
         axes.fill_between([0, 1], [0, 1], [1, 2], alpha=0.2)
         axes.imshow(np.eye(3), extent=(0, 1, 0, 1))
         axes.set_title("a < b & c")
-        return str(vector.svg(figure, name, 'says "a" < b'))
+        return str(svg.svg(figure, name, 'says "a" < b'))
 
 
 def test_svg_takes_the_pages_font_and_colours_and_is_the_same_every_time():
@@ -242,19 +245,19 @@ def test_ids_of_figures_never_meet():
 
 @pytest.mark.parametrize(("low", "high"), [(0.02, 0.023), (1e-3, 0.5), (1e-9, 1.0)])
 def test_log_axes_have_plain_labels(low, high):
-    with vector.style():
-        figure = vector.canvas(200)
+    with svg.style():
+        figure = svg.canvas(200)
         axes = figure.add_subplot()
         axes.plot([0, 1], [low, high])
-        vector.logarithmic(axes, low, high)
-        text = str(vector.svg(figure, "log", "log"))
+        svg.logarithmic(axes, low, high)
+        text = str(svg.svg(figure, "log", "log"))
     labels = re.findall(r"text-anchor: end[^>]*>([^<]+)<", text)
     assert 2 <= len(labels) <= 12 and all(low / 1.4 <= float(one) <= high * 1.4 for one in labels)
 
 
 def test_markdown_from_records_stays_text():
     text = str(
-        markup.markdown("# x\n\n<b>a</b> ![i](http://e/i.png) [l](http://e) <http://e>\n\n| a | b |\n|--|--|\n| **1** | 2 |\n")
+        html.markdown("# x\n\n<b>a</b> ![i](http://e/i.png) [l](http://e) <http://e>\n\n| a | b |\n|--|--|\n| **1** | 2 |\n")
     )
     assert "<img" not in text and "<a" not in text and "<b>" not in text and "&lt;b&gt;" in text
     assert "<h3>x</h3>" in text and "<strong>1</strong>" in text and text.count('class="box"') == 1
@@ -262,7 +265,7 @@ def test_markdown_from_records_stays_text():
 
 def test_tables_escape_their_cells():
     text = str(
-        markup.table(["<i>"], [["<b>", 1, None, "a & b", Markup("<u>kept</u>"), "0.12 ± 0.03 (3)", "8 seeds", "4e385ed dirty"]])
+        html.table(["<i>"], [["<b>", 1, None, "a & b", Markup("<u>kept</u>"), "0.12 ± 0.03 (3)", "8 seeds", "4e385ed dirty"]])
     )
     assert "&lt;i&gt;" in text and "&lt;b&gt;" in text and "a &amp; b" in text and "<u>kept</u>" in text
     assert '<td class="number">1</td><td class="number">-</td><td>a &amp; b</td>' in text
@@ -270,7 +273,7 @@ def test_tables_escape_their_cells():
 
 
 def test_every_style_has_a_swatch():
-    text = str(markup.legend({f"a{place}": palette.style(place) for place in range(40)}))
+    text = str(html.legend({f"a{place}": palette.style(place) for place in range(40)}))
     assert text.count("<line") == 40 and text.count("<polygon") >= 40 and "nan" not in text
 
 

@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from analysis.front import draw_front, pareto
-from analysis.palette import style
+from analysis.figures.palette import style
+from analysis.figures.pareto import draw_front, pareto
 
 
 def slow(points):

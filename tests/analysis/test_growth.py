@@ -3,8 +3,8 @@ import pytest
 from helpers.synthetic_records import SCALING
 from scipy import optimize, stats
 
-from analysis import sizes
-from analysis.growth import fit_power, fit_power_with_overhead, on_paper, shares, upper
+from analysis.report import sizes
+from analysis.stats.growth import fit_power, fit_power_with_overhead, on_paper, shares, upper
 
 
 def test_a_known_power_is_found():

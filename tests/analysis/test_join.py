@@ -6,7 +6,7 @@ from helpers.synthetic_records import SETTINGS, make
 
 from analysis.build import analyse
 from analysis.join import join, label
-from analysis.statistics import holm, sign_flip
+from analysis.stats.statistics import holm, sign_flip
 from mldiv.records import RecordError
 
 NLL = {

@@ -3,7 +3,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from analysis.palette import COLORS, style
+from analysis.figures.palette import COLORS, style
 
 #: What people without one kind of cone see, on linear RGB: Machado, Oliveira and Fernandes (2009), severity 1.
 SIGHT = {

@@ -11,8 +11,10 @@ from html.parser import HTMLParser
 import pytest
 from helpers.synthetic_records import make, write
 
-from analysis import effects, load, repeats, report, vector
-from analysis.report import Section
+from analysis.figures import svg
+from analysis.records import effects, load, repeats
+from analysis.report import page as report
+from analysis.report.page import Section
 from mldiv import records
 from mldiv.records import trial_folder
 
@@ -104,10 +106,10 @@ def whole(tmp_path_factory):
 
 def further():
     """What a page holds that does not come from the records."""
-    with vector.style():
-        figure = vector.canvas(100)
+    with svg.style():
+        figure = svg.canvas(100)
         figure.add_subplot().plot([0, 1])
-        surface = vector.svg(figure, "surface", "a surface")
+        surface = svg.svg(figure, "surface", "a surface")
     extra = [Section("Response surface", surface, "Where the optimum lies."), Section("Response surface", "<p>again</p>")]
     return {"nulls": {"rbf": 1.25}, "signatures": ["**beta too high**, in 2 trials"], "extra": extra}
 

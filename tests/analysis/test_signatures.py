@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from helpers.synthetic_records import make
 
-from analysis import signatures
-from analysis.load import CURVES, Curve, load
-from analysis.signatures import DIED, DISSIMILAR_FEATURES, NO_EFFECT, RAN_APART, of_curve, taken_up
+from analysis.records import signatures
+from analysis.records.load import CURVES, Curve, load
+from analysis.records.signatures import DIED, DISSIMILAR_FEATURES, NO_EFFECT, RAN_APART, of_curve, taken_up
 from mldiv import records
 from mldiv.records import trial_folder
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis import bootstrap, statistics
+from analysis.stats import bootstrap, statistics
 
 
 def test_summary_against_scipy():

@@ -7,9 +7,9 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 from threadpoolctl import threadpool_limits
 
-from analysis.contours import draw_surface
-from analysis.process import remove_seeds
-from analysis.surface import LEAST, Axis, fit_surface, flat_p
+from analysis.figures.contours import draw_surface
+from analysis.stats.gaussian_process import remove_seeds
+from analysis.stats.surface import LEAST, Axis, fit_surface, flat_p
 
 RANGES = {"alpha_range": (0.01, 10.0), "beta_range": (0.02, 20.0)}
 LOW = np.log10([0.01, 0.02])

@@ -10,10 +10,10 @@ import pytest
 from helpers.processes import PROCESSES, processes
 from helpers.trunk_trials import differing, results
 
-from analysis.load import load
-from mldiv import fit as fit_module
+from analysis.records.load import load
 from mldiv import records
-from mldiv.store import Store
+from mldiv.storage.cache import Store
+from mldiv.training import fit as fit_module
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "paper_size.py"
 TINY = ["--data", "digits", "--arch", "resnet8", "--width", "0.25", "--train-size", "128", "--test-size", "40", "--epochs", "3"]

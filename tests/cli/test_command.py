@@ -12,6 +12,7 @@ from helpers.processes import SHORT, joint_search, running, until
 
 from analysis.build import build
 from mldiv import records
+from mldiv.cli.main import main
 
 pytestmark = pytest.mark.ray
 
@@ -60,7 +61,7 @@ def test_to_its_end(shared_cluster, threads, load_study, tmp_path, capsys):
     """In this process, on groups that are threads; as a process, with groups of processes: the story below."""
     small = ["--samples", "1", "--set=epochs=4", "--set=switch_epoch=2", "--groups", "1", *SHORT[2:]]
     argv = ["--preset", "demo", "--seeds", "2", "--out", str(tmp_path / "out"), "--address", shared_cluster.address, *small]
-    code = load_study("joint_search").main(build, argv)
+    code = main(load_study("joint_search"), build, argv)
     out, err = capsys.readouterr()
     assert "24 epochs of 6 trials" in err
     assert_finished(tmp_path / "out", (out, err, code), 6)

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from analysis.build import build
-from analysis.load import load
-from mldiv import presets, scaling
+from analysis.records.load import load
+from mldiv import presets
+from mldiv.cli.main import main
 from mldiv.records import COSTS, read_json, read_trial
+from mldiv.training import step_cost
 
 TINY = {
     "train_size": 64, "test_size": 40, "validation_size": 40, "width": 0.125, "epochs": 3, "switch_epoch": 1,
@@ -70,8 +72,8 @@ def ended(load_study, tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             demo = presets.PRESETS["demo"]
             patch.setitem(presets.PRESETS, "demo", replace(demo, settings=demo.settings | TINY, samples=1, seeds=2, cut={}))
-            patch.setattr(scaling, "ROUNDS", 1)
-            assert study.main(build, [*argv, *further]) == 0, err.getvalue()
+            patch.setattr(step_cost, "ROUNDS", 1)
+            assert main(study, build, [*argv, *further]) == 0, err.getvalue()
         return out.getvalue(), err.getvalue()
 
     def once(name):

@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from mldiv import estimate, records
-from mldiv.conduct import idleness
+from mldiv import records
+from mldiv.cli.execute import idleness
+from mldiv.cli.flags import RESULTS, parse_flags
+from mldiv.cli.main import main
+from mldiv.cli.progress import clock
+from mldiv.cli.run import Run
 from mldiv.config import PATHS
-from mldiv.display import clock
-from mldiv.flags import RESULTS, parse_flags
-from mldiv.invocation import Run
-from mldiv.kernels import KERNELS
+from mldiv.method.kernels import KERNELS
 from mldiv.presets import configure
-from mldiv.rehearse import any_wins, first_wins, rehearse
-from mldiv.store import Store
+from mldiv.storage.cache import Store
 from mldiv.study import Study
+from mldiv.sweep.simulate import any_wins, first_wins, rehearse
+from mldiv.training import step_cost
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def refuse_to_build(folder, place):
 
 
 def run(study, capsys, *argv):
-    code = study.main(refuse_to_build, argv)
+    code = main(study, refuse_to_build, argv)
     out, err = capsys.readouterr()
     return code, out, [line for line in err.splitlines() if "preset demo (no GPU" not in line]
 
@@ -85,7 +87,7 @@ def test_a_read_only_folder_is_refused(study, capsys, tmp_path):
 def test_unknown_flags_and_words_end_with_code_2(study):
     for argv in (["--prset", "demo"], ["--seeds", "many"]):
         with pytest.raises(SystemExit) as end:
-            study.main(refuse_to_build, argv)
+            main(study, refuse_to_build, argv)
         assert end.value.code == 2
 
 
@@ -117,7 +119,7 @@ def test_dry_run_says_how_long_it_would_take(study, capsys, tmp_path):
 
 
 def test_dry_run_times_steps_here_and_now(study, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("mldiv.outline.measure", estimate.measure)
+    monkeypatch.setattr("mldiv.cli.dry_run.measure", step_cost.measure)
     few = ["--width", "0.25", "--seeds", "1", "--samples", "0", "--arm", "rbf", "--set", "validation_size=64"]
     code, out, _ = run(study, capsys, *few, "--dry-run", "--out", str(tmp_path / "x"))
     assert code == 0
@@ -282,7 +284,7 @@ def test_header_is_json_and_says_what_the_analysis_needs(study):
 
 def test_whatever_differs_in_a_folder_is_refused(study, capsys, tmp_path, monkeypatch):
     """Every field of study.json and every setting, but what moves no number: versions, words about the data, paths."""
-    monkeypatch.setattr("mldiv.outline.outline", lambda *given: "")  # takes a second, and is not looked at here
+    monkeypatch.setattr("mldiv.cli.dry_run.outline", lambda *given: "")  # takes a second, and is not looked at here
     header = Run(study, parse_flags(study, []))._header()
     settings = header["settings"]
     changed = {name: header | {name: "other"} for name in header if name != "settings"}

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from mldiv.broker import END, Broker
+from mldiv.cluster.broker import END, Broker
 
 
 def play(scene):
@@ -97,7 +97,9 @@ def test_a_lost_groups_trial_goes_to_another_first():
         await broker.submit("t", {"x": 1})
         await broker.next("g", 1, 1)
         await broker.submit("u", {"x": 2})
-        await broker.placed("g", "where it was")
+        assert await broker.placed("g", "where it was first") is None
+        assert await broker.placed("g", "where it was") == "where it was first"
+        assert await broker.placed("g", "where it was") is None
         assert await broker.lost("g", "gone") == "where it was"
         assert await broker.lost("g", "gone") is None
         assert await broker.next("h", 2, 1) == {"x": 1}

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from mldiv.cluster.early_stopping import AfterSwitch
 from mldiv.config import TrialConfig
-from mldiv.early_stopping import AfterSwitch
-from mldiv.plan import make_arm
+from mldiv.sweep.plan import make_arm
 
 CONTINUE, STOP = "CONTINUE", "STOP"
 

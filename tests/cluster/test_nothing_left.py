@@ -12,10 +12,10 @@ import ray
 from helpers.processes import running, until
 from ray.cluster_utils import Cluster
 
-from mldiv import tune
-from mldiv.plan import Plan, make_arm
+from mldiv.cluster import tuner
+from mldiv.cluster.nodes import Resources
 from mldiv.records import find_trial
-from mldiv.train import Resources
+from mldiv.sweep.plan import Plan, make_arm
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -75,7 +75,7 @@ def test_nothing_is_left(small, shared_cluster, tmp_path, dashboard):
             seen.update((title, has_torch(process)) for title, process in busy(cluster).items())
 
         with joined(cluster):
-            tune.run(one, tmp_path, resources=Resources(), progress=progress)
+            tuner.run(one, tmp_path, resources=Resources(), progress=progress)
             assert {find_trial(tmp_path, item.trial).status for item in one.assignments} == {"finished"}
             assert set(groups()) == {"REMOVED"}
             until(lambda: not busy(cluster))

@@ -2,13 +2,12 @@
 
 import pytest
 
-from mldiv.cluster import largest
-from mldiv.conduct import worker_resources
+from mldiv.cli.flags import parse_flags
+from mldiv.cli.main import main
+from mldiv.cluster.nodes import Resources, largest, worker_resources
 from mldiv.config import ConfigError
-from mldiv.flags import parse_flags
 from mldiv.presets import PRESETS
 from mldiv.study import Study
-from mldiv.train import Resources
 
 STUDY = Study("two", "?", "method", {"plain": {}}, (), "plain")
 
@@ -88,5 +87,5 @@ def test_the_largest_cluster_that_an_autoscaler_may_make(tmp_path):
     ],
 )
 def test_impossible_shares_are_named(flag, value, message, tmp_path, capsys):
-    assert STUDY.main(lambda folder, place: "", ["--preset", "demo", "--out", str(tmp_path / "x"), flag, value]) == 2
+    assert main(STUDY, lambda folder, place: "", ["--preset", "demo", "--out", str(tmp_path / "x"), flag, value]) == 2
     assert f"{flag} {float(value):g}: {message}" in capsys.readouterr().err and not (tmp_path / "x").exists()

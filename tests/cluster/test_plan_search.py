@@ -4,11 +4,11 @@ import pytest
 from helpers.fake_trials import finish
 from ray.tune.search import Searcher
 
+from mldiv.cluster.tuner import RETURNS, PlanSearch
 from mldiv.config import from_dict
-from mldiv.plan import Plan, make_arm
-from mldiv.remote import Copy
-from mldiv.store import Store
-from mldiv.tune import RETURNS, PlanSearch
+from mldiv.storage.cache import Store
+from mldiv.storage.object_store import Copy
+from mldiv.sweep.plan import Plan, make_arm
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ from helpers import chaos
 from helpers.clusters import set_nodes
 from helpers.sweeps import assert_as_trained_alone, broker, plan
 
-from mldiv import records, train, tune
-from mldiv.plan import Plan, make_arm
+from mldiv import records
+from mldiv.cluster import tuner, worker_groups
+from mldiv.cluster.nodes import Resources
 from mldiv.records import find_trial, trial_folder
-from mldiv.remote import Remote, working_copy
-from mldiv.remote_store import open_store
-from mldiv.train import Resources
+from mldiv.storage.object_store import Remote, working_copy
+from mldiv.storage.remote_cache import open_store
+from mldiv.sweep.plan import Plan, make_arm
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("nothing_left")]
 
@@ -45,7 +46,7 @@ def test_what_dies_and_what_fails(small, tmp_path, cluster, stored):
     store = open_store(f"{cluster.bucket}/trunks") if stored else None
     with working_copy(place, fetch=False) as copy:
         one = plan(copy.local, config, seeds=(1, 2) if stored else (1,), samples=1, more=[bad])
-        tune.run(one, copy, resources=Resources(), groups=None if stored else 1, progress=progress, store=store)
+        tuner.run(one, copy, resources=Resources(), groups=None if stored else 1, progress=progress, store=store)
         assert one.done
         failed = {item.trial for item in one.assignments if item.arm == "bad"}
         assert dict(ends) == {item.trial: "failed" if item.trial in failed else "finished" for item in one.assignments}
@@ -76,7 +77,7 @@ def test_a_trial_on_two_nodes(cluster, small, tmp_path):
     def progress(trial, result):
         seen.update(node for name, node in placed() if "Worker" in name)
 
-    tune.run(one, tmp_path, resources=Resources(workers=2), groups=1, progress=progress)
+    tuner.run(one, tmp_path, resources=Resources(workers=2), groups=1, progress=progress)
     found = [find_trial(tmp_path, item.trial) for item in one.assignments]
     assert [record.status for record in found] == ["finished"] * 2
     assert len(seen) >= 2
@@ -88,8 +89,8 @@ def test_groups_come_with_nodes_and_go_with_the_work(small, tmp_path, cluster, m
     """One group on one processor; a second one when a node joins; one again when only the long trial is left, which is then
     stopped. The cluster is asked for both as long as there is work for them, and for nothing in the end."""
     set_nodes(cluster, 0)
-    asked, request = [], train.request_resources
-    monkeypatch.setattr(train, "request_resources", lambda bundles: asked.append(bundles) or request(bundles=bundles))
+    asked, request = [], worker_groups.request_resources
+    monkeypatch.setattr(worker_groups, "request_resources", lambda bundles: asked.append(bundles) or request(bundles=bundles))
     short = small.replace(epochs=20, switch_epoch=10)
     arms = [make_arm(f"short {alpha}", short, {"alpha": float(alpha)}, ()) for alpha in range(1, 7)]
     arms.append(make_arm("long", small.replace(epochs=5000, switch_epoch=5000), {}, ()))
@@ -104,7 +105,7 @@ def test_groups_come_with_nodes_and_go_with_the_work(small, tmp_path, cluster, m
     def stop(trial, result):
         return min(free, default=1) < 0.3 and free[-1] > 0.8 and plan.trials() - plan.answered == 1
 
-    tune.run(plan, tmp_path, resources=Resources(), groups=2, progress=progress, stop=stop)
+    tuner.run(plan, tmp_path, resources=Resources(), groups=2, progress=progress, stop=stop)
     ends = {item.arm: find_trial(tmp_path, item.trial).status for item in plan.assignments}
     assert ends.pop("long") == "stopped"
     assert set(ends.values()) == {"finished"}
@@ -125,7 +126,7 @@ def test_32_trials_on_four_processors(cluster, small, tmp_path):
         brokers.update(node for name, node in now if name == "Broker")
         groups.add(sum("Worker" in name for name, _ in now))
 
-    tune.run(one, tmp_path, resources=Resources(), progress=progress)
+    tuner.run(one, tmp_path, resources=Resources(), progress=progress)
     assert one.done
     assert {find_trial(tmp_path, item.trial).status for item in one.assignments} == {"finished"}
     assert len({item.trial for item in one.assignments}) == 32

@@ -9,11 +9,11 @@ import pytest
 import ray
 from helpers.sweeps import assert_as_trained_alone, broker, plan
 
-from mldiv import records, train, tune
-from mldiv.cluster import nodes
-from mldiv.plan import Plan, make_arm
+from mldiv import records
+from mldiv.cluster import tuner, worker_groups
+from mldiv.cluster.nodes import Resources, nodes
 from mldiv.records import find_trial, trial_folder
-from mldiv.train import Resources
+from mldiv.sweep.plan import Plan, make_arm
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("nothing_left", "threads")]
 
@@ -31,7 +31,7 @@ def searched(small, cluster, threads, tmp_path_factory):
     """A sweep of three arms, one searched, one without its data, trained by one group: folder, plan, and what was reported."""
     folder, seen = tmp_path_factory.mktemp("searched"), []
     one = plan(folder, small, seeds=(1, 2), samples=2, more=[without_data(small)])
-    tune.run(one, folder, resources=Resources(), groups=1, progress=lambda trial, result: seen.append((trial, result)))
+    tuner.run(one, folder, resources=Resources(), groups=1, progress=lambda trial, result: seen.append((trial, result)))
     return folder, one, seen
 
 
@@ -92,11 +92,11 @@ def test_the_broker_is_lost(small, tmp_path):
             ray.kill(broker())
 
     with pytest.raises(RuntimeError, match="process between trials and worker groups, has died"):
-        tune.run(plan(tmp_path / "study", config), tmp_path / "study", resources=Resources(), groups=1, progress=progress)
+        tuner.run(plan(tmp_path / "study", config), tmp_path / "study", resources=Resources(), groups=1, progress=progress)
     assert find_trial(tmp_path / "study", lost[0]).status == "running"
     assert len(list(records.read_lines(trial_folder(tmp_path / "study", lost[0]) / "metrics.jsonl"))) >= 4
     again = plan(tmp_path / "study", config)
-    tune.run(again, tmp_path / "study", resources=Resources(), groups=1)
+    tuner.run(again, tmp_path / "study", resources=Resources(), groups=1)
     assert {find_trial(tmp_path / "study", item.trial).status for item in again.assignments} == {"finished"}
     assert_as_trained_alone(tmp_path / "study", config.replace(seed=1), tmp_path)
 
@@ -107,10 +107,10 @@ def test_no_group_can_start(small, tmp_path, monkeypatch):
     def nowhere(settings):
         raise RuntimeError("nowhere to start")
 
-    monkeypatch.setattr(train, "worker_loop", nowhere)
+    monkeypatch.setattr(worker_groups, "worker_loop", nowhere)
     one = plan(tmp_path, small)
     with pytest.raises(RuntimeError, match="every worker group failed; the last one: nowhere to start"):
-        tune.run(one, tmp_path, resources=Resources())
+        tuner.run(one, tmp_path, resources=Resources())
     assert one.answered == 0
 
 
@@ -119,7 +119,7 @@ def test_asha_stops_searched_trials_after_the_switch_and_no_repeat(small, tmp_pa
     config = small.replace(epochs=14, switch_epoch=2)
     arm = make_arm("both", config, {}, ("lr",))
     one = Plan([arm], tmp_path, samples=6, seeds=(1,), batch=6)
-    tune.run(one, tmp_path, resources=Resources(), groups=1, scheduler=tune.AfterSwitch.of([arm], config))
+    tuner.run(one, tmp_path, resources=Resources(), groups=1, scheduler=tuner.AfterSwitch.of([arm], config))
     ends = {item.trial: (item.phase, find_trial(tmp_path, item.trial)) for item in one.assignments}
     stopped = [record for phase, record in ends.values() if record.status == "stopped"]
     assert stopped
@@ -135,11 +135,11 @@ def test_groups_follow_the_nodes_and_the_work(small, tmp_path, monkeypatch):
     """One group on one processor, a second one when a second processor comes, none when the work is over; the cluster is asked
     for as many as there is work for. With real nodes: test_processes.py."""
     present, most, asked = [{"CPU": 1.0}], [], []
-    monkeypatch.setattr(train, "nodes", lambda: list(present))
-    monkeypatch.setattr(train, "request_resources", lambda bundles: asked.append(len(bundles)))
-    monkeypatch.setattr(train, "ADAPT", 0.2)
-    start, made = tune.Groups, []
-    monkeypatch.setattr(tune, "Groups", lambda *given, **more: made.append(start(*given, **more)) or made[0])
+    monkeypatch.setattr(worker_groups, "nodes", lambda: list(present))
+    monkeypatch.setattr(worker_groups, "request_resources", lambda bundles: asked.append(len(bundles)))
+    monkeypatch.setattr(worker_groups, "ADAPT", 0.2)
+    start, made = tuner.Groups, []
+    monkeypatch.setattr(tuner, "Groups", lambda *given, **more: made.append(start(*given, **more)) or made[0])
     arms = [make_arm(str(alpha), small, {"alpha": float(alpha)}, ()) for alpha in range(1, 6)]
     one = Plan(arms, tmp_path, samples=0, seeds=(1,))
 
@@ -149,7 +149,7 @@ def test_groups_follow_the_nodes_and_the_work(small, tmp_path, monkeypatch):
         if len(most) == 5:
             present.append({"CPU": 1.0})
 
-    tune.run(one, tmp_path, resources=Resources(), groups=2, progress=progress)
+    tuner.run(one, tmp_path, resources=Resources(), groups=2, progress=progress)
     assert one.answered == 5
     assert set(most[:5]) == {1}
     assert max(most) == 2

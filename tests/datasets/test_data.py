@@ -8,10 +8,10 @@ from PIL import Image
 from torchvision import datasets as tv
 from torchvision.transforms import functional as tf
 
-from mldiv import data as module
-from mldiv import datasets
-from mldiv.data import draw_augmentation, eval_batches, load, random_crop_flip, train_batches
-from mldiv.datasets import DATASETS, DataError, check
+from mldiv.datasets import sources
+from mldiv.datasets import splits as module
+from mldiv.datasets.sources import DATASETS, DataError, check
+from mldiv.datasets.splits import draw_augmentation, eval_batches, load, random_crop_flip, train_batches
 
 CPU = torch.device("cpu")
 
@@ -111,10 +111,10 @@ def test_no_full_batch():
 def cifar10_files(tmp_path_factory):
     """A folder as the official binary version, of random pixels, and its files' checksums."""
     root = tmp_path_factory.mktemp("cifar10")
-    folder = root / datasets.CIFAR10_BINARY
+    folder = root / sources.CIFAR10_BINARY
     folder.mkdir()
     sums = {}
-    for seed, name in enumerate(datasets.CIFAR10_MD5):
+    for seed, name in enumerate(sources.CIFAR10_MD5):
         table = np.frombuffer(np.random.default_rng(seed).bytes(10_000 * 3073), np.uint8).reshape(10_000, 3073).copy()
         table[:, 0] = np.arange(10_000) % 10
         (folder / name).write_bytes(table.tobytes())
@@ -126,24 +126,24 @@ def cifar10_files(tmp_path_factory):
 def cifar10_binary(cifar10_files, tmp_path, monkeypatch):
     """Links to those files, each of which a test may replace."""
     root, sums = cifar10_files
-    monkeypatch.setattr(datasets, "CIFAR10_MD5", sums)
-    folder = tmp_path / datasets.CIFAR10_BINARY
+    monkeypatch.setattr(sources, "CIFAR10_MD5", sums)
+    folder = tmp_path / sources.CIFAR10_BINARY
     folder.mkdir()
     for name in sums:
-        (folder / name).symlink_to(root / datasets.CIFAR10_BINARY / name)
+        (folder / name).symlink_to(root / sources.CIFAR10_BINARY / name)
     return tmp_path
 
 
 def test_cifar10_binary(cifar10_binary):
     data = load("cifar10", cifar10_binary, seed=0, validation_fraction=0.1, train_size=500)
     assert len(data.train) == 500 and len(data.validation) == 5_000 and len(data.test) == 10_000
-    raw = np.fromfile(cifar10_binary / datasets.CIFAR10_BINARY / "test_batch.bin", np.uint8).reshape(-1, 3073)
+    raw = np.fromfile(cifar10_binary / sources.CIFAR10_BINARY / "test_batch.bin", np.uint8).reshape(-1, 3073)
     assert int(data.test.images[7, 1, 2, 3]) == raw[7, 1 + 1024 + 2 * 32 + 3]
     assert int(data.test.labels[7]) == 7
 
 
 def test_cifar10_binary_damaged(cifar10_binary):
-    path = cifar10_binary / datasets.CIFAR10_BINARY / "data_batch_3.bin"
+    path = cifar10_binary / sources.CIFAR10_BINARY / "data_batch_3.bin"
     content = path.read_bytes()
     path.unlink()  # the link
     path.write_bytes(content[:-1])
@@ -243,7 +243,7 @@ def test_missing_data_says_what_was_expected(name, tmp_path):
 def test_fashion_mnist_truncated(tmp_path):
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
-    for name in datasets.FASHION_MNIST_SIZES:
+    for name in sources.FASHION_MNIST_SIZES:
         (raw / name).write_bytes(b"short")
     with pytest.raises(DataError, match="5 bytes where 47,040,016 were expected"):
         check("fashion_mnist", tmp_path)

@@ -7,10 +7,10 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torchvision.transforms.v2 import functional as tf
 
-from mldiv import datasets, ood
-from mldiv.data import eval_batches, load
-from mldiv.datasets import DATASETS, DataError
-from mldiv.ood import OOD, as_split, check, in_place_of_test, load_other
+from mldiv.datasets import ood, sources
+from mldiv.datasets.ood import OOD, as_split, check, in_place_of_test, load_other
+from mldiv.datasets.sources import DATASETS, DataError
+from mldiv.datasets.splits import eval_batches, load
 
 CPU = torch.device("cpu")
 PHOTOGRAPHS = {"name": "photographs", "root": None}
@@ -24,12 +24,12 @@ def digits():
 @pytest.fixture
 def cifar10(tmp_path, monkeypatch):
     """A folder as the official binary version, of random pixels."""
-    folder = tmp_path / datasets.CIFAR10_BINARY
+    folder = tmp_path / sources.CIFAR10_BINARY
     folder.mkdir()
     stream = np.random.default_rng(0)
-    for name in datasets.CIFAR10_MD5:
+    for name in sources.CIFAR10_MD5:
         (folder / name).write_bytes(stream.integers(0, 256, (40, 3073), dtype=np.uint8).tobytes())
-    monkeypatch.setattr(datasets, "_check_file", lambda *arguments: None)
+    monkeypatch.setattr(sources, "_check_file", lambda *arguments: None)
     return tmp_path
 
 
@@ -78,7 +78,7 @@ def test_the_first_of_a_permutation_by_seed():
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 32), (1, 28), (3, 64)])
 def test_colours_and_size_against_torchvision(cifar10, channels, size):
     images = load_other("cifar10", cifar10, channels=channels, size=size, count=1_000)
-    test = datasets.DATASETS["cifar10"].read(cifar10, 32)[1][0]
+    test = sources.DATASETS["cifar10"].read(cifar10, 32)[1][0]
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
     expected = test[order] if channels == 3 else tf.rgb_to_grayscale(test[order].float())
     expected = tf.resize(expected.float(), [size, size], antialias=True)
@@ -92,7 +92,7 @@ def test_grey_levels_become_colours():
         images.shape == (9, 3, 32, 32) and torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
     )
     same = load_other("digits", None, channels=1, size=8, count=9)
-    test = datasets.DATASETS["digits"].read(None, 8)[1][0]
+    test = sources.DATASETS["digits"].read(None, 8)[1][0]
     assert torch.equal(same, test[torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:9]])
 
 

@@ -15,9 +15,10 @@ import torch
 import torchvision
 from helpers.object_store import BUCKET, serve
 
-from mldiv import doctor, installation, places, rollcall
 from mldiv.config import ConfigError
-from mldiv.installation import FAILED, OK, SKIPPED, WARNING, Finding
+from mldiv.doctor import __main__ as doctor
+from mldiv.doctor import cluster, locations, machine
+from mldiv.doctor.machine import FAILED, OK, SKIPPED, WARNING, Finding
 
 Disk = collections.namedtuple("Disk", "total used free")
 
@@ -27,17 +28,17 @@ def flags(*given):
 
 
 def installed(monkeypatch, **versions):
-    real = installation.version
-    monkeypatch.setattr(installation, "version", lambda name: versions[name] if name in versions else real(name))
+    real = machine.version
+    monkeypatch.setattr(machine, "version", lambda name: versions[name] if name in versions else real(name))
 
 
 def test_packages_out_of_range(monkeypatch):
-    assert installation.packages(flags()).verdict in (OK, WARNING)
+    assert machine.packages(flags()).verdict in (OK, WARNING)
     installed(monkeypatch, ray="2.59.0", optuna=None)
-    found = installation.packages(flags())
+    found = machine.packages(flags())
     assert found.verdict == FAILED and "optuna is missing; ray 2.59.0, <2.61,>=2.60 is needed" in found.what
-    monkeypatch.setattr(installation, "_wanted", lambda: (">=3.99", []))
-    assert "Python 3." in installation.packages(flags()).what and installation.packages(flags()).verdict == FAILED
+    monkeypatch.setattr(machine, "_wanted", lambda: (">=3.99", []))
+    assert "Python 3." in machine.packages(flags()).what and machine.packages(flags()).verdict == FAILED
 
 
 @pytest.mark.parametrize(
@@ -51,24 +52,24 @@ def test_packages_out_of_range(monkeypatch):
 )
 def test_packages_as_locked(tmp_path, monkeypatch, lock, verdict):
     installed(monkeypatch, torch="2.99.0+cpu")
-    monkeypatch.setattr(installation, "ROOT", tmp_path)
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
     (tmp_path / "pyproject.toml").write_text('[project]\nrequires-python = ">=3.11"\ndependencies = ["torch>=2.11"]\n')
     if lock is not None:
         (tmp_path / "requirements.lock").write_text(lock)
-    found = installation.packages(flags())
+    found = machine.packages(flags())
     assert found.verdict == verdict
     assert ("torch 2.99.0+cpu (2.98.0 locked)" in found.what) == (verdict == WARNING)
     assert ("all as locked" in found.what) == (verdict == OK and lock is not None)
 
 
 def test_torchvision_of_another_torch(monkeypatch):
-    assert installation.torch_and_torchvision(flags()).verdict == OK
+    assert machine.torch_and_torchvision(flags()).verdict == OK
 
     def nms(*given):
         raise RuntimeError("operator torchvision::nms does not exist\nmore")
 
     monkeypatch.setattr(torchvision.ops, "nms", nms)
-    found = installation.torch_and_torchvision(flags())
+    found = machine.torch_and_torchvision(flags())
     assert (
         found.verdict == FAILED and "(operator torchvision::nms does not exist)" in found.what and "requirements" in found.mend
     )
@@ -80,18 +81,18 @@ def test_gpus(monkeypatch):
         return False
 
     monkeypatch.setattr(torch.cuda, "is_available", available)
-    monkeypatch.setattr(installation, "has_card", lambda: False)
+    monkeypatch.setattr(machine, "has_card", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert installation.gpus(flags()).verdict == OK
-    assert installation.gpus(flags("--preset", "paper")).verdict == WARNING
-    monkeypatch.setattr(installation, "has_card", lambda: True)
+    assert machine.gpus(flags()).verdict == OK
+    assert machine.gpus(flags("--preset", "paper")).verdict == WARNING
+    monkeypatch.setattr(machine, "has_card", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "built without CUDA" in installation.gpus(flags()).what and installation.gpus(flags()).verdict == FAILED
+    assert "built without CUDA" in machine.gpus(flags()).what and machine.gpus(flags()).verdict == FAILED
     monkeypatch.setattr(torch.version, "cuda", "13.2")
-    found = installation.gpus(flags())
+    found = machine.gpus(flags())
     assert found.verdict == FAILED and "driver on your system is too old" in found.what and "update the driver" in found.mend
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "hidden by CUDA_VISIBLE_DEVICES" in installation.gpus(flags()).what
+    assert "hidden by CUDA_VISIBLE_DEVICES" in machine.gpus(flags()).what
 
 
 def test_a_gpu_that_does_not_compute(monkeypatch):
@@ -104,62 +105,62 @@ def test_a_gpu_that_does_not_compute(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "A card")
     monkeypatch.setattr(torch, "ones", ones)
-    found = installation.gpus(flags())
+    found = machine.gpus(flags())
     assert found.verdict == FAILED and found.what.startswith("GPU 1 does not compute (no kernel image")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert installation.gpus(flags()) == Finding(OK, "1 x A card")
+    assert machine.gpus(flags()) == Finding(OK, "1 x A card")
 
 
 def test_memory(tmp_path, monkeypatch):
-    free = installation.free_memory(tmp_path)
+    free = machine.free_memory(tmp_path)
     assert 1e6 < free < 1e15
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.current").write_text("2500\n")
     (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 100\n")
-    assert installation.free_memory(tmp_path) == 600
+    assert machine.free_memory(tmp_path) == 600
     (tmp_path / "memory.max").write_text("max\n")
-    assert installation.free_memory(tmp_path) > 1e6
-    monkeypatch.setattr(installation, "free_memory", lambda: 1.5 * (installation.WORKER + installation.GROUP))
-    monkeypatch.setattr(installation.os, "sched_getaffinity", lambda process: {0, 1})
-    assert installation.memory(flags()).verdict == WARNING
-    monkeypatch.setattr(installation.os, "sched_getaffinity", lambda process: {0})
-    assert installation.memory(flags()).verdict == OK
+    assert machine.free_memory(tmp_path) > 1e6
+    monkeypatch.setattr(machine, "free_memory", lambda: 1.5 * (machine.WORKER + machine.GROUP))
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: {0, 1})
+    assert machine.memory(flags()).verdict == WARNING
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: {0})
+    assert machine.memory(flags()).verdict == OK
 
 
 def test_limits(monkeypatch):
-    monkeypatch.setattr(installation.resource, "getrlimit", lambda which: (1024, 65536))
-    monkeypatch.setattr(installation.shutil, "disk_usage", lambda place: Disk(0, 0, 2**30))
-    assert installation.limits(flags()).verdict == OK
-    monkeypatch.setattr(installation.shutil, "disk_usage", lambda place: Disk(0, 0, 2**26))
-    assert "/dev/shm has 64 MiB free" in installation.limits(flags()).what
-    monkeypatch.setattr(installation.resource, "getrlimit", lambda which: (1024, 1024))
-    found = installation.limits(flags())
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda which: (1024, 65536))
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda place: Disk(0, 0, 2**30))
+    assert machine.limits(flags()).verdict == OK
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda place: Disk(0, 0, 2**26))
+    assert "/dev/shm has 64 MiB free" in machine.limits(flags()).what
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda which: (1024, 1024))
+    found = machine.limits(flags())
     assert found.verdict == WARNING and "1024 files only" in found.what
 
 
 def test_temporary_files(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.setattr(places.shutil, "disk_usage", lambda place: Disk(100e9, 90e9, 10e9))
-    assert places.temporary(flags()).verdict == OK
-    monkeypatch.setattr(places.shutil, "disk_usage", lambda place: Disk(100e9, 96e9, 4e9))
-    assert places.temporary(flags()).verdict == WARNING
-    monkeypatch.setattr(places.shutil, "disk_usage", lambda place: Disk(100e9, 1e9, 0.5e9))
-    assert places.temporary(flags()).verdict == FAILED
-    monkeypatch.setattr(places.shutil, "disk_usage", lambda place: Disk(100e9, 90e9, 10e9))
+    monkeypatch.setattr(locations.shutil, "disk_usage", lambda place: Disk(100e9, 90e9, 10e9))
+    assert locations.temporary(flags()).verdict == OK
+    monkeypatch.setattr(locations.shutil, "disk_usage", lambda place: Disk(100e9, 96e9, 4e9))
+    assert locations.temporary(flags()).verdict == WARNING
+    monkeypatch.setattr(locations.shutil, "disk_usage", lambda place: Disk(100e9, 1e9, 0.5e9))
+    assert locations.temporary(flags()).verdict == FAILED
+    monkeypatch.setattr(locations.shutil, "disk_usage", lambda place: Disk(100e9, 90e9, 10e9))
     monkeypatch.setenv("RAY_TMPDIR", "/proc")
-    found = places.temporary(flags())
+    found = locations.temporary(flags())
     assert found.verdict == FAILED and "/proc/ray: cannot be written" in found.what and "RAY_TMPDIR" in found.mend
 
 
 def test_folders(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    assert places.results(flags("--out", str(tmp_path / "a" / "b"))).verdict == OK
+    assert locations.results(flags("--out", str(tmp_path / "a" / "b"))).verdict == OK
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
     for bad in (tmp_path / "file" / "a", "/proc/a"):
-        found = places.results(flags("--out", str(bad)))
+        found = locations.results(flags("--out", str(bad)))
         assert found.verdict == FAILED and f"{bad}: cannot be written" in found.what
-    monkeypatch.setattr(places.shutil, "disk_usage", lambda place: Disk(100e9, 0, 0.9e9))
-    found = places.results(flags("--out", str(tmp_path)))
+    monkeypatch.setattr(locations.shutil, "disk_usage", lambda place: Disk(100e9, 0, 0.9e9))
+    found = locations.results(flags("--out", str(tmp_path)))
     assert found.verdict == FAILED and "0.9 GB free, 1 GB are needed" in found.what
 
 
@@ -169,22 +170,22 @@ def test_a_folder_without_locks(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(filelock, "FileLock", lock)
-    found = places.store(flags("--store", str(tmp_path)))
+    found = locations.store(flags("--store", str(tmp_path)))
     assert found.verdict == FAILED and "lock" in found.what
 
 
 def test_the_store_wants_its_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(places.shutil, "disk_usage", lambda place: Disk(100e9, 0, 5e9))
-    assert places.store(flags("--store", str(tmp_path), "--store-size", "4")).verdict == OK
-    found = places.store(flags("--store", str(tmp_path), "--store-size", "6"))
+    monkeypatch.setattr(locations.shutil, "disk_usage", lambda place: Disk(100e9, 0, 5e9))
+    assert locations.store(flags("--store", str(tmp_path), "--store-size", "4")).verdict == OK
+    found = locations.store(flags("--store", str(tmp_path), "--store-size", "6"))
     assert found.verdict == WARNING and "5.0 GB free, the store may take 6" in found.what
 
 
 def test_places_are_those_of_the_studies(tmp_path, monkeypatch):
     region = "?region=us-east-1"  # else it is asked for, over the network
     monkeypatch.setenv("MLDIV_RESULTS", f"s3://bucket/all{region}")
-    assert places.places(flags()) == {"out": f"s3://bucket/all{region}", "store": f"s3://bucket/all/trunks{region}"}
-    named = places.places(flags("--out", str(tmp_path / "study")))
+    assert locations.places(flags()) == {"out": f"s3://bucket/all{region}", "store": f"s3://bucket/all/trunks{region}"}
+    named = locations.places(flags("--out", str(tmp_path / "study")))
     assert named == {"out": str(tmp_path / "study"), "store": str(tmp_path / "trunks")}
 
 
@@ -193,25 +194,25 @@ def test_places_are_those_of_the_studies(tmp_path, monkeypatch):
 def test_object_stores(monkeypatch):
     with serve() as url:
         place = f"{url}/doctor"
-        assert places.results(flags("--out", place)).verdict == OK
+        assert locations.results(flags("--out", place)).verdict == OK
         left = boto3.client("s3").list_objects_v2(Bucket=BUCKET)["Contents"]
         assert [one["Key"] for one in left] == ["doctor/"]  # pyarrow's mark of a folder
-        found = places.results(flags("--out", "s3://no-such-bucket-here/x"))
+        found = locations.results(flags("--out", "s3://no-such-bucket-here/x"))
         assert found.verdict == FAILED and "NO_SUCH_BUCKET" in found.what and "create the bucket" in found.mend
         with pytest.raises(ConfigError, match="--out nothing://x: no storage that pyarrow knows"):
-            places.results(flags("--out", "nothing://x"))
+            locations.results(flags("--out", "nothing://x"))
         monkeypatch.setattr(moto.settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)  # from now on keys are looked at
-        found = places.results(flags("--out", place))
+        found = locations.results(flags("--out", place))
         assert found.verdict == FAILED and "AWS_ACCESS_KEY_ID" in found.mend
 
 
 def test_data(tmp_path):
-    assert places.data(flags("--preset", "demo")) == Finding(OK, "digits")
-    found = places.data(flags("--data", "cifar10", "--data-root", str(tmp_path)))
+    assert locations.data(flags("--preset", "demo")) == Finding(OK, "digits")
+    found = locations.data(flags("--data", "cifar10", "--data-root", str(tmp_path)))
     assert found.verdict == FAILED and "no such file" in found.what and "--download" in found.what
-    assert places.data(doctor.parse(["--address", "10.0.0.1:6379"])).verdict == SKIPPED
+    assert locations.data(doctor.parse(["--address", "10.0.0.1:6379"])).verdict == SKIPPED
     with pytest.raises(ConfigError, match="--preset 'dmeo' is unknown; did you mean 'demo'"):
-        places.data(flags("--preset", "dmeo"))
+        locations.data(flags("--preset", "dmeo"))
 
 
 def test_checks_that_raise_or_hang():
@@ -252,7 +253,7 @@ def test_what_is_said(monkeypatch, capsys, ray, first, code, ends):
 
 
 def test_every_check_is_gone_through():
-    assert set(doctor.CHECKS) == {*installation.CHECKS, *places.CHECKS, "Ray", "data", "trials at once", *rollcall.CHECKS}
+    assert set(doctor.CHECKS) == {*machine.CHECKS, *locations.CHECKS, "Ray", "data", "trials at once", *cluster.CHECKS}
     assert [*doctor.CHECKS].index("Ray") < min([*doctor.CHECKS].index(name) for name in doctor.AFTER_RAY)
 
 

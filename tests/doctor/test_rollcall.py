@@ -13,8 +13,10 @@ import pytest
 from helpers.processes import environment
 from PIL import Image
 
-from mldiv import doctor, installation, rollcall
-from mldiv.installation import FAILED, OK, WARNING
+from mldiv.doctor import __main__ as doctor
+from mldiv.doctor import cluster as rollcall
+from mldiv.doctor import machine
+from mldiv.doctor.machine import FAILED, OK, WARNING
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -45,7 +47,7 @@ def lame(cluster, tmp_path_factory):
     """A third node, in mounts of its own: its name, and the folder that is empty there."""
     folder = tmp_path_factory.mktemp("lame")
     (hidden := folder / "hidden").mkdir()
-    changed, code = folder / "changed.py", Path(rollcall.__file__).with_name("vit.py")
+    changed, code = folder / "changed.py", Path(rollcall.__file__).parents[1] / "method" / "torchvision_networks.py"
     changed.write_text(f"{code.read_text()}# changed\n")
     script = LAME.format(hidden=hidden, changed=changed, code=code, python=sys.executable, address=cluster.address)
     before = set(rollcall.nodes())
@@ -76,7 +78,7 @@ def test_room(cluster, flags, monkeypatch):
     assert "2 now, of 1 process each" in doctor.room(flags()).what
     assert doctor.room(flags("--workers", "2")).verdict == OK
     with monkeypatch.context() as patch:
-        patch.setattr(installation, "free_memory", lambda: 1.5 * installation.GROUP)
+        patch.setattr(machine, "free_memory", lambda: 1.5 * machine.GROUP)
         assert doctor.room(flags("--workers", "2")).verdict == OK
         found = doctor.room(flags())
         assert found.verdict == WARNING and "0.75 GB for each here, where the driver runs, and 1.1 GB are free" in found.what
@@ -121,7 +123,7 @@ class TestALameNode:
 
 
 def test_no_memory(cluster, flags, monkeypatch):
-    monkeypatch.setattr(installation, "WORKER", 1e15)
+    monkeypatch.setattr(machine, "WORKER", 1e15)
     found = rollcall.memory(flags())
     assert found.verdict == WARNING and all(name in found.what for name in rollcall.nodes()) and "Ray kills" in found.mend
 
@@ -148,7 +150,7 @@ def test_a_silent_node_is_not_waited_for(cluster):
 def test_nodes_that_lack_code_are_named(cluster, flags, monkeypatch):
     """This module is none of theirs."""
     monkeypatch.setattr(rollcall, "software", unknown_there)
-    monkeypatch.setattr(rollcall, "installation", types.SimpleNamespace(dependencies=lambda: []))
+    monkeypatch.setattr(rollcall, "machine", types.SimpleNamespace(dependencies=lambda: []))
     found = rollcall.same_software(flags())
     assert found.verdict == FAILED
     assert all(f"{name}: ModuleNotFoundError: No module named 'test_rollcall'" in found.what for name in rollcall.nodes())

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.special import log_softmax, softmax
 
-from mldiv.calibrate import fit_temperature, scale
-from mldiv.metrics import Predictive, accuracy, nll
+from mldiv.evaluation.metrics import Predictive, accuracy, nll
+from mldiv.evaluation.temperature_scaling import fit_temperature, scale
 
 
 def drawn(images=20_000, classes=6, seed=0, samples=1):

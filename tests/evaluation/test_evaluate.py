@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mldiv import evaluate
-from mldiv.metrics import entropy
-from mldiv.pair import MutualPair
+from mldiv.evaluation import predictive
+from mldiv.evaluation.metrics import entropy
+from mldiv.method.pair import MutualPair
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def draw(peer, samples):
 def test_samples_computed_together_are_those_computed_one_by_one(tiny, peer, at_once):
     images, noise = draw(peer, 7)
     weights = peer.sample(noise).detach()
-    got = evaluate.predict(peer, images, weights, tiny.replace(samples_at_once=at_once))
+    got = predictive.predict(peer, images, weights, tiny.replace(samples_at_once=at_once))
     softmax = torch.stack([peer(images, weights=sample)[0].softmax(-1) for sample in weights]).detach()
     torch.testing.assert_close(got.probabilities, softmax.mean(0), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(got.expected_entropy, entropy(softmax).mean(0), rtol=1e-5, atol=1e-6)
@@ -33,8 +33,8 @@ def test_samples_computed_together_are_those_computed_one_by_one(tiny, peer, at_
 def test_where_memory_runs_out_fewer_are_computed_together(tiny, peer, monkeypatch):
     images, noise = draw(peer, 7)
     weights = peer.sample(noise).detach()
-    expected = evaluate.predict(peer, images, weights, tiny)
-    sizes, real = [], evaluate.vmap
+    expected = predictive.predict(peer, images, weights, tiny)
+    sizes, real = [], predictive.vmap
 
     def small(function):
         def call(part):
@@ -45,8 +45,8 @@ def test_where_memory_runs_out_fewer_are_computed_together(tiny, peer, monkeypat
 
         return call
 
-    monkeypatch.setattr(evaluate, "vmap", small)
-    got = evaluate.predict(peer, images, weights, tiny.replace(samples_at_once=6))
+    monkeypatch.setattr(predictive, "vmap", small)
+    got = predictive.predict(peer, images, weights, tiny.replace(samples_at_once=6))
     assert sizes == [6, 3]
     torch.testing.assert_close(got.probabilities, expected.probabilities)
 
@@ -55,9 +55,9 @@ def test_the_yardstick_is_the_same_whatever_the_trials_own_kernel(tiny, tiny_dat
     """And it is Eq. (14) on the last block's pooled features, written out."""
     device = torch.device("cpu")
     pairs = [MutualPair(tiny.replace(**changed), 10, 1, 100) for changed in ({}, {"kernel": "rbf", "fusion": "frozen"})]
-    one, two = (evaluate.feature_kl(pair, tiny_data, "validation", epoch=0, device=device) for pair in pairs)
+    one, two = (predictive.feature_kl(pair, tiny_data, "validation", epoch=0, device=device) for pair in pairs)
     assert one == two > 0
-    own = [evaluate.feature_kl(pair, tiny_data, "validation", epoch=0, device=device, own=True) for pair in pairs]
+    own = [predictive.feature_kl(pair, tiny_data, "validation", epoch=0, device=device, own=True) for pair in pairs]
     assert own[0] != own[1]
 
     features = [torch.randn(5, 6, 3, 3, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
@@ -71,4 +71,4 @@ def test_the_yardstick_is_the_same_whatever_the_trials_own_kernel(tiny, tiny_dat
     rows, columns = torch.where(~torch.eye(5, dtype=torch.bool))
     a, b = (one[rows, columns] for one in p)
     expected = ((a - b) * (a / b).log()).sum() / 5
-    torch.testing.assert_close(evaluate._yardstick((features[0],), (features[1],))[0], expected)
+    torch.testing.assert_close(predictive._yardstick((features[0],), (features[1],))[0], expected)

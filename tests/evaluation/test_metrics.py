@@ -7,8 +7,18 @@ import torch
 import torchmetrics.functional.classification as reference
 from scipy import stats
 
-from mldiv import metrics
-from mldiv.metrics import METRICS, Predictive, aurc, auroc, disagreement, error_detection, scores, together, uncertainty_scores
+from mldiv.evaluation import metrics
+from mldiv.evaluation.metrics import (
+    METRICS,
+    Predictive,
+    aurc,
+    auroc,
+    disagreement,
+    error_detection,
+    scores,
+    together,
+    uncertainty_scores,
+)
 
 
 @pytest.fixture(scope="module")

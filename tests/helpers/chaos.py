@@ -15,12 +15,14 @@ import torch
 from ray.cluster_utils import Cluster
 
 from helpers.processes import joint_search, running
-from mldiv import records, serial, tune
+from mldiv import records
+from mldiv.cluster import tuner
+from mldiv.cluster.nodes import Resources
 from mldiv.config import TrialConfig
-from mldiv.plan import Plan, journal, make_arm
 from mldiv.records import find_trial, trial_folder
-from mldiv.store import Store
-from mldiv.train import Resources
+from mldiv.storage.cache import Store
+from mldiv.sweep import in_process
+from mldiv.sweep.plan import Plan, journal, make_arm
 
 #: A trial of a second or two: its numbers need be the same, not good.
 CONFIG = TrialConfig(
@@ -100,7 +102,7 @@ def plan(config: TrialConfig, folder) -> Plan:
 def undisturbed(config: TrialConfig, folder) -> None:
     """The same sweep without Ray and without deaths."""
     one = plan(config, folder)
-    serial.run(one, folder, store=Store(folder / "store"))
+    in_process.run(one, folder, store=Store(folder / "store"))
     records.write_assignments(folder, one.assignments)
 
 
@@ -115,7 +117,7 @@ def sweep(cluster: Cluster, config: TrialConfig, folder, seed: int, deaths: int,
             killer.start()
 
     try:
-        tune.run(one, folder, resources=Resources(), groups=2, progress=progress, broker_options={"attempts": ATTEMPTS})
+        tuner.run(one, folder, resources=Resources(), groups=2, progress=progress, broker_options={"attempts": ATTEMPTS})
     finally:
         killer.over.set()
         if begun.is_set():

@@ -8,7 +8,7 @@ from ray.cluster_utils import Cluster
 
 from helpers import object_store
 from helpers.processes import until
-from mldiv.conduct import connect
+from mldiv.cluster.nodes import connect
 
 
 @contextlib.contextmanager
@@ -45,8 +45,7 @@ def set_nodes(cluster: Cluster, count: int) -> None:
 
 def assert_nothing_left() -> None:
     """No placement group, no actor of ours, all processors free."""
-    table = ray.util.placement_group_table()
-    assert {group["state"] for group in table.values()} <= {"REMOVED"}
+    until(lambda: {group["state"] for group in ray.util.placement_group_table().values()} <= {"REMOVED"}, 20)
     named = {one["name"] for one in ray.util.list_named_actors(all_namespaces=True)}
     assert named <= {"AutoscalingCoordinator"}  # Ray's own, one per cluster
     until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], 20)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 PROCESSES = multiprocessing.get_context("forkserver")  # one process imports torch, all others are its forks
 # With the first optimiser torch imports its compiler: 3 s for every process that has to do it by itself.
-PROCESSES.set_forkserver_preload(["mldiv.fit", "pytest", "torch._dynamo"])
+PROCESSES.set_forkserver_preload(["mldiv.training.fit", "pytest", "torch._dynamo"])
 
 
 def running() -> Iterator[tuple[int, int, str]]:

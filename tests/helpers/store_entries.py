@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import torch
 
-from mldiv import store
+from mldiv.storage import cache
 
 CPU = torch.device("cpu")
 NAME = "trunks/0123456789abcdef-fedcba9876543210/00002"
@@ -45,4 +45,4 @@ def note_waiting(path):
         path.touch()
         time.sleep(seconds)
 
-    store.time = SimpleNamespace(sleep=wait, time=time.time)
+    cache.time = SimpleNamespace(sleep=wait, time=time.time)

@@ -3,10 +3,10 @@
 import ray
 import torch
 
-from mldiv.fit import fit
-from mldiv.plan import Plan, make_arm
 from mldiv.records import find_trial, trial_folder
-from mldiv.store import Store
+from mldiv.storage.cache import Store
+from mldiv.sweep.plan import Plan, make_arm
+from mldiv.training.fit import fit
 
 
 def plan(folder, config, seeds=(1,), samples=0, more=()):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mldiv import records
-from mldiv.fit import fit
-from mldiv.store import Store
+from mldiv.storage.cache import Store
+from mldiv.training.fit import fit
 
 CPU = torch.device("cpu")
 COUNTS = ("epochs_trained", "epochs_shared", "pretraining_epochs_trained")

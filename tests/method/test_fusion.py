@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mldiv.fusion import FUSIONS, CrossAttention
+from mldiv.method.fusion import FUSIONS, CrossAttention
 
 CHANNELS = (4, 8)
 

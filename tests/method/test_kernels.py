@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from mldiv import kernels
-from mldiv.kernels import KERNELS, kernel_parameters
+from mldiv.method import kernels
+from mldiv.method.kernels import KERNELS, kernel_parameters
 
 ROWS = npst.arrays("float64", st.tuples(st.integers(3, 7), st.integers(1, 4)), elements=st.floats(-3, 3, width=32))
 

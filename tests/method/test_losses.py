@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy import linalg
 from torch.distributions import Categorical, Normal, kl_divergence
 
-from mldiv import losses
-from mldiv.kernels import KERNELS
-from mldiv.losses import BOUNDED_TRANSFORMS, NORMALIZATIONS, PARAM_DISTANCES, TRANSFORMS, transform_scale
+from mldiv.method import losses
+from mldiv.method.kernels import KERNELS
+from mldiv.method.losses import BOUNDED_TRANSFORMS, NORMALIZATIONS, PARAM_DISTANCES, TRANSFORMS, transform_scale
 
 DRAWS = 10_000
 

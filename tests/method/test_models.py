@@ -2,7 +2,7 @@ import pytest
 import torch
 import torchvision
 
-from mldiv.models import MODELS, build
+from mldiv.method.networks import MODELS, build
 
 
 @pytest.mark.parametrize(("name", "count"), [("resnet20", 269_722), ("resnet32", 464_154), ("resnet56", 853_018)])

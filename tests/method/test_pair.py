@@ -3,11 +3,11 @@ import itertools
 import pytest
 import torch
 
-from mldiv import losses
 from mldiv.config import INITIALIZATIONS, ConfigError, TrialConfig
-from mldiv.fusion import FUSIONS
-from mldiv.kernels import KERNELS
-from mldiv.losses import (
+from mldiv.method import losses
+from mldiv.method.fusion import FUSIONS
+from mldiv.method.kernels import KERNELS
+from mldiv.method.losses import (
     BOUNDED_TRANSFORMS,
     FEATURE_DIRECTIONS,
     FEATURE_REDUCTIONS,
@@ -15,7 +15,7 @@ from mldiv.losses import (
     PARAM_DISTANCES,
     TRANSFORMS,
 )
-from mldiv.pair import TERMS, MutualPair, Weights
+from mldiv.method.pair import TERMS, MutualPair, Weights
 
 
 def batch(seed=0):

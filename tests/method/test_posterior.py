@@ -8,8 +8,8 @@ import torchvision
 from torch import nn
 from torch.distributions import Normal
 
-from mldiv.models import build
-from mldiv.posterior import GaussianPosterior
+from mldiv.method.networks import build
+from mldiv.method.posterior import GaussianPosterior
 
 
 def vit():

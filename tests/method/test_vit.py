@@ -8,18 +8,20 @@ from torch.func import functional_call
 from torch.nn.functional import cosine_similarity as cosine
 from torchvision.models.vision_transformer import VisionTransformer
 
-from mldiv import estimate, evaluate, losses
-from mldiv.data import eval_batches
-from mldiv.fusion import pool
-from mldiv.kernels import KERNELS
-from mldiv.metrics import entropy
-from mldiv.models import build
-from mldiv.pair import MutualPair
-from mldiv.posterior import GaussianPosterior
-from mldiv.pretrain import pretrained
-from mldiv.store import Store
-from mldiv.vit import HEAD_STD, POSITION_STD, patch_size, token_width
-from mldiv.workspace import Workspace
+from mldiv.datasets.splits import eval_batches
+from mldiv.evaluation import predictive
+from mldiv.evaluation.metrics import entropy
+from mldiv.method import losses
+from mldiv.method.fusion import pool
+from mldiv.method.kernels import KERNELS
+from mldiv.method.networks import build
+from mldiv.method.pair import MutualPair
+from mldiv.method.posterior import GaussianPosterior
+from mldiv.method.torchvision_networks import HEAD_STD, POSITION_STD, patch_size, token_width
+from mldiv.storage.cache import Store
+from mldiv.training import step_cost
+from mldiv.training.pretraining import pretrained
+from mldiv.training.worker_cache import Workspace
 
 CPU = torch.device("cpu")
 
@@ -165,7 +167,7 @@ def test_samples_computed_together_are_those_computed_one_by_one(config, precisi
     ).softmax(-1)
     close = {"rtol": 1e-4, "atol": 1e-5} if precision == "float32" else {"rtol": 0, "atol": 0.03}
     for at_once in (1, 3):
-        got = evaluate.predict(posterior, images, weights, config.replace(samples_at_once=at_once, precision=precision))
+        got = predictive.predict(posterior, images, weights, config.replace(samples_at_once=at_once, precision=precision))
         torch.testing.assert_close(got.probabilities, softmax.mean(0).detach(), **close)
         torch.testing.assert_close(
             got.expected_entropy, entropy(softmax).mean(0).detach(), rtol=close["rtol"], atol=2 * close["atol"]
@@ -176,7 +178,7 @@ def step(config, images, labels, diverse=True):
     pair = MutualPair(config, 10, 1, 100, image_size=images.shape[-1])
     pair.set_scales(torch.tensor(0.01))
     noise = torch.randn(2, pair.peer_1.mean.numel(), generator=torch.Generator().manual_seed(1))
-    with evaluate.precision(config, CPU):
+    with predictive.precision(config, CPU):
         total, _ = pair(images, labels, *noise, diverse)
     total.backward()
     return pair, total
@@ -244,4 +246,4 @@ def test_the_images_size_reaches_every_network(config, tiny_data, tmp_path):
     state, trained = pretrained(config, tiny_data, Store(tmp_path), CPU)
     assert trained == 1
     pair.peer_2.load_means(copy.deepcopy(state))
-    assert estimate.measure(config).stage_2 > 0
+    assert step_cost.measure(config).stage_2 > 0

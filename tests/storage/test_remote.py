@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from mldiv import remote
-from mldiv.remote import Copy, Object, Remote, working_copy
+from mldiv.storage import object_store
+from mldiv.storage.object_store import Copy, Object, Remote, working_copy
 
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
@@ -19,8 +19,8 @@ pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.m
     ],
 )
 def test_places(place, joined, above, own):
-    assert remote.join(place, "trials", "t") == joined
-    assert remote.parent(place) == above and remote.name(place) == own
+    assert object_store.join(place, "trials", "t") == joined
+    assert object_store.parent(place) == above and object_store.name(place) == own
 
 
 def test_files(place):
@@ -87,7 +87,7 @@ def stamp(path, seconds):
 
 
 def test_a_refused_push_is_tried_again_and_nothing_is_sent_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "RETRY", 0.01)
+    monkeypatch.setattr(object_store, "RETRY", 0.01)
     for second, name in enumerate("abc"):
         (tmp_path / name).write_text(name)
         stamp(tmp_path / name, second)

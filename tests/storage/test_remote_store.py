@@ -4,8 +4,8 @@ import pytest
 import torch
 from helpers.store_entries import CPU, NAME, STATE, never, same
 
-from mldiv.remote import Remote
-from mldiv.remote_store import RemoteStore
+from mldiv.storage.object_store import Remote
+from mldiv.storage.remote_cache import RemoteStore
 
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 

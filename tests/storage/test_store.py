@@ -12,7 +12,7 @@ from helpers.store_entries import CPU, NAME, STATE, never, same, temporaries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mldiv.store import Damaged, Store, seal, unseal
+from mldiv.storage.cache import Damaged, Store, seal, unseal
 
 HEADER = len(b"mldiv-store 1 ") + 64
 

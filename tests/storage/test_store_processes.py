@@ -10,8 +10,8 @@ import torch
 from helpers.processes import processes, until
 from helpers.store_entries import CPU, NAME, STATE, never, note_waiting, same, temporaries
 
-from mldiv import store as module
-from mldiv.store import Store, load, save_atomically
+from mldiv.storage import cache as module
+from mldiv.storage.cache import Store, load, save_atomically
 
 
 def compute_slowly(folder, number, seconds):

@@ -14,8 +14,8 @@ import pytest
 import torch
 from helpers.store_entries import CPU, NAME, STATE, never, same, temporaries
 
-from mldiv import store as module
-from mldiv.store import Store, load, save_atomically, seal
+from mldiv.storage import cache as module
+from mldiv.storage.cache import Store, load, save_atomically, seal
 
 # Disks without room or locks
 

@@ -2,16 +2,15 @@
 
 import pytest
 
-from mldiv import estimate
-from mldiv.estimate import Cost
-from mldiv.rehearse import Work
+from mldiv.training import step_cost
+from mldiv.training.step_cost import Cost, Work
 
 
 def test_an_epochs_seconds_from_its_steps(tiny, monkeypatch):
     """160 images in batches of 32 are 5 steps; at the end 60 test and 60 validation images with 3 samples, timed: 60 with 2."""
     timed = iter([0.1, 0.3, 8.0])  # a step of either stage, an evaluation
-    monkeypatch.setattr(estimate, "_median_seconds", lambda run, device, repeats=3: next(timed))
-    cost = estimate.measure(tiny)
+    monkeypatch.setattr(step_cost, "_median_seconds", lambda run, device, repeats=3: next(timed))
+    cost = step_cost.measure(tiny)
     assert cost.stage_1 == pytest.approx(5 * 0.1 + 8)
     assert cost.stage_2 == pytest.approx(5 * 0.3 + 8)
     assert cost.pretraining == pytest.approx(5 * 0.1 / 2)
@@ -26,13 +25,13 @@ def test_a_plans_seconds_from_its_epochs():
 def test_the_second_stage_is_timed_with_its_terms(tiny, monkeypatch):
     """What is timed first leaves the fusion alone, what is timed second does not."""
     ran = []
-    pairs = estimate.MutualPair
+    pairs = step_cost.MutualPair
 
     class Watched(pairs):
         def forward(self, images, labels, noise_1, noise_2, diverse):
             ran.append((len(images), diverse))
             return super().forward(images, labels, noise_1, noise_2, diverse)
 
-    monkeypatch.setattr(estimate, "MutualPair", Watched)
-    assert min(vars(estimate.measure(tiny)).values()) > 0
+    monkeypatch.setattr(step_cost, "MutualPair", Watched)
+    assert min(vars(step_cost.measure(tiny)).values()) > 0
     assert ran == [(32, False)] * 4 + [(32, True)] * 4

@@ -3,8 +3,8 @@
 from collections import defaultdict
 
 from mldiv.config import TrialConfig
-from mldiv.order import TrunkQueue
-from mldiv.pretrain import pretraining_id
+from mldiv.sweep.queue import TrunkQueue
+from mldiv.training.pretraining import pretraining_id
 
 BASE = TrialConfig(epochs=6, switch_epoch=4, pretrain_epochs=2, initialization="scratch")
 

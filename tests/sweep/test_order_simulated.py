@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from mldiv.config import TrialConfig
-from mldiv.order import TrunkQueue
-from mldiv.pretrain import pretraining_ids
-from mldiv.store import Store
-from mldiv.trunks import Trunk, trunk_id
+from mldiv.storage.cache import Store
+from mldiv.sweep.queue import TrunkQueue
+from mldiv.training.first_stage import Trunk, trunk_id
+from mldiv.training.pretraining import pretraining_ids
 
 CPU = torch.device("cpu")
 BASE = TrialConfig(epochs=6, switch_epoch=4, pretrain_epochs=2, initialization="scratch")

@@ -7,9 +7,9 @@ from helpers.fake_trials import ask, conduct, finish, score
 from optuna.trial import TrialState
 
 from mldiv.config import ConfigError, TrialConfig
-from mldiv.kernels import KERNELS
-from mldiv.plan import COMMON_POINTS, Plan, journal, make_arm
-from mldiv.search_space import RANGES, suggest
+from mldiv.method.kernels import KERNELS
+from mldiv.sweep.plan import COMMON_POINTS, Plan, journal, make_arm
+from mldiv.sweep.search_space import RANGES, suggest
 
 SEARCHED = ("alpha", "beta", "temperature", "kernel", "switch_epoch")
 

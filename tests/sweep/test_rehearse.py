@@ -9,13 +9,14 @@ import torch
 
 from mldiv import records
 from mldiv.config import TrialConfig
-from mldiv.fit import fit
-from mldiv.plan import Plan, make_arm
-from mldiv.pretrain import pretraining_ids
 from mldiv.records import TrialRecord, trial_folder
-from mldiv.rehearse import Work, any_wins, first_wins, rehearse
-from mldiv.store import Store
-from mldiv.trunks import Trunk, trunk_id
+from mldiv.storage.cache import Store
+from mldiv.sweep.plan import Plan, make_arm
+from mldiv.sweep.simulate import any_wins, first_wins, rehearse
+from mldiv.training.first_stage import Trunk, trunk_id
+from mldiv.training.fit import fit
+from mldiv.training.pretraining import pretraining_ids
+from mldiv.training.step_cost import Work
 
 BASE = TrialConfig(epochs=12, switch_epoch=8, pretrain_epochs=3)
 METHOD = {

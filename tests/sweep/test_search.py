@@ -10,10 +10,10 @@ from optuna.trial import TrialState
 
 from mldiv import records
 from mldiv.config import TrialConfig
-from mldiv.kernels import kernel_parameters
-from mldiv.plan import IMPORTANCE_TRIALS, Plan, make_arm, search_seeds
+from mldiv.method.kernels import kernel_parameters
 from mldiv.records import TrialRecord, trial_folder
-from mldiv.search_space import OR_ZERO, suggest
+from mldiv.sweep.plan import IMPORTANCE_TRIALS, Plan, make_arm, search_seeds
+from mldiv.sweep.search_space import OR_ZERO, suggest
 
 BASE = TrialConfig(data="digits", epochs=12, switch_epoch=8)
 KERNEL = ("alpha", "beta", "kernel", "kernel_width", "kernel_degree")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from helpers.fake_trials import finish
 
-from mldiv import serial
-from mldiv.fit import fit
-from mldiv.plan import Plan, make_arm
 from mldiv.records import find_trial, trial_folder
-from mldiv.store import Store
+from mldiv.storage.cache import Store
+from mldiv.sweep import in_process
+from mldiv.sweep.plan import Plan, make_arm
+from mldiv.training.fit import fit
 
-MLDIV = Path(serial.__file__).parent
+MLDIV = Path(in_process.__file__).parents[1]
 
 
 def plan(folder, tiny, **changes):
@@ -24,7 +24,7 @@ def plan(folder, tiny, **changes):
 
 def test_every_trial_is_recorded_as_trained_alone(tiny, tmp_path):
     one, heard = plan(tmp_path / "study", tiny), []
-    serial.run(
+    in_process.run(
         one, tmp_path / "study", store=Store(tmp_path / "store"), progress=lambda trial, line: heard.append((trial, line))
     )
     assert one.done
@@ -45,9 +45,9 @@ def test_a_trial_that_fails_leaves_its_traceback_and_the_others_go_on(tiny, tmp_
             raise RuntimeError("a rank died")
         return fit(config, *args, **options)
 
-    monkeypatch.setattr(serial, "fit", broken)
+    monkeypatch.setattr(in_process, "fit", broken)
     one = plan(tmp_path, tiny)
-    serial.run(one, tmp_path, store=Store(tmp_path / "store"))
+    in_process.run(one, tmp_path, store=Store(tmp_path / "store"))
     ends = {item.arm: find_trial(tmp_path, item.trial) for item in one.assignments if item.phase == "repeat"}
     assert ends["plain"].status == "finished"
     assert ends["both"].status == "failed"
@@ -55,7 +55,7 @@ def test_a_trial_that_fails_leaves_its_traceback_and_the_others_go_on(tiny, tmp_
     assert "Traceback" in ends["both"].reason
     monkeypatch.undo()
     again = plan(tmp_path, tiny)
-    serial.run(again, tmp_path, store=Store(tmp_path / "store"))
+    in_process.run(again, tmp_path, store=Store(tmp_path / "store"))
     assert {find_trial(tmp_path, item.trial).status for item in again.assignments} == {"finished"}
 
 
@@ -68,28 +68,32 @@ def test_a_deadline_ends_it_and_the_same_call_goes_on(tiny, tmp_path, monkeypatc
         trained.append(config.id)
         return finish(folder.parents[1], config)
 
-    monkeypatch.setattr(serial, "fit", recorded)
+    monkeypatch.setattr(in_process, "fit", recorded)
     left = iter([False] * trials + [True])
     one = plan(tmp_path, tiny)
-    serial.run(one, tmp_path, store=Store(tmp_path / "store"), deadline=lambda: next(left))
+    in_process.run(one, tmp_path, store=Store(tmp_path / "store"), deadline=lambda: next(left))
     assert len(trained) == len(list((tmp_path / "trials").glob("*/trial.json"))) == trials
     again = plan(tmp_path, tiny)
-    serial.run(again, tmp_path, store=Store(tmp_path / "store"))
+    in_process.run(again, tmp_path, store=Store(tmp_path / "store"))
     assert again.done
     assert again.recorded == trials
     assert sorted(trained) == sorted(item.trial for item in again.assignments)
 
 
+def file_of(name):
+    return MLDIV.joinpath(*name.split(".")).with_suffix(".py")
+
+
 def imported(name):
-    """The modules that a module of mldiv imports, anywhere in it."""
-    for node in ast.walk(ast.parse((MLDIV / f"{name}.py").read_text())):
+    """The modules that a module of mldiv imports, anywhere in it, and what it takes from them."""
+    for node in ast.walk(ast.parse(file_of(name).read_text())):
         if isinstance(node, ast.Import):
             yield from (one.name for one in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from [node.module] if node.module != "mldiv" else (f"mldiv.{one.name}" for one in node.names)
+            yield from (node.module, *(f"{node.module}.{one.name}" for one in node.names))
 
 
-@pytest.mark.parametrize("start", ["serial", "scaling"])
+@pytest.mark.parametrize("start", ["sweep.in_process", "training.step_cost"])
 def test_nothing_that_it_imports_imports_ray(start):
     found, waiting = set(), [start]
     while waiting:
@@ -98,13 +102,13 @@ def test_nothing_that_it_imports_imports_ray(start):
         names = set(imported(name))
         assert not any(one.split(".")[0] == "ray" for one in names), f"mldiv.{name}"
         ours = {one.removeprefix("mldiv.") for one in names if one.startswith("mldiv.")}
-        waiting += [one for one in ours - found if (MLDIV / f"{one}.py").exists()]
-    assert {"pair", "losses", "metrics"} <= found
+        waiting += [one for one in ours - found if file_of(one).exists()]
+    assert {"method.pair", "method.losses", "evaluation.metrics"} <= found
 
 
 @pytest.mark.slow
 def test_no_ray_is_imported():
-    code = "import sys, mldiv.serial, mldiv.scaling; assert 'ray' not in sys.modules"
+    code = "import sys, mldiv.sweep.in_process, mldiv.training.step_cost; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -112,7 +116,7 @@ def test_without_sharing_every_trial_trains_its_own_first_stage(tiny, tmp_path):
     """And leaves neither a store of its own nor anything in the study's."""
     arms = [make_arm("plain", tiny, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", tiny, {}, ())]
     one, store = Plan(arms, tmp_path / "study", samples=0, seeds=(1,), share=False), Store(tmp_path / "store")
-    serial.run(one, tmp_path / "study", store=store)
+    in_process.run(one, tmp_path / "study", store=store)
     assert one.done
     assert store.entries() == {}
     for item in one.assignments:

@@ -8,15 +8,15 @@ import torch.distributed as dist
 from helpers.processes import processes
 from torch import nn
 
-from mldiv import world
+from mldiv import distributed
 from mldiv.config import TrialConfig
-from mldiv.epochs import dataset, over_ranks
-from mldiv.evaluate import predictives
-from mldiv.fit import fit
-from mldiv.metrics import nll
-from mldiv.pair import MutualPair
-from mldiv.posterior import GaussianPosterior
-from mldiv.store import Store
+from mldiv.evaluation.metrics import nll
+from mldiv.evaluation.predictive import predictives
+from mldiv.method.pair import MutualPair
+from mldiv.method.posterior import GaussianPosterior
+from mldiv.storage.cache import Store
+from mldiv.training.fit import fit
+from mldiv.training.loop import dataset, over_ranks
 
 CONFIG = TrialConfig(
     data="digits", train_size=480, validation_size=60, test_size=200, arch="resnet8", width=0.5, epochs=4, switch_epoch=3,
@@ -53,7 +53,7 @@ def worker(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     x = torch.randn(8, 6, generator=torch.Generator().manual_seed(2))
     mean, rho = one_step(x[4 * rank : 4 * rank + 4])
-    rows = world.gather_rows(torch.arange(3 - rank) + 10 * rank, 5)
+    rows = distributed.gather_rows(torch.arange(3 - rank) + 10 * rank, 5)
     record = fit(CONFIG, folder / "two", store=Store(folder / "store two"))
     if rank == 0:
         torch.save({"mean": mean, "rho": rho, "rows": rows, "test": record.test, "ranks": record.environment["world_size"]},
@@ -118,5 +118,5 @@ def test_processes_meet_at_the_interface_of_an_address(monkeypatch, address, alr
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", already or "")
     if already is None:
         monkeypatch.delenv("GLOO_SOCKET_IFNAME")
-    world.meet_at(address)
+    distributed.meet_at(address)
     assert os.environ.get("GLOO_SOCKET_IFNAME") == expected

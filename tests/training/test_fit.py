@@ -6,15 +6,15 @@ import pytest
 import torch
 from helpers.trunk_trials import Killed, check_as_alone, differing, kill_after, train, without_origin
 
-from mldiv import fit as module
 from mldiv import records
 from mldiv.config import ConfigError
-from mldiv.epochs import dataset, learning_rate
-from mldiv.fit import Diverged
-from mldiv.pretrain import pretrained
 from mldiv.records import TrialRecord
-from mldiv.store import Store
-from mldiv.streams import derive, generator
+from mldiv.seeding import derive, generator
+from mldiv.storage.cache import Store
+from mldiv.training import fit as module
+from mldiv.training.fit import Diverged
+from mldiv.training.loop import dataset, learning_rate
+from mldiv.training.pretraining import pretrained
 
 
 def lines(folder):

@@ -2,8 +2,8 @@
 
 import torch
 
-from mldiv import scaling
-from mldiv.scaling import measure, measure_all
+from mldiv.training import step_cost
+from mldiv.training.step_cost import measure_all, measure_step
 
 CPU = torch.device("cpu")
 
@@ -18,8 +18,8 @@ def test_a_line_says_everything_of_a_size(tiny):
 
 
 def test_state_is_counted_by_hand(tiny):
-    line = measure(tiny, CPU)
-    pair, *_ = scaling._pair(tiny, CPU)
+    line = measure_step(tiny, CPU)
+    pair, *_ = step_cost._pair(tiny, CPU)
     numbers = sum(value.numel() for value in pair.parameters())
     buffers = sum(value.numel() * value.element_size() for value in pair.buffers())
     assert line["bytes"]["state"] == 3 * 4 * numbers + buffers
@@ -28,7 +28,7 @@ def test_state_is_counted_by_hand(tiny):
 
 def test_what_is_kept_for_backward_is_counted_by_storage():
     a, b = torch.ones(1000, requires_grad=True), torch.ones(1000, requires_grad=True)
-    with scaling._kept() as kept:
+    with step_cost._kept() as kept:
         product = a * b
         (product * a[:10].sum()).sum().backward()
     # a (kept twice, counted once), b, the product, and the sum
@@ -36,7 +36,7 @@ def test_what_is_kept_for_backward_is_counted_by_storage():
 
 
 def test_bytes_grow_with_the_batch_and_the_similarities_with_its_square(tiny):
-    lines = [measure(tiny.replace(batch_size=size), CPU)["bytes"] for size in (32, 64, 128)]
+    lines = [measure_step(tiny.replace(batch_size=size), CPU)["bytes"] for size in (32, 64, 128)]
     added = [line["stage_2"] - line["stage_1"] for line in lines]
     more = [line["stage_1"] for line in lines]
     assert 1.95 < (more[2] - more[1]) / (more[1] - more[0]) < 2.05  # linear, beside what the weights take

@@ -8,13 +8,14 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
-from mldiv import calibrate, evaluate, records
+from mldiv import records
 from mldiv.config import TrialConfig
-from mldiv.epochs import dataset
-from mldiv.fit import fit
+from mldiv.evaluation import predictive, temperature_scaling
 from mldiv.records import MEMBERS
-from mldiv.store import Store
-from mldiv.workspace import Workspace
+from mldiv.storage.cache import Store
+from mldiv.training.fit import fit
+from mldiv.training.loop import dataset
+from mldiv.training.worker_cache import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +83,13 @@ def test_scaling_lowers_the_validation_nll_of_what_it_was_fitted_on(trained):
     data = dataset(config)
     pair = Workspace().pair(config, data)
     pair.load_state_dict(torch.load(folder / "t" / "checkpoint.pt", weights_only=True)["pair"])
-    members, labels = evaluate.predictives(
+    members, labels = predictive.predictives(
         pair, data, "validation", samples=config.test_samples, epoch=config.epochs, device=torch.device("cpu")
     )
     probabilities = members["pair"].probabilities
 
     def nll(temperature):
-        scaled = calibrate.scale(probabilities, temperature).double()
+        scaled = temperature_scaling.scale(probabilities, temperature).double()
         return log_loss(labels, scaled / scaled.sum(1, keepdim=True), labels=list(range(10)))
 
     best = record.calibration_temperature["pair"]

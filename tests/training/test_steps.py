@@ -5,10 +5,9 @@ import itertools
 import pytest
 import torch
 
-from mldiv import epochs
-from mldiv.epochs import dataset, epoch_batches
-from mldiv.pair import MutualPair
-from mldiv.steps import make_optimizer, train_epoch
+from mldiv.method.pair import MutualPair
+from mldiv.training import loop
+from mldiv.training.loop import dataset, epoch_batches, make_optimizer, train_epoch
 
 
 def stepped(config, gradients):
@@ -45,7 +44,7 @@ def test_adamw_is_adam_with_the_momentum_as_first_beta(tiny):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_epochs_rate_reaches_every_group(tiny, optimizer):
     """`train_epoch` sets the rates; the groups keep their factors."""
-    from mldiv.steps import train_epoch
+    from mldiv.training.loop import train_epoch
 
     config = tiny.replace(optimizer=optimizer, lr=0.01, rho_lr_scale=3.0, fusion_lr_scale=0.5, schedule="constant")
     data = dataset(config)
@@ -58,7 +57,7 @@ def test_the_epochs_rate_reaches_every_group(tiny, optimizer):
 def test_order_and_augmentation_depend_on_seed_purpose_and_epoch(tiny, tiny_data, monkeypatch):
     """Of each epoch its own, and the same again when it is asked for again."""
     seen = []
-    monkeypatch.setattr(epochs, "train_batches", lambda data, **given: seen.append(given) or [])
+    monkeypatch.setattr(loop, "train_batches", lambda data, **given: seen.append(given) or [])
     for config, epoch, purpose in (
         (tiny, 0, "fit"), (tiny, 0, "fit"), (tiny, 1, "fit"), (tiny, 0, "pretrain"), (tiny.replace(seed=1), 0, "fit"),
     ):  # fmt: skip

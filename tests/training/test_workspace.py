@@ -10,10 +10,10 @@ from helpers.processes import processes
 from torch import nn
 
 from mldiv.config import TrialConfig
-from mldiv.fit import fit
-from mldiv.pair import MutualPair
-from mldiv.store import Store
-from mldiv.workspace import SHARED, STAGE_TWO, Workspace
+from mldiv.method.pair import MutualPair
+from mldiv.storage.cache import Store
+from mldiv.training.fit import fit
+from mldiv.training.worker_cache import SHARED, STAGE_TWO, Workspace
 
 TINY = TrialConfig(
     data="digits", train_size=64, test_size=32, validation_size=32, arch="resnet8", width=0.25, epochs=4, switch_epoch=2,

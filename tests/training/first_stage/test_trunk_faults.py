@@ -12,10 +12,11 @@ from helpers.store_entries import note_waiting
 from helpers.trunk_trials import Killed, check_as_alone, cost, epochs_stored, kill_after, train
 
 from mldiv import records
-from mldiv import store as store_module
-from mldiv.fit import fit
-from mldiv.store import Store
-from mldiv.trunks import Trunk, trunk_id
+from mldiv.storage import cache as store_module
+from mldiv.storage import files
+from mldiv.storage.cache import Store
+from mldiv.training.first_stage import Trunk, trunk_id
+from mldiv.training.fit import fit
 
 # Interrupted
 
@@ -56,7 +57,7 @@ def test_killed_between_its_lines_and_its_checkpoint_of_a_start(tiny, tmp_path, 
     train(tiny, tmp_path)
     config = tiny.replace(kernel="rbf")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("mldiv.fit.train_epoch", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr("mldiv.training.fit.train_epoch", lambda *_: (_ for _ in ()).throw(Killed))
         train(config, tmp_path)
     assert len(list(records.read_lines(tmp_path / config.id / "metrics.jsonl"))) == 2
     assert cost(train(config, tmp_path)) == (2, 2, 0)
@@ -118,7 +119,7 @@ def test_a_damaged_pretrained_network_is_trained_anew(tiny, tmp_path, alone, led
 
 
 def test_a_full_store_costs_no_number(tiny, tmp_path, alone, monkeypatch):
-    write = store_module.write_atomically
+    write = files.write_atomically
 
     def full(path, data):
         if "entries" in path.parts:

@@ -14,11 +14,11 @@ from helpers.trunk_trials import CPU, differing, stage_one
 from PIL import Image
 
 from mldiv.config import PATHS, TrialConfig
-from mldiv.data import load
-from mldiv.epochs import dataset
-from mldiv.pretrain import SETTINGS, pretrained, pretraining_id
-from mldiv.store import Store
-from mldiv.trunks import BRANCH, Trunk, environment_id, pattern, trunk_id
+from mldiv.datasets.splits import load
+from mldiv.storage.cache import Store
+from mldiv.training.first_stage import BRANCH, Trunk, environment_id, pattern, trunk_id
+from mldiv.training.loop import dataset
+from mldiv.training.pretraining import SETTINGS, pretrained, pretraining_id
 
 #: Another valid value of every setting.
 CHANGED = {
@@ -165,7 +165,8 @@ def test_the_environment_depends_on_threads_data_library_and_ranks(tiny, monkeyp
     torch.set_num_threads(2)
     others.append(identity())
     torch.set_num_threads(1)
-    for target, value in (("torch.__version__", "0.0"), ("mldiv.trunks.NUMBERS", -1), ("mldiv.world.size", lambda: 2),
+    for target, value in (("torch.__version__", "0.0"), ("mldiv.training.first_stage.NUMBERS", -1),
+                          ("mldiv.distributed.size", lambda: 2),
                           ("torch.backends.cpu.get_cpu_capability", lambda: "none")):  # fmt: skip
         with monkeypatch.context() as patch:
             patch.setattr(target, value)
@@ -215,7 +216,7 @@ CHANGES = {"nothing": (lambda root: None, True), "test pixels": (repaint_test, T
 def test_the_data_are_known_by_their_content_wherever_they_lie(tmp_path, monkeypatch, in_memory):
     """Of folders that do not fit into memory by the files' names, sizes and labels: a pixel that leaves them is not seen."""
     if not in_memory:
-        monkeypatch.setattr("mldiv.data.IN_MEMORY", 0)
+        monkeypatch.setattr("mldiv.datasets.splits.IN_MEMORY", 0)
         monkeypatch.setattr(Path, "stat", grown(Path.stat, tmp_path / "pixels" / "b" / "train" / "b" / "7.png"))
     original = folder_data(write_folder(tmp_path / "original"))
     assert isinstance(original.train.images, torch.Tensor) == in_memory

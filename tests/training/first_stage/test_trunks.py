@@ -3,10 +3,11 @@
 import pytest
 from helpers.trunk_trials import CPU, check_as_alone, cost, differing, epochs_stored, stage_one, train, without_origin
 
-from mldiv import records, trunks
-from mldiv.epochs import dataset
-from mldiv.store import Store
-from mldiv.trunks import Trunk
+from mldiv import records
+from mldiv.storage.cache import Store
+from mldiv.training import first_stage
+from mldiv.training.first_stage import Trunk
+from mldiv.training.loop import dataset
 
 #: The trunk's settings and the branch's.
 PAIRS = [
@@ -91,7 +92,7 @@ def test_other_trunks_and_environments_share_nothing(tiny, tmp_path, monkeypatch
     train(tiny, tmp_path)
     for changes in ({"temperature": 2.0}, {"epochs": 5}, {"seed": 1}):
         assert cost(train(tiny.replace(**changes), tmp_path))[1] == 0
-    monkeypatch.setattr(trunks, "NUMBERS", -1)
+    monkeypatch.setattr(first_stage, "NUMBERS", -1)
     assert cost(train(tiny.replace(kernel="rbf"), tmp_path)) == (4, 0, 1)
 
 

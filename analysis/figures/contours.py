@@ -1,0 +1,51 @@
+"""A response surface drawn: contours, trials, where its optimum lies, the paper's point."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Transform
+
+from analysis.stats.surface import STEP, Axis, Surface
+
+#: Ink on the surface's own colours, the same on every page.
+DARK, LIGHT = "#101010", "#fdfdfd"
+
+
+def draw_surface(ax: Axes, surface: Surface, *, value_name: str = "value", point_name: str = "paper") -> None:
+    """Contours of the posterior mean, the trials, the optimum's 90 % region and the point; 0 left of a break in its axis.
+
+    The lowest nine tenths of the square share the colours evenly; what is higher has the last.
+    """
+    a, b = surface.alpha_axis, surface.beta_axis
+    low, high = surface.mean.min(), np.quantile(surface.mean, 0.9)
+    levels = np.linspace(low, max(high, low + 1e-9 * (1 + abs(low))), 13)
+    filled = ax.contourf(a.grid, b.grid, surface.mean.T, levels, cmap="viridis", extend="max")
+    ax.figure.colorbar(filled, ax=ax, label=f"{value_name}, posterior mean", format="%.4g", ticks=levels[::3])
+    for color, width in ((DARK, 3.4), (LIGHT, 1.8)) if not surface.region.all() else ():
+        ax.contour(a.grid, b.grid, surface.mean.T, [surface.threshold], colors=color, linewidths=width)
+    outline = [withStroke(linewidth=3.4, foreground=DARK)]
+    ax.plot([], [], color=LIGHT, linewidth=1.8, label="90 % region", path_effects=outline)
+    places = a.place(surface.alpha), b.place(surface.beta)
+    ax.plot(*places, "o", color=DARK, mec=LIGHT, mew=0.7, markersize=5, label="trials", clip_on=False, zorder=3)
+    if None not in (a.nearest(surface.point[0]), b.nearest(surface.point[1])):
+        name = f"{point_name} ({surface.point[0]:g}, {surface.point[1]:g})"
+        place = a.place(surface.point[0]), b.place(surface.point[1])
+        ax.plot(*place, "*", color=LIGHT, mec=DARK, markersize=14, linestyle="", label=name, clip_on=False, zorder=4)
+    ax.grid(False)
+    _log_axis(ax.xaxis, ax.get_xaxis_transform(), a, slice(None))
+    _log_axis(ax.yaxis, ax.get_yaxis_transform(), b, slice(None, None, -1))
+    ax.set(xlabel="alpha", ylabel="beta", xlim=a.grid[[0, -1]], ylim=b.grid[[0, -1]])
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=7.5, frameon=False, handletextpad=0.3)
+
+
+def _log_axis(side: XAxis | YAxis, transform: Transform, axis: Axis, order: slice) -> None:
+    """Ticks at decades, small ones between, "0" at zero's place and two strokes where the axis is broken."""
+    decades = np.arange(np.ceil(axis.low - 1e-9), np.floor(axis.high + 1e-9) + 1)
+    zero = [axis.grid[0]] * axis.zero
+    side.set_ticks([*zero, *decades], [*(["0"] * axis.zero), *(f"{10**decade:g}" for decade in decades)])
+    small = (np.arange(np.floor(axis.low), axis.high + 1)[:, None] + np.log10(np.arange(2, 10))).ravel()
+    side.set_ticks(small[(small >= axis.low - 1e-9) & (small <= axis.high + 1e-9)], minor=True)
+    for start in (0.45, 0.55) if axis.zero else ():
+        stroke = [axis.low - STEP * (start + np.array([0.05, -0.05])), np.array([0.018, -0.018])][order]
+        side.axes.plot(*stroke, transform=transform, color="black", linewidth=1, clip_on=False, zorder=5)

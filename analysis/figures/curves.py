@@ -1,0 +1,196 @@
+"""Learning curves and diversity over time: means over seeds with their standard error, the switch marked on every curve."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from analysis.figures import html, svg
+from analysis.figures.palette import Style
+from analysis.records.load import Curve, StudyData
+from mldiv.records import JUDGED
+
+#: With more arms than this, bands would hide the curves.
+BANDS = 8
+
+Panels = list[tuple[str, str, str, float]]
+#: Title, name in a curve, scale, factor.
+DIVERSITY: Panels = [
+    ("W2² per weight", "w2_per_weight", "linear", 1),
+    ("Cosine of the peers' means", "cosine", "linear", 1),
+    ("Feature KL (log scale)", "feature_kl", "log", 1),
+    ("Disagreement (%)", "disagreement", "linear", 100),
+]
+LEARNING: Panels = [("Validation NLL (nats)", "nll", "linear", 1), ("Validation accuracy (%)", "accuracy", "linear", 100)]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Over seeds, each [epochs]: epochs trained; mean; standard error, NaN for fewer than two seeds; seeds with a value."""
+
+    epoch: np.ndarray
+    mean: np.ndarray
+    error: np.ndarray
+    n: np.ndarray
+
+
+def aggregate(epochs: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> Mean | None:
+    """Mean and standard error at every epoch over the seeds that have a value there; None when no seed has any.
+
+    epochs: of each seed, [its epochs], counted from 0; values: the same shapes, NaN where not computed.
+    """
+    longest = max((int(one.max()) + 1 for one in epochs if len(one)), default=0)
+    table = np.full((len(epochs), longest), np.nan)
+    for row, epoch, value in zip(table, epochs, values, strict=True):
+        row[epoch] = value
+    n = np.isfinite(table).sum(0)
+    if not n.any():
+        return None
+    table = np.where(np.isfinite(table), table, np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.nansum(table, 0) / n
+        error = np.sqrt(np.nansum((table - mean) ** 2, 0) / (n - 1) / n)
+    some = n > 0
+    return Mean(np.arange(1, longest + 1)[some], mean[some], np.where(n > 1, error, np.nan)[some], n[some])
+
+
+def switches(curves: Sequence[Curve]) -> list[int]:
+    """After how many epochs stage two began: every value that occurs, ascending; empty without a stage two."""
+    return sorted({one.switch for one in curves if one.switch is not None})
+
+
+def read(study: StudyData) -> dict[str, list[Curve]]:
+    """By arm, the curves of its finished repeats, where they can be read; arms without any are left out."""
+    found = {}
+    for arm in study.arms:
+        curves = [curve for record in study.finished(arm).values() if (curve := study.curve(record.id)) is not None]
+        if curves:
+            found[arm] = curves
+    return found
+
+
+def of_member(curve: Curve, name: str, member: str) -> np.ndarray | None:
+    """The score of those the arm is judged by; None where the lines do not hold it. Diversity is of both peers anyway."""
+    if member == "pair" or name not in ("nll", "accuracy"):
+        return curve.values[name]
+    each = [curve.values.get(f"{one}_{name}") for one in JUDGED[member]]
+    return None if any(one is None for one in each) else np.mean([one for one in each if one is not None], axis=0)
+
+
+def means(study: StudyData, curves: Mapping[str, list[Curve]], name: str) -> dict[str, Mean]:
+    """By arm; arms without a single value are left out."""
+    found = {}
+    for arm, several in curves.items():
+        pairs = [(one.epoch, values) for one in several if (values := of_member(one, name, study.member(arm))) is not None]
+        mean = aggregate([epoch for epoch, _ in pairs], [values for _, values in pairs])
+        if mean is not None:
+            found[arm] = mean
+    return found
+
+
+def learning(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mapping[str, Style]) -> Markup:
+    """Validation scores against epochs: all epochs, and the last part enlarged."""
+    start = zoom(curves)
+    panels = []
+    for title, name, scale, factor in LEARNING:
+        by_arm = means(study, curves, name)
+        for words, first in ((title, 0), (f"{title}, from epoch {start}", start)):
+            if by_arm:
+                panels.append(_panel(words, f"curve-{name}-{first}", by_arm, curves, styles, scale, factor, first))
+    without = [arm for arm in curves if of_member(curves[arm][0], "nll", study.member(arm)) is None]
+    note = f" Without a curve of NLL, because only the pair's is recorded and the arm is a single network: {_join(without)}."
+    what = "Scores on validation data after every epoch (of the pair, or of a single network where the arm is one)"
+    return html.figure(panels, _caption(what, curves) + note * bool(without), html.legend({arm: styles[arm] for arm in curves}))
+
+
+def diversity(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mapping[str, Style]) -> Markup:
+    """How different the peers are, against epochs."""
+    panels = []
+    for title, name, scale, factor in DIVERSITY:
+        if by_arm := means(study, curves, name):
+            panels.append(_panel(title, f"curve-{name}", by_arm, curves, styles, scale, factor))
+    what = (
+        "How different the two peers are after every epoch: squared Wasserstein distance of their posteriors over the number "
+        "of weights; cosine between their posterior means, averaged over layers (1: same direction, 0: unrelated, below 0: "
+        "opposed); KL between the similarities that their features give to a batch of validation images; share of validation "
+        "images on which they predict different classes"
+    )
+    return html.figure(panels, _caption(what, curves), html.legend({arm: styles[arm] for arm in curves}))
+
+
+def zoom(curves: Mapping[str, list[Curve]]) -> int:
+    """Where the enlarged part begins: at the earliest switch, at the latest after two thirds of the epochs."""
+    last = max(int(one.epoch.max()) + 1 for several in curves.values() for one in several)
+    found = [switch for several in curves.values() for switch in switches(several)]
+    return max(1, min([*found, last * 2 // 3]))
+
+
+def _caption(what: str, curves: Mapping[str, list[Curve]]) -> str:
+    counts = sorted({len(several) for several in curves.values()})
+    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    band = ""
+    if len(curves) > BANDS:
+        band = f" (standard errors are not drawn for more than {BANDS} arms)"
+    elif counts[-1] > 1:
+        band = " with one standard error either way as a band"
+    text = f"{what}; mean over the finished repeats of each arm, {n} seeds per arm{band}."
+    if any(switches(several) for several in curves.values()):
+        text += " The marker on a curve is the arm's switch: from there on the diversity terms act."
+    lengths = {int(one.epoch.max()) for several in curves.values() for one in several}
+    if len(lengths) > 1:
+        text += " Not all repeats have the same number of epochs: at each epoch the mean is over those that reached it."
+    return text
+
+
+def _panel(
+    title: str, name: str, by_arm: Mapping[str, Mean], curves: Mapping[str, list[Curve]], styles: Mapping[str, Style],
+    scale: str, factor: float, first: int = 0,
+) -> Markup:  # fmt: skip
+    with svg.style():
+        figure = svg.canvas(200)
+        axes = figure.add_subplot()
+        seen: list[np.ndarray] = []
+        for arm, mean in by_arm.items():
+            part = mean.epoch >= first
+            middle, error = factor * mean.mean[part], factor * mean.error[part]
+            seen += _line(axes, mean.epoch[part], middle, error if len(by_arm) <= BANDS else error * np.nan, styles[arm])
+            for switch in switches(curves[arm]):
+                _mark(axes, mean.epoch[part], middle, switch, styles[arm])
+        _limits(axes, np.concatenate(seen), scale)
+        axes.set_title(title)
+        axes.set_xlabel("epochs trained")
+        axes.locator_params(axis="x", nbins=6, integer=True)
+        return svg.svg(figure, name, f"{title} against epochs trained, {len(by_arm)} arms")
+
+
+def _line(axes: Axes, x: np.ndarray, mean: np.ndarray, error: np.ndarray, style: Style) -> list[np.ndarray]:
+    """Curve and band; returns every height drawn."""
+    axes.plot(x, mean, color=style.color, linestyle=style.linestyle)
+    if not np.isfinite(error).any():
+        return [mean]
+    axes.fill_between(x, mean - error, mean + error, color=style.color, alpha=0.14, linewidth=0)
+    return [mean, mean - error, mean + error]
+
+
+def _mark(axes: Axes, x: np.ndarray, y: np.ndarray, switch: int, style: Style) -> None:
+    if len(x) and x[0] <= switch <= x[-1]:
+        axes.plot([switch], np.interp([switch], x, y), marker=style.marker, color=style.color, markersize=5.5)
+
+
+def _limits(axes: Axes, seen: np.ndarray, scale: str) -> None:
+    heights = seen[np.isfinite(seen) & ((seen > 0) | (scale == "linear"))]
+    if not len(heights):
+        return
+    low, high = float(heights.min()), float(heights.max())
+    if scale == "log":
+        svg.logarithmic(axes, low, high)
+    else:
+        air = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        axes.set_ylim(low - air, high + air)
+        axes.locator_params(axis="y", nbins=6)
+
+
+def _join(names: list[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,139 @@
+"""Uncertainty as a detector: areas under ROC curves from the records, risk-coverage curves from the predictions."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+from analysis.figures import html, svg
+from analysis.figures.curves import BANDS, Mean
+from analysis.figures.palette import Style
+from analysis.records.columns import mean_over_members
+from analysis.records.load import Predictions, StudyData
+from analysis.stats.statistics import Summary, summarize
+
+#: Scores in record.uncertainty, with their titles and digits.
+SCORES = {
+    "error_auroc_entropy": ("errors, by entropy", 3),
+    "error_auroc_mutual_information": ("errors, by mutual information", 3),
+    "ood_auroc_entropy": ("other images, by entropy", 3),
+    "ood_auroc_mutual_information": ("other images, by mutual information", 3),
+    "aurc_entropy": ("risk-coverage area, by entropy", 4),
+    "aurc_mutual_information": ("risk-coverage area, by mutual information", 4),
+}
+UNCERTAINTIES = {"entropy": "entropy", "mutual_information": "mutual information"}
+#: Shares of the test images that are kept.
+COVERAGE = np.linspace(0.01, 1, 100)
+
+ByArm = Mapping[str, Mapping[int, list[Predictions]]]
+
+
+def risk(uncertainty: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """[images]: entry k - 1 is the share of errors among the k predictions of least uncertainty.
+
+    Equally uncertain predictions enter in no particular order: each counts as the mean of all of them.
+    """
+    order = np.argsort(uncertainty, kind="stable")
+    values, wrong = uncertainty[order], 1.0 - correct[order]
+    starts = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
+    sizes = np.diff(np.append(starts, len(values)))
+    fair = np.repeat(np.add.reduceat(wrong, starts) / sizes, sizes)
+    return np.cumsum(fair) / np.arange(1, len(fair) + 1)
+
+
+def at_coverage(risks: np.ndarray, coverage: np.ndarray = COVERAGE) -> np.ndarray:
+    """The risk when the share ``coverage`` of the images, rounded up to a whole image, is kept."""
+    return risks[np.ceil(coverage * len(risks) - 1e-9).astype(int).clip(1) - 1]
+
+
+def risk_coverage(by_seed: Mapping[int, Sequence[Predictions]], uncertainty: str) -> Mean:
+    """Over seeds, at COVERAGE (in percent, as are the risks); a seed's risk is the mean of its members'."""
+    rows = [
+        np.mean([at_coverage(risk(getattr(one, uncertainty), one.correct)) for one in members], axis=0)
+        for members in by_seed.values()
+    ]
+    table = 100 * np.array(rows)
+    error = table.std(0, ddof=1) / np.sqrt(len(table)) if len(table) > 1 else np.full(len(COVERAGE), np.nan)
+    return Mean(100 * COVERAGE, table.mean(0), error, np.full(len(COVERAGE), len(table)))
+
+
+def scores(study: StudyData) -> dict[str, dict[str, Summary | None]]:
+    """By arm and score: mean and standard error over finished repeats of what the arm's members scored on average."""
+    found: dict[str, dict[str, Summary | None]] = {}
+    for arm, member in ((arm, study.member(arm)) for arm in study.arms):
+        repeats = study.finished(arm).values()
+        row = {name: _summary([mean_over_members(one.uncertainty, member, name) for one in repeats]) for name in SCORES}
+        if any(one is not None for one in row.values()):
+            found[arm] = row
+    return found
+
+
+def _summary(values: Sequence[float | None]) -> Summary | None:
+    return summarize([value for value in values if value is not None])
+
+
+def table(study: StudyData) -> Markup:
+    """The scores that any arm has; empty when there are none."""
+    found = scores(study)
+    names = [name for name in SCORES if any(row[name] is not None for row in found.values())]
+    rows = [[arm, *(_cell(row[name], SCORES[name][1]) for name in names)] for arm, row in found.items()]
+    return html.table(["", *(SCORES[name][0] for name in names)], rows, rigid=True) if rows else Markup("")
+
+
+def explanation(study: StudyData) -> str:
+    """What the table's numbers mean."""
+    other = sorted(
+        {str(record.config["ood"]) for record in study.records.values() if record.config.get("ood", "none") != "none"}
+    )
+    kind = f" Other images: {', '.join(other)}." if other else ""
+    return (
+        "Area under the ROC curve when the uncertainty of a prediction is used to tell wrong from right predictions on test "
+        "data, and test images from images of another kind (1: perfectly, 0.5: not at all); and the area under the "
+        "risk-coverage curve (lower is better). Mean ± standard error over finished repeats (n)." + kind
+    )
+
+
+def panels(predictions: ByArm, styles: Mapping[str, Style]) -> Markup:
+    """Risk-coverage curves by either uncertainty, on one scale."""
+    found = {
+        name: {arm: risk_coverage(predictions[arm], name) for arm in styles if predictions.get(arm)} for name in UNCERTAINTIES
+    }
+    arms = next(iter(found.values()))
+    if not arms:
+        return Markup("")
+    top = 1.05 * max(float(mean.mean.max()) for by_arm in found.values() for mean in by_arm.values()) or 1.0
+    drawn = [_panel(name, by_arm, styles, top) for name, by_arm in found.items()]
+    counts, images = (
+        sorted({int(mean.n[0]) for mean in arms.values()}),
+        len(next(iter(next(iter(predictions.values())).values()))[0].label),
+    )
+    n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    band = " with one standard error either way as a band" if len(arms) <= BANDS and counts[-1] > 1 else ""
+    caption = (
+        "Risk-coverage curves: error rate among the share of test images that is kept when the most uncertain ones are left "
+        f"out, by entropy of the prediction and by mutual information of prediction and weights. {images:,} test images; mean "
+        f"over n = {n} seeds per arm{band}. A curve that falls steeply to the left means: uncertainty knows the errors."
+    )
+    return html.figure(drawn, caption, html.legend({arm: styles[arm] for arm in arms}))
+
+
+def _panel(name: str, by_arm: Mapping[str, Mean], styles: Mapping[str, Style], top: float) -> Markup:
+    with svg.style():
+        figure = svg.canvas(200)
+        axes = figure.add_subplot()
+        for arm, mean in by_arm.items():
+            style = styles[arm]
+            axes.plot(mean.epoch, mean.mean, color=style.color, linestyle=style.linestyle)
+            if len(by_arm) <= BANDS and mean.n[0] > 1:
+                low, high = mean.mean - mean.error, mean.mean + mean.error
+                axes.fill_between(mean.epoch, low, high, color=style.color, alpha=0.14, linewidth=0)
+        axes.set(xlim=(0, 100), ylim=(0, top), xlabel="coverage: test images kept (%)")
+        axes.set_title(f"Errors among the kept (%), by {UNCERTAINTIES[name]}")
+        return svg.svg(figure, f"risk-{name}", f"Error rate against coverage by {UNCERTAINTIES[name]}, {len(by_arm)} arms")
+
+
+def _cell(summary: Summary | None, digits: int) -> str | None:
+    if summary is None:
+        return None
+    error = f" ± {summary.error:.{digits}f}" if summary.error is not None else ""
+    return f"{summary.mean:.{digits}f}{error} ({summary.n})"

@@ -1,0 +1,124 @@
+"""The columns of the tables: what each is called, where its number comes from, which way is better. Add one to COLUMNS."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.records.load import Curve, Predictions
+from analysis.stats.calibration import debiased_calibration_error, null_ece
+from mldiv.records import JUDGED, TrialRecord
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A finished repeat: its record, whose predictions it is judged by (a key of JUDGED), its epochs, its predictions."""
+
+    record: TrialRecord
+    member: str
+    curve: Curve | None
+    predictions: list[Predictions] | None
+
+
+Value = Callable[[Repeat], float | None]
+
+
+@dataclass(frozen=True)
+class Column:
+    """title: in the table; value: of a repeat, None if it has none; group: the table it stands in, a key of GROUPS; better:
+    "high" or "low" marks the best mean; factor and digits: how it is printed."""
+
+    title: str
+    value: Value
+    group: str
+    better: str | None = None
+    factor: float = 1.0
+    digits: int = 2
+
+
+def mean_over_members(scores: dict[str, dict[str, Any]], member: str, name: str) -> float | None:
+    """A score of the pair, or the mean of both peers' scores."""
+    values = [scores.get(one, {}).get(name) for one in JUDGED[member]]
+    return None if any(value is None for value in values) else float(np.mean([value for value in values if value is not None]))
+
+
+def _test(name: str, member: str | None = None) -> Value:
+    return lambda repeat: mean_over_members(repeat.record.test, member or repeat.member, name)
+
+
+def _scaled(name: str) -> Value:
+    return lambda repeat: mean_over_members(repeat.record.test_scaled, repeat.member, name)
+
+
+def _uncertainty(name: str) -> Value:
+    return lambda repeat: mean_over_members(repeat.record.uncertainty, repeat.member, name)
+
+
+def _temperature(repeat: Repeat) -> float | None:
+    values = [repeat.record.calibration_temperature.get(one) for one in JUDGED[repeat.member]]
+    return None if any(value is None for value in values) else float(np.mean([value for value in values if value is not None]))
+
+
+def _last(name: str) -> Value:
+    def value(repeat: Repeat) -> float | None:
+        if repeat.curve is None or not np.isfinite(repeat.curve.values[name][-1]):
+            return None
+        return float(repeat.curve.values[name][-1])
+
+    return value
+
+
+def _predicted(function: Callable[[np.ndarray, np.ndarray], float]) -> Value:
+    """A function of confidences and correctness, [images] each."""
+
+    def value(repeat: Repeat) -> float | None:
+        if repeat.predictions is None:
+            return None
+        return float(np.mean([function(one.confidence, one.correct) for one in repeat.predictions]))
+
+    return value
+
+
+#: What each table shows, in words.
+GROUPS: dict[str, str] = {
+    "scores": "Scores.",
+    "calibration": "Calibration: the expected calibration error (15 bins) beside what a perfectly calibrated model with these "
+    "confidences would score on so many images, for ECE is never 0 even then; the debiased root mean square error (negative: "
+    "less than chance leaves); and the scores after temperature scaling, its temperature fitted on validation data.",
+    "diversity": "How different the peers are: disagreement and feature KL after the last epoch on validation data, W2² and "
+    "cosine between the posteriors' means.",
+    "uncertainty": "Uncertainty as a detector, area under the ROC curve: of the errors on test data, and of images of another "
+    "kind, by entropy and by mutual information (MI); area under the risk-coverage curve by entropy.",
+}
+
+#: Columns in their order. Scores are of the pair on test data unless the title, or the arm, says otherwise.
+COLUMNS: dict[str, Column] = {
+    "accuracy": Column("Accuracy %", _test("accuracy"), "scores", "high", 100),
+    "nll": Column("NLL", _test("nll"), "scores", "low", 1, 4),
+    "ece": Column("ECE %", _test("ece"), "scores", "low", 100),
+    "brier": Column("Brier", _test("brier"), "scores", "low", 1, 4),
+    "peers": Column("A peer's accuracy %", _test("accuracy", "peers"), "scores", None, 100),
+    "peers_nll": Column("A peer's NLL", _test("nll", "peers"), "scores", None, 1, 4),
+    "ece_15": Column("ECE %", _test("ece"), "calibration", "low", 100),
+    "null_ece": Column("ECE % if calibrated", _predicted(lambda sure, _: null_ece(sure)), "calibration", None, 100),
+    "debiased": Column(
+        "debiased error %",
+        _predicted(lambda confidence, correct: debiased_calibration_error(confidence, correct).root),
+        "calibration", "low", 100,
+    ),
+    "adaptive_ece": Column("adaptive ECE %", _test("adaptive_ece"), "calibration", "low", 100),
+    "classwise_ece": Column("classwise ECE %", _test("classwise_ece"), "calibration", "low", 100),
+    "scaling_temperature": Column("temperature", _temperature, "calibration"),
+    "scaled_ece": Column("ECE % scaled", _scaled("ece"), "calibration", "low", 100),
+    "scaled_nll": Column("NLL scaled", _scaled("nll"), "calibration", "low", 1, 4),
+    "disagreement": Column("Disagreement %", _last("disagreement"), "diversity", None, 100),
+    "w2_per_weight": Column("W2² per weight", _last("w2_per_weight"), "diversity", None, 1, 4),
+    "cosine": Column("cosine of means", _last("cosine"), "diversity", None, 1, 3),
+    "feature_kl": Column("feature KL", _last("feature_kl"), "diversity", None, 1, 4),
+    "error_entropy": Column("errors, entropy", _uncertainty("error_auroc_entropy"), "uncertainty", "high", 1, 3),
+    "error_mi": Column("errors, MI", _uncertainty("error_auroc_mutual_information"), "uncertainty", "high", 1, 3),
+    "ood_entropy": Column("other images, entropy", _uncertainty("ood_auroc_entropy"), "uncertainty", "high", 1, 3),
+    "ood_mi": Column("other images, MI", _uncertainty("ood_auroc_mutual_information"), "uncertainty", "high", 1, 3),
+    "aurc": Column("risk-coverage", _uncertainty("aurc_entropy"), "uncertainty", "low", 1, 4),
+}  # fmt: skip

@@ -1,0 +1,152 @@
+"""The method's known ways to fail, recognised from a trial's epochs and named.
+
+The paper's summary names three: alpha too high, the networks run apart and stop learning; beta too high, the features are too
+dissimilar for the peers to teach each other; both too low, nothing but mutual learning. Each is judged against plain mutual
+learning of the same seed after the last epoch, or, where there is none, against the trial's own last epoch before the switch.
+A fourth was seen here (RESULTS.md): the trained fusion takes up the feature term's push.
+chosen: the thresholds below; the paper gives none.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.records.load import Curve, StudyData
+from mldiv.records import TrialRecord
+
+#: Times the reference's distance from which on the peers are far apart: squared W2, feature KL.
+FAR_APART, DISSIMILAR = 2.0, 10.0
+#: Worse than the reference: by so many points of a peer's or the pair's validation accuracy, or by this share of its NLL.
+POINTS, SHARE = 0.03, 0.25
+#: As good as the same: relative differences of squared W2 and feature KL, points of disagreement.
+SAME_W2, SAME_KL, SAME_DISAGREEMENT = 0.01, 0.05, 0.01
+#: The fusion took up the push: the term's own feature KL grew by this factor or more since the switch, that of the last blocks,
+#: which the fusion is no part of, by this one or less.
+GREW, STAYED = 3.0, 1.25
+
+
+@dataclass(frozen=True)
+class Signature:
+    """kind: what happened, in words; where: the trial's arm, phase and seed; detail: the numbers that show it."""
+
+    kind: str
+    where: str
+    detail: str
+
+
+RAN_APART = "alpha too high: the networks ran apart and learned less"
+DISSIMILAR_FEATURES = "beta too high: the features grew too dissimilar and mutual learning lost its benefit"
+NO_EFFECT = "weights too low: nothing but mutual learning"
+TAKEN_UP = "the fusion took up the feature term's push: its distance grew, that of the networks did not"
+DIED = "the feature term died"
+RAN_AWAY = "the feature term ran away"
+
+
+def signatures(study: StudyData) -> list[Signature]:
+    """Those of every trial with diversity terms, the repeats' first."""
+    baseline = study.finished(study.baseline) if study.baseline in study.arms else {}
+    searched = {record.config["seed"]: record for arm, record in reversed(study.searched) if arm == study.baseline}
+    found = []
+    for (arm, seed), record in study.records.items():
+        found += _of_trial(study, record, f"{arm}, seed {seed}", baseline.get(seed))
+    for arm, record in {record.id: (arm, record) for arm, record in study.searched}.values():
+        found += _of_trial(study, record, f"{arm}, search, {_weights(record)}", searched.get(record.config["seed"]))
+    return found
+
+
+def _of_trial(study: StudyData, record: TrialRecord, where: str, plain: TrialRecord | None) -> list[Signature]:
+    found = [
+        Signature(kind, where, note.split(": ", 1)[-1])
+        for note in record.notes
+        for kind in (DIED, RAN_AWAY)
+        if note.startswith(kind.removeprefix("the "))
+    ]
+    own = study.curve(record.id)
+    if own is None or own.switch is None:
+        return found
+    if (detail := taken_up(own, record.switch.get("feature_kl"), record.config["beta"])) is not None:
+        found.append(Signature(TAKEN_UP, where, detail))
+    other = study.curve(plain.id) if plain is not None and plain.id != record.id else None
+    alpha, beta = record.config["alpha"], record.config["beta"]
+    return found + [Signature(kind, where, detail) for kind, detail in of_curve(own, other, alpha, beta)]
+
+
+def taken_up(own: Curve, start: float | None, beta: float) -> str | None:
+    """The numbers that show it, where the fusion moved and the networks did not. start: the term's feature KL at the switch."""
+    before = np.flatnonzero(own.stage == 1)
+    if not beta or not start or not len(before):
+        return None
+    term, blocks = own.values["own_feature_kl"][-1], own.values["feature_kl"]
+    if not (term >= GREW * start and blocks[-1] <= STAYED * blocks[before[-1]]):
+        return None
+    there, here = blocks[before[-1]], blocks[-1]
+    return (
+        f"the term's feature KL from {start:.2g} at the switch to {term:.2g}, the last blocks' from {there:.2g} to {here:.2g}"
+    )
+
+
+def of_curve(own: Curve, plain: Curve | None, alpha: float, beta: float) -> list[tuple[str, str]]:
+    """Kinds and details for one trial with diversity terms.
+
+    plain: mutual learning of the same seed, compared after as many epochs; None: the last epoch before the switch instead.
+    """
+    before = np.flatnonzero(own.stage == 1)
+    if plain is not None and plain.epoch[-1] >= own.epoch[-1]:
+        reference, against, place = plain, "in plain mutual learning", int(np.flatnonzero(plain.epoch == own.epoch[-1])[0])
+    elif len(before):
+        reference, against, place, plain = own, "before the switch", int(before[-1]), None
+    else:
+        return []
+    now = {name: float(values[-1]) for name, values in own.values.items()}
+    then = {name: float(values[place]) for name, values in reference.values.items()}
+    found = []
+    if _worse(now, then):
+        if alpha > 0 and now["w2_per_weight"] >= FAR_APART * then["w2_per_weight"]:
+            found.append((RAN_APART, _detail("W2² per weight", "w2_per_weight", now, then, against)))
+        if beta > 0 and now["feature_kl"] >= DISSIMILAR * then["feature_kl"]:
+            found.append((DISSIMILAR_FEATURES, _detail("feature KL", "feature_kl", now, then, against)))
+    if plain is not None and _same(now, then):
+        found.append((NO_EFFECT, _detail("disagreement", "disagreement", now, then, against)))
+    return found
+
+
+def _accuracy(values: dict[str, float]) -> float:
+    return float(np.nanmin([values["accuracy"], (values["peer_1_accuracy"] + values["peer_2_accuracy"]) / 2]))
+
+
+def _worse(now: dict[str, float], then: dict[str, float]) -> bool:
+    lost = then["accuracy"] - now["accuracy"], _accuracy(then) - _accuracy(now)
+    return max(lost) > POINTS or now["nll"] > (1 + SHARE) * then["nll"]
+
+
+def _same(now: dict[str, float], then: dict[str, float]) -> bool:
+    def near(name: str, share: float) -> bool:
+        return abs(now[name] - then[name]) <= share * abs(then[name])
+
+    return (
+        near("w2_per_weight", SAME_W2)
+        and near("feature_kl", SAME_KL)
+        and abs(now["disagreement"] - then["disagreement"]) <= SAME_DISAGREEMENT
+    )
+
+
+def _detail(title: str, name: str, now: dict[str, float], then: dict[str, float], against: str) -> str:
+    return (
+        f"{title} {now[name]:.3g} against {then[name]:.3g} {against}; validation accuracy {100 * now['accuracy']:.1f} against "
+        f"{100 * then['accuracy']:.1f} %, NLL {now['nll']:.3f} against {then['nll']:.3f}"
+    )
+
+
+def _weights(record: TrialRecord) -> str:
+    return f"alpha {record.config['alpha']:.2g}, beta {record.config['beta']:.2g}, seed {record.config['seed']}"
+
+
+def words(found: list[Signature], most: int = 3) -> list[str]:
+    """A Markdown sentence for each kind: how many trials, and the first ones."""
+    lines = []
+    for kind in dict.fromkeys(one.kind for one in found):
+        trials = [one for one in found if one.kind == kind]
+        shown = "; ".join(f"{one.where} ({one.detail})" for one in trials[:most])
+        more = f"; and {len(trials) - most} more" if len(trials) > most else ""
+        lines.append(f"**{kind[0].upper()}{kind[1:]}**, in {len(trials)} trial{'s' * (len(trials) > 1)}: {shown}{more}.")
+    return lines

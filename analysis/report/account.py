@@ -1,0 +1,81 @@
+"""The last part of a report: which settings mattered, what failed, how everything was set, versions, cost. As HTML."""
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from analysis.figures import html
+from analysis.records.load import StudyData
+from analysis.report import provenance
+
+IMPORTANCE = "Which searched settings mattered"
+EXPLAINED = (
+    "Share of the variation of the search's objective (validation data) that each searched setting explains within the range "
+    "searched, by arm. From few trials such shares are rough."
+)
+
+
+def importance(study: StudyData) -> Markup | None:
+    """Shares from the searches, by arm and setting; None when there are none."""
+    by_arm = {arm: shares for arm in study.arms if (shares := study.header.get("importance", {}).get(arm))}
+    if not by_arm:
+        return None
+    names = list(dict.fromkeys(name for shares in by_arm.values() for name in shares))
+    rows = [[arm, *(_bar(shares.get(name)) for name in names)] for arm, shares in by_arm.items()]
+    return html.table(["", *names], rows, rigid=True)
+
+
+def _bar(share: float | None) -> Markup | None:
+    if share is None:
+        return None
+    percent = max(0.0, min(100.0, 100 * share))
+    return Markup('<span class="bar" style="--share:{}%">{} %</span>').format(f"{percent:.1f}", f"{100 * share:.0f}")
+
+
+def failures(study: StudyData, signatures: Sequence[str]) -> Markup:
+    """How trials ended and why, what is missing, what cannot be read, what was noted."""
+    titles, rows = provenance.counts(study)
+    parts = [
+        html.paragraph("How trials ended. Only finished repeats enter a number on this page."),
+        html.table(["", *titles], rows, rigid=True),
+    ]
+    if reasons := provenance.reasons(study):
+        parts.append(Markup("<h3>Reasons</h3>") + html.table(["status", "reason", "trials", "which"], reasons))
+    else:
+        parts.append(html.paragraph("No trial failed, diverged or was stopped."))
+    if missing := study.missing():
+        parts.append(Markup("<h3>Repeats without a finished trial</h3>") + html.items(missing))
+    if study.problems:
+        parts.append(Markup("<h3>Records that cannot be read</h3>") + html.items(study.problems))
+    if notes := provenance.notes(study):
+        parts.append(Markup("<h3>Notes of trials</h3>") + html.table(["note", "trials", "which"], notes))
+    if signatures:
+        parts.append(Markup("<h3>Known ways to fail</h3>") + Markup("").join(map(html.markdown, signatures)))
+    return Markup("").join(parts)
+
+
+def configuration(study: StudyData) -> Markup:
+    """The design, what differs between the arms, every setting with its role."""
+    names, rows = provenance.by_arm(study)
+    parts = [html.table(["", "value"], provenance.design(study))]
+    if names:
+        note = "What the arms differ in by design, and what each arm's search tuned (*: chosen by it):"
+        parts += [html.paragraph(note), html.table(["", *names], rows, rigid=True)]
+    full = html.table(["setting", "value", "role"], provenance.settings(study))
+    parts.append(html.details("All settings", full))
+    return Markup("").join(parts)
+
+
+def versions(study: StudyData) -> Markup:
+    """Of the study and of its trials."""
+    return html.table(["", "value"], provenance.environments(study))
+
+
+def cost(study: StudyData) -> Markup:
+    """Epochs and hours of searches and repeats."""
+    head = ["", "trials", "epochs trained", "epochs shared", "epochs of pretraining", "device hours"]
+    note = (
+        "Epochs trained by the trials themselves, taken from other trials' stored first stages, and of pretraining. Device "
+        "hours: seconds of all trials from start to end, times workers per trial; a trial in both counts once."
+    )
+    return html.table(head, provenance.cost(study), rigid=True) + Markup('<p class="note">{}</p>').format(note)

@@ -1,0 +1,161 @@
+"""Where a study's numbers come from: what was set, what failed, what it cost, which versions. Rows of text, no HTML."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from analysis.records.load import StudyData
+from mldiv.records import COSTS, TrialRecord
+
+STATUSES = ("finished", "running", "stopped", "diverged", "failed")
+#: Settings that say where things lie on a machine.
+PLACES = frozenset({"data_root"})
+#: Trials named beside a reason or note.
+NAMED = 5
+
+Rows = list[list[Any]]
+
+
+def value_of(study: StudyData, arm: str, setting: str) -> Any:
+    """The setting with which an arm's repeats are trained: the search's choice, else the arm's own, else the study's."""
+    header = study.header
+    for source in (header.get("chosen", {}).get(arm), header.get("changes", {}).get(arm), header["settings"]):
+        if source and setting in source:
+            return source[setting]
+    return None
+
+
+def roles(study: StudyData) -> dict[str, str]:
+    """By setting: scientific (differs between arms by design), tuned (by each arm's search), both, or fixed."""
+    header = study.header
+    scientific = {name for changes in header.get("changes", {}).values() for name in changes}
+    tuned = {name for names in header.get("searched", {}).values() for name in names if header["samples"]}
+    found = {}
+    for name in [*header["settings"], *sorted((scientific | tuned) - set(header["settings"]))]:
+        if name in PLACES:
+            continue
+        both = name in scientific and name in tuned
+        found[name] = "scientific, tuned in some arms" if both else (
+            "scientific" if name in scientific else "tuned" if name in tuned else "fixed"
+        )  # fmt: skip
+    return found
+
+
+def settings(study: StudyData) -> Rows:
+    """A row per setting: name, value (or that it differs), role."""
+    rows = []
+    for name, role in roles(study).items():
+        values = {text(value_of(study, arm, name)) for arm in study.arms}
+        rows.append([name, values.pop() if len(values) == 1 else "differs by arm", role])
+    return rows
+
+
+def by_arm(study: StudyData) -> tuple[list[str], Rows]:
+    """The settings that are not fixed, with a row of values per arm; an asterisk marks what the arm's search chose."""
+    names = [name for name, role in roles(study).items() if role != "fixed"]
+    rows = []
+    for arm in study.arms:
+        chosen = (study.header.get("chosen", {}).get(arm) or {}) if study.header["samples"] else {}
+        rows.append([arm, *(text(value_of(study, arm, name)) + "*" * (name in chosen) for name in names)])
+    return names, rows
+
+
+def design(study: StudyData) -> Rows:
+    """The study's plan."""
+    header = study.header
+    seeds = len(header.get("search_seeds", [0]))
+    search = f"{header['samples']} settings per arm, each with {seeds} seed{'s' * (seeds > 1)}"
+    searched = header["samples"] and any(header["searched"].values())
+    return [
+        ["data", header["data"] + (" (cut to a subset)" if header.get("data_is_subset") else "")],
+        ["preset", header["preset"]],
+        ["baseline", header["baseline"] or "none"],
+        ["seeds of the repeats", ", ".join(map(str, study.seeds))],
+        ["search", search if searched else "none"],
+        ["selection", header["selection"] if searched else "none"],
+        ["early stopping of searched trials", header.get("early_stopping") or "none"],
+        ["workers per trial", text(header["world_size"])],
+    ]
+
+
+def counts(study: StudyData) -> tuple[list[str], Rows]:
+    """How trials ended: a row per arm for its repeats, and one for all searches. Columns that are all 0 are left out."""
+    lines: list[tuple[str, list[int]]] = []
+    for arm in study.arms:
+        repeats = [study.count(arm, status) for status in STATUSES]
+        lines.append((arm, [*repeats, len(study.seeds) - sum(repeats)]))
+    if study.searched or study.lost:
+        ends = Counter(record.status for _, record in study.searched)
+        lines.append(("all searches", [*(ends[status] for status in STATUSES), study.lost]))
+    titles = [*STATUSES, "without a record"]
+    kept = [place for place, title in enumerate(titles) if title == "finished" or any(line[place] for _, line in lines)]
+    return [titles[place] for place in kept], [[name, *(line[place] for place in kept)] for name, line in lines]
+
+
+def reasons(study: StudyData) -> Rows:
+    """Why trials did not finish: status, reason, how many, which."""
+    ends = [(where, record) for where, record in _all(study) if record.status not in ("finished", "running")]
+    groups: dict[tuple[str, str], list[str]] = {}
+    for where, record in ends:
+        groups.setdefault((record.status, record.reason or "no reason recorded"), []).append(f"{where} ({record.id})")
+    return [[status, reason, len(which), _some(which)] for (status, reason), which in sorted(groups.items())]
+
+
+def notes(study: StudyData) -> Rows:
+    """What trials noted: note, how many trials, which."""
+    groups: dict[str, list[str]] = {}
+    for where, record in _all(study):
+        for note in dict.fromkeys(record.notes):
+            groups.setdefault(note, []).append(f"{where} ({record.id})")
+    return [[note, len(which), _some(which)] for note, which in groups.items()]
+
+
+def cost(study: StudyData) -> Rows:
+    """Trials, epochs by where they came from, and device hours, of searches, repeats and both; a shared trial counts once."""
+    repeats = {record.id: record for record in study.records.values()}
+    searched = {record.id: record for _, record in study.searched}
+    workers = study.header.get("world_size", 1)
+    parts = {"searches": searched, "repeats": repeats, "together": searched | repeats}
+    return [[name, *_cost(list(records.values()), workers)] for name, records in parts.items()]
+
+
+def _cost(records: list[TrialRecord], workers: int) -> list[Any]:
+    sums = [sum(record.cost.get(name, 0) for record in records) for name in COSTS]
+    hours = workers * sum(record.seconds for record in records) / 3600
+    return [f"{len(records):,}", *(f"{one:,}" for one in sums), f"{hours:,.2f}" if hours >= 0.1 else f"{hours:.2g}"]
+
+
+def environments(study: StudyData) -> Rows:
+    """Versions and hardware: the study's own, then those of its trials, with the number of trials where they differ."""
+    rows = [[f"study: {name}", text(value)] for name, value in study.header["environment"].items()]
+    found: dict[str, Counter[str]] = {}
+    for _, record in _all(study):
+        for name, value in record.environment.items():
+            found.setdefault(name, Counter())[text(value)] += 1
+    for name, values in sorted(found.items()):
+        words = [value if len(values) == 1 else f"{value} ({number} trials)" for value, number in sorted(values.items())]
+        rows.append([f"trials: {name}", "; ".join(words)])
+    return rows
+
+
+def text(value: Any) -> str:
+    """A setting's value as a person would write it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {text(one)}" for name, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(text, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _all(study: StudyData) -> Iterable[tuple[str, TrialRecord]]:
+    """Every trial once, named after its repeat where it is one."""
+    named = {record.id: (f"{arm}, search", record) for arm, record in study.searched}
+    named |= {record.id: (f"{arm}, seed {seed}", record) for (arm, seed), record in study.records.items()}
+    return named.values()
+
+
+def _some(which: list[str]) -> str:
+    more = f" and {len(which) - NAMED} more" if len(which) > NAMED else ""
+    return "; ".join(which[:NAMED]) + more

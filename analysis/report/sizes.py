@@ -1,0 +1,147 @@
+"""What scaling.jsonl says: how time and memory of a step and of each loss term grow with weights and batch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from analysis.figures.palette import style
+from analysis.stats.growth import Growth, fit_power, fit_power_with_overhead, on_paper, shares, upper
+
+Line = dict[str, Any]
+
+#: What is fitted: by which size, and the growth that the formula has.
+EXPECTED = {
+    ("param_distance", "weights"): "the posterior distance is a sum over weights: O(P)",
+    ("kl_to_prior", "weights"): "the KL to the prior is a sum over weights: O(P)",
+    ("feature_kl", "batch_size"): "the feature KL compares all images of a batch: O(B² d)",
+}
+TITLES = {
+    "param_distance": "posterior distance", "kl_to_prior": "KL to the prior", "feature_kl": "feature KL",
+    "logit_mutual": "logit mutual learning", "stage_1": "step, stage one", "stage_2": "step, stage two",
+    "weights": "weights of a peer", "batch_size": "images in a batch",
+}  # fmt: skip
+HEAD = ("network", "width", "batch", "weights", "stage one, ms", "stage two, ms", "added", "distance, ms", "feature KL, ms",
+        "state, MB", "stage one, MB", "stage two, MB")  # fmt: skip
+CAPTION = (
+    "Median time of a step (forward and backward of both peers, one thread or one GPU) and of each loss term alone, cut off "
+    "from the networks: against the number of weights at the study's batch, and against the batch at the study's width. "
+    "Dashed: a power law above a constant cost where there are five sizes or more, else a power law of the larger half."
+)
+BATCH = 1024
+#: Fewest sizes for a power law above a constant cost.
+LEAST = 5
+ON_PAPER = (
+    f"On paper, what each term of a step would take in a pair of ViT-Huge/14 at {BATCH:,} images of 224 pixels (632 million "
+    "weights, 257 tokens; operations and bytes counted from the formulas, nothing measured; the passes over the weights are "
+    "bound by memory, the networks by arithmetic):"
+)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A term's seconds against a size, sorted by it, and its growth over the larger half."""
+
+    term: str
+    size: str
+    x: np.ndarray
+    y: np.ndarray
+    growth: Growth | None
+
+
+def along(lines: Sequence[Line], size: str) -> list[Line]:
+    """The lines in which ``size`` varies and nothing else: the largest such set with the first line's network."""
+    base = lines[0]
+    fixed = "batch_size" if size == "weights" else "width"
+    kept = [line for line in lines if line["arch"] == base["arch"] and line[fixed] == base_value(lines, fixed)]
+    return sorted({line[size]: line for line in kept}.values(), key=lambda line: line[size])
+
+
+def base_value(lines: Sequence[Line], name: str) -> Any:
+    """The value that most lines of the first line's network share: the study's own."""
+    values = [line[name] for line in lines if line["arch"] == lines[0]["arch"]]
+    return max(dict.fromkeys(values), key=values.count)
+
+
+def fits(lines: Sequence[Line]) -> list[Fitted]:
+    """Each of EXPECTED, and both stages' step, against weights and batch."""
+    wanted = [*EXPECTED, *((stage, size) for stage in ("stage_1", "stage_2") for size in ("weights", "batch_size"))]
+    return [_fitted(along(lines, size), term, size) for term, size in wanted]
+
+
+def _fitted(lines: list[Line], term: str, size: str) -> Fitted:
+    x = np.array([line[size] for line in lines], float)
+    y = np.array([line["seconds"][term] for line in lines], float)
+    if len(x) >= LEAST:
+        return Fitted(term, size, x, y, fit_power_with_overhead(x, y))
+    return Fitted(term, size, x, y, fit_power(*upper(x, y)) if len(x) > 1 else None)
+
+
+def panels(found: Sequence[Fitted]) -> Iterator[tuple[str, str, Callable[[Axes], None]]]:
+    """Name, description and drawing of a panel for each size."""
+    for size in ("weights", "batch_size"):
+        shown = [one for one in found if one.size == size and len(one.x) > 1]
+        if shown:
+            yield f"growth-{size}", f"Seconds against {TITLES[size]}", _drawing(shown, TITLES[size])
+
+
+def _drawing(shown: list[Fitted], title: str) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        for place, one in enumerate(shown):
+            look = style(place)
+            axes.plot(one.x, 1000 * one.y, color=look.color, marker=look.marker, markersize=4, linestyle="none",
+                      label=TITLES[one.term])  # fmt: skip
+            if one.growth is not None:
+                x = one.x if len(one.x) >= LEAST else upper(one.x, one.y)[0]
+                axes.plot(x, [1000 * one.growth.at(value) for value in x], color=look.color, linestyle="--", linewidth=1)
+        axes.set(xscale="log", yscale="log", xlabel=title, ylabel="milliseconds")
+        axes.legend(fontsize=7.5, frameon=False)
+
+    return draw
+
+
+def words(found: Sequence[Fitted]) -> str:
+    """The fitted exponents in a sentence."""
+    parts = []
+    for one in found:
+        if one.growth is not None and (one.term, one.size) in EXPECTED:
+            interval = one.growth.interval
+            sure = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
+            symbol = "P" if one.size == "weights" else "B"
+            parts.append(f"{TITLES[one.term]} grows as {symbol}^{one.growth.exponent:.2f}{sure}, n = {one.growth.n} sizes "
+                         f"({EXPECTED[one.term, one.size]})")  # fmt: skip
+    return f"As measured, {'; '.join(parts)}." if parts else "Too few sizes for a growth law."
+
+
+def rows(lines: Sequence[Line]) -> Iterator[tuple[str, ...]]:
+    """The measured sizes as a table."""
+    for line in lines:
+        seconds, moved = line["seconds"], line["bytes"]
+        yield (
+            line["arch"], f"{line['width']:g}", f"{line['batch_size']}", f"{line['weights']:,}",
+            f"{1000 * seconds['stage_1']:.1f}", f"{1000 * seconds['stage_2']:.1f}",
+            f"{100 * (seconds['stage_2'] / seconds['stage_1'] - 1):+.0f} %", f"{1000 * seconds['param_distance']:.2f}",
+            f"{1000 * seconds['feature_kl']:.2f}", *(f"{moved[name] / 1e6:.1f}" for name in ("state", "stage_1", "stage_2")),
+        )  # fmt: skip
+
+
+def huge() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows of the table for ViT-Huge."""
+    costs = on_paper(BATCH)
+    part = shares(costs)
+    head = ("term", "operations", "share", "bytes moved", "share")
+    return head, [
+        (one.term, f"{one.operations:.2g}", f"{part[one.term][0]:.2%}", f"{one.bytes:.2g}", f"{part[one.term][1]:.1%}")
+        for one in costs
+    ]
+
+
+def huge_words() -> str:
+    """The shares in a sentence."""
+    part = shares(on_paper(BATCH))
+    return (
+        f"On paper, in a pair of ViT-Huge/14 at {BATCH:,} images, the posterior distance takes "
+        f"{part['posterior distance'][0]:.1e} and the feature KL {part['feature KL'][0]:.1e} of a step's operations."
+    )

@@ -1,0 +1,107 @@
+"""The command line that all studies share."""
+
+import json
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mldiv.config import ConfigError
+from mldiv.method.networks import MODELS
+from mldiv.storage import object_store
+from mldiv.sweep.search_space import DEFAULT_RULE, SELECTION
+
+#: Environment variable with the place under which every study has its folder, where --out does not say otherwise.
+RESULTS = "MLDIV_RESULTS"
+
+
+def parse_flags(study: Any, argv: Sequence[str] | None) -> Namespace:
+    """The flags of a `study.Study`. argparse itself ends with code 2 at an unknown one."""
+    parser = ArgumentParser(prog=f"studies/{study.name}.py", description=study.question)
+    parser.add_argument("--preset", default="auto", help="auto (paper with GPUs, else demo), demo, quick, small or paper")
+    parser.add_argument("--data", help="digits, fashion_mnist, cifar10, cifar100 or image_folder")
+    parser.add_argument("--data-root", help="folder of the data (digits needs none)")
+    parser.add_argument("--download", action="store_true", help="let torchvision download missing data into --data-root")
+    parser.add_argument("--arch", help=f"{', '.join(MODELS)}")
+    parser.add_argument("--width", type=float, help="factor of the network's channels")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of mldiv/config.py; may be repeated"
+    )
+    parser.add_argument("--ood", help="images of another kind: photographs (default), another data set's name, or none")
+    parser.add_argument(
+        "--arm", action="append", default=[], metavar="NAME", help="only this arm beside the baseline; repeatable"
+    )
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds on which each arm's choice is repeated")
+    parser.add_argument("--samples", type=int, metavar="N", help="Optuna trials for each searched arm; 0: defaults as they are")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="Optuna trials open at once in each arm's search (default: the study's, mostly 1)",
+    )
+    parser.add_argument(
+        "--select", default=DEFAULT_RULE, metavar="RULE", help=f"how a search is judged: {' or '.join(SELECTION)}"
+    )
+    parser.add_argument("--stop-early", action="store_true", help="end searched trials early by ASHA, after the switch only")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="DDP processes per trial (default 1)")
+    parser.add_argument(
+        "--out",
+        metavar="PLACE",
+        help=f"folder or URL (s3://...) of the results (default: {study.name} in ${RESULTS} or results)",
+    )
+    parser.add_argument(
+        "--store",
+        metavar="PLACE",
+        help="folder or URL where studies share first stages and pretraining (default: trunks beside --out)",
+    )
+    parser.add_argument("--store-size", type=float, default=20.0, metavar="GB", help="size of the store (default 20)")
+    parser.add_argument("--no-store", action="store_true", help="share nothing: train every trial from its very start")
+    parser.add_argument("--groups", type=int, metavar="N", help="most trials at once (default: what the cluster has room for)")
+    parser.add_argument("--cpus-per-worker", type=float, metavar="N", help="processors of each worker (default: the preset's)")
+    parser.add_argument(
+        "--gpus-per-worker", type=float, metavar="N", help="GPUs of each worker; 0.25: four small networks share one"
+    )
+    parser.add_argument("--in-process", action="store_true", help="train here, one trial after the other, without Ray")
+    parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS", "local"), help="Ray cluster (default: this machine)")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
+    return parser.parse_args(argv)
+
+
+def places(flags: Namespace, name: str) -> tuple[object_store.Place, object_store.Place]:
+    """Where the results of the study of this ``name`` and the first stages that studies share are to be.
+
+    Raises: ConfigError for a URL that is no storage.
+    """
+    out = _place("out", flags.out or object_store.join(os.environ.get(RESULTS, "results"), name))
+    return out, _place("store", flags.store or object_store.join(object_store.parent(out), "trunks"))
+
+
+def _place(flag: str, given: str) -> object_store.Place:
+    """A folder's full path, or a URL that pyarrow knows."""
+    if not object_store.is_url(given):
+        return str(Path(given).expanduser().resolve())
+    try:
+        object_store.Remote(given)
+    except ValueError as error:
+        raise ConfigError(f"--{flag} {error}") from None
+    return given
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """The settings of ``--set NAME=VALUE``: numbers, true, false and null (none) as in JSON, anything else a word.
+
+    Raises: ConfigError for what is no such pair, and for what a study or a flag of its own decides.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {pair}: expected NAME=VALUE, for instance epochs=30")
+        if name in ("seed", "data_root"):
+            raise ConfigError(f"--set {pair}: use {'--seeds' if name == 'seed' else '--data-root'}")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found

@@ -1,0 +1,183 @@
+"""The desk between clients that bring trials and worker groups that train them. Plain asyncio; `train` makes it a Ray actor.
+
+A client submits a trial and polls for its reports; a group asks for the next trial, reports each epoch and finishes it.
+An early stop is the answer to a report: nothing is killed. A group that asks for work while it still holds a trial has
+been restarted: it is handed the same trial again, a bounded number of times without an epoch in between. A trial whose
+client has fallen silent is stopped at its next report, and one that no group has taken yet is dropped.
+"""
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+#: How often a trial is handed out without reporting an epoch before the deaths of its worker group count as its failure.
+#: Each epoch allows as many again: machines that are taken away, and not the trial, end groups that get on.
+ATTEMPTS = 3
+#: Seconds without a poll after which a client counts as dead.
+SILENCE = 300.0
+
+#: Ray namespace of the broker actor.
+NAMESPACE = "mldiv"
+#: What `next` answers when the study is over.
+END = "end"
+
+
+@dataclass
+class Ticket:
+    """One trial on its way."""
+
+    trial: str
+    task: dict[str, Any]
+    attempts: int = 0
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    outcome: dict[str, Any] | None = None
+    stop: bool = False
+    last_poll: float = field(default_factory=time.monotonic)
+
+
+class Broker:
+    """All methods are coroutines, called by name from other processes."""
+
+    def __init__(self, attempts: int = ATTEMPTS, silence: float = SILENCE) -> None:
+        self.attempts, self.silence = attempts, silence
+        self.tickets: dict[str, Ticket] = {}
+        self.waiting: deque[str] = deque()
+        self.holding: dict[str, str] = {}
+        self.pids: dict[str, list[int]] = {}
+        self.placements: dict[str, Any] = {}
+        self.surplus = 0
+        self.closed: str | None = None
+        self.changed = asyncio.Condition()
+
+    # Clients
+
+    async def submit(self, trial: str, task: dict[str, Any]) -> None:
+        """Bring a trial. One that is under way is joined, so a restarted client goes on where the first one was."""
+        async with self.changed:
+            ticket = self.tickets.get(trial)
+            if ticket is None:
+                self.tickets[trial] = Ticket(trial, task)
+                self.waiting.append(trial)
+            else:
+                ticket.stop, ticket.last_poll = False, time.monotonic()
+            self.changed.notify_all()
+
+    async def poll(self, trial: str, seen: int, timeout: float) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+        """The trial's epoch lines after the first ``seen``, and its outcome once it has one; waits for news up to timeout."""
+        ticket = self.tickets[trial]
+        ticket.last_poll = time.monotonic()
+        await self._wait(lambda: len(ticket.lines) > seen or ticket.outcome is not None or self.closed, timeout)
+        ticket.last_poll = time.monotonic()
+        if self.closed and ticket.outcome is None:
+            ticket.outcome = {"status": "interrupted", "reason": self.closed}
+        if ticket.outcome is not None:
+            self.tickets.pop(trial, None)
+        return ticket.lines[seen:], ticket.outcome
+
+    async def stop(self, trial: str) -> None:
+        """End the trial at its next report. Unknown and finished trials are left as they are."""
+        async with self.changed:
+            if (ticket := self.tickets.get(trial)) is not None:
+                ticket.stop = True
+                self.changed.notify_all()
+
+    # Worker groups
+
+    async def placed(self, group: str, placement: Any) -> Any:
+        """Where Ray has placed the group's processes, now that they run. Where they were before, if that was elsewhere: a
+        controller that died has left it."""
+        before, self.placements[group] = self.placements.get(group), placement
+        return None if before == placement else before
+
+    async def next(self, group: str, pid: int, timeout: float) -> dict[str, Any] | str | None:
+        """The task for a group: its unfinished one, else the next in line, None if there is none yet, END when all is over."""
+        self.pids.setdefault(group, [])
+        if pid not in self.pids[group]:
+            self.pids[group].append(pid)
+        await self._wait(lambda: self.waiting or group in self.holding or self.closed or self.surplus, timeout)
+        async with self.changed:
+            if self.closed:
+                return END
+            trial = self.holding.get(group) or self._next_wanted()
+            if trial is None:
+                if self.surplus:
+                    self.surplus -= 1
+                    return END
+                return None
+            ticket = self.tickets[trial]
+            if ticket.attempts == self.attempts:
+                reason = f"its worker group died {self.attempts} times without an epoch in between"
+                self._finish(group, trial, {"status": "failed", "reason": reason})
+                return None
+            ticket.attempts += 1
+            self.holding[group] = trial
+            return ticket.task
+
+    async def report(self, trial: str, line: dict[str, Any]) -> bool:
+        """Take an epoch's line; whether the trial is to end here."""
+        async with self.changed:
+            ticket = self.tickets[trial]
+            ticket.lines.append(line)
+            ticket.attempts = 0
+            self.changed.notify_all()
+            return ticket.stop or self._silent(ticket)
+
+    async def finish(self, group: str, trial: str, outcome: dict[str, Any]) -> None:
+        """The group is done with the trial. Only the first outcome counts (several ranks may report one failure)."""
+        async with self.changed:
+            if self.holding.get(group) == trial:
+                self._finish(group, trial, outcome)
+
+    # The driver
+
+    async def lost(self, group: str, reason: str) -> Any:
+        """A group is gone for good: its trial goes back to the head of the line. The placement that it may have left."""
+        async with self.changed:
+            trial = self.holding.pop(group, None)
+            if trial is not None:
+                self.waiting.appendleft(trial)
+            self.changed.notify_all()
+        return self.placements.pop(group, None)
+
+    async def retire(self, groups: int) -> None:
+        """So many groups are one too many: those that next find no trial waiting are told END."""
+        async with self.changed:
+            self.surplus = groups
+            self.changed.notify_all()
+
+    async def close(self, reason: str) -> None:
+        """The study is over: groups are told END, and clients that still wait get the outcome "interrupted"."""
+        async with self.changed:
+            self.closed = reason
+            self.changed.notify_all()
+
+    async def state(self) -> dict[str, Any]:
+        """Who holds what, for display and tests."""
+        return {"waiting": list(self.waiting), "holding": dict(self.holding), "pids": self.pids}
+
+    def _next_wanted(self) -> str | None:
+        while self.waiting:
+            ticket = self.tickets[self.waiting.popleft()]
+            if not (ticket.stop or self._silent(ticket)):
+                return ticket.trial
+            del self.tickets[ticket.trial]
+        return None
+
+    def _silent(self, ticket: Ticket) -> bool:
+        return time.monotonic() - ticket.last_poll > self.silence
+
+    def _finish(self, group: str, trial: str, outcome: dict[str, Any]) -> None:
+        del self.holding[group]
+        ticket = self.tickets[trial]
+        ticket.outcome = outcome
+        ticket.task = {}
+        self.changed.notify_all()
+
+    async def _wait(self, ready: Any, timeout: float) -> None:
+        try:
+            async with asyncio.timeout(timeout), self.changed:
+                await self.changed.wait_for(ready)
+        except TimeoutError:
+            return

@@ -1,0 +1,51 @@
+"""Early stopping of searched trials that compares like with like: within an arm and seed, after the switch, at equal epochs."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+
+from mldiv.config import TrialConfig
+from mldiv.sweep.plan import Arm
+from mldiv.sweep.search_space import latest_switch
+
+#: Of each comparison the better half goes on.
+REDUCTION = 2
+
+
+class AfterSwitch(FIFOScheduler):
+    """ASHA (Li et al., MLSys 2020) for each bracket: the trials of one arm's search with one seed. Repeats are never stopped.
+
+    first: the first epoch at which every trial has its diversity terms on; epochs: of a trial. Trials are compared by their
+    validation NLL after a quarter of the epochs from ``first`` on, then each time twice as many.
+    """
+
+    def __init__(self, first: int, epochs: int) -> None:
+        super().__init__()
+        self.first, self.after = first, epochs - first
+        self.brackets: dict[str, AsyncHyperBandScheduler] = {}
+
+    @classmethod
+    def of(cls, arms: Iterable[Arm], base: TrialConfig) -> "AfterSwitch":
+        """For a study's arms."""
+        switches = [
+            latest_switch(arm.config) if "switch_epoch" in arm.searched else arm.config.switch_epoch
+            for arm in arms
+            if arm.config.diverse
+        ]
+        return cls(max(switches, default=0), base.epochs)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """CONTINUE or STOP."""
+        name, passed = trial.config["bracket"], result["epoch"] + 1 - self.first
+        if name is None or not 0 < passed < self.after or result["nll"] is None:
+            return TrialScheduler.CONTINUE
+        if name not in self.brackets:
+            self.brackets[name] = AsyncHyperBandScheduler(
+                time_attr="passed", metric="nll", mode="min", max_t=max(1, self.after - 1), reduction_factor=REDUCTION,
+                grace_period=max(1, self.after // 4), stop_last_trials=False,
+            )  # fmt: skip
+        bracket = self.brackets[name]
+        if trial.trial_id not in bracket._trial_info:
+            bracket.on_trial_add(tune_controller, trial)
+        return bracket.on_trial_result(tune_controller, trial, result | {"passed": passed})

@@ -1,0 +1,151 @@
+"""What a Ray cluster has and may get, what a worker takes of it, how a study joins it. Ray is loaded when it is asked."""
+
+import logging
+import math
+import os
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mldiv.config import ConfigError
+from mldiv.presets import Preset
+
+#: A node's resources as Ray counts them, "CPU" and "GPU" among them.
+Node = Mapping[str, float]
+
+#: Where `ray up` leaves the configuration, each node type's resources filled in, on the head.
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
+
+#: Ray's settings by environment variable; what the user has set wins.
+ENVIRONMENT = {
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+    "RAY_worker_maximum_startup_concurrency": "16",  # clients and groups start at once: no warning about that
+}
+
+#: Share of each CPU that its worker asks Ray for; what is left goes to the trials' clients (0.01 CPU each).
+CPU_SHARE = 0.9
+
+
+def nodes() -> list[Node]:
+    """What each living node of the cluster has."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def largest(path: Path = BOOTSTRAP) -> list[Node]:
+    """The head and every worker that the autoscaler of a cluster made by `ray up` may start, those with most GPUs first; empty
+    elsewhere, and where the nodes are a fixed list. Only the head knows."""
+    try:
+        config: Any = yaml.safe_load(path.expanduser().read_text())
+        types, head = dict(config["available_node_types"]), config["head_node_type"]
+        first = types.pop(head)["resources"]
+        total = config["max_workers"]
+        workers = [one["resources"] for one in types.values() for _ in range(one.get("max_workers", total))]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return []
+    workers.sort(key=lambda node: (-node.get("GPU", 0), -node.get("CPU", 0)))
+    return [first, *workers[:total]] if workers else []
+
+
+def local_resources() -> dict[str, float]:
+    """The processors this process may use, and the GPUs."""
+    return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
+
+
+def has_gpus(address: str) -> bool:
+    """Whether the study's cluster has GPUs, or can start nodes that have; a local one has this machine's."""
+    if address == "local":
+        return torch.cuda.is_available()
+    connect(address)
+    return any(node.get("GPU", 0) for node in [*nodes(), *largest()])
+
+
+def connect(address: str) -> None:
+    """Start Ray on this machine ("local"), or join the cluster at ``address``; quietly, and once.
+
+    Raises: ConfigError when no cluster answers.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if address == "local":
+        options |= {"num_cpus": int(local_resources()["CPU"]), "include_dashboard": False}
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f"--address {address}: no Ray cluster could be joined there ({str(error).splitlines()[0]})") from None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker process of a group takes, and how many make a group."""
+
+    workers: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def fit(self, nodes: Sequence[Node]) -> int:
+        """How many groups fit side by side. A group may lie on several nodes, a worker on one, and on one GPU if it takes no
+        more than that."""
+        return sum(self._workers(node) for node in nodes) // self.workers
+
+    def _workers(self, node: Node) -> int:
+        """How many workers fit on a node."""
+        fits = [_times(self.cpus, node.get("CPU", 0))]
+        if self.gpus:
+            cards = node.get("GPU", 0)
+            fits.append(int(cards) * _times(self.gpus, 1.0) if self.gpus < 1 else _times(self.gpus, cards))
+        return min(fits)
+
+    def groups(self, nodes: Sequence[Node], trials: int) -> int:
+        """How many groups fit; not more than there are trials.
+
+        Raises: ValueError when not even one fits.
+        """
+        if self.fit(nodes) < 1:
+            has = ", ".join(f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes)
+            raise ValueError(
+                f"a group of {self.workers} workers needs {self.cpus:g} CPUs and {self.gpus:g} GPUs for each, the nodes of the "
+                f"cluster have {has}: lower --workers, --cpus-per-worker or --gpus-per-worker, or say by --groups how many "
+                "an autoscaling cluster is to make room for"
+            )
+        return max(1, min(self.fit(nodes), trials))
+
+    @property
+    def worker(self) -> dict[str, float]:
+        """What each worker asks Ray for."""
+        return {"CPU": CPU_SHARE * self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+
+
+def _times(need: float, room: float) -> int:
+    """How often ``need`` goes into ``room``; ten tenths are one."""
+    return math.floor(room / need + 1e-9)
+
+
+def worker_resources(flags: Namespace, preset: Preset, workers: int, nodes: Sequence[Mapping[str, float]]) -> Any:
+    """What a worker takes on such nodes: as the flags say, else the preset's share where there are GPUs, else one processor.
+
+    Raises: ConfigError for GPUs that there are not.
+    """
+    has_gpus = any(node.get("GPU", 0) for node in nodes)
+    cpus, gpus = (preset.cpus, preset.gpus) if preset.gpus and has_gpus else (1.0, 0.0)
+    if flags.gpus_per_worker and not has_gpus and flags.groups is None:
+        raise ConfigError(
+            f"--gpus-per-worker {flags.gpus_per_worker:g}: there is no GPU; where some are to start, say --groups"
+        )
+    given = flags.cpus_per_worker, flags.gpus_per_worker
+    return Resources(workers, *(own if own is not None else usual for own, usual in zip(given, (cpus, gpus), strict=True)))

@@ -1,0 +1,54 @@
+"""How the processes of a worker group find each other: as Ray has it, but a group of one needs no process group.
+
+Ray hands this to every group's controller too, which trains nothing: no torch is imported until it is needed.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.train.backend import Backend, BackendConfig
+
+
+@dataclass
+class ProcessGroup(BackendConfig):
+    """What a `TorchTrainer` takes in the place of Ray's TorchConfig, by which each controller would import torch."""
+
+    timeout_s: int
+    backend: str | None = None  # the trainer sets it: nccl or gloo
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _Backend
+
+    @property
+    def train_func_context(self) -> Any:
+        return self.of_ray().train_func_context
+
+    def of_ray(self) -> Any:
+        from ray.train.torch import TorchConfig  # torch: 3 s of processor, and only workers and their driver need it
+
+        return TorchConfig(backend=self.backend, timeout_s=self.timeout_s)
+
+
+class _Backend(Backend):
+    """Ray's where there are several workers, who then meet at the addresses by which Ray knows their nodes."""
+
+    share_cuda_visible_devices = True
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        if len(worker_group) > 1:
+            worker_group.execute(_meet)
+            config = backend_config.of_ray()
+            config.backend_cls().on_start(worker_group, config)
+
+    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+        if len(worker_group) > 1:
+            config = backend_config.of_ray()
+            config.backend_cls().on_shutdown(worker_group, config)
+
+
+def _meet() -> None:
+    from mldiv import distributed  # in the worker
+
+    distributed.meet_at(ray.util.get_node_ip_address())

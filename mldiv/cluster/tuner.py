@@ -1,0 +1,243 @@
+"""Ray Tune with Optuna: a plan's trials as thin clients of the standing worker groups, early stops included."""
+
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.callback import Callback
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from mldiv import records
+from mldiv.cluster.early_stopping import AfterSwitch as AfterSwitch
+from mldiv.cluster.nodes import Resources
+from mldiv.cluster.trial_client import client
+from mldiv.cluster.worker_groups import Groups, start_broker
+from mldiv.records import TrialRecord, find_trial
+from mldiv.storage.cache import Store
+from mldiv.storage.object_store import Copy, join
+from mldiv.storage.remote_cache import open_store
+from mldiv.sweep.plan import Plan
+
+#: Tune's settings by environment variable; what the user has set wins.
+ENVIRONMENT = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches us: records and checkpoints are already safe
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no csv, json and tensorboard copies of our records
+    "TUNE_MAX_PENDING_TRIALS_PG": "64",
+    "TUNE_GLOBAL_CHECKPOINT_S": "60",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+#: Restarts of a trial's client, which dies with the node that it happens to be on.
+CLIENT_RESTARTS = 20
+#: How often a trial that ended in an error of Tune's, without a final record, is brought again as a new one. Tune restarts no
+#: client whose process died between two trials: the next trial is the one that ends.
+RETURNS = 5
+
+#: Seconds between two pushes of the study's own files to an object store.
+PUSH = 30.0
+
+Progress = Callable[[str, dict[str, Any]], None]
+
+
+class PlanSearch(Searcher):
+    """A `Plan` as a Tune search algorithm: Tune asks it for trials and tells it of their ends."""
+
+    def __init__(self, plan: Plan, study: Copy, store: Store, room: Callable[[], int]) -> None:
+        super().__init__(metric="nll", mode="min")
+        self.plan, self.study, self.store, self.room = plan, study, store, room
+        #: Why no trial can be trained any more, once that is so.
+        self.given_up: str | None = None
+        self.tasks: dict[str, dict[str, Any]] = {}
+        self.again: dict[str, dict[str, Any]] = {}
+        self.returns: Counter[str] = Counter()
+        self.written: tuple[int, frozenset[str]] = (0, frozenset())
+        self.pushed = time.monotonic()
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's task; None while answers or a trunk must come first, or no group is free; FINISHED at the end."""
+        if self.given_up is not None:
+            return Searcher.FINISHED
+        task = self._next() if len(self.tasks) < self.room() else None
+        self._write()
+        if task is not None:
+            self.tasks[trial_id] = task
+            return task
+        return Searcher.FINISHED if self.plan.done else None
+
+    def _next(self) -> dict[str, Any] | None:
+        if self.again:
+            return self.again.pop(next(iter(self.again)))
+        if (task := self.plan.next()) is None:
+            return None
+        return {
+            "trial": task.config.id,
+            "config": asdict(task.config),
+            "publish": list(task.publish),
+            "bracket": self.plan.brackets.get(task.config.id),
+            "store": self.store.place if self.plan.queue.share else None,
+            "store_limit": self.store.limit,
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Answer with the record on disk; a trial that Tune stopped may still be on its way to its last report. One that lost
+        its client is brought again."""
+        task = self.tasks.pop(trial_id, None)
+        if task is None:
+            return
+        trial, result = task["trial"], result or {}
+        if result.get("status") == "interrupted":
+            self.given_up = result["reason"]
+            return
+        record = self._record(trial)
+        final = record is not None and record.final
+        if error and not final and self.returns[trial] < RETURNS:
+            self.returns[trial] += 1
+            self.again[trial] = task
+            return
+        if record is not None and not final and not error and result.get("status") == "running":
+            record.status = "stopped"
+        self.plan.tell(trial, record)
+        self._write()
+
+    def _record(self, trial: str) -> TrialRecord | None:
+        """The trial's record; None, and the trial is asked for again by the next run, where the store does not answer."""
+        with suppress(OSError):
+            self.study.pull(lambda name: name.endswith("/trial.json"), f"trials/{trial}", deep=False)
+            return find_trial(self.study.local, trial)
+        return None
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
+        """The plan fixes what is searched and how it is judged."""
+        return True
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Who waits for the trial's first stage may be free now. Optuna hears of whole trials only."""
+        if trial_id in self.tasks:
+            self.plan.progress(self.tasks[trial_id]["trial"], result["epoch"] + 1)
+
+    def _write(self) -> None:
+        """Keep the study's assignments and its references in the store up to date."""
+        assigned, needed = len(self.plan.assignments), self.plan.queue.needed()
+        if assigned != self.written[0]:
+            records.write_assignments(self.study.local, self.plan.assignments)
+        with suppress(OSError):
+            if needed != self.written[1]:
+                self.store.refer(self.study.place, needed)
+            if time.monotonic() - self.pushed > PUSH:
+                self.pushed = time.monotonic()
+                self.study.push(folders=False)
+        self.written = assigned, needed
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its parts to restore them later; the records rebuild this one."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the records rebuild the plan."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the records rebuild the plan."""
+
+
+class Steward(Callback):
+    """Tells the broker of trials that Tune ends early, and a display of everything that is reported."""
+
+    def __init__(self, broker: Any, search: PlanSearch, progress: Progress) -> None:
+        self.broker, self.search, self.progress = broker, search, progress
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its parts to restore them later; the records rebuild this one."""
+        return {}
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        self.progress(trial.config["trial"], result)
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.broker.stop.remote(trial.config["trial"])
+        self.progress(trial.config["trial"], {"ended": True, **trial.last_result})
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        if trial.config["trial"] in self.search.again:
+            return
+        self.broker.stop.remote(trial.config["trial"])
+        self.progress(trial.config["trial"], {"ended": True, "status": "failed"})
+
+
+def run(
+    plan: Plan,
+    study: Path | Copy,
+    *,
+    resources: Resources,
+    store: Store | None = None,
+    groups: int | None = None,
+    progress: Progress = lambda trial, result: None,
+    scheduler: TrialScheduler | None = None,
+    stop: Callable[[str, Mapping[str, Any]], bool] | None = None,
+    broker_options: dict[str, Any] | None = None,
+) -> None:
+    """Train every trial of ``plan``; Ray must be initialised. Returns when all have ended.
+
+    study: its folder, or the copy here of one on an object store; store: where trials share their first stages (default: in
+    the study's folder); groups: most worker groups side by side (default: what the cluster has, and gets meanwhile);
+    scheduler, stop: Tune's own ways of stopping trials early.
+
+    Raises: RuntimeError with the reason when no worker group is left, the broker has died, or a group does not end in time.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    study = study if isinstance(study, Copy) else Copy(Path(study).resolve())
+    store = store or open_store(join(study.place, "store"))
+    mirror = join(study.place, "ray")
+    study.remove("ray")
+    name = f"broker-{uuid.uuid4().hex[:8]}"
+    broker = start_broker(name, **(broker_options or {}))
+    standing = Groups(
+        broker,
+        name,
+        resources,
+        mirror,
+        trials_left=lambda: plan.trials() - plan.answered,
+        most=groups,
+    )
+    search = PlanSearch(plan, study, store, room=lambda: standing.count + 1)  # so that a group never waits for a client
+    trainable = tune.with_resources(tune.with_parameters(client, broker=broker, study=study.place), {"CPU": 0.01})
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=scheduler,
+            num_samples=-1,  # the search says when it is over
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: f"{trial.trial_id}-{trial.config['trial']}",
+            metric="nll" if scheduler else None,
+            mode="min" if scheduler else None,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=mirror,
+            verbose=0,
+            callbacks=[Steward(broker, search, progress)],
+            stop=stop,
+            failure_config=tune.FailureConfig(max_failures=CLIENT_RESTARTS),
+        ),
+    )
+    clean = False
+    try:
+        tuner.fit()
+    finally:
+        with suppress(ray.exceptions.RayError):
+            clean = standing.close()
+            ray.kill(broker)
+    if search.given_up is not None:
+        raise RuntimeError(search.given_up)
+    if not clean:
+        raise RuntimeError("a worker group did not end within 60 s after the study")

@@ -1,0 +1,248 @@
+"""Ray Train around `fit`: standing DDP worker groups that train whatever trial they are handed, one after the other."""
+
+import os
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.autoscaler.sdk import request_resources
+from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from mldiv import distributed
+from mldiv.cluster.broker import END, NAMESPACE, Broker
+from mldiv.cluster.nodes import Resources, nodes
+from mldiv.cluster.process_group import ProcessGroup
+from mldiv.config import from_dict
+from mldiv.storage.object_store import Place, working_copy
+from mldiv.storage.remote_cache import open_store
+from mldiv.training.fit import fit, summary
+from mldiv.training.worker_cache import Workspace
+
+#: Seconds a call for work or news waits at the broker before it comes back empty-handed. Short against the process group's
+#: timeout: ranks other than 0 wait in a collective meanwhile.
+WAIT = 5.0
+#: Seconds for which a finished trial's record is pushed again to an object store that refuses it.
+PATIENCE = 600.0
+#: Seconds for a worker group to start. Ray's 60 are too few on a busy machine, where it then retries in silence.
+START_TIMEOUT = 600
+#: Restarts of a group after deaths of its workers, over its whole life.
+RESTARTS = 100
+
+#: Seconds between two looks at whether more or fewer groups are wanted.
+ADAPT = 2.0
+#: Groups that may fail for good before no more are started.
+MOST_FAILURES = 3
+
+#: Ray Train's settings by environment variable; what the user has set wins.
+ENVIRONMENT = {
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(START_TIMEOUT),
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+#: The same for a cluster that is this machine alone: nobody takes its node away.
+LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+
+
+def start_broker(name: str, **options: Any) -> Any:
+    """The study's broker as a named Ray actor; it lives and dies with the driver, on whose node it is: others may be lost."""
+    actor: Any = ray.remote(Broker)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    placed = actor.options(name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)
+    return placed.remote(**options)
+
+
+#: What starts actors of Ray Train that are not needed here, each 2 s of processor in every group (docs/speed.md): one hands out
+#: Ray's own data sets; one removes what a killed controller leaves, if the machine's latest Ray, whichever that is, has a
+#: dashboard that says so. The driver does that itself.
+UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
+
+
+class _Trainer(TorchTrainer):
+    """Ray's, without UNUSED."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        return [callback for callback in callbacks if not isinstance(callback, UNUSED)]
+
+
+#: Runs a group's `worker_loop` with these settings, and returns when it has ended.
+Launch = Callable[[dict[str, Any]], None]
+
+
+class Groups:
+    """Standing worker groups, each a TorchTrainer in a thread of the driver: when the driver ends, so do they.
+
+    Their number follows the cluster and the work: as many as fit, at most ``most`` and as there are trials left. With
+    ``most``, the cluster is asked to make room for so many (an autoscaler starts nodes), and groups start as nodes come;
+    groups that no trial needs any more end, so that their nodes can go. ``launch`` runs `worker_loop` with such settings until
+    it ends, by default in the processes of a TorchTrainer.
+    """
+
+    def __init__(
+        self, broker: Any, broker_name: str, resources: Resources, storage: Place, *, trials_left: Callable[[], int],
+        most: int | None = None, launch: Launch | None = None,
+    ) -> None:  # fmt: skip
+        self.broker, self.broker_name, self.resources, self.storage = broker, broker_name, resources, storage
+        self.trials_left, self.most, self.launch = trials_left, most, launch or self._run_trainer
+        self.failures: list[str] = []
+        self.threads: list[threading.Thread] = []
+        self.closed = threading.Event()
+        for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if len(ray.nodes()) == 1 and most is None else {})).items():
+            os.environ.setdefault(name, value)
+        if most is None:
+            resources.groups(nodes(), trials_left())  # raises when nothing fits, and nothing is to come
+        self._adapt()
+        self.keeper = threading.Thread(target=self._keep, daemon=True)
+        self.keeper.start()
+
+    @property
+    def count(self) -> int:
+        """Groups that stand or are starting."""
+        return sum(thread.is_alive() for thread in self.threads)
+
+    def _keep(self) -> None:
+        """Adapt the number of groups every now and then, until the study is over."""
+        while not self.closed.wait(ADAPT):
+            with suppress(ray.exceptions.RayError, ConnectionError):
+                self._adapt()
+
+    def _adapt(self) -> None:
+        wanted = min(self.trials_left(), self.most or sys.maxsize)
+        if self.most is not None:
+            request_resources(bundles=[self.resources.worker] * self.resources.workers * wanted)
+        present, fits = self.count, self.resources.fit(nodes())
+        told = self.broker.retire.remote(max(0, present - wanted))
+        if self.threads:
+            ray.get(told)  # raises when the broker has died: no more groups then
+        for _ in range(present, min(wanted, fits)):
+            if len(self.failures) < MOST_FAILURES:
+                thread = threading.Thread(target=self._serve, args=(len(self.threads),), daemon=True)
+                self.threads.append(thread)
+                thread.start()
+
+    def _serve(self, index: int) -> None:
+        group = f"group-{index}"
+        try:
+            self.launch({"broker": self.broker_name, "group": group, "threads": max(1, int(self.resources.cpus))})
+        except Exception as error:
+            self.failures.append(f"{group}: {error}")
+            self._tell_lost(group, error)
+
+    def _run_trainer(self, settings: dict[str, Any]) -> None:
+        """Run `worker_loop` in the processes of a TorchTrainer, restarted as they die, until it ends."""
+        failures = ray.train.FailureConfig(max_failures=RESTARTS, controller_failure_limit=3)  # type: ignore[call-arg]
+        _Trainer(
+            worker_loop,
+            train_loop_config=settings,
+            torch_config=ProcessGroup(timeout_s=24 * 3600),  # type: ignore[arg-type]
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=self.resources.workers, use_gpu=self.resources.gpus > 0, resources_per_worker=self.resources.worker
+            ),
+            run_config=ray.train.RunConfig(
+                name=f"{settings['group']}-{uuid.uuid4().hex[:8]}",
+                storage_path=self.storage,
+                failure_config=failures,
+            ),
+        ).fit()
+
+    def _tell_lost(self, group: str, error: Exception) -> None:
+        """Give the group's trial and place to the others; when there are none, end the study with the reason."""
+        try:
+            placement = ray.get(self.broker.lost.remote(group, str(error)))
+            if not any(thread.is_alive() for thread in self.threads if thread is not threading.current_thread()):
+                ray.get(self.broker.close.remote(f"every worker group failed; the last one: {error}"))
+            if placement is not None:
+                ray.util.remove_placement_group(placement)  # a controller that was killed has not done so
+        except Exception:  # the cluster itself is going down: the driver sees that in its own calls
+            return
+
+    def close(self, reason: str = "the study is over", timeout: float = 60) -> bool:
+        """Tell all groups to end and wait for them; whether all did in time."""
+        self.closed.set()
+        self.keeper.join(timeout)
+        if self.most is not None:
+            request_resources(bundles=[])
+        with suppress(ray.exceptions.RayActorError):  # then its groups end by themselves
+            ray.get(self.broker.close.remote(reason))
+        deadline = time.monotonic() + timeout
+        for thread in self.threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self.threads)
+
+
+def worker_loop(settings: dict[str, Any]) -> None:
+    """What each worker process of a group runs: train the trials it is handed until told END."""
+    torch.set_num_threads(settings["threads"])
+    workspace, group = Workspace(get_device()), settings["group"]
+    broker = ray.get_actor(settings["broker"], namespace=NAMESPACE)
+    if (left := ray.get(broker.placed.remote(group, ray.util.get_current_placement_group()))) is not None:
+        ray.util.remove_placement_group(left)
+    while True:
+        task = distributed.from_first(_next_task(broker, group) if distributed.rank() == 0 else None)
+        if task == END:
+            return
+        if task is not None:
+            _train(broker, group, task, workspace)
+
+
+def _next_task(broker: Any, group: str) -> dict[str, Any] | str | None:
+    try:
+        return ray.get(broker.next.remote(group, os.getpid(), WAIT))
+    except ray.exceptions.ActorUnavailableError:
+        time.sleep(1.0)
+        return None
+    except ray.exceptions.RayActorError:  # the broker lives as long as its driver
+        return END
+
+
+def _train(broker: Any, group: str, task: dict[str, Any], workspace: Workspace) -> None:
+    config, trial = from_dict(task["config"]), task["trial"]
+
+    def report(line: dict[str, Any]) -> bool:
+        with suppress(OSError):  # the next epoch's push sends it too
+            copy.push()
+        return ray.get(broker.report.remote(trial, summary(line)))
+
+    try:
+        with working_copy(task["folder"], fetch=distributed.rank() == 0) as copy:
+            record = fit(
+                config,
+                copy.local,
+                store=open_store(task["store"] or copy.local / "store", task["store_limit"]),
+                workspace=workspace,
+                publish=task["publish"],
+                report=report,
+            )
+            if distributed.rank() == 0:
+                if task["store"] is None:
+                    with suppress(OSError):  # left over, and no reason to lose the trial
+                        copy.remove("store")
+                copy.push(patience=PATIENCE)
+        outcome = {"status": record.status, "reason": record.reason}
+    except ray.exceptions.RayActorError:
+        return
+    except Exception as error:
+        outcome = {
+            "status": "failed",
+            "reason": f"{type(error).__name__}: {error}",
+            "traceback": traceback.format_exc(),
+        }
+        ray.get(broker.finish.remote(group, trial, outcome))
+        if distributed.size() > 1:  # the other ranks wait in a collective: Ray Train starts the group anew
+            raise
+        return
+    if distributed.rank() == 0:
+        ray.get(broker.finish.remote(group, trial, outcome))

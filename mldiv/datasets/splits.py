@@ -1,0 +1,252 @@
+"""Splits, on-device batches and augmentation. Everything random is drawn from generators and seeds that the caller names."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torch.nn import functional
+
+from mldiv.datasets.sources import DATASETS, IN_MEMORY, DataError, FolderImages
+
+Moments = Float[Tensor, "1 channels 1 1"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images, uint8 [images, channels, height, width] or files decoded when asked for, and labels, int64 [images]."""
+
+    images: Tensor | FolderImages
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> "Split":
+        if isinstance(self.images, FolderImages):
+            size = self.images.shape[-1]
+            return Split(FolderImages([self.images.paths[index] for index in indices], size), self.labels[indices])
+        return Split(self.images[indices], self.labels[indices])
+
+    def to(self, device: torch.device) -> "Split":
+        if isinstance(self.images, FolderImages):
+            return self
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set in its three splits; mean and std per channel, of values in [0, 1]; padding, flip: augmentation."""
+
+    name: str
+    classes: int
+    train: Split
+    validation: Split
+    test: Split
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    padding: int
+    flip: bool
+    test_split: str = "official"
+
+    @property
+    def channels(self) -> int:
+        return self.train.images.shape[1]
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        return {name: getattr(self, name) for name in ("train", "validation", "test")}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything that training sees of the data, wherever it lies: pixels (or files), labels, augmentation."""
+        digest = hashlib.sha256(repr((self.classes, self.mean, self.std, self.padding, self.flip)).encode())
+        for part in (self.train, self.validation):
+            digest.update(part.labels.cpu().numpy().tobytes())
+            raw = part.images.cpu().numpy().tobytes() if isinstance(part.images, Tensor) else part.images.described()
+            digest.update(raw)
+        return digest.hexdigest()[:16]
+
+    def to(self, device: torch.device) -> "ImageData":
+        """The data on a device, where its batches are then made; folders that do not fit into memory stay files."""
+        return replace(self, train=self.train.to(device), validation=self.validation.to(device), test=self.test.to(device))
+
+    def describe(self) -> str:
+        """How many images of what, in words."""
+        side = self.train.images.shape[-1]
+        tested = "test" if self.test_split == "official" else "development"
+        return (
+            f"{self.name}: {len(self.train):,} training, {len(self.validation):,} validation and {len(self.test):,} {tested} "
+            f"images of {side}x{side} pixels, {self.classes} classes"
+            + ("" if self.test_split == "official" else "; development images, from the training set, stand in for test data")
+        )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One epoch's random shifts [0, 2 padding] and flips, by sample index: the same however many ranks share the epoch."""
+
+    shift_y: Int[Tensor, " images"]
+    shift_x: Int[Tensor, " images"]
+    flip: Bool[Tensor, " images"]
+    padding: int
+
+
+def load(
+    name: str, root: Path | None, *, seed: int, validation_fraction: float, train_size: int | None = None,
+    validation_size: int | None = None, test_size: int | None = None, image_size: int | None = None,
+    test_split: str = "official",
+) -> ImageData:  # fmt: skip
+    """The data set with a validation split taken from its training images by ``seed``; all cuts keep the classes' shares.
+
+    validation_size: images, or None for validation_fraction of the training images. train_size, test_size: cut to so many
+    images; None keeps all. image_size: of a folder's images (the other sets have theirs). test_split "development": the test
+    images are taken from the training set, as many as test_size or validation_fraction says; the official ones stay unused.
+
+    Raises: DataError for data that is missing or damaged, or sizes that it cannot give.
+    """
+    source = DATASETS[name]
+    if image_size is not None and name != "image_folder" and image_size != source.size:
+        raise DataError(f"image_size = {image_size}: {name} has images of {source.size} pixels; leave it out")
+    source.check(root)
+    (train_images, train_labels), (test_images, test_labels) = source.read(root, image_size or source.size)
+    everything, test = Split(train_images, train_labels), Split(test_images, test_labels)
+    if test_split == "development":
+        everything, test = _divide(everything, test_size or round(validation_fraction * len(everything)), seed, "test_size")
+    elif test_size is not None:
+        test = _cut(test, test_size, seed, "test_size")
+    wanted = validation_size or round(validation_fraction * len(everything))
+    train, validation = _divide(everything, wanted, seed, "validation")
+    if train_size is not None:
+        train = _cut(train, train_size, seed, "train_size")
+    train, validation, test = (_in_memory(split) for split in (train, validation, test))
+    mean, std = (source.mean, source.std) if source.mean and source.std else _moments(train)
+    classes = source.classes or int(train_labels.max()) + 1
+    return ImageData(name, classes, train, validation, test, mean, std, source.padding, source.flip, test_split)
+
+
+def _divide(split: Split, count: int, seed: int, what: str) -> tuple[Split, Split]:
+    """The split less ``count`` images, and these; both stratified by class and in the original order."""
+    try:
+        rest, taken = train_test_split(np.arange(len(split)), test_size=count, stratify=split.labels.numpy(), random_state=seed)
+    except ValueError as error:
+        raise DataError(f"{what} = {count} of {len(split)} images cannot be taken: {error}") from None
+    return split.take(np.sort(rest)), split.take(np.sort(taken))
+
+
+def _cut(split: Split, count: int, seed: int, what: str) -> Split:
+    if count == len(split):
+        return split
+    if count > len(split):
+        raise DataError(f"{what} = {count}: there are only {len(split)} images")
+    return _divide(split, count, seed, what)[1]
+
+
+def _in_memory(split: Split) -> Split:
+    if isinstance(split.images, Tensor) or split.images.shape.numel() > IN_MEMORY:
+        return split
+    chunks = list(torch.arange(len(split)).split(256))
+    return Split(torch.cat(list(_raw(split, chunks, torch.device("cpu")))), split.labels)
+
+
+def _moments(train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    assert isinstance(train.images, Tensor)
+    std, mean = torch.std_mean(train.images.double() / 255, (0, 2, 3))
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def draw_augmentation(data: ImageData, generator: torch.Generator) -> Augmentation:
+    """An epoch's shifts and flips for every training image."""
+    count, span = len(data.train), 2 * data.padding + 1
+    shift_y, shift_x = torch.randint(span, (2, count), generator=generator)
+    flip = torch.rand(count, generator=generator) < (0.5 if data.flip else 0.0)
+    return Augmentation(shift_y, shift_x, flip, data.padding)
+
+
+def random_crop_flip(
+    images: UInt8[Tensor, "batch channels height width"],
+    shift_y: Int[Tensor, " batch"],
+    shift_x: Int[Tensor, " batch"],
+    flip: Bool[Tensor, " batch"],
+    padding: int,
+) -> UInt8[Tensor, "batch channels height width"]:
+    """Each image padded with zeros, cropped at its own shift and mirrored or not: all of a batch in one gather."""
+    _, _, height, width = images.shape
+    padded = functional.pad(images, (padding,) * 4) if padding else images
+    rows = shift_y[:, None] + torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device).expand(len(images), -1)
+    columns = torch.where(flip[:, None], width - 1 - columns, columns) + shift_x[:, None]
+    index = torch.arange(len(images), device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def train_batches(
+    data: ImageData, *, batch_size: int, order: Int[Tensor, " images"], augmentation: Augmentation,
+    rank: int = 0, world: int = 1, device: torch.device,
+) -> Iterator[tuple[Float[Tensor, "batch channels height width"], Int[Tensor, " batch"]]]:  # fmt: skip
+    """This rank's share of an epoch's batches on the device, augmented and normalised; the incomplete last one is dropped.
+
+    batch_size: images of a step over all ranks; a rank takes its contiguous part of each.
+
+    Raises: DataError when there is not one full batch.
+    """
+    steps, share = len(order) // batch_size, batch_size // world
+    if steps == 0:
+        raise DataError(f"batch_size = {batch_size} exceeds the {len(order)} training images")
+    moments = _moments_on(data, device)
+    shift_y, shift_x, flip = (draw.to(device) for draw in (augmentation.shift_y, augmentation.shift_x, augmentation.flip))
+    labels = data.train.labels.to(device)
+    chunks = [order[step * batch_size + rank * share :][:share] for step in range(steps)]
+    for chunk, images in zip(_on_device(chunks, device), _raw(data.train, chunks, device), strict=True):
+        shifted = random_crop_flip(images, shift_y[chunk], shift_x[chunk], flip[chunk], augmentation.padding)
+        yield normalize(shifted, *moments), labels[chunk]
+
+
+def eval_batches(
+    data: ImageData, split: str, *, batch_size: int, rank: int = 0, world: int = 1, device: torch.device,
+    most: int | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+    """This rank's contiguous share of a split, in order, normalised; the ranks' shares one after the other are the split.
+
+    most: end after so many batches.
+    """
+    part = data.splits[split]
+    share = -(-len(part) // world)
+    mine = torch.arange(len(part))[rank * share : (rank + 1) * share]
+    chunks = list(mine.split(batch_size))[:most] if len(mine) else []
+    moments, labels = _moments_on(data, device), part.labels.to(device)
+    for chunk, images in zip(_on_device(chunks, device), _raw(part, chunks, device), strict=True):
+        yield normalize(images, *moments), labels[chunk]
+
+
+def normalize(
+    images: UInt8[Tensor, "batch channels height width"], mean: Moments, std: Moments
+) -> Float[Tensor, "batch channels height width"]:
+    """uint8 to float32 with the data set's mean and standard deviation per channel."""
+    return (images.float() / 255 - mean) / std
+
+
+def _moments_on(data: ImageData, device: torch.device) -> tuple[Moments, Moments]:
+    mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (data.mean, data.std))
+    return mean, std
+
+
+def _on_device(chunks: list[Tensor], device: torch.device) -> list[Tensor]:
+    """The chunks of indices on the device, in one transfer."""
+    return list(torch.cat(chunks).to(device).split([len(chunk) for chunk in chunks])) if chunks else []
+
+
+def _raw(split: Split, chunks: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """The uint8 images of each chunk of indices on the device; files are decoded a few batches ahead."""
+    if not isinstance(split.images, Tensor):
+        yield from (images.to(device, non_blocking=True) for images in split.images.decoded(chunks, pin=device.type == "cuda"))
+        return
+    images = split.images
+    for chunk in _on_device(chunks, images.device):
+        yield images[chunk].to(device)

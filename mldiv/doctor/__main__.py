@@ -1,0 +1,182 @@
+"""`python -m mldiv.doctor`: what in this installation or cluster would make a long sweep fail, said before it starts.
+
+Takes the studies' flags that matter, by a parser of its own: theirs loads torch, which may be what is broken. One line per
+check; the exit code is 1 when one failed.
+"""
+
+import os
+import socket
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mldiv.doctor import cluster, locations, machine
+from mldiv.doctor.machine import AS_LOCKED, FAILED, GROUP, OK, SKIPPED, WARNING, Check, Finding, first_line
+
+
+def parse(argv: Sequence[str] | None = None) -> Namespace:
+    parser = ArgumentParser(prog="python -m mldiv.doctor", description="What would make a long sweep fail here?")
+    parser.add_argument("--preset", default="auto", help="as the studies' flag of that name, like all but the last")
+    parser.add_argument("--data")
+    parser.add_argument("--data-root")
+    parser.add_argument("--out", metavar="PLACE")
+    parser.add_argument("--store", metavar="PLACE")
+    parser.add_argument("--store-size", type=float, default=20.0, metavar="GB")
+    parser.add_argument("--workers", type=int, default=1, metavar="N")
+    parser.add_argument("--groups", type=int, metavar="N")
+    parser.add_argument("--cpus-per-worker", type=float, metavar="N")
+    parser.add_argument("--gpus-per-worker", type=float, metavar="N")
+    parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS", "local"))
+    parser.add_argument("--limit", type=float, default=120.0, metavar="SECONDS", help="for each check (default 120)")
+    return parser.parse_args(argv)
+
+
+def joined(flags: Namespace) -> Finding:
+    """Start Ray on this machine, or join the cluster at --address."""
+    import ray
+
+    from mldiv.cluster.nodes import connect
+    from mldiv.config import ConfigError
+
+    began, local = time.monotonic(), flags.address == "local"
+    if not local and (refused := knock(flags.address)) is not None:
+        return refused
+    others = _other_rays() if local else []
+    try:
+        connect(flags.address)
+    except (ConfigError, ray.exceptions.RayError) as error:
+        mend = "its logs are in session_latest/logs of Ray's folder, /tmp/ray if RAY_TMPDIR names no other" if local else ""
+        return Finding(FAILED, first_line(error), mend)
+    total = ray.cluster_resources()
+    did = "starts on this machine" if local else f"joined at {flags.address}"
+    what = (
+        f"{did} in {time.monotonic() - began:.0f} s: {cluster.count(cluster.nodes())}, "
+        f"{total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"
+    )
+    if others:
+        mend = "join it (--address auto) or stop it (ray stop, on a machine where no study runs)"
+        return Finding(WARNING, f"{what}; another Ray (process {others[0]}) shares the processors", mend)
+    return Finding(OK, what)
+
+
+def _other_rays() -> list[int]:
+    """Processes of this machine that are the heads of a Ray cluster."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            program = (path / "cmdline").read_bytes().split(b"\0")[0]
+        except OSError:
+            continue
+        if program.endswith(b"/gcs_server"):
+            found.append(int(path.name))
+    return sorted(found)
+
+
+def knock(address: str) -> Finding | None:
+    """Why the cluster's head does not let this machine in; None when it does. Ray itself would try for a minute."""
+    import ray
+    from ray._private.services import canonicalize_bootstrap_address
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    up = "start it (ray up, or ray start --head)"
+    try:
+        there = canonicalize_bootstrap_address(address) or address
+        host, _, port = there.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except ConnectionError as error:
+        if address == "auto" and "Could not find" in str(error):
+            return Finding(FAILED, "--address auto: no Ray runs on this machine", f"{up}, or name it: --address HOST:6379")
+        stale = "; if it is long gone, remove ray_current_cluster in Ray's folder, /tmp/ray" if address == "auto" else ""
+        return Finding(FAILED, f"--address {address}: nothing answers at {there} ({error.strerror})", f"{up}{stale}")
+    except (OSError, ValueError) as error:
+        return Finding(FAILED, f"--address {address}: cannot be reached ({error})", f"{up}, or see to the network")
+    try:
+        GcsClient(address=there)
+    except ray.exceptions.AuthenticationError:
+        mend = "export RAY_AUTH_MODE=token and take the head's ~/.ray/auth_token"
+        return Finding(FAILED, f"--address {address}: the token that this machine shows is not the cluster's", mend)
+    return None
+
+
+def leave(flags: Namespace) -> Finding:
+    """Leave the cluster, or stop what `joined` started."""
+    import ray
+
+    ray.shutdown()
+    return Finding(OK, "left")
+
+
+def room(flags: Namespace) -> Finding:
+    """How many trials fit at once, on what has joined or what the autoscaler may add."""
+    from mldiv.cluster import nodes
+    from mldiv.cluster.nodes import worker_resources
+    from mldiv.presets import PRESETS
+
+    present, may_come = nodes.nodes(), nodes.largest() if flags.address != "local" else []
+    chosen = PRESETS[locations.preset(flags) or "demo"]
+    resources = worker_resources(flags, chosen, flags.workers, [*present, *may_come])
+    fits, most = resources.fit(present), resources.fit(may_come)
+    if not fits and not most and flags.groups is None:
+        try:
+            resources.groups(present, 1)
+        except ValueError as error:
+            return Finding(FAILED, str(error))
+    what = f"{fits} now, of {flags.workers} process{'es' * (flags.workers > 1)} each" + (
+        f"; {most} when all nodes have come" if most else ""
+    )
+    if not max(fits, most) or (flags.groups or 0) > max(fits, most):
+        return Finding(WARNING, f"{what}; --groups {flags.groups} asks for more", "lower it, unless an autoscaler adds nodes")
+    if (free := machine.free_memory()) < (flags.groups or max(fits, most)) * GROUP:
+        what += f"; Ray keeps {GROUP / 1e9:g} GB for each here, where the driver runs, and {free / 1e9:.1f} GB are free"
+        return Finding(WARNING, what, "a head with more memory, or fewer at once (--groups)")
+    return Finding(OK, what)
+
+
+def examine(check: Check, flags: Namespace, pool: ThreadPoolExecutor) -> Finding:
+    """What a check finds. One that raises, or takes longer than the limit, has failed."""
+    try:
+        return pool.submit(check, flags).result(flags.limit)
+    except TimeoutError:
+        mend = "look at what it needs (disk, network, cluster), or allow more by --limit"
+        return Finding(FAILED, f"no answer within {flags.limit:g} s", mend)
+    except ImportError as error:
+        return Finding(FAILED, first_line(error), AS_LOCKED)
+    except Exception as error:
+        kind = "" if type(error).__name__ == "ConfigError" else f"{type(error).__name__}: "
+        return Finding(FAILED, kind + first_line(error))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Go through all checks; the exit code: 0 nothing failed, 1 something did."""
+    flags = parse(argv)
+    verdicts: dict[str, str] = {}
+    # Its threads stay to the end: what Ray starts dies with the thread that started it.
+    pool = ThreadPoolExecutor(len(CHECKS) + 1)
+    for name, check in CHECKS.items():
+        if name in AFTER_RAY and verdicts["Ray"] == FAILED:
+            found = Finding(SKIPPED, "needs Ray")
+        else:
+            found = examine(check, flags, pool)
+        verdicts[name] = found.verdict
+        print(f"{found.verdict:8} {name:16} {found.what}{f'; {found.mend}' if found.mend else ''}", flush=True)
+    if verdicts["Ray"] != FAILED:
+        examine(leave, flags, pool)
+    pool.shutdown(wait=False)
+    failed, warned = (list(verdicts.values()).count(one) for one in (FAILED, WARNING))
+    print(f"\n{failed} failed, {warned} with a warning" + ("" if failed else ": nothing found that would make a sweep fail"))
+    return 1 if failed else 0
+
+
+#: What is looked at once Ray runs.
+AFTER_RAY: dict[str, Check] = {"trials at once": room, **cluster.CHECKS}
+#: Every check by name, in order.
+CHECKS: dict[str, Check] = {**machine.CHECKS, **locations.CHECKS, "Ray": joined, "data": locations.data, **AFTER_RAY}
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # a check that had no answer may wait for ever

@@ -1,0 +1,290 @@
+"""What in a Ray cluster would make a long sweep fail: its nodes are asked one by one, each for a bounded time."""
+
+import hashlib
+import os
+import platform
+import socket
+import time
+import uuid
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from mldiv.doctor import locations, machine
+from mldiv.doctor.locations import existing
+from mldiv.doctor.machine import FAILED, OK, WARNING, Check, Finding, first_line, some
+
+#: Seconds by which clocks may differ: the store tells by them what was used last, and an object store refuses a quarter hour.
+CLOCKS = 30.0
+SAME = "on every node: the same checkout and make .venv (ray up does both)"
+
+
+class NoAnswer(Exception):
+    """A node's task that did not end in time."""
+
+
+def nodes() -> dict[str, dict[str, Any]]:
+    """The living nodes by name."""
+    import ray
+
+    return {f"{one['NodeManagerAddress']} ({one['NodeID'][:6]})": one for one in ray.nodes() if one["Alive"]}
+
+
+def ask(function: Callable[..., Any], arguments: Mapping[str, tuple], seconds: float) -> dict[str, Any]:
+    """What ``function`` gives on each node named, side by side, or the exception: its own, Ray's, or `NoAnswer`."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there, task = nodes(), ray.remote(function)
+    asked = {}
+    for name, given in arguments.items():
+        on = NodeAffinitySchedulingStrategy(there[name]["NodeID"], soft=False)
+        asked[task.options(num_cpus=0, max_retries=0, scheduling_strategy=on).remote(*given)] = name
+    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
+    answers: dict[str, Any] = {asked[one]: NoAnswer(f"no answer within {seconds:g} s") for one in silent}
+    for one in silent:
+        ray.cancel(one, force=True)
+    for one in answered:
+        try:
+            answers[asked[one]] = ray.get(one)
+        except ray.exceptions.RayTaskError as error:
+            answers[asked[one]] = error.cause or error
+        except ray.exceptions.RayError as error:
+            answers[asked[one]] = error
+    return {name: answers[name] for name in arguments}
+
+
+def ask_all(function: Callable[..., Any], *given: Any, seconds: float) -> dict[str, Any]:
+    """What ``function(*given)`` gives on every node."""
+    return ask(function, dict.fromkeys(nodes(), given), seconds)
+
+
+def _problems(answers: Mapping[str, Any]) -> list[str]:
+    """The nodes that gave an exception."""
+    return [f"{name}: {_said(one)}" for name, one in answers.items() if isinstance(one, Exception)]
+
+
+def _said(error: Exception) -> str:
+    """An exception's first line; of a function that a node cannot even import, what is missing there."""
+    lines = [line for line in str(error).splitlines() if line.startswith(("ModuleNotFoundError:", "ImportError:"))]
+    return lines[-1] if lines else first_line(error)
+
+
+def software(names: list[str]) -> dict[str, str]:
+    """What must be the same on every node: Python, the packages named, and the code of mldiv itself."""
+    code = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        code.update(path.read_bytes())
+    found = {name: machine.version(name) or "missing" for name in names}
+    return {"Python": platform.python_version(), **found, "mldiv's code": code.hexdigest()[:8]}
+
+
+def same_software(flags: Namespace) -> Finding:
+    """Every node runs what this machine runs."""
+    names = machine.dependencies()
+    here, answers = software(names), ask_all(software, names, seconds=flags.limit * 0.8)
+    wrong = _problems(answers)
+    for node, there in answers.items():
+        if not isinstance(there, Exception):
+            wrong += [f"{node}: {name} {there[name]}, {here[name]} here" for name in here if there[name] != here[name]]
+    if wrong:
+        return Finding(FAILED, some(wrong), SAME)
+    return Finding(OK, f"the same on {count(answers)}")
+
+
+def cards() -> int:
+    """How many GPUs torch can use on this node, whatever Ray gives the task that asks."""
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count and (found := machine._try_gpus(count)).verdict != OK:
+        raise RuntimeError(found.what)
+    return count
+
+
+def same_gpus(flags: Namespace) -> Finding:
+    """Ray and torch see as many GPUs on every node."""
+    known, answers = nodes(), ask_all(cards, seconds=flags.limit * 0.8)
+    wrong, unused = _problems(answers), []
+    for node, torch_sees in answers.items():
+        ray_sees = int(known[node]["Resources"].get("GPU", 0))
+        if not isinstance(torch_sees, Exception):
+            if ray_sees > torch_sees:
+                wrong.append(f"{node}: Ray counts {ray_sees} GPUs, torch can use {torch_sees}")
+            elif ray_sees < torch_sees:
+                unused.append(f"{node}: torch can use {torch_sees} GPUs, Ray counts {ray_sees}")
+    if wrong:
+        return Finding(FAILED, some(wrong), "python -m mldiv.doctor on that node says why, ray start --num-gpus how many")
+    if unused:
+        return Finding(WARNING, some(unused), "start that node's Ray with --num-gpus, or without it")
+    return Finding(OK, f"Ray counts what torch can use on {count(answers)}")
+
+
+def now() -> float:
+    return time.time()
+
+
+def same_clocks(flags: Namespace) -> Finding:
+    """No node's clock is far from this machine's. An answer's time must lie between question and answer."""
+    asked = time.time()
+    answers = ask_all(now, seconds=flags.limit * 0.8)
+    ended, wrong = time.time(), _problems(answers)
+    for node, there in answers.items():
+        if not isinstance(there, Exception) and (off := max(asked - there, there - ended)) > CLOCKS:
+            wrong.append(f"{node}: {off:.0f} s {'behind' if there < asked else 'ahead'}")
+    if wrong:
+        return Finding(WARNING, some(wrong), "let a time service set it (chrony, systemd-timesyncd)")
+    return Finding(OK, f"within {CLOCKS:g} s on {count(answers)}")
+
+
+def memory(flags: Namespace) -> Finding:
+    """Every node has room for a worker on each of its processors."""
+    known, answers = nodes(), ask_all(machine.free_memory, seconds=flags.limit * 0.8)
+    wrong = _problems(answers)
+    for node, free in answers.items():
+        if not isinstance(free, Exception):
+            share = flags.cpus_per_worker or 1.0
+            workers = int(known[node]["Resources"].get("CPU", 0) / share)
+            found = machine.judge_memory(free, workers, machine.WORKER)
+            wrong += [f"{node}: {found.what}"] if found.verdict != OK else []
+            mend = found.mend
+    return Finding(WARNING, some(wrong), mend) if wrong else Finding(OK, f"enough on {count(answers)}")
+
+
+def exchange(place: str, node: str, question: str) -> None:
+    """On a node: read what the driver wrote and leave an answer. Raises: OSError."""
+    if _read(place, question) != b"head":
+        raise OSError(f"{place}: another file of the same name")
+    _write(place, f"{question}-{node}", node.encode())
+
+
+def _shared(place: str, flags: Namespace) -> Finding:
+    """Every node reads there what this machine writes, and this machine what the nodes write."""
+    where, question = place if "://" in place else str(existing(place)), f".shared-{uuid.uuid4().hex}"
+    _write(where, question, b"head")
+    try:
+        answers = ask(exchange, {node: (where, node, question) for node in nodes()}, flags.limit * 0.8)
+        for node, one in answers.items():
+            if one is None:
+                try:
+                    _read(where, f"{question}-{node}")
+                except OSError:
+                    answers[node] = OSError("what it writes there is not seen here")
+            elif isinstance(one, FileNotFoundError):
+                answers[node] = OSError("what is written here is not seen there")
+    finally:
+        for name in (question, *(f"{question}-{node}" for node in nodes())):
+            _remove(where, name)
+    if wrong := _problems(answers):
+        mend = "mount one folder there on every machine, or take an object store (s3://...) that all may use"
+        return Finding(FAILED, f"{place}: {some(wrong)}", mend)
+    return Finding(OK, f"{place}: the same on {count(answers)}")
+
+
+def _read(place: str, name: str) -> bytes:
+    from mldiv.storage.object_store import Remote
+
+    return Remote(place).read(name) if "://" in place else Path(place, name).read_bytes()
+
+
+def _write(place: str, name: str, content: bytes) -> None:
+    from mldiv.storage.object_store import Remote
+
+    Remote(place).write(name, content) if "://" in place else Path(place, name).write_bytes(content)
+
+
+def _remove(place: str, name: str) -> None:
+    from mldiv.storage.object_store import Remote
+
+    Remote(place).remove(name) if "://" in place else Path(place, name).unlink(missing_ok=True)
+
+
+def same_results(flags: Namespace) -> Finding:
+    return _shared(locations.places(flags)["out"], flags)
+
+
+def same_store(flags: Namespace) -> Finding:
+    return _shared(locations.places(flags)["store"], flags)
+
+
+def read_data(name: str, root: str | None) -> None:
+    """On a node. Raises: DataError."""
+    from mldiv.datasets import sources
+
+    sources.check(name, Path(root) if root else None)
+
+
+def same_data(flags: Namespace) -> Finding:
+    """The data set is complete on every node, under the same path."""
+    chosen = locations.dataset(flags)
+    assert chosen is not None
+    answers = ask_all(read_data, *chosen, seconds=flags.limit * 0.8)
+    if wrong := _problems(answers):
+        return Finding(FAILED, some(wrong), "put it under the same path on every node, or mount it")
+    return Finding(OK, f"{chosen[0]} on {count(answers)}")
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("", 0))
+        return one.getsockname()[1]
+
+
+def meet(address: str, port: int, rank: int, size: int, seconds: float) -> float:
+    """On a node: one of ``size`` processes that add up ones, as DDP adds up gradients."""
+    import ray
+    import torch
+    import torch.distributed as dist
+
+    from mldiv import distributed
+
+    distributed.meet_at(ray.util.get_node_ip_address())
+    limit = timedelta(seconds=seconds)
+    dist.init_process_group("gloo", init_method=f"tcp://{address}:{port}", rank=rank, world_size=size, timeout=limit)
+    try:
+        total = torch.ones(1)
+        dist.all_reduce(total)
+        return float(total)
+    finally:
+        dist.destroy_process_group()
+
+
+def meeting(flags: Namespace) -> Finding:
+    """Processes of one trial on several nodes can reach each other: over gloo, as the rendezvous of NCCL begins."""
+    known = nodes()
+    if flags.workers < 2 or len(known) < 2:
+        return Finding(OK, "not needed: " + ("one process per trial" if flags.workers < 2 else "one node"))
+    first, seconds = next(iter(known)), flags.limit * 0.3
+    port = ask(free_port, {first: ()}, seconds)[first]
+    if isinstance(port, Exception):
+        return Finding(FAILED, f"{first}: {first_line(port)}")
+    address = known[first]["NodeManagerAddress"]
+    given = {node: (address, port, rank, len(known), seconds) for rank, node in enumerate(known)}
+    answers = ask(meet, given, 2 * seconds)
+    wrong = _problems(answers) or [
+        f"{node}: {one:g} of {len(known)} ones" for node, one in answers.items() if one != len(known)
+    ]
+    if wrong:
+        mend = "open all TCP ports between the nodes, or export GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME before ray start"
+        return Finding(FAILED, some(wrong), mend)
+    return Finding(OK, f"{len(known)} processes on as many nodes add up")
+
+
+def count(answers: Mapping[str, Any]) -> str:
+    return f"{len(answers)} node{'s' if len(answers) > 1 else ''}"
+
+
+#: What every node is asked, in this order.
+CHECKS: dict[str, Check] = {
+    "nodes' software": same_software,
+    "nodes' GPUs": same_gpus,
+    "nodes' clocks": same_clocks,
+    "nodes' memory": memory,
+    "nodes' --out": same_results,
+    "nodes' --store": same_store,
+    "nodes' data": same_data,
+    "nodes' DDP": meeting,
+}

@@ -1,0 +1,212 @@
+"""What in this machine's installation would make a long sweep fail: a function per question, each giving a `Finding`.
+
+Whatever may be broken is imported inside its check, so that a broken one is a finding and no traceback.
+"""
+
+import os
+import resource
+import shutil
+import sys
+import tomllib
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
+AS_LOCKED = "install as locked: make .venv, or pip install -r requirements.lock"
+
+#: Files that Ray warns below.
+FILES = 4096
+#: Bytes of shared memory below which processes that decode images die by "bus error"; Docker gives 64 MiB.
+SHARED = 2**28
+#: Bytes of a worker of a small network on a processor, and of what Ray Train keeps for its group where the driver runs: the
+#: controller and three helpers (benchmarks/trials.md).
+WORKER, GROUP = 0.6e9, 0.75e9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A verdict (OK, WARNING, FAILED or SKIPPED), what was found, and how to mend it."""
+
+    verdict: str
+    what: str
+    mend: str = ""
+
+
+Check = Callable[[Namespace], Finding]
+
+
+def packages(flags: Namespace) -> Finding:
+    """Python and every package that mldiv names in their ranges, and as in requirements.lock where that lies beside."""
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+
+    python, lines = _wanted()
+    here = ".".join(map(str, sys.version_info[:3]))
+    wrong = [] if SpecifierSet(python).contains(here) else [f"Python {here}, {python} is needed"]
+    for one in map(Requirement, lines):
+        if one.marker is None or one.marker.evaluate({"extra": ""}):
+            found = version(one.name)
+            if found is None:
+                wrong.append(f"{one.name} is missing")
+            elif not one.specifier.contains(found, prereleases=True):
+                wrong.append(f"{one.name} {found}, {one.specifier} is needed")
+    if wrong:
+        return Finding(FAILED, some(wrong), AS_LOCKED)
+    named = f"Python {here}, torch {version('torch')}, Ray {version('ray')}, Optuna {version('optuna')}"
+    if not (lock := ROOT / "requirements.lock").exists():
+        return Finding(OK, named)
+    locked = [Requirement(line) for line in lock.read_text().splitlines() if line and line[0] not in "# "]
+    others = [
+        f"{one.name} {version(one.name)} ({str(one.specifier).removeprefix('==')} locked)"
+        for one in locked
+        if (one.marker is None or one.marker.evaluate())
+        and not one.specifier.contains(version(one.name) or "0", prereleases=True)
+        and version(one.name) is not None
+    ]
+    if others:
+        return Finding(WARNING, f"not as in requirements.lock: {some(others)}", AS_LOCKED)
+    return Finding(OK, f"{named}, all as locked")
+
+
+def _wanted() -> tuple[str, list[str]]:
+    """Python's range and the requirements, from the checkout or else from what is installed."""
+    if (path := ROOT / "pyproject.toml").exists():
+        project = tomllib.loads(path.read_text())["project"]
+        return project["requires-python"], project["dependencies"]
+    return metadata.metadata("mldiv")["Requires-Python"], metadata.requires("mldiv") or []
+
+
+def dependencies() -> list[str]:
+    """The names of the packages that mldiv names."""
+    from packaging.requirements import Requirement
+
+    return [Requirement(line).name for line in _wanted()[1] if "extra ==" not in line]
+
+
+def version(name: str) -> str | None:
+    """The installed version; None where there is none."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def torch_and_torchvision(flags: Namespace) -> Finding:
+    """Whether they load, and torchvision's own operators run on this torch."""
+    both = f"torch {version('torch')} and torchvision {version('torchvision')}"
+    try:
+        import torch
+        import torchvision
+
+        torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        mend = "take both from one index (torchvision has no CPU-only build on the package index), as requirements.lock does"
+        return Finding(FAILED, f"{both} do not fit each other ({first_line(error)})", mend)
+    return Finding(OK, f"{both} fit each other")
+
+
+def gpus(flags: Namespace) -> Finding:
+    """Whether torch can use the NVIDIA GPUs of this machine."""
+    import torch
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count:
+        return _try_gpus(count)
+    if not has_card():
+        if flags.preset == "paper" and flags.address == "local":
+            return Finding(WARNING, "none on this machine, and the paper's size wants GPUs", "take --preset small or demo")
+        return Finding(OK, "none on this machine")
+    build = f"torch {version('torch')}"
+    if torch.version.cuda is None:
+        return Finding(FAILED, f"there is an NVIDIA GPU, but {build} is built without CUDA", AS_LOCKED)
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return Finding(WARNING, "there is an NVIDIA GPU, hidden by CUDA_VISIBLE_DEVICES", "unset CUDA_VISIBLE_DEVICES")
+    why = first_line(told[-1].message) if told else "torch.cuda.is_available() is false"
+    mend = f"update the driver (nvidia-smi names the CUDA that it can), or take a torch built for an older CUDA than {build}'s"
+    return Finding(FAILED, f"{build}, built for CUDA {torch.version.cuda}, cannot use this machine's NVIDIA GPU ({why})", mend)
+
+
+def _try_gpus(count: int) -> Finding:
+    """A step's kind of work on every GPU: a torch without kernels for it fails only here."""
+    import torch
+
+    for index in range(count):
+        try:
+            ones = torch.ones(8, 8, device=f"cuda:{index}")
+            (ones @ ones).sum().item()
+        except RuntimeError as error:
+            mend = "free it if it is full or taken (nvidia-smi), else take a torch that is built for it"
+            return Finding(FAILED, f"GPU {index} does not compute ({first_line(error)})", mend)
+    return Finding(OK, f"{count} x {torch.cuda.get_device_name(0)}")
+
+
+def has_card() -> bool:
+    """Whether the driver of an NVIDIA GPU, or its device, is on this machine."""
+    return Path("/proc/driver/nvidia/version").exists() or any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def memory(flags: Namespace) -> Finding:
+    """Whether a worker on each processor finds room, and its group; on a cluster the nodes are asked later."""
+    workers = len(os.sched_getaffinity(0)) if flags.address == "local" else 0
+    return judge_memory(free_memory(), workers, WORKER + GROUP)
+
+
+def judge_memory(free: float, workers: int, each: float) -> Finding:
+    said = f"{free / 1e9:.1f} GB free"
+    if free < workers * each:
+        mend = "end other programs, or start fewer workers (--groups): Ray kills workers when memory runs out"
+        return Finding(WARNING, f"{said} for up to {workers} workers of about {each / 1e9:g} GB each", mend)
+    return Finding(OK, said)
+
+
+def free_memory(group: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes that new processes may take: what the machine has left, or its container (``group``) if that is less."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = float(lines["MemAvailable"].split()[0]) * 1024
+    try:
+        limit, taken = (float((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no limit
+        return free
+    return min(free, limit - taken + float(parts["inactive_file"]))  # files read, which make way
+
+
+def limits(flags: Namespace) -> Finding:
+    """Open files and shared memory."""
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)  # Ray raises its own to the hard one
+    if 0 <= files < FILES:
+        return Finding(
+            WARNING, f"a process may open {files} files only, Ray wants {FILES}", "raise it: ulimit -Hn, limits.conf"
+        )
+    if Path("/dev/shm").exists() and (free := shutil.disk_usage("/dev/shm").free) < SHARED:
+        mend = "raise it: docker run --shm-size=2g; processes that decode images die without it"
+        return Finding(WARNING, f"/dev/shm has {free / 2**20:.0f} MiB free", mend)
+    return Finding(OK, f"open files {files if files >= 0 else 'unlimited'}, /dev/shm wide enough")
+
+
+def first_line(error: Any) -> str:
+    lines: Iterator[str] = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
+
+
+def some(many: list[str], shown: int = 3) -> str:
+    """The first few, and how many more."""
+    return "; ".join(many[:shown]) + (f"; and {len(many) - shown} more" if len(many) > shown else "")
+
+
+#: What is looked at first, in this order.
+CHECKS: dict[str, Check] = {
+    "packages": packages,
+    "torch": torch_and_torchvision,
+    "GPUs": gpus,
+    "memory": memory,
+    "limits": limits,
+}

@@ -1,0 +1,172 @@
+"""Monte Carlo predictives of each peer and of both together, their scores, and how different the peers are."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from mldiv import distributed
+from mldiv.config import TrialConfig
+from mldiv.datasets.splits import ImageData, eval_batches
+from mldiv.evaluation import metrics
+from mldiv.evaluation.metrics import Predictive
+from mldiv.method import kernels, losses
+from mldiv.method.fusion import Features, pool
+from mldiv.method.pair import MutualPair
+from mldiv.method.posterior import GaussianPosterior
+from mldiv.records import MEMBERS
+from mldiv.seeding import generator
+
+#: What is scored after every epoch; the final record holds every metric.
+EPOCH_METRICS = ("accuracy", "nll", "brier", "ece")
+
+#: Batches over which the feature KL of an epoch's line is averaged.
+YARDSTICK_BATCHES = 8
+
+Labels = Tensor
+
+
+def precision(config: TrialConfig, device: torch.device) -> torch.autocast:
+    """The configured precision as a context: bf16 autocast, or float32 as it is."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+@torch.no_grad()
+def predict(peer: GaussianPosterior, images: Tensor, weights: Tensor, config: TrialConfig) -> Predictive:
+    """The predictive of one peer for a batch, from weight samples [samples, weights]; evaluation mode.
+
+    `samples_at_once` of them are computed together by torch.func.vmap, or fewer where the device's memory does not hold them;
+    one at a time is the default, which is faster on a CPU (benchmarks/evaluation.md).
+    """
+    mean = torch.zeros((), device=images.device)
+    expected = torch.zeros((), device=images.device)
+    with precision(config, images.device):
+        for logits in _logits(peer, images, weights, config.samples_at_once):
+            probabilities = logits.float().softmax(-1)
+            mean = mean + probabilities.sum(0)
+            expected = expected + metrics.entropy(probabilities).sum(0)
+    return Predictive(mean / len(weights), expected / len(weights))
+
+
+def _logits(peer: GaussianPosterior, images: Tensor, weights: Tensor, at_once: int) -> Iterator[Tensor]:
+    """Logits [samples, images, classes], some samples at a time; half as many again whenever memory runs out."""
+    done = 0
+    while done < len(weights):
+        part = weights[done : done + at_once]
+        try:
+            logits = (
+                vmap(lambda flat: peer(images, weights=flat)[0])(part)
+                if at_once > 1
+                else peer(images, weights=part[0])[0][None]
+            )
+        except torch.OutOfMemoryError:
+            if at_once == 1:
+                raise
+            at_once //= 2
+            continue
+        yield logits
+        done += len(part)
+
+
+@torch.no_grad()
+def predictives(
+    pair: MutualPair, data: ImageData, split: str, *, samples: int, epoch: int, device: torch.device
+) -> tuple[dict[str, Predictive], Labels]:
+    """The predictive of each peer and of the pair for all images of ``split``, and their labels, on every rank.
+
+    The weight samples come from the stream (seed, purpose, epoch), the same on every rank; images are shared out.
+    """
+    config, count = pair.config, len(data.splits[split])
+    weights = []
+    for index, peer in enumerate(pair.peers, 1):
+        stream = generator(config.seed, f"evaluate {split} {index}", epoch, device)
+        weights.append(peer.sample(torch.randn(samples, peer.mean.numel(), generator=stream, device=device)))
+    with evaluation(pair):
+        batches = [
+            (*(predict(peer, images, drawn, config) for peer, drawn in zip(pair.peers, weights, strict=True)), labels)
+            for images, labels in _batches(pair, data, split, device)
+        ]
+    *parts, shares = zip(*batches, strict=True)
+    peers = [
+        Predictive(*(distributed.gather_rows(torch.cat(rows), count) for rows in zip(*part, strict=True))) for part in parts
+    ]
+    members = dict(zip(MEMBERS, (*peers, metrics.together(*peers)), strict=True))
+    return members, distributed.gather_rows(torch.cat(shares), count)
+
+
+@contextmanager
+def evaluation(pair: MutualPair) -> Iterator[None]:
+    """Evaluation mode, and afterwards the mode of before."""
+    was_training = pair.training
+    pair.eval()
+    try:
+        yield
+    finally:
+        pair.train(was_training)
+
+
+@torch.no_grad()
+def feature_kl(pair: MutualPair, data: ImageData, split: str, *, epoch: int, device: torch.device, own: bool = False) -> Tensor:
+    """Mean feature KL between the peers over the first full batches of this rank's share of ``split``.
+
+    own: as the trial's diversity term measures it, with its fusion and kernel, over ``scale_batches`` batches. Otherwise by
+    one yardstick for every trial and epoch: Eq. (14) on the last block's features, averaged over space and centered;
+    symmetric, per image, diagonal left out; over YARDSTICK_BATCHES batches.
+    Evaluation mode, one weight sample per peer; averaged over ranks. Batches hold batch_size / world size images, as in
+    training, because the divergence depends on that number.
+    """
+    config = pair.config
+    measure = pair.feature_divergences if own else _yardstick
+    most = config.scale_batches if own else YARDSTICK_BATCHES
+    streams = [generator(config.seed, f"feature kl {index}", epoch, device) for index in (1, 2)]
+    samples = [
+        peer.sample(torch.randn(peer.mean.numel(), generator=stream, device=device))
+        for peer, stream in zip(pair.peers, streams, strict=True)
+    ]
+    values = []
+    with evaluation(pair):
+        for images, _ in _batches(pair, data, split, device, most):
+            with precision(config, device):
+                features = [peer(images, weights=sample)[1] for peer, sample in zip(pair.peers, samples, strict=True)]
+            values.append(torch.stack(measure(*features)).mean())
+    return distributed.mean_over_ranks(torch.stack(values).mean())
+
+
+def _yardstick(features_1: Features, features_2: Features) -> tuple[Tensor, Tensor]:
+    pooled = [pool(features[-1]) for features in (features_1, features_2)]
+    with torch.autocast(pooled[0].device.type, enabled=False):
+        centered = [losses.normalize_features(one, center=True) for one in pooled]
+        first, second = (losses.conditional_distribution(kernels.cosine(one, one)) for one in centered)
+        value = losses.feature_kl(first, second, direction="symmetric", reduction="batchmean")
+    return value, value
+
+
+def _batches(
+    pair: MutualPair, data: ImageData, split: str, device: torch.device, most: int | None = None
+) -> Iterator[tuple[Tensor, Labels]]:
+    size = max(2, pair.config.batch_size // distributed.size())
+    for images, labels in eval_batches(
+        data, split, batch_size=size, rank=distributed.rank(), world=distributed.size(), device=device, most=most
+    ):
+        layout = torch.channels_last if pair.config.channels_last else torch.contiguous_format
+        yield images.contiguous(memory_format=layout), labels
+
+
+@torch.no_grad()
+def diversity(pair: MutualPair) -> dict[str, object]:
+    """How far apart the posteriors are: W2 per weight, cosine of the means by layer, norms of the means, mean sigmas.
+
+    w2_per_weight is the squared 2-Wasserstein distance divided by the number of weights; it can grow by the norms alone,
+    so the norms and the cosines stand beside it.
+    """
+    peer_1, peer_2 = pair.peers
+    return {
+        "w2_per_weight": float(pair.squared_w2() / peer_1.mean.numel()),
+        "cosine": {name: float(value) for name, value in peer_1.cosine_by_layer(peer_2).items()},
+        "norm_1": float(peer_1.mean.norm()),
+        "norm_2": float(peer_2.mean.norm()),
+        "sigma_1": float(peer_1.sigma.mean()),
+        "sigma_2": float(peer_2.sigma.mean()),
+    }

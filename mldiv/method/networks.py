@@ -1,0 +1,135 @@
+"""Plain torch networks that give logits and the features of their blocks. Add an architecture to MODELS."""
+
+import difflib
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+Images = Float[Tensor, "batch channels height width"]
+BlockFeatures = Float[Tensor, "batch features rows columns"]
+Output = tuple[Float[Tensor, "batch classes"], tuple[Tensor, ...]]
+
+
+class CifarBlock(nn.Module):
+    """Two 3x3 convolutions around an identity shortcut; where the shape changes, subsampled and padded with zeros."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.stride, self.added = stride, channels - channels_in
+
+    def forward(self, x: Images) -> BlockFeatures:
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.stride != 1 or self.added:
+            x = x[:, :, :: self.stride, :: self.stride]
+            x = functional.pad(x, (0, 0, 0, 0, self.added // 2, self.added - self.added // 2))
+        return functional.relu(out + x)
+
+
+class CifarResNet(nn.Module):
+    """ResNet-(6n+2) for small images: three stages of n blocks with 16, 32 and 64 channels times ``width``.
+
+    Identity shortcuts without parameters ("option A"); names as in the public weights of that form. 269,722 parameters for
+    n = 3 and 10 classes. References: He et al. (CVPR 2016), section 4.2.
+    """
+
+    def __init__(self, n: int, classes: int, channels: int = 3, width: float = 1.0) -> None:
+        super().__init__()
+        self.feature_channels = tuple(max(1, round(base * width)) for base in (16, 32, 64))
+        first, second, third = self.feature_channels
+        self.conv1 = nn.Conv2d(channels, first, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
+        self.layer1 = self._stage(n, first, first, 1)
+        self.layer2 = self._stage(n, first, second, 2)
+        self.layer3 = self._stage(n, second, third, 2)
+        self.linear = nn.Linear(third, classes)
+        _kaiming(self)
+
+    @staticmethod
+    def _stage(n: int, channels_in: int, channels: int, stride: int) -> nn.Sequential:
+        blocks = [CifarBlock(channels_in, channels, stride)]
+        return nn.Sequential(*blocks, *(CifarBlock(channels, channels, 1) for _ in range(n - 1)))
+
+    def forward(self, x: Images) -> Output:
+        """Logits [batch, classes] and the three stages' outputs."""
+        first = self.layer1(functional.relu(self.bn1(self.conv1(x))))
+        second = self.layer2(first)
+        third = self.layer3(second)
+        return self.linear(third.mean((2, 3))), (first, second, third)
+
+
+def _kaiming(module: nn.Module) -> None:
+    """Kaiming normal weights, fan-out, for convolutions and linear layers; zero biases."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def _cifar(n: int) -> Callable[..., nn.Module]:
+    def construct(classes: int, channels: int, width: float, small_images: bool, image_size: int) -> nn.Module:
+        return CifarResNet(n, classes, channels, width)
+
+    return construct
+
+
+def _resnet18(classes: int, channels: int, width: float, small_images: bool, image_size: int) -> nn.Module:
+    if width != 1:
+        raise ValueError(f"width = {width}: resnet18 comes in width 1 only; resnet20, 32 and 56 take any")
+    from mldiv.method.torchvision_networks import ResNet18  # torchvision takes two seconds to import
+
+    module = ResNet18(classes, channels, small_images)
+    _kaiming(module)
+    return module
+
+
+def _vit(classes: int, channels: int, width: float, small_images: bool, image_size: int) -> nn.Module:
+    from mldiv.method.torchvision_networks import SmallViT  # torchvision
+
+    return SmallViT(classes, channels, width, image_size)
+
+
+def build(
+    name: str,
+    *,
+    classes: int,
+    channels: int = 3,
+    width: float = 1.0,
+    small_images: bool = True,
+    seed: int,
+    image_size: int = 32,
+) -> nn.Module:
+    """The named architecture with initial weights of ``seed``; torch's global random state is left as it was.
+
+    small_images: a stem for images of up to 64 pixels (ResNet-18; the other networks have one stem).
+    image_size: side of the images in pixels, which fixes a transformer's patches; convolutional networks take any.
+
+    Raises: ValueError for an unknown name (with the nearest), or a width or image size the architecture does not have.
+    """
+    if name not in MODELS:
+        close = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"no architecture is called {name!r}, known: {', '.join(MODELS)}{hint}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MODELS[name](classes, channels, width, small_images, image_size)
+
+
+#: Constructors (classes, channels, width, small_images, image_size). The module returns (logits, block features [batch,
+#: channels, height, width] or [batch, channels, tokens]) and names the features' channels in ``feature_channels``.
+MODELS: dict[str, Callable[[int, int, float, bool, int], nn.Module]] = {
+    "resnet8": _cifar(1),
+    "resnet20": _cifar(3),
+    "resnet32": _cifar(5),
+    "resnet56": _cifar(9),
+    "resnet18": _resnet18,
+    "vit": _vit,
+}

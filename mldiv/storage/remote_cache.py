@@ -1,0 +1,87 @@
+"""The store on an object store: the same entries, with a copy on each machine's disk of what was used there.
+
+Objects cannot be locked. Processes of one machine still wait for each other; on two machines both may compute the same entry,
+bit for bit the same on one kind of processor, and the later one stays. A plan hands out trials so that this is rare.
+"""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mldiv.storage.cache import LIMIT, Entry, Store
+from mldiv.storage.files import write_atomically
+from mldiv.storage.object_store import Remote, is_url
+
+
+class RemoteStore(Store):
+    """A store at a URL. ``folder`` is this machine's copy, which keeps to the same limit.
+
+    Raises: ValueError for a URL that cannot be.
+    """
+
+    def __init__(self, url: str, limit: int = LIMIT) -> None:
+        copies = Path(tempfile.gettempdir()) / f"mldiv-stores-{os.getuid()}"
+        super().__init__(copies / hashlib.sha256(url.encode()).hexdigest()[:16], limit)
+        self.remote = Remote(url)
+
+    @property
+    def place(self) -> str:
+        return self.remote.url
+
+    def has(self, name: str) -> bool:
+        return self.remote.exists(self._object(self.path(name)))
+
+    def names(self, folder: str) -> list[str]:
+        return [
+            one.removesuffix(".pt") for one in self.remote.files(f"entries/{folder}") if one.endswith(".pt") and "/" not in one
+        ]
+
+    def entries(self) -> dict[str, Entry]:
+        """An object's time of use is not known: that of its writing stands for it."""
+        return {one.removesuffix(".pt"): Entry(*found) for one, found in self.remote.files("entries").items()}
+
+    def evict(self, keep: str = "") -> list[str]:
+        Store(self.folder, self.limit).evict(keep)
+        return super().evict(keep)
+
+    def _object(self, path: Path) -> str:
+        return str(path.relative_to(self.folder))
+
+    def _kept_here(self, path: Path) -> bool:
+        """Entries never change, so a copy serves; progress and references do."""
+        return self._object(path).startswith("entries/")
+
+    def _bytes(self, path: Path) -> bytes:
+        if self._kept_here(path) and path.exists():
+            return super()._bytes(path)
+        data = self.remote.read(self._object(path))
+        if self._kept_here(path):
+            with contextlib.suppress(OSError):  # a full disk: the next reader fetches it again
+                write_atomically(path, data)
+        return data
+
+    def _write(self, path: Path, data: bytes) -> None:
+        self.remote.write(self._object(path), data)
+        if self._kept_here(path):
+            with contextlib.suppress(OSError):
+                write_atomically(path, data)
+
+    def _remove(self, path: Path) -> None:
+        super()._remove(path)
+        self.remote.remove(self._object(path))
+
+    def _references(self) -> Iterator[bytes]:
+        for one in self.remote.files("references"):
+            with contextlib.suppress(OSError):
+                yield self.remote.read(f"references/{one}")
+
+
+def open_store(place: str | Path, limit: int = LIMIT) -> Store:
+    """The store at a path or URL.
+
+    Raises: ValueError for a URL that cannot be.
+    """
+    return RemoteStore(str(place), limit) if is_url(place) else Store(Path(place), limit)

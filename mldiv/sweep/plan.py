@@ -1,0 +1,317 @@
+"""Which trials a study trains: per arm an Optuna search, then the choice repeated on fresh seeds. In what order: `queue`.
+
+No Ray here. An arm asks Optuna in batches, and for a batch only when all of the last one is answered, so what it suggests
+depends on its seed and the trials' results alone, never on timing. A plan started again on the same records repeats the same
+suggestions; trials that are already recorded are answered at once. The records are the truth, the Optuna storage a copy.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from mldiv.config import TrialConfig
+from mldiv.records import Assignment, TrialRecord, find_trial
+from mldiv.sweep.queue import Task, TrunkQueue
+from mldiv.sweep.search_space import DIVERSITY, RANGES, SELECTION, Ranges, applies, suggest
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+#: Seed of the trials in the search phase; the repeats take 1, 2, ... A search over several seeds takes those from
+#: OTHER_SEARCH_SEEDS on beside it.
+SEARCH_SEED = 0
+OTHER_SEARCH_SEEDS = 10_001
+
+#: Points of a search that all arms have in common: the defaults, then random ones. What follows is TPE's, arm by arm.
+COMMON_POINTS = 10
+
+#: Fewest finished trials of a search that say anything of a setting's importance.
+IMPORTANCE_TRIALS = 10
+
+
+@dataclass
+class Asked:
+    """A suggestion of the open batch: its trials, one for each search seed, and those that are answered, with their record
+    or with None where they left none."""
+
+    trial: optuna.Trial
+    ids: list[str]
+    records: dict[str, TrialRecord | None] = field(default_factory=dict)
+
+    @property
+    def answered(self) -> bool:
+        return len(self.records) == len(self.ids)
+
+
+@dataclass
+class Arm:
+    """One value of a study's scientific setting: what is fixed for it, what is searched, what its search has found.
+
+    member: whose scores judge its searched trials, a key of JUDGED.
+    """
+
+    name: str
+    config: TrialConfig
+    searched: tuple[str, ...]
+    ranges: Ranges = field(default_factory=lambda: RANGES)
+    member: str = "pair"
+    study: optuna.Study | None = None
+    batch: list[Asked] = field(default_factory=list)
+    suggested: list[TrialConfig] = field(default_factory=list)
+    pending: list[TrialConfig] = field(default_factory=list)
+    repeated: int = 0
+
+    def chosen(self) -> TrialConfig | None:
+        """The arm's configuration for the repeats: the best that was searched; None when no searched trial finished."""
+        if self.study is None:
+            return self.config
+        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return self.suggested[_best(self.study, done).number] if done else None
+
+
+class Plan:
+    """Hands out trials and takes their records back.
+
+    samples: Optuna trials of each searched arm; batch: how many of them are open at once (the unit of repetition);
+    seeds: of the repeats; search_seeds: each suggestion is trained with every one of them and judged by the mean; share:
+    whether trials share first stages.
+    """
+
+    def __init__(
+        self, arms: list[Arm], folder: Path, *, samples: int, seeds: tuple[int, ...], batch: int = 1,
+        rule: str = "validation_nll", search_seed: int = SEARCH_SEED, search_seeds: Sequence[int] = (SEARCH_SEED,),
+        storage: BaseStorage | None = None, share: bool = True,
+    ) -> None:  # fmt: skip
+        self.arms, self.folder, self.samples, self.seeds = arms, Path(folder), samples, seeds
+        self.batch, self.selection, self.search_seeds = batch, SELECTION[rule], tuple(search_seeds)
+        self.assignments: list[Assignment] = []
+        self.labels: dict[str, str] = {}
+        self.brackets: dict[str, str] = {}
+        self.answered = self.recorded = 0
+        self.waiting_for: dict[str, list[tuple[Arm, str]]] = {}
+        points = _common_points(arms, min(samples, COMMON_POINTS), search_seed)
+        switches = {arm.config.switch_epoch for arm in arms} | {
+            point["switch_epoch"] for point in points if "switch_epoch" in point
+        }
+        self.queue = TrunkQueue(share, switches)
+        for arm in arms:
+            arm.config = arm.config.replace(seed=self.search_seeds[0])
+            if arm.searched and samples:
+                arm.study = optuna.create_study(
+                    study_name=f"{self.folder.name}: {arm.name}",
+                    sampler=optuna.samplers.TPESampler(seed=search_seed, n_startup_trials=COMMON_POINTS),
+                    storage=storage,
+                    directions=["minimize"] * len(self.selection.objectives),
+                )
+                arm.study.enqueue_trial({name: getattr(arm.config, name) for name in arm.searched})
+                for point in points[1:]:
+                    arm.study.enqueue_trial({name: point[name] for name in arm.searched})
+
+    def trials(self) -> int:
+        """How many trials the whole plan has."""
+        search = self.samples * len(self.search_seeds)
+        return sum(len(self.seeds) + (search if arm.study else 0) for arm in self.arms)
+
+    @property
+    def searches(self) -> bool:
+        return any(arm.study for arm in self.arms)
+
+    def open_at_once(self) -> int:
+        """How many trials may be open while the arms are searched."""
+        search = min(self.batch, self.samples) * len(self.search_seeds)
+        return sum(search if arm.study else len(self.seeds) for arm in self.arms)
+
+    def next(self) -> Task | None:
+        """A trial to train now, or None: all are handed out, or answers or a trunk must come first (see `done`)."""
+        self._ask_everything()
+        return self.queue.next()
+
+    def progress(self, trial: str, epochs: int) -> None:
+        """A trial under way has trained so many epochs: those who wait for its first stage may be free now."""
+        self.queue.progress(trial, epochs)
+
+    @property
+    def done(self) -> bool:
+        return not self.waiting_for and all(self._exhausted(arm) for arm in self.arms)
+
+    def tell(self, trial: str, record: TrialRecord | None) -> None:
+        """A trial's end. None: it left no record (interrupted or lost)."""
+        self.queue.end(trial)
+        for arm, phase in self.waiting_for.pop(trial, []):
+            self._answer(arm, phase, trial, record)
+
+    def chosen(self) -> dict[str, dict[str, Any]]:
+        """For each arm whose search is over, the searched settings it goes on with."""
+        return {
+            arm.name: {name: getattr(config, name) for name in arm.searched if applies(name, config)}
+            for arm in self.arms
+            if self._searched(arm) and (config := arm.chosen()) is not None
+        }
+
+    def importance(self) -> dict[str, dict[str, float]]:
+        """For each arm with enough finished trials, the share of each setting in what makes a trial one of its best (by the
+        first objective): PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023), as Optuna computes it."""
+        return {arm.name: _importance(arm.study) for arm in self.arms if arm.study is not None and _enough(arm.study)}
+
+    def _ask_everything(self) -> None:
+        """Name every trial that can be named yet; answer those that are recorded, queue the others."""
+        progress = True
+        while progress:
+            progress = False
+            for arm in self.arms:
+                config, phase = self._ask(arm)
+                if config is None:
+                    continue
+                progress = True
+                self._assign(arm, phase, config)
+                record = find_trial(self.folder, config.id)
+                if record is not None and record.final:
+                    self.recorded += 1
+                    self._answer(arm, phase, config.id, record)
+                elif self._wait_for(arm, phase, config.id):
+                    self.queue.add(config)
+
+    def _ask(self, arm: Arm) -> tuple[TrialConfig | None, str]:
+        if arm.study is not None and not arm.pending and len(arm.suggested) < self.samples and len(arm.batch) < self.batch:
+            self._suggest(arm, arm.study)
+        if arm.pending:
+            return arm.pending.pop(0), "search"
+        if not self._searched(arm):
+            return None, "search"
+        chosen = arm.chosen()
+        if chosen is None or arm.repeated == len(self.seeds):
+            return None, "repeat"
+        arm.repeated += 1
+        return chosen.replace(seed=self.seeds[arm.repeated - 1]), "repeat"
+
+    def _suggest(self, arm: Arm, study: optuna.Study) -> None:
+        """Optuna's next suggestion: a trial for each search seed."""
+        trial = study.ask()
+        config = suggest(trial, arm.config, arm.searched, arm.ranges)
+        arm.suggested.append(config)
+        arm.pending = [config.replace(seed=seed) for seed in self.search_seeds]
+        arm.batch.append(Asked(trial, [one.id for one in arm.pending]))
+        trial.set_user_attr("trials", arm.batch[-1].ids)
+
+    def _searched(self, arm: Arm) -> bool:
+        return arm.study is None or (len(arm.suggested) == self.samples and not arm.batch)
+
+    def _exhausted(self, arm: Arm) -> bool:
+        return self._searched(arm) and (arm.repeated == len(self.seeds) or arm.chosen() is None)
+
+    def _assign(self, arm: Arm, phase: str, config: TrialConfig) -> None:
+        self.assignments.append(Assignment(arm.name, phase, config.seed, config.id))
+        detail = f"seed {config.seed}"
+        if phase == "search":
+            detail = f"search {len(arm.suggested)}/{self.samples}"
+            if len(self.search_seeds) > 1:
+                detail += f", seed {self.search_seeds.index(config.seed) + 1} of {len(self.search_seeds)}"
+            self.brackets.setdefault(config.id, f"{arm.name}, seed {config.seed}")
+        self.labels[config.id] = f"{arm.name}, {detail}"
+
+    def _wait_for(self, arm: Arm, phase: str, trial: str) -> bool:
+        """Note who waits for a trial; whether it is new (else another arm has asked for the same)."""
+        waiting = self.waiting_for.setdefault(trial, [])
+        waiting.append((arm, phase))
+        return len(waiting) == 1
+
+    def _answer(self, arm: Arm, phase: str, trial: str, record: TrialRecord | None) -> None:
+        """Note a searched trial's record; tell Optuna of the batch, in the order asked, when all of it is answered."""
+        self.answered += 1
+        if phase == "repeat" or arm.study is None:
+            return
+        asked = next(item for item in arm.batch if trial in item.ids and trial not in item.records)
+        asked.records[trial] = record
+        complete = len(arm.batch) == self.batch or len(arm.suggested) == self.samples
+        if complete and not arm.pending and all(item.answered for item in arm.batch):
+            for item in arm.batch:
+                self._tell_optuna(arm, arm.study, item)
+            arm.batch.clear()
+
+    def _tell_optuna(self, arm: Arm, study: optuna.Study, asked: Asked) -> None:
+        """COMPLETE with the mean over its seeds where all finished, PRUNED where one was stopped early, else FAIL."""
+        found = list(asked.records.values())
+        values = [value for record in found if (value := self.selection.values(record, arm.member)) is not None]
+        if len(values) == len(asked.ids):
+            study.tell(asked.trial, [sum(column) / len(column) for column in zip(*values, strict=True)])
+            return
+        ends = {record.status for record in found if record is not None and record.status != "finished"}
+        study.tell(asked.trial, state=TrialState.PRUNED if ends == {"stopped"} else TrialState.FAIL)
+
+
+def _best(study: optuna.Study, done: list[FrozenTrial]) -> FrozenTrial:
+    """The trial to go on with, as `Selection` says; of equals the first."""
+    if len(study.directions) == 1:
+        return min(done, key=lambda trial: (trial.value, trial.number))
+    front = sorted(study.best_trials, key=lambda trial: trial.number)
+    columns = list(zip(*(trial.values for trial in front), strict=True))
+
+    def distance(trial: FrozenTrial) -> float:
+        spans = [max(column) - min(column) or 1.0 for column in columns]
+        return sum(
+            ((value - min(column)) / span) ** 2 for value, column, span in zip(trial.values, columns, spans, strict=True)
+        )
+
+    return min(front, key=distance)
+
+
+def _enough(study: optuna.Study) -> bool:
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return len(done) >= IMPORTANCE_TRIALS and len({trial.values[0] for trial in done}) > 1
+
+
+def _importance(study: optuna.Study) -> dict[str, float]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of several objectives' first, low is good: that is what we want
+        first = (lambda trial: trial.values[0]) if len(study.directions) > 1 else None
+        return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), target=first)
+
+
+def _common_points(arms: list[Arm], count: int, seed: int) -> list[dict[str, Any]]:
+    """The first points of every arm's search, drawn at random over all that any arm searches: arms are compared at the same
+    points, and trials at one point share their first stage."""
+    ranges = {name: arm.ranges[name] for arm in reversed(arms) for name in arm.searched}
+    names = tuple(dict.fromkeys(name for arm in arms for name in arm.searched))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    points = []
+    for _ in range(count if names else 0):
+        trial = study.ask()
+        for name in names:
+            ranges[name](trial, arms[0].config)
+        points.append(trial.params)
+    return points
+
+
+def search_seeds(count: int) -> tuple[int, ...]:
+    """The seeds of a search that trains each suggestion ``count`` times."""
+    return (SEARCH_SEED, *range(OTHER_SEARCH_SEEDS, OTHER_SEARCH_SEEDS + count - 1))
+
+
+def make_arm(
+    name: str, base: TrialConfig, changes: dict[str, Any], searched: tuple[str, ...], ranges: Ranges = RANGES,
+    member: str = "pair",
+) -> Arm:  # fmt: skip
+    """An arm: ``base`` with ``changes``; searched over ``searched`` less what the changes fix or what has no effect there.
+
+    Raises: ConfigError for a change that is no setting.
+    """
+    config = base.replace(**changes)
+    without = set(changes) | (set() if config.diverse else DIVERSITY)
+    kept = tuple(item for item in searched if item not in without)
+    free = {item for item in kept if item.startswith("kernel_")} if "kernel" in kept and applies("kernel", config) else set()
+    kept = tuple(item for item in kept if item in free or applies(item, config))
+    return Arm(name, config, kept, ranges, member)
+
+
+def journal(path: Path) -> JournalStorage:
+    """A fresh Optuna storage in one file, for optuna-dashboard; the records fill it again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    return JournalStorage(JournalFileBackend(str(path)))

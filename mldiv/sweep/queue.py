@@ -1,0 +1,140 @@
+"""In what order trials are trained, so that what they share is trained once: trunks first, then their branches.
+
+Of the trials with the same trunk, the one with the longest first stage goes first and publishes its state wherever another
+wants to branch off. The others wait until what they need is published, or its trainer has ended; meanwhile groups train
+other trunks. A trial waits only for a prefix longer than what is stored already, so nothing is waited for in vain.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from mldiv.config import TrialConfig
+from mldiv.training.first_stage import pattern, trunk_id
+from mldiv.training.pretraining import pretraining_ids
+
+
+@dataclass(frozen=True)
+class Task:
+    """A trial to train, and the epochs of its first stage after which others want to branch off."""
+
+    config: TrialConfig
+    publish: tuple[int, ...] = ()
+
+
+@dataclass
+class Lead:
+    """A trial that is training its first stage: the epochs it publishes, and how far it is."""
+
+    trunk: str
+    publish: frozenset[int]
+    first_stage: int
+    epochs: int = 0
+
+
+@dataclass
+class TrunkState:
+    """One trunk's trials that wait, the longest first stage first, and the prefixes that are known to be stored."""
+
+    waiting: list[TrialConfig] = field(default_factory=list)
+    stored: set[int] = field(default_factory=set)
+    led: bool = False
+
+    def longest(self, first_stage: int) -> int:
+        return max((epoch for epoch in self.stored if epoch <= first_stage), default=0)
+
+
+class TrunkQueue:
+    """Trials to train, handed out by `next`; `progress` and `end` say what becomes of them.
+
+    share: whether trials share anything; otherwise they are handed out as they come. switches: epochs at which trials that
+    are not known yet may branch off: whoever passes them publishes.
+    """
+
+    def __init__(self, share: bool = True, switches: Collection[int] = ()) -> None:
+        self.share, self.switches = share, frozenset(switches) - {0}
+        self.trunks: dict[str, TrunkState] = {}
+        self.leads: dict[str, Lead] = {}
+        self.under_way: dict[str, TrialConfig] = {}
+        self.references: Counter[str] = Counter()
+        #: Which trial is training a pretrained network now, and those that are stored.
+        self.pretraining: dict[str, str] = {}
+        self.pretrained: set[str] = set()
+
+    def add(self, config: TrialConfig) -> None:
+        waiting = self.trunks.setdefault(trunk_id(config) if self.share else config.id, TrunkState()).waiting
+        waiting.append(config)
+        self.references.update(self._used(config))
+        waiting.sort(key=lambda one: -one.first_stage)  # stable: of equals the first one added stays first
+
+    def next(self) -> Task | None:
+        """A trial that need not wait, one that begins a trunk before any branch; None when there is none now."""
+        chosen = (self._first(begins=True) if self.share else None) or self._first(begins=False)
+        if chosen is None:
+            return None
+        name, config = chosen
+        trunk = self.trunks[name]
+        trunk.waiting.remove(config)
+        trunk.led = True
+        wanted = self.switches | {one.first_stage for one in trunk.waiting if one.diverse} if self.share else frozenset()
+        publish = frozenset(epoch for epoch in wanted if 0 < epoch <= min(config.first_stage, config.epochs - 1))
+        own = frozenset({config.switch_epoch} if config.diverse and config.switch_epoch else ())
+        new = {epoch for epoch in publish | own if epoch > trunk.longest(config.first_stage)}
+        if new:
+            self.leads[config.id] = Lead(name, frozenset(new), config.first_stage)
+        if self.share and not trunk.longest(config.first_stage):
+            self.pretraining |= dict.fromkeys(set(pretraining_ids(config)) - self.pretrained, config.id)
+        self.under_way[config.id] = config
+        return Task(config, tuple(sorted(publish)))
+
+    def progress(self, trial: str, epochs: int) -> None:
+        """The trial has ``epochs`` epochs behind it, and published what it was to publish until then."""
+        if epochs:
+            self._settle(trial)
+        lead = self.leads.get(trial)
+        if lead is None:
+            return
+        lead.epochs = epochs
+        self.trunks[lead.trunk].stored |= {epoch for epoch in lead.publish if epoch <= epochs}
+        if epochs >= max(lead.publish):
+            del self.leads[trial]
+
+    def end(self, trial: str) -> None:
+        """The trial ended, however: nobody waits for it any more."""
+        self.leads.pop(trial, None)
+        if (config := self.under_way.pop(trial, None)) is not None:
+            self.references -= Counter(self._used(config))
+        self.pretraining = {name: who for name, who in self.pretraining.items() if who != trial}
+
+    def _settle(self, trial: str) -> None:
+        """The trial is past its start: what it pretrained is stored."""
+        done = {name for name, who in self.pretraining.items() if who == trial}
+        self.pretrained |= done
+        for name in done:
+            del self.pretraining[name]
+
+    def needed(self) -> frozenset[str]:
+        """Patterns of the store's entries that trials waiting or under way may still use."""
+        return frozenset(self.references)
+
+    def _first(self, begins: bool) -> tuple[str, TrialConfig] | None:
+        for name, trunk in self.trunks.items():
+            if trunk.waiting and not (begins and trunk.led):
+                leads = [lead for lead in self.leads.values() if lead.trunk == name]
+                for config in trunk.waiting:
+                    if not self._must_wait(config, trunk, leads):
+                        return name, config
+        return None
+
+    def _must_wait(self, config: TrialConfig, trunk: TrunkState, leads: list[Lead]) -> bool:
+        """Whether a trial under way will publish a prefix for this one that is longer than any it could start from now, or
+        the pretrained network that it needs."""
+        longest = trunk.longest(config.first_stage)
+        if not longest and any(name in self.pretraining for name in pretraining_ids(config)):
+            return True
+        return any(lead.epochs < epoch <= config.first_stage and epoch > longest for lead in leads for epoch in lead.publish)
+
+    def _used(self, config: TrialConfig) -> list[str]:
+        """Patterns of the entries that the trial may start from or publish."""
+        prefixes = [pattern(config, config.switch_epoch)] if config.diverse and config.switch_epoch else []
+        return (prefixes + [f"pretrained/{name}-[0-9a-f]+" for name in pretraining_ids(config)]) if self.share else []

@@ -1,0 +1,65 @@
+"""Play a plan through without training: how many epochs it asks for, and how many of them trials share."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable
+
+from mldiv.config import TrialConfig
+from mldiv.records import MEMBERS, TrialRecord
+from mldiv.storage.cache import Store
+from mldiv.sweep.plan import Plan
+from mldiv.training.first_stage import trunk_id
+from mldiv.training.pretraining import pretraining_ids
+from mldiv.training.step_cost import Work
+
+#: What a search's trial scores (lower is better), by its configuration and how many were trained before it.
+Result = Callable[[TrialConfig, int], float]
+
+
+def first_wins(config: TrialConfig, number: int) -> float:
+    """A search's result by which its first trial, the defaults, is chosen."""
+    return float(number)
+
+
+def any_wins(config: TrialConfig, number: int) -> float:
+    """A search's result by which each arm chooses as if by chance."""
+    settings = repr(sorted(vars(config).items(), key=str))
+    return float(int(hashlib.sha256(settings.encode()).hexdigest()[:8], 16))
+
+
+def rehearse(plan: Plan, store: Store, result: Result = first_wins) -> Work:
+    """What training ``plan`` with this store would take, one trial after the other, if searches went as ``result`` says."""
+    work = Work()
+    prefixes, pretrained = _stored(store)
+    while (task := plan.next()) is not None:
+        config, trunk = task.config, trunk_id(task.config)
+        if not plan.queue.share:
+            prefixes, pretrained = defaultdict(set), set()
+        begin = max((epoch for epoch in prefixes[trunk] if epoch <= config.first_stage), default=0)
+        if begin == 0:
+            missing = set(pretraining_ids(config)) - pretrained
+            work.pretraining += config.pretrain_epochs * len(missing)
+            pretrained |= missing
+        work.trials += 1
+        work.shared += begin
+        work.first_stage += config.first_stage - begin
+        work.second_stage += config.epochs - config.first_stage
+        published = {*task.publish, config.switch_epoch} if config.diverse else set(task.publish)
+        prefixes[trunk] |= {epoch for epoch in published if begin < epoch <= config.first_stage}
+        plan.progress(config.id, config.epochs)
+        scores = dict.fromkeys(plan.selection.objectives, result(config, work.trials))
+        plan.tell(config.id, TrialRecord(config.id, {}, status="finished", validation=dict.fromkeys(MEMBERS, scores)))
+    return work
+
+
+def _stored(store: Store) -> tuple[dict[str, set[int]], set[str]]:
+    """The epochs of each trunk's prefixes and the pretrainings in the store, whatever environment they come from."""
+    prefixes: dict[str, set[int]] = defaultdict(set)
+    pretrained = set()
+    for name in store.entries():
+        kind, identity, *epoch = name.split("/")
+        if kind == "trunks":
+            prefixes[identity.split("-")[0]].add(int(epoch[0]))
+        else:
+            pretrained.add(identity.split("-")[0])
+    return prefixes, pretrained

@@ -1,0 +1,119 @@
+"""The final scores of a trial: the only use of the test data, and of images of another kind."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mldiv import distributed
+from mldiv.datasets import ood
+from mldiv.datasets.splits import ImageData
+from mldiv.evaluation import metrics, temperature_scaling
+from mldiv.evaluation.metrics import Predictive
+from mldiv.evaluation.predictive import predictives
+from mldiv.training.resume import Trial
+
+Members = dict[str, Predictive]
+
+
+def score(trial: Trial) -> None:
+    """Enter into the record: scores on validation and test data; the same on test data after temperature scaling, with the
+    temperature fitted on validation data; how well uncertainty detects errors and the images of ``config.ood``.
+
+    Writes predictions.parquet and ood.parquet. Every rank's call.
+    """
+    record = trial.record
+    validation, labels = _predict(trial, trial.data, "validation")
+    record.validation = _scores(validation, labels)
+    record.calibration_temperature = {
+        member: temperature_scaling.fit_temperature(one.probabilities, labels) for member, one in validation.items()
+    }
+    test, labels = _predict(trial, trial.data, "test")
+    record.test = _scores(test, labels)
+    scaled = {
+        member: Predictive(
+            temperature_scaling.scale(one.probabilities, record.calibration_temperature[member]), one.expected_entropy
+        )
+        for member, one in test.items()
+    }
+    names = tuple(name for name in metrics.METRICS if name != "mutual_information")  # what scaling leaves undefined
+    record.test_scaled = {member: metrics.scores(one, labels, names) for member, one in scaled.items()}
+    other = _other(trial)
+    record.uncertainty = {member: metrics.uncertainty_scores(one, labels, other.get(member)) for member, one in test.items()}
+    if distributed.rank() == 0:
+        write_table(trial.folder / "predictions.parquet", predictions_table(test, scaled, labels))
+        if other:
+            write_table(trial.folder / "ood.parquet", other_table(other))
+
+
+def _predict(trial: Trial, data: ImageData, split: str) -> tuple[Members, Tensor]:
+    config = trial.config
+    return predictives(trial.pair, data, split, samples=config.test_samples, epoch=config.epochs, device=trial.device)
+
+
+def _scores(members: Members, labels: Tensor) -> dict[str, dict[str, float]]:
+    return {member: metrics.scores(one, labels) for member, one in members.items()}
+
+
+def _other(trial: Trial) -> Members:
+    """Predictions for as many images of another kind as there are test images, with the same weight samples."""
+    config, data = trial.config, trial.data
+    if config.ood == "none":
+        return {}
+    root = Path(config.data_root) if config.data_root else None
+    other, _ = _predict(trial, ood.in_place_of_test(data, config.ood, root), "test")
+    return other
+
+
+def predictions_table(members: Members, scaled: Members, labels: Tensor) -> dict[str, list]:
+    """The columns of predictions.parquet: one row per image and member (peer_1, peer_2, pair)."""
+    columns: dict[str, list] = {}
+    for member, predictive in members.items():
+        confidence, predicted = predictive.probabilities.max(-1)
+        rows = {
+            "image": torch.arange(len(labels)),
+            "label": labels,
+            "predicted": predicted,
+            "confidence": confidence,
+            "label_probability": _of_label(predictive, labels),
+            "scaled_confidence": scaled[member].probabilities.max(-1).values,
+            "scaled_label_probability": _of_label(scaled[member], labels),
+            "entropy": metrics.entropy(predictive.probabilities),
+            "mutual_information": metrics.mutual_information(predictive),
+        }
+        _extend(columns, member, rows)
+    return columns
+
+
+def other_table(members: Members) -> dict[str, list]:
+    """The columns of ood.parquet: one row per image of another kind and member."""
+    columns: dict[str, list] = {}
+    for member, predictive in members.items():
+        rows = {
+            "image": torch.arange(len(predictive.probabilities)),
+            "confidence": predictive.probabilities.max(-1).values,
+            "entropy": metrics.entropy(predictive.probabilities),
+            "mutual_information": metrics.mutual_information(predictive),
+        }
+        _extend(columns, member, rows)
+    return columns
+
+
+def _of_label(predictive: Predictive, labels: Tensor) -> Tensor:
+    return predictive.probabilities.gather(-1, labels[:, None]).squeeze(-1)
+
+
+def _extend(columns: dict[str, list], member: str, rows: dict[str, Tensor]) -> None:
+    columns.setdefault("member", []).extend([member] * len(rows["image"]))
+    for name, values in rows.items():
+        columns.setdefault(name, []).extend(values.cpu().tolist())
+
+
+def write_table(path: Path, columns: dict[str, list]) -> None:
+    """A parquet file, in the smallest types that hold its columns; written whole or not at all."""
+    kinds = {"image": "int32", "member": "category", "label": "int16", "predicted": "int16"}
+    frame = pd.DataFrame(columns)
+    temporary = path.with_name(f".{path.name}")
+    frame.astype({name: kinds.get(name, "float32") for name in frame.columns}).to_parquet(temporary, index=False)
+    temporary.replace(path)

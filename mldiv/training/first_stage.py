@@ -1,0 +1,132 @@
+"""Trunks: stage one, shared. Trials that differ only in what acts after the switch start from the same stored prefix.
+
+A prefix is the state of a trial after some epochs without diversity terms: both peers, the optimiser's momentum and the
+epochs' lines. Its name in the store is made of everything that can influence it, so a branch that starts from it is bit for
+bit (on CPU) the trial trained alone. The fusion has no part in stage one; each branch makes its own from its seed.
+"""
+
+from collections.abc import Collection
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from mldiv import distributed
+from mldiv.config import PATHS, TrialConfig, from_dict
+from mldiv.datasets.splits import ImageData
+from mldiv.records import trial_id
+from mldiv.storage.cache import State, Store
+
+#: Raised whenever a change of mldiv moves numbers: what was stored before is then found no more.
+NUMBERS = 2
+
+#: Settings without influence before the switch. Every other setting is part of a trunk's identity.
+BRANCH = frozenset(
+    {
+        "alpha",
+        "beta",
+        "param_distance",
+        "param_transform",
+        "param_normalization",
+        "kernel",
+        "kernel_width",
+        "kernel_degree",
+        "include_diagonal",
+        "feature_direction",
+        "feature_reduction",
+        "feature_transform",
+        "feature_normalization",
+        "scale_batches",
+        "center_features",
+        "fusion",
+        "fusion_dim",
+        "fusion_heads",
+        "fusion_lr_scale",
+        "switch_epoch",
+        "test_samples",
+        "ood",
+    }
+)
+
+
+@lru_cache(maxsize=2**16)
+def trunk_id(config: TrialConfig) -> str:
+    """The identity of the trajectory that a trial follows before its switch, wherever it is computed."""
+    return trial_id(asdict(config), PATHS | BRANCH)
+
+
+def environment_id(data: ImageData, device: torch.device) -> str:
+    """The identity of what besides the settings can change a number: data, library, processor, ranks, threads."""
+    return trial_id(
+        {
+            "numbers": NUMBERS,
+            "data": data.fingerprint,
+            "torch": torch.__version__,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability(),
+            "world_size": distributed.size(),
+            "threads": torch.get_num_threads(),
+        }
+    )
+
+
+def pattern(config: TrialConfig, epoch: int) -> str:
+    """Matches the names of a trial's prefix of ``epoch`` epochs from every environment."""
+    return f"trunks/{trunk_id(config)}-[0-9a-f]+/{epoch:05d}"
+
+
+class Trunk:
+    """One trial's prefixes in the store.
+
+    publish: epochs after which this trial stores its state for others, besides its own switch; those beyond its first stage
+    are passed over.
+    """
+
+    def __init__(
+        self, config: TrialConfig, data: ImageData, store: Store, device: torch.device, publish: Collection[int] = ()
+    ) -> None:
+        self.config, self.store, self.device = config, store, device
+        self.folder = f"trunks/{trunk_id(config)}-{environment_id(data, device)}"
+        wanted = {*publish, config.switch_epoch} if config.diverse else set(publish)
+        self.wanted = sorted(epoch for epoch in wanted if 0 < epoch <= min(config.first_stage, config.epochs - 1))
+
+    @property
+    def last(self) -> int:
+        """The epoch after which this trial has nothing more to publish."""
+        return max(self.wanted, default=0)
+
+    def wants(self, epoch: int) -> bool:
+        """Whether the state after ``epoch`` epochs is to be published and is not there yet."""
+        return epoch in self.wanted and not self.store.has(self.name(epoch))
+
+    def name(self, epoch: int) -> str:
+        return f"{self.folder}/{epoch:05d}"
+
+    def missing(self, done: int) -> list[str]:
+        """Names of the prefixes that this trial is to store and that lie beyond its first ``done`` epochs."""
+        return [self.name(epoch) for epoch in self.wanted if epoch > done and not self.store.has(self.name(epoch))]
+
+    def longest(self, beyond: int) -> State | None:
+        """The longest stored prefix of this trial's first stage with more than ``beyond`` epochs. All ranks' call."""
+        stored = distributed.from_first(self._stored(beyond) if distributed.rank() == 0 else None)
+        for epoch in stored:
+            state = self.store.read(self.name(epoch), self.device)
+            if state is not None and self._mine(state, epoch):
+                return state
+        return None
+
+    def _mine(self, state: State, epoch: int) -> bool:
+        """Whether an entry is what its name says: a file that was copied to another name is not."""
+        if state["epoch"] == epoch and trunk_id(from_dict(state["config"])) == trunk_id(self.config):
+            return True
+        self.store.messages.append(f"{self.name(epoch)} is another trunk's prefix and was passed over")
+        return False
+
+    def _stored(self, beyond: int) -> list[int]:
+        """Epochs of the stored prefixes, the longest first."""
+        found = [int(name) for name in self.store.names(self.folder) if name.isdecimal()]
+        return sorted((epoch for epoch in found if beyond < epoch <= self.config.first_stage), reverse=True)
+
+    def publish(self, epoch: int, state: dict[str, Any]) -> None:
+        """Store the state after ``epoch`` epochs. Rank 0's call."""
+        self.store.publish(self.name(epoch), state)

@@ -1,0 +1,217 @@
+"""Train one trial, without Ray: pretraining, stage one, the switch, stage two, test. Resumes exactly where it stopped."""
+
+import contextlib
+import platform
+import time
+from collections.abc import Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mldiv
+from mldiv import distributed, records
+from mldiv.config import TrialConfig
+from mldiv.datasets.splits import ImageData
+from mldiv.evaluation import predictive
+from mldiv.evaluation.metrics import disagreement, scores
+from mldiv.method.pair import TERMS
+from mldiv.records import TrialRecord
+from mldiv.storage.cache import Store, save_atomically
+from mldiv.training.final_scores import score
+from mldiv.training.first_stage import Trunk
+from mldiv.training.loop import Diverged, learning_rate, make_optimizer, over_ranks, steps_per_epoch, train_epoch
+from mldiv.training.resume import Line, Report, Trial, begin, prefix
+from mldiv.training.worker_cache import Workspace
+
+#: A fall of the feature KL below this share of its value at the switch means that the feature term died.
+DEAD = 0.01
+#: A rise above this multiple means that it ran away.
+RUNAWAY = 100.0
+
+
+def fit(
+    config: TrialConfig,
+    folder: Path,
+    *,
+    store: Store,
+    workspace: Workspace | None = None,
+    data: ImageData | None = None,
+    publish: Collection[int] = (),
+    report: Report = lambda line: False,
+) -> TrialRecord:
+    """Train the trial and leave its record in ``folder``; called by every rank of a group alike.
+
+    A finished trial is returned as recorded. One that was interrupted goes on after its last whole epoch, and one whose first
+    stage, or a part of it, is in the store starts from there; on CPU the result is bit for bit that of an uninterrupted run
+    alone.
+
+    workspace: device and whatever is kept between trials (default: CPU, nothing); data: other than the configured, on the
+    workspace's device; publish: epochs of stage one after which other trials want to branch off, besides this trial's switch.
+
+    Raises: ConfigError when the data cannot fill a batch; OSError when the records cannot be written. A non-finite loss does
+    not raise: the trial ends as "diverged".
+    """
+    workspace = workspace or Workspace()
+    data = data if data is not None else workspace.data(config)
+    record = distributed.from_first(_open_record(config, folder, data))
+    if record.final:
+        return record
+    steps_per_epoch(config, data)
+    began = time.perf_counter()
+    pair = workspace.pair(config, data)
+    trunk = Trunk(config, data, store, workspace.device, publish)
+    trial = Trial(config, folder, data, workspace, trunk, record, pair, make_optimizer(config, pair))
+    with contextlib.ExitStack() as held:
+        stopped = begin(trial, report, held)
+        began -= sum(line["seconds"] for line in records.read_lines(trial.lines) if not line["shared"])
+        _run(trial, report, began, held, stopped)
+    record.seconds = time.perf_counter() - began
+    if distributed.rank() == 0:
+        fallback = [workspace.fallback] if config.compile and workspace.fallback else []
+        record.notes = _notes(record, trial.lines) + store.messages + fallback
+        records.write_trial(folder, record)
+    store.messages.clear()
+    return distributed.from_first(record)
+
+
+def _open_record(config: TrialConfig, folder: Path, data: ImageData) -> TrialRecord | None:
+    """The trial's record, new or as an interrupted attempt left it, marked as running (rank 0 only)."""
+    if distributed.rank():
+        return None
+    if (folder / "trial.json").exists():
+        record = records.read_trial(folder)
+        if record.final:
+            return record
+        record.attempts += 1
+    else:
+        record = TrialRecord(config.id, asdict(config))
+    sizes = {name: len(split) for name, split in data.splits.items()}
+    record.status, record.reason = "running", None
+    record.data = sizes | {"classes": data.classes, "fingerprint": data.fingerprint}
+    record.environment = environment()
+    records.write_trial(folder, record)
+    return record
+
+
+def environment() -> dict[str, Any]:
+    """What besides the configuration can change numbers."""
+    return {
+        "mldiv": mldiv.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "world_size": distributed.size(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _run(trial: Trial, report: Report, began: float, held: contextlib.ExitStack, stopped: bool) -> None:
+    """Train the remaining epochs, unless it is ``stopped`` already, and test; enter into the record how the trial ended."""
+    record = trial.record
+    try:
+        stopped = stopped or _train(trial, report, began, held)
+        record.status = "stopped" if stopped else "finished"
+        record.reason = f"stopped early after epoch {record.epochs - 1}" if stopped else None
+    except Diverged as error:
+        record.status, record.reason = "diverged", str(error)
+    if record.status == "finished":
+        score(trial)
+
+
+def _train(trial: Trial, report: Report, began: float, held: contextlib.ExitStack) -> bool:
+    """All remaining epochs; whether the trial was stopped early.
+
+    Raises: Diverged.
+    """
+    config, pair = trial.config, trial.pair
+    fused = [value for value in pair.fusion.parameters() if config.fusion != "frozen"]
+    model, wrapped_for = None, None
+    for epoch in range(trial.epoch, config.epochs):
+        started = time.perf_counter()
+        diverse = epoch >= config.first_stage
+        if model is None or wrapped_for != diverse:  # the fusion has gradients in stage two only
+            for value in fused:
+                value.requires_grad_(diverse)
+            model, wrapped_for = over_ranks(pair, trial.device), diverse
+        if diverse and epoch == config.switch_epoch:
+            _switch(trial)
+        terms = train_epoch(model, pair, trial.optimizer, trial.data, epoch, diverse, trial.device)
+        distributed.average_buffers(pair)
+        line = _line(trial, epoch, diverse, terms)
+        line["seconds"] = time.perf_counter() - started
+        trial.epoch = epoch + 1
+        stop = _keep(trial, line, report, began) if distributed.rank() == 0 else False
+        if trial.epoch >= trial.trunk.last:
+            held.close()
+        if distributed.from_first(stop) and trial.epoch < config.epochs:
+            return True
+    return False
+
+
+def _switch(trial: Trial) -> None:
+    """Fix the scales of the diversity terms, and note where both distances stand."""
+    level = predictive.feature_kl(trial.pair, trial.data, "train", epoch=trial.epoch, device=trial.device, own=True)
+    trial.record.switch = trial.pair.set_scales(level)
+    if distributed.rank() == 0:
+        records.write_trial(trial.folder, trial.record)
+
+
+def _keep(trial: Trial, line: Line, report: Report, began: float) -> bool:
+    """Write an epoch's line and checkpoint, publish what others want, report; whether the trial is to stop (rank 0 only)."""
+    record = trial.record
+    records.append_line(trial.lines, line)
+    record.epochs, record.validation = trial.epoch, line["validation"]
+    record.cost["epochs_trained"] += 1
+    record.seconds = time.perf_counter() - began
+    if trial.trunk.wants(trial.epoch):  # before the checkpoint: a trial that resumes from there has published
+        trial.trunk.publish(trial.epoch, prefix(trial))
+    saved = {"pair": trial.pair.state_dict(), "optimizer": trial.optimizer.state_dict(), "epoch": trial.epoch}
+    save_atomically(trial.folder / "checkpoint.pt", saved)
+    return bool(report(line))
+
+
+def _line(trial: Trial, epoch: int, diverse: bool, terms: Tensor) -> Line:
+    """An epoch's line of metrics.jsonl. The fields are the same in both stages; what is not computed is None."""
+    config, pair, data, device = trial.config, trial.pair, trial.data, trial.device
+    train = dict(zip(TERMS, terms.tolist(), strict=True))
+    if not diverse:
+        train |= dict.fromkeys(("param_distance", "feature_kl", "param_diversity", "feature_diversity"))
+    members, labels = predictive.predictives(
+        pair, data, "validation", samples=config.validation_samples, epoch=epoch, device=device
+    )
+    validation = {member: scores(one, labels, predictive.EPOCH_METRICS) for member, one in members.items()}
+    diversity = predictive.diversity(pair)
+    diversity["feature_kl"] = float(predictive.feature_kl(pair, data, "validation", epoch=epoch, device=device))
+    diversity["disagreement"] = float(disagreement(members["peer_1"], members["peer_2"]))
+    return {
+        "epoch": epoch,
+        "stage": 2 if diverse else 1,
+        "shared": False,
+        "lr": learning_rate(config, epoch, config.epochs),
+        "train": train,
+        "validation": validation,
+        "diversity": diversity,
+    }
+
+
+def _notes(record: TrialRecord, path: Path) -> list[str]:
+    """What a reader of the record should know: a feature term that died or ran away since the switch."""
+    levels = [line["train"]["feature_kl"] for line in records.read_lines(path) if line["stage"] == 2]
+    start = record.switch.get("feature_kl")
+    if not levels or not start or levels[-1] is None:
+        return []
+    if levels[-1] < DEAD * start:
+        return [f"feature term died: feature KL fell from {start:.2g} at the switch to {levels[-1]:.2g}"]
+    if levels[-1] > RUNAWAY * start:
+        return [f"feature term ran away: feature KL rose from {start:.2g} at the switch to {levels[-1]:.2g}"]
+    return []
+
+
+def summary(line: dict[str, Any]) -> dict[str, Any]:
+    """What a trial's client hears of an epoch; the rest is in metrics.jsonl."""
+    scores = line["validation"]["pair"]
+    return {"epoch": line["epoch"], "stage": line["stage"], "seconds": line["seconds"], **scores}

@@ -1,0 +1,172 @@
+"""An epoch of training: its batches, its learning rate, the optimiser's groups, the steps, gradients over ranks."""
+
+import math
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mldiv import distributed
+from mldiv.config import ConfigError, TrialConfig
+from mldiv.datasets.splits import ImageData, draw_augmentation, load, train_batches
+from mldiv.evaluation import predictive
+from mldiv.method.pair import TERMS, MutualPair
+from mldiv.seeding import generator
+
+
+def learning_rate(config: TrialConfig, epoch: int, epochs: int) -> float:
+    """The learning rate of an epoch, a function of the absolute epoch alone [chosen: schedule].
+
+    cosine: lr/2 (1 + cos(pi epoch/epochs)); step: divided by 10 at one half and at three quarters; constant.
+    """
+    if config.schedule == "cosine":
+        return config.lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+    if config.schedule == "step":
+        return config.lr * 0.1 ** ((2 * epoch >= epochs) + (4 * epoch >= 3 * epochs))
+    return config.lr
+
+
+def optimizer_of(config: TrialConfig, parameters: Iterable[Any], weight_decay: float) -> torch.optim.Optimizer:
+    """The configured optimiser [chosen]: SGD with momentum, or AdamW with the momentum as its first beta."""
+    if config.optimizer == "adamw":
+        betas = (config.momentum, 0.999)
+        return torch.optim.AdamW(parameters, lr=config.lr, betas=betas, weight_decay=weight_decay, fused=True)
+    return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=weight_decay, fused=True)
+
+
+def epoch_batches(
+    config: TrialConfig, data: ImageData, epoch: int, purpose: str, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """This rank's share of an epoch's batches, shuffled and augmented from the streams of (seed, purpose, epoch)."""
+    count = len(data.train.labels)
+    order = torch.randperm(count, generator=generator(config.seed, f"{purpose} order", epoch))
+    augmentation = draw_augmentation(data, generator(config.seed, f"{purpose} augmentation", epoch))
+    for images, labels in train_batches(
+        data,
+        batch_size=config.batch_size,
+        order=order,
+        augmentation=augmentation,
+        rank=distributed.rank(),
+        world=distributed.size(),
+        device=device,
+    ):
+        if config.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        yield images, labels
+
+
+def steps_per_epoch(config: TrialConfig, data: ImageData) -> int:
+    """Full global batches in the training set.
+
+    Raises: ConfigError when there is none, or when the ranks cannot share a batch evenly.
+    """
+    if config.batch_size % distributed.size():
+        raise ConfigError(f"batch_size = {config.batch_size} cannot be shared evenly by {distributed.size()} workers")
+    steps = len(data.train.labels) // config.batch_size
+    if steps == 0:
+        raise ConfigError(f"batch_size = {config.batch_size} exceeds the {len(data.train.labels)} training images")
+    return steps
+
+
+def over_ranks(module: nn.Module, device: torch.device) -> nn.Module:
+    """``module`` with gradients averaged over ranks; itself in a world of one. Ranks keep their own buffers in a step."""
+    if distributed.size() == 1:
+        return module
+    devices = [device] if device.type == "cuda" else None
+    largest = max(value.numel() * value.element_size() for value in module.parameters())
+    return DistributedDataParallel(
+        module,
+        device_ids=devices,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        bucket_cap_mb=largest / 2**20,  # a flat vector is a bucket: one peer's travels while the other's is computed
+    )
+
+
+def dataset(config: TrialConfig) -> ImageData:
+    """The trial's data; kept between trials of one process that ask for the same.
+
+    Raises: DataError, naming the file and how to get it.
+    """
+    return _dataset(
+        config.data,
+        Path(config.data_root) if config.data_root else None,
+        seed=config.split_seed,
+        validation_fraction=config.validation_fraction,
+        train_size=config.train_size,
+        validation_size=config.validation_size,
+        test_size=config.test_size,
+        test_split=config.test_split,
+        image_size=config.image_size,
+    )
+
+
+_dataset = lru_cache(maxsize=1)(load)
+
+
+class Diverged(Exception):
+    """A loss term became infinite or not a number; the message says which and when."""
+
+
+def make_optimizer(config: TrialConfig, pair: MutualPair) -> torch.optim.Optimizer:
+    """The optimiser over three groups: means and point estimates, rho, fusion. No weight decay: the prior regularises."""
+    rho = [peer.rho for peer in pair.peers]
+    rest = [value for peer in pair.peers for name, value in peer.named_parameters() if name != "rho"]
+    groups = [
+        {"params": rest, "scale": 1.0},
+        {"params": rho, "scale": config.rho_lr_scale},
+        {"params": list(pair.fusion.parameters()), "scale": config.fusion_lr_scale},
+    ]
+    return optimizer_of(config, groups, weight_decay=0.0)
+
+
+def train_epoch(
+    model: nn.Module, pair: MutualPair, optimizer: torch.optim.Optimizer, data: ImageData, epoch: int, diverse: bool,
+    device: torch.device,
+) -> Tensor:  # fmt: skip
+    """One epoch of steps; the mean of each of TERMS over steps and ranks. Nothing is read from the device before its end.
+
+    model: ``pair``, perhaps with its gradients averaged over ranks.
+
+    Raises: Diverged, naming the first term that was not finite, on every rank alike.
+    """
+    config = pair.config
+    pair.train()
+    rate = learning_rate(config, epoch, config.epochs)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+    # The same noise on every rank: one weight sample per peer and step, whatever the number of ranks.
+    streams = [generator(config.seed, f"weights {index}", epoch, device) for index in (1, 2)]
+    total = torch.zeros(len(TERMS), device=device)
+    broken = torch.zeros(len(TERMS), dtype=torch.bool, device=device)
+    steps = 0
+    for images, labels in epoch_batches(config, data, epoch, "fit", device):
+        noise = [torch.randn(pair.peer_1.mean.numel(), generator=stream, device=device) for stream in streams]
+        terms = train_step(model, pair, optimizer, images, labels, noise, diverse)
+        broken |= ~terms.isfinite() & ~broken.any()
+        total += terms
+        steps += 1
+    if names := [name for name, bad in zip(TERMS, distributed.any_rank(broken).tolist(), strict=True) if bad]:
+        raise Diverged(f"epoch {epoch}: loss term {names[0]} was not finite")
+    return distributed.mean_over_ranks(total / steps)
+
+
+def train_step(
+    model: nn.Module, pair: MutualPair, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, noise: list[Tensor],
+    diverse: bool,
+) -> Tensor:  # fmt: skip
+    """Forward, backward, clipping of each peer's gradient, optimiser step; the vector of TERMS."""
+    config = pair.config
+    with predictive.precision(config, images.device):
+        loss, terms = model(images, labels, *noise, diverse)
+    optimizer.zero_grad()
+    loss.backward()
+    if config.clip_norm:
+        for peer in pair.peers:
+            nn.utils.clip_grad_norm_(peer.parameters(), config.clip_norm)
+    optimizer.step()
+    return terms

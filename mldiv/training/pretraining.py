@@ -1,0 +1,108 @@
+"""The deterministic network whose weights become the second peer's initial posterior means."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from mldiv import distributed
+from mldiv.config import TrialConfig
+from mldiv.datasets.splits import ImageData
+from mldiv.evaluation.predictive import precision
+from mldiv.method.pair import network
+from mldiv.records import trial_id
+from mldiv.storage.cache import State, Store
+from mldiv.training.first_stage import environment_id
+from mldiv.training.loop import epoch_batches, learning_rate, optimizer_of, over_ranks, steps_per_epoch
+
+#: Called after an epoch with its number and the network as it then is.
+Report = Callable[[int, nn.Module], None]
+
+#: Which peers start from the means of which pretrained network, by `initialization`. The purpose names random streams.
+PURPOSES: dict[str, list[tuple[int, str]]] = {
+    "scratch": [],
+    "scratch_pretrained": [(2, "pretrain")],
+    "pretrained": [(1, "pretrain peer 1"), (2, "pretrain")],
+    "pretrained_same": [(1, "pretrain"), (2, "pretrain")],
+}
+
+#: Every setting that can change a pretrained network. Neither the losses nor the peers' schedule are among them; what the
+#: data are is part of the environment's identity.
+SETTINGS = (
+    "arch",
+    "width",
+    "pretrain_epochs",
+    "batch_size",
+    "lr",
+    "optimizer",
+    "momentum",
+    "schedule",
+    "weight_decay",
+    "clip_norm",
+    "precision",
+    "channels_last",
+    "seed",
+)
+
+
+def pretraining_id(config: TrialConfig, purpose: str) -> str:
+    """The identity of a pretraining, wherever it is computed."""
+    return trial_id({name: getattr(config, name) for name in SETTINGS} | {"purpose": purpose})
+
+
+def pretraining_ids(config: TrialConfig) -> list[str]:
+    """The pretrainings that a trial from its very start needs."""
+    return list(dict.fromkeys(pretraining_id(config, purpose) for _, purpose in PURPOSES[config.initialization]))
+
+
+def pretrained(
+    config: TrialConfig, data: ImageData, store: Store, device: torch.device, purpose: str = "pretrain",
+    report: Report = lambda epoch, module: None,
+) -> tuple[State, int]:  # fmt: skip
+    """The state dict of the network pretrained with this configuration's data, recipe and seed, and how many epochs were
+    trained for it, interrupted attempts included: none when it was in the store.
+
+    purpose: names the random streams, so that a second, different network can be pretrained with the same seed; report: hears
+    of every epoch that is trained now, by its number, with the network after it.
+    """
+    name = f"pretrained/{pretraining_id(config, purpose)}-{environment_id(data, device)}"
+    trained = 0
+
+    def compute() -> State:
+        nonlocal trained
+        trained = config.pretrain_epochs
+        return _train(config, data, store, name, device, purpose, report)
+
+    return store.get(name, compute, device), trained
+
+
+def _train(
+    config: TrialConfig, data: ImageData, store: Store, name: str, device: torch.device, purpose: str, report: Report
+) -> State:  # fmt: skip
+    """Plain supervised training, resumed at its last whole epoch."""
+    steps_per_epoch(config, data)
+    module = network(config, data.classes, data.channels, purpose, data.train.images.shape[-1]).to(device)
+    optimizer = optimizer_of(config, module.parameters(), config.weight_decay)
+    start = 0
+    if (state := store.read_progress(name, device)) is not None:
+        module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["epoch"]
+    model = over_ranks(module, device)
+    for epoch in range(start, config.pretrain_epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, epoch, config.pretrain_epochs)
+        for images, labels in epoch_batches(config, data, epoch, purpose, device):
+            with precision(config, device):
+                logits, _ = model(images)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(logits.float(), labels).backward()
+            if config.clip_norm:
+                nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
+            optimizer.step()
+        distributed.average_buffers(module)
+        report(epoch, module)
+        if distributed.rank() == 0 and epoch + 1 < config.pretrain_epochs:
+            state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}
+            store.keep_progress(name, state)
+    return module.state_dict()

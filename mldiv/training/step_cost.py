@@ -1,0 +1,230 @@
+"""What a step costs: its time in either stage, that of each loss term, the memory it needs; from that, how long
+a study takes."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mldiv.config import TrialConfig
+from mldiv.datasets.splits import ImageData
+from mldiv.evaluation import predictive
+from mldiv.method.pair import MutualPair
+from mldiv.training.loop import dataset, epoch_batches, steps_per_epoch
+
+#: Rounds whose median counts, after one that warms up; seconds after which a size has rounds enough.
+ROUNDS = 5
+LONGEST = 4.0
+
+#: Seconds until a standing worker group takes its first trial (README, "How it works").
+GROUP_START = 30.0
+STEPS = 3
+
+
+def measure_all(configs: list[TrialConfig]) -> list[dict[str, Any]]:
+    """`measure_step` of each configuration, in order, on this process's GPU or with one thread of its processor."""
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return [measure_step(config, device) for config in configs]
+
+
+def measure_step(config: TrialConfig, device: torch.device) -> dict[str, Any]:
+    """A line of scaling.jsonl: sizes, median seconds of a step (forward, backward, without optimiser) in stage one and two and
+    of each loss term alone (forward and backward to what it depends on), bytes.
+
+    bytes: "state" is means, rhos, their gradients and momenta, and all else that is trained; "stage_1" and "stage_2" are what a
+    step holds at once beyond that: on a GPU measured as the peak, on a processor counted as the tensors kept for backward.
+    """
+    pair, images, labels = _pair(config, device)
+    noise = [torch.randn_like(peer.mean) for peer in pair.peers]
+    pair.set_scales(torch.tensor(0.01, device=device))
+
+    def step(diverse: bool) -> None:
+        pair.zero_grad(set_to_none=True)
+        with predictive.precision(config, device):
+            loss, _ = pair(images, labels, *noise, diverse)
+        loss.backward()
+
+    stages = {f"stage_{stage}": (lambda diverse=stage == 2: step(diverse)) for stage in (1, 2)}
+    return {
+        "arch": config.arch,
+        "width": config.width,
+        "batch_size": config.batch_size,
+        "weights": pair.peer_1.mean.numel(),
+        "fusion_dim": config.fusion_dim,
+        "precision": config.precision,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "seconds": _seconds(stages | _terms(pair, images, labels), device),
+        "bytes": {"state": _state_bytes(pair)} | {name: _bytes(run, device) for name, run in stages.items()},
+    }
+
+
+def _pair(config: TrialConfig, device: torch.device) -> tuple[MutualPair, Tensor, Tensor]:
+    """A pair at its random start, and a batch of noise of the data's shape."""
+    data: ImageData = dataset(config)
+    size = data.train.images.shape[-1]
+    pair = MutualPair(config, data.classes, data.channels, len(data.train), image_size=size).to(device)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(config.batch_size, data.channels, size, size, generator=generator).to(device)
+    labels = torch.randint(data.classes, (config.batch_size,), generator=generator).to(device)
+    if config.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    return pair, images, labels
+
+
+def _terms(pair: MutualPair, images: Tensor, labels: Tensor) -> dict[str, Callable[[], None]]:
+    """Each term of the loss, forward and backward, cut off from the networks: by name, to be timed."""
+    outputs = [peer(images, weights=peer.mean) for peer in pair.peers]
+    logits = [one.detach().requires_grad_() for one, _ in outputs]
+    features = [tuple(part.detach().requires_grad_() for part in parts) for _, parts in outputs]
+    sigmas = [peer.sigma.detach().requires_grad_() for peer in pair.peers]
+
+    def run(terms: Callable[[], dict[str, Tensor]], *names: str) -> Callable[[], None]:
+        def once() -> None:
+            pair.zero_grad(set_to_none=True)
+            found = terms()
+            torch.stack([found[name] for name in names]).sum().backward()
+
+        return once
+
+    return {
+        "kl_to_prior": run(lambda: pair._prior_terms(sigmas[0], sigmas[1]), "kl_1", "kl_2"),
+        "logit_mutual": run(lambda: pair._mutual_terms(logits[0], logits[1], labels), "mutual_1", "mutual_2"),
+        "param_distance": run(lambda: pair._param_terms(sigmas[0], sigmas[1]), "param_diversity"),
+        "feature_kl": run(lambda: pair._feature_terms(features[0], features[1]), "feature_diversity"),
+    }
+
+
+def _seconds(runs: dict[str, Callable[[], None]], device: torch.device) -> dict[str, float]:
+    """Median seconds of each, interleaved so that a busy moment of the machine does not fall on one alone."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    began = time.perf_counter()
+    for round in range(ROUNDS + 1):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if round:
+                times[name].append(time.perf_counter() - started)
+        if round and time.perf_counter() - began > LONGEST:
+            break
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _state_bytes(pair: MutualPair) -> int:
+    trained = sum(value.numel() * value.element_size() for value in pair.parameters())
+    return 3 * trained + sum(value.numel() * value.element_size() for value in pair.buffers())
+
+
+def _bytes(run: Callable[[], None], device: torch.device) -> int:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with _kept() as kept:
+        run()
+    return sum(kept.values())
+
+
+@contextmanager
+def _kept() -> Iterator[dict[int, int]]:
+    """Bytes of every storage that is kept for backward meanwhile, by its address."""
+    kept: dict[int, int] = {}
+    held = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        held.append(tensor)  # so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
+@dataclass
+class Work:
+    """Epochs of trials that are not recorded yet: trained in either stage, taken from the store; of pretraining, trained."""
+
+    trials: int = 0
+    first_stage: int = 0
+    second_stage: int = 0
+    shared: int = 0
+    pretraining: int = 0
+
+    @property
+    def trained(self) -> int:
+        return self.first_stage + self.second_stage
+
+    @property
+    def asked(self) -> int:
+        return self.trained + self.shared
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds on one worker with one thread: an epoch of each stage, one of pretraining, the test at a trial's end."""
+
+    stage_1: float
+    stage_2: float
+    pretraining: float
+    test: float
+
+    def seconds(self, work: Work) -> float:
+        return (
+            work.first_stage * self.stage_1
+            + work.second_stage * self.stage_2
+            + work.pretraining * self.pretraining
+            + work.trials * self.test
+        )
+
+
+def measure(config: TrialConfig) -> Cost:
+    """Time a few steps of each stage and one evaluation of the pair on this machine's processor or GPU."""
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = dataset(config)
+    steps = steps_per_epoch(config, data)
+    size = data.train.images.shape[-1]
+    pair = MutualPair(config, data.classes, data.channels, len(data.train), image_size=size).to(device)
+    images, labels = next(epoch_batches(config, data, 0, "estimate", device))
+
+    def step(diverse: bool) -> None:
+        noise = [torch.randn(pair.peer_1.mean.numel(), device=device) for _ in range(2)]
+        with predictive.precision(config, device):
+            loss, _ = pair(images, labels, *noise, diverse)
+        loss.backward()
+
+    first, second = (_median_seconds(partial(step, diverse), device) for diverse in (False, True))
+    evaluation = _median_seconds(lambda: _evaluate(pair, data, config, device), device, repeats=1)
+    images_tested = (len(data.test) + len(data.validation)) * config.test_samples
+    test = evaluation * images_tested / (len(data.validation) * config.validation_samples)
+    return Cost(steps * first + evaluation, steps * second + evaluation, steps * first / 2, test)
+
+
+def _evaluate(pair: MutualPair, data: ImageData, config: TrialConfig, device: torch.device) -> None:
+    predictive.predictives(pair, data, "validation", samples=config.validation_samples, epoch=0, device=device)
+    predictive.feature_kl(pair, data, "validation", epoch=0, device=device)
+
+
+def _median_seconds(run: Callable[[], None], device: torch.device, repeats: int = STEPS) -> float:
+    run()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return sorted(times)[len(times) // 2]

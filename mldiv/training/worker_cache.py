@@ -1,0 +1,112 @@
+"""What a worker process keeps from one trial to the next: the data on its device, and a pair with its compiled steps."""
+
+import warnings
+from typing import Any
+
+import torch
+
+from mldiv.config import TrialConfig
+from mldiv.datasets.splits import ImageData
+from mldiv.evaluation import predictive
+from mldiv.method.pair import MutualPair
+from mldiv.training.loop import dataset, epoch_batches
+
+#: Settings that compiled steps take as tensors, or do not see: pairs that differ only in them share compiled steps.
+SHARED = frozenset(
+    {"alpha", "beta", "temperature", "kl_weight", "mutual_weight", "initial_sigma", "seed", "split_seed", "initialization"}
+    | {
+        "epochs",
+        "switch_epoch",
+        "pretrain_epochs",
+        "lr",
+        "momentum",
+        "optimizer",
+        "schedule",
+        "weight_decay",
+        "rho_lr_scale",
+        "clip_norm",
+    }
+    | {"fusion_lr_scale", "scale_batches", "validation_samples", "test_samples", "samples_at_once", "data_root"}
+)
+
+#: Settings that choose code of stage two: it is compiled once for each combination, stage one is left as it is.
+STAGE_TWO = frozenset(
+    {"kernel", "kernel_width", "kernel_degree", "include_diagonal", "center_features"}
+    | {"param_distance", "param_transform", "param_normalization"}
+    | {"feature_direction", "feature_reduction", "feature_transform", "feature_normalization"}
+)
+
+
+class Workspace:
+    """Keeps what the next trial can use, and drops it when a trial asks for something else."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+        #: Why steps are not compiled although the trial asks for it.
+        self.fallback: str | None = None
+        self._source: ImageData | None = None
+        self._data: ImageData | None = None
+        self._pair: MutualPair | None = None
+        self._shape: tuple[Any, ...] | None = None
+        self._compiled: set[tuple[Any, ...]] = set()
+
+    def data(self, config: TrialConfig) -> ImageData:
+        """The trial's data on the device.
+
+        Raises: DataError, naming the file and how to get it.
+        """
+        source = dataset(config)
+        if source is not self._source or self._data is None:
+            self._data = None  # the old one's memory first
+            self._source, self._data = source, source.to(self.device)
+        return self._data
+
+    def pair(self, config: TrialConfig, data: ImageData) -> MutualPair:
+        """A pair at its random start on the device, its steps compiled if the trial asks for that."""
+
+        def build() -> MutualPair:
+            size = data.train.images.shape[-1]
+            return MutualPair(config, data.classes, data.channels, len(data.train), image_size=size).to(self.device)
+
+        if not config.compile:
+            return build()
+        shape = (data.fingerprint, *(getattr(config, name) for name in vars(config) if name not in SHARED | STAGE_TWO))
+        if self._pair is None or self._shape != shape:
+            self._pair = None  # the old one's memory first
+            torch.compiler.reset()
+            self._pair, self._shape, self.fallback, self._compiled = build(), shape, None, set()
+            self._pair.compile(mode="reduce-overhead" if self.device.type == "cuda" else None)  # on a GPU: CUDA graphs
+        self._pair.adopt(build())
+        code = tuple(getattr(config, name) for name in sorted(STAGE_TWO))
+        if self.fallback is None and code not in self._compiled:
+            self.fallback = _try_steps(self._pair, data, self.device)
+            self._compiled.add(code)
+            self._pair.adopt(build())
+        return self._pair
+
+
+def _try_steps(pair: MutualPair, data: ImageData, device: torch.device) -> str | None:
+    """Compile both stages by a step of each; if that fails, undo it and return why."""
+    torch._dynamo.config.recompile_limit = 256  # one for each combination of STAGE_TWO, in one long-lived process
+    torch._dynamo.config.suppress_errors = False
+    try:
+        for diverse in (False, True):
+            _try_step(pair, data, diverse, device)
+    except Exception as error:
+        pair._compiled_call_impl = None
+        reason = " ".join(str(error).split()[:40])
+        return f"steps are not compiled: {type(error).__name__}: {reason}"
+    torch._dynamo.config.suppress_errors = True  # should compiling once more fail in mid-trial, that frame runs as it is
+    return None
+
+
+def _try_step(pair: MutualPair, data: ImageData, diverse: bool, device: torch.device) -> None:
+    images, labels = next(epoch_batches(pair.config, data, 0, "compile", device))
+    noise = torch.randn(2, pair.peer_1.mean.numel(), device=device)
+    trained = [value for value in pair.fusion.parameters() if pair.config.fusion != "frozen"]
+    for value in trained:
+        value.requires_grad_(diverse)
+    with warnings.catch_warnings(), predictive.precision(pair.config, device):
+        warnings.simplefilter("ignore")
+        loss, _ = pair(images, labels, *noise, diverse)
+    loss.backward()
