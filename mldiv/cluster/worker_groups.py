@@ -188,7 +188,8 @@ def worker_loop(settings: dict[str, Any]) -> None:
     torch.set_num_threads(settings["threads"])
     workspace, group = Workspace(get_device()), settings["group"]
     broker = ray.get_actor(settings["broker"], namespace=NAMESPACE)
-    if (left := ray.get(broker.placed.remote(group, ray.util.get_current_placement_group()))) is not None:
+    left: Any = ray.get(broker.placed.remote(group, ray.util.get_current_placement_group()))
+    if left is not None:
         ray.util.remove_placement_group(left)
     while True:
         task = distributed.from_first(_next_task(broker, group) if distributed.rank() == 0 else None)

@@ -24,7 +24,7 @@ def cosine(a: Rows, b: Columns) -> Similarity:
     a, b -> rows of a, b. Shapes: a [n, dim], b [m, dim]; result [n, m].
     References: arXiv 2407.02721; Passalis and Tefas, Probabilistic Knowledge Transfer (ECCV 2018).
     """
-    return (_unit(a) @ _unit(b).T + 1) / 2
+    return ((_unit(a) @ _unit(b).T + 1) / 2).clamp_min(0)  # opposite rows: rounding may end below
 
 
 def rbf(a: Rows, b: Columns, *, width: float = 1.0) -> Similarity:
@@ -87,7 +87,7 @@ def linear(a: Rows, b: Columns) -> Similarity:
     chosen: the paper is silent (`kernel`). Shapes: a [n, dim], b [m, dim]; result [n, m].
     """
     longest = a.square().sum(1).max() * b.square().sum(1).max()
-    return (a @ b.T / (longest + TINY**2).sqrt() + 1) / 2
+    return ((a @ b.T / (longest + TINY**2).sqrt() + 1) / 2).clamp_min(0)
 
 
 def _unit(rows: Rows) -> Rows:
