@@ -188,9 +188,10 @@ def worker_loop(settings: dict[str, Any]) -> None:
     torch.set_num_threads(settings["threads"])
     workspace, group = Workspace(get_device()), settings["group"]
     broker = ray.get_actor(settings["broker"], namespace=NAMESPACE)
-    left: Any = ray.get(broker.placed.remote(group, ray.util.get_current_placement_group()))
-    if left is not None:
-        ray.util.remove_placement_group(left)
+    with suppress(ray.exceptions.RayActorError):  # a broker that has died is noticed with the next task
+        left: Any = ray.get(broker.placed.remote(group, ray.util.get_current_placement_group()))
+        if left is not None:
+            ray.util.remove_placement_group(left)
     while True:
         task = distributed.from_first(_next_task(broker, group) if distributed.rank() == 0 else None)
         if task == END:
