@@ -85,9 +85,9 @@ FAULTS = (
     ),
     # Shared first stages and pretraining
     Fault(
-        "trunks", "mldiv/training/first_stage.py", "the identity of a first stage leaves out clip_norm",
-        '        "test_samples",\n        "ood",\n',
-        '        "test_samples",\n        "clip_norm",\n        "ood",\n',
+        "trunks", "mldiv/config.py", "the identity of a first stage leaves out clip_norm",
+        "clip_norm: float = _schedule(",
+        "clip_norm: float = _diversity_tensor(",
         ("tests/training/first_stage/test_trunk_identity.py",),
     ),
     Fault(
@@ -97,9 +97,9 @@ FAULTS = (
         ("tests/training/first_stage/test_trunks.py",),
     ),
     Fault(
-        "pretraining", "mldiv/training/pretraining.py", "the identity of a pretrained network leaves out its weight decay",
-        '    "weight_decay",\n',
-        "",
+        "pretraining", "mldiv/config.py", "the identity of a pretrained network leaves out its weight decay",
+        "weight_decay: float = _schedule(",
+        "weight_decay: float = _peers_tensor(",
         ("tests/training/first_stage/test_trunk_identity.py", "tests/training/test_fit.py"),
     ),
     # Plan, queue, search

@@ -1,10 +1,8 @@
-"""Every setting of a trial with its default. A misspelt name or an impossible value fails here, in the first second."""
+"""Every setting of a trial, each declared in one place. A misspelt name or an impossible value fails here, before any work."""
 
 import dataclasses
-import difflib
-import math
-from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mldiv.datasets.ood import OOD
@@ -21,6 +19,22 @@ from mldiv.method.losses import (
 )
 from mldiv.method.networks import MODELS
 from mldiv.records import trial_id
+from mldiv.setting import (
+    FIRST_STAGE,
+    FIRST_STAGE_STEP,
+    PRETRAINING,
+    STEP,
+    TRIAL,
+    ConfigError,
+    Log,
+    Steps,
+    anything,
+    fields,
+    identity,
+    make_check,
+    nearest,
+    setting,
+)
 
 INITIALIZATIONS = ("scratch_pretrained", "scratch", "pretrained", "pretrained_same")
 SCHEDULES = ("cosine", "step", "constant")
@@ -29,117 +43,168 @@ TEST_SPLITS = ("official", "development")
 PRECISIONS = ("float32", "bf16")
 SIGMA_MODES = ("relative", "absolute")
 
-#: Fields that say where things lie and change no number: not part of a trial's identity.
-PATHS = frozenset({"data_root"})
+_size = partial(setting, gt=0, spares=(PRETRAINING,))
+_peers = partial(setting, spares=(PRETRAINING,))
+_peers_tensor = partial(setting, spares=(PRETRAINING, STEP))
+_schedule = partial(setting, spares=(STEP,))
+_diversity = partial(setting, spares=(FIRST_STAGE, PRETRAINING))
+_diversity_tensor = partial(setting, spares=(FIRST_STAGE, PRETRAINING, STEP))
+_diversity_code = partial(setting, spares=(FIRST_STAGE, PRETRAINING, FIRST_STAGE_STEP))
 
 
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message says which, why, and what would do."""
+def latest_switch(config: "TrialConfig") -> int:
+    """The last epoch at which a search lets the diversity terms begin."""
+    return max(config.epochs // 3, config.epochs * 5 // 6)
+
+
+def _around_lr(name: str, trial: Any, config: "TrialConfig") -> float:
+    """a quarter to twice the preset's"""
+    return trial.suggest_float(name, config.lr / 4, config.lr * 2, log=True)
+
+
+def _a_third_to_five_sixths(name: str, trial: Any, config: "TrialConfig") -> int:
+    """a third to five sixths of the epochs"""
+    return trial.suggest_int(name, config.epochs // 3, latest_switch(config))
 
 
 @dataclass(frozen=True)
 class TrialConfig:
     """One trial: a pair of Bayesian networks, their data, losses and schedule. METHOD items are marked [stated] or [chosen]."""
 
-    # Data. Sizes are numbers of images; None takes all. Validation is split from the training set by split_seed.
-    data: str = "digits"
-    data_root: str | None = None
-    image_size: int | None = None
-    train_size: int | None = None
-    validation_size: int | None = None
-    test_size: int | None = None
-    #: "development" takes the test images from the training set, so that choices of defaults never see the official test set.
-    test_split: str = "official"
-    validation_fraction: float = 0.1
-    split_seed: int = 0
+    # Data.
+    data: str = _peers("digits", "the data set", choices=DATASETS)
+    data_root: str | None = setting(
+        None, "the folder of the data; digits needs none", spares=(TRIAL, FIRST_STAGE, PRETRAINING, STEP)
+    )
+    image_size: int | None = _size(None, "pixels to which images are resized; none: as they are")
+    train_size: int | None = _size(None, "training images; none: all")
+    validation_size: int | None = _size(None, "validation images, split from the training set; none: by validation_fraction")
+    test_size: int | None = _size(None, "test images; none: all")
+    test_split: str = _peers(
+        "official",
+        "where test images come from; development: the training set, so that choices of defaults never see the official ones",
+        choices=TEST_SPLITS,
+    )
+    validation_fraction: float = _peers(0.1, "share of the training set that validates", gt=0, lt=1)
+    split_seed: int = _peers_tensor(0, "draws which training images validate", ge=0)
 
     # Networks.
-    arch: str = "resnet20"
-    width: float = 1.0
+    arch: str = setting("resnet20", "the peers' network", choices=MODELS)
+    width: float = setting(1.0, "factor of the network's channels", gt=0)
 
-    # Posterior. sigma_mode "relative": initial_sigma times the root mean square of each layer's initial weights [chosen; the
-    # value measured, RESULTS.md].
-    initial_sigma: float = 0.03
-    sigma_mode: str = "relative"
-    prior_std: float = 1.0
-    #: Peer 1 from scratch and peer 2 with the means of a pretrained deterministic network [stated]; both from scratch; both
-    #: pretrained, from two networks of different seeds or (pretrained_same) from one.
-    initialization: str = "scratch_pretrained"
-    pretrain_epochs: int = 30
+    # Posterior.
+    initial_sigma: float = _peers_tensor(
+        0.03, "standard deviation of the weights at the start, as sigma_mode says [chosen; measured, RESULTS.md]", gt=0
+    )
+    sigma_mode: str = _peers(
+        "relative",
+        "relative: initial_sigma times the root mean square of each layer's initial weights; absolute: as it is [chosen]",
+        choices=SIGMA_MODES,
+    )
+    prior_std: float = _peers(1.0, "standard deviation of the prior N(0, prior_std^2)", gt=0)
+    initialization: str = _peers_tensor(
+        "scratch_pretrained",
+        "peer 1 from scratch and peer 2 with the means of a pretrained deterministic network [stated]; both from scratch; both "
+        "pretrained, from two networks of different seeds or (pretrained_same) from one",
+        choices=INITIALIZATIONS,
+    )
+    pretrain_epochs: int = _schedule(30, "epochs of the deterministic pretraining", ge=0)
 
-    # Variational and mutual terms. kl_weight 1 is the true ELBO, less is a cold posterior [both values measured, RESULTS.md].
-    kl_weight: float = 0.1
-    temperature: float = 1.0
-    mutual_weight: float = 1.0
+    # Variational and mutual terms.
+    kl_weight: float = _peers_tensor(
+        0.1, "1 is the true ELBO, less a cold posterior [chosen; measured, RESULTS.md]", ge=0, search=Log(0.01, 1.0)
+    )
+    temperature: float = _peers_tensor(
+        1.0, "softens the predictions that the peers learn from each other [chosen; measured]", gt=0, search=Log(0.5, 8.0)
+    )
+    mutual_weight: float = _peers_tensor(1.0, "weight of what the peers learn from each other [chosen]", ge=0)
 
-    # Diversity terms: weights [stated], everything else [chosen].
-    alpha: float = 1.0
-    beta: float = 2.0
-    param_distance: str = "w2"
-    param_transform: str = "exp"
-    param_normalization: str = "switch"
-    kernel: str = "cosine"
-    kernel_width: float = 1.0
-    kernel_degree: int = 2
-    include_diagonal: bool = False
-    feature_direction: str = "symmetric"
-    feature_reduction: str = "batchmean"
-    feature_transform: str = "exp"
-    feature_normalization: str = "switch"
-    #: Batches over which the feature KL at the switch is averaged for feature_normalization "switch".
-    scale_batches: int = 8
-    center_features: bool = True
-    fusion: str = "shared"
-    fusion_dim: int = 64
-    fusion_heads: int = 4
+    # Diversity terms.
+    alpha: float = _diversity_tensor(1.0, "weight of the parameter distance [stated]", ge=0, search=Log(0.01, 10.0))
+    beta: float = _diversity_tensor(2.0, "weight of the feature KL [stated]", ge=0, search=Log(0.02, 20.0))
+    param_distance: str = _diversity_code("w2", "distance between the posteriors; w2 [stated]", choices=PARAM_DISTANCES)
+    param_transform: str = _diversity_code("exp", "what of that distance is minimised [chosen]", choices=TRANSFORMS)
+    param_normalization: str = _diversity_code(
+        "switch", "what divides that distance first: 1, the number of weights, its value at the switch [chosen]",
+        choices=NORMALIZATIONS,
+    )  # fmt: skip
+    kernel: str = _diversity_code("cosine", "similarity of two images' features, Eq. (14)", choices=KERNELS, search=anything)
+    kernel_width: float = _diversity_code(
+        1.0, "width of a kernel that has one, in median distances", gt=0, search=Log(0.25, 4.0)
+    )
+    kernel_degree: int = _diversity_code(
+        2,
+        "degree of the polynomial kernel",
+        ge=2,
+        multiple_of=2,
+        why="odd, and similarities turn negative",
+        search=Steps(2, 6, 2),
+    )
+    include_diagonal: bool = _diversity_code(False, "whether an image is among its own neighbours [chosen]")
+    feature_direction: str = _diversity_code(
+        "symmetric", "which way round the feature KL is taken [chosen]", choices=FEATURE_DIRECTIONS
+    )
+    feature_reduction: str = _diversity_code(
+        "batchmean", "how the feature KL is reduced over a batch [chosen]", choices=FEATURE_REDUCTIONS
+    )
+    feature_transform: str = _diversity_code("exp", "what of the feature KL is minimised [chosen]", choices=TRANSFORMS)
+    feature_normalization: str = _diversity_code(
+        "switch", "what divides the feature KL first: 1, its value at the switch [chosen]", choices=NORMALIZATIONS
+    )
+    scale_batches: int = _diversity_tensor(
+        8, "batches over which the feature KL at the switch is averaged for feature_normalization switch", gt=0
+    )
+    center_features: bool = _diversity_code(True, "whether fused features lose their batch mean first [chosen]")
+    fusion: str = _diversity("shared", "how the blocks' features are fused [chosen]", choices=FUSIONS)
+    fusion_dim: int = _diversity(64, "length of a fused vector", gt=0)
+    fusion_heads: int = _diversity(4, "heads of the fusion's attention", gt=0)
 
-    # Schedule. Stage two (diversity on) begins at switch_epoch; switch_epoch == epochs means never.
-    epochs: int = 300
-    switch_epoch: int = 200
-    batch_size: int = 128
-    lr: float = 0.1
-    #: sgd with momentum, or adamw, whose first beta is then the momentum; both peers and pretraining alike.
-    optimizer: str = "sgd"
-    momentum: float = 0.9
-    schedule: str = "cosine"
-    #: Weight decay of the deterministic pretraining; the peers are regularised by their prior alone.
-    weight_decay: float = 5e-4
-    rho_lr_scale: float = 1.0
-    fusion_lr_scale: float = 1.0
-    #: Largest norm of a peer's gradient; 0 turns clipping off.
-    clip_norm: float = 5.0
-    precision: str = "float32"
-    channels_last: bool = False
-    #: torch.compile of the pair's forward and backward, on a GPU with CUDA graphs. Where it fails, training goes on without
-    #: it and the record says why.
-    compile: bool = False
+    # Schedule.
+    epochs: int = _peers_tensor(300, "epochs of both stages together", gt=0)
+    switch_epoch: int = _diversity_tensor(
+        200, "the epoch at which stage two, with the diversity terms, begins; epochs: never", ge=0,
+        search=_a_third_to_five_sixths,
+    )  # fmt: skip
+    batch_size: int = setting(128, "images in a step", ge=2, why="the feature term compares the images of a batch")
+    lr: float = _schedule(0.1, "learning rate of the first epoch", gt=0, search=_around_lr)
+    optimizer: str = _schedule(
+        "sgd", "sgd with momentum, or adamw, whose first beta is then the momentum; both peers and pretraining alike",
+        choices=OPTIMIZERS,
+    )  # fmt: skip
+    momentum: float = _schedule(0.9, "momentum of the optimiser", ge=0, lt=1)
+    schedule: str = _schedule("cosine", "how the learning rate falls [chosen]", choices=SCHEDULES)
+    weight_decay: float = _schedule(
+        5e-4, "of the deterministic pretraining; the peers are regularised by their prior alone", ge=0
+    )
+    rho_lr_scale: float = _peers_tensor(1.0, "factor of the learning rate of rho, from which sigma is made", gt=0)
+    fusion_lr_scale: float = _diversity_tensor(1.0, "factor of the fusion's learning rate", ge=0)
+    clip_norm: float = _schedule(5.0, "largest norm of a peer's gradient; 0: not clipped", ge=0)
+    precision: str = setting("float32", "of forward and backward", choices=PRECISIONS)
+    channels_last: bool = setting(False, "memory layout of images and features: channels last")
+    compile: bool = _peers(
+        False, "torch.compile of forward and backward, on a GPU with CUDA graphs; where it fails, the record says why"
+    )
 
-    # Monte Carlo weight samples per prediction: every epoch on validation data, once on test data.
-    validation_samples: int = 4
-    test_samples: int = 20
-    #: Weight samples that an evaluation computes together by vmap: a matter of speed and memory.
-    samples_at_once: int = 1
-    #: Images of another kind, whose uncertainty a trained pair is asked for: "photographs", which come with a dependency,
-    #: another data set's test images, or "none".
-    ood: str = "photographs"
+    # Predictions.
+    validation_samples: int = _peers_tensor(4, "weight samples per prediction, every epoch on validation data", gt=0)
+    test_samples: int = _diversity_tensor(20, "weight samples per prediction, once on test data", gt=0)
+    samples_at_once: int = _peers_tensor(1, "weight samples computed together by vmap: a matter of speed and memory", gt=0)
+    ood: str = _diversity(
+        "photographs", "images of another kind, whose uncertainty a trained pair is asked for: photographs, which come with a "
+        "dependency, another data set's test images, or none", choices=OOD,
+    )  # fmt: skip
 
-    seed: int = 0
+    seed: int = _schedule(0, "of everything random in a trial", ge=0)
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        for item in dataclasses.fields(self):  # 1 and 1.0 are one setting, and have one identity
-            value = getattr(self, item.name)
-            if item.type in (float, "float") and isinstance(value, int):
-                object.__setattr__(self, item.name, float(value))
-        _check_names(self)
-        _check_numbers(self)
-        _check_schedule(self)
-        _check_transforms(self)
+        for name, value in _check(vars(self)).items():  # 1 and 1.0 are one setting, and have one identity
+            object.__setattr__(self, name, value)
+        _check_together(self)
 
     @property
     def id(self) -> str:
         """The trial's identity: hash of every setting but paths."""
-        return trial_id(dataclasses.asdict(self), PATHS)
+        return trial_id(identity(self, TRIAL))
 
     @property
     def diverse(self) -> bool:
@@ -157,129 +222,32 @@ class TrialConfig:
         return {name: getattr(self, f"kernel_{name}") for name in kernel_parameters(self.kernel)}
 
     def replace(self, **changes: Any) -> "TrialConfig":
-        """A copy with ``changes``.
+        """Return a copy with ``changes``.
 
         Raises: ConfigError for a name that is no setting (with the nearest one) or a value that cannot be.
         """
-        known = [item.name for item in dataclasses.fields(self)]
+        known = list(fields(type(self)))
         for name in changes:
             if name not in known:
                 raise ConfigError(f"no setting is called {name!r}{nearest(name, known)}")
         return dataclasses.replace(self, **changes)
 
 
+_check = make_check(TrialConfig)
+
+
 def from_dict(settings: dict[str, Any]) -> TrialConfig:
-    """The configuration of a record's ``config``.
+    """Return the configuration of a record's ``config``.
 
     Raises: ConfigError as `TrialConfig.replace`.
     """
     return TrialConfig().replace(**settings)
 
 
-def nearest(name: str, known: Collection[str]) -> str:
-    """ " (did you mean 'x'?)" for the closest known name, or the list of all."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
-
-
-def _check_types(config: TrialConfig) -> None:
-    expected: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool}
-    for item in dataclasses.fields(config):
-        value, allowed = getattr(config, item.name), str(getattr(item.type, "__name__", item.type))
-        optional = "None" in str(item.type)
-        if value is None and optional:
-            continue
-        kind = expected[allowed.split(" ")[0]]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ConfigError(f"{item.name} = {value!r}: expected {allowed}")
-
-
-def _check_names(config: TrialConfig) -> None:
-    choices: dict[str, Collection[str]] = {
-        "data": DATASETS,
-        "arch": MODELS,
-        "fusion": FUSIONS,
-        "kernel": KERNELS,
-        "param_distance": PARAM_DISTANCES,
-        "param_transform": TRANSFORMS,
-        "feature_transform": TRANSFORMS,
-        "param_normalization": NORMALIZATIONS,
-        "feature_normalization": NORMALIZATIONS,
-        "feature_direction": FEATURE_DIRECTIONS,
-        "feature_reduction": FEATURE_REDUCTIONS,
-        "initialization": INITIALIZATIONS,
-        "schedule": SCHEDULES,
-        "optimizer": OPTIMIZERS,
-        "test_split": TEST_SPLITS,
-        "precision": PRECISIONS,
-        "sigma_mode": SIGMA_MODES,
-        "ood": OOD,
-    }
-    for name, known in choices.items():
-        value = getattr(config, name)
-        if value not in known:
-            raise ConfigError(f"{name} = {value!r} is unknown{nearest(value, known)}")
-
-
-def _check_numbers(config: TrialConfig) -> None:
-    positive = [
-        "width",
-        "initial_sigma",
-        "prior_std",
-        "temperature",
-        "kernel_width",
-        "scale_batches",
-        "fusion_dim",
-        "fusion_heads",
-        "epochs",
-        "batch_size",
-        "lr",
-        "rho_lr_scale",
-        "validation_samples",
-        "test_samples",
-        "samples_at_once",
-    ]
-    non_negative = [
-        "kl_weight",
-        "mutual_weight",
-        "alpha",
-        "beta",
-        "switch_epoch",
-        "pretrain_epochs",
-        "momentum",
-        "weight_decay",
-        "fusion_lr_scale",
-        "clip_norm",
-        "seed",
-        "split_seed",
-    ]
-    for name in positive:
-        if not (math.isfinite(getattr(config, name)) and getattr(config, name) > 0):
-            raise ConfigError(f"{name} = {getattr(config, name)}: must be greater than zero")
-    for name in non_negative:
-        if not (math.isfinite(getattr(config, name)) and getattr(config, name) >= 0):
-            raise ConfigError(f"{name} = {getattr(config, name)}: must not be negative")
-    _check_shapes(config)
-
-
-def _check_shapes(config: TrialConfig) -> None:
-    for name in ("train_size", "validation_size", "test_size", "image_size"):
-        value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise ConfigError(f"{name} = {value}: must be greater than zero, or None for all")
-    if not 0 < config.validation_fraction < 1:
-        raise ConfigError(f"validation_fraction = {config.validation_fraction}: must lie between 0 and 1")
-    if config.batch_size < 2:
-        raise ConfigError("batch_size = 1: the feature term compares the images of a batch, take at least 2")
-    if config.momentum >= 1:
-        raise ConfigError(f"momentum = {config.momentum}: must be less than 1")
+def _check_together(config: TrialConfig) -> None:
+    """What settings ask of each other."""
     if config.fusion_dim % config.fusion_heads:
         raise ConfigError(f"fusion_dim = {config.fusion_dim} must be a multiple of fusion_heads = {config.fusion_heads}")
-    if config.kernel_degree < 2 or config.kernel_degree % 2:
-        raise ConfigError(f"kernel_degree = {config.kernel_degree}: must be even, or similarities turn negative")
-
-
-def _check_schedule(config: TrialConfig) -> None:
     if config.switch_epoch > config.epochs:
         raise ConfigError(
             f"switch_epoch = {config.switch_epoch} lies after the end (epochs = {config.epochs}): "
@@ -290,13 +258,8 @@ def _check_schedule(config: TrialConfig) -> None:
             f"initialization = {config.initialization!r} needs a pretrained network: "
             "set pretrain_epochs to at least 1, or initialization to 'scratch'"
         )
-
-
-def _check_transforms(config: TrialConfig) -> None:
-    for term in ("param", "feature"):
-        transform, normalization = getattr(config, f"{term}_transform"), getattr(config, f"{term}_normalization")
-        if term == "param" and transform in BOUNDED_TRANSFORMS and normalization == "sum":
-            raise ConfigError(
-                f"param_transform = {transform!r} of the raw sum has gradient 0 in float32 (the sum is in the thousands): "
-                "set param_normalization to 'switch' or 'mean'"
-            )
+    if config.param_transform in BOUNDED_TRANSFORMS and config.param_normalization == "sum":
+        raise ConfigError(
+            f"param_transform = {config.param_transform!r} of the raw sum has gradient 0 in float32 (the sum is in the "
+            "thousands): set param_normalization to 'switch' or 'mean'"
+        )

@@ -11,10 +11,11 @@ from typing import Any
 import mldiv
 from mldiv import records
 from mldiv.cli.flags import parse_settings, places
-from mldiv.config import PATHS, ConfigError, nearest
+from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.datasets import ood, sources
 from mldiv.method.networks import build
 from mldiv.presets import PRESETS, Preset, configure
+from mldiv.setting import TRIAL, fields, sparing
 from mldiv.storage import object_store
 from mldiv.storage.remote_cache import open_store
 from mldiv.study import Study
@@ -228,11 +229,11 @@ class Run:
             for name in header
             if name not in free and before.get(name) != header[name]
         ]
-        there = before.get("settings", {})
+        there = {name: item.default for name, item in fields(TrialConfig).items()} | before.get("settings", {})
         differing += [
-            f"{name} ({there.get(name)!r} there, {value!r} here)"
+            f"{name} ({there[name]!r} there, {value!r} here)"
             for name, value in header["settings"].items()
-            if name not in PATHS and there.get(name) != value
+            if name not in sparing(TrialConfig, TRIAL) and there[name] != value
         ]
         if differing:
             raise ConfigError(

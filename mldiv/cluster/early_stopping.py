@@ -5,9 +5,8 @@ from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from mldiv.config import TrialConfig
+from mldiv.config import TrialConfig, latest_switch
 from mldiv.sweep.plan import Arm
-from mldiv.sweep.search_space import latest_switch
 
 #: Of each comparison the better half goes on.
 REDUCTION = 2

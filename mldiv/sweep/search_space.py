@@ -1,34 +1,30 @@
-"""What a search may vary, in which range, and by which rule the best is chosen. Defaults stand beside the ranges."""
+"""What a search may vary, and by which rule the best is chosen. The ranges stand at the settings, in `config`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import optuna
 
 from mldiv.config import TrialConfig
-from mldiv.method.kernels import KERNELS, kernel_parameters
+from mldiv.method.kernels import kernel_parameters
 from mldiv.records import JUDGED, TrialRecord
+from mldiv.setting import FIRST_STAGE, fields, sparing
 
 Value = float | int | str
 Suggest = Callable[[optuna.Trial, TrialConfig], Value]
 Ranges = Mapping[str, Suggest]
 
-#: The positive values of the diversity terms' weights that are searched.
-WEIGHTS: dict[str, tuple[float, float]] = {"alpha": (0.01, 10.0), "beta": (0.02, 20.0)}
+SETTINGS = fields(TrialConfig)
 
-#: How a setting is suggested, given the configuration it changes. Add a line to make a setting searchable.
+#: How a setting is suggested, given the configuration it changes: as the setting itself declares it.
 RANGES: dict[str, Suggest] = {
-    "lr": lambda trial, config: trial.suggest_float("lr", config.lr / 4, config.lr * 2, log=True),  # default: the preset's
-    "kl_weight": lambda trial, _: trial.suggest_float("kl_weight", 0.01, 1.0, log=True),  # default 0.1
-    "temperature": lambda trial, _: trial.suggest_float("temperature", 0.5, 8.0, log=True),  # default 1
-    "alpha": lambda trial, _: trial.suggest_float("alpha", *WEIGHTS["alpha"], log=True),  # default 1, as in the paper
-    "beta": lambda trial, _: trial.suggest_float("beta", *WEIGHTS["beta"], log=True),  # default 2, as in the paper
-    "kernel": lambda trial, _: trial.suggest_categorical("kernel", list(KERNELS)),  # default cosine, Eq. (14)
-    "kernel_width": lambda trial, _: trial.suggest_float("kernel_width", 0.25, 4.0, log=True),  # default 1
-    "kernel_degree": lambda trial, _: trial.suggest_int("kernel_degree", 2, 6, step=2),  # default 2
-    "switch_epoch": lambda trial, config: trial.suggest_int(  # default 2/3 of the epochs, as in the paper
-        "switch_epoch", config.epochs // 3, latest_switch(config)
-    ),
+    name: partial(item.metadata["search"], name) for name, item in SETTINGS.items() if item.metadata["search"]
+}
+
+#: The positive values of the diversity terms' weights that are searched.
+WEIGHTS: dict[str, tuple[float, float]] = {
+    name: (SETTINGS[name].metadata["search"].low, SETTINGS[name].metadata["search"].high) for name in ("alpha", "beta")
 }
 
 DEFAULT_RULE = "validation_nll"
@@ -46,12 +42,7 @@ def _or_zero(name: str, smallest: float, largest: float) -> Suggest:
 OR_ZERO: dict[str, Suggest] = {name: _or_zero(name, *ends) for name, ends in WEIGHTS.items()}
 
 #: Settings without effect in a trial that has no diversity term: such an arm is not searched over them.
-DIVERSITY = frozenset({"alpha", "beta", "kernel", "kernel_width", "kernel_degree", "switch_epoch"})
-
-
-def latest_switch(config: TrialConfig) -> int:
-    """The last epoch at which a search lets the diversity terms begin."""
-    return max(config.epochs // 3, config.epochs * 5 // 6)
+DIVERSITY = frozenset(RANGES) & sparing(TrialConfig, FIRST_STAGE)
 
 
 @dataclass(frozen=True)

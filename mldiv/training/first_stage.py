@@ -6,54 +6,26 @@ bit (on CPU) the trial trained alone. The fusion has no part in stage one; each 
 """
 
 from collections.abc import Collection
-from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
 import torch
 
 from mldiv import distributed
-from mldiv.config import PATHS, TrialConfig, from_dict
+from mldiv.config import TrialConfig, from_dict
 from mldiv.datasets.splits import ImageData
 from mldiv.records import trial_id
+from mldiv.setting import FIRST_STAGE, identity
 from mldiv.storage.cache import State, Store
 
 #: Raised whenever a change of mldiv moves numbers: what was stored before is then found no more.
 NUMBERS = 2
 
-#: Settings without influence before the switch. Every other setting is part of a trunk's identity.
-BRANCH = frozenset(
-    {
-        "alpha",
-        "beta",
-        "param_distance",
-        "param_transform",
-        "param_normalization",
-        "kernel",
-        "kernel_width",
-        "kernel_degree",
-        "include_diagonal",
-        "feature_direction",
-        "feature_reduction",
-        "feature_transform",
-        "feature_normalization",
-        "scale_batches",
-        "center_features",
-        "fusion",
-        "fusion_dim",
-        "fusion_heads",
-        "fusion_lr_scale",
-        "switch_epoch",
-        "test_samples",
-        "ood",
-    }
-)
-
 
 @lru_cache(maxsize=2**16)
 def trunk_id(config: TrialConfig) -> str:
     """The identity of the trajectory that a trial follows before its switch, wherever it is computed."""
-    return trial_id(asdict(config), PATHS | BRANCH)
+    return trial_id(identity(config, FIRST_STAGE))
 
 
 def environment_id(data: ImageData, device: torch.device) -> str:

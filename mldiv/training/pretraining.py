@@ -11,6 +11,7 @@ from mldiv.datasets.splits import ImageData
 from mldiv.evaluation.predictive import precision
 from mldiv.method.pair import network
 from mldiv.records import trial_id
+from mldiv.setting import PRETRAINING, identity
 from mldiv.storage.cache import State, Store
 from mldiv.training.first_stage import environment_id
 from mldiv.training.loop import epoch_batches, learning_rate, optimizer_of, over_ranks, steps_per_epoch
@@ -26,28 +27,10 @@ PURPOSES: dict[str, list[tuple[int, str]]] = {
     "pretrained_same": [(1, "pretrain"), (2, "pretrain")],
 }
 
-#: Every setting that can change a pretrained network. Neither the losses nor the peers' schedule are among them; what the
-#: data are is part of the environment's identity.
-SETTINGS = (
-    "arch",
-    "width",
-    "pretrain_epochs",
-    "batch_size",
-    "lr",
-    "optimizer",
-    "momentum",
-    "schedule",
-    "weight_decay",
-    "clip_norm",
-    "precision",
-    "channels_last",
-    "seed",
-)
-
 
 def pretraining_id(config: TrialConfig, purpose: str) -> str:
     """The identity of a pretraining, wherever it is computed."""
-    return trial_id({name: getattr(config, name) for name in SETTINGS} | {"purpose": purpose})
+    return trial_id(identity(config, PRETRAINING) | {"purpose": purpose})
 
 
 def pretraining_ids(config: TrialConfig) -> list[str]:

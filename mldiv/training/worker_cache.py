@@ -9,32 +9,14 @@ from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.evaluation import predictive
 from mldiv.method.pair import MutualPair
+from mldiv.setting import FIRST_STAGE_STEP, STEP, sparing
 from mldiv.training.loop import dataset, epoch_batches
 
 #: Settings that compiled steps take as tensors, or do not see: pairs that differ only in them share compiled steps.
-SHARED = frozenset(
-    {"alpha", "beta", "temperature", "kl_weight", "mutual_weight", "initial_sigma", "seed", "split_seed", "initialization"}
-    | {
-        "epochs",
-        "switch_epoch",
-        "pretrain_epochs",
-        "lr",
-        "momentum",
-        "optimizer",
-        "schedule",
-        "weight_decay",
-        "rho_lr_scale",
-        "clip_norm",
-    }
-    | {"fusion_lr_scale", "scale_batches", "validation_samples", "test_samples", "samples_at_once", "data_root"}
-)
+SHARED = sparing(TrialConfig, STEP)
 
 #: Settings that choose code of stage two: it is compiled once for each combination, stage one is left as it is.
-STAGE_TWO = frozenset(
-    {"kernel", "kernel_width", "kernel_degree", "include_diagonal", "center_features"}
-    | {"param_distance", "param_transform", "param_normalization"}
-    | {"feature_direction", "feature_reduction", "feature_transform", "feature_normalization"}
-)
+STAGE_TWO = sparing(TrialConfig, FIRST_STAGE_STEP)
 
 
 class Workspace:

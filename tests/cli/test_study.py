@@ -14,9 +14,10 @@ from mldiv.cli.flags import RESULTS, parse_flags
 from mldiv.cli.main import main
 from mldiv.cli.progress import clock
 from mldiv.cli.run import Run
-from mldiv.config import PATHS
+from mldiv.config import TrialConfig
 from mldiv.method.kernels import KERNELS
 from mldiv.presets import configure
+from mldiv.setting import TRIAL, sparing
 from mldiv.storage.cache import Store
 from mldiv.study import Study
 from mldiv.sweep.simulate import any_wins, first_wins, rehearse
@@ -292,8 +293,18 @@ def test_whatever_differs_in_a_folder_is_refused(study, capsys, tmp_path, monkey
     for name, one in changed.items():
         records.write_json(tmp_path / "study.json", one)
         code, _, err = run(study, capsys, "--out", str(tmp_path), "--dry-run")
-        if name in {"environment", "data"} | PATHS:
+        if name in {"environment", "data"} | sparing(TrialConfig, TRIAL):
             assert code == 0, name
         else:
             assert code == 2, name
             assert f"{name} ('other' there" in err[0], name
+
+
+def test_a_folder_from_before_a_setting_was_there_goes_on_with_its_default(study, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("mldiv.cli.dry_run.outline", lambda *given: "")
+    header = Run(study, parse_flags(study, []))._header()
+    del header["settings"]["mutual_weight"]
+    records.write_json(tmp_path / "study.json", header)
+    assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 0
+    code, _, err = run(study, capsys, "--out", str(tmp_path), "--dry-run", "--set", "mutual_weight=0.5")
+    assert code == 2 and "mutual_weight (1.0 there, 0.5 here)" in err[0]

@@ -13,7 +13,7 @@ from mldiv.config import TrialConfig
 from mldiv.method.pair import MutualPair
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
-from mldiv.training.worker_cache import SHARED, STAGE_TWO, Workspace
+from mldiv.training.worker_cache import Workspace
 
 TINY = TrialConfig(
     data="digits", train_size=64, test_size=32, validation_size=32, arch="resnet8", width=0.25, epochs=4, switch_epoch=2,
@@ -30,10 +30,6 @@ def test_data_is_kept_until_a_trial_wants_other_data(tiny):
     first = workspace.data(tiny)
     assert workspace.data(tiny.replace(seed=3, alpha=0.5, kernel="rbf")) is first
     assert workspace.data(tiny.replace(train_size=96)) is not first
-
-
-def test_every_setting_of_the_lists_exists(tiny):
-    assert set(vars(tiny)) >= SHARED | STAGE_TWO and not SHARED & STAGE_TWO
 
 
 # Compiled steps

@@ -13,12 +13,16 @@ import torch
 from helpers.trunk_trials import CPU, differing, stage_one
 from PIL import Image
 
-from mldiv.config import PATHS, TrialConfig
+from mldiv.config import TrialConfig
 from mldiv.datasets.splits import load
+from mldiv.setting import FIRST_STAGE, PRETRAINING, TRIAL, sparing
 from mldiv.storage.cache import Store
-from mldiv.training.first_stage import BRANCH, Trunk, environment_id, pattern, trunk_id
+from mldiv.training.first_stage import Trunk, environment_id, pattern, trunk_id
 from mldiv.training.loop import dataset
-from mldiv.training.pretraining import SETTINGS, pretrained, pretraining_id
+from mldiv.training.pretraining import pretrained, pretraining_id
+
+PATHS = sparing(TrialConfig, TRIAL)
+BRANCH = sparing(TrialConfig, FIRST_STAGE) - PATHS
 
 #: Another valid value of every setting.
 CHANGED = {
@@ -83,7 +87,6 @@ CHANGED = {
 
 def test_every_setting_has_another_value():
     assert set(CHANGED) == {item.name for item in dataclasses.fields(TrialConfig)}
-    assert set(CHANGED) >= BRANCH and not BRANCH & PATHS
 
 
 @pytest.mark.parametrize("name", CHANGED)
@@ -140,8 +143,10 @@ def plain_network(tmp_path_factory):
 def test_what_is_no_pretraining_setting_does_not_touch_pretraining(tiny, tmp_path, plain_network, name):
     """The data are part of the environment's identity. For settings that are: another identity."""
     other = tiny.replace(**{name: CHANGED[name]})
-    assert (pretraining_id(other, "pretrain") == pretraining_id(tiny, "pretrain")) == (name not in SETTINGS)
-    if name not in SETTINGS:
+    assert (pretraining_id(other, "pretrain") == pretraining_id(tiny, "pretrain")) == (
+        name in sparing(TrialConfig, PRETRAINING)
+    )
+    if name in sparing(TrialConfig, PRETRAINING):
         assert differing(network(other, tmp_path), plain_network(tiny)) == []
 
 

@@ -1,0 +1,159 @@
+"""How a setting declares itself: default, type, range or choices, what it cannot change, how it is searched, a line of help."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated, Any
+
+import pydantic
+from pydantic_core import PydanticCustomError
+
+#: Parts of a trial that a setting may have no influence on. What a setting does not name it is taken to change: one that is
+#: declared carelessly costs time and shares nothing wrongly.
+TRIAL = "trial"  #: its numbers, and so its identity
+FIRST_STAGE = "first stage"  #: what comes before the switch
+PRETRAINING = "pretraining"  #: the deterministic network; what the data are is known there by their fingerprint
+STEP = "step"  #: the code of a compiled step, which takes the setting as a tensor or does not see it
+FIRST_STAGE_STEP = "first stage's step"  #: the code of a compiled step before the switch
+PARTS = (TRIAL, FIRST_STAGE, PRETRAINING, STEP, FIRST_STAGE_STEP)
+
+#: Characters of a value that a message shows.
+LONGEST_SHOWN = 80
+
+#: How a setting is suggested: (its name, an Optuna trial, the configuration that it changes) -> value.
+Search = Callable[[str, Any, Any], float | int | str]
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message says which, why, and what would do."""
+
+
+def setting(
+    default: Any, help: str, *, choices: Collection[str] | None = None, why: str = "", spares: tuple[str, ...] = (),
+    search: Search | None = None, new: bool = False, **bounds: float,
+) -> Any:  # fmt: skip
+    """Declare a field of `TrialConfig`.
+
+    choices: of a word, a registry or a tuple; bounds: gt, ge, lt, le or multiple_of, as pydantic names them; why: what is wrong
+    beyond them; spares: of PARTS, what the setting has no influence on; new: added after results were stored, so left out of
+    every identity while it has its default.
+    """
+    metadata = {"help": help, "choices": choices, "why": why, "spares": spares, "search": search, "new": new, "bounds": bounds}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """A search between two ends on a log scale."""
+
+    low: float
+    high: float
+
+    def __call__(self, name: str, trial: Any, config: Any) -> float:
+        return trial.suggest_float(name, self.low, self.high, log=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """A search over whole numbers between two ends, both included."""
+
+    low: int
+    high: int
+    step: int = 1
+
+    def __call__(self, name: str, trial: Any, config: Any) -> int:
+        return trial.suggest_int(name, self.low, self.high, step=self.step)
+
+
+def anything(name: str, trial: Any, config: Any) -> str:
+    """all of its choices"""
+    return trial.suggest_categorical(name, list(fields(type(config))[name].metadata["choices"]))
+
+
+def fields(cls: Any) -> dict[str, dataclasses.Field]:
+    """The settings of a configuration's class by name."""
+    return {item.name: item for item in dataclasses.fields(cls)}
+
+
+def sparing(cls: Any, part: str) -> frozenset[str]:
+    """Names of the settings without influence on a part."""
+    return frozenset(name for name, item in fields(cls).items() if part in item.metadata["spares"])
+
+
+def identity(config: Any, part: str) -> dict[str, Any]:
+    """The settings that can change a part, by name: what its identity is made of."""
+    spared = sparing(type(config), part) | sparing(type(config), TRIAL)
+    return {
+        name: getattr(config, name)
+        for name, item in fields(type(config)).items()
+        if name not in spared and not (item.metadata["new"] and getattr(config, name) == item.default)
+    }
+
+
+def make_check(cls: Any) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """A function that returns a configuration's values, 1 as 1.0 where a float is expected.
+
+    It raises ConfigError for the first value of a wrong type, out of its range or not among its choices.
+    """
+    settings = fields(cls)
+    strict = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
+    model = pydantic.create_model(cls.__name__, __config__=strict, **{name: _typed(item) for name, item in settings.items()})
+
+    def check(values: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return dict(model.model_validate(dict(values)))
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0])
+            raise ConfigError(_message(settings[name], values[name], first)) from None
+
+    return check
+
+
+def _typed(item: dataclasses.Field) -> Any:
+    kind: Any = item.type
+    if item.metadata["choices"] is not None:
+        kind = Annotated[kind, pydantic.AfterValidator(_among(item.metadata["choices"]))]
+    return kind, pydantic.Field(**item.metadata["bounds"])
+
+
+def _among(choices: Collection[str]) -> Callable[[str], str]:
+    def known(value: str) -> str:
+        if value not in choices:
+            raise PydanticCustomError("unknown", "is unknown{nearest}", {"nearest": nearest(value, choices)})
+        return value
+
+    return known
+
+
+def _message(item: dataclasses.Field, value: Any, error: Any) -> str:
+    kind, bounds, context = str(getattr(item.type, "__name__", item.type)), item.metadata["bounds"], error.get("ctx", {})
+    if error["type"].endswith("_type"):
+        return f"{item.name} = {shown(value)}: expected {kind}"
+    if error["type"] == "unknown":
+        return f"{item.name} = {shown(value)} {error['msg']}"
+    said = {
+        "finite_number": lambda: "must be a finite number",
+        "greater_than": lambda: f"must be greater than {context['gt'] or 'zero'}",
+        "greater_than_equal": lambda: f"must be at least {context['ge']:g}" if context["ge"] else "must not be negative",
+        "less_than": lambda: f"must be less than {context['lt']:g}",
+        "less_than_equal": lambda: f"must be at most {context['le']:g}",
+        "multiple_of": lambda: f"must be a multiple of {context['multiple_of']:g}",
+    }[error["type"]]()
+    if "gt" in bounds and "lt" in bounds:
+        said = f"must lie between {bounds['gt']:g} and {bounds['lt']:g}"
+    if "None" in kind:
+        said += ", or None for all"
+    return f"{item.name} = {shown(value)}: {said}" + (f" ({item.metadata['why']})" if item.metadata["why"] else "")
+
+
+def shown(value: Any) -> str:
+    """Return the value as a message shows it: its middle is left out where it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:50]}...{text[-10:]}"
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """ " (did you mean 'x'?)" for the closest known name, or the list of all."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
