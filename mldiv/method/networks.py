@@ -75,23 +75,23 @@ def _kaiming(module: nn.Module) -> None:
 
 
 def _cifar(n: int) -> Callable[..., nn.Module]:
-    def construct(classes: int, channels: int, width: float, small_images: bool, image_size: int) -> nn.Module:
+    def construct(classes: int, channels: int, width: float, image_size: int) -> nn.Module:
         return CifarResNet(n, classes, channels, width)
 
     return construct
 
 
-def _resnet18(classes: int, channels: int, width: float, small_images: bool, image_size: int) -> nn.Module:
+def _resnet18(classes: int, channels: int, width: float, image_size: int) -> nn.Module:
     if width != 1:
         raise ValueError(f"width = {width}: resnet18 comes in width 1 only; resnet20, 32 and 56 take any")
     from mldiv.method.torchvision_networks import ResNet18  # torchvision takes two seconds to import
 
-    module = ResNet18(classes, channels, small_images)
+    module = ResNet18(classes, channels, image_size)
     _kaiming(module)
     return module
 
 
-def _vit(classes: int, channels: int, width: float, small_images: bool, image_size: int) -> nn.Module:
+def _vit(classes: int, channels: int, width: float, image_size: int) -> nn.Module:
     from mldiv.method.torchvision_networks import SmallViT  # torchvision
 
     return SmallViT(classes, channels, width, image_size)
@@ -103,14 +103,13 @@ def build(
     classes: int,
     channels: int = 3,
     width: float = 1.0,
-    small_images: bool = True,
     seed: int,
     image_size: int = 32,
 ) -> nn.Module:
     """The named architecture with initial weights of ``seed``; torch's global random state is left as it was.
 
-    small_images: a stem for images of up to 64 pixels (ResNet-18; the other networks have one stem).
-    image_size: side of the images in pixels, which fixes a transformer's patches; convolutional networks take any.
+    image_size: side of the images in pixels. It fixes a transformer's patches and ResNet-18's stem; the other networks take
+    any size with the same weights.
 
     Raises: ValueError for an unknown name (with the nearest), or a width or image size the architecture does not have.
     """
@@ -120,12 +119,12 @@ def build(
         raise ValueError(f"no architecture is called {name!r}, known: {', '.join(MODELS)}{hint}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MODELS[name](classes, channels, width, small_images, image_size)
+        return MODELS[name](classes, channels, width, image_size)
 
 
-#: Constructors (classes, channels, width, small_images, image_size). The module returns (logits, block features [batch,
+#: Constructors (classes, channels, width, image_size). The module returns (logits, block features [batch,
 #: channels, height, width] or [batch, channels, tokens]) and names the features' channels in ``feature_channels``.
-MODELS: dict[str, Callable[[int, int, float, bool, int], nn.Module]] = {
+MODELS: dict[str, Callable[[int, int, float, int], nn.Module]] = {
     "resnet8": _cifar(1),
     "resnet20": _cifar(3),
     "resnet32": _cifar(5),

@@ -8,6 +8,9 @@ from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.vision_transformer import VisionTransformer
 
+#: Largest side of an image for which ResNet-18 keeps every pixel to its first stage; larger ones are halved twice first.
+SMALL_IMAGE_PIXELS = 64
+
 DEPTH = 4
 #: Width of a token at width factor 1, and of one attention head.
 HIDDEN, HEAD = 128, 32
@@ -23,13 +26,13 @@ TokenFeatures = Float[Tensor, "batch hidden patches"]
 
 
 class ResNet18(ResNet):
-    """torchvision's ResNet-18, its parameters' names unchanged; for small images a 3x3 stem without pooling."""
+    """torchvision's ResNet-18, its parameters' names unchanged; up to SMALL_IMAGE_PIXELS with a 3x3 stem without pooling."""
 
     feature_channels = (64, 128, 256, 512)
 
-    def __init__(self, classes: int, channels: int = 3, small_images: bool = True) -> None:
+    def __init__(self, classes: int, channels: int = 3, image_size: int = 32) -> None:
         super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=classes)
-        if small_images:
+        if image_size <= SMALL_IMAGE_PIXELS:
             self.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
             self.maxpool = nn.Identity()
         elif channels != 3:

@@ -45,10 +45,16 @@ def test_public_names_of_the_cifar_form():
 def test_resnet18_takes_torchvisions_weights():
     torch.manual_seed(0)
     reference = torchvision.models.resnet18(num_classes=6).eval()
-    model = build("resnet18", classes=6, small_images=False, seed=0).eval()
+    model = build("resnet18", classes=6, image_size=224, seed=0).eval()
     model.load_state_dict(reference.state_dict())
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 224, 224)
     torch.testing.assert_close(model(images)[0], reference(images))
+
+
+@pytest.mark.parametrize(("size", "first"), [(32, 32), (64, 64), (65, 17), (224, 56)])
+def test_resnet18s_stem_follows_the_size_of_the_images(size, first):
+    _, features = build("resnet18", classes=6, channels=1, image_size=size, seed=0).eval()(torch.randn(1, 1, size, size))
+    assert features[0].shape == (1, 64, first, first)
 
 
 @pytest.mark.parametrize("name", ["resnet8", "vit"])
