@@ -23,6 +23,7 @@ class AfterSwitch(FIFOScheduler):
         super().__init__()
         self.first, self.after = first, epochs - first
         self.brackets: dict[str, AsyncHyperBandScheduler] = {}
+        self.compared: set[str] = set()
 
     @classmethod
     def of(cls, arms: Iterable[Arm], base: TrialConfig) -> "AfterSwitch":
@@ -45,6 +46,7 @@ class AfterSwitch(FIFOScheduler):
                 grace_period=max(1, self.after // 4), stop_last_trials=False,
             )  # fmt: skip
         bracket = self.brackets[name]
-        if trial.trial_id not in bracket._trial_info:
+        if trial.trial_id not in self.compared:
+            self.compared.add(trial.trial_id)
             bracket.on_trial_add(tune_controller, trial)
         return bracket.on_trial_result(tune_controller, trial, result | {"passed": passed})

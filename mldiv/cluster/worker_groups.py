@@ -14,15 +14,14 @@ import ray
 import ray.train
 import torch
 from ray.autoscaler.sdk import request_resources
-from ray.train.torch import TorchTrainer, get_device
-from ray.train.v2._internal.callbacks import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.torch import get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mldiv import distributed
 from mldiv.cluster.broker import END, NAMESPACE, Broker
 from mldiv.cluster.nodes import Resources, nodes
 from mldiv.cluster.process_group import ProcessGroup
+from mldiv.cluster.ray_private import LeanTrainer
 from mldiv.config import from_dict
 from mldiv.storage.object_store import Place, working_copy
 from mldiv.storage.remote_cache import open_store
@@ -62,20 +61,6 @@ def start_broker(name: str, **options: Any) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     placed = actor.options(name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)
     return placed.remote(**options)
-
-
-#: What starts actors of Ray Train that are not needed here, each 2 s of processor in every group (docs/speed.md): one hands out
-#: Ray's own data sets; one removes what a killed controller leaves, if the machine's latest Ray, whichever that is, has a
-#: dashboard that says so. The driver does that itself.
-UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
-
-
-class _Trainer(TorchTrainer):
-    """Ray's, without UNUSED."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-        return [callback for callback in callbacks if not isinstance(callback, UNUSED)]
 
 
 #: Runs a group's `worker_loop` with these settings, and returns when it has ended.
@@ -144,7 +129,7 @@ class Groups:
     def _run_trainer(self, settings: dict[str, Any]) -> None:
         """Run `worker_loop` in the processes of a TorchTrainer, restarted as they die, until it ends."""
         failures = ray.train.FailureConfig(max_failures=RESTARTS, controller_failure_limit=3)  # type: ignore[call-arg]
-        _Trainer(
+        LeanTrainer(
             worker_loop,
             train_loop_config=settings,
             torch_config=ProcessGroup(timeout_s=24 * 3600),  # type: ignore[arg-type]

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import ray
+from helpers import chaos
 from helpers.processes import SHORT, joint_search, running, until
+from ray.cluster_utils import Cluster
 
 from analysis.build import build
 from mldiv import records
@@ -17,8 +19,8 @@ from mldiv.cli.main import main
 pytestmark = pytest.mark.ray
 
 
-def start(out, *flags):
-    return joint_search(out, "--samples", "2", "--groups", "1", *SHORT, *flags)
+def start(out, *flags, **environment):
+    return joint_search(out, "--samples", "2", *SHORT, *flags, **environment)
 
 
 def final(out):
@@ -68,25 +70,54 @@ def test_to_its_end(shared_cluster, threads, load_study, tmp_path, capsys):
     assert not ray.is_initialized()
 
 
+@contextlib.contextmanager
+def head(cpus):
+    """A cluster of the test's own, which the command joins."""
+    one = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
+    try:
+        yield one
+    finally:
+        one.shutdown()
+
+
+def interrupted(out, before):
+    command = start(out, "--groups", "1")
+    until(lambda: final(out) >= 1, 180)
+    os.killpg(command.pid, signal.SIGINT)
+    said = (*command.communicate(timeout=90), command.returncode)
+    until(lambda: not left(command.pid, before), 10)
+    return said
+
+
+def without_its_head(out):
+    """Of the cluster the head is killed. The command gives up 5 s after that, not Ray's 60."""
+    with head(2) as cluster:
+        command, done = start(out, "--address", cluster.address, RAY_gcs_rpc_server_reconnect_timeout_s="5"), chaos.epochs(out)
+        until(lambda: chaos.epochs(out) >= done + 10 or command.poll() is not None, 180)
+        os.kill(cluster.head_node.all_processes["gcs_server"][0].process.pid, signal.SIGKILL)
+        return (*command.communicate(timeout=90), command.returncode)
+
+
+def killed(out):
+    command, done = start(out, "--groups", "1"), final(out)
+    until(lambda: final(out) > done, 180)
+    command.kill()
+    command.communicate(timeout=30)
+    return command.pid
+
+
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
-    """Interrupted once, killed once, finished, and run once more; what each run said."""
+    """Interrupted, its head lost, killed, finished on a cluster of another size, and run once more; what each run said."""
     folder, before = tmp_path_factory.mktemp("command"), rays()
     out, said = folder / "out", {}
-    first = start(out)
-    until(lambda: final(out) >= 1, 180)
-    os.killpg(first.pid, signal.SIGINT)
-    said["interrupted"] = (*first.communicate(timeout=90), first.returncode)
-    until(lambda: not left(first.pid, before), 10)
-
-    second = start(out)
-    until(lambda: final(out) >= 3, 180)
-    second.kill()
-    second.communicate(timeout=30)
-    until(lambda: not left(second.pid, before), 60)
-
-    third = start(out)
-    said["finished"] = (*third.communicate(timeout=300), third.returncode)
+    said["interrupted"] = interrupted(out, before)
+    said["head lost"] = without_its_head(out)
+    gone = killed(out)
+    with head(1) as cluster:
+        third = start(out, "--address", cluster.address)
+        said["finished"] = (*third.communicate(timeout=240), third.returncode)
+    until(lambda: not left(gone, before))  # Ray sees after half a minute that its driver was killed
     times = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/*")}
     fourth = start(out)
     said["again"] = (*fourth.communicate(timeout=120), fourth.returncode)
@@ -105,9 +136,26 @@ def test_ctrl_c_says_how_to_go_on(story):
 
 
 @pytest.mark.slow
+def test_a_lost_head_is_named(story):
+    _, err, code = story[0]["head lost"]
+    assert code == 1
+    assert "GCS may have been killed" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
 def test_the_same_command_finishes(story):
     said, out = story
     assert_finished(out, said["finished"], 8)
+
+
+@pytest.mark.slow
+def test_all_that_happened_changes_no_number(story, tmp_path):
+    """Nor what Optuna's journal tells of the searches."""
+    quiet = start(tmp_path / "quiet", "--in-process")
+    assert (*quiet.communicate(timeout=240), quiet.returncode)[2] == 0
+    chaos.assert_equal(story[1], tmp_path / "quiet")
+    assert chaos.history(story[1]) == chaos.history(tmp_path / "quiet")
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
-"""What a sweep leaves in a cluster, with a dashboard and without, beside a second Ray on the machine: nothing, there and here.
+"""What a sweep leaves in a cluster with a dashboard, beside a second Ray on the machine: nothing, there and here.
 
-A Ray alone is looked at after every test of test_sweep.py.
+A Ray alone, without a dashboard, is looked at after every test of test_sweep.py and test_processes.py.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_Autosc
 
 
 @contextlib.contextmanager
-def alone(cpus, dashboard):
+def alone(cpus):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    head = {"num_cpus": cpus, "include_dashboard": dashboard, "dashboard_port": port}
+    head = {"num_cpus": cpus, "include_dashboard": True, "dashboard_port": port}
     one = Cluster(initialize_head=True, head_node_args=head)
     try:
         yield one
@@ -63,13 +63,12 @@ def has_torch(process):
     return False
 
 
-@pytest.mark.parametrize("dashboard", [True, False])
-def test_nothing_is_left(small, shared_cluster, tmp_path, dashboard):
+def test_nothing_is_left(small, shared_cluster, tmp_path):
     """And nothing is started that nobody needs: an import of torch is 2 s of processor, an actor of Ray Train as many."""
     arms = [make_arm("plain", small, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", small, {}, ("alpha",))]
     one, seen = Plan(arms, tmp_path, samples=1, seeds=(1,)), set()
     other, cpus = shared_cluster, 1 + len(shared_cluster.worker_nodes)
-    with alone(2, dashboard) as cluster:
+    with alone(2) as cluster:
 
         def progress(trial, result):
             seen.update((title, has_torch(process)) for title, process in busy(cluster).items())

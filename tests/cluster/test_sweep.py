@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 import ray
-from helpers.sweeps import assert_as_trained_alone, broker, plan
+from helpers.sweeps import assert_as_trained_alone, broker, placed, plan
 
 from mldiv import records
 from mldiv.cluster import tuner, worker_groups
@@ -156,3 +156,23 @@ def test_groups_follow_the_nodes_and_the_work(small, tmp_path, monkeypatch):
     assert made[0].count == 0
     assert max(asked) == 2
     assert asked[-1] == 0
+
+
+@pytest.mark.slow
+def test_32_trials_on_four_groups(small, tmp_path, monkeypatch):
+    """Clients, groups and the phase of shared first stages come through; the broker is where the driver is."""
+    monkeypatch.setattr(worker_groups, "nodes", lambda: [{"CPU": 1.0}] * 4)
+    config = small.replace(epochs=2, switch_epoch=1)
+    arms = [make_arm(str(alpha), config, {"alpha": float(alpha)}, ()) for alpha in range(8)]
+    one, brokers, groups = Plan(arms, tmp_path, samples=0, seeds=(1, 2, 3, 4)), set(), set()
+
+    def progress(trial, result):
+        brokers.update(node for name, node in placed() if name == "Broker")
+        groups.update(ray.get(broker().state.remote())["pids"])
+
+    tuner.run(one, tmp_path, resources=Resources(), progress=progress)
+    assert one.done
+    assert {find_trial(tmp_path, item.trial).status for item in one.assignments} == {"finished"}
+    assert len({item.trial for item in one.assignments}) == 32
+    assert len(groups) == 4
+    assert brokers == {ray.get_runtime_context().get_node_id()}

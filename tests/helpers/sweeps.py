@@ -32,3 +32,9 @@ def broker():
     """The broker of the sweep that runs."""
     (actor,) = [one for one in ray.util.list_named_actors(all_namespaces=True) if one["name"].startswith("broker-")]
     return ray.get_actor(actor["name"], namespace=actor["namespace"])
+
+
+def placed():
+    """Living actors by class, with the node that each is on."""
+    return [(one["ActorClassName"], one["Address"]["NodeID"]) for one in ray._private.state.actors().values()
+            if one["State"] == "ALIVE"]  # fmt: skip
