@@ -1,88 +1,22 @@
 """Reading data sets from their files, and saying clearly what is missing or damaged. Add one to DATASETS."""
 
-import hashlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+
+from mldiv.datasets import image_folder
+from mldiv.datasets.files import DataError, check_file, existing_folder
+from mldiv.datasets.image_folder import FolderImages
 
 #: Decoded images up to this many bytes are kept in memory; a larger folder is decoded batch by batch.
 IN_MEMORY = 4 * 2**30
-
-
-class DataError(ValueError):
-    """Data that is missing or damaged; the message says which file, what was expected and how to get it."""
-
-
-class FolderImages:
-    """JPEG or PNG files, decoded to uint8 [channels, size, size] when asked for: shorter side resized, center cropped."""
-
-    def __init__(self, paths: list[Path], size: int) -> None:
-        self.paths = paths
-        from torchvision.transforms import v2
-
-        self.transform = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor()])
-        self.shape = torch.Size((len(paths), 3, size, size))
-        self.loader: Any = None
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def decoded(self, chunks: list[Tensor], pin: bool = False) -> Iterator[Tensor]:
-        """The images of each chunk of indices, decoded a few chunks ahead by processes that stay for the next call.
-
-        pin: in page-locked memory, from where a GPU copies them without waiting.
-        """
-        if self.loader is None:
-            workers = max(1, len(os.sched_getaffinity(0)) - 1)
-            self.loader = DataLoader(
-                _Files(self.paths, self.transform), batch_sampler=_Chunks(), num_workers=workers, pin_memory=pin,
-                persistent_workers=True,
-            )  # fmt: skip
-        self.loader.batch_sampler.chunks = [chunk.tolist() for chunk in chunks]
-        yield from self.loader
-
-    def described(self) -> bytes:
-        """What identifies the images without reading them: their names below the folder and sizes in bytes."""
-        rows = [f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in self.paths]
-        return "\n".join([str(self.shape[-1]), *rows]).encode()
-
-
-class _Chunks:
-    """A batch sampler that yields what it was last given."""
-
-    def __init__(self) -> None:
-        self.chunks: list[list[int]] = []
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.chunks)
-
-    def __len__(self) -> int:
-        return len(self.chunks)
-
-
-class _Files(Dataset):
-    """What the decoding processes need of a `FolderImages`."""
-
-    def __init__(self, paths: list[Path], transform: Callable) -> None:
-        self.paths, self.transform = paths, transform
-
-    def __getitem__(self, index: int) -> Tensor:
-        try:
-            with Image.open(self.paths[index]) as file:
-                return self.transform(file.convert("RGB"))
-        except OSError as error:
-            raise DataError(f"{self.paths[index]}: not a readable JPEG or PNG image ({error}); replace or remove it") from None
-
 
 Raw = tuple[Tensor | FolderImages, Tensor]
 
@@ -156,44 +90,23 @@ def _read_cifar(kind: Any, root: Path) -> tuple[Raw, Raw]:
     return both[0], both[1]
 
 
-def _read_image_folder(root: Path | None, size: int) -> tuple[Raw, Raw]:
-    assert root is not None
-    return _read_folder(root / "train", size), _read_folder(root / "val", size)
-
-
-def _read_folder(folder: Path, size: int) -> Raw:
-    files = _torchvision("ImageFolder")(str(folder))
-    images = FolderImages([Path(path) for path, _ in files.samples], size)
-    return images, torch.tensor(files.targets)
-
-
 def _check_nothing(root: Path | None) -> None:
     """digits come with scikit-learn."""
 
 
-def _root(root: Path | None, what: str) -> Path:
-    if root is None:
-        raise DataError(f"--data-root is missing: {what}")
-    if not root.exists():
-        raise DataError(f"{root}: no such folder; {what}")
-    if not root.is_dir():
-        raise DataError(f"{root}: a file, where a folder was expected; {what}")
-    return root
-
-
 def _check_fashion_mnist(root: Path | None) -> None:
     hint = "it should hold FashionMNIST/raw (--download fetches it)"
-    for name, size in FASHION_MNIST_SIZES.items():
-        _check_file(_root(root, hint) / "FashionMNIST" / "raw" / name, size, None, hint)
+    for name, (size, md5) in FASHION_MNIST_FILES.items():
+        check_file(existing_folder(root, hint) / "FashionMNIST" / "raw" / name, size, md5, hint)
 
 
 def _check_cifar10(root: Path | None) -> None:
     hint = f"it should hold {CIFAR10_BINARY} or {_torchvision('CIFAR10').base_folder} (--download fetches the latter)"
-    folder = _root(root, hint) / CIFAR10_BINARY
+    folder = existing_folder(root, hint) / CIFAR10_BINARY
     if not folder.is_dir():
         return _check_pickles(_torchvision("CIFAR10"), root)
     for name, md5 in CIFAR10_MD5.items():
-        _check_file(folder / name, 30_730_000, md5, "take the official binary version again")
+        check_file(folder / name, 30_730_000, md5, "take the official binary version again")
     return None
 
 
@@ -203,47 +116,11 @@ def _check_cifar100(root: Path | None) -> None:
 
 def _check_pickles(kind: Any, root: Path | None) -> None:
     hint = f"it should hold {kind.base_folder} (--download fetches it)"
-    folder = _root(root, hint) / kind.base_folder
+    folder = existing_folder(root, hint) / kind.base_folder
     for name, md5 in (*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])):
-        _check_file(folder / name, None, md5, "--download fetches it anew")
+        check_file(folder / name, None, md5, "--download fetches it anew")
 
 
-def _check_file(path: Path, size: int | None, md5: str | None, hint: str) -> None:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; {hint}")
-    if size is not None and path.stat().st_size != size:
-        raise DataError(
-            f"{path}: {path.stat().st_size:,} bytes where {size:,} were expected, truncated or not this data; {hint}"
-        )
-    if md5 is not None and _md5(path) != md5:
-        raise DataError(f"{path}: its md5 is {_md5(path)}, expected {md5}: damaged or not this data; {hint}")
-
-
-def _md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-
-
-def _check_image_folder(root: Path | None) -> None:
-    hint = "it should hold train/<class>/*.jpeg and val/<class>/*.jpeg, the same classes in both"
-    classes = []
-    for split in ("train", "val"):
-        folder = _root(root, hint) / split
-        if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; {hint}")
-        classes.append({path.name for path in folder.iterdir() if path.is_dir()})
-        for name in sorted(classes[-1]):
-            files = [path for path in (folder / name).rglob("*") if path.is_file()]
-            if not files:
-                raise DataError(f"{folder / name}: an empty class folder; add images or remove it")
-            if odd := [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]:
-                raise DataError(f"{odd[0]}: not a JPEG or PNG file, but in a class folder; remove it")
-    if len(classes[0]) < 2:
-        raise DataError(f"{root}: {len(classes[0])} classes in train, at least 2 are needed; {hint}")
-    if odd_classes := sorted(classes[0] ^ classes[1]):
-        raise DataError(f"{root}: class {odd_classes[0]} is in only one of train and val; {hint}")
-
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 CIFAR10_BINARY = "cifar-10-batches-bin"
 #: md5 of the official files; the last is the test set.
 CIFAR10_MD5 = {
@@ -254,11 +131,12 @@ CIFAR10_MD5 = {
     "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
     "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
 }
-FASHION_MNIST_SIZES = {
-    "train-images-idx3-ubyte": 47_040_016,
-    "train-labels-idx1-ubyte": 60_008,
-    "t10k-images-idx3-ubyte": 7_840_016,
-    "t10k-labels-idx1-ubyte": 10_008,
+#: Sizes in bytes and md5 of the unpacked official files.
+FASHION_MNIST_FILES = {
+    "train-images-idx3-ubyte": (47_040_016, "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
+    "train-labels-idx1-ubyte": (60_008, "9018921c3c673c538a1fc5bad174d6f9"),
+    "t10k-images-idx3-ubyte": (7_840_016, "8181f5470baa50b63fa0f6fddb340f0a"),
+    "t10k-labels-idx1-ubyte": (10_008, "15d484375f8d13e6eb1aabb0c3f46965"),
 }
 
 DATASETS: dict[str, Source] = {
@@ -273,7 +151,7 @@ DATASETS: dict[str, Source] = {
         _read_cifar100, _check_cifar100, 100, 32, 4, True, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "CIFAR100"
     ),
     "image_folder": Source(
-        _read_image_folder, _check_image_folder, None, 64, 8, True, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        image_folder.read, image_folder.check, None, 64, 8, True, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     ),
 }  # fmt: skip
 

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import pickle
 
 import numpy as np
@@ -243,9 +244,20 @@ def test_missing_data_says_what_was_expected(name, tmp_path):
 def test_fashion_mnist_truncated(tmp_path):
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
-    for name in sources.FASHION_MNIST_SIZES:
+    for name in sources.FASHION_MNIST_FILES:
         (raw / name).write_bytes(b"short")
     with pytest.raises(DataError, match="5 bytes where 47,040,016 were expected"):
+        check("fashion_mnist", tmp_path)
+
+
+@pytest.mark.parametrize("first", [b"", b"\0\0\10\1"], ids=["zeros", "the form alone"])
+def test_another_data_set_of_the_same_form_is_not_fashion_mnist(tmp_path, first):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, (size, _) in sources.FASHION_MNIST_FILES.items():
+        (raw / name).write_bytes(first)
+        os.truncate(raw / name, size)
+    with pytest.raises(DataError, match=r"its md5 is .* damaged or not this data"):
         check("fashion_mnist", tmp_path)
 
 

@@ -29,7 +29,7 @@ def cifar10(tmp_path, monkeypatch):
     stream = np.random.default_rng(0)
     for name in sources.CIFAR10_MD5:
         (folder / name).write_bytes(stream.integers(0, 256, (40, 3073), dtype=np.uint8).tobytes())
-    monkeypatch.setattr(sources, "_check_file", lambda *arguments: None)
+    monkeypatch.setattr(sources, "check_file", lambda *arguments: None)
     return tmp_path
 
 

@@ -1,0 +1,191 @@
+"""A folder of one's own images, a class a folder: listed, checked, decoded, and every fault said by the file's name."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mldiv.datasets.files import DataError, existing_folder
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+LAYOUT = "it should hold train/<class>/*.jpeg and val/<class>/*.jpeg, the same classes in both"
+
+#: Bytes above which a file is no image.
+LARGEST_BYTES = 2**30
+#: Files of a folder that is not kept in memory whose contents are part of its fingerprint.
+HASHED_FILES = 1000
+#: What a 16-bit value is divided by to make 8 bits of it.
+WIDE_TO_BYTE = 257
+
+
+class FolderImages:
+    """JPEG or PNG files, decoded to uint8 [channels, size, size] when asked for: shorter side resized, center cropped."""
+
+    def __init__(self, paths: list[Path], size: int) -> None:
+        self.paths = paths
+        from torchvision.transforms import v2  # torchvision takes two seconds to import
+
+        self.transform = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor()])
+        self.shape = torch.Size((len(paths), 3, size, size))
+        self.loader: Any = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def decoded(self, chunks: list[Tensor], pin: bool = False) -> Iterator[Tensor]:
+        """Decode the images of each chunk of indices, a few chunks ahead, by processes that stay for the next call.
+
+        pin: in page-locked memory, from where a GPU copies them without waiting.
+
+        Raises: DataError, naming the first file that is no readable image.
+        """
+        if self.loader is None:
+            workers = max(1, len(os.sched_getaffinity(0)) - 1)
+            self.loader = DataLoader(
+                _Files(self.paths, self.transform), batch_sampler=_Chunks(), num_workers=workers, collate_fn=_stack,
+                persistent_workers=True,
+            )  # fmt: skip
+        self.loader.batch_sampler.chunks = [chunk.tolist() for chunk in chunks]
+        for images in self.loader:
+            if isinstance(images, DataError):
+                raise images
+            batch = torch.from_numpy(images)
+            yield batch.pin_memory() if pin else batch
+
+    def described(self) -> bytes:
+        """Return what identifies the images without reading them all: their names below the folder, their sizes in bytes, and
+        the contents of every so manyth, HASHED_FILES in all."""
+        rows = [os.fsencode(f"{path.parent.name}/{path.name} {path.stat().st_size}") for path in self.paths]
+        for path in self.paths[:: max(1, len(self.paths) // HASHED_FILES)]:
+            rows.append(hashlib.sha256(path.read_bytes()).digest())
+        return b"\n".join([str(self.shape[-1]).encode(), *rows])
+
+
+class _Chunks:
+    """A batch sampler that yields what it was last given."""
+
+    def __init__(self) -> None:
+        self.chunks: list[list[int]] = []
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.chunks)
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+
+class _Files(Dataset):
+    """What the decoding processes need of a `FolderImages`. A file that cannot be read is answered with its error: raised in
+    the process it would arrive as a traceback."""
+
+    def __init__(self, paths: list[Path], transform: Callable) -> None:
+        self.paths, self.transform = paths, transform
+
+    def __getitem__(self, index: int) -> Tensor | DataError:
+        try:
+            return self.transform(read_image(self.paths[index]))
+        except DataError as error:
+            return error
+
+
+def _stack(images: list[Tensor | DataError]) -> np.ndarray | DataError:
+    """A batch as an array, which travels through a pipe: tensors would need shared memory, of which containers have little."""
+    bad = next((item for item in images if isinstance(item, DataError)), None)
+    return bad or np.stack([np.asarray(item) for item in images])
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read a JPEG or PNG file as 8-bit RGB; 16 bits per channel are scaled.
+
+    Raises: DataError, naming the file, whatever is wrong with it.
+    """
+    try:
+        with Image.open(path, formats=("JPEG", "PNG")) as file:
+            return (_to_bytes(file) if file.mode.startswith("I") else file).convert("RGB")
+    except Exception as error:  # Pillow's own are of a dozen kinds
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: not a readable JPEG or PNG image ({why[:200]}); replace or remove it") from None
+
+
+def _to_bytes(file: Image.Image) -> Image.Image:
+    """A grey image of 16 bits, which Pillow would cut off at 255, in 8."""
+    values = np.asarray(file).astype(np.int64)
+    if values.min() < 0 or values.max() > 255 * WIDE_TO_BYTE:
+        raise ValueError("more than 16 bits per channel")
+    return Image.fromarray(((values + WIDE_TO_BYTE // 2) // WIDE_TO_BYTE).astype(np.uint8))
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """Return a split's class folders by name; hidden ones (.ipynb_checkpoints) are none."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return a class's files by name, folders and links below it included; hidden ones are left out."""
+    seen: set[tuple[int, int]] = set()
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:  # a link back up
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        found += [(place, name) for name in names if not name.startswith(".")]
+    return [Path(place) / name for place, name in sorted(found)]
+
+
+def read(root: Path | None, size: int) -> tuple[tuple[FolderImages, Tensor], tuple[FolderImages, Tensor]]:
+    """Return training and validation images with their labels, numbers of the class folders in the order of their names."""
+    assert root is not None
+    train, test = (_read_split(root / split, size) for split in ("train", "val"))
+    return train, test
+
+
+def _read_split(folder: Path, size: int) -> tuple[FolderImages, Tensor]:
+    by_class = [image_files(path) for path in class_folders(folder)]
+    labels = [label for label, files in enumerate(by_class) for _ in files]
+    return FolderImages([path for files in by_class for path in files], size), torch.tensor(labels)
+
+
+def check(root: Path | None) -> None:
+    """Look at a folder's layout and at every file's kind and size, without decoding any.
+
+    Raises: DataError, naming the file or folder.
+    """
+    classes = []
+    for split in ("train", "val"):
+        folder = existing_folder(root, LAYOUT) / split
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; {LAYOUT}")
+        classes.append({path.name for path in class_folders(folder)})
+        for path in class_folders(folder):
+            _check_class(path)
+    if len(classes[0]) < 2:
+        raise DataError(f"{root}: {len(classes[0])} classes in train, at least 2 are needed; {LAYOUT}")
+    if odd_classes := sorted(classes[0] ^ classes[1]):
+        raise DataError(f"{root}: class {odd_classes[0]} is in only one of train and val; {LAYOUT}")
+
+
+def _check_class(folder: Path) -> None:
+    files = image_files(folder)
+    if not files:
+        raise DataError(f"{folder}: an empty class folder; add images or remove it")
+    for path in files:
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            raise DataError(f"{path}: not a JPEG or PNG file, but in a class folder; remove it")
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); replace or remove it") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{path}: not a file, but in a class folder; remove it")
+        if not 0 < status.st_size <= LARGEST_BYTES:
+            raise DataError(f"{path}: {status.st_size:,} bytes are no image; replace or remove it")
