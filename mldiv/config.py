@@ -43,7 +43,7 @@ TEST_SPLITS = ("official", "development")
 PRECISIONS = ("float32", "bf16")
 SIGMA_MODES = ("relative", "absolute")
 
-_size = partial(setting, gt=0, spares=(PRETRAINING,))
+_size = partial(setting, gt=0, le=10**9, spares=(PRETRAINING,))
 _peers = partial(setting, spares=(PRETRAINING,))
 _peers_tensor = partial(setting, spares=(PRETRAINING, STEP))
 _schedule = partial(setting, spares=(STEP,))
@@ -76,7 +76,7 @@ class TrialConfig:
     data_root: str | None = setting(
         None, "the folder of the data; digits needs none", spares=(TRIAL, FIRST_STAGE, PRETRAINING, STEP)
     )
-    image_size: int | None = _size(None, "pixels to which images are resized; none: as they are")
+    image_size: int | None = _peers(None, "pixels to which images are resized; none: as they are", gt=0, le=4096)
     train_size: int | None = _size(None, "training images; none: all")
     validation_size: int | None = _size(None, "validation images, split from the training set; none: by validation_fraction")
     test_size: int | None = _size(None, "test images; none: all")
@@ -86,42 +86,49 @@ class TrialConfig:
         choices=TEST_SPLITS,
     )
     validation_fraction: float = _peers(0.1, "share of the training set that validates", gt=0, lt=1)
-    split_seed: int = _peers_tensor(0, "draws which training images validate", ge=0)
+    split_seed: int = _peers_tensor(0, "draws which training images validate", ge=0, lt=2**32)
 
     # Networks.
     arch: str = setting("resnet20", "the peers' network", choices=MODELS)
-    width: float = setting(1.0, "factor of the network's channels", gt=0)
+    width: float = setting(1.0, "factor of the network's channels", ge=0.01, le=64)
 
     # Posterior.
     initial_sigma: float = _peers_tensor(
-        0.03, "standard deviation of the weights at the start, as sigma_mode says [chosen; measured, RESULTS.md]", gt=0
+        0.03,
+        "standard deviation of the weights at the start, as sigma_mode says [chosen; measured, RESULTS.md]",
+        ge=1e-20,
+        le=1e3,
     )
     sigma_mode: str = _peers(
         "relative",
         "relative: initial_sigma times the root mean square of each layer's initial weights; absolute: as it is [chosen]",
         choices=SIGMA_MODES,
     )
-    prior_std: float = _peers(1.0, "standard deviation of the prior N(0, prior_std^2)", gt=0)
+    prior_std: float = _peers(1.0, "standard deviation of the prior N(0, prior_std^2)", ge=1e-6, le=1e6)
     initialization: str = _peers_tensor(
         "scratch_pretrained",
         "peer 1 from scratch and peer 2 with the means of a pretrained deterministic network [stated]; both from scratch; both "
         "pretrained, from two networks of different seeds or (pretrained_same) from one",
         choices=INITIALIZATIONS,
     )
-    pretrain_epochs: int = _schedule(30, "epochs of the deterministic pretraining", ge=0)
+    pretrain_epochs: int = _schedule(30, "epochs of the deterministic pretraining", ge=0, le=10**6)
 
     # Variational and mutual terms.
     kl_weight: float = _peers_tensor(
-        0.1, "1 is the true ELBO, less a cold posterior [chosen; measured, RESULTS.md]", ge=0, search=Log(0.01, 1.0)
+        0.1, "1 is the true ELBO, less a cold posterior [chosen; measured, RESULTS.md]", ge=0, le=1e6, search=Log(0.01, 1.0)
     )
     temperature: float = _peers_tensor(
-        1.0, "softens the predictions that the peers learn from each other [chosen; measured]", gt=0, search=Log(0.5, 8.0)
+        1.0,
+        "softens the predictions that the peers learn from each other [chosen; measured]",
+        ge=1e-3,
+        le=1e4,
+        search=Log(0.5, 8.0),
     )
-    mutual_weight: float = _peers_tensor(1.0, "weight of what the peers learn from each other [chosen]", ge=0)
+    mutual_weight: float = _peers_tensor(1.0, "weight of what the peers learn from each other [chosen]", ge=0, le=1e6)
 
     # Diversity terms.
-    alpha: float = _diversity_tensor(1.0, "weight of the parameter distance [stated]", ge=0, search=Log(0.01, 10.0))
-    beta: float = _diversity_tensor(2.0, "weight of the feature KL [stated]", ge=0, search=Log(0.02, 20.0))
+    alpha: float = _diversity_tensor(1.0, "weight of the parameter distance [stated]", ge=0, le=1e6, search=Log(0.01, 10.0))
+    beta: float = _diversity_tensor(2.0, "weight of the feature KL [stated]", ge=0, le=1e6, search=Log(0.02, 20.0))
     param_distance: str = _diversity_code("w2", "distance between the posteriors; w2 [stated]", choices=PARAM_DISTANCES)
     param_transform: str = _diversity_code("exp", "what of that distance is minimised [chosen]", choices=TRANSFORMS)
     param_normalization: str = _diversity_code(
@@ -130,12 +137,13 @@ class TrialConfig:
     )  # fmt: skip
     kernel: str = _diversity_code("cosine", "similarity of two images' features, Eq. (14)", choices=KERNELS, search=anything)
     kernel_width: float = _diversity_code(
-        1.0, "width of a kernel that has one, in median distances", gt=0, search=Log(0.25, 4.0)
+        1.0, "width of a kernel that has one, in median distances", ge=1e-3, le=1e3, search=Log(0.25, 4.0)
     )
     kernel_degree: int = _diversity_code(
         2,
         "degree of the polynomial kernel",
         ge=2,
+        le=16,
         multiple_of=2,
         why="odd, and similarities turn negative",
         search=Steps(2, 6, 2),
@@ -152,21 +160,24 @@ class TrialConfig:
         "switch", "what divides the feature KL first: 1, its value at the switch [chosen]", choices=NORMALIZATIONS
     )
     scale_batches: int = _diversity_tensor(
-        8, "batches over which the feature KL at the switch is averaged for feature_normalization switch", gt=0
+        8,
+        "batches over which the feature KL at the switch is averaged for feature_normalization switch",
+        gt=0,
+        le=10**6,
     )
     center_features: bool = _diversity_code(True, "whether fused features lose their batch mean first [chosen]")
     fusion: str = _diversity("shared", "how the blocks' features are fused [chosen]", choices=FUSIONS)
-    fusion_dim: int = _diversity(64, "length of a fused vector", gt=0)
-    fusion_heads: int = _diversity(4, "heads of the fusion's attention", gt=0)
+    fusion_dim: int = _diversity(64, "length of a fused vector", gt=0, le=2**14)
+    fusion_heads: int = _diversity(4, "heads of the fusion's attention", gt=0, le=2**14)
 
     # Schedule.
-    epochs: int = _peers_tensor(300, "epochs of both stages together", gt=0)
+    epochs: int = _peers_tensor(300, "epochs of both stages together", gt=0, le=10**6)
     switch_epoch: int = _diversity_tensor(
-        200, "the epoch at which stage two, with the diversity terms, begins; epochs: never", ge=0,
+        200, "the epoch at which stage two, with the diversity terms, begins; epochs: never", ge=0, le=10**6,
         search=_a_third_to_five_sixths,
     )  # fmt: skip
-    batch_size: int = setting(128, "images in a step", ge=2, why="the feature term compares the images of a batch")
-    lr: float = _schedule(0.1, "learning rate of the first epoch", gt=0, search=_around_lr)
+    batch_size: int = setting(128, "images in a step", ge=2, le=10**6, why="the feature term compares the images of a batch")
+    lr: float = _schedule(0.1, "learning rate of the first epoch", gt=0, le=1e12, search=_around_lr)
     optimizer: str = _schedule(
         "sgd", "sgd with momentum, or adamw, whose first beta is then the momentum; both peers and pretraining alike",
         choices=OPTIMIZERS,
@@ -174,11 +185,11 @@ class TrialConfig:
     momentum: float = _schedule(0.9, "momentum of the optimiser", ge=0, lt=1)
     schedule: str = _schedule("cosine", "how the learning rate falls [chosen]", choices=SCHEDULES)
     weight_decay: float = _schedule(
-        5e-4, "of the deterministic pretraining; the peers are regularised by their prior alone", ge=0
+        5e-4, "of the deterministic pretraining; the peers are regularised by their prior alone", ge=0, le=1e6
     )
-    rho_lr_scale: float = _peers_tensor(1.0, "factor of the learning rate of rho, from which sigma is made", gt=0)
-    fusion_lr_scale: float = _diversity_tensor(1.0, "factor of the fusion's learning rate", ge=0)
-    clip_norm: float = _schedule(5.0, "largest norm of a peer's gradient; 0: not clipped", ge=0)
+    rho_lr_scale: float = _peers_tensor(1.0, "factor of the learning rate of rho, from which sigma is made", gt=0, le=1e6)
+    fusion_lr_scale: float = _diversity_tensor(1.0, "factor of the fusion's learning rate", ge=0, le=1e6)
+    clip_norm: float = _schedule(5.0, "largest norm of a peer's gradient; 0: not clipped", ge=0, le=1e12)
     precision: str = setting("float32", "of forward and backward", choices=PRECISIONS)
     channels_last: bool = setting(False, "memory layout of images and features: channels last")
     compile: bool = _peers(
@@ -186,15 +197,17 @@ class TrialConfig:
     )
 
     # Predictions.
-    validation_samples: int = _peers_tensor(4, "weight samples per prediction, every epoch on validation data", gt=0)
-    test_samples: int = _diversity_tensor(20, "weight samples per prediction, once on test data", gt=0)
-    samples_at_once: int = _peers_tensor(1, "weight samples computed together by vmap: a matter of speed and memory", gt=0)
+    validation_samples: int = _peers_tensor(4, "weight samples per prediction, every epoch on validation data", gt=0, le=10**5)
+    test_samples: int = _diversity_tensor(20, "weight samples per prediction, once on test data", gt=0, le=10**5)
+    samples_at_once: int = _peers_tensor(
+        1, "weight samples computed together by vmap: a matter of speed and memory", gt=0, le=10**5
+    )
     ood: str = _diversity(
         "photographs", "images of another kind, whose uncertainty a trained pair is asked for: photographs, which come with a "
         "dependency, another data set's test images, or none", choices=OOD,
     )  # fmt: skip
 
-    seed: int = _schedule(0, "of everything random in a trial", ge=0)
+    seed: int = _schedule(0, "of everything random in a trial", ge=0, lt=2**63)
 
     def __post_init__(self) -> None:
         for name, value in _check(vars(self)).items():  # 1 and 1.0 are one setting, and have one identity

@@ -135,16 +135,22 @@ def _message(item: dataclasses.Field, value: Any, error: Any) -> str:
     said = {
         "finite_number": lambda: "must be a finite number",
         "greater_than": lambda: f"must be greater than {context['gt'] or 'zero'}",
-        "greater_than_equal": lambda: f"must be at least {context['ge']:g}" if context["ge"] else "must not be negative",
-        "less_than": lambda: f"must be less than {context['lt']:g}",
-        "less_than_equal": lambda: f"must be at most {context['le']:g}",
-        "multiple_of": lambda: f"must be a multiple of {context['multiple_of']:g}",
+        "greater_than_equal": lambda: f"must be at least {number(context['ge'])}" if context["ge"] else "must not be negative",
+        "less_than": lambda: f"must be less than {number(context['lt'])}",
+        "less_than_equal": lambda: f"must be at most {number(context['le'])}",
+        "multiple_of": lambda: f"must be a multiple of {number(context['multiple_of'])}",
     }[error["type"]]()
     if "gt" in bounds and "lt" in bounds:
         said = f"must lie between {bounds['gt']:g} and {bounds['lt']:g}"
     if "None" in kind:
         said += ", or None for all"
-    return f"{item.name} = {shown(value)}: {said}" + (f" ({item.metadata['why']})" if item.metadata["why"] else "")
+    why = item.metadata["why"] if not error["type"].startswith("less") else ""
+    return f"{item.name} = {shown(value)}: {said}" + (f" ({why})" if why else "")
+
+
+def number(value: float) -> str:
+    """Return a bound as a message shows it: 1,000,000 or 1e-06."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def shown(value: Any) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from mldiv.config import TrialConfig
-from mldiv.setting import FIRST_STAGE, PRETRAINING, TRIAL, Log, Steps, fields
+from mldiv.setting import FIRST_STAGE, PRETRAINING, TRIAL, Log, Steps, fields, number
 
 HEAD = """# Settings
 
@@ -37,7 +37,7 @@ def _values(item: dataclasses.Field) -> str:
     kinds = {"int": "whole number", "float": "number", "bool": "true, false", "str": "text"}
     kind, *none = str(getattr(item.type, "__name__", item.type)).split(" | ")
     signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "multiple_of": "a multiple of"}
-    bounds = [f"{signs[name]} {value:g}" for name, value in item.metadata["bounds"].items()]
+    bounds = [f"{signs[name]} {number(value)}" for name, value in item.metadata["bounds"].items()]
     return ", ".join([kinds[kind], *bounds, *(["or none"] if none else [])])
 
 
