@@ -1,4 +1,4 @@
-"""``python -m analysis DIR [DIR ...]``: tables, figures, answer and report from records alone; several studies in one table."""
+"""Make tables, figures, answer and report from records alone: ``python -m analysis DIR [DIR ...]``, several in one table."""
 
 import argparse
 import sys
@@ -13,6 +13,7 @@ from mldiv.storage.object_store import is_url, working_copy
 
 
 def main() -> int:
+    """Read the command line and write what it asks for; the exit code is 2 for a folder or flag that cannot be."""
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     parser.add_argument("places", nargs="+", metavar="DIR", help="a study's output folder or URL; several are joined")
     parser.add_argument("--out", type=Path, help="where to write (default: DIR; for several: joined, beside the first or here)")
@@ -31,7 +32,7 @@ def main() -> int:
 
 
 def _analyse(places: Sequence[str], out: Path | None, formats: Sequence[str]) -> str:
-    """One study's tables, written where the study is unless ``out`` says otherwise, or those of several joined.
+    """Write one study's tables, where the study is unless ``out`` says otherwise, or those of several joined.
 
     Raises: RecordError, OSError; ValueError for a URL that cannot be.
     """

@@ -1,116 +1,114 @@
-"""The study's question answered in plain words with its numbers, or why the data cannot tell."""
+"""Answer the study's question in plain words with its numbers, or say why the data cannot tell."""
+
+from collections.abc import Mapping
 
 from analysis.records.effects import COMPARED, Effects
 from analysis.records.load import StudyData
-from analysis.stats.statistics import LEVEL, Difference, detectable, seeds_for_power, seeds_needed, smallest_p
-
-#: The chance with which a planned study is to show an effect of the size observed.
-POWER = 0.8
+from analysis.stats.statistics import LEVEL, POWER, Difference, detectable, seeds_for_power, seeds_needed, smallest_p
 
 
-def answer(study: StudyData, found: Effects, contrasts: Effects, further: list[str], numbers: bool = True) -> str:
-    """answer.md. further: paragraphs that a study's own kind of question adds; numbers: with every difference's."""
+def answer(study: StudyData, effects: Effects, contrasts: Effects, further: list[str], numbers: bool = True) -> str:
+    """Write answer.md.
+
+    effects, contrasts: differences to the baseline and contrasts, in printed units; further: paragraphs that a study's own
+    kind of question adds; numbers: list every difference.
+    """
     lines = [f"# {study.header['question']}", ""]
     baseline = study.baseline
     if baseline is None or not study.finished(baseline):
         lines.append(f"There is no answer yet: the baseline ({baseline}) has no finished trial.")
         return "\n".join(lines) + "\n"
-    if not found["nll"]:
+    if not effects["nll"]:
         lines.append(f"There is no answer yet: no arm has a finished trial on a seed of the baseline ({baseline}).")
         return "\n".join(lines) + "\n"
-    lines += [_verdict(study, found["nll"]), ""]
-    for one in further:
-        lines += [one, ""]
+    paragraphs = [_verdict(baseline, effects["nll"]), *further]
     if contrasts["nll"]:
-        lines += [_contrasts(contrasts["nll"]), ""]
+        paragraphs.append(_contrasts(contrasts["nll"]))
     if numbers:
-        for metric in COMPARED:
-            lines += [*_list(f"to {baseline}", metric, found[metric]), ""]
-        for metric in COMPARED if contrasts["nll"] else ():
-            lines += [*_list("", metric, contrasts[metric]), ""]
-    lines += [_power(found["nll"]), "", *_cautions(study, found["nll"])]
-    return "\n".join(lines) + "\n"
+        paragraphs += [_list("Difference", f" to {baseline}", metric, effects[metric]) for metric in COMPARED]
+        paragraphs += [_list("Contrasts", "", metric, contrasts[metric]) for metric in COMPARED if contrasts["nll"]]
+    for paragraph in [*paragraphs, _power(effects["nll"])]:
+        lines += [paragraph, ""]
+    return "\n".join([*lines, *_cautions(study, effects["nll"])]) + "\n"
 
 
-def _verdict(study: StudyData, found: dict[str, Difference]) -> str:
-    better = [arm for arm, one in found.items() if one.adjusted <= LEVEL and one.mean < 0]
-    worse = [arm for arm, one in found.items() if one.adjusted <= LEVEL and one.mean > 0]
-    best = min(found, key=lambda arm: found[arm].mean)
-    baseline = study.baseline
-    one = found[best]
+def _verdict(baseline: str, effects: Mapping[str, Difference]) -> str:
+    told = [arm for arm, effect in effects.items() if effect.adjusted <= LEVEL]
+    better, worse = ([arm for arm in told if sign * effects[arm].mean > 0] for sign in (-1, 1))
+    best = min(effects, key=lambda arm: effects[arm].mean)
+    size = f"{signed(effects[best].mean, 4)}{interval(effects[best], 4)}"
+    raised = f"{_join(worse)} raise{'s' * (len(worse) == 1)} it" if worse else ""
     if better:
         words = f"**{_join(better)} lower{'s' * (len(better) == 1)} the test NLL of {baseline}** (Holm-adjusted p ≤ {LEVEL})."
-        words += f" The largest mean gain is that of {best}: {signed(one.mean, 4)}{interval(one, 4)}."
-        if worse:
-            words += f" {_join(worse)} raise{'s' * (len(worse) == 1)} it."
-        if len(found) > 1:
+        words += f" The largest mean gain is that of {best}: {size}."
+        words += f" {raised}." if worse else ""
+        if len(effects) > 1:
             words += " The arms were not tested against each other: being the best mean is no proof of being the best."
         return words
     if worse:
-        return (
-            f"**No arm lowers the test NLL of {baseline}; {_join(worse)} raise{'s' * (len(worse) == 1)} it** "
-            f"(Holm-adjusted p ≤ {LEVEL})."
-        )
-    n, needed = min(item.n for item in found.values()), seeds_needed(len(found))
-    words = f"**The data cannot tell.** The best mean is that of {best}: a difference in test NLL to {baseline} of "
-    words += f"{signed(one.mean, 4)}{interval(one, 4)}."
-    if len(found) * smallest_p(n) > LEVEL:
-        words += (
-            f" With {n} paired seeds the smallest p that the test can give is {smallest_p(n):.2g} before correction over "
-            f"{len(found)} comparison{'s' * (len(found) > 1)}, so it cannot reach {LEVEL}: that takes at least {needed} seeds "
-            f"(`--seeds {needed}`)."
-        )
-    else:
-        words += f" Its adjusted p is {one.adjusted:.2g}."
-    return words
-
-
-def _contrasts(found: dict[str, Difference]) -> str:
-    """Which contrasts in NLL are told from 0."""
-    shown = [f"{name} ({signed(one.mean, 4)})" for name, one in found.items() if one.adjusted <= LEVEL]
-    if shown:
-        return f"**Told from 0 in test NLL** (Holm-adjusted p ≤ {LEVEL} over {len(found)} contrasts): {_join(shown)}."
-    return f"No contrast in test NLL can be told from 0 (Holm-adjusted over {len(found)} contrasts)."
-
-
-def _list(to: str, metric: str, found: dict[str, Difference]) -> list[str]:
-    compared = COMPARED[metric]
-    of = (
-        f"Difference in test {compared.title}{compared.unit} {to}"
-        if to
-        else f"Contrasts in test {compared.title}{compared.unit}"
+        return f"**No arm lowers the test NLL of {baseline}; {raised}** (Holm-adjusted p ≤ {LEVEL})."
+    return (
+        f"**The data cannot tell.** The best mean is that of {best}: a difference in test NLL to {baseline} of {size}. "
+        f"{_why_untold(effects, best)}"
     )
-    return [
-        f"{of}, paired by seed, mean [95 % interval]:",
-        "",
-        *(
-            f"- {name}: {signed(one.mean, compared.digits)}{interval(one, compared.digits)}, sign-flip p = {one.p:.2g}, "
-            f"Holm-adjusted {one.adjusted:.2g}, n = {one.n}"
-            for name, one in found.items()
-        ),
-    ]
 
 
-def _power(found: dict[str, Difference]) -> str:
-    """How many seeds it would take, and what so many seeds could have shown."""
-    best = min(found, key=lambda arm: found[arm].mean)
-    one, family = found[best], len(found)
-    words = f"Power: for a difference in NLL as observed for {best} ({signed(one.mean, 4)}, sample standard deviation "
-    if one.deviation is None:
+def _why_untold(effects: Mapping[str, Difference], best: str) -> str:
+    """Say that so few seeds could not tell, or the best arm's p where they could."""
+    n, comparisons = min(effect.n for effect in effects.values()), len(effects)
+    if comparisons * smallest_p(n) <= LEVEL:
+        return f"Its adjusted p is {effects[best].adjusted:.2g}."
+    needed = seeds_needed(comparisons)
+    return (
+        f"With {n} paired seeds the smallest p that the test can give is {smallest_p(n):.2g} before correction over "
+        f"{comparisons} comparison{'s' * (comparisons > 1)}, so it cannot reach {LEVEL}: that takes at least {needed} seeds "
+        f"(`--seeds {needed}`)."
+    )
+
+
+def _contrasts(contrasts: Mapping[str, Difference]) -> str:
+    """Say which contrasts in NLL are told from 0."""
+    told = [f"{name} ({signed(effect.mean, 4)})" for name, effect in contrasts.items() if effect.adjusted <= LEVEL]
+    if told:
+        return f"**Told from 0 in test NLL** (Holm-adjusted p ≤ {LEVEL} over {len(contrasts)} contrasts): {_join(told)}."
+    return f"No contrast in test NLL can be told from 0 (Holm-adjusted over {len(contrasts)} contrasts)."
+
+
+def _list(kind: str, to: str, metric: str, effects: Mapping[str, Difference]) -> str:
+    compared = COMPARED[metric]
+    head = f"{kind} in test {compared.title}{compared.unit}{to}, paired by seed, mean [95 % interval]:"
+    return "\n".join([head, "", *(f"- {name}: {describe(effect, compared.digits)}" for name, effect in effects.items())])
+
+
+def describe(effect: Difference, digits: int) -> str:
+    """Write an effect's mean, interval, p-values and number of seeds."""
+    return (
+        f"{signed(effect.mean, digits)}{interval(effect, digits)}, sign-flip p = {effect.p:.2g}, Holm-adjusted "
+        f"{effect.adjusted:.2g}, n = {effect.n}"
+    )
+
+
+def _power(effects: Mapping[str, Difference]) -> str:
+    """Say how many seeds it would take, and what so many seeds could have shown."""
+    best = min(effects, key=lambda arm: effects[arm].mean)
+    effect, comparisons = effects[best], len(effects)
+    if effect.deviation is None:
         return f"Power: one seed says nothing of how differences vary, so nothing can be planned from it ({best})."
-    words += f"{one.deviation:.4f} over seeds), showing it with a chance of {POWER:.0%} after Holm's correction takes "
-    needed = seeds_for_power(one.mean, one.deviation, family, POWER)
-    words += f"about {needed} seeds" if needed is not None else "more than 10,000 seeds"
-    smallest = detectable(one.deviation, one.n, family, POWER)
-    if smallest is None:
-        words += f"; {one.n} seeds cannot show a difference of any size."
-    else:
-        words += f"; {one.n} seeds show one of {smallest:.4f} or more with that chance."
-    return words + " The deviation is itself an estimate from these seeds: a plan, not a promise."
+    needed = seeds_for_power(effect.mean, effect.deviation, comparisons, POWER)
+    smallest = detectable(effect.deviation, effect.n, comparisons, POWER)
+    shown = "cannot show a difference of any size." if smallest is None else (
+        f"show one of {smallest:.4f} or more with that chance."
+    )  # fmt: skip
+    return (
+        f"Power: for a difference in NLL as observed for {best} ({signed(effect.mean, 4)}, sample standard deviation "
+        f"{effect.deviation:.4f} over seeds), showing it with a chance of {POWER:.0%} after Holm's correction takes "
+        f"{f'about {needed}' if needed is not None else 'more than 10,000'} seeds; {effect.n} seeds {shown} The deviation is "
+        "itself an estimate from these seeds: a plan, not a promise."
+    )
 
 
-def _cautions(study: StudyData, found: dict[str, Difference]) -> list[str]:
-    lines = [_intervals(found)]
+def _cautions(study: StudyData, effects: Mapping[str, Difference]) -> list[str]:
+    lines = [_intervals(effects)]
     header = study.header
     if any(header["searched"].values()) and header["samples"]:
         lines.append(
@@ -127,7 +125,7 @@ def _cautions(study: StudyData, found: dict[str, Difference]) -> list[str]:
     baseline = study.finished(study.baseline or "")
     unequal = [
         arm
-        for arm in found
+        for arm in effects
         for seed, record in study.finished(arm).items()
         if seed in baseline and baseline[seed].epochs != record.epochs
     ]
@@ -136,8 +134,8 @@ def _cautions(study: StudyData, found: dict[str, Difference]) -> list[str]:
     return lines
 
 
-def _intervals(found: dict[str, Difference]) -> str:
-    images = {one.images for one in found.values()}
+def _intervals(effects: Mapping[str, Difference]) -> str:
+    images = {effect.images for effect in effects.values()}
     if images == {None}:
         words = (
             "Intervals are t intervals over seeds; they do not cover the choice of test images (predictions are missing, or "
@@ -145,22 +143,24 @@ def _intervals(found: dict[str, Difference]) -> str:
         )
     else:
         words = (
-            f"Intervals hold over seeds and over test images together ({max(one or 0 for one in images):,} images, shared by "
-            "all seeds): a two-way bootstrap with t quantiles."
+            f"Intervals hold over seeds and over test images together ({max(number or 0 for number in images):,} images, "
+            "shared by all seeds): a two-way bootstrap with t quantiles."
         )
-        if min(one.n for one in found.values()) < 3:
+        if min(effect.n for effect in effects.values()) < 3:
             words += " Two seeds are too few for its 95 % to be trusted."
     return f"{words} The test is the exact two-sided sign-flip test over seeds, which takes differences as symmetric."
 
 
 def signed(value: float, digits: int) -> str:
+    """Write a number with its sign; 0 has a plus."""
     return f"{round(value, digits) + 0.0:+.{digits}f}"  # no negative zero
 
 
-def interval(one: Difference, digits: int) -> str:
-    if one.interval is None:
+def interval(effect: Difference, digits: int) -> str:
+    """Write an effect's interval in brackets, after a space."""
+    if effect.interval is None:
         return " (one seed, no interval)"
-    return f" [{signed(one.interval[0], digits)}, {signed(one.interval[1], digits)}]"
+    return f" [{signed(effect.interval[0], digits)}, {signed(effect.interval[1], digits)}]"
 
 
 def _join(names: list[str]) -> str:

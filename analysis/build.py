@@ -1,4 +1,4 @@
-"""Everything that is made from one study folder, in one call."""
+"""Make everything from one study folder in one call: tables, answer, report, figures."""
 
 import os
 from collections.abc import Collection
@@ -22,7 +22,7 @@ FORMATS = ("md", "csv", "tex", "html", "png")
 
 @dataclass(frozen=True)
 class Analysis:
-    """A study with everything computed from it."""
+    """A study with everything that is computed from it."""
 
     study: StudyData
     repeats: Repeats
@@ -32,8 +32,8 @@ class Analysis:
     findings: list[Finding]
 
     def answer(self, numbers: bool = True) -> str:
-        """answer.md, or without the lists of numbers, for a page that draws them."""
-        sentences = [one.answer for one in self.findings if one.answer]
+        """Write answer.md, or without the lists of numbers, for a page that draws them."""
+        sentences = [finding.answer for finding in self.findings]
         return answer.answer(self.study, self.differences, self.contrasts, sentences, numbers)
 
 
@@ -56,39 +56,48 @@ def analyse(folder: Path) -> Analysis:
 
 
 def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORMATS, place: str = "") -> str:
-    """Write table.md, .csv and .tex, report.html, reliability.png and .pdf, answer.md, and surface.png and .pdf where
-    the study has a response surface, into ``out`` (default: the folder).
+    """Write a study's tables, answer, report and figures into ``out`` (default: the folder); return the terminal's text.
 
-    formats: which of them are written, besides the answer; place: how ``out`` is called where it is a copy. Returns the text
-    for the terminal: scores, answer, where the files are.
+    The files: table.md, .csv and .tex, answer.md, report.html, reliability.png and .pdf, and surface.png and .pdf where the
+    study has a response surface. formats: which are written, besides the answer; place: how ``out`` is called where it is a
+    copy. The text: scores, answer, where the files are.
 
     Raises: RecordError when ``folder`` holds no study of this schema version.
     """
     out = out or folder
     out.mkdir(parents=True, exist_ok=True)
     made = analyse(folder)
-    study, table, said = made.study, made.table, made.answer()
-    shown = predictions(made.repeats)
+    table = tables.markdown(made.study, made.table, more=expected.markdown(made.repeats))
     texts = {
-        "table.md": tables.markdown(study, table, more=expected.markdown(made.repeats)),
-        "table.csv": tables.frame(study, table).to_csv(index=False, float_format="%.10g"),
-        "table.tex": tables.latex(study.header["scientific"], table, tables.caption(study)),
+        "table.md": table,
+        "table.csv": tables.frame(made.study, made.table).to_csv(index=False, float_format="%.10g"),
+        "table.tex": tables.latex(made.study.header["scientific"], made.table, tables.caption(made.study)),
     }
-    kept = {name: text for name, text in texts.items() if name.rpartition(".")[2] in formats} | {"answer.md": said}
-    nulls = tables.means(table, "null_ece")
+    kept = {name: text for name, text in texts.items() if name.rpartition(".")[2] in formats} | {"answer.md": made.answer()}
     if "html" in formats:
-        kept["report.html"] = page.render(
-            study, table=texts["table.md"], answer=made.answer(numbers=False), effects=made.differences,
-            contrasts=made.contrasts, signatures=words(signatures(study)), predictions=shown, nulls=nulls,
-            extra=[one.section for one in made.findings],
-        )  # fmt: skip
-    pictures = []
-    if "png" in formats:
-        pictures = reliability.draw(study, shown, nulls, out)
-        pictures += [path for one in made.findings if one.draw for path in one.draw(out)]
+        kept["report.html"] = _report(made, table)
     for name, text in kept.items():
         (out / name).write_text(text)
+    pictures = _pictures(made, out) if "png" in formats else []
     files = ", ".join([*kept, *(path.name for path in pictures)])
-    near = os.path.relpath(out)
-    where = place if is_url(place) else near if not near.startswith("..") else str(out)
-    return f"{tables.markdown(study, table, ['scores'])}\n{said}\nIn {where}: {files}"
+    where = place if is_url(place) else nearby(out)
+    return f"{tables.markdown(made.study, made.table, ['scores'])}\n{made.answer()}\nIn {where}: {files}"
+
+
+def _report(made: Analysis, table: str) -> str:
+    return page.render(
+        made.study, table=table, answer=made.answer(numbers=False), effects=made.differences, contrasts=made.contrasts,
+        signatures=words(signatures(made.study)), predictions=predictions(made.repeats),
+        nulls=tables.means(made.table, "null_ece"), extra=[finding.section for finding in made.findings],
+    )  # fmt: skip
+
+
+def _pictures(made: Analysis, out: Path) -> list[Path]:
+    paths = reliability.draw(made.study, predictions(made.repeats), tables.means(made.table, "null_ece"), out)
+    return paths + [path for finding in made.findings if finding.draw for path in finding.draw(out)]
+
+
+def nearby(out: Path) -> str:
+    """Name a folder from the working directory where it lies below, else by its whole path."""
+    path = os.path.relpath(out)
+    return path if not path.startswith("..") else str(out)

@@ -1,4 +1,4 @@
-"""The tables of a study: a row per arm, mean and standard error over seeds, as Markdown, CSV and LaTeX."""
+"""Write a study's tables: a row per arm, mean and standard error over seeds, as Markdown, CSV and LaTeX."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,9 +12,12 @@ from analysis.stats.statistics import Summary, summarize
 #: By arm and column.
 Table = dict[str, dict[str, Summary | None]]
 
+#: Formats of the best mean.
+MARKDOWN_BOLD, LATEX_BOLD = "**{}**", "\\textbf{{{}}}"
+
 
 def summaries(arms: Mapping[str, Sequence[Repeat]]) -> Table:
-    """For each arm and column the mean, standard error and n over its finished repeats, in printed units."""
+    """Summarise each arm's columns over its finished repeats, in printed units; None where no repeat has a value."""
     return {arm: {name: _summary(column, repeats) for name, column in COLUMNS.items()} for arm, repeats in arms.items()}
 
 
@@ -24,7 +27,7 @@ def _summary(column: Column, repeats: Sequence[Repeat]) -> Summary | None:
 
 
 def caption(study: StudyData) -> list[str]:
-    """What a reader must know to read the table, sentence by sentence."""
+    """Say what a reader must know to read the table, sentence by sentence."""
     header, settings = study.header, study.header["settings"]
     subset = " (cut to a subset)" if header.get("data_is_subset") else ""
     lines = [
@@ -70,7 +73,7 @@ def _selection(study: StudyData) -> str:
 
 
 def _counts(study: StudyData) -> str:
-    """How the search trials ended, in words."""
+    """Say how the search trials ended."""
     ends = pd.Series([record.status for _, record in study.searched] + ["missing"] * study.lost).value_counts()
     if set(ends.index) <= {"finished"}:
         return f"{ends.sum()} in all"
@@ -84,45 +87,39 @@ def _best(table: Table, name: str) -> float | None:
     return max(means) if COLUMNS[name].better == "high" else min(means)
 
 
-def cells(table: Table, names: Sequence[str], bold: str, plus_minus: str) -> list[list[str]]:
-    """A row of text per arm: its name, then the columns ``names``; bold: a format for the best mean."""
+def cells(table: Table, names: Sequence[str], bold: str) -> list[list[str]]:
+    """Return a row of text per arm: its name, then the columns ``names``; bold: a format for the best mean."""
     best = {name: _best(table, name) for name in names}
-    rows = []
-    for arm, row in table.items():
-        texts = [arm]
-        for name in names:
-            summary, digits = row[name], COLUMNS[name].digits
-            if summary is None:
-                texts.append("-")
-                continue
-            mean = f"{summary.mean:.{digits}f}"
-            if summary.mean == best[name]:
-                mean = bold.format(mean)
-            error = f" {plus_minus} {summary.error:.{digits}f}" if summary.error is not None else ""
-            texts.append(f"{mean}{error} ({summary.n})")
-        rows.append(texts)
-    return rows
+    return [[arm, *(_cell(row[name], COLUMNS[name].digits, best[name], bold) for name in names)] for arm, row in table.items()]
+
+
+def _cell(summary: Summary | None, digits: int, best: float | None, bold: str) -> str:
+    if summary is None:
+        return "-"
+    mean = f"{summary.mean:.{digits}f}"
+    error = f" ± {summary.error:.{digits}f}" if summary.error is not None else ""
+    return f"{bold.format(mean) if summary.mean == best else mean}{error} ({summary.n})"
 
 
 def filled(table: Table, group: str) -> list[str]:
-    """The group's columns that have a value in some row."""
+    """Return the group's columns that have a value in some row."""
     names = [name for name, column in COLUMNS.items() if column.group == group]
     return [name for name in names if any(row[name] is not None for row in table.values())]
 
 
 def markdown(study: StudyData, table: Table, groups: Iterable[str] = GROUPS, more: Sequence[str] = ()) -> str:
-    """table.md: the caption, a table for each of the groups of columns, ``more`` of it, then what the searches chose."""
+    """Write table.md: the caption, a table for each of the groups of columns, ``more``, then what the searches chose."""
     parts = [f"# {study.header['name']}", "\n\n".join(caption(study))]
     first = study.header["scientific"]
     for group in groups:
         if names := filled(table, group):
-            frame = pd.DataFrame(cells(table, names, "**{}**", "±"), columns=[first, *titles(names)])
+            frame = pd.DataFrame(cells(table, names, MARKDOWN_BOLD), columns=[first, *titles(names)])
             parts += [GROUPS[group], frame.to_markdown(index=False, disable_numparse=True)]
     return "\n\n".join([*parts, *more, *settings(study)]) + "\n"
 
 
 def settings(study: StudyData) -> list[str]:
-    """The settings that the searches chose, as Markdown."""
+    """Tabulate the settings that the searches chose, as Markdown; nothing where they chose none."""
     chosen = study.header.get("chosen")
     if not chosen or not any(chosen.values()):
         return []
@@ -137,7 +134,7 @@ def _setting(value: Any) -> str:
 
 
 def frame(study: StudyData, table: Table) -> pd.DataFrame:
-    """A row per arm; mean, standard error and n of every column apart, unrounded; chosen settings; counts."""
+    """Return a row per arm: mean, standard error and n of every column apart, unrounded; chosen settings; counts."""
     rows = []
     for arm in study.arms:
         row: dict[str, Any] = {"arm": arm}
@@ -155,21 +152,25 @@ def frame(study: StudyData, table: Table) -> pd.DataFrame:
 
 
 def latex(first: str, table: Table, sentences: Sequence[str]) -> str:
-    """table.tex: a table environment for each group of columns, for a document that loads booktabs and graphicx."""
+    """Write table.tex: a table environment for each group of columns, for a document with booktabs and graphicx.
+
+    first: title of the arms' column; sentences: of the first table's caption.
+    """
     parts: list[str] = []
     for group, words in GROUPS.items():
         if names := filled(table, group):
-            text = " ".join(map(_escape, [words, *(sentences if not parts else [])]))
-            parts.append(environment([first], cells(table, names, "\\textbf{{{}}}", "±"), names, text))
+            text = " ".join([words, *(sentences if not parts else [])])
+            parts.append(environment([first], cells(table, names, LATEX_BOLD), names, text))
     return "\n".join(parts)
 
 
 def environment(first: list[str], body: list[list[str]], names: list[str], text: str) -> str:
+    """Write a LaTeX table: titles ``first`` and those of the columns ``names``, rows ``body``, caption ``text``, all plain."""
     rows = [" & ".join(map(_escape, row)) + r" \\" for row in body]
     return "\n".join(
         [
             r"\begin{table}",
-            rf"\caption{{{text}}}",
+            rf"\caption{{{_escape(text)}}}",
             r"\centering\small",
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             r"\begin{tabular}{" + "l" * len(first) + "r" * len(names) + "}",
@@ -186,11 +187,12 @@ def environment(first: list[str], body: list[list[str]], names: list[str], text:
 
 
 def titles(names: Sequence[str]) -> list[str]:
+    """Return the columns' titles."""
     return [COLUMNS[name].title for name in names]
 
 
 def _escape(text: str) -> str:
-    """LaTeX's special characters made plain; what is bold already stays so."""
+    """Make LaTeX's special characters plain; what is bold already stays so."""
     for character in "&%$#_":
         text = text.replace(character, "\\" + character)
     for character, command in {"±": r"$\pm$", "²": r"$^2$", "~": r"\textasciitilde{}", "<": "$<$", ">": "$>$"}.items():
@@ -199,5 +201,5 @@ def _escape(text: str) -> str:
 
 
 def means(table: Table, name: str) -> dict[str, float]:
-    """A column's mean by arm, in printed units, where there is one."""
+    """Return a column's mean by arm, in printed units, where there is one."""
     return {arm: summary.mean for arm, row in table.items() if (summary := row[name]) is not None}

@@ -271,14 +271,14 @@ FAULTS = (
     Fault(
         "reliability", "analysis/figures/reliability.py",
         "the curve after temperature scaling is drawn from unscaled confidences",
-        "reliability(np.concatenate([one.scaled_confidence for one in each]), correct),",
-        "reliability(np.concatenate([one.confidence for one in each]), correct),",
+        "reliability(np.concatenate([member.scaled_confidence for member in each]), correct),",
+        "reliability(np.concatenate([member.confidence for member in each]), correct),",
         ("tests/analysis/test_figures.py",),
     ),
     Fault(
         "answer", "analysis/answer.py", "the verdict names arms as better whose p is small before Holm's correction",
-        "better = [arm for arm, one in found.items() if one.adjusted <= LEVEL and one.mean < 0]",
-        "better = [arm for arm, one in found.items() if one.p <= LEVEL and one.mean < 0]",
+        "told = [arm for arm, effect in effects.items() if effect.adjusted <= LEVEL]",
+        "told = [arm for arm, effect in effects.items() if effect.p <= LEVEL]",
         ("tests/analysis/test_analysis.py", "tests/analysis/test_golden.py"),
     ),
 )  # fmt: skip

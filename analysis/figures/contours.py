@@ -1,4 +1,4 @@
-"""A response surface drawn: contours, trials, where its optimum lies, the paper's point."""
+"""Draw a response surface: contours, trials, where its optimum lies, the paper's point."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -6,16 +6,17 @@ from matplotlib.axis import XAxis, YAxis
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Transform
 
-from analysis.stats.surface import STEP, Axis, Surface
+from analysis.stats.surface import PAPER, ZERO_DECADES, Axis, Surface
 
 #: Ink on the surface's own colours, the same on every page.
 DARK, LIGHT = "#101010", "#fdfdfd"
 
 
-def draw_surface(ax: Axes, surface: Surface, *, value_name: str = "value", point_name: str = "paper") -> None:
-    """Contours of the posterior mean, the trials, the optimum's 90 % region and the point; 0 left of a break in its axis.
+def draw_surface(ax: Axes, surface: Surface, value_name: str) -> None:
+    """Draw contours of the posterior mean, the trials, the optimum's 90 % region and the paper's point.
 
-    The lowest nine tenths of the square share the colours evenly; what is higher has the last.
+    0 stands left of a break in its axis. The lowest nine tenths of the square share the colours evenly; what is higher has
+    the last. value_name: for the colour bar.
     """
     a, b = surface.alpha_axis, surface.beta_axis
     low, high = surface.mean.min(), np.quantile(surface.mean, 0.9)
@@ -28,9 +29,8 @@ def draw_surface(ax: Axes, surface: Surface, *, value_name: str = "value", point
     ax.plot([], [], color=LIGHT, linewidth=1.8, label="90 % region", path_effects=outline)
     places = a.place(surface.alpha), b.place(surface.beta)
     ax.plot(*places, "o", color=DARK, mec=LIGHT, mew=0.7, markersize=5, label="trials", clip_on=False, zorder=3)
-    if None not in (a.nearest(surface.point[0]), b.nearest(surface.point[1])):
-        name = f"{point_name} ({surface.point[0]:g}, {surface.point[1]:g})"
-        place = a.place(surface.point[0]), b.place(surface.point[1])
+    if None not in (a.nearest(PAPER[0]), b.nearest(PAPER[1])):
+        name, place = f"paper ({PAPER[0]:g}, {PAPER[1]:g})", (a.place(PAPER[0]), b.place(PAPER[1]))
         ax.plot(*place, "*", color=LIGHT, mec=DARK, markersize=14, linestyle="", label=name, clip_on=False, zorder=4)
     ax.grid(False)
     _log_axis(ax.xaxis, ax.get_xaxis_transform(), a, slice(None))
@@ -40,12 +40,12 @@ def draw_surface(ax: Axes, surface: Surface, *, value_name: str = "value", point
 
 
 def _log_axis(side: XAxis | YAxis, transform: Transform, axis: Axis, order: slice) -> None:
-    """Ticks at decades, small ones between, "0" at zero's place and two strokes where the axis is broken."""
+    """Set ticks at decades, small ones between, "0" at zero's place and two strokes where the axis is broken."""
     decades = np.arange(np.ceil(axis.low - 1e-9), np.floor(axis.high + 1e-9) + 1)
     zero = [axis.grid[0]] * axis.zero
     side.set_ticks([*zero, *decades], [*(["0"] * axis.zero), *(f"{10**decade:g}" for decade in decades)])
     small = (np.arange(np.floor(axis.low), axis.high + 1)[:, None] + np.log10(np.arange(2, 10))).ravel()
     side.set_ticks(small[(small >= axis.low - 1e-9) & (small <= axis.high + 1e-9)], minor=True)
     for start in (0.45, 0.55) if axis.zero else ():
-        stroke = [axis.low - STEP * (start + np.array([0.05, -0.05])), np.array([0.018, -0.018])][order]
+        stroke = [axis.low - ZERO_DECADES * (start + np.array([0.05, -0.05])), np.array([0.018, -0.018])][order]
         side.axes.plot(*stroke, transform=transform, color="black", linewidth=1, clip_on=False, zorder=5)

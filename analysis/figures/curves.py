@@ -1,4 +1,4 @@
-"""Learning curves and diversity over time: means over seeds with their standard error, the switch marked on every curve."""
+"""Draw learning curves and diversity over time: means over seeds with their standard error, the switch marked on each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from analysis.records.load import Curve, StudyData
 from mldiv.records import JUDGED
 
 #: With more arms than this, bands would hide the curves.
-BANDS = 8
+BAND_ARMS = 8
 
 Panels = list[tuple[str, str, str, float]]
 #: Title, name in a curve, scale, factor.
@@ -28,7 +28,10 @@ LEARNING: Panels = [("Validation NLL (nats)", "nll", "linear", 1), ("Validation 
 
 @dataclass(frozen=True)
 class Mean:
-    """Over seeds, each [epochs]: epochs trained; mean; standard error, NaN for fewer than two seeds; seeds with a value."""
+    """The mean over seeds of a curve, each [epochs].
+
+    epoch: epochs trained; error: standard error, NaN for fewer than two seeds; n: seeds with a value.
+    """
 
     epoch: np.ndarray
     mean: np.ndarray
@@ -37,11 +40,11 @@ class Mean:
 
 
 def aggregate(epochs: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> Mean | None:
-    """Mean and standard error at every epoch over the seeds that have a value there; None when no seed has any.
+    """Average every epoch over the seeds that have a value there; None when no seed has any.
 
     epochs: of each seed, [its epochs], counted from 0; values: the same shapes, NaN where not computed.
     """
-    longest = max((int(one.max()) + 1 for one in epochs if len(one)), default=0)
+    longest = max((int(epoch.max()) + 1 for epoch in epochs if len(epoch)), default=0)
     table = np.full((len(epochs), longest), np.nan)
     for row, epoch, value in zip(table, epochs, values, strict=True):
         row[epoch] = value
@@ -57,12 +60,12 @@ def aggregate(epochs: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> Mea
 
 
 def switches(curves: Sequence[Curve]) -> list[int]:
-    """After how many epochs stage two began: every value that occurs, ascending; empty without a stage two."""
-    return sorted({one.switch for one in curves if one.switch is not None})
+    """Return after how many epochs stage two began: every value that occurs, ascending; empty without a stage two."""
+    return sorted({curve.switch for curve in curves if curve.switch is not None})
 
 
 def read(study: StudyData) -> dict[str, list[Curve]]:
-    """By arm, the curves of its finished repeats, where they can be read; arms without any are left out."""
+    """Read each arm's curves of its finished repeats; arms without any that can be read are left out."""
     found = {}
     for arm in study.arms:
         curves = [curve for record in study.finished(arm).values() if (curve := study.curve(record.id)) is not None]
@@ -71,27 +74,25 @@ def read(study: StudyData) -> dict[str, list[Curve]]:
     return found
 
 
-def of_member(curve: Curve, name: str, member: str) -> np.ndarray | None:
-    """The score of those the arm is judged by; None where the lines do not hold it. Diversity is of both peers anyway."""
+def of_member(curve: Curve, name: str, member: str) -> np.ndarray:
+    """Return the score [epochs] of those the arm is judged by; diversity is of both peers anyway."""
     if member == "pair" or name not in ("nll", "accuracy"):
         return curve.values[name]
-    each = [curve.values.get(f"{one}_{name}") for one in JUDGED[member]]
-    return None if any(one is None for one in each) else np.mean([one for one in each if one is not None], axis=0)
+    return np.mean([curve.values[f"{network}_{name}"] for network in JUDGED[member]], axis=0)
 
 
 def means(study: StudyData, curves: Mapping[str, list[Curve]], name: str) -> dict[str, Mean]:
-    """By arm; arms without a single value are left out."""
+    """Average each arm's curves of ``name``; arms without a single value are left out."""
     found = {}
     for arm, several in curves.items():
-        pairs = [(one.epoch, values) for one in several if (values := of_member(one, name, study.member(arm))) is not None]
-        mean = aggregate([epoch for epoch, _ in pairs], [values for _, values in pairs])
+        mean = aggregate([curve.epoch for curve in several], [of_member(curve, name, study.member(arm)) for curve in several])
         if mean is not None:
             found[arm] = mean
     return found
 
 
 def learning(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mapping[str, Style]) -> Markup:
-    """Validation scores against epochs: all epochs, and the last part enlarged."""
+    """Draw validation scores against epochs: all epochs, and the last part enlarged."""
     start = zoom(curves)
     panels = []
     for title, name, scale, factor in LEARNING:
@@ -99,14 +100,12 @@ def learning(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mappin
         for words, first in ((title, 0), (f"{title}, from epoch {start}", start)):
             if by_arm:
                 panels.append(_panel(words, f"curve-{name}-{first}", by_arm, curves, styles, scale, factor, first))
-    without = [arm for arm in curves if of_member(curves[arm][0], "nll", study.member(arm)) is None]
-    note = f" Without a curve of NLL, because only the pair's is recorded and the arm is a single network: {_join(without)}."
     what = "Scores on validation data after every epoch (of the pair, or of a single network where the arm is one)"
-    return html.figure(panels, _caption(what, curves) + note * bool(without), html.legend({arm: styles[arm] for arm in curves}))
+    return html.figure(panels, _caption(what, curves), html.legend({arm: styles[arm] for arm in curves}))
 
 
 def diversity(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mapping[str, Style]) -> Markup:
-    """How different the peers are, against epochs."""
+    """Draw how different the peers are, against epochs."""
     panels = []
     for title, name, scale, factor in DIVERSITY:
         if by_arm := means(study, curves, name):
@@ -121,8 +120,8 @@ def diversity(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mappi
 
 
 def zoom(curves: Mapping[str, list[Curve]]) -> int:
-    """Where the enlarged part begins: at the earliest switch, at the latest after two thirds of the epochs."""
-    last = max(int(one.epoch.max()) + 1 for several in curves.values() for one in several)
+    """Choose the epoch where the enlarged part begins: the earliest switch, at the latest two thirds of the epochs."""
+    last = max(int(curve.epoch.max()) + 1 for several in curves.values() for curve in several)
     found = [switch for several in curves.values() for switch in switches(several)]
     return max(1, min([*found, last * 2 // 3]))
 
@@ -131,14 +130,14 @@ def _caption(what: str, curves: Mapping[str, list[Curve]]) -> str:
     counts = sorted({len(several) for several in curves.values()})
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     band = ""
-    if len(curves) > BANDS:
-        band = f" (standard errors are not drawn for more than {BANDS} arms)"
+    if len(curves) > BAND_ARMS:
+        band = f" (standard errors are not drawn for more than {BAND_ARMS} arms)"
     elif counts[-1] > 1:
         band = " with one standard error either way as a band"
     text = f"{what}; mean over the finished repeats of each arm, {n} seeds per arm{band}."
     if any(switches(several) for several in curves.values()):
         text += " The marker on a curve is the arm's switch: from there on the diversity terms act."
-    lengths = {int(one.epoch.max()) for several in curves.values() for one in several}
+    lengths = {int(curve.epoch.max()) for several in curves.values() for curve in several}
     if len(lengths) > 1:
         text += " Not all repeats have the same number of epochs: at each epoch the mean is over those that reached it."
     return text
@@ -155,7 +154,7 @@ def _panel(
         for arm, mean in by_arm.items():
             part = mean.epoch >= first
             middle, error = factor * mean.mean[part], factor * mean.error[part]
-            seen += _line(axes, mean.epoch[part], middle, error if len(by_arm) <= BANDS else error * np.nan, styles[arm])
+            seen += _line(axes, mean.epoch[part], middle, error if len(by_arm) <= BAND_ARMS else error * np.nan, styles[arm])
             for switch in switches(curves[arm]):
                 _mark(axes, mean.epoch[part], middle, switch, styles[arm])
         _limits(axes, np.concatenate(seen), scale)
@@ -166,7 +165,7 @@ def _panel(
 
 
 def _line(axes: Axes, x: np.ndarray, mean: np.ndarray, error: np.ndarray, style: Style) -> list[np.ndarray]:
-    """Curve and band; returns every height drawn."""
+    """Draw curve and band; return every height drawn."""
     axes.plot(x, mean, color=style.color, linestyle=style.linestyle)
     if not np.isfinite(error).any():
         return [mean]
@@ -190,7 +189,3 @@ def _limits(axes: Axes, seen: np.ndarray, scale: str) -> None:
         air = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
         axes.set_ylim(low - air, high + air)
         axes.locator_params(axis="y", nbins=6)
-
-
-def _join(names: list[str]) -> str:
-    return ", ".join(names)

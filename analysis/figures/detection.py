@@ -1,4 +1,4 @@
-"""Uncertainty as a detector: areas under ROC curves from the records, risk-coverage curves from the predictions."""
+"""Show uncertainty as a detector: areas under ROC curves from the records, risk-coverage curves from the predictions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup
 
 from analysis.figures import html, svg
-from analysis.figures.curves import BANDS, Mean
+from analysis.figures.curves import BAND_ARMS, Mean
 from analysis.figures.palette import Style
 from analysis.records.columns import mean_over_members
 from analysis.records.load import Predictions, StudyData
@@ -29,9 +29,9 @@ ByArm = Mapping[str, Mapping[int, list[Predictions]]]
 
 
 def risk(uncertainty: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """[images]: entry k - 1 is the share of errors among the k predictions of least uncertainty.
+    """Return the risk [images]: entry k - 1 is the share of errors among the k predictions of least uncertainty.
 
-    Equally uncertain predictions enter in no particular order: each counts as the mean of all of them.
+    uncertainty, correct: [images]. Equally uncertain predictions enter in no particular order: each counts as their mean.
     """
     order = np.argsort(uncertainty, kind="stable")
     values, wrong = uncertainty[order], 1.0 - correct[order]
@@ -41,15 +41,15 @@ def risk(uncertainty: np.ndarray, correct: np.ndarray) -> np.ndarray:
     return np.cumsum(fair) / np.arange(1, len(fair) + 1)
 
 
-def at_coverage(risks: np.ndarray, coverage: np.ndarray = COVERAGE) -> np.ndarray:
-    """The risk when the share ``coverage`` of the images, rounded up to a whole image, is kept."""
-    return risks[np.ceil(coverage * len(risks) - 1e-9).astype(int).clip(1) - 1]
+def at_coverage(risks: np.ndarray) -> np.ndarray:
+    """Return the risk when each share in COVERAGE of the images, rounded up to a whole image, is kept: [100]."""
+    return risks[np.ceil(COVERAGE * len(risks) - 1e-9).astype(int).clip(1) - 1]
 
 
 def risk_coverage(by_seed: Mapping[int, Sequence[Predictions]], uncertainty: str) -> Mean:
-    """Over seeds, at COVERAGE (in percent, as are the risks); a seed's risk is the mean of its members'."""
+    """Average the risk over seeds, at COVERAGE, both in percent; a seed's risk is the mean of its members'."""
     rows = [
-        np.mean([at_coverage(risk(getattr(one, uncertainty), one.correct)) for one in members], axis=0)
+        np.mean([at_coverage(risk(getattr(member, uncertainty), member.correct)) for member in members], axis=0)
         for members in by_seed.values()
     ]
     table = 100 * np.array(rows)
@@ -58,12 +58,12 @@ def risk_coverage(by_seed: Mapping[int, Sequence[Predictions]], uncertainty: str
 
 
 def scores(study: StudyData) -> dict[str, dict[str, Summary | None]]:
-    """By arm and score: mean and standard error over finished repeats of what the arm's members scored on average."""
+    """Summarise each arm's scores over its finished repeats; arms without any are left out."""
     found: dict[str, dict[str, Summary | None]] = {}
     for arm, member in ((arm, study.member(arm)) for arm in study.arms):
         repeats = study.finished(arm).values()
-        row = {name: _summary([mean_over_members(one.uncertainty, member, name) for one in repeats]) for name in SCORES}
-        if any(one is not None for one in row.values()):
+        row = {name: _summary([mean_over_members(record.uncertainty, member, name) for record in repeats]) for name in SCORES}
+        if any(summary is not None for summary in row.values()):
             found[arm] = row
     return found
 
@@ -73,7 +73,7 @@ def _summary(values: Sequence[float | None]) -> Summary | None:
 
 
 def table(study: StudyData) -> Markup:
-    """The scores that any arm has; empty when there are none."""
+    """Tabulate the scores that any arm has; empty when there are none."""
     found = scores(study)
     names = [name for name in SCORES if any(row[name] is not None for row in found.values())]
     rows = [[arm, *(_cell(row[name], SCORES[name][1]) for name in names)] for arm, row in found.items()]
@@ -81,7 +81,7 @@ def table(study: StudyData) -> Markup:
 
 
 def explanation(study: StudyData) -> str:
-    """What the table's numbers mean."""
+    """Say what the table's numbers mean."""
     other = sorted(
         {str(record.config["ood"]) for record in study.records.values() if record.config.get("ood", "none") != "none"}
     )
@@ -94,21 +94,17 @@ def explanation(study: StudyData) -> str:
 
 
 def panels(predictions: ByArm, styles: Mapping[str, Style]) -> Markup:
-    """Risk-coverage curves by either uncertainty, on one scale."""
-    found = {
-        name: {arm: risk_coverage(predictions[arm], name) for arm in styles if predictions.get(arm)} for name in UNCERTAINTIES
-    }
-    arms = next(iter(found.values()))
+    """Draw risk-coverage curves by either uncertainty, on one scale; empty when no arm has predictions."""
+    arms = [arm for arm in styles if predictions.get(arm)]
     if not arms:
         return Markup("")
+    found = {name: {arm: risk_coverage(predictions[arm], name) for arm in arms} for name in UNCERTAINTIES}
     top = 1.05 * max(float(mean.mean.max()) for by_arm in found.values() for mean in by_arm.values()) or 1.0
     drawn = [_panel(name, by_arm, styles, top) for name, by_arm in found.items()]
-    counts, images = (
-        sorted({int(mean.n[0]) for mean in arms.values()}),
-        len(next(iter(next(iter(predictions.values())).values()))[0].label),
-    )
+    counts = sorted({len(predictions[arm]) for arm in arms})
+    images = len(next(iter(predictions[arms[0]].values()))[0].label)
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    band = " with one standard error either way as a band" if len(arms) <= BANDS and counts[-1] > 1 else ""
+    band = " with one standard error either way as a band" if len(arms) <= BAND_ARMS and counts[-1] > 1 else ""
     caption = (
         "Risk-coverage curves: error rate among the share of test images that is kept when the most uncertain ones are left "
         f"out, by entropy of the prediction and by mutual information of prediction and weights. {images:,} test images; mean "
@@ -124,7 +120,7 @@ def _panel(name: str, by_arm: Mapping[str, Mean], styles: Mapping[str, Style], t
         for arm, mean in by_arm.items():
             style = styles[arm]
             axes.plot(mean.epoch, mean.mean, color=style.color, linestyle=style.linestyle)
-            if len(by_arm) <= BANDS and mean.n[0] > 1:
+            if len(by_arm) <= BAND_ARMS and mean.n[0] > 1:
                 low, high = mean.mean - mean.error, mean.mean + mean.error
                 axes.fill_between(mean.epoch, low, high, color=style.color, alpha=0.14, linewidth=0)
         axes.set(xlim=(0, 100), ylim=(0, top), xlabel="coverage: test images kept (%)")

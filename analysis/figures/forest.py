@@ -1,4 +1,4 @@
-"""Forest plots: differences to the baseline with their intervals, a panel per metric, arms first, contrasts below."""
+"""Draw forest plots: differences to the baseline with their intervals, a panel per metric, arms first, contrasts below."""
 
 import textwrap
 from collections.abc import Mapping
@@ -16,33 +16,35 @@ from analysis.stats.statistics import LEVEL, Difference
 Effects = Mapping[str, Mapping[str, Difference]]
 
 
-#: Heights in points: of a row, and of title and axis together; of a further line of a name, in rows.
-ROW, FRAME, LINE = 31.0, 62.0, 0.4
-WIDTH = 240.0
+#: Heights of a row, and of title and axis together.
+ROW_POINTS, FRAME_POINTS = 31.0, 62.0
+#: Height of a further line of a name.
+LINE_ROWS = 0.4
+WIDTH_POINTS = 240.0
 #: What fits side by side into a row: a name's line and the numbers.
-LETTERS = 42
+ROW_LETTERS = 42
 CONTRAST = Style(color=svg.INK, linestyle="-", marker="D")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a panel: its name, cut into lines; its difference, or None for a heading."""
+    """A row of a panel: its name, cut into lines, and its difference, None for a heading."""
 
     lines: list[str]
-    one: Difference | None
+    effect: Difference | None
     style: Style
 
     @property
     def height(self) -> float:
-        """In units of ROW."""
-        return (1.0 if self.one else 0.7) + LINE * (len(self.lines) - 1)
+        """Height in units of ROW_POINTS."""
+        return (1.0 if self.effect else 0.7) + LINE_ROWS * (len(self.lines) - 1)
 
 
 def panels(effects: Effects, contrasts: Effects, styles: Mapping[str, Style]) -> list[Markup]:
-    """A figure per metric that has a difference; arms in the order of ``styles``."""
+    """Draw a figure per metric that has a difference; arms in the order of ``styles``."""
     found = []
     for name in dict.fromkeys([*effects, *contrasts]):
-        arms = {arm: one for arm in styles if (one := effects.get(name, {}).get(arm)) is not None}
+        arms = {arm: effect for arm in styles if (effect := effects.get(name, {}).get(arm)) is not None}
         second = dict(contrasts.get(name, {}))
         if arms or second:
             found.append(_panel(name, arms, second, styles))
@@ -50,24 +52,24 @@ def panels(effects: Effects, contrasts: Effects, styles: Mapping[str, Style]) ->
 
 
 def numbers(effects: Effects, contrasts: Effects, styles: Mapping[str, Style]) -> Markup:
-    """What the panels show, as a table."""
+    """Tabulate what the panels show."""
     rows = []
     for name in dict.fromkeys([*effects, *contrasts]):
         metric = COMPARED[name]
         arms = [(arm, effects[name][arm]) for arm in styles if arm in effects.get(name, {})]
-        for arm, one in [*arms, *contrasts.get(name, {}).items()]:
-            interval = f"{one.interval[0]:+.{metric.digits}f} to {one.interval[1]:+.{metric.digits}f}" if one.interval else None
-            mean = f"{one.mean:+.{metric.digits}f}"
-            rows.append([arm, f"{metric.title}{metric.unit}", mean, interval, one.n, f"{one.p:.2g}", f"{one.adjusted:.2g}"])
+        for arm, effect in [*arms, *contrasts.get(name, {}).items()]:
+            mean, *ends = (f"{value:+.{metric.digits}f}" for value in (effect.mean, *(effect.interval or ())))
+            p = f"{effect.p:.2g}", f"{effect.adjusted:.2g}"
+            rows.append([arm, f"{metric.title}{metric.unit}", mean, " to ".join(ends) or None, effect.n, *p])
     head = ["", "metric", "mean difference", "95 % interval", "n", "p", "Holm-adjusted p"]
     return html.table(head, rows, rigid=True)
 
 
 def limits(differences: list[Difference]) -> tuple[float, float]:
-    """The axis: every interval and zero, with some air."""
+    """Return the ends of an axis that shows every interval and zero, with some air."""
     ends = [0.0]
-    for one in differences:
-        ends += [one.mean, *(one.interval or ())]
+    for difference in differences:
+        ends += [difference.mean, *(difference.interval or ())]
     low, high = min(ends), max(ends)
     air = 0.06 * (high - low) or 1.0
     return low - air, high + air
@@ -78,7 +80,7 @@ def _panel(name: str, arms: dict[str, Difference], contrasts: dict[str, Differen
     rows = _rows(arms, contrasts, styles)
     height = sum(row.height for row in rows)
     with svg.style():
-        figure = svg.canvas(FRAME + ROW * height, WIDTH)
+        figure = svg.canvas(FRAME_POINTS + ROW_POINTS * height, WIDTH_POINTS)
         axes = figure.add_subplot()
         axes.set(ylim=(height, 0), xlim=limits([*arms.values(), *contrasts.values()]), yticks=[])
         axes.spines.left.set_visible(False)
@@ -95,23 +97,23 @@ def _panel(name: str, arms: dict[str, Difference], contrasts: dict[str, Differen
 
 
 def _rows(arms: dict[str, Difference], contrasts: dict[str, Difference], styles: Mapping[str, Style]) -> list[Row]:
-    rows = [Row(_wrapped(arm, one), one, styles[arm]) for arm, one in arms.items()]
+    rows = [Row(_wrapped(arm, effect), effect, styles[arm]) for arm, effect in arms.items()]
     if arms and contrasts:
         rows.append(Row(["Contrasts"], None, CONTRAST))
-    return rows + [Row(_wrapped(contrast, one), one, CONTRAST) for contrast, one in contrasts.items()]
+    return rows + [Row(_wrapped(contrast, effect), effect, CONTRAST) for contrast, effect in contrasts.items()]
 
 
-def _wrapped(name: str, one: Difference) -> list[str]:
-    return textwrap.wrap(name, LETTERS - len(_words(one)), max_lines=3, placeholder="…") or [""]
+def _wrapped(name: str, effect: Difference) -> list[str]:
+    return textwrap.wrap(name, ROW_LETTERS - len(_words(effect)), max_lines=3, placeholder="…") or [""]
 
 
-def _words(one: Difference) -> str:
-    p = "< 0.001" if one.adjusted < 0.001 else f"= {one.adjusted:.2g}"
-    return f"n = {one.n}, p {p}"
+def _words(effect: Difference) -> str:
+    p = "< 0.001" if effect.adjusted < 0.001 else f"= {effect.adjusted:.2g}"
+    return f"n = {effect.n}, p {p}"
 
 
 def _draw(axes: Axes, top: float, row: Row) -> None:
-    """Name to the left, numbers to the right, point and interval below; text stands on paper, so no line crosses it."""
+    """Draw name to the left, numbers to the right, point and interval below; text is on paper, so no line crosses it."""
     text = partial(
         axes.text,
         transform=axes.get_yaxis_transform(),
@@ -120,13 +122,13 @@ def _draw(axes: Axes, top: float, row: Row) -> None:
         bbox={"facecolor": svg.PAPER, "edgecolor": "none", "pad": 0.6},
     )
     for place, line in enumerate(row.lines):
-        text(0, top + 0.42 + LINE * place, line, style="normal" if row.one else "italic")
-    if row.one is None:
+        text(0, top + 0.42 + LINE_ROWS * place, line, style="normal" if row.effect else "italic")
+    if row.effect is None:
         axes.axhline(top + 0.05, color=svg.INK, linewidth=0.6)
         return
-    one, style, middle = row.one, row.style, top + row.height - 0.32
-    text(1, top + 0.42, _words(one), ha="right")
-    if one.interval:
-        axes.plot(one.interval, [middle] * 2, color=style.color, linewidth=2, solid_capstyle="butt")
-    face = style.color if one.adjusted <= LEVEL else svg.PAPER
-    axes.plot([one.mean], [middle], marker=style.marker, color=style.color, markerfacecolor=face, markersize=6)
+    effect, style, middle = row.effect, row.style, top + row.height - 0.32
+    text(1, top + 0.42, _words(effect), ha="right")
+    if effect.interval:
+        axes.plot(effect.interval, [middle] * 2, color=style.color, linewidth=2, solid_capstyle="butt")
+    face = style.color if effect.adjusted <= LEVEL else svg.PAPER
+    axes.plot([effect.mean], [middle], marker=style.marker, color=style.color, markerfacecolor=face, markersize=6)

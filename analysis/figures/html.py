@@ -1,4 +1,4 @@
-"""Pieces of a page as HTML. Everything given as plain text is escaped; what is HTML already says so by its type, Markup."""
+"""Make pieces of a page as HTML. Everything given as plain text is escaped; HTML already says so by its type, Markup."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,10 @@ _DASHES = {"-": "", "--": "6 3", ":": "2 2.5", "-.": "7 3 2 3"}
 
 
 def markdown(text: str) -> Markup:
-    """Markdown as HTML below a section's heading: no raw HTML, no images and no links, for names in it come from records."""
+    """Turn Markdown into HTML below a section's heading.
+
+    No raw HTML, no images and no links, for names in it come from records.
+    """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink", "reference"])
     tokens = parser.parse(text)
     for token in tokens:
@@ -28,13 +31,13 @@ def markdown(text: str) -> Markup:
 
 
 def without_title(text: str) -> str:
-    """Markdown without a first heading, where the page has one already."""
+    """Drop the first heading of Markdown, where the page has one already."""
     return re.sub(r"\A\s*# .*\n", "", text)
 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], rigid: bool = False) -> Markup:
-    """A table in a box that scrolls by itself; the first cell of a row names it. rigid: cells are short and never wrap."""
-    titles = Markup("").join(Markup('<th scope="col">{}</th>').format(one) for one in head)
+    """Make a table in a box that scrolls by itself; the first cell of a row names it. rigid: cells never wrap."""
+    titles = Markup("").join(Markup('<th scope="col">{}</th>').format(title) for title in head)
     lines = [Markup('<tr><th scope="row">{}</th>{}</tr>').format(row[0], Markup("").join(map(_cell, row[1:]))) for row in rows]
     body = Markup("").join(lines)
     return Markup("{}<table{}><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>").format(
@@ -43,37 +46,40 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], rigid: bool = Fals
 
 
 def _cell(value: Any) -> Markup:
-    """Numbers to the right, text to the left."""
+    """Put numbers to the right, text to the left."""
     text = "-" if value is None else value
     number = text == "-" or _NUMBER.fullmatch(str(value))
     return Markup("<td{}>{}</td>").format(Markup(' class="number"') if number else "", text)
 
 
 def figure(panels: Sequence[Markup], caption: str, legend: Markup | None = None, kind: str = "pairs") -> Markup:
-    """Panels side by side where there is room, below each other where not.
+    """Put panels side by side where there is room, below each other where not.
 
     kind: "pairs" (two abreast at most), "threes" or "many" (small, the caption above them).
     """
-    cells = Markup("").join(Markup('<div class="panel">{}</div>').format(one) for one in panels)
+    cells = Markup("").join(Markup('<div class="panel">{}</div>').format(panel) for panel in panels)
     drawn = Markup('{}<div class="panels">{}</div>').format(legend or "", cells)
     words = Markup("<figcaption>{}</figcaption>").format(caption)
     return Markup('<figure class="{}">{}{}</figure>').format(kind, *((words, drawn) if kind == "many" else (drawn, words)))
 
 
 def details(summary: str, body: Markup) -> Markup:
+    """Hide a body until a click on its summary."""
     return Markup("<details><summary>{}</summary>{}</details>").format(summary, body)
 
 
 def paragraph(text: str) -> Markup:
+    """Make a paragraph of plain text."""
     return Markup("<p>{}</p>").format(text)
 
 
 def items(lines: Iterable[Any]) -> Markup:
+    """Make a list with bullets."""
     return Markup("<ul>{}</ul>").format(Markup("").join(Markup("<li>{}</li>").format(line) for line in lines))
 
 
 def legend(styles: Mapping[str, Style]) -> Markup:
-    """Names with their line and marker, as a list that wraps."""
+    """List names with their line and marker; the list wraps."""
     entries = [Markup("<li>{}<span>{}</span></li>").format(_swatch(style), name) for name, style in styles.items()]
     return Markup('<ul class="legend">{}</ul>').format(Markup("").join(entries))
 
@@ -82,7 +88,8 @@ def _swatch(style: Style) -> Markup:
     line = Markup('<line x1="0" y1="6" x2="30" y2="6" stroke-dasharray="{}"/>').format(_DASHES[style.linestyle])
     marker = MarkerStyle(style.marker)
     path = marker.get_path().transformed(marker.get_transform())
-    outlines: list[np.ndarray] = [np.asarray(one) * (7, -7) + (15, 6) for one in path.to_polygons(closed_only=False)]
+    polygons = path.to_polygons(closed_only=False)
+    outlines: list[np.ndarray] = [np.asarray(polygon) * (7, -7) + (15, 6) for polygon in polygons]
     shapes = Markup("").join(
         Markup('<polygon points="{}"/>').format(" ".join(f"{x:.1f},{y:.1f}" for x, y in outline)) for outline in outlines
     )

@@ -1,4 +1,4 @@
-"""Colours, lines and markers of methods: by an arm's place in its study, the same in every figure.
+"""Choose an arm's colour, line and marker by its place in its study, the same in every figure.
 
 The hues are those of Okabe and Ito, their shades shifted until each colour stands out from a white page and from a dark one
 (WCAG contrast of at least 3) and any two stay apart to normal sight and without one kind of cone: at least 19 units of CIELAB,
@@ -15,7 +15,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 
 @dataclass(frozen=True)
 class Style:
-    """How matplotlib draws an arm."""
+    """The colour, line and marker that matplotlib draws an arm with."""
 
     color: str
     linestyle: str
@@ -23,7 +23,9 @@ class Style:
 
 
 def style(place: int) -> Style:
-    """Of the arm at ``place``, counted from 0, the baseline: colours first, then other lines and markers with the same.
+    """Return the style of the arm at ``place``, counted from 0, the baseline.
+
+    Colours change first, then lines and markers with the same colours.
 
     The first 57 are all different.
     """

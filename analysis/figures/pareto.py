@@ -1,4 +1,4 @@
-"""Pareto fronts: the points that no other point beats in every objective. All objectives are minimised."""
+"""Find and draw Pareto fronts: the points that no other point beats. All objectives are minimised."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,10 +9,10 @@ from analysis.figures.palette import Style
 
 
 def pareto(points: np.ndarray) -> np.ndarray:
-    """Which rows of ``points`` [n, k] lie on the front: [n], bool. Equal points are on it together; rows with NaN never.
+    """Tell which rows of ``points`` [n, k] lie on the front: [n], bool.
 
-    A row is off it if another is nowhere higher and somewhere lower. Rows are looked at by rising sum, so that no later row can
-    beat an earlier one, and each only against the front so far.
+    Equal points are on it together; rows with NaN never. A row is off it if another is nowhere higher and somewhere lower.
+    Rows are looked at by rising sum, so that no later row can beat an earlier one, and each only against the front so far.
     """
     points = np.asarray(points, float)
     mask = np.zeros(len(points), bool)
@@ -30,7 +30,7 @@ def pareto(points: np.ndarray) -> np.ndarray:
 def draw_front(
     axes: Axes, first: np.ndarray, second: np.ndarray, *, labels: Sequence[str], styles: Mapping[str, Style]
 ) -> None:
-    """Both objectives [n] of every setting in its arm's colour and marker, filled on the front, and the front in steps."""
+    """Draw both objectives [n] of every setting in its arm's colour and marker, filled on the front, and the front."""
     mask = pareto(np.stack([first, second], 1))
     order = np.flatnonzero(mask)[np.lexsort((second[mask], first[mask]))]
     x = np.append(first[order], first[np.isfinite(first)].max())
@@ -40,12 +40,5 @@ def draw_front(
         own = np.array([label == arm for label in labels])
         style = styles[arm]
         for chosen, face in ((own & ~mask, "none"), (own & mask, style.color)):
-            axes.scatter(
-                first[chosen],
-                second[chosen],
-                s=26,
-                marker=style.marker,
-                facecolors=face,
-                edgecolors=style.color,
-                linewidths=1.1,
-            )
+            axes.scatter(first[chosen], second[chosen], s=26, marker=style.marker, facecolors=face, edgecolors=style.color,
+                         linewidths=1.1)  # fmt: skip

@@ -1,4 +1,4 @@
-"""A matplotlib figure as inline SVG that belongs to its page: the page's font, its light or dark colours, unique ids."""
+"""Turn a matplotlib figure into inline SVG with its page's font, its light or dark colours and unique ids."""
 
 import io
 import re
@@ -33,7 +33,7 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True, "grid.color": FAINT, "grid.linewidth": 0.6, "axes.linewidth": 0.8, "lines.linewidth": 1.4,
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "axes.formatter.useoffset": False,
 }  # fmt: skip
-WIDTH = 290.0
+WIDTH_POINTS = 290.0
 
 _NUMBER = re.compile(r"-?\d+\.\d{3,}(?![\de])")
 _GEOMETRY = ("d", "x", "y", "width", "height", "transform", "points")
@@ -42,18 +42,18 @@ _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Within: figures in this page's style. Colours count where artists are made, so make and draw them inside."""
+    """Draw figures in this page's style within. Colours count where artists are made, so make and draw them inside."""
     with rc_context(STYLE):
         yield
 
 
-def canvas(height: float, width: float = WIDTH, **options: Any) -> Figure:
-    """An empty figure for one panel, sizes in points. Panels are small, so that on a phone they stack and keep their text."""
+def canvas(height: float, width: float = WIDTH_POINTS, **options: Any) -> Figure:
+    """Make an empty figure for a panel, sizes in points; panels are small, so on a phone they stack and keep their text."""
     return Figure(figsize=(width / 72, height / 72), **({"layout": "constrained"} | options))
 
 
 def files(figure: Figure, out: Path, name: str) -> list[Path]:
-    """The figure in ``out`` as name.png and name.pdf, the same bytes for the same figure."""
+    """Write the figure into ``out`` as name.png and name.pdf, the same bytes for the same figure; return both paths."""
     paths = [out / f"{name}.png", out / f"{name}.pdf"]
     FigureCanvasAgg(figure).print_png(str(paths[0]), metadata={"Software": None})
     FigureCanvasPdf(figure).print_pdf(str(paths[1]), metadata={"CreationDate": None})
@@ -61,7 +61,7 @@ def files(figure: Figure, out: Path, name: str) -> list[Path]:
 
 
 def svg(figure: Figure, name: str, label: str) -> Markup:
-    """The figure as an <svg> element; ``label`` says to a screen reader what it shows.
+    """Turn the figure into an <svg> element; ``label`` says to a screen reader what it shows.
 
     name: unique on the page; ids are made from it, so the same figure gives the same bytes. Black, white and FAINT become the
     page's ink, paper and lines (what is to stay white in the dark says #fefefe); text stays text in the page's font.
@@ -115,22 +115,21 @@ def _themed(css: str) -> str:
 def _rename(root: Element, name: str) -> None:
     """Keep only ids that something refers to, named after the figure."""
     values = [(key, value) for element in root.iter() for key, value in element.attrib.items()]
-    used = {one for _, value in values for one in _REFERENCE.findall(value)}
+    used = {old for _, value in values for old in _REFERENCE.findall(value)}
     used |= {value[1:] for key, value in values if key == "href" and value.startswith("#")}
-    order = {old: f"{name}-{place}" for place, old in enumerate(sorted(used))}
+    new = {old: f"{name}-{place}" for place, old in enumerate(sorted(used))}
     for element in root.iter():
-        own = order.get(element.attrib.pop("id", ""))
+        old = element.attrib.pop("id", "")
         for key, value in element.attrib.items():
             if key == "href" and value.startswith("#"):
-                element.set(key, f"#{order[value[1:]]}")
-            else:
-                element.set(key, _REFERENCE.sub(lambda found: f"url(#{order[found[1]]})", value))
-        if own:
-            element.set("id", own)
+                value = f"#{new[value[1:]]}"
+            element.set(key, _REFERENCE.sub(lambda found: f"url(#{new[found[1]]})", value))
+        if old in new:
+            element.set("id", new[old])
 
 
 def logarithmic(axes: Axes, low: float, high: float) -> None:
-    """A log axis for values from ``low`` to ``high`` whose labels are plain text and never absent."""
+    """Give the figure a log axis from ``low`` to ``high`` whose labels are plain text and never absent."""
     axes.set_yscale("log", nonpositive="mask")
     axes.set_ylim(low / 1.3, high * 1.3)
     subs: Sequence[float] = (1.0,) if high / low > 300 else (1.0, 3.0) if high / low > 10 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
@@ -140,7 +139,7 @@ def logarithmic(axes: Axes, low: float, high: float) -> None:
 
 
 def arm_styles(study: StudyData) -> dict[str, Style]:
-    """Each arm's look, the same in every figure: the baseline first, then the others in the study's order."""
+    """Choose each arm's style, the same in every figure: the baseline first, then the others in the study's order."""
     others = [arm for arm in study.arms if arm != study.baseline]
     places = {arm: place for place, arm in enumerate(others, 1)} | ({study.baseline: 0} if study.baseline else {})
     return {arm: palette.style(places[arm]) for arm in study.arms}

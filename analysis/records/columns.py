@@ -1,4 +1,4 @@
-"""The columns of the tables: what each is called, where its number comes from, which way is better. Add one to COLUMNS."""
+"""Define the tables' columns: what each is called, where its number comes from, which way is better. Add one to COLUMNS."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,10 @@ from mldiv.records import JUDGED, TrialRecord
 
 @dataclass(frozen=True)
 class Repeat:
-    """A finished repeat: its record, whose predictions it is judged by (a key of JUDGED), its epochs, its predictions."""
+    """A finished repeat: its record, whose predictions it is judged by (a key of JUDGED), its epochs, its predictions.
+
+    curve, predictions: None where they cannot be read.
+    """
 
     record: TrialRecord
     member: str
@@ -26,8 +29,11 @@ Value = Callable[[Repeat], float | None]
 
 @dataclass(frozen=True)
 class Column:
-    """title: in the table; value: of a repeat, None if it has none; group: the table it stands in, a key of GROUPS; better:
-    "high" or "low" marks the best mean; factor and digits: how it is printed."""
+    """A column of a table.
+
+    title: in the table; value: of a repeat, None if it has none; group: the table it stands in, a key of GROUPS; better:
+    "high" or "low" marks the best mean; factor, digits: for print.
+    """
 
     title: str
     value: Value
@@ -38,9 +44,16 @@ class Column:
 
 
 def mean_over_members(scores: dict[str, dict[str, Any]], member: str, name: str) -> float | None:
-    """A score of the pair, or the mean of both peers' scores."""
-    values = [scores.get(one, {}).get(name) for one in JUDGED[member]]
-    return None if any(value is None for value in values) else float(np.mean([value for value in values if value is not None]))
+    """Average the score ``name`` over the networks that ``member`` is judged by; None unless each has one.
+
+    scores: by network (a key of a record's ``test``, say) and name; member: a key of JUDGED.
+    """
+    return _mean([scores.get(network, {}).get(name) for network in JUDGED[member]])
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def _test(name: str, member: str | None = None) -> Value:
@@ -56,8 +69,7 @@ def _uncertainty(name: str) -> Value:
 
 
 def _temperature(repeat: Repeat) -> float | None:
-    values = [repeat.record.calibration_temperature.get(one) for one in JUDGED[repeat.member]]
-    return None if any(value is None for value in values) else float(np.mean([value for value in values if value is not None]))
+    return _mean([repeat.record.calibration_temperature.get(network) for network in JUDGED[repeat.member]])
 
 
 def _last(name: str) -> Value:
@@ -70,12 +82,12 @@ def _last(name: str) -> Value:
 
 
 def _predicted(function: Callable[[np.ndarray, np.ndarray], float]) -> Value:
-    """A function of confidences and correctness, [images] each."""
+    """Average a function of confidences and correctness, [images] each, over the members."""
 
     def value(repeat: Repeat) -> float | None:
         if repeat.predictions is None:
             return None
-        return float(np.mean([function(one.confidence, one.correct) for one in repeat.predictions]))
+        return float(np.mean([function(member.confidence, member.correct) for member in repeat.predictions]))
 
     return value
 

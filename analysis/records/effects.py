@@ -1,22 +1,24 @@
-"""What differs, by how much, how surely: arms against the baseline, and contrasts of several arms, paired by seed."""
+"""Compare arms with the baseline, and contrast several arms with each other: paired by seed, with intervals and tests."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from analysis.records.columns import Repeat, mean_over_members
 from analysis.records.load import Predictions
-from analysis.stats.bootstrap import two_way, two_way_statistic
+from analysis.stats.bootstrap import Interval, PerSeed, two_way, two_way_statistic
 from analysis.stats.calibration import image_eces
 from analysis.stats.statistics import Difference, contrast, difference, holm
-from mldiv.records import JUDGED
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A metric that is compared: title, unit for a sentence, factor and digits for print, whether more is better, and its
-    values per image [images] (None: it is a mean over images in no way)."""
+    """A metric that arms are compared by.
+
+    title, unit: as a sentence names them; factor, digits: for print; more: whether a higher score is better; per_image: its
+    value of every image [images], None where it is no mean over images.
+    """
 
     title: str
     unit: str
@@ -27,82 +29,92 @@ class Compared:
 
 
 COMPARED: dict[str, Compared] = {
-    "nll": Compared("NLL", "", 1.0, 4, False, lambda one: one.nll),
-    "accuracy": Compared("accuracy", " in percentage points", 100.0, 2, True, lambda one: one.correct.astype(float)),
+    "nll": Compared("NLL", "", 1.0, 4, False, lambda predictions: predictions.nll),
+    "accuracy": Compared("accuracy", " in percentage points", 100.0, 2, True, lambda predictions: predictions.correct),
     "ece": Compared("ECE", " in percentage points", 100.0, 2, False, None),
 }
 
 #: By arm, its finished repeats by seed.
 Repeats = Mapping[str, Mapping[int, Repeat]]
+#: By arm, how much it counts.
+Weights = Mapping[str, float]
+#: By arm and seed, the predictions of the arm's members.
+OfArms = Mapping[str, Sequence[list[Predictions]]]
 #: By metric and name.
 Effects = dict[str, dict[str, Difference]]
 
 
 def differences(repeats: Repeats, baseline: str, arms: list[str]) -> Effects:
-    """Each arm less the baseline, in printed units, with Holm's correction over the arms; arms without pairs are left out."""
-    return {
-        metric: _family(repeats, metric, {arm: {arm: 1.0, baseline: -1.0} for arm in arms if arm != baseline})
-        for metric in COMPARED
-    }
+    """Subtract the baseline's scores from each arm's, in printed units, with Holm's correction over the arms.
+
+    Arms that share no seed with the baseline are left out.
+    """
+    return contrasts(repeats, {arm: {arm: 1.0, baseline: -1.0} for arm in arms if arm != baseline})
 
 
-def contrasts(repeats: Repeats, weights: Mapping[str, Mapping[str, float]]) -> Effects:
-    """Each contrast (name -> arms' weights) in printed units, with Holm's correction over the contrasts."""
-    return {metric: _family(repeats, metric, weights) for metric in COMPARED}
+def contrasts(repeats: Repeats, family: Mapping[str, Weights]) -> Effects:
+    """Add up arms' scores with the weights of each contrast, in printed units, with Holm's correction over the contrasts."""
+    return {metric: _corrected(repeats, metric, family) for metric in COMPARED}
 
 
-def _family(repeats: Repeats, metric: str, family: Mapping[str, Mapping[str, float]]) -> dict[str, Difference]:
-    found = {name: one for name, weights in family.items() if (one := _effect(repeats, metric, weights)) is not None}
-    adjusted = holm([one.p for one in found.values()])
-    return {name: replace(one, adjusted=p) for (name, one), p in zip(found.items(), adjusted, strict=True)}
+def _corrected(repeats: Repeats, metric: str, family: Mapping[str, Weights]) -> dict[str, Difference]:
+    effects = {name: effect for name, weights in family.items() if (effect := _effect(repeats, metric, weights)) is not None}
+    adjusted = holm([effect.p for effect in effects.values()])
+    return {name: replace(effect, adjusted=p) for (name, effect), p in zip(effects.items(), adjusted, strict=True)}
 
 
-def _effect(repeats: Repeats, metric: str, weights: Mapping[str, float]) -> Difference | None:
-    """The contrast over the seeds that all its arms finished with as many epochs; None when there is none."""
-    compared = COMPARED[metric]
-    scores = {arm: _scores(repeats.get(arm, {}), metric) for arm in weights}
-    per_seed = contrast(scores, weights)
+def _effect(repeats: Repeats, metric: str, weights: Weights) -> Difference | None:
+    """Return the contrast over the seeds that all its arms finished with as many epochs; None when there is none."""
+    per_seed = contrast({arm: _scores(repeats.get(arm, {}), metric) for arm in weights}, weights)
     seeds = [seed for seed in per_seed if len({repeats[arm][seed].record.epochs for arm in weights}) == 1]
     if not seeds:
         return None
-    one = difference([compared.factor * per_seed[seed] for seed in seeds])
-    interval = _interval(repeats, metric, weights, seeds)
-    return one if interval is None else replace(one, interval=interval[:2], images=interval[2])
+    factor = COMPARED[metric].factor
+    effect = difference([factor * per_seed[seed] for seed in seeds])
+    interval = _interval({arm: [repeats[arm][seed].predictions or [] for seed in seeds] for arm in weights}, metric, weights)
+    if interval is None:
+        return effect
+    return replace(effect, interval=(factor * interval.low, factor * interval.high), images=interval.images)
 
 
 def _scores(repeats: Mapping[int, Repeat], metric: str) -> dict[int, float]:
-    found = {seed: mean_over_members(one.record.test, one.member, metric) for seed, one in repeats.items()}
-    return {seed: value for seed, value in found.items() if value is not None}
+    scores = {seed: mean_over_members(repeat.record.test, repeat.member, metric) for seed, repeat in repeats.items()}
+    return {seed: score for seed, score in scores.items() if score is not None}
 
 
-def _interval(repeats: Repeats, metric: str, weights: Mapping[str, float], seeds: list[int]) -> tuple[float, float, int] | None:
-    """The interval over seeds and test images, and the number of images; None where predictions are missing."""
-    predictions = {arm: [repeats[arm][seed].predictions or [] for seed in seeds] for arm in weights}
-    sizes = {len(one.label) for of_arm in predictions.values() for of_seed in of_arm for one in of_seed}
-    if len(sizes) != 1 or any(not of_seed for of_arm in predictions.values() for of_seed in of_arm):
+def _interval(predictions: OfArms, metric: str, weights: Weights) -> Interval | None:
+    """Return the interval over seeds and test images; None where predictions are missing or of unequally many images."""
+    of_seeds = [members for of_arm in predictions.values() for members in of_arm]
+    images = {len(member.label) for members in of_seeds for member in members}
+    if len(images) != 1 or not all(of_seeds):
         return None
-    compared, images = COMPARED[metric], sizes.pop()
-    if compared.per_image is not None:
-        values = np.zeros((len(seeds), images))
-        for arm, weight in weights.items():
-            for row, of_seed in enumerate(predictions[arm]):
-                values[row] += weight * np.mean([compared.per_image(one) for one in of_seed], axis=0)
-        found = two_way(values) if np.isfinite(values).all() else None
-    else:
-        parts = [
-            (weight / len(JUDGED[repeats[arm][seeds[0]].member]), image_eces(*stacked(predictions[arm], place)))
-            for arm, weight in weights.items()
-            for place in range(len(predictions[arm][0]))
-        ]
-        found = two_way_statistic(
-            lambda drawn: np.sum([weight * ece(drawn) for weight, ece in parts], axis=0), len(seeds), images
-        )
-    return None if found is None else (compared.factor * found.low, compared.factor * found.high, images)
+    per_image = COMPARED[metric].per_image
+    if per_image is None:
+        seeds = len(next(iter(predictions.values())))
+        return two_way_statistic(_contrast_of_eces(predictions, weights), seeds, images.pop())
+    values = _contrast_per_image(predictions, weights, per_image)
+    return two_way(values) if np.isfinite(values).all() else None
 
 
-def stacked(of_arm: list[list[Predictions]], place: int) -> tuple[np.ndarray, np.ndarray]:
-    """Confidence and correctness [seeds, images] of a member."""
-    return (
-        np.stack([of_seed[place].confidence for of_seed in of_arm]),
-        np.stack([of_seed[place].correct for of_seed in of_arm]),
-    )
+def _contrast_per_image(predictions: OfArms, weights: Weights, per_image: Callable[[Predictions], np.ndarray]) -> np.ndarray:
+    """Return the contrast of every seed and image, [seeds, images]; an arm's score is the mean of its members'."""
+    arms = [
+        weight * np.array([np.mean([per_image(member) for member in members], axis=0) for members in predictions[arm]])
+        for arm, weight in weights.items()
+    ]
+    return np.sum(arms, axis=0)
+
+
+def _contrast_of_eces(predictions: OfArms, weights: Weights) -> PerSeed:
+    """Return the contrast of every seed as a function of the images' weights; an arm's ECE is the mean of its members'."""
+    parts = [
+        (weight / len(predictions[arm][0]), image_eces(*stacked(seeds)))
+        for arm, weight in weights.items()
+        for seeds in zip(*predictions[arm], strict=True)
+    ]
+    return lambda drawn: np.sum([weight * eces(drawn) for weight, eces in parts], axis=0)
+
+
+def stacked(seeds: Sequence[Predictions]) -> tuple[np.ndarray, np.ndarray]:
+    """Stack a member's confidence and correctness over seeds, [seeds, images] each."""
+    return np.stack([seed.confidence for seed in seeds]), np.stack([seed.correct for seed in seeds])

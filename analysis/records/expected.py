@@ -1,4 +1,6 @@
-"""Each arm's ECE with its interval, beside where a perfectly calibrated model's would lie."""
+"""Put each arm's ECE with its interval beside the range in which a perfectly calibrated model's would lie."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ from analysis.stats.bootstrap import Interval, two_way_statistic
 from analysis.stats.calibration import ece_interval, image_eces, null_distribution
 
 #: Seeds whose confidences stand for an arm's in the null; more would not move its range.
-SEEDS = 8
+NULL_SEEDS = 8
 
 WORDS = (
     "ECE, mean over seeds, with its 95 % interval over seeds and test images (of the expected ECE at so many images, its "
@@ -17,41 +19,48 @@ WORDS = (
     "confidences would score on one such test set."
 )
 
+#: By seed, the predictions of the arm's members.
+OfSeeds = Sequence[list[Predictions]]
+
 
 def markdown(repeats: Repeats) -> list[str]:
-    """The words and a table with a row per arm with predictions; nothing where no arm has any."""
+    """Write the words and a table with a row per arm that has predictions; nothing where no arm has any."""
     rows = []
     for arm, of_arm in repeats.items():
-        found = [one.predictions for one in of_arm.values() if one.predictions]
-        if found:
-            low, mean, high = null_range(found)
-            rows.append([arm, _percent(interval(found), found), f"{mean:.2f} [{low:.2f}, {high:.2f}]"])
+        seeds = [repeat.predictions for repeat in of_arm.values() if repeat.predictions]
+        if seeds:
+            low, mean, high = null_range(seeds)
+            rows.append([arm, _percent(interval(seeds), len(seeds)), f"{mean:.2f} [{low:.2f}, {high:.2f}]"])
     if not rows:
         return []
     frame = pd.DataFrame(rows, columns=["arm", "ECE % [95 % interval]", "if calibrated [95 % range]"])
     return [WORDS, frame.to_markdown(index=False, disable_numparse=True)]
 
 
-def interval(found: list[list[Predictions]]) -> Interval | None:
-    """Of the mean over seeds of the members' mean ECE; None for one seed, or test sets of different sizes."""
-    if len(found) < 2 or len({len(one.label) for of_seed in found for one in of_seed}) > 1:
+def interval(seeds: OfSeeds) -> Interval | None:
+    """Return the interval of the mean over seeds of the members' mean ECE, in shares of 1.
+
+    None for one seed, or test sets of different sizes.
+    """
+    if len(seeds) < 2 or len({len(member.label) for members in seeds for member in members}) > 1:
         return None
-    members = [stacked(found, place) for place in range(len(found[0]))]
+    members = [stacked(of_member) for of_member in zip(*seeds, strict=True)]
     if len(members) == 1:
         return ece_interval(*members[0])
-    parts = [image_eces(*one) for one in members]
-    shape = np.shape(members[0][0])
-    return two_way_statistic(lambda drawn: np.mean([ece(drawn) for ece in parts], axis=0), *shape)
+    of_members = [image_eces(*member) for member in members]
+    return two_way_statistic(
+        lambda weights: np.mean([eces(weights) for eces in of_members], axis=0), len(seeds), len(seeds[0][0].label)
+    )
 
 
-def null_range(found: list[list[Predictions]]) -> tuple[float, float, float]:
-    """Low end, mean and high end in percent, averaged over the members of the first seeds."""
-    nulls = [null_distribution(one.confidence) for of_seed in found[:SEEDS] for one in of_seed]
-    low, mean, high = np.mean([(one.low, one.mean, one.high) for one in nulls], axis=0)
+def null_range(seeds: OfSeeds) -> tuple[float, float, float]:
+    """Return the null's low end, mean and high end in percent, averaged over the members of the first seeds."""
+    nulls = [null_distribution(member.confidence) for members in seeds[:NULL_SEEDS] for member in members]
+    low, mean, high = np.mean([(null.low, null.mean, null.high) for null in nulls], axis=0)
     return 100 * float(low), 100 * float(mean), 100 * float(high)
 
 
-def _percent(one: Interval | None, found: list[list[Predictions]]) -> str:
-    if one is None:
-        return f"no interval (n = {len(found)})"
-    return f"{100 * one.estimate:.2f} [{100 * one.low:.2f}, {100 * one.high:.2f}] ({one.seeds})"
+def _percent(ece: Interval | None, seeds: int) -> str:
+    if ece is None:
+        return f"no interval (n = {seeds})"
+    return f"{100 * ece.estimate:.2f} [{100 * ece.low:.2f}, {100 * ece.high:.2f}] ({ece.seeds})"

@@ -1,4 +1,4 @@
-"""A study folder as data: its header, its trials, what could not be read. Records only; nothing is computed."""
+"""Read a study folder as data: its header, its trials, what could not be read. Nothing is computed."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,11 @@ CURVES = {
 
 @dataclass(frozen=True)
 class Curve:
-    """A trial epoch by epoch: stage [epochs], 1 or 2; values by the names of CURVES, each [epochs], NaN where not computed."""
+    """A trial epoch by epoch.
+
+    epoch: counted from 0, [epochs]; stage: 1 or 2, [epochs]; values: by the names of CURVES, each [epochs], NaN where not
+    computed.
+    """
 
     epoch: np.ndarray
     stage: np.ndarray
@@ -52,7 +56,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one member said of the test images, each [images], in their order: class indices, probabilities, nats."""
+    """One member's predictions of the test images, each [images], in their order.
+
+    label, predicted: class indices; confidence: the probability of the predicted class; scaled_*: after temperature scaling;
+    entropy, mutual_information: in nats.
+    """
 
     label: np.ndarray
     predicted: np.ndarray
@@ -64,23 +72,26 @@ class Predictions:
 
     @property
     def correct(self) -> np.ndarray:
+        """Whether the predicted class is the label, [images]."""
         return self.predicted == self.label
 
     @property
     def nll(self) -> np.ndarray:
-        """Of every image, in nats."""
+        """Negative log-likelihood of the label, [images], in nats."""
         return -np.log(np.maximum(self.label_probability.astype(float), np.finfo(np.float32).tiny))
 
 
 @dataclass
 class StudyData:
-    """planned: (arm, seed) -> trial of every planned repeat; records: the same -> its record, where it can be read;
-    searched: (arm, record) of every readable trial of the searches; lost: search trials without a record;
-    scaling: lines of scaling.jsonl; problems: in words."""
+    """A study's records.
+
+    header: study.json; records: by arm and seed, of every repeat that has a readable one; searched: arm and record of every
+    readable trial of the searches; lost: how many search trials have none; scaling: lines of scaling.jsonl; problems: what
+    cannot be read, in words.
+    """
 
     header: dict[str, Any]
     folder: Path
-    planned: dict[tuple[str, int], str] = field(default_factory=dict)
     records: dict[tuple[str, int], TrialRecord] = field(default_factory=dict)
     searched: list[tuple[str, TrialRecord]] = field(default_factory=list)
     lost: int = 0
@@ -90,14 +101,17 @@ class StudyData:
 
     @property
     def arms(self) -> list[str]:
+        """The arms' names, in the study's order."""
         return list(self.header["arms"])
 
     @property
     def seeds(self) -> list[int]:
+        """The seeds of the repeats."""
         return list(self.header["seeds"])
 
     @property
     def baseline(self) -> str | None:
+        """The arm that the others are compared with."""
         return self.header["baseline"]
 
     @property
@@ -107,23 +121,24 @@ class StudyData:
 
     @property
     def scored(self) -> str:
-        """Of which data the final scores are, in words."""
+        """The data that the final scores are of, in words."""
         return "development images, held out from the training set" if self.development else "test data"
 
     def member(self, arm: str) -> str:
-        """Whose predictions the arm is judged by: a key of JUDGED."""
+        """Return whose predictions the arm is judged by: a key of JUDGED."""
         return self.header.get("members", {}).get(arm, "pair")
 
     def finished(self, arm: str) -> dict[int, TrialRecord]:
-        """The arm's finished repeats by seed. Stopped, diverged and failed trials never enter a number."""
+        """Return the arm's finished repeats by seed; stopped, diverged and failed trials never enter a number."""
         found = ((seed, self.records.get((arm, seed))) for seed in self.seeds)
         return {seed: record for seed, record in found if record is not None and record.status == "finished"}
 
     def count(self, arm: str, status: str) -> int:
+        """Count the arm's repeats that ended with ``status``."""
         return sum(1 for seed in self.seeds if (record := self.records.get((arm, seed))) and record.status == status)
 
     def missing(self) -> list[str]:
-        """The repeats without a finished record, in words."""
+        """Name the repeats without a finished record, arm by arm."""
         lost = []
         for arm in self.arms:
             finished = self.finished(arm)
@@ -133,7 +148,7 @@ class StudyData:
         return lost
 
     def curve(self, trial: str) -> Curve | None:
-        """The trial's lines as arrays, read once; None when it has none. A damaged file is named in `problems`."""
+        """Return the trial's lines as arrays, read once; None when it has none, or a damaged file, named in ``problems``."""
         if trial not in self._curves:
             try:
                 lines = list(read_lines(trial_folder(self.folder, trial) / "metrics.jsonl"))
@@ -144,7 +159,10 @@ class StudyData:
         return self._curves[trial]
 
     def predictions(self, arm: str, seed: int) -> list[Predictions] | None:
-        """The test predictions of the arm's members in a finished repeat; None, named in `problems`, when unreadable."""
+        """Read the test predictions of the arm's members in a finished repeat.
+
+        None for a file that is missing or damaged, which is named in ``problems``.
+        """
         path = trial_folder(self.folder, self.records[arm, seed].id) / "predictions.parquet"
         try:
             return _read_predictions(path, JUDGED[self.member(arm)])
@@ -158,7 +176,7 @@ class StudyData:
 
 
 def load(folder: Path) -> StudyData:
-    """Everything that tables and pictures need; curves and predictions are read when they are asked for.
+    """Read everything that tables and pictures need, but curves and predictions, which are read when they are asked for.
 
     Raises: RecordError when there is no study in ``folder``, or one of another schema version. Damaged trials are not
     fatal: each is left out and named in ``problems``.
@@ -169,8 +187,6 @@ def load(folder: Path) -> StudyData:
     study = StudyData(header, folder)
     study.scaling = list(read_lines(folder / "scaling.jsonl"))
     for item in read_assignments(folder):
-        if item.phase == "repeat":
-            study.planned[item.arm, item.seed] = item.trial
         record = _record(study, item.trial)
         if item.phase == "repeat" and record is not None:
             study.records[item.arm, item.seed] = record
@@ -200,7 +216,7 @@ def _at(line: dict[str, Any], path: tuple[str, ...]) -> float:
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     if isinstance(value, dict):
-        numbers = [one for one in value.values() if one is not None]
+        numbers = [number for number in value.values() if number is not None]
         return float(np.mean(numbers)) if numbers else np.nan
     return np.nan if value is None else float(value)
 
@@ -213,9 +229,9 @@ def _read_predictions(path: Path, members: tuple[str, ...]) -> list[Predictions]
     member = np.asarray(codes.to_pylist())
     columns = {name: table.column(name).to_numpy() for name in names}
     found = []
-    for one in members:
-        rows = np.flatnonzero(member == one)
+    for network in members:
+        rows = np.flatnonzero(member == network)
         if not len(rows):
-            raise ValueError(f"{path}: no predictions of {one}")
+            raise ValueError(f"{path}: no predictions of {network}")
         found.append(Predictions(**{name: column[rows] for name, column in columns.items()}))
     return found

@@ -1,4 +1,4 @@
-"""The finished repeats of a study with everything that tables and figures take from them, read once."""
+"""Gather a study's finished repeats with everything that tables and figures take from them, each read once."""
 
 from analysis.records.columns import Repeat
 from analysis.records.load import Predictions, StudyData
@@ -7,7 +7,7 @@ Repeats = dict[str, dict[int, Repeat]]
 
 
 def gather(study: StudyData) -> Repeats:
-    """By arm and seed; what cannot be read is named in ``study.problems``."""
+    """Read every finished repeat, by arm and seed; what cannot be read is named in ``study.problems``."""
     return {
         arm: {
             seed: Repeat(record, study.member(arm), study.curve(record.id), study.predictions(arm, seed))
@@ -18,9 +18,9 @@ def gather(study: StudyData) -> Repeats:
 
 
 def predictions(repeats: Repeats) -> dict[str, dict[int, list[Predictions]]]:
-    """By arm and seed, where there are any."""
+    """Return the members' predictions by arm and seed, where there are any."""
     found = {
-        arm: {seed: one.predictions for seed, one in of_arm.items() if one.predictions is not None}
+        arm: {seed: repeat.predictions for seed, repeat in of_arm.items() if repeat.predictions is not None}
         for arm, of_arm in repeats.items()
     }
     return {arm: of_arm for arm, of_arm in found.items() if of_arm}

@@ -1,4 +1,4 @@
-"""The method's known ways to fail, recognised from a trial's epochs and named.
+"""Recognise the method's known ways to fail from a trial's epochs, and name them.
 
 The paper's summary names three: alpha too high, the networks run apart and stop learning; beta too high, the features are too
 dissimilar for the peers to teach each other; both too low, nothing but mutual learning. Each is judged against plain mutual
@@ -23,11 +23,16 @@ SAME_W2, SAME_KL, SAME_DISAGREEMENT = 0.01, 0.05, 0.01
 #: The fusion took up the push: the term's own feature KL grew by this factor or more since the switch, that of the last blocks,
 #: which the fusion is no part of, by this one or less.
 GREW, STAYED = 3.0, 1.25
+#: Trials named for a kind.
+NAMED_TRIALS = 3
 
 
 @dataclass(frozen=True)
 class Signature:
-    """kind: what happened, in words; where: the trial's arm, phase and seed; detail: the numbers that show it."""
+    """A known way to fail, found in a trial.
+
+    kind: what happened, in words; where: the trial's arm, phase and seed; detail: the numbers that show it.
+    """
 
     kind: str
     where: str
@@ -41,9 +46,12 @@ TAKEN_UP = "the fusion took up the feature term's push: its distance grew, that 
 DIED = "the feature term died"
 RAN_AWAY = "the feature term ran away"
 
+#: What a trial is judged against, as details call it.
+PLAIN, BEFORE_SWITCH = "in plain mutual learning", "before the switch"
+
 
 def signatures(study: StudyData) -> list[Signature]:
-    """Those of every trial with diversity terms, the repeats' first."""
+    """Return those of every trial with diversity terms, the repeats' first."""
     baseline = study.finished(study.baseline) if study.baseline in study.arms else {}
     searched = {record.config["seed"]: record for arm, record in reversed(study.searched) if arm == study.baseline}
     found = []
@@ -72,7 +80,10 @@ def _of_trial(study: StudyData, record: TrialRecord, where: str, plain: TrialRec
 
 
 def taken_up(own: Curve, start: float | None, beta: float) -> str | None:
-    """The numbers that show it, where the fusion moved and the networks did not. start: the term's feature KL at the switch."""
+    """Return the numbers that show that the fusion moved and the networks did not; None where it is not so.
+
+    start: the term's feature KL at the switch, None where it is not known.
+    """
     before = np.flatnonzero(own.stage == 1)
     if not beta or not start or not len(before):
         return None
@@ -86,28 +97,32 @@ def taken_up(own: Curve, start: float | None, beta: float) -> str | None:
 
 
 def of_curve(own: Curve, plain: Curve | None, alpha: float, beta: float) -> list[tuple[str, str]]:
-    """Kinds and details for one trial with diversity terms.
+    """Return kinds and details for one trial with diversity terms.
 
-    plain: mutual learning of the same seed, compared after as many epochs; None: the last epoch before the switch instead.
+    plain: mutual learning of the same seed, compared after as many epochs; where it is None or has not come so far, the
+    trial's own last epoch before the switch stands for it.
     """
     before = np.flatnonzero(own.stage == 1)
     if plain is not None and plain.epoch[-1] >= own.epoch[-1]:
-        reference, against, place = plain, "in plain mutual learning", int(np.flatnonzero(plain.epoch == own.epoch[-1])[0])
+        then, against = _values(plain, int(np.flatnonzero(plain.epoch == own.epoch[-1])[0])), PLAIN
     elif len(before):
-        reference, against, place, plain = own, "before the switch", int(before[-1]), None
+        then, against = _values(own, int(before[-1])), BEFORE_SWITCH
     else:
         return []
-    now = {name: float(values[-1]) for name, values in own.values.items()}
-    then = {name: float(values[place]) for name, values in reference.values.items()}
+    now = _values(own, -1)
     found = []
     if _worse(now, then):
         if alpha > 0 and now["w2_per_weight"] >= FAR_APART * then["w2_per_weight"]:
             found.append((RAN_APART, _detail("W2² per weight", "w2_per_weight", now, then, against)))
         if beta > 0 and now["feature_kl"] >= DISSIMILAR * then["feature_kl"]:
             found.append((DISSIMILAR_FEATURES, _detail("feature KL", "feature_kl", now, then, against)))
-    if plain is not None and _same(now, then):
+    if against == PLAIN and _same(now, then):
         found.append((NO_EFFECT, _detail("disagreement", "disagreement", now, then, against)))
     return found
+
+
+def _values(curve: Curve, place: int) -> dict[str, float]:
+    return {name: float(values[place]) for name, values in curve.values.items()}
 
 
 def _accuracy(values: dict[str, float]) -> float:
@@ -141,12 +156,12 @@ def _weights(record: TrialRecord) -> str:
     return f"alpha {record.config['alpha']:.2g}, beta {record.config['beta']:.2g}, seed {record.config['seed']}"
 
 
-def words(found: list[Signature], most: int = 3) -> list[str]:
-    """A Markdown sentence for each kind: how many trials, and the first ones."""
+def words(found: list[Signature]) -> list[str]:
+    """Write a Markdown sentence for each kind: in how many trials, and the first of them."""
     lines = []
-    for kind in dict.fromkeys(one.kind for one in found):
-        trials = [one for one in found if one.kind == kind]
-        shown = "; ".join(f"{one.where} ({one.detail})" for one in trials[:most])
-        more = f"; and {len(trials) - most} more" if len(trials) > most else ""
+    for kind in dict.fromkeys(signature.kind for signature in found):
+        trials = [signature for signature in found if signature.kind == kind]
+        shown = "; ".join(f"{trial.where} ({trial.detail})" for trial in trials[:NAMED_TRIALS])
+        more = f"; and {len(trials) - NAMED_TRIALS} more" if len(trials) > NAMED_TRIALS else ""
         lines.append(f"**{kind[0].upper()}{kind[1:]}**, in {len(trials)} trial{'s' * (len(trials) > 1)}: {shown}{more}.")
     return lines

@@ -1,4 +1,4 @@
-"""The last part of a report: which settings mattered, what failed, how everything was set, versions, cost. As HTML."""
+"""Write a report's last part as HTML: which settings mattered, what failed, how everything was set, versions, cost."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ EXPLAINED = (
 
 
 def importance(study: StudyData) -> Markup | None:
-    """Shares from the searches, by arm and setting; None when there are none."""
+    """Tabulate settings' shares from the searches, by arm and setting; None when there are none."""
     by_arm = {arm: shares for arm in study.arms if (shares := study.header.get("importance", {}).get(arm))}
     if not by_arm:
         return None
@@ -33,7 +33,10 @@ def _bar(share: float | None) -> Markup | None:
 
 
 def failures(study: StudyData, signatures: Sequence[str]) -> Markup:
-    """How trials ended and why, what is missing, what cannot be read, what was noted."""
+    """List how trials ended and why, what is missing, what cannot be read, what was noted.
+
+    signatures: Markdown.
+    """
     titles, rows = provenance.counts(study)
     parts = [
         html.paragraph("How trials ended. Only finished repeats enter a number on this page."),
@@ -55,7 +58,7 @@ def failures(study: StudyData, signatures: Sequence[str]) -> Markup:
 
 
 def configuration(study: StudyData) -> Markup:
-    """The design, what differs between the arms, every setting with its role."""
+    """Tabulate the design, what differs between the arms, and every setting with its role."""
     names, rows = provenance.by_arm(study)
     parts = [html.table(["", "value"], provenance.design(study))]
     if names:
@@ -67,12 +70,12 @@ def configuration(study: StudyData) -> Markup:
 
 
 def versions(study: StudyData) -> Markup:
-    """Of the study and of its trials."""
+    """Tabulate the versions of the study and of its trials."""
     return html.table(["", "value"], provenance.environments(study))
 
 
 def cost(study: StudyData) -> Markup:
-    """Epochs and hours of searches and repeats."""
+    """Tabulate epochs and hours of searches and repeats."""
     head = ["", "trials", "epochs trained", "epochs shared", "epochs of pretraining", "device hours"]
     note = (
         "Epochs trained by the trials themselves, taken from other trials' stored first stages, and of pretraining. Device "

@@ -1,4 +1,4 @@
-"""report.html: the whole study on one page, in one file that needs nothing else. The answer first, then what it rests on."""
+"""Write report.html: the whole study on one page that needs no other file. The answer first, then what it rests on."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ Styles = Mapping[str, Style]
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page. body: HTML or SVG (see `vector.svg`), taken as it is; title and caption: plain text."""
+    """A part of the page. body: HTML or SVG (see `figures.svg`), taken as it is; title and caption: plain text."""
 
     title: str
     body: str
@@ -40,7 +40,7 @@ def render(
     signatures: Sequence[str] = (),
     extra: Sequence[Section] = (),
 ) -> str:
-    """The page. The same study gives the same bytes.
+    """Write the page; the same study gives the same bytes.
 
     predictions: by arm and seed, of the arm's members; table, answer, signatures: Markdown; effects: by metric and arm, the
     difference to the baseline, contrasts: by metric and name, both in printed units; nulls: by arm, the ECE of a calibrated
@@ -68,7 +68,10 @@ def render(
 
 
 def document(title: str, text: str) -> str:
-    """Markdown as a page of the same kind, a section for each heading of the first level; one like the title is left out."""
+    """Write Markdown as a page of the same kind, a section for each heading of the first level.
+
+    A heading like the title is left out.
+    """
     parts = re.split(r"^# (.*)\n", text, flags=re.MULTILINE)
     sections = [Section("", html.markdown(parts[0]))] if parts[0].strip() else []
     for heading, body in zip(parts[1::2], parts[2::2], strict=True):
@@ -91,12 +94,12 @@ def _page(title: str, sections: Sequence[Section], kicker: str = "", summary: st
 
 
 def _id(title: str) -> str:
-    """What links call a section."""
+    """Return what links call a section."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
 
 
 def _without_question(study: StudyData, table: str) -> str:
-    """The table's text without what stands above it on this page already."""
+    """Drop from the table's text what stands above it on this page already."""
     return html.without_title(table).removeprefix("\n").removeprefix(f"{study.header['question']}\n")
 
 
@@ -121,7 +124,7 @@ def _differences(study: StudyData, effects: Effects, contrasts: Effects, styles:
             f"no arm has a finished repeat on a seed on which the baseline ({study.baseline}) has one"
         )  # fmt: skip
         return _missing(f"There is nothing to compare: {why}.")
-    every = [one for by in [*effects.values(), *contrasts.values()] for one in by.values()]
+    every = [effect for of_metric in [*effects.values(), *contrasts.values()] for effect in of_metric.values()]
     caption = (
         f"Test scores less those of the baseline ({study.baseline}), paired by seed: mean and 95 % interval {_over(every)}. n: "
         "pairs of finished repeats. p: of the sign-flip test over seeds, adjusted by Holm within each block; a filled marker "
@@ -129,14 +132,14 @@ def _differences(study: StudyData, effects: Effects, contrasts: Effects, styles:
     )
     if any(contrasts.values()):
         caption += " Contrasts are differences of means of arms (main effects, interactions), not to the baseline alone."
-    if any(one.interval is None for one in every):
+    if any(effect.interval is None for effect in every):
         caption += " A row without a line has a single pair and so no interval."
     return html.figure(panels, caption, kind="threes") + html.details("The numbers", forest.numbers(effects, contrasts, styles))
 
 
 def _over(every: Sequence[Difference]) -> str:
-    """What the intervals cover."""
-    images = {one.images for one in every if one.interval}
+    """Say what the intervals cover."""
+    images = {effect.images for effect in every if effect.interval}
     if images <= {None}:
         return "over seeds (not over test images)"
     counted = ", ".join(f"{number:,}" for number in sorted(number for number in images if number))
@@ -150,11 +153,11 @@ def _reliability(study: StudyData, predictions: ByArm, nulls: Mapping[str, float
         return _missing("No arm has predictions of a finished repeat that can be read.")
     caption = (
         "Accuracy against confidence on test data in 15 bins of equal width, predictions of all seeds pooled; bins with fewer "
-        f"than {reliability.LEAST} predictions left out. Filled circles and solid line: as the networks predict. Open circles "
-        "and dotted line: after temperature scaling, its temperature fitted on validation data. Grey: where 95 % of perfectly "
-        "calibrated models with these confidences would lie in each bin, on one such test set. Dashed: accuracy = confidence. "
-        "Below each: the share of predictions in each bin. ECE: mean ± standard error over n seeds; it is above 0 even for a "
-        "calibrated model."
+        f"than {reliability.LEAST_PREDICTIONS} predictions left out. Filled circles and solid line: as the networks predict. "
+        "Open circles and dotted line: after temperature scaling, its temperature fitted on validation data. Grey: where 95 % "
+        "of perfectly calibrated models with these confidences would lie in each bin, on one such test set. Dashed: accuracy = "
+        "confidence. Below each: the share of predictions in each bin. ECE: mean ± standard error over n seeds; it is above 0 "
+        "even for a calibrated model."
     )
     panels = reliability.panels(study, predictions, nulls, styles)
     without = [arm for arm in study.arms if arm not in predictions]

@@ -1,4 +1,4 @@
-"""Where a study's numbers come from: what was set, what failed, what it cost, which versions. Rows of text, no HTML."""
+"""Tell where a study's numbers come from: what was set, what failed, what it cost, which versions. Rows of text, no HTML."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,13 +11,13 @@ STATUSES = ("finished", "running", "stopped", "diverged", "failed")
 #: Settings that say where things lie on a machine.
 PLACES = frozenset({"data_root"})
 #: Trials named beside a reason or note.
-NAMED = 5
+NAMED_TRIALS = 5
 
 Rows = list[list[Any]]
 
 
 def value_of(study: StudyData, arm: str, setting: str) -> Any:
-    """The setting with which an arm's repeats are trained: the search's choice, else the arm's own, else the study's."""
+    """Return the setting that an arm's repeats are trained with: the search's choice, else the arm's, else the study's."""
     header = study.header
     for source in (header.get("chosen", {}).get(arm), header.get("changes", {}).get(arm), header["settings"]):
         if source and setting in source:
@@ -26,23 +26,20 @@ def value_of(study: StudyData, arm: str, setting: str) -> Any:
 
 
 def roles(study: StudyData) -> dict[str, str]:
-    """By setting: scientific (differs between arms by design), tuned (by each arm's search), both, or fixed."""
+    """Return every setting's role: scientific (differs between arms by design), tuned (by each arm's search), both or fixed."""
     header = study.header
     scientific = {name for changes in header.get("changes", {}).values() for name in changes}
     tuned = {name for names in header.get("searched", {}).values() for name in names if header["samples"]}
-    found = {}
-    for name in [*header["settings"], *sorted((scientific | tuned) - set(header["settings"]))]:
-        if name in PLACES:
-            continue
-        both = name in scientific and name in tuned
-        found[name] = "scientific, tuned in some arms" if both else (
-            "scientific" if name in scientific else "tuned" if name in tuned else "fixed"
-        )  # fmt: skip
-    return found
+    names = [*header["settings"], *sorted((scientific | tuned) - set(header["settings"]))]
+    words = {
+        (True, True): "scientific, tuned in some arms", (True, False): "scientific", (False, True): "tuned",
+        (False, False): "fixed",
+    }  # fmt: skip
+    return {name: words[name in scientific, name in tuned] for name in names if name not in PLACES}
 
 
 def settings(study: StudyData) -> Rows:
-    """A row per setting: name, value (or that it differs), role."""
+    """List a row per setting: name, value (or that it differs), role."""
     rows = []
     for name, role in roles(study).items():
         values = {text(value_of(study, arm, name)) for arm in study.arms}
@@ -51,7 +48,7 @@ def settings(study: StudyData) -> Rows:
 
 
 def by_arm(study: StudyData) -> tuple[list[str], Rows]:
-    """The settings that are not fixed, with a row of values per arm; an asterisk marks what the arm's search chose."""
+    """List the settings that are not fixed, and a row of values per arm; an asterisk marks what the arm's search chose."""
     names = [name for name, role in roles(study).items() if role != "fixed"]
     rows = []
     for arm in study.arms:
@@ -61,7 +58,7 @@ def by_arm(study: StudyData) -> tuple[list[str], Rows]:
 
 
 def design(study: StudyData) -> Rows:
-    """The study's plan."""
+    """List the study's plan."""
     header = study.header
     seeds = len(header.get("search_seeds", [0]))
     search = f"{header['samples']} settings per arm, each with {seeds} seed{'s' * (seeds > 1)}"
@@ -79,7 +76,10 @@ def design(study: StudyData) -> Rows:
 
 
 def counts(study: StudyData) -> tuple[list[str], Rows]:
-    """How trials ended: a row per arm for its repeats, and one for all searches. Columns that are all 0 are left out."""
+    """Count how trials ended: a row per arm for its repeats, and one for all searches.
+
+    Columns that are all 0 are left out, but "finished".
+    """
     lines: list[tuple[str, list[int]]] = []
     for arm in study.arms:
         repeats = [study.count(arm, status) for status in STATUSES]
@@ -93,7 +93,7 @@ def counts(study: StudyData) -> tuple[list[str], Rows]:
 
 
 def reasons(study: StudyData) -> Rows:
-    """Why trials did not finish: status, reason, how many, which."""
+    """List why trials did not finish: status, reason, how many, which."""
     ends = [(where, record) for where, record in _all(study) if record.status not in ("finished", "running")]
     groups: dict[tuple[str, str], list[str]] = {}
     for where, record in ends:
@@ -102,7 +102,7 @@ def reasons(study: StudyData) -> Rows:
 
 
 def notes(study: StudyData) -> Rows:
-    """What trials noted: note, how many trials, which."""
+    """List what trials noted: note, how many trials, which."""
     groups: dict[str, list[str]] = {}
     for where, record in _all(study):
         for note in dict.fromkeys(record.notes):
@@ -111,7 +111,10 @@ def notes(study: StudyData) -> Rows:
 
 
 def cost(study: StudyData) -> Rows:
-    """Trials, epochs by where they came from, and device hours, of searches, repeats and both; a shared trial counts once."""
+    """Add up trials, epochs by where they came from, and device hours, of searches, repeats and both.
+
+    A trial that is in both counts once.
+    """
     repeats = {record.id: record for record in study.records.values()}
     searched = {record.id: record for _, record in study.searched}
     workers = study.header.get("world_size", 1)
@@ -122,11 +125,11 @@ def cost(study: StudyData) -> Rows:
 def _cost(records: list[TrialRecord], workers: int) -> list[Any]:
     sums = [sum(record.cost.get(name, 0) for record in records) for name in COSTS]
     hours = workers * sum(record.seconds for record in records) / 3600
-    return [f"{len(records):,}", *(f"{one:,}" for one in sums), f"{hours:,.2f}" if hours >= 0.1 else f"{hours:.2g}"]
+    return [f"{len(records):,}", *(f"{epochs:,}" for epochs in sums), f"{hours:,.2f}" if hours >= 0.1 else f"{hours:.2g}"]
 
 
 def environments(study: StudyData) -> Rows:
-    """Versions and hardware: the study's own, then those of its trials, with the number of trials where they differ."""
+    """List versions and hardware: the study's own, then those of its trials, with numbers of trials where they differ."""
     rows = [[f"study: {name}", text(value)] for name, value in study.header["environment"].items()]
     found: dict[str, Counter[str]] = {}
     for _, record in _all(study):
@@ -139,9 +142,9 @@ def environments(study: StudyData) -> Rows:
 
 
 def text(value: Any) -> str:
-    """A setting's value as a person would write it."""
+    """Write a setting's value as a person would."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {text(one)}" for name, one in value.items())
+        return ", ".join(f"{name} {text(part)}" for name, part in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(text, value))
     if isinstance(value, bool):
@@ -150,12 +153,12 @@ def text(value: Any) -> str:
 
 
 def _all(study: StudyData) -> Iterable[tuple[str, TrialRecord]]:
-    """Every trial once, named after its repeat where it is one."""
+    """Return every trial once, named after its repeat where it is one."""
     named = {record.id: (f"{arm}, search", record) for arm, record in study.searched}
     named |= {record.id: (f"{arm}, seed {seed}", record) for (arm, seed), record in study.records.items()}
     return named.values()
 
 
 def _some(which: list[str]) -> str:
-    more = f" and {len(which) - NAMED} more" if len(which) > NAMED else ""
-    return "; ".join(which[:NAMED]) + more
+    more = f" and {len(which) - NAMED_TRIALS} more" if len(which) > NAMED_TRIALS else ""
+    return "; ".join(which[:NAMED_TRIALS]) + more

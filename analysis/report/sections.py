@@ -1,7 +1,6 @@
-"""What a study's own kind of question adds to its answer and report: a response surface, a Pareto front, growth with size."""
+"""Add what a study's own kind of question asks for: a response surface, a Pareto front, growth with size."""
 
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,35 +17,36 @@ from analysis.figures.contours import draw_surface
 from analysis.records.load import StudyData
 from analysis.report import sizes
 from analysis.report.page import Section
-from analysis.stats.surface import LEAST, PAPER, Surface, fit_surface
+from analysis.stats.surface import FLAT_LEVEL, LEAST_TRIALS, PAPER, Surface, fit_surface
 from mldiv.records import TrialRecord
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A section of the report, its sentence in the answer (Markdown), its figure as files."""
+    """A section of the report, its sentence in the answer, in Markdown, and a function that writes its figure to a folder."""
 
     section: Section
-    answer: str | None = None
-    draw: Callable[[Path], list[Path]] | None = None  # its figure as files in a folder
+    answer: str
+    draw: Callable[[Path], list[Path]] | None = None
 
 
 def findings(study: StudyData) -> list[Finding]:
-    """All that this study's records allow."""
-    made = (_surfaces(study), _front(study), _growth(study))
-    return [one for one in made if one is not None]
+    """Return all that this study's records allow."""
+    return [finding for finding in (_surfaces(study), _front(study), _growth(study)) if finding is not None]
 
 
 def _surfaces(study: StudyData) -> Finding | None:
-    """Validation NLL and accuracy over alpha and beta, from the searched trials."""
+    """Fit validation NLL and accuracy over alpha and beta, from the searched trials."""
     searched = study.header.get("surface")
     arm = next((arm for arm in study.arms if {"alpha", "beta"} <= set(study.header["searched"].get(arm, []))), None)
     if not searched or arm is None:
         return None
     trials = [record for name, record in study.searched if name == arm and record.status == "finished"]
     points = sorted({_weights(record) for record in trials})
-    if len(points) < LEAST:
-        missing = f"A response surface over alpha and beta needs at least {LEAST} finished points, there are {len(points)}."
+    if len(points) < LEAST_TRIALS:
+        missing = (
+            f"A response surface over alpha and beta needs at least {LEAST_TRIALS} finished points, there are {len(points)}."
+        )
         return Finding(Section("Response surface", html.paragraph(missing)), missing)
     nll = fit(points, trials, lambda record: record.validation["pair"]["nll"], searched)
     error = fit(points, trials, lambda record: 100 * (1 - record.validation["pair"]["accuracy"]), searched)
@@ -69,12 +69,12 @@ def _surfaces(study: StudyData) -> Finding | None:
 
 
 def _files(study: str, surfaces: dict[str, Surface], out: Path) -> list[Path]:
-    """surface.png and .pdf."""
+    """Write surface.png and .pdf."""
     with svg.style():
         figure = Figure(figsize=(5.2 * len(surfaces), 4.3), dpi=130, layout="constrained", facecolor="white")
         figure.suptitle(f"{study}: posterior mean over alpha and beta; 0 lies beyond the breaks", fontsize=11)
         for column, (title, surface) in enumerate(surfaces.items(), start=1):
-            draw_surface(figure.add_subplot(1, len(surfaces), column), surface, value_name=title)
+            draw_surface(figure.add_subplot(1, len(surfaces), column), surface, title)
         return svg.files(figure, out, "surface")
 
 
@@ -88,7 +88,10 @@ def fit(
     score: Callable[[TrialRecord], float | None],
     searched: dict[str, Any],
 ) -> Surface:
-    """The surface of a score over the points; rows of scores by seed."""
+    """Fit the surface of a score over the points, pairs of alpha and beta.
+
+    score: of a trial, None where it has none; searched: ranges by setting, "alpha" and "beta".
+    """
     seeds = sorted({record.config["seed"] for record in trials})
     values = np.full((len(points), len(seeds)), np.nan)
     for record in trials:
@@ -104,80 +107,82 @@ def fit(
 
 
 def words(surface: Surface, unit: str, digits: int) -> str:
-    """Where the optimum lies, how sure that is, and what the paper's weights lose."""
-    alpha, beta = (_range(*interval) for interval in (surface.alpha_interval, surface.beta_interval))
-    paper = f"The paper's ({PAPER[0]:g}, {PAPER[1]:g}) lies {'inside' if surface.inside else 'outside'} that region"
-    loss = surface.gain
-    paper += (
-        f"; the surface's best point is better by {loss.mean:.{digits}f} [{loss.low:.{digits}f}, {loss.high:.{digits}f}]{unit} "
-        "than it (90 %)."
-    )
-    if not surface.located:
-        why = (
-            f"the surface cannot be told from a flat one (p = {surface.p_flat:.2g})" if surface.p_flat > 0.05
-            else f"the region in which it lies with 90 % covers {surface.share:.0%} of what was searched"
-        )  # fmt: skip
-        return f"the data do not locate an optimum: {why}. {paper}"
-    return (
-        f"alpha in {alpha}, beta in {beta} with 90 % each; the joint region covers {surface.share:.0%} of what was searched. "
-        f"{paper}"
-    )
+    """Say where the optimum lies, how sure that is, and what the paper's weights lose.
 
-
-def _range(low: float, high: float) -> str:
-    return f"[{low:.2g}, {high:.2g}]"
+    unit: after a difference of scores; digits: of one.
+    """
+    gain, inside = surface.gain, "inside" if surface.inside else "outside"
+    paper = (
+        f"The paper's ({PAPER[0]:g}, {PAPER[1]:g}) lies {inside} that region; the surface's best point is better by "
+        f"{gain.mean:.{digits}f} [{gain.low:.{digits}f}, {gain.high:.{digits}f}]{unit} than it (90 %)."
+    )
+    if surface.located:
+        alpha, beta = (f"[{low:.2g}, {high:.2g}]" for low, high in (surface.alpha_interval, surface.beta_interval))
+        return (
+            f"alpha in {alpha}, beta in {beta} with 90 % each; the joint region covers {surface.share:.0%} of what was "
+            f"searched. {paper}"
+        )
+    if surface.p_flat > FLAT_LEVEL:
+        why = f"the surface cannot be told from a flat one (p = {surface.p_flat:.2g})"
+    else:
+        why = f"the region in which it lies with 90 % covers {surface.share:.0%} of what was searched"
+    return f"the data do not locate an optimum: {why}. {paper}"
 
 
 def _draw(surface: Surface, name: str, title: str) -> Markup:
-    def draw(axes: Axes) -> None:
-        draw_surface(axes, surface, value_name=title)
-
-    return _panel(name, f"Response surface of {title} over alpha and beta", draw)
+    label = f"Response surface of {title} over alpha and beta"
+    return _panel(name, label, lambda axes: draw_surface(axes, surface, title))
 
 
-def _panel(name: str, label: str, draw: Callable[[Axes], None], height: float = 240.0) -> Markup:
+def _panel(name: str, label: str, draw: Callable[[Axes], None]) -> Markup:
     with svg.style():
-        figure = svg.canvas(height)
+        figure = svg.canvas(240)
         draw(figure.add_subplot())
         return svg.svg(figure, name, label)
 
 
 def _front(study: StudyData) -> Finding | None:
-    """NLL against ECE of the searched trials, where the search had both as objectives."""
-    objectives = study.header.get("objectives", [])
-    if len(objectives) < 2:
+    """Draw NLL against ECE of the searched settings, where the search had both as objectives."""
+    objectives = study.header.get("objectives", [])[:2]
+    settings = _searched_settings(study, objectives) if len(objectives) == 2 else []
+    if not settings:
         return None
-    by_arm: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
-    for arm, record in study.searched:
-        if record.status == "finished":
-            scores = [record.validation["pair"][name] for name in objectives[:2]]
-            key = str(sorted((name, value) for name, value in record.config.items() if name != "seed"))
-            if None not in scores:
-                by_arm[arm][key].append(scores)
-    points = [(arm, np.mean(rows, axis=0)) for arm, of_arm in by_arm.items() for rows in of_arm.values()]
-    if not points:
-        return None
-    values = np.array([value for _, value in points])
-    styles = svg.arm_styles(study)
+    arms, scores = [arm for arm, _ in settings], np.array([values for _, values in settings])
+    styles, titles = svg.arm_styles(study), [f"validation {name.upper()}" for name in objectives]
 
     def draw(axes: Axes) -> None:
-        pareto.draw_front(axes, values[:, 0], values[:, 1], labels=[arm for arm, _ in points], styles=styles)
-        axes.set(xlabel=f"validation {objectives[0].upper()}", ylabel=f"validation {objectives[1].upper()}")
+        pareto.draw_front(axes, scores[:, 0], scores[:, 1], labels=arms, styles=styles)
+        axes.set(xlabel=titles[0], ylabel=titles[1])
 
-    mask = pareto.pareto(values)
+    on_front = [settings[index] for index in np.flatnonzero(pareto.pareto(scores))]
+    rows = sorted(((arm, *(f"{value:.4f}" for value in values)) for arm, values in on_front), key=lambda row: row[1])
     caption = (
-        f"{len(points)} searched settings of {len(by_arm)} arms, mean over search seeds. Line: the Pareto front, settings that "
-        "no other beats in both. Colours are the arms'."
+        f"{len(settings)} searched settings of {len(set(arms))} arms, mean over search seeds. Line: the Pareto front, settings "
+        "that no other beats in both. Colours are the arms'."
     )
-    rows = [(arm, *(f"{one:.4f}" for one in value)) for (arm, value), on in zip(points, mask, strict=True) if on]
-    table = html.table(["arm", *(f"validation {name.upper()}" for name in objectives[:2])], sorted(rows, key=lambda r: r[1]))
-    body = html.figure([_panel("front", "Pareto front", draw)], caption, html.legend(styles)) + table
-    said = f"On the Pareto front of validation {' and '.join(name.upper() for name in objectives[:2])} lie {mask.sum()} of "
-    return Finding(Section("Pareto front", body), f"{said}{len(points)} searched settings (report.html draws it).")
+    panel = _panel("front", "Pareto front", draw)
+    body = html.figure([panel], caption, html.legend(styles)) + html.table(["arm", *titles], rows)
+    said = (
+        f"On the Pareto front of validation {' and '.join(map(str.upper, objectives))} lie {len(on_front)} of {len(settings)} "
+        "searched settings (report.html draws it)."
+    )
+    return Finding(Section("Pareto front", body), said)
+
+
+def _searched_settings(study: StudyData, objectives: Sequence[str]) -> list[tuple[str, np.ndarray]]:
+    """Return every finished setting of the searches, arm by arm: its arm and its objectives' means over search seeds."""
+    by_arm: dict[str, dict[str, list[list[float]]]] = {}
+    for arm, record in study.searched:
+        if record.status == "finished":
+            scores = [record.validation["pair"][name] for name in objectives]
+            setting = str(sorted((name, value) for name, value in record.config.items() if name != "seed"))
+            if None not in scores:
+                by_arm.setdefault(arm, {}).setdefault(setting, []).append(scores)
+    return [(arm, np.mean(scores, axis=0)) for arm, of_arm in by_arm.items() for scores in of_arm.values()]
 
 
 def _growth(study: StudyData) -> Finding | None:
-    """Time and memory of a step against sizes, where the study measured them; what the terms would take at ViT-Huge."""
+    """Draw time and memory of a step against sizes, where the study measured them; add what ViT-Huge would take."""
     if not study.scaling:
         return None
     grown = sizes.fits(study.scaling)

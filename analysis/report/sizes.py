@@ -1,4 +1,4 @@
-"""What scaling.jsonl says: how time and memory of a step and of each loss term grow with weights and batch."""
+"""Read scaling.jsonl: how time and memory of a step and of each loss term grow with weights and batch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,19 +30,19 @@ CAPTION = (
     "from the networks: against the number of weights at the study's batch, and against the batch at the study's width. "
     "Dashed: a power law above a constant cost where there are five sizes or more, else a power law of the larger half."
 )
-BATCH = 1024
+PAPER_IMAGES = 1024
 #: Fewest sizes for a power law above a constant cost.
-LEAST = 5
+LEAST_SIZES = 5
 ON_PAPER = (
-    f"On paper, what each term of a step would take in a pair of ViT-Huge/14 at {BATCH:,} images of 224 pixels (632 million "
-    "weights, 257 tokens; operations and bytes counted from the formulas, nothing measured; the passes over the weights are "
-    "bound by memory, the networks by arithmetic):"
+    f"On paper, what each term of a step would take in a pair of ViT-Huge/14 at {PAPER_IMAGES:,} images of 224 pixels (632 "
+    "million weights, 257 tokens; operations and bytes counted from the formulas, nothing measured; the passes over the "
+    "weights are bound by memory, the networks by arithmetic):"
 )
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A term's seconds against a size, sorted by it, and its growth over the larger half."""
+    """The growth of a term's time with a size. x: sizes, ascending; y: seconds; growth: None for a single size."""
 
     term: str
     size: str
@@ -50,23 +50,23 @@ class Fitted:
     y: np.ndarray
     growth: Growth | None
 
+    @property
+    def title(self) -> str:
+        """The term in words."""
+        return TITLES[self.term]
+
 
 def along(lines: Sequence[Line], size: str) -> list[Line]:
-    """The lines in which ``size`` varies and nothing else: the largest such set with the first line's network."""
-    base = lines[0]
+    """Keep the lines in which ``size`` varies and nothing else: the largest such set with the first line's network."""
     fixed = "batch_size" if size == "weights" else "width"
-    kept = [line for line in lines if line["arch"] == base["arch"] and line[fixed] == base_value(lines, fixed)]
-    return sorted({line[size]: line for line in kept}.values(), key=lambda line: line[size])
-
-
-def base_value(lines: Sequence[Line], name: str) -> Any:
-    """The value that most lines of the first line's network share: the study's own."""
-    values = [line[name] for line in lines if line["arch"] == lines[0]["arch"]]
-    return max(dict.fromkeys(values), key=values.count)
+    of_network = [line for line in lines if line["arch"] == lines[0]["arch"]]
+    values = [line[fixed] for line in of_network]
+    usual = max(dict.fromkeys(values), key=values.count)  # the study's own
+    return sorted({line[size]: line for line in of_network if line[fixed] == usual}.values(), key=lambda line: line[size])
 
 
 def fits(lines: Sequence[Line]) -> list[Fitted]:
-    """Each of EXPECTED, and both stages' step, against weights and batch."""
+    """Fit each of EXPECTED, and both stages' step, against weights and batch."""
     wanted = [*EXPECTED, *((stage, size) for stage in ("stage_1", "stage_2") for size in ("weights", "batch_size"))]
     return [_fitted(along(lines, size), term, size) for term, size in wanted]
 
@@ -74,28 +74,28 @@ def fits(lines: Sequence[Line]) -> list[Fitted]:
 def _fitted(lines: list[Line], term: str, size: str) -> Fitted:
     x = np.array([line[size] for line in lines], float)
     y = np.array([line["seconds"][term] for line in lines], float)
-    if len(x) >= LEAST:
+    if len(x) >= LEAST_SIZES:
         return Fitted(term, size, x, y, fit_power_with_overhead(x, y))
     return Fitted(term, size, x, y, fit_power(*upper(x, y)) if len(x) > 1 else None)
 
 
 def panels(found: Sequence[Fitted]) -> Iterator[tuple[str, str, Callable[[Axes], None]]]:
-    """Name, description and drawing of a panel for each size."""
+    """Yield name, description and drawing of a panel for each size."""
     for size in ("weights", "batch_size"):
-        shown = [one for one in found if one.size == size and len(one.x) > 1]
+        shown = [fitted for fitted in found if fitted.size == size and len(fitted.x) > 1]
         if shown:
             yield f"growth-{size}", f"Seconds against {TITLES[size]}", _drawing(shown, TITLES[size])
 
 
 def _drawing(shown: list[Fitted], title: str) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
-        for place, one in enumerate(shown):
-            look = style(place)
-            axes.plot(one.x, 1000 * one.y, color=look.color, marker=look.marker, markersize=4, linestyle="none",
-                      label=TITLES[one.term])  # fmt: skip
-            if one.growth is not None:
-                x = one.x if len(one.x) >= LEAST else upper(one.x, one.y)[0]
-                axes.plot(x, [1000 * one.growth.at(value) for value in x], color=look.color, linestyle="--", linewidth=1)
+        for place, fitted in enumerate(shown):
+            color, x = style(place).color, fitted.x
+            axes.plot(x, 1000 * fitted.y, color=color, marker=style(place).marker, markersize=4, linestyle="none",
+                      label=fitted.title)  # fmt: skip
+            if fitted.growth is not None:
+                x = x if len(x) >= LEAST_SIZES else upper(x, fitted.y)[0]
+                axes.plot(x, [1000 * fitted.growth.at(size) for size in x], color=color, linestyle="--", linewidth=1)
         axes.set(xscale="log", yscale="log", xlabel=title, ylabel="milliseconds")
         axes.legend(fontsize=7.5, frameon=False)
 
@@ -103,20 +103,19 @@ def _drawing(shown: list[Fitted], title: str) -> Callable[[Axes], None]:
 
 
 def words(found: Sequence[Fitted]) -> str:
-    """The fitted exponents in a sentence."""
+    """Say the fitted exponents in a sentence."""
     parts = []
-    for one in found:
-        if one.growth is not None and (one.term, one.size) in EXPECTED:
-            interval = one.growth.interval
-            sure = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
-            symbol = "P" if one.size == "weights" else "B"
-            parts.append(f"{TITLES[one.term]} grows as {symbol}^{one.growth.exponent:.2f}{sure}, n = {one.growth.n} sizes "
-                         f"({EXPECTED[one.term, one.size]})")  # fmt: skip
+    for fitted in found:
+        growth, expected = fitted.growth, EXPECTED.get((fitted.term, fitted.size))
+        if growth is not None and expected is not None:
+            sure = f" [{growth.interval[0]:.2f}, {growth.interval[1]:.2f}]" if growth.interval else ""
+            symbol = "P" if fitted.size == "weights" else "B"
+            parts.append(f"{fitted.title} grows as {symbol}^{growth.exponent:.2f}{sure}, n = {growth.n} sizes ({expected})")
     return f"As measured, {'; '.join(parts)}." if parts else "Too few sizes for a growth law."
 
 
 def rows(lines: Sequence[Line]) -> Iterator[tuple[str, ...]]:
-    """The measured sizes as a table."""
+    """Yield the measured sizes, a row of the table each."""
     for line in lines:
         seconds, moved = line["seconds"], line["bytes"]
         yield (
@@ -128,20 +127,20 @@ def rows(lines: Sequence[Line]) -> Iterator[tuple[str, ...]]:
 
 
 def huge() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Head and rows of the table for ViT-Huge."""
-    costs = on_paper(BATCH)
+    """Return head and rows of the table for ViT-Huge."""
+    costs = on_paper(PAPER_IMAGES)
     part = shares(costs)
     head = ("term", "operations", "share", "bytes moved", "share")
     return head, [
-        (one.term, f"{one.operations:.2g}", f"{part[one.term][0]:.2%}", f"{one.bytes:.2g}", f"{part[one.term][1]:.1%}")
-        for one in costs
+        (cost.term, f"{cost.operations:.2g}", f"{part[cost.term][0]:.2%}", f"{cost.bytes:.2g}", f"{part[cost.term][1]:.1%}")
+        for cost in costs
     ]
 
 
 def huge_words() -> str:
-    """The shares in a sentence."""
-    part = shares(on_paper(BATCH))
+    """Say the shares in a sentence."""
+    part = shares(on_paper(PAPER_IMAGES))
     return (
-        f"On paper, in a pair of ViT-Huge/14 at {BATCH:,} images, the posterior distance takes "
+        f"On paper, in a pair of ViT-Huge/14 at {PAPER_IMAGES:,} images, the posterior distance takes "
         f"{part['posterior distance'][0]:.1e} and the feature KL {part['feature KL'][0]:.1e} of a step's operations."
     )

@@ -1,4 +1,4 @@
-"""Intervals over seeds and test images together: a two-way bootstrap with few seeds in mind. No files, no drawing.
+"""Compute intervals over seeds and test images together: a two-way bootstrap with few seeds in mind. No files, no drawing.
 
 All seeds of a study share one test set, so scores form a matrix D[seed, image] with two random margins,
 
@@ -44,7 +44,7 @@ from analysis.stats.statistics import LEVEL
 
 DRAWS = 1000
 #: Resamples of the images held in memory at once.
-CHUNK = 100
+CHUNK_DRAWS = 100
 
 #: Resampled weights go this far from 1 and variances are divided by its square; 1 is the ordinary bootstrap.
 STEP = 0.5
@@ -66,12 +66,14 @@ class Interval:
     images: int
 
 
-def two_way(values: np.ndarray, *, level: float = LEVEL) -> Interval | None:
-    """The interval of the mean of ``values`` [seeds, images]; None with fewer than two seeds or images.
+def two_way(values: np.ndarray) -> Interval | None:
+    """Return the interval of the mean of ``values`` [seeds, images]; None with fewer than two seeds or images.
 
     For a mean the bootstrap needs no draws: with infinitely many of them, V_seeds = var(row means)/seeds, V_images =
     var(column means)/images and V_rest = sum of squared interaction residuals/((I-1)(J-1) I J), all var with n-1.
     Differences that are all equal (two models that are right on the same images) give an interval of no width.
+
+    Raises: ValueError for values that are not finite.
     """
     values = _finite(values)
     seeds, images = values.shape
@@ -79,49 +81,47 @@ def two_way(values: np.ndarray, *, level: float = LEVEL) -> Interval | None:
         return None
     rows, columns, mean = values.mean(1), values.mean(0), float(values.mean())
     rest = ((values - rows[:, None] - columns + mean) ** 2).sum() / ((seeds - 1) * (images - 1) * seeds * images)
-    return _interval(mean, rows.var(ddof=1) / seeds, columns.var(ddof=1) / images, rest, seeds, images, level)
+    return _interval(mean, rows.var(ddof=1) / seeds, columns.var(ddof=1) / images, rest, seeds, images)
 
 
-def two_way_statistic(
-    per_seed: PerSeed, seeds: int, images: int, *, draws: int = DRAWS, seed: int = 0, level: float = LEVEL
-) -> Interval | None:
-    """The interval of a mean over seeds of any score that each seed has on (re)sampled images; None as in ``two_way``.
+def two_way_statistic(per_seed: PerSeed, seeds: int, images: int, *, draws: int = DRAWS) -> Interval | None:
+    """Return the interval of a mean over seeds of any score of (re)sampled images; None as in ``two_way``.
 
-    ``per_seed`` gets weights [draws, images], at most 100 rows at a time. Only images are drawn, ``draws`` times from
-    ``seed``: what resampling seeds does to a mean over seeds is known, given the scores per seed. The interval stands
-    around the score of the sample itself; for a score that is biased (ECE), its target is the expected score at this
-    number of images. Weights go half as far from 1 as counts of a bootstrap do, towards the infinitesimal jackknife
-    (Jaeckel 1972), and variances are multiplied by 4: nothing changes for means, but a full resample adds its noise to
-    the sample's and so sees too little of a kink such as |accuracy - confidence| (standard errors of ECE up to 6 % small).
+    ``per_seed`` gets weights [draws, images], at most 100 rows at a time. Only images are drawn, ``draws`` times: what
+    resampling seeds does to a mean over seeds is known, given the scores per seed. The interval stands around the score of
+    the sample itself; for a score that is biased (ECE), its target is the expected score at this number of images. Weights
+    go half as far from 1 as counts of a bootstrap do, towards the infinitesimal jackknife (Jaeckel 1972), and variances are
+    multiplied by 4: nothing changes for means, but a full resample adds its noise to the sample's and so sees too little of
+    a kink such as |accuracy - confidence| (standard errors of ECE up to 6 % small).
+
+    Raises: ValueError for scores that are not finite.
     """
     if seeds < 2 or images < 2:
         return None
     sample = _finite(per_seed(np.ones((1, images))))[0]
-    scores = np.concatenate([per_seed(1 + STEP * (counts - 1)) for counts in image_counts(images, draws, seed)])
+    scores = np.concatenate([per_seed(1 + STEP * (counts - 1)) for counts in image_counts(images, draws)])
     correction = images / (images - 1) / STEP**2
     rest = (scores - scores.mean(0)).var(1, ddof=1).sum() / (draws - 1) / seeds * correction
     over_images = scores.mean(1).var(ddof=1) * correction
-    return _interval(float(sample.mean()), sample.var(ddof=1) / seeds, over_images, rest, seeds, images, level)
+    return _interval(float(sample.mean()), sample.var(ddof=1) / seeds, over_images, rest, seeds, images)
 
 
-def image_counts(images: int, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each image is drawn when so many are drawn with replacement: [up to 100, images], in all ``draws`` rows."""
-    generator = np.random.default_rng(seed)
-    for start in range(0, draws, CHUNK):
-        rows = min(CHUNK, draws - start)
+def image_counts(images: int, draws: int) -> Iterator[np.ndarray]:
+    """Draw all images with replacement and count how often each came: [up to 100, images], in all ``draws`` rows."""
+    generator = np.random.default_rng(0)
+    for start in range(0, draws, CHUNK_DRAWS):
+        rows = min(CHUNK_DRAWS, draws - start)
         drawn = generator.integers(images, size=(rows, images)) + images * np.arange(rows)[:, None]
         yield np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(float)
 
 
-def _interval(
-    mean: float, over_seeds: float, over_images: float, rest: float, seeds: int, images: int, level: float
-) -> Interval:
+def _interval(mean: float, over_seeds: float, over_images: float, rest: float, seeds: int, images: int) -> Interval:
     images_only = max(over_images - rest, 0.0)
     variance = over_seeds + images_only
     share = over_seeds / variance if variance > 0 else 1.0
     df = 1 / (share / (seeds - 1) + (1 - share) / (images - 1))
     error = float(np.sqrt(variance))
-    half = float(stats.t.ppf(1 - level / 2, df)) * error
+    half = float(stats.t.ppf(1 - LEVEL / 2, df)) * error
     return Interval(mean, mean - half, mean + half, error, float(df), seeds, images)
 
 

@@ -1,4 +1,4 @@
-"""Reliability of confidences: bins, calibration errors, their intervals, and what a perfectly calibrated model would score.
+"""Judge confidences: bins, calibration errors, their intervals, and what a perfectly calibrated model would score.
 
 Confidence is the probability of the predicted class, correct whether that class is the label; [images], or [seeds, images]
 for several seeds on the same test images. Everything is in shares of 1, not percent.
@@ -18,13 +18,15 @@ BINS = 15
 DRAWS = 200
 #: Draws for quantiles, which need more than a mean does.
 QUANTILE_DRAWS = 2000
+#: Where the central 95 % begin and end.
+CENTRAL = (LEVEL / 2, 1 - LEVEL / 2)
 #: Random numbers held in memory at once.
-CELLS = 2_000_000
+CHUNK_CELLS = 2_000_000
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Per equal-width bin: number of predictions, mean confidence, accuracy (NaN in empty bins); and the total ECE."""
+    """The number of predictions, mean confidence and accuracy (NaN in empty bins) of each bin, [15] each, and the ECE."""
 
     count: np.ndarray
     confidence: np.ndarray
@@ -34,7 +36,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class NullECE:
-    """ECE of a perfectly calibrated model at given confidences: its mean, and the range of 95 % of test sets."""
+    """The ECE of a perfectly calibrated model at given confidences: its mean, and the range of 95 % of test sets."""
 
     mean: float
     low: float
@@ -50,7 +52,7 @@ class SquaredError:
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray) -> Reliability:
-    """Bins (k/15, (k+1)/15] of top-class confidence; ECE = sum_b n_b/N |accuracy_b - confidence_b|."""
+    """Sort predictions [images] into 15 bins (k/15, (k+1)/15] of confidence; ECE = sum_b n_b/N |accuracy_b - confidence_b|."""
     bins = _bins(confidence)
     count = np.bincount(bins, minlength=BINS)
     sums = [np.bincount(bins, weights=np.asarray(values, float), minlength=BINS) for values in (confidence, correct)]
@@ -59,41 +61,44 @@ def reliability(confidence: np.ndarray, correct: np.ndarray) -> Reliability:
     return Reliability(count, means[0], means[1], float(np.abs(sums[1] - sums[0]).sum() / len(confidence)))
 
 
-def null_ece(confidence: np.ndarray, draws: int = DRAWS, seed: int = 0) -> float:
-    """Mean ECE of a perfectly calibrated model with these confidences: correct with exactly these probabilities.
+def null_ece(confidence: np.ndarray) -> float:
+    """Return the mean ECE of a perfectly calibrated model with these confidences [images], drawn 200 times.
 
-    ECE is biased upwards: with few images even the truth does not score 0. Drawn ``draws`` times from ``seed``.
+    Such a model is correct with exactly these probabilities. ECE is biased upwards: with few images even the truth does not
+    score 0.
     """
-    return null_distribution(confidence, draws, seed).mean
+    return null_distribution(confidence, DRAWS).mean
 
 
-def null_distribution(confidence: np.ndarray, draws: int = QUANTILE_DRAWS, seed: int = 0, level: float = LEVEL) -> NullECE:
-    """Mean and central range (95 % by default) of the ECE of a perfectly calibrated model with these confidences [images].
+def null_distribution(confidence: np.ndarray, draws: int = QUANTILE_DRAWS) -> NullECE:
+    """Return mean and central 95 % of the ECE of a perfectly calibrated model with these confidences [images].
 
     An ECE within the range is no evidence of miscalibration; one below it comes from chance or from selection.
     """
     expected = np.bincount(_bins(confidence), weights=confidence, minlength=BINS)
-    scores = np.abs(_calibrated_counts(confidence, draws, seed) - expected).sum(1) / len(confidence)
-    low, high = np.quantile(scores, [level / 2, 1 - level / 2])
+    scores = np.abs(_calibrated_counts(confidence, draws) - expected).sum(1) / len(confidence)
+    low, high = np.quantile(scores, CENTRAL)
     return NullECE(float(scores.mean()), float(low), float(high))
 
 
-def consistency_band(confidence: np.ndarray, level: float = LEVEL, draws: int = QUANTILE_DRAWS, seed: int = 0) -> np.ndarray:
-    """Per bin the range [2, 15] in which a calibrated model's accuracy lies in 95 % of test sets; NaN in empty bins.
+def consistency_band(confidence: np.ndarray, draws: int) -> np.ndarray:
+    """Return the range of each bin, [2, 15], in which a calibrated model's accuracy lies in 95 % of test sets.
+
+    NaN in empty bins.
 
     Consistency bars (Broecker and Smith, Increasing the reliability of reliability diagrams, Weather and Forecasting 22,
     2007), with the confidences [images] held fixed instead of resampled. Each bin on its own: of 15 bins of a calibrated
     model, one outside is no surprise. Accuracies are whole counts, so ranges of small bins hold more than 95 %.
     """
     number = np.bincount(_bins(confidence), minlength=BINS)
-    counts = _calibrated_counts(confidence, draws, seed)
-    ends = np.quantile(counts, [level / 2, 1 - level / 2], axis=0, method="inverted_cdf")
+    counts = _calibrated_counts(confidence, draws)
+    ends = np.quantile(counts, CENTRAL, axis=0, method="inverted_cdf")
     with np.errstate(invalid="ignore"):
         return ends / number
 
 
 def debiased_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> SquaredError:
-    """Squared (l2) calibration error over the same 15 bins, less what chance adds to it; inputs [images].
+    """Return the squared (l2) calibration error over the same 15 bins, less what chance adds to it; inputs [images].
 
     square = sum_b n_b/N [(accuracy_b - confidence_b)² - accuracy_b (1 - accuracy_b)/(n_b - 1)], root = sign sqrt|square|
 
@@ -109,10 +114,10 @@ def debiased_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> S
     return SquaredError(square, float(np.sign(square) * np.sqrt(abs(square))))
 
 
-def ece_interval(
-    confidence: np.ndarray, correct: np.ndarray, *, draws: int = bootstrap.DRAWS, seed: int = 0, level: float = LEVEL
-) -> Interval | None:
-    """The mean ECE over seeds with its interval over seeds and test images; inputs [seeds, images], None for one seed.
+def ece_interval(confidence: np.ndarray, correct: np.ndarray, *, draws: int = bootstrap.DRAWS) -> Interval | None:
+    """Return the mean ECE over seeds with its interval over seeds and test images; inputs [seeds, images].
+
+    None for one seed.
 
     It covers the expected ECE of such a model on test sets of this size, upward bias included (compare ``null_ece``), not
     the ECE at infinitely many images. A resample is biased once more; so resamples only serve for the variance, and the
@@ -121,7 +126,7 @@ def ece_interval(
     intervals held 93 to 97 %, and 91 to 94 % where seeds differed by 30 % in how sharp their confidences were.
     """
     eces, (seeds, images) = image_eces(confidence, correct), np.shape(confidence)
-    found = bootstrap.two_way_statistic(eces, seeds, images, draws=draws, seed=seed, level=level)
+    found = bootstrap.two_way_statistic(eces, seeds, images, draws=draws)
     if found is None or found.estimate == 0:
         return found
     factor = float(np.exp((found.high - found.estimate) / found.estimate))
@@ -129,7 +134,10 @@ def ece_interval(
 
 
 def image_eces(confidence: np.ndarray, correct: np.ndarray) -> bootstrap.PerSeed:
-    """A function from weights of images [draws, images] to the ECE of each seed [draws, seeds]; inputs [seeds, images]."""
+    """Return a function from weights of images [draws, images] to the ECE of each seed [draws, seeds].
+
+    confidence, correct: [seeds, images].
+    """
     confidence = np.asarray(confidence, float)
     seeds, images = confidence.shape
     gaps = (np.asarray(correct, float) - confidence).ravel()
@@ -144,20 +152,20 @@ def image_eces(confidence: np.ndarray, correct: np.ndarray) -> bootstrap.PerSeed
     return eces
 
 
-def _calibrated_counts(confidence: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """Numbers of correct predictions per bin [draws, 15] when each is correct with its confidence as probability."""
+def _calibrated_counts(confidence: np.ndarray, draws: int) -> np.ndarray:
+    """Draw numbers of correct predictions per bin [draws, 15], each correct with its confidence as probability."""
     confidence = np.sort(np.asarray(confidence, float))
     bins = _bins(confidence)
     filled, starts = np.unique(bins, return_index=True)
     counts = np.zeros((draws, BINS))
-    for rows, uniform in _uniforms(draws, len(confidence), seed):
+    for rows, uniform in _uniforms(draws, len(confidence)):
         counts[rows, filled] = np.add.reduceat(uniform < confidence, starts, axis=1, dtype=np.int64)
     return counts
 
 
-def _uniforms(draws: int, images: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
-    generator = np.random.default_rng(seed)
-    step = max(1, CELLS // images)
+def _uniforms(draws: int, images: int) -> Iterator[tuple[slice, np.ndarray]]:
+    generator = np.random.default_rng(0)
+    step = max(1, CHUNK_CELLS // images)
     for start in range(0, draws, step):
         rows = min(step, draws - start)
         yield slice(start, start + rows), generator.random((rows, images))

@@ -1,24 +1,22 @@
-"""The Gaussian process behind a response surface: noise of repeated trials, hyperparameters drawn from their posterior."""
+"""Fit the Gaussian process behind a response surface: noise of repeated trials, hyperparameters from their posterior."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy import linalg, optimize
+from scipy import linalg
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 #: Bounds of the length scales in spans of their axis, of the signal's and the noise's variance in variances of the values.
 LENGTHS, SIGNAL, NOISE = (0.1, 10.0), (1e-3, 1e4), (1e-4, 2.0)
-HYPERPARAMETERS = ("signal", "length scale of alpha", "length scale of beta", "noise")
 #: Steps of the chain over the hyperparameters, how many of them are kept, and the steps' size in log units.
-CHAIN, KEPT, WALK = 800, 16, np.array([0.5, 0.25, 0.25, 0.5])
+CHAIN_STEPS, KEPT_STEPS, STEP_SIZE = 800, 16, np.array([0.5, 0.25, 0.25, 0.5])
 
 
 def remove_seeds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, float | None, int]:
-    """Trials' means as if every trial had every seed: least squares of value = trial + seed, over the finite entries.
+    """Average each trial as if it had every seed: least squares of value = trial + seed, over the finite entries.
 
     Without gaps this subtracts each seed's mean over trials; the seeds' average is kept, so the unit's level stays.
     values: [n, seeds], every row with a finite entry. Returns means [n], counts of seeds [n], the residual variance of one
@@ -54,51 +52,46 @@ class _Repeated(WhiteKernel):
         return (noise, noise[..., None]) if eval_gradient else noise
 
 
-def fit_process(
-    x: np.ndarray, y: np.ndarray, counts: np.ndarray, lowest: float, seed: int
-) -> tuple[GaussianProcessRegressor, tuple[str, ...], bool]:
-    """The process at its likeliest hyperparameters, those at a bound, and whether the best search converged.
+def fit_process(x: np.ndarray, y: np.ndarray, counts: np.ndarray, lowest: float) -> GaussianProcessRegressor:
+    """Fit the process by its likeliest hyperparameters: variance of the signal, two length scales, variance of the noise.
 
-    counts: seeds behind each y, [n]. lowest: bound on the noise's variance of a trial with the most seeds.
+    x: positions, [n, 2]. y: values, [n], of mean 0 and variance 1. counts: seeds behind each y, [n]. lowest: bound on the
+    noise's variance of a trial with the most seeds.
     """
     spans = np.ptp(x, axis=0)
     noise = max(NOISE[0], lowest), max(NOISE[1], 4 * lowest)
     kernel = ConstantKernel(1.0, SIGNAL) * Matern(0.4 * spans, np.outer(spans, LENGTHS), nu=2.5)
     kernel += _Repeated(max(0.1, 2 * lowest), noise, counts.max() / counts)
-    searches = []
-
-    def search(objective: Callable, start: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, float]:
-        found = optimize.minimize(objective, start, jac=True, bounds=bounds, method="L-BFGS-B")
-        searches.append((found.fun, found.success))
-        return found.x, found.fun
-
-    model = GaussianProcessRegressor(kernel, optimizer=search, n_restarts_optimizer=3, random_state=seed)
+    model = GaussianProcessRegressor(kernel, n_restarts_optimizer=3, random_state=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of values at a bound: those are named in the result
-        model.fit(x, y)
-    ends = np.abs(model.kernel_.theta[:, None] - model.kernel_.bounds).min(1) < 1e-3
-    return model, tuple(np.array(HYPERPARAMETERS)[ends].tolist()), min(searches)[1]
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of values at a bound: the chain starts there and leaves it
+        return model.fit(x, y)
 
 
 def chain(model: GaussianProcessRegressor, generator: np.random.Generator) -> np.ndarray:
-    """KEPT sets of log hyperparameters, [kept, 4], from their posterior: a Metropolis walk from the likeliest."""
+    """Draw log hyperparameters, [16, 4], from their posterior: a Metropolis walk from the likeliest."""
     low, high = model.kernel_.bounds.T
     theta, level, kept = model.kernel_.theta.copy(), model.log_marginal_likelihood_value_, []
-    for step in range(CHAIN):
-        proposal = theta + WALK * generator.standard_normal(len(theta))
+    for step in range(CHAIN_STEPS):
+        proposal = theta + STEP_SIZE * generator.standard_normal(len(theta))
         if ((low <= proposal) & (proposal <= high)).all():
             proposed = model.log_marginal_likelihood(proposal, clone_kernel=False)
             if np.log(generator.random()) < proposed - level:
                 theta, level = proposal, proposed
-        if (step + 1) % (CHAIN // KEPT) == 0:
+        if (step + 1) % (CHAIN_STEPS // KEPT_STEPS) == 0:
             kept.append(theta)
     return np.array(kept)
 
 
 def posterior(
     model: GaussianProcessRegressor, theta: np.ndarray, where: np.ndarray, draws: int, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean [m] and variance [m] of f at ``where`` [m, 2], and joint draws [draws, m], in standardised units."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean [m] of f at ``where`` [m, 2], and joint draws [draws, m], in standardised units.
+
+    theta: log hyperparameters, a row of what `chain` draws.
+
+    Raises: numpy.linalg.LinAlgError when the covariance is not positive, even with jitter.
+    """
     kernel = model.kernel_.clone_with_theta(theta)
     latent = kernel.k1
     factor = linalg.cho_factor(kernel(model.X_train_) + model.alpha * np.eye(len(model.X_train_)), lower=True)
@@ -107,11 +100,11 @@ def posterior(
     half = linalg.solve_triangular(factor[0], cross.T, lower=True)
     covariance = latent(where) - half.T @ half
     root = _cholesky(covariance)
-    return mean, np.maximum(np.diag(covariance), 0), mean + generator.standard_normal((draws, len(where))) @ root.T
+    return mean, mean + generator.standard_normal((draws, len(where))) @ root.T
 
 
 def _cholesky(covariance: np.ndarray) -> np.ndarray:
-    """Lower Cholesky factor, with the least of a few jitters (relative to the largest variance) that makes it possible."""
+    """Return the lower Cholesky factor, with the least of a few jitters (shares of the largest variance) that allows it."""
     size = np.diag(covariance).max()
     for jitter in (1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5):
         try:

@@ -270,7 +270,7 @@ def test_bold_is_the_better_end_of_every_column():
     higher = {"accuracy", "error_entropy", "error_mi", "ood_entropy", "ood_mi"}
     neither = {"peers", "peers_nll", "null_ece", "scaling_temperature", "disagreement", "w2_per_weight", "cosine", "feature_kl"}
     table = {arm: dict.fromkeys(COLUMNS, Summary(mean, None, 1)) for arm, mean in (("small", 1.0), ("large", 2.0))}
-    small, large = tables.cells(table, list(COLUMNS), "**{}**", "±")
-    for name, one, other in zip(COLUMNS, small[1:], large[1:], strict=True):
-        assert ("**" in one) == (name not in higher | neither), name
-        assert ("**" in other) == (name in higher), name
+    small, large = tables.cells(table, list(COLUMNS), tables.MARKDOWN_BOLD)
+    for name, smaller, larger in zip(COLUMNS, small[1:], large[1:], strict=True):
+        assert ("**" in smaller) == (name not in higher | neither), name
+        assert ("**" in larger) == (name in higher), name

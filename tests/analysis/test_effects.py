@@ -23,10 +23,10 @@ def found(folder):
 
 
 def test_differences_by_hand(tmp_path):
-    one = effects.differences(found(make(tmp_path, CELLS)), "plain", list(CELLS))
-    assert set(one["nll"]) == {"+a", "+b", "both"}
+    found_effects = effects.differences(found(make(tmp_path, CELLS)), "plain", list(CELLS))
+    assert set(found_effects["nll"]) == {"+a", "+b", "both"}
     expected = np.array(CELLS["both"]) - CELLS["plain"]
-    both = one["nll"]["both"]
+    both = found_effects["nll"]["both"]
     assert (both.mean, both.n, both.p) == (pytest.approx(expected.mean()), 3, 0.25)
     assert both.deviation == pytest.approx(expected.std(ddof=1)) and both.adjusted == 0.75
     assert both.images == 200 and both.interval[0] < both.mean < both.interval[1]
@@ -34,21 +34,21 @@ def test_differences_by_hand(tmp_path):
 
 def test_the_factorial_against_least_squares(tmp_path):
     """Main effect and interaction as a regression on factors with a dummy for each seed gives them."""
-    one = effects.contrasts(found(make(tmp_path, CELLS)), FACTORIAL)["nll"]
+    by_name = effects.contrasts(found(make(tmp_path, CELLS)), FACTORIAL)["nll"]
     rows, values = [], []
     for (a, b), arm in {(0, 0): "plain", (1, 0): "+a", (0, 1): "+b", (1, 1): "both"}.items():
         for seed, value in enumerate(CELLS[arm]):
             rows.append([a - 0.5, b - 0.5, (a - 0.5) * (b - 0.5), *(float(seed == other) for other in range(3))])
             values.append(value)
     solution = np.linalg.lstsq(np.array(rows), np.array(values), rcond=None)[0]
-    assert one["main effect of a"].mean == pytest.approx(solution[0])
-    assert one["interaction"].mean == pytest.approx(solution[2])
+    assert by_name["main effect of a"].mean == pytest.approx(solution[0])
+    assert by_name["interaction"].mean == pytest.approx(solution[2])
 
 
 def test_without_predictions_the_interval_is_over_seeds_alone(tmp_path):
-    one = effects.differences(found(make(tmp_path, CELLS, predictions=False)), "plain", ["both"])["nll"]["both"]
+    effect = effects.differences(found(make(tmp_path, CELLS, predictions=False)), "plain", ["both"])["nll"]["both"]
     expected = stats.ttest_1samp(np.array(CELLS["both"]) - CELLS["plain"], 0).confidence_interval(0.95)
-    assert one.images is None and one.interval == pytest.approx((expected.low, expected.high))
+    assert effect.images is None and effect.interval == pytest.approx((expected.low, expected.high))
 
 
 def test_seeds_that_an_arm_lacks_or_trained_shorter_are_left_out(tmp_path):
@@ -57,9 +57,9 @@ def test_seeds_that_an_arm_lacks_or_trained_shorter_are_left_out(tmp_path):
     short = records.read_trial(trial_folder(folder, "0102"))
     short.epochs = 5
     records.write_trial(trial_folder(folder, "0102"), short)
-    one = effects.differences(found(folder), "plain", list(CELLS))["nll"]
-    assert (one["both"].n, one["+a"].n, one["+b"].n) == (2, 2, 3)
-    assert one["both"].mean == pytest.approx(np.mean([0.40 - 0.50, 0.42 - 0.55]))
+    by_arm = effects.differences(found(folder), "plain", list(CELLS))["nll"]
+    assert (by_arm["both"].n, by_arm["+a"].n, by_arm["+b"].n) == (2, 2, 3)
+    assert by_arm["both"].mean == pytest.approx(np.mean([0.40 - 0.50, 0.42 - 0.55]))
     assert effects.contrasts(found(folder), FACTORIAL)["nll"]["interaction"].n == 1
 
 
@@ -72,12 +72,12 @@ def test_arms_of_single_networks_are_judged_by_the_mean_of_both(tmp_path):
         records.write_trial(path, record)
     repeats = found(folder)
     assert len(repeats["+a"][1].predictions) == 2 and len(repeats["+b"][1].predictions) == 1
-    one = effects.differences(repeats, "plain", ["+a"])["nll"]["+a"]
-    assert one.mean == pytest.approx(2 - np.mean(CELLS["plain"]))
+    effect = effects.differences(repeats, "plain", ["+a"])["nll"]["+a"]
+    assert effect.mean == pytest.approx(2 - np.mean(CELLS["plain"]))
 
 
 def test_the_ece_of_a_difference_is_that_of_the_predictions(tmp_path):
     repeats = found(make(tmp_path, CELLS))
-    one = effects.differences(repeats, "plain", ["both"])["ece"]["both"]
-    assert one.mean == 0 and one.images == 200  # records and predictions alike
-    assert one.interval == pytest.approx((0, 0))
+    effect = effects.differences(repeats, "plain", ["both"])["ece"]["both"]
+    assert effect.mean == 0 and effect.images == 200  # records and predictions alike
+    assert effect.interval == pytest.approx((0, 0))

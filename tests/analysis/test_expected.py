@@ -14,12 +14,12 @@ NLL = {"mutual learning": [0.5, 0.6, 0.55], "single": [0.45, 0.56, 0.5]}
 
 def test_interval_and_null_against_the_predictions(tmp_path):
     repeats = gather(load(make(tmp_path, NLL, members={"single": "peers"})))
-    found = [one.predictions for one in repeats["mutual learning"].values()]
-    eces = [calibration.reliability(one.confidence, one.correct).ece for (one,) in found]
-    one = expected.interval(found)
-    assert one.estimate == pytest.approx(np.mean(eces)) and one.low < one.estimate < one.high and one.seeds == 3
-    both = expected.interval([one.predictions for one in repeats["single"].values()])
-    assert both.estimate == pytest.approx(one.estimate)  # both peers predict as the pair does here
+    found = [repeat.predictions for repeat in repeats["mutual learning"].values()]
+    eces = [calibration.reliability(member.confidence, member.correct).ece for (member,) in found]
+    pair = expected.interval(found)
+    assert pair.estimate == pytest.approx(np.mean(eces)) and pair.low < pair.estimate < pair.high and pair.seeds == 3
+    both = expected.interval([repeat.predictions for repeat in repeats["single"].values()])
+    assert both.estimate == pytest.approx(pair.estimate)  # both peers predict as the pair does here
     low, mean, high = expected.null_range(found)
     assert low < mean < high
     draws = np.random.default_rng(0)
@@ -29,7 +29,7 @@ def test_interval_and_null_against_the_predictions(tmp_path):
     assert mean == pytest.approx(100 * np.mean(scored), rel=0.05)
     assert 0.92 < np.mean((np.array(scored) * 100 > low) & (np.array(scored) * 100 < high)) < 0.98
     text = "\n".join(expected.markdown(repeats))
-    assert f"| mutual learning | {100 * one.estimate:.2f} [{100 * one.low:.2f}, {100 * one.high:.2f}] (3)" in text
+    assert f"| mutual learning | {100 * pair.estimate:.2f} [{100 * pair.low:.2f}, {100 * pair.high:.2f}] (3)" in text
 
 
 def test_one_seed_and_no_predictions(tmp_path):

@@ -30,8 +30,8 @@ def slow_risk(uncertainty, correct):
     found = []
     for k in range(1, len(uncertainty) + 1):
         level = sorted(uncertainty)[k - 1]
-        below = [not right for one, right in zip(uncertainty, correct, strict=True) if one < level]
-        tied = [not right for one, right in zip(uncertainty, correct, strict=True) if one == level]
+        below = [not right for value, right in zip(uncertainty, correct, strict=True) if value < level]
+        tied = [not right for value, right in zip(uncertainty, correct, strict=True) if value == level]
         found.append((sum(below) + (k - len(below)) * sum(tied) / len(tied)) / k)
     return found
 
@@ -53,7 +53,7 @@ def test_mean_risk_is_the_recorded_area(pairs):
 def test_coverage_keeps_whole_images_rounded_up(images):
     risks = np.arange(images, dtype=float)
     kept = detection.at_coverage(risks) + 1
-    assert kept.tolist() == [math.ceil(round(100 * one) * images / 100) for one in detection.COVERAGE]
+    assert kept.tolist() == [math.ceil(round(100 * share) * images / 100) for share in detection.COVERAGE]
     assert kept[-1] == images
 
 
@@ -83,7 +83,7 @@ def slow_aggregate(epochs, values):
     found = {}
     for epoch in range(max(map(max, epochs)) + 1):
         here = [value[list(own).index(epoch)] for own, value in zip(epochs, values, strict=True) if epoch in own]
-        here = [one for one in here if np.isfinite(one)]
+        here = [value for value in here if np.isfinite(value)]
         if here:
             error = np.std(here, ddof=1) / len(here) ** 0.5 if len(here) > 1 else None
             found[epoch + 1] = (np.mean(here), error, len(here))
@@ -93,8 +93,8 @@ def slow_aggregate(epochs, values):
 @given(st.lists(st.lists(st.one_of(st.just(np.nan), st.just(np.inf), st.floats(-9, 9)), min_size=1, max_size=8), min_size=1,
                 max_size=5), st.integers(0, 2))  # fmt: skip
 def test_aggregation_of_different_lengths_against_a_loop(values, start):
-    values = [np.array(one) for one in values]
-    epochs = [np.arange(start * (place % 2), start * (place % 2) + len(one)) for place, one in enumerate(values)]
+    values = [np.array(row) for row in values]
+    epochs = [np.arange(start * (place % 2), start * (place % 2) + len(row)) for place, row in enumerate(values)]
     expected, found = slow_aggregate(epochs, values), curves.aggregate(epochs, values)
     if found is None:
         assert not expected
@@ -108,7 +108,7 @@ def test_aggregation_of_different_lengths_against_a_loop(values, start):
 def curve(switch, epochs=10, **values):
     stage = np.where(np.arange(epochs) < switch, 1, 2)
     names = dict.fromkeys(load.CURVES, np.arange(epochs, dtype=float))
-    return Curve(np.arange(epochs), stage, names | {name: np.array(one) for name, one in values.items()})
+    return Curve(np.arange(epochs), stage, names | {name: np.array(row) for name, row in values.items()})
 
 
 def test_switches_and_where_the_enlarged_part_begins():
@@ -129,10 +129,10 @@ def test_a_switch_is_marked_on_its_own_arms_curve():
 
 
 def test_an_arm_of_single_networks_is_scored_by_both():
-    one = curve(5, 2, peer_1_accuracy=[0.2, 0.4], peer_2_accuracy=[0.4, 0.8], accuracy=[9.0, 9.0])
-    assert curves.of_member(one, "accuracy", "peers") == pytest.approx([0.3, 0.6])
-    assert curves.of_member(one, "accuracy", "pair") == pytest.approx([9, 9])
-    assert curves.of_member(one, "feature_kl", "peers") == pytest.approx([0, 1])
+    trial = curve(5, 2, peer_1_accuracy=[0.2, 0.4], peer_2_accuracy=[0.4, 0.8], accuracy=[9.0, 9.0])
+    assert curves.of_member(trial, "accuracy", "peers") == pytest.approx([0.3, 0.6])
+    assert curves.of_member(trial, "accuracy", "pair") == pytest.approx([9, 9])
+    assert curves.of_member(trial, "feature_kl", "peers") == pytest.approx([0, 1])
 
 
 def test_diagram_pools_predictions_and_averages_eces():
@@ -142,15 +142,15 @@ def test_diagram_pools_predictions_and_averages_eces():
         for _ in range(4)
     ]
     found = reliability.diagram({1: members[:2], 2: members[2:]})
-    confidence, correct = (np.concatenate([getattr(one, name) for one in members]) for name in ("confidence", "correct"))
+    confidence, correct = (np.concatenate([getattr(member, name) for member in members]) for name in ("confidence", "correct"))
     assert found.raw.accuracy == pytest.approx(binned(confidence, correct).accuracy, nan_ok=True)
     assert found.raw.count.sum() == found.predictions == 1200 and found.images == 300
-    each = [100 * binned(one.confidence, one.correct).ece for one in members]
+    each = [100 * binned(member.confidence, member.correct).ece for member in members]
     assert found.ece.mean == pytest.approx(np.mean(each)) and found.ece.n == 2
     assert found.ece.error == pytest.approx(abs(np.mean(each[:2]) - np.mean(each[2:])) / 2)
-    again = binned(np.concatenate([one.scaled_confidence for one in members]), correct)
+    again = binned(np.concatenate([member.scaled_confidence for member in members]), correct)
     assert found.scaled.accuracy == pytest.approx(again.accuracy, nan_ok=True)
-    scaled = [100 * binned(one.scaled_confidence, one.correct).ece for one in members]
+    scaled = [100 * binned(member.scaled_confidence, member.correct).ece for member in members]
     assert found.scaled_ece.mean == pytest.approx(np.mean(scaled))
 
 
@@ -158,11 +158,11 @@ def test_the_band_is_that_of_one_test_set():
     """Pooled copies of one test set are no more images: the band must stay as wide. A calibrated model is mostly inside."""
     draws = np.random.default_rng(1)
     confidence = draws.uniform(0.2, 1, 2000)
-    one = predicted(draws.random(2000) < confidence, confidence, confidence)
-    single, pooled = (reliability.diagram({seed: [one] for seed in range(seeds)}) for seeds in (1, 5))
+    member = predicted(draws.random(2000) < confidence, confidence, confidence)
+    single, pooled = (reliability.diagram({seed: [member] for seed in range(seeds)}) for seeds in (1, 5))
     assert pooled.band == pytest.approx(single.band, abs=0.02, nan_ok=True)
     assert np.nanmean(single.band[1] - single.band[0]) > 0.1
-    filled = single.raw.count >= reliability.LEAST
+    filled = single.raw.count >= reliability.LEAST_PREDICTIONS
     inside = (single.band[0] <= single.raw.accuracy) & (single.raw.accuracy <= single.band[1])
     assert inside[filled].mean() > 0.75
     wrong = reliability.diagram({1: [predicted(draws.random(2000) < confidence - 0.15, confidence, confidence)]})
@@ -179,13 +179,13 @@ def test_forest_axis_holds_every_interval_and_zero():
 
 
 def test_forest_grows_with_its_rows():
-    one = {f"arm {place}": difference([0.1, 0.2]) for place in range(20)}
-    styles = {name: palette.style(place) for place, name in enumerate(one)}
+    effects = {f"arm {place}": difference([0.1, 0.2]) for place in range(20)}
+    styles = {name: palette.style(place) for place, name in enumerate(effects)}
     small, large = (
-        forest.panels({"nll": dict(list(one.items())[:count])}, {}, styles)[0] for count in (2, 20)
+        forest.panels({"nll": dict(list(effects.items())[:count])}, {}, styles)[0] for count in (2, 20)
     )  # fmt: skip
     heights = [float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', str(panel))[1]) for panel in (small, large)]
-    assert heights[1] - heights[0] == pytest.approx(18 * forest.ROW)
+    assert heights[1] - heights[0] == pytest.approx(18 * forest.ROW_POINTS)
     assert [str(large).count(f">arm {place}<") for place in range(20)] == [1] * 20
 
 
@@ -197,7 +197,7 @@ def test_rows_of_a_forest_do_not_overlap():
     found = re.findall(r'y="([\d.]+)"[^>]*>(short|a name[^<]*|last|Contrasts|an effect)<', text)
     heights = np.diff([float(y) for y, _ in found])
     assert [name[:6] for _, name in found] == ["short", "a name", "last", "Contra", "an eff"]
-    assert heights / heights[0] == pytest.approx([1, 1 + 2 * forest.LINE, 1, 0.7], abs=0.02)
+    assert heights / heights[0] == pytest.approx([1, 1 + 2 * forest.LINE_ROWS, 1, 0.7], abs=0.02)
 
 
 def test_the_baseline_is_grey_and_every_arm_itself(tmp_path):
@@ -252,7 +252,7 @@ def test_log_axes_have_plain_labels(low, high):
         svg.logarithmic(axes, low, high)
         text = str(svg.svg(figure, "log", "log"))
     labels = re.findall(r"text-anchor: end[^>]*>([^<]+)<", text)
-    assert 2 <= len(labels) <= 12 and all(low / 1.4 <= float(one) <= high * 1.4 for one in labels)
+    assert 2 <= len(labels) <= 12 and all(low / 1.4 <= float(label) <= high * 1.4 for label in labels)
 
 
 def test_markdown_from_records_stays_text():
@@ -286,7 +286,7 @@ def study_with_searches(folder):
     write(folder, "s2", 0.3, 0.9, 0, 0, status="stopped")
     items = [
         *records.read_assignments(folder),
-        *(records.Assignment("b", "search", 0, one) for one in ("s1", "s2", "0100", "x")),
+        *(records.Assignment("b", "search", 0, trial) for trial in ("s1", "s2", "0100", "x")),
     ]
     records.write_assignments(folder, items)
     return load.load(folder)

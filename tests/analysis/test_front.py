@@ -34,7 +34,7 @@ def test_drawing_steps_along_the_front():
     draw_front(axes, first, second, labels=["a", "b", "a", "b", "a"], styles={"a": style(0), "b": style(1)})
     line = axes.lines[0]
     assert line.get_xydata().tolist() == [[1, 5], [2, 2], [3, 1], [3, 1]] and line.get_drawstyle() == "steps-post"
-    drawn = [(len(one.get_offsets()), len(one.get_facecolors()) > 0) for one in axes.collections]
+    drawn = [(len(markers.get_offsets()), len(markers.get_facecolors()) > 0) for markers in axes.collections]
     assert drawn == [(1, False), (2, True), (1, False), (1, True)]
 
 

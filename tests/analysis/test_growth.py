@@ -10,7 +10,7 @@ from analysis.stats.growth import fit_power, fit_power_with_overhead, on_paper, 
 def test_a_known_power_is_found():
     size = np.array([10.0, 30, 100, 1000])
     found = fit_power(size, 3e-4 * size**1.5)
-    assert (found.exponent, found.factor, found.r_squared) == (pytest.approx(1.5), pytest.approx(3e-4), pytest.approx(1))
+    assert (found.exponent, found.factor) == (pytest.approx(1.5), pytest.approx(3e-4))
     assert found.at(200) == pytest.approx(3e-4 * 200**1.5) and found.n == 4
     assert fit_power(size[:2], size[:2]).interval is None
 
@@ -33,12 +33,8 @@ def test_overhead_and_growth_are_told_apart():
     size = np.geomspace(16, 4096, 9)
     found = fit_power_with_overhead(size, 2e-4 + 3e-9 * size**2)
     assert (found.exponent, found.factor) == (pytest.approx(2, rel=1e-4), pytest.approx(3e-9, rel=1e-3))
-    assert found.overhead == pytest.approx(2e-4, rel=1e-4) and found.r_squared == pytest.approx(1)
+    assert found.overhead == pytest.approx(2e-4, rel=1e-4)
     assert found.at(100.0) == pytest.approx(2e-4 + 3e-5, rel=1e-4)
-    fixed = fit_power_with_overhead(size, 2e-4 + 3e-9 * size**2, exponent=2)
-    assert (fixed.factor, fixed.overhead) == (pytest.approx(3e-9), pytest.approx(2e-4)) and fixed.interval is None
-    wrong = fit_power_with_overhead(size, 2e-4 + 3e-9 * size**2, exponent=1)
-    assert wrong.r_squared < 0.95
     none = fit_power_with_overhead(size, 3e-9 * size**2)
     assert none.exponent == pytest.approx(2, rel=1e-3) and none.overhead < 1e-3 * 3e-9 * 16**2 * 100
     with pytest.raises(ValueError, match="four different"):
@@ -86,13 +82,14 @@ def test_what_no_power_law_has_is_refused(value):
 
 
 def test_costs_on_paper_by_hand():
-    costs = {one.term: one for one in on_paper(2, weights=1000, tokens=5, width=8, layers=3, fused=4)}
-    assert costs["networks"].operations == 12 * 1000 * 10
-    assert costs["feature KL"].operations == 2 * 3 * 2 * 4 * 4 + 2 * 20 * 4 + 12 * 2 * 8 * 4
+    """ViT-Huge: 632 million weights, 257 tokens, width 1,280, 32 layers; fused to 64."""
+    costs = {cost.term: cost for cost in on_paper(2)}
+    assert costs["networks"].operations == 12 * 632e6 * (2 * 257)
+    assert costs["feature KL"].operations == 2 * 3 * 2 * 4 * 64 + 2 * 20 * 4 + 12 * 2 * 1280 * 64
     # 6 bytes of weights and gradients; per token, layer and unit of width 34 bytes written and read; 64 bytes of vectors
-    assert costs["networks"].bytes == 2 * 6 * 1000 + 2 * 68 * 3 * (2 * 5) * 8
-    assert (costs["posterior distance"].operations, costs["posterior distance"].bytes) == (16_000, 64_000)
-    assert (costs["weight draws"].bytes, costs["KL to the prior"].bytes) == (96_000, 64_000)
+    assert costs["networks"].bytes == 2 * 6 * 632e6 + 2 * 68 * 32 * (2 * 257) * 1280
+    assert (costs["posterior distance"].operations, costs["posterior distance"].bytes) == (16 * 632e6, 64 * 632e6)
+    assert (costs["weight draws"].bytes, costs["KL to the prior"].bytes) == (96 * 632e6, 64 * 632e6)
     part = shares(list(costs.values()))
     assert sum(first for first, _ in part.values()) == pytest.approx(1) == sum(second for _, second in part.values())
     large = shares(on_paper(1024))
@@ -103,9 +100,9 @@ def test_costs_on_paper_by_hand():
 
 
 def test_sizes_are_fitted_along_one_axis_only():
-    assert [one["width"] for one in sizes.along(SCALING, "weights")] == [0.5, 1, 2, 4]
-    assert [one["batch_size"] for one in sizes.along(SCALING, "batch_size")] == [64, 128, 256, 512, 1024]
-    found = {(one.term, one.size): one.growth.exponent for one in sizes.fits(SCALING)}
+    assert [line["width"] for line in sizes.along(SCALING, "weights")] == [0.5, 1, 2, 4]
+    assert [line["batch_size"] for line in sizes.along(SCALING, "batch_size")] == [64, 128, 256, 512, 1024]
+    found = {(fitted.term, fitted.size): fitted.growth.exponent for fitted in sizes.fits(SCALING)}
     assert found["param_distance", "weights"] == pytest.approx(1, abs=1e-3)
     assert found["feature_kl", "batch_size"] == pytest.approx(2, abs=1e-3)
     assert found["stage_1", "batch_size"] == pytest.approx(1, abs=1e-3)

@@ -51,7 +51,7 @@ def test_rows_are_grouped_by_network_and_data(joined):
 
 def test_p_values_are_corrected_over_all_studies(joined):
     answer = (joined[0] / "answer.md").read_text()
-    p = [sign_flip(pd.Series(one).to_numpy() - NLL["mutual learning"]) for one in (NLL["rbf"], WORSE["cosine"])]
+    p = [sign_flip(pd.Series(nll).to_numpy() - NLL["mutual learning"]) for nll in (NLL["rbf"], WORSE["cosine"])]
     assert p == [2 / 256, 2 / 256] and holm(p) == pytest.approx([4 / 256, 4 / 256])
     rows = [line for line in answer.splitlines() if "Holm-adjusted 0.016" in line]
     assert len(rows) == 2
@@ -75,9 +75,9 @@ def test_the_command_joins_and_chooses_formats(studies, command):
 
 
 def test_the_command_writes_one_study_where_it_is_told(studies, command, tmp_path):
-    one = command(studies[0], "--format", "tex", "--out", tmp_path / "one")
-    assert one.returncode == 0, one.stderr
-    assert {path.name for path in (tmp_path / "one").iterdir()} == {"table.tex", "answer.md"}
+    done = command(studies[0], "--format", "tex", "--out", tmp_path / "done")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "done").iterdir()} == {"table.tex", "answer.md"}
     assert not (studies[0] / "answer.md").exists()
 
 

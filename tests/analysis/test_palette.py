@@ -61,7 +61,7 @@ def test_colours_stay_apart(sight):
 
 
 def test_many_arms_look_different():
-    assert len({(one.color, one.linestyle, one.marker) for one in map(style, range(57))}) == 57
+    assert len({(look.color, look.linestyle, look.marker) for look in map(style, range(57))}) == 57
     assert [style(place).color for place in range(9)] == [*COLORS, COLORS[1]]
     assert [style(place).linestyle for place in (0, 1, 7, 8, 14, 15)] == ["-", "-", "-", "--", "--", ":"]
     assert COLORS[0] not in {style(place).color for place in range(1, 57)}

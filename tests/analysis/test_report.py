@@ -195,8 +195,8 @@ def test_what_is_missing_is_said(tmp_path, lost, said):
     text = render(folder)
     page = checked(text)
     assert page.headings == TITLES
-    for one in said:
-        assert one in text
+    for sentence in said:
+        assert sentence in text
     assert page.count("p", "missing") >= len(said)
 
 
@@ -247,14 +247,14 @@ WRAPPER = """<!DOCTYPE html><title></title>{frames}<script>
 addEventListener("load", () => {{
   document.title = JSON.stringify([...document.querySelectorAll("iframe")].map(frame => {{
     const page = frame.contentDocument, width = frame.contentWindow.innerWidth, all = [...page.querySelectorAll("body *")];
-    const outside = all.filter(one => !one.closest(".box, svg") && one.getBoundingClientRect().right > width + 1);
-    const letters = [...page.querySelectorAll("svg.plot text")].map(one => {{
-      const svg = one.closest("svg");
-      return parseFloat(getComputedStyle(one).fontSize) * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+    const outside = all.filter(element => !element.closest(".box, svg") && element.getBoundingClientRect().right > width + 1);
+    const letters = [...page.querySelectorAll("svg.plot text")].map(text => {{
+      const svg = text.closest("svg");
+      return parseFloat(getComputedStyle(text).fontSize) * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
     }});
     return {{
-      width, scroll: page.documentElement.scrollWidth, outside: outside.map(one => one.outerHTML.slice(0, 80)),
-      broken: [...page.images].filter(one => !one.naturalWidth).length, figures: page.querySelectorAll("svg.plot").length,
+      width, scroll: page.documentElement.scrollWidth, outside: outside.map(element => element.outerHTML.slice(0, 80)),
+      broken: [...page.images].filter(image => !image.naturalWidth).length, figures: page.querySelectorAll("svg.plot").length,
       letters: Math.min(...letters), ink: getComputedStyle(page.querySelector("svg.plot text")).fill,
     }};
   }}));
@@ -284,9 +284,9 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="chromium is not inst
 def test_a_browser_shows_it_on_phone_and_desk(text, tmp_path):
     found, console = browse(text, tmp_path)
     assert console == []
-    for (width, _), one in zip(SIZES, found, strict=True):
-        assert one["width"] == one["scroll"] == width and one["outside"] == [] and one["broken"] == 0
-        assert one["figures"] == 17 and one["letters"] >= 9.5
+    for (width, _), measured in zip(SIZES, found, strict=True):
+        assert measured["width"] == measured["scroll"] == width and measured["outside"] == [] and measured["broken"] == 0
+        assert measured["figures"] == 17 and measured["letters"] >= 9.5
 
 
 @needs_browser

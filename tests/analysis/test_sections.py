@@ -64,7 +64,7 @@ def test_a_flat_surface_locates_nothing(plain):
 
 def test_a_point_with_one_finished_trial_stays(plain):
     """Of 24 points with two trials each."""
-    section = next(one.section for one in plain.findings if one.section.title == "Response surface")
+    section = next(finding.section for finding in plain.findings if finding.section.title == "Response surface")
     assert "44 searched trials: 24 pairs" in section.body
 
 
@@ -80,7 +80,7 @@ def test_the_surface_is_a_file_too(valley, tmp_path, monkeypatch):
     said = build.build(valley.study.folder, tmp_path / "built", formats=("png",))
     assert "surface.png, surface.pdf" in said
     (tmp_path / "drawn").mkdir()
-    drawn = [path for one in valley.findings if one.draw for path in one.draw(tmp_path / "drawn")]
+    drawn = [path for finding in valley.findings if finding.draw for path in finding.draw(tmp_path / "drawn")]
     assert [path.name for path in drawn] == ["surface.png", "surface.pdf"]
     for path in drawn:
         assert path.read_bytes() == (tmp_path / "built" / path.name).read_bytes(), path.name
@@ -113,7 +113,7 @@ def test_growth_is_in_the_answer(tmp_path):
     made = build.analyse(folder)
     assert "feature KL grows as B^2.00" in made.answer()
     assert "ViT-Huge/14" in made.answer()
-    body = next(one.section.body for one in made.findings if one.section.title == "Growth with size")
+    body = next(finding.section.body for finding in made.findings if finding.section.title == "Growth with size")
     assert body.count("<svg") == 2
     assert f"{SCALING[0]['weights']:,}" in body
 

@@ -92,7 +92,7 @@ def test_a_studys_trials_are_named_with_their_numbers(tmp_path):
     record.notes = ["feature term died: feature KL fell from 0.01 at the switch to 1e-06"]
     records.write_trial(trial_folder(folder, "0100"), record)
     found = signatures.signatures(load(folder))
-    assert [(one.kind, one.where) for one in found] == [
+    assert [(signature.kind, signature.where) for signature in found] == [
         (DIED, "rbf, seed 1"), (NO_EFFECT, "rbf, seed 1"), (DISSIMILAR_FEATURES, "rbf, seed 2"),
     ]  # fmt: skip
     sentences = signatures.words(found)
