@@ -1,4 +1,4 @@
-"""`python -m mldiv.doctor`: what in this installation or cluster would make a long sweep fail, said before it starts.
+"""Say before a long sweep what in this installation or cluster would make it fail: `python -m mldiv.doctor`.
 
 Takes the studies' flags that matter, by a parser of its own: theirs loads torch, which may be what is broken. One line per
 check; the exit code is 1 when one failed.
@@ -14,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mldiv.doctor import cluster, locations, machine
-from mldiv.doctor.machine import AS_LOCKED, FAILED, GROUP, OK, SKIPPED, WARNING, Check, Finding, first_line
+from mldiv.doctor.machine import AS_LOCKED, FAILED, GROUP_BYTES, OK, SKIPPED, WARNING, Check, Finding, first_line
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
+    """Read the command line; ``argv`` is that of the process where it is None."""
     parser = ArgumentParser(prog="python -m mldiv.doctor", description="What would make a long sweep fail here?")
     parser.add_argument("--preset", default="auto", help="as the studies' flag of that name, like all but the last")
     parser.add_argument("--data")
@@ -42,7 +43,7 @@ def joined(flags: Namespace) -> Finding:
     from mldiv.config import ConfigError
 
     began, local = time.monotonic(), flags.address == "local"
-    if not local and (refused := knock(flags.address)) is not None:
+    if not local and (refused := check_reachable(flags.address)) is not None:
         return refused
     others = _other_rays() if local else []
     try:
@@ -63,7 +64,7 @@ def joined(flags: Namespace) -> Finding:
 
 
 def _other_rays() -> list[int]:
-    """Processes of this machine that are the heads of a Ray cluster."""
+    """List the processes of this machine that are the heads of a Ray cluster."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -75,8 +76,8 @@ def _other_rays() -> list[int]:
     return sorted(found)
 
 
-def knock(address: str) -> Finding | None:
-    """Why the cluster's head does not let this machine in; None when it does. Ray itself would try for a minute."""
+def check_reachable(address: str) -> Finding | None:
+    """Find why the cluster's head does not let this machine in; None when it does. Ray itself would try for a minute."""
     import ray
     from ray._private.services import canonicalize_bootstrap_address
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
@@ -109,8 +110,8 @@ def leave(flags: Namespace) -> Finding:
     return Finding(OK, "left")
 
 
-def room(flags: Namespace) -> Finding:
-    """How many trials fit at once, on what has joined or what the autoscaler may add."""
+def check_capacity(flags: Namespace) -> Finding:
+    """Count how many trials fit at once, on what has joined or what the autoscaler may add."""
     from mldiv.cluster import nodes
     from mldiv.cluster.nodes import worker_resources
     from mldiv.presets import PRESETS
@@ -129,14 +130,14 @@ def room(flags: Namespace) -> Finding:
     )
     if not max(fits, most) or (flags.groups or 0) > max(fits, most):
         return Finding(WARNING, f"{what}; --groups {flags.groups} asks for more", "lower it, unless an autoscaler adds nodes")
-    if (free := machine.free_memory()) < (flags.groups or max(fits, most)) * GROUP:
-        what += f"; Ray keeps {GROUP / 1e9:g} GB for each here, where the driver runs, and {free / 1e9:.1f} GB are free"
+    if (free := machine.free_memory()) < (flags.groups or max(fits, most)) * GROUP_BYTES:
+        what += f"; Ray keeps {GROUP_BYTES / 1e9:g} GB for each here, where the driver runs, and {free / 1e9:.1f} GB are free"
         return Finding(WARNING, what, "a head with more memory, or fewer at once (--groups)")
     return Finding(OK, what)
 
 
 def examine(check: Check, flags: Namespace, pool: ThreadPoolExecutor) -> Finding:
-    """What a check finds. One that raises, or takes longer than the limit, has failed."""
+    """Return what a check finds; one that raises, or takes longer than the limit, has failed."""
     try:
         return pool.submit(check, flags).result(flags.limit)
     except TimeoutError:
@@ -150,7 +151,7 @@ def examine(check: Check, flags: Namespace, pool: ThreadPoolExecutor) -> Finding
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Go through all checks; the exit code: 0 nothing failed, 1 something did."""
+    """Go through all checks and print their findings; the exit code is 1 when one failed, else 0."""
     flags = parse(argv)
     verdicts: dict[str, str] = {}
     # Its threads stay to the end: what Ray starts dies with the thread that started it.
@@ -165,13 +166,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verdicts["Ray"] != FAILED:
         examine(leave, flags, pool)
     pool.shutdown(wait=False)
-    failed, warned = (list(verdicts.values()).count(one) for one in (FAILED, WARNING))
+    failed, warned = (list(verdicts.values()).count(verdict) for verdict in (FAILED, WARNING))
     print(f"\n{failed} failed, {warned} with a warning" + ("" if failed else ": nothing found that would make a sweep fail"))
     return 1 if failed else 0
 
 
 #: What is looked at once Ray runs.
-AFTER_RAY: dict[str, Check] = {"trials at once": room, **cluster.CHECKS}
+AFTER_RAY: dict[str, Check] = {"trials at once": check_capacity, **cluster.CHECKS}
 #: Every check by name, in order.
 CHECKS: dict[str, Check] = {**machine.CHECKS, **locations.CHECKS, "Ray": joined, "data": locations.data, **AFTER_RAY}
 

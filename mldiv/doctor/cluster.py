@@ -1,4 +1,4 @@
-"""What in a Ray cluster would make a long sweep fail: its nodes are asked one by one, each for a bounded time."""
+"""Find what in a Ray cluster would make a long sweep fail: its nodes are asked one by one, each for a bounded time."""
 
 import hashlib
 import os
@@ -16,8 +16,8 @@ from mldiv.doctor import locations, machine
 from mldiv.doctor.locations import existing
 from mldiv.doctor.machine import FAILED, OK, WARNING, Check, Finding, first_line, some
 
-#: Seconds by which clocks may differ: the store tells by them what was used last, and an object store refuses a quarter hour.
-CLOCKS = 30.0
+#: How far clocks may differ: the store tells by them what was used last, and an object store refuses a quarter of an hour.
+CLOCK_SECONDS = 30.0
 SAME = "on every node: the same checkout and make .venv (ray up does both)"
 
 
@@ -26,14 +26,17 @@ class NoAnswer(Exception):
 
 
 def nodes() -> dict[str, dict[str, Any]]:
-    """The living nodes by name."""
+    """Return the living nodes by name."""
     import ray
 
-    return {f"{one['NodeManagerAddress']} ({one['NodeID'][:6]})": one for one in ray.nodes() if one["Alive"]}
+    return {f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})": node for node in ray.nodes() if node["Alive"]}
 
 
 def ask(function: Callable[..., Any], arguments: Mapping[str, tuple], seconds: float) -> dict[str, Any]:
-    """What ``function`` gives on each node named, side by side, or the exception: its own, Ray's, or `NoAnswer`."""
+    """Run ``function`` on each node named, side by side, with its arguments; wait so many seconds in all.
+
+    The answers by node: what it returned, or the exception: its own, Ray's, or `NoAnswer`.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -43,37 +46,37 @@ def ask(function: Callable[..., Any], arguments: Mapping[str, tuple], seconds: f
         on = NodeAffinitySchedulingStrategy(there[name]["NodeID"], soft=False)
         asked[task.options(num_cpus=0, max_retries=0, scheduling_strategy=on).remote(*given)] = name
     answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
-    answers: dict[str, Any] = {asked[one]: NoAnswer(f"no answer within {seconds:g} s") for one in silent}
-    for one in silent:
-        ray.cancel(one, force=True)
-    for one in answered:
+    answers: dict[str, Any] = {asked[reference]: NoAnswer(f"no answer within {seconds:g} s") for reference in silent}
+    for reference in silent:
+        ray.cancel(reference, force=True)
+    for reference in answered:
         try:
-            answers[asked[one]] = ray.get(one)
+            answers[asked[reference]] = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            answers[asked[one]] = error.cause or error
+            answers[asked[reference]] = error.cause or error
         except ray.exceptions.RayError as error:
-            answers[asked[one]] = error
+            answers[asked[reference]] = error
     return {name: answers[name] for name in arguments}
 
 
 def ask_all(function: Callable[..., Any], *given: Any, seconds: float) -> dict[str, Any]:
-    """What ``function(*given)`` gives on every node."""
+    """Run ``function(*given)`` on every node, as `ask` does."""
     return ask(function, dict.fromkeys(nodes(), given), seconds)
 
 
 def _problems(answers: Mapping[str, Any]) -> list[str]:
-    """The nodes that gave an exception."""
-    return [f"{name}: {_said(one)}" for name, one in answers.items() if isinstance(one, Exception)]
+    """Name the nodes that gave an exception, and say which."""
+    return [f"{node}: {_said(answer)}" for node, answer in answers.items() if isinstance(answer, Exception)]
 
 
 def _said(error: Exception) -> str:
-    """An exception's first line; of a function that a node cannot even import, what is missing there."""
+    """Return an exception's first line; of a function that a node cannot even import, what is missing there."""
     lines = [line for line in str(error).splitlines() if line.startswith(("ModuleNotFoundError:", "ImportError:"))]
     return lines[-1] if lines else first_line(error)
 
 
 def software(names: list[str]) -> dict[str, str]:
-    """What must be the same on every node: Python, the packages named, and the code of mldiv itself."""
+    """Return what must be the same on every node: Python, the packages named, and the code of mldiv itself."""
     code = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         code.update(path.read_bytes())
@@ -82,7 +85,7 @@ def software(names: list[str]) -> dict[str, str]:
 
 
 def same_software(flags: Namespace) -> Finding:
-    """Every node runs what this machine runs."""
+    """Check that every node runs what this machine runs."""
     names = machine.dependencies()
     here, answers = software(names), ask_all(software, names, seconds=flags.limit * 0.8)
     wrong = _problems(answers)
@@ -94,8 +97,11 @@ def same_software(flags: Namespace) -> Finding:
     return Finding(OK, f"the same on {count(answers)}")
 
 
-def cards() -> int:
-    """How many GPUs torch can use on this node, whatever Ray gives the task that asks."""
+def count_gpus() -> int:
+    """Count the GPUs that torch can use on this node, whatever Ray gives the task that asks.
+
+    Raises: RuntimeError when one of them does not compute.
+    """
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     import torch
 
@@ -106,8 +112,8 @@ def cards() -> int:
 
 
 def same_gpus(flags: Namespace) -> Finding:
-    """Ray and torch see as many GPUs on every node."""
-    known, answers = nodes(), ask_all(cards, seconds=flags.limit * 0.8)
+    """Check that Ray and torch see as many GPUs on every node."""
+    known, answers = nodes(), ask_all(count_gpus, seconds=flags.limit * 0.8)
     wrong, unused = _problems(answers), []
     for node, torch_sees in answers.items():
         ray_sees = int(known[node]["Resources"].get("GPU", 0))
@@ -124,64 +130,79 @@ def same_gpus(flags: Namespace) -> Finding:
 
 
 def now() -> float:
+    """Return a node's time, in seconds since 1970."""
     return time.time()
 
 
 def same_clocks(flags: Namespace) -> Finding:
-    """No node's clock is far from this machine's. An answer's time must lie between question and answer."""
+    """Check that no node's clock is far from this machine's: its answer lies between question and answer."""
     asked = time.time()
     answers = ask_all(now, seconds=flags.limit * 0.8)
     ended, wrong = time.time(), _problems(answers)
     for node, there in answers.items():
-        if not isinstance(there, Exception) and (off := max(asked - there, there - ended)) > CLOCKS:
+        if not isinstance(there, Exception) and (off := max(asked - there, there - ended)) > CLOCK_SECONDS:
             wrong.append(f"{node}: {off:.0f} s {'behind' if there < asked else 'ahead'}")
     if wrong:
         return Finding(WARNING, some(wrong), "let a time service set it (chrony, systemd-timesyncd)")
-    return Finding(OK, f"within {CLOCKS:g} s on {count(answers)}")
+    return Finding(OK, f"within {CLOCK_SECONDS:g} s on {count(answers)}")
 
 
 def memory(flags: Namespace) -> Finding:
-    """Every node has room for a worker on each of its processors."""
+    """Check that every node has room for a worker on each of its processors."""
     known, answers = nodes(), ask_all(machine.free_memory, seconds=flags.limit * 0.8)
-    wrong = _problems(answers)
+    wrong, mend = _problems(answers), ""
     for node, free in answers.items():
         if not isinstance(free, Exception):
             share = flags.cpus_per_worker or 1.0
             workers = int(known[node]["Resources"].get("CPU", 0) / share)
-            found = machine.judge_memory(free, workers, machine.WORKER)
-            wrong += [f"{node}: {found.what}"] if found.verdict != OK else []
-            mend = found.mend
+            found = machine.judge_memory(free, workers, machine.WORKER_BYTES)
+            if found.verdict != OK:
+                wrong.append(f"{node}: {found.what}")
+                mend = found.mend
     return Finding(WARNING, some(wrong), mend) if wrong else Finding(OK, f"enough on {count(answers)}")
 
 
 def exchange(place: str, node: str, question: str) -> None:
-    """On a node: read what the driver wrote and leave an answer. Raises: OSError."""
+    """Read, on a node, what the driver wrote, and leave an answer.
+
+    Raises: OSError.
+    """
     if _read(place, question) != b"head":
         raise OSError(f"{place}: another file of the same name")
     _write(place, f"{question}-{node}", node.encode())
 
 
 def _shared(place: str, flags: Namespace) -> Finding:
-    """Every node reads there what this machine writes, and this machine what the nodes write."""
+    """Check that every node reads there what this machine writes, and this machine what the nodes write."""
     where, question = place if "://" in place else str(existing(place)), f".shared-{uuid.uuid4().hex}"
     _write(where, question, b"head")
     try:
         answers = ask(exchange, {node: (where, node, question) for node in nodes()}, flags.limit * 0.8)
-        for node, one in answers.items():
-            if one is None:
-                try:
-                    _read(where, f"{question}-{node}")
-                except OSError:
-                    answers[node] = OSError("what it writes there is not seen here")
-            elif isinstance(one, FileNotFoundError):
-                answers[node] = OSError("what is written here is not seen there")
+        wrong = [
+            f"{node}: {why}"
+            for node, answer in answers.items()
+            if (why := _unshared(where, f"{question}-{node}", answer)) is not None
+        ]
     finally:
         for name in (question, *(f"{question}-{node}" for node in nodes())):
             _remove(where, name)
-    if wrong := _problems(answers):
+    if wrong:
         mend = "mount one folder there on every machine, or take an object store (s3://...) that all may use"
         return Finding(FAILED, f"{place}: {some(wrong)}", mend)
     return Finding(OK, f"{place}: the same on {count(answers)}")
+
+
+def _unshared(place: str, name: str, answer: Exception | None) -> str | None:
+    """Say why a node that gave this answer to `exchange` and left a file does not share the place; None where it does."""
+    if isinstance(answer, FileNotFoundError):
+        return "what is written here is not seen there"
+    if answer is not None:
+        return _said(answer)
+    try:
+        _read(place, name)
+    except OSError:
+        return "what it writes there is not seen here"
+    return None
 
 
 def _read(place: str, name: str) -> bytes:
@@ -203,22 +224,27 @@ def _remove(place: str, name: str) -> None:
 
 
 def same_results(flags: Namespace) -> Finding:
+    """Check that --out is the same place for every node."""
     return _shared(locations.places(flags)["out"], flags)
 
 
 def same_store(flags: Namespace) -> Finding:
+    """Check that --store is the same place for every node."""
     return _shared(locations.places(flags)["store"], flags)
 
 
 def read_data(name: str, root: str | None) -> None:
-    """On a node. Raises: DataError."""
+    """Check, on a node, that a data set is complete.
+
+    Raises: DataError.
+    """
     from mldiv.datasets import sources
 
     sources.check(name, Path(root) if root else None)
 
 
 def same_data(flags: Namespace) -> Finding:
-    """The data set is complete on every node, under the same path."""
+    """Check that the data set is complete on every node, under the same path."""
     chosen = locations.dataset(flags)
     assert chosen is not None
     answers = ask_all(read_data, *chosen, seconds=flags.limit * 0.8)
@@ -228,13 +254,17 @@ def same_data(flags: Namespace) -> Finding:
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("", 0))
-        return one.getsockname()[1]
+    """Find a port of this node that nothing listens at."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return listener.getsockname()[1]
 
 
-def meet(address: str, port: int, rank: int, size: int, seconds: float) -> float:
-    """On a node: one of ``size`` processes that add up ones, as DDP adds up gradients."""
+def all_reduce_ones(address: str, port: int, rank: int, size: int, seconds: float) -> float:
+    """Add up ones, on a node, as one of ``size`` processes, as DDP adds up gradients; the sum.
+
+    address, port: where they meet; seconds: after which it is given up, by an error of torch.distributed.
+    """
     import ray
     import torch
     import torch.distributed as dist
@@ -252,8 +282,8 @@ def meet(address: str, port: int, rank: int, size: int, seconds: float) -> float
         dist.destroy_process_group()
 
 
-def meeting(flags: Namespace) -> Finding:
-    """Processes of one trial on several nodes can reach each other: over gloo, as the rendezvous of NCCL begins."""
+def reach_each_other(flags: Namespace) -> Finding:
+    """Check that processes of one trial on several nodes reach each other: over gloo, as the rendezvous of NCCL begins."""
     known = nodes()
     if flags.workers < 2 or len(known) < 2:
         return Finding(OK, "not needed: " + ("one process per trial" if flags.workers < 2 else "one node"))
@@ -263,9 +293,9 @@ def meeting(flags: Namespace) -> Finding:
         return Finding(FAILED, f"{first}: {first_line(port)}")
     address = known[first]["NodeManagerAddress"]
     given = {node: (address, port, rank, len(known), seconds) for rank, node in enumerate(known)}
-    answers = ask(meet, given, 2 * seconds)
+    answers = ask(all_reduce_ones, given, 2 * seconds)
     wrong = _problems(answers) or [
-        f"{node}: {one:g} of {len(known)} ones" for node, one in answers.items() if one != len(known)
+        f"{node}: {total:g} of {len(known)} ones" for node, total in answers.items() if total != len(known)
     ]
     if wrong:
         mend = "open all TCP ports between the nodes, or export GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME before ray start"
@@ -274,6 +304,7 @@ def meeting(flags: Namespace) -> Finding:
 
 
 def count(answers: Mapping[str, Any]) -> str:
+    """Say how many nodes these are."""
     return f"{len(answers)} node{'s' if len(answers) > 1 else ''}"
 
 
@@ -286,5 +317,5 @@ CHECKS: dict[str, Check] = {
     "nodes' --out": same_results,
     "nodes' --store": same_store,
     "nodes' data": same_data,
-    "nodes' DDP": meeting,
+    "nodes' DDP": reach_each_other,
 }

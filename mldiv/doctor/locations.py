@@ -1,4 +1,4 @@
-"""Where a long sweep reads and writes: whether folders, object stores and data are there, writable, and have room.
+"""Check where a long sweep reads and writes: whether folders, object stores and data are there, writable, and have room.
 
 Each check gives a `Finding`; what may be broken is imported inside it.
 """
@@ -12,29 +12,31 @@ from pathlib import Path
 
 from mldiv.doctor.machine import FAILED, OK, SKIPPED, WARNING, Check, Finding, first_line
 
-#: Bytes that records and Ray's logs need at least.
-ROOM = 10**9
+#: What records and Ray's logs need at least.
+LEAST_BYTES = 10**9
 #: Share of a disk above which Ray writes no more objects to it.
-RAY_FULL = 0.95
+RAY_FULL_SHARE = 0.95
 
 
 def temporary(flags: Namespace) -> Finding:
-    """Room where Ray keeps its sessions and logs, and working copies of object stores are."""
+    """Check the room where Ray keeps its sessions and logs, and working copies of object stores are."""
     from ray._common.utils import get_default_ray_temp_dir
 
-    found = [judge_folder(place, ROOM) for place in (get_default_ray_temp_dir(), tempfile.gettempdir())]
-    bad = [one for one in found if one.verdict != OK]
+    found = [judge_folder(place, LEAST_BYTES) for place in (get_default_ray_temp_dir(), tempfile.gettempdir())]
+    bad = [finding for finding in found if finding.verdict != OK]
     if bad:
         return Finding(bad[0].verdict, bad[0].what, "free some, or name another folder: export RAY_TMPDIR=... TMPDIR=...")
     disk = shutil.disk_usage(existing(get_default_ray_temp_dir()))
-    if disk.used > RAY_FULL * (disk.used + disk.free):
+    if disk.used > RAY_FULL_SHARE * (disk.used + disk.free):
         mend = "free some, or name another folder: export RAY_TMPDIR=..."
-        return Finding(WARNING, f"the disk of Ray's folder is {100 * RAY_FULL:.0f} % full: Ray writes no objects to it", mend)
+        return Finding(
+            WARNING, f"the disk of Ray's folder is {100 * RAY_FULL_SHARE:.0f} % full: Ray writes no objects to it", mend
+        )
     return found[0]
 
 
-def judge_folder(place: str, room: float) -> Finding:
-    """Whether a folder, or the nearest above it that exists, can be written, lets files be locked and has room."""
+def judge_folder(place: str, least: float) -> Finding:
+    """Judge whether a folder, or the nearest above it, can be written, lets files be locked and has ``least`` bytes free."""
     from filelock import FileLock, Timeout
 
     folder = existing(place)
@@ -52,27 +54,26 @@ def judge_folder(place: str, room: float) -> Finding:
         with suppress(OSError):
             probe.unlink()
     free = shutil.disk_usage(folder).free
-    if free < room:
-        return Finding(
-            FAILED, f"{place}: {free / 1e9:.1f} GB free, {room / 1e9:g} GB are needed", "free some or choose another"
-        )
+    if free < least:
+        what = f"{place}: {free / 1e9:.1f} GB free, {least / 1e9:g} GB are needed"
+        return Finding(FAILED, what, "free some or choose another")
     return Finding(OK, f"{place}: {free / 1e9:,.0f} GB free")
 
 
 def existing(place: str) -> Path:
-    """The folder itself, or the nearest above it that exists."""
+    """Return the folder itself, or the nearest above it that exists."""
     path = Path(place).expanduser().resolve()
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def results(flags: Namespace) -> Finding:
-    """Whether records can be written to --out."""
+    """Check that records can be written to --out."""
     place = places(flags)["out"]
-    return _judge_url(place) if "://" in place else judge_folder(place, ROOM)
+    return _judge_url(place) if "://" in place else judge_folder(place, LEAST_BYTES)
 
 
 def store(flags: Namespace) -> Finding:
-    """Whether first stages can be shared in --store. A full disk there costs time only."""
+    """Check that first stages can be shared in --store; a full disk there costs time only."""
     place = places(flags)["store"]
     if "://" in place:
         return _judge_url(place)
@@ -84,7 +85,10 @@ def store(flags: Namespace) -> Finding:
 
 
 def places(flags: Namespace) -> dict[str, str]:
-    """Where results and shared first stages are to be. Without --out it is the place above those of all studies."""
+    """Return where results ("out") and shared first stages ("store") are to be.
+
+    Without --out it is the place above those of all studies.
+    """
     from mldiv.cli.flags import places
     from mldiv.storage import object_store
 
@@ -93,13 +97,13 @@ def places(flags: Namespace) -> dict[str, str]:
 
 
 def _judge_url(url: str) -> Finding:
-    """Whether an object store answers, and lets its user write, list, read and remove."""
+    """Judge whether an object store answers, and lets its user write, list, read and remove."""
     from mldiv.storage.object_store import Remote
 
     try:
-        one = Remote(url)
-        one.try_writing()
-        one.files(deep=False)
+        remote = Remote(url)
+        remote.try_writing()
+        remote.files(deep=False)
     except (ValueError, OSError) as error:
         return Finding(FAILED, f"{url}: {first_line(error).removeprefix(f'{url}: ')}", _mend_url(str(error)))
     return Finding(OK, f"{url}: can be written, listed and read")
@@ -116,7 +120,7 @@ def _mend_url(error: str) -> str:
 
 
 def data(flags: Namespace) -> Finding:
-    """Whether the data set that the preset or --data names is complete on this machine."""
+    """Check that the data set that the preset or --data names is complete on this machine."""
     from mldiv.datasets import sources
 
     chosen = dataset(flags)
@@ -131,7 +135,7 @@ def data(flags: Namespace) -> Finding:
 
 
 def dataset(flags: Namespace) -> tuple[str, str | None] | None:
-    """Its name and folder; None where the preset depends on a cluster that was not joined."""
+    """Return the data set's name and folder; None where the preset depends on a cluster that was not joined."""
     from mldiv.presets import configure
 
     root = str(Path(flags.data_root).expanduser().resolve()) if flags.data_root else None
@@ -141,7 +145,7 @@ def dataset(flags: Namespace) -> tuple[str, str | None] | None:
 
 
 def preset(flags: Namespace) -> str | None:
-    """The preset that studies would take; None where that depends on a cluster that was not joined.
+    """Return the preset that studies would take; None where that depends on a cluster that was not joined.
 
     Raises: ConfigError for an unknown one.
     """

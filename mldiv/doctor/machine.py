@@ -1,4 +1,4 @@
-"""What in this machine's installation would make a long sweep fail: a function per question, each giving a `Finding`.
+"""Find what in this machine's installation would make a long sweep fail: a function per question, each giving a `Finding`.
 
 Whatever may be broken is imported inside its check, so that a broken one is a finding and no traceback.
 """
@@ -20,18 +20,22 @@ ROOT = Path(__file__).resolve().parents[2]
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 AS_LOCKED = "install as locked: make .venv, or pip install -r requirements.lock"
 
-#: Files that Ray warns below.
-FILES = 4096
-#: Bytes of shared memory below which processes that decode images die by "bus error"; Docker gives 64 MiB.
-SHARED = 2**28
-#: Bytes of a worker of a small network on a processor, and of what Ray Train keeps for its group where the driver runs: the
+#: Files open at once that Ray warns below.
+OPEN_FILES = 4096
+#: Shared memory below which processes that decode images die by "bus error"; Docker gives 64 MiB.
+SHARED_MEMORY_BYTES = 2**28
+#: What a worker of a small network takes on a processor, and what Ray Train keeps for its group where the driver runs: the
 #: controller and three helpers (benchmarks/trials.md).
-WORKER, GROUP = 0.6e9, 0.75e9
+WORKER_BYTES, GROUP_BYTES = 0.6e9, 0.75e9
+#: The files that say what a container may take.
+CONTAINER = Path("/sys/fs/cgroup")
+#: Things named before "and so many more".
+NAMED = 3
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict (OK, WARNING, FAILED or SKIPPED), what was found, and how to mend it."""
+    """The result of a check: a verdict (OK, WARNING, FAILED or SKIPPED), what was found, and how to mend it."""
 
     verdict: str
     what: str
@@ -42,40 +46,47 @@ Check = Callable[[Namespace], Finding]
 
 
 def packages(flags: Namespace) -> Finding:
-    """Python and every package that mldiv names in their ranges, and as in requirements.lock where that lies beside."""
-    from packaging.requirements import Requirement
+    """Check that Python and every package that mldiv names are in their ranges, and as in requirements.lock where it lies."""
     from packaging.specifiers import SpecifierSet
 
     python, lines = _wanted()
     here = ".".join(map(str, sys.version_info[:3]))
     wrong = [] if SpecifierSet(python).contains(here) else [f"Python {here}, {python} is needed"]
-    for one in map(Requirement, lines):
-        if one.marker is None or one.marker.evaluate({"extra": ""}):
-            found = version(one.name)
-            if found is None:
-                wrong.append(f"{one.name} is missing")
-            elif not one.specifier.contains(found, prereleases=True):
-                wrong.append(f"{one.name} {found}, {one.specifier} is needed")
+    wrong += [
+        f"{name} is missing" if found is None else f"{name} {found}, {versions} is needed"
+        for name, versions, found in _unmet(lines)
+    ]
     if wrong:
         return Finding(FAILED, some(wrong), AS_LOCKED)
     named = f"Python {here}, torch {version('torch')}, Ray {version('ray')}, Optuna {version('optuna')}"
     if not (lock := ROOT / "requirements.lock").exists():
         return Finding(OK, named)
-    locked = [Requirement(line) for line in lock.read_text().splitlines() if line and line[0] not in "# "]
+    locked = [line for line in lock.read_text().splitlines() if line and line[0] not in "# "]
     others = [
-        f"{one.name} {version(one.name)} ({str(one.specifier).removeprefix('==')} locked)"
-        for one in locked
-        if (one.marker is None or one.marker.evaluate())
-        and not one.specifier.contains(version(one.name) or "0", prereleases=True)
-        and version(one.name) is not None
+        f"{name} {found} ({versions.removeprefix('==')} locked)"
+        for name, versions, found in _unmet(locked)
+        if found is not None
     ]
     if others:
         return Finding(WARNING, f"not as in requirements.lock: {some(others)}", AS_LOCKED)
     return Finding(OK, f"{named}, all as locked")
 
 
+def _unmet(lines: list[str]) -> list[tuple[str, str, str | None]]:
+    """Return name, versions wanted and version found of each requirement that applies here and is not met."""
+    from packaging.requirements import Requirement
+
+    unmet = []
+    for requirement in map(Requirement, lines):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            found = version(requirement.name)
+            if found is None or not requirement.specifier.contains(found, prereleases=True):
+                unmet.append((requirement.name, str(requirement.specifier), found))
+    return unmet
+
+
 def _wanted() -> tuple[str, list[str]]:
-    """Python's range and the requirements, from the checkout or else from what is installed."""
+    """Return Python's range and the requirements, from the checkout or else from what is installed."""
     if (path := ROOT / "pyproject.toml").exists():
         project = tomllib.loads(path.read_text())["project"]
         return project["requires-python"], project["dependencies"]
@@ -83,14 +94,14 @@ def _wanted() -> tuple[str, list[str]]:
 
 
 def dependencies() -> list[str]:
-    """The names of the packages that mldiv names."""
+    """Name the packages that mldiv requires."""
     from packaging.requirements import Requirement
 
     return [Requirement(line).name for line in _wanted()[1] if "extra ==" not in line]
 
 
 def version(name: str) -> str | None:
-    """The installed version; None where there is none."""
+    """Return the installed version of a package; None where there is none."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -98,7 +109,7 @@ def version(name: str) -> str | None:
 
 
 def torch_and_torchvision(flags: Namespace) -> Finding:
-    """Whether they load, and torchvision's own operators run on this torch."""
+    """Check that both load, and that torchvision's own operators run on this torch."""
     both = f"torch {version('torch')} and torchvision {version('torchvision')}"
     try:
         import torch
@@ -112,7 +123,7 @@ def torch_and_torchvision(flags: Namespace) -> Finding:
 
 
 def gpus(flags: Namespace) -> Finding:
-    """Whether torch can use the NVIDIA GPUs of this machine."""
+    """Check that torch can use the NVIDIA GPUs of this machine."""
     import torch
 
     with warnings.catch_warnings(record=True) as told:
@@ -120,7 +131,7 @@ def gpus(flags: Namespace) -> Finding:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count:
         return _try_gpus(count)
-    if not has_card():
+    if not has_gpu():
         if flags.preset == "paper" and flags.address == "local":
             return Finding(WARNING, "none on this machine, and the paper's size wants GPUs", "take --preset small or demo")
         return Finding(OK, "none on this machine")
@@ -135,7 +146,7 @@ def gpus(flags: Namespace) -> Finding:
 
 
 def _try_gpus(count: int) -> Finding:
-    """A step's kind of work on every GPU: a torch without kernels for it fails only here."""
+    """Do a step's kind of work on every GPU: a torch without kernels for it fails only here."""
     import torch
 
     for index in range(count):
@@ -148,18 +159,19 @@ def _try_gpus(count: int) -> Finding:
     return Finding(OK, f"{count} x {torch.cuda.get_device_name(0)}")
 
 
-def has_card() -> bool:
-    """Whether the driver of an NVIDIA GPU, or its device, is on this machine."""
+def has_gpu() -> bool:
+    """Return whether the driver of an NVIDIA GPU, or its device, is on this machine."""
     return Path("/proc/driver/nvidia/version").exists() or any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def memory(flags: Namespace) -> Finding:
-    """Whether a worker on each processor finds room, and its group; on a cluster the nodes are asked later."""
+    """Check that a worker on each processor finds room, and its group; on a cluster the nodes are asked later."""
     workers = len(os.sched_getaffinity(0)) if flags.address == "local" else 0
-    return judge_memory(free_memory(), workers, WORKER + GROUP)
+    return judge_memory(free_memory(), workers, WORKER_BYTES + GROUP_BYTES)
 
 
 def judge_memory(free: float, workers: int, each: float) -> Finding:
+    """Judge whether ``free`` bytes are enough for so many workers of ``each`` bytes."""
     said = f"{free / 1e9:.1f} GB free"
     if free < workers * each:
         mend = "end other programs, or start fewer workers (--groups): Ray kills workers when memory runs out"
@@ -167,39 +179,39 @@ def judge_memory(free: float, workers: int, each: float) -> Finding:
     return Finding(OK, said)
 
 
-def free_memory(group: Path = Path("/sys/fs/cgroup")) -> float:
-    """Bytes that new processes may take: what the machine has left, or its container (``group``) if that is less."""
+def free_memory() -> float:
+    """Return the bytes that new processes may take: what the machine has left, or its container if that is less."""
     lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     free = float(lines["MemAvailable"].split()[0]) * 1024
     try:
-        limit, taken = (float((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        limit, taken = (float((CONTAINER / f"memory.{name}").read_text()) for name in ("max", "current"))
+        parts = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # no limit
         return free
     return min(free, limit - taken + float(parts["inactive_file"]))  # files read, which make way
 
 
 def limits(flags: Namespace) -> Finding:
-    """Open files and shared memory."""
+    """Check how many files may be open, and how much memory shared."""
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)  # Ray raises its own to the hard one
-    if 0 <= files < FILES:
-        return Finding(
-            WARNING, f"a process may open {files} files only, Ray wants {FILES}", "raise it: ulimit -Hn, limits.conf"
-        )
-    if Path("/dev/shm").exists() and (free := shutil.disk_usage("/dev/shm").free) < SHARED:
+    if 0 <= files < OPEN_FILES:
+        what = f"a process may open {files} files only, Ray wants {OPEN_FILES}"
+        return Finding(WARNING, what, "raise it: ulimit -Hn, limits.conf")
+    if Path("/dev/shm").exists() and (free := shutil.disk_usage("/dev/shm").free) < SHARED_MEMORY_BYTES:
         mend = "raise it: docker run --shm-size=2g; processes that decode images die without it"
         return Finding(WARNING, f"/dev/shm has {free / 2**20:.0f} MiB free", mend)
     return Finding(OK, f"open files {files if files >= 0 else 'unlimited'}, /dev/shm wide enough")
 
 
 def first_line(error: Any) -> str:
+    """Return the first line of an error or warning that is not empty, or its type's name."""
     lines: Iterator[str] = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__)
 
 
-def some(many: list[str], shown: int = 3) -> str:
-    """The first few, and how many more."""
-    return "; ".join(many[:shown]) + (f"; and {len(many) - shown} more" if len(many) > shown else "")
+def some(many: list[str]) -> str:
+    """Name the first few, and say how many more there are."""
+    return "; ".join(many[:NAMED]) + (f"; and {len(many) - NAMED} more" if len(many) > NAMED else "")
 
 
 #: What is looked at first, in this order.

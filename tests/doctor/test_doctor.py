@@ -81,11 +81,11 @@ def test_gpus(monkeypatch):
         return False
 
     monkeypatch.setattr(torch.cuda, "is_available", available)
-    monkeypatch.setattr(machine, "has_card", lambda: False)
+    monkeypatch.setattr(machine, "has_gpu", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert machine.gpus(flags()).verdict == OK
     assert machine.gpus(flags("--preset", "paper")).verdict == WARNING
-    monkeypatch.setattr(machine, "has_card", lambda: True)
+    monkeypatch.setattr(machine, "has_gpu", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "built without CUDA" in machine.gpus(flags()).what and machine.gpus(flags()).verdict == FAILED
     monkeypatch.setattr(torch.version, "cuda", "13.2")
@@ -112,19 +112,25 @@ def test_a_gpu_that_does_not_compute(monkeypatch):
 
 
 def test_memory(tmp_path, monkeypatch):
-    free = machine.free_memory(tmp_path)
-    assert 1e6 < free < 1e15
+    monkeypatch.setattr(machine, "CONTAINER", tmp_path)
+    assert 1e6 < machine.free_memory() < 1e15
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.current").write_text("2500\n")
     (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 100\n")
-    assert machine.free_memory(tmp_path) == 600
+    assert machine.free_memory() == 600
     (tmp_path / "memory.max").write_text("max\n")
-    assert machine.free_memory(tmp_path) > 1e6
-    monkeypatch.setattr(machine, "free_memory", lambda: 1.5 * (machine.WORKER + machine.GROUP))
+    assert machine.free_memory() > 1e6
+    monkeypatch.setattr(machine, "free_memory", lambda: 1.5 * (machine.WORKER_BYTES + machine.GROUP_BYTES))
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: {0, 1})
     assert machine.memory(flags()).verdict == WARNING
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: {0})
     assert machine.memory(flags()).verdict == OK
+
+
+def test_memory_of_nodes_that_do_not_answer(monkeypatch):
+    monkeypatch.setattr(cluster, "nodes", lambda: {"a": {}})
+    monkeypatch.setattr(cluster, "ask_all", lambda function, seconds: {"a": cluster.NoAnswer("no answer within 9 s")})
+    assert cluster.memory(flags()) == Finding(WARNING, "a: no answer within 9 s")
 
 
 def test_limits(monkeypatch):
@@ -155,7 +161,7 @@ def test_temporary_files(tmp_path, monkeypatch):
 def test_folders(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     assert locations.results(flags("--out", str(tmp_path / "a" / "b"))).verdict == OK
-    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
     for bad in (tmp_path / "file" / "a", "/proc/a"):
         found = locations.results(flags("--out", str(bad)))
         assert found.verdict == FAILED and f"{bad}: cannot be written" in found.what
@@ -196,7 +202,7 @@ def test_object_stores(monkeypatch):
         place = f"{url}/doctor"
         assert locations.results(flags("--out", place)).verdict == OK
         left = boto3.client("s3").list_objects_v2(Bucket=BUCKET)["Contents"]
-        assert [one["Key"] for one in left] == ["doctor/"]  # pyarrow's mark of a folder
+        assert [entry["Key"] for entry in left] == ["doctor/"]  # pyarrow's mark of a folder
         found = locations.results(flags("--out", "s3://no-such-bucket-here/x"))
         assert found.verdict == FAILED and "NO_SUCH_BUCKET" in found.what and "create the bucket" in found.mend
         with pytest.raises(ConfigError, match="--out nothing://x: no storage that pyarrow knows"):
@@ -261,9 +267,9 @@ def test_no_cluster_answers(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)  # whatever else runs on this machine
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{one.getsockname()[1]}"
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{deaf.getsockname()[1]}"
         found = doctor.joined(doctor.parse(["--address", address]))
         assert found.verdict == FAILED and "Connection refused" in found.what and "ray up" in found.mend
         (tmp_path / "ray").mkdir()

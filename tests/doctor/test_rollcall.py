@@ -74,17 +74,17 @@ def test_a_sound_cluster(cluster, flags, tmp_path, name):
     assert "2 nodes" in found.what or "2 processes on as many nodes add up" in found.what
 
 
-def test_room(cluster, flags, monkeypatch):
-    assert "2 now, of 1 process each" in doctor.room(flags()).what
-    assert doctor.room(flags("--workers", "2")).verdict == OK
+def test_capacity(cluster, flags, monkeypatch):
+    assert "2 now, of 1 process each" in doctor.check_capacity(flags()).what
+    assert doctor.check_capacity(flags("--workers", "2")).verdict == OK
     with monkeypatch.context() as patch:
-        patch.setattr(machine, "free_memory", lambda: 1.5 * machine.GROUP)
-        assert doctor.room(flags("--workers", "2")).verdict == OK
-        found = doctor.room(flags())
+        patch.setattr(machine, "free_memory", lambda: 1.5 * machine.GROUP_BYTES)
+        assert doctor.check_capacity(flags("--workers", "2")).verdict == OK
+        found = doctor.check_capacity(flags())
         assert found.verdict == WARNING and "0.75 GB for each here, where the driver runs, and 1.1 GB are free" in found.what
-    found = doctor.room(flags("--workers", "3"))
+    found = doctor.check_capacity(flags("--workers", "3"))
     assert found.verdict == FAILED and "a group of 3 workers needs" in found.what
-    found = doctor.room(flags("--groups", "5"))
+    found = doctor.check_capacity(flags("--groups", "5"))
     assert found.verdict == WARNING and "--groups 5 asks for more" in found.what
 
 
@@ -117,13 +117,13 @@ class TestALameNode:
         assert found.verdict == FAILED and found.what == f"{lame[0]}: Ray counts 1 GPUs, torch can use 0"
 
     def test_no_way_to_the_others(self, lame, flags):
-        assert rollcall.meeting(flags()).verdict == OK
-        found = rollcall.meeting(flags("--workers", "2", "--limit", "15"))
+        assert rollcall.reach_each_other(flags()).verdict == OK
+        found = rollcall.reach_each_other(flags("--workers", "2", "--limit", "15"))
         assert found.verdict == FAILED and lame[0] in found.what and "GLOO_SOCKET_IFNAME" in found.mend
 
 
 def test_no_memory(cluster, flags, monkeypatch):
-    monkeypatch.setattr(machine, "WORKER", 1e15)
+    monkeypatch.setattr(machine, "WORKER_BYTES", 1e15)
     found = rollcall.memory(flags())
     assert found.verdict == WARNING and all(name in found.what for name in rollcall.nodes()) and "Ray kills" in found.mend
 
@@ -143,7 +143,7 @@ def test_a_wrong_clock(cluster, flags, monkeypatch, off, said):
 def test_a_silent_node_is_not_waited_for(cluster):
     """One of two processes that are to meet waits for the other."""
     first, began = next(iter(rollcall.nodes())), time.monotonic()
-    answers = rollcall.ask(rollcall.meet, {first: ("127.0.0.1", rollcall.free_port(), 0, 2, 100.0)}, 2.0)
+    answers = rollcall.ask(rollcall.all_reduce_ones, {first: ("127.0.0.1", rollcall.free_port(), 0, 2, 100.0)}, 2.0)
     assert isinstance(answers[first], rollcall.NoAnswer) and time.monotonic() - began < 10
 
 
@@ -190,10 +190,10 @@ def test_the_command_on_this_machine(cluster, tmp_path):
 GUARDED = """
 import sys
 from ray.cluster_utils import Cluster
-one = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-print(one.address, flush=True)
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+print(cluster.address, flush=True)
 sys.stdin.read()
-one.shutdown()
+cluster.shutdown()
 """
 
 
