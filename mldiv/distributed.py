@@ -1,4 +1,4 @@
-"""The processes that train one trial together. Without torch.distributed, a world of one."""
+"""Let the processes that train a trial together exchange what they know; without torch.distributed there is one."""
 
 import os
 from typing import Any
@@ -9,14 +9,17 @@ from torch import Tensor, nn
 
 
 def active() -> bool:
+    """Return whether there is a process group."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
+    """Return this process's rank, counted from 0."""
     return dist.get_rank() if active() else 0
 
 
 def size() -> int:
+    """Return the number of ranks."""
     return dist.get_world_size() if active() else 1
 
 
@@ -28,12 +31,12 @@ def meet_at(address: str) -> None:
     import psutil
 
     for interface, addresses in psutil.net_if_addrs().items():
-        if any(one.address == address for one in addresses):
+        if any(own.address == address for own in addresses):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 
 def from_first(value: Any) -> Any:
-    """Rank 0's ``value`` on every rank (any picklable object)."""
+    """Return rank 0's ``value`` on every rank (any picklable object)."""
     if size() == 1:
         return value
     box = [value]
@@ -42,7 +45,7 @@ def from_first(value: Any) -> Any:
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:
-    """The mean of ``tensor`` over all ranks."""
+    """Return the mean of ``tensor`` over all ranks."""
     if size() == 1:
         return tensor
     total = tensor.clone()
@@ -51,7 +54,7 @@ def mean_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def any_rank(flags: Tensor) -> Tensor:
-    """Element-wise "or" of a bool tensor over all ranks."""
+    """Return the element-wise "or" of a bool tensor over all ranks."""
     if size() == 1:
         return flags
     total = flags.to(torch.int32)
@@ -60,7 +63,7 @@ def any_rank(flags: Tensor) -> Tensor:
 
 
 def gather_rows(rows: Tensor, count: int) -> Tensor:
-    """All ranks' rows in rank order, cut to ``count``. Ranks may hold different numbers of rows."""
+    """Return all ranks' rows in rank order, cut to ``count``; ranks may hold different numbers of rows."""
     if size() == 1:
         return rows[:count]
     longest = torch.tensor(len(rows), device=rows.device)

@@ -1,5 +1,4 @@
-"""What a study does by default at four sizes: a demonstration, an hour or so on a laptop with digits or with real images, the
-paper's."""
+"""Define a study's defaults at four sizes: a demonstration, an hour on a laptop with digits or real images, the paper's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from mldiv.config import TrialConfig
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of every trial, Optuna trials per searched arm, seeds of the repeats, resources of a worker.
+    """The defaults of a study.
 
-    cut: further settings for real image data, so that the size stays what the preset promises.
+    settings: of every trial; samples: Optuna trials per searched arm; seeds: of the repeats, how many; cut: further settings
+    for real image data, so that the size stays what the preset promises; cpus, gpus: of a worker.
     """
 
     settings: dict[str, Any]
@@ -58,9 +58,9 @@ PRESETS: dict[str, Preset] = {
 
 
 def configure(name: str, overrides: dict[str, Any], study: Mapping[str, Any] | None = None) -> TrialConfig:
-    """The trial configuration of a preset with a ``study``'s settings and the command line's ``overrides`` (None: not given).
+    """Make a preset's trial configuration with a study's settings and the command line's ``overrides`` (None: not given).
 
-    Raises: ConfigError for an unknown name or an impossible value.
+    Raises: KeyError for an unknown name, ConfigError for an impossible value.
     """
     preset = PRESETS[name]
     given = {key: value for key, value in overrides.items() if value is not None}

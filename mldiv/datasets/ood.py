@@ -1,4 +1,4 @@
-"""Images of another kind, brought to a network's input: a network that knows what it does not know is uncertain of them."""
+"""Bring images of another kind to a network's input: one that knows what it does not know is uncertain of them."""
 
 import difflib
 from dataclasses import replace
@@ -18,8 +18,8 @@ from mldiv.datasets.splits import ImageData, Split
 OOD = ("none", "photographs", *DATASETS)
 
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
-#: Side in pixels of a photograph's patch; larger images get patches of their own size.
-PATCH = 32
+#: Side of a photograph's patch; larger images get patches of their own size.
+PATCH_PIXELS = 32
 
 #: Shares of red, green and blue in a grey level (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
@@ -45,8 +45,8 @@ def check(name: str, root: Path | None, data_name: str) -> None:
         DATASETS[name].check(root)
 
 
-def load_other(name: str, root: Path | None, *, channels: int, size: int, count: int, seed: int = 0) -> Pixels:
-    """At most ``count`` images, the first of a permutation by ``seed``, with so many channels and pixels a side.
+def load_other(name: str, root: Path | None, *, channels: int, size: int, count: int) -> Pixels:
+    """Load at most ``count`` images, the first of a fixed permutation, with so many channels and pixels a side.
 
     A data set's test images are resized whole, bilinear with antialiasing; colours become grey by luma, grey levels equal
     red, green and blue. Photographs give non-overlapping patches: 520 for images of up to 32 pixels, 120 for 64.
@@ -54,14 +54,14 @@ def load_other(name: str, root: Path | None, *, channels: int, size: int, count:
     Raises: DataError for missing or damaged files, or when there is not one image.
     """
     images = _patches(size) if name == "photographs" else _test_images(name, root, size)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]
     if len(order) == 0:
         raise DataError(f"ood = {name!r}: no image of {size} pixels to be had ({count} asked for)")
     return _fitted(_decoded(images, order), channels, size)
 
 
 def as_split(name: str, root: Path | None, data: ImageData, count: int) -> Split:
-    """`load_other` in the channels and size of ``data``, where its test images are; every label is 0 and says nothing."""
+    """Load images as `load_other` does, in the channels, size and place of ``data``'s test images; all labels are 0."""
     tested = data.test.images
     images = load_other(name, root, channels=data.channels, size=tested.shape[-1], count=count)
     split = Split(images, torch.zeros(len(images), dtype=torch.int64))
@@ -69,7 +69,7 @@ def as_split(name: str, root: Path | None, data: ImageData, count: int) -> Split
 
 
 def in_place_of_test(data: ImageData, name: str, root: Path | None) -> ImageData:
-    """``data`` with images of another kind as its test split, at most as many, normalised as the training images are."""
+    """Replace the test split by images of another kind, at most as many, normalised as the training images are."""
     return replace(data, test=as_split(name, root, data, len(data.test)))
 
 
@@ -82,8 +82,8 @@ def _photograph(name: str) -> UInt8[Tensor, "3 height width"]:
 
 
 def _patches(size: int) -> Pixels:
-    """Both photographs cut into non-overlapping squares from the upper left corner, row by row."""
-    side = max(PATCH, size)
+    """Cut both photographs into non-overlapping squares from the upper left corner, row by row."""
+    side = max(PATCH_PIXELS, size)
     parts = []
     for name in PHOTOGRAPHS:
         picture = _photograph(name)
@@ -107,7 +107,7 @@ def _decoded(images: Tensor | FolderImages, order: Tensor) -> Pixels:
 
 
 def _fitted(images: UInt8[Tensor, "images before rows columns"], channels: int, size: int) -> Pixels:
-    """The images with so many channels and pixels a side."""
+    """Give the images so many channels and pixels a side."""
     values = images.float()
     if channels == 1 and images.shape[1] == 3:
         values = (values * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)

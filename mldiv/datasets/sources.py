@@ -1,4 +1,4 @@
-"""Reading data sets from their files, and saying clearly what is missing or damaged. Add one to DATASETS."""
+"""Read data sets from their files, and say clearly what is missing or damaged. Add one to DATASETS."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,18 +15,20 @@ from mldiv.datasets import image_folder
 from mldiv.datasets.files import DataError, check_file, existing_folder
 from mldiv.datasets.image_folder import FolderImages
 
-#: Decoded images up to this many bytes are kept in memory; a larger folder is decoded batch by batch.
-IN_MEMORY = 4 * 2**30
+#: Decoded images up to this size are kept in memory; a larger folder is decoded batch by batch.
+IN_MEMORY_BYTES = 4 * 2**30
 
 Raw = tuple[Tensor | FolderImages, Tensor]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set's reader and habits. mean and std per channel, of values in [0, 1]; None: from its training images.
+    """A data set's reader and habits.
 
-    read: (root, image_size) -> (training images and labels, test images and labels); check: raises DataError early;
-    padding, flip: the augmentation; size: of the images; download: torchvision's class that fetches the files, by name.
+    read: (root, image size in pixels) -> (training images and labels, test images and labels); check: raises DataError early;
+    classes: None to count them; size: pixels a side; padding, flip: the augmentation, shifts by so many pixels; mean, std: per
+    channel, of values in [0, 1], None to take them from the training images; download: torchvision's class that fetches the
+    files, by name.
     """
 
     read: Callable[[Path | None, int], tuple[Raw, Raw]]

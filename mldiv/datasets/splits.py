@@ -1,4 +1,4 @@
-"""Splits, on-device batches and augmentation. Everything random is drawn from generators and seeds that the caller names."""
+"""Split data sets and make augmented batches on the device. Randomness comes from the caller's generators and seeds."""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn import functional
 
-from mldiv.datasets.sources import DATASETS, IN_MEMORY, DataError, FolderImages
+from mldiv.datasets.sources import DATASETS, IN_MEMORY_BYTES, DataError, FolderImages
 
 Moments = Float[Tensor, "1 channels 1 1"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images, uint8 [images, channels, height, width] or files decoded when asked for, and labels, int64 [images]."""
+    """The images, uint8 [images, channels, height, width] or files decoded when asked for, and labels, int64 [images]."""
 
     images: Tensor | FolderImages
     labels: Tensor
@@ -29,12 +29,14 @@ class Split:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> "Split":
+        """Return the images at ``indices``, in that order."""
         if isinstance(self.images, FolderImages):
             size = self.images.shape[-1]
             return Split(FolderImages([self.images.paths[index] for index in indices], size), self.labels[indices])
         return Split(self.images[indices], self.labels[indices])
 
     def to(self, device: torch.device) -> "Split":
+        """Return the split on a device; files stay files."""
         if isinstance(self.images, FolderImages):
             return self
         return Split(self.images.to(device), self.labels.to(device))
@@ -57,15 +59,17 @@ class ImageData:
 
     @property
     def channels(self) -> int:
+        """Channels of an image."""
         return self.train.images.shape[1]
 
     @property
     def splits(self) -> dict[str, Split]:
+        """The splits by name: train, validation, test."""
         return {name: getattr(self, name) for name in ("train", "validation", "test")}
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything that training sees of the data, wherever it lies: pixels (or files), labels, augmentation."""
+        """A hash of everything that training sees of the data, wherever it lies: pixels (or files), labels, augmentation."""
         digest = hashlib.sha256(repr((self.classes, self.mean, self.std, self.padding, self.flip)).encode())
         for part in (self.train, self.validation):
             digest.update(part.labels.cpu().numpy().tobytes())
@@ -74,11 +78,11 @@ class ImageData:
         return digest.hexdigest()[:16]
 
     def to(self, device: torch.device) -> "ImageData":
-        """The data on a device, where its batches are then made; folders that do not fit into memory stay files."""
+        """Return the data on a device, where its batches are then made; folders that do not fit into memory stay files."""
         return replace(self, train=self.train.to(device), validation=self.validation.to(device), test=self.test.to(device))
 
     def describe(self) -> str:
-        """How many images of what, in words."""
+        """Say how many images of what these are."""
         side = self.train.images.shape[-1]
         tested = "test" if self.test_split == "official" else "development"
         return (
@@ -90,7 +94,7 @@ class ImageData:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One epoch's random shifts [0, 2 padding] and flips, by sample index: the same however many ranks share the epoch."""
+    """An epoch's random shifts, 0 to 2 ``padding``, and flips, by image: the same however many ranks share the epoch."""
 
     shift_y: Int[Tensor, " images"]
     shift_x: Int[Tensor, " images"]
@@ -103,7 +107,7 @@ def load(
     validation_size: int | None = None, test_size: int | None = None, image_size: int | None = None,
     test_split: str = "official",
 ) -> ImageData:  # fmt: skip
-    """The data set with a validation split taken from its training images by ``seed``; all cuts keep the classes' shares.
+    """Read a data set and take a validation split from its training images by ``seed``; all cuts keep the classes' shares.
 
     validation_size: images, or None for validation_fraction of the training images. train_size, test_size: cut to so many
     images; None keeps all. image_size: of a folder's images (the other sets have theirs). test_split "development": the test
@@ -132,7 +136,7 @@ def load(
 
 
 def _divide(split: Split, count: int, seed: int, what: str) -> tuple[Split, Split]:
-    """The split less ``count`` images, and these; both stratified by class and in the original order."""
+    """Return the split less ``count`` images, and these; both stratified by class and in the original order."""
     try:
         rest, taken = train_test_split(np.arange(len(split)), test_size=count, stratify=split.labels.numpy(), random_state=seed)
     except ValueError as error:
@@ -149,7 +153,7 @@ def _cut(split: Split, count: int, seed: int, what: str) -> Split:
 
 
 def _in_memory(split: Split) -> Split:
-    if isinstance(split.images, Tensor) or split.images.shape.numel() > IN_MEMORY:
+    if isinstance(split.images, Tensor) or split.images.shape.numel() > IN_MEMORY_BYTES:
         return split
     chunks = list(torch.arange(len(split)).split(256))
     return Split(torch.cat(list(_raw(split, chunks, torch.device("cpu")))), split.labels)
@@ -162,7 +166,7 @@ def _moments(train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def draw_augmentation(data: ImageData, generator: torch.Generator) -> Augmentation:
-    """An epoch's shifts and flips for every training image."""
+    """Draw an epoch's shifts and flips for every training image."""
     count, span = len(data.train), 2 * data.padding + 1
     shift_y, shift_x = torch.randint(span, (2, count), generator=generator)
     flip = torch.rand(count, generator=generator) < (0.5 if data.flip else 0.0)
@@ -176,7 +180,7 @@ def random_crop_flip(
     flip: Bool[Tensor, " batch"],
     padding: int,
 ) -> UInt8[Tensor, "batch channels height width"]:
-    """Each image padded with zeros, cropped at its own shift and mirrored or not: all of a batch in one gather."""
+    """Pad each image with zeros, crop it at its own shift and mirror it or not: all of a batch in one gather."""
     _, _, height, width = images.shape
     padded = functional.pad(images, (padding,) * 4) if padding else images
     rows = shift_y[:, None] + torch.arange(height, device=images.device)
@@ -190,9 +194,10 @@ def train_batches(
     data: ImageData, *, batch_size: int, order: Int[Tensor, " images"], augmentation: Augmentation,
     rank: int = 0, world: int = 1, device: torch.device,
 ) -> Iterator[tuple[Float[Tensor, "batch channels height width"], Int[Tensor, " batch"]]]:  # fmt: skip
-    """This rank's share of an epoch's batches on the device, augmented and normalised; the incomplete last one is dropped.
+    """Yield this rank's share of an epoch's batches on the device, augmented and normalised, but an incomplete last one.
 
-    batch_size: images of a step over all ranks; a rank takes its contiguous part of each.
+    batch_size: images of a step over all ranks; a rank takes its contiguous part of each. order: indices of the training
+    images.
 
     Raises: DataError when there is not one full batch.
     """
@@ -212,9 +217,9 @@ def eval_batches(
     data: ImageData, split: str, *, batch_size: int, rank: int = 0, world: int = 1, device: torch.device,
     most: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
-    """This rank's contiguous share of a split, in order, normalised; the ranks' shares one after the other are the split.
+    """Yield this rank's contiguous share of a split in order, normalised; the ranks' shares in turn are the split.
 
-    most: end after so many batches.
+    split: train, validation or test. most: end after so many batches.
     """
     part = data.splits[split]
     share = -(-len(part) // world)
@@ -228,7 +233,7 @@ def eval_batches(
 def normalize(
     images: UInt8[Tensor, "batch channels height width"], mean: Moments, std: Moments
 ) -> Float[Tensor, "batch channels height width"]:
-    """uint8 to float32 with the data set's mean and standard deviation per channel."""
+    """Turn uint8 into float32 with the data set's mean and standard deviation per channel."""
     return (images.float() / 255 - mean) / std
 
 
@@ -238,12 +243,12 @@ def _moments_on(data: ImageData, device: torch.device) -> tuple[Moments, Moments
 
 
 def _on_device(chunks: list[Tensor], device: torch.device) -> list[Tensor]:
-    """The chunks of indices on the device, in one transfer."""
+    """Return the chunks of indices on the device, in one transfer."""
     return list(torch.cat(chunks).to(device).split([len(chunk) for chunk in chunks])) if chunks else []
 
 
 def _raw(split: Split, chunks: list[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """The uint8 images of each chunk of indices on the device; files are decoded a few batches ahead."""
+    """Yield the uint8 images of each chunk of indices on the device; files are decoded a few batches ahead."""
     if not isinstance(split.images, Tensor):
         yield from (images.to(device, non_blocking=True) for images in split.images.decoded(chunks, pin=device.type == "cuda"))
         return

@@ -1,4 +1,4 @@
-"""Scores of a Monte Carlo predictive: accuracy, proper scores, calibration, uncertainty and what it detects."""
+"""Score a Monte Carlo predictive: accuracy, proper scores, calibration, uncertainty and what it detects. Add one to METRICS."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ BINS = 15
 
 
 class Predictive(NamedTuple):
-    """What S weight samples say of N images.
+    """The prediction of S weight samples for N images.
 
     probabilities: mean over samples of the softmax, [images, classes].
     expected_entropy: mean over samples of the softmax's entropy in nats, [images].
@@ -24,40 +24,40 @@ class Predictive(NamedTuple):
 
 
 def together(*predictives: Predictive) -> Predictive:
-    """The equal mixture of several networks' predictives: their samples taken as one larger set of samples."""
+    """Mix several networks' predictives equally: their samples taken as one larger set of samples."""
     columns = zip(*predictives, strict=True)
     return Predictive(*(torch.stack(column).mean(0) for column in columns))
 
 
 def entropy(probabilities: Float[Tensor, "*images classes"]) -> Float[Tensor, "*images"]:
-    """Shannon entropy in nats, ``-sum_c p_c log p_c`` with ``0 log 0 = 0``."""
+    """Return the Shannon entropy in nats, ``-sum_c p_c log p_c`` with ``0 log 0 = 0``."""
     return torch.special.entr(probabilities).sum(-1)
 
 
 def mutual_information(predictive: Predictive) -> Float[Tensor, " images"]:
-    """BALD: entropy of the mean less the mean of the entropies, in nats; not negative."""
+    """Subtract the mean of the entropies from the entropy of the mean (BALD), in nats; not negative."""
     return (entropy(predictive.probabilities) - predictive.expected_entropy).clamp_min(0)
 
 
 def accuracy(predictive: Predictive, labels: Int[Tensor, " images"]) -> Tensor:
-    """Share of images whose most probable class is the label."""
+    """Return the share of images whose most probable class is the label."""
     return (predictive.probabilities.argmax(-1) == labels).double().mean()
 
 
 def nll(predictive: Predictive, labels: Int[Tensor, " images"]) -> Tensor:
-    """Mean of ``-log p(label)`` in nats; probabilities under the smallest normal float count as that."""
+    """Return the mean of ``-log p(label)`` in nats; probabilities under the smallest normal float count as that."""
     chosen = predictive.probabilities.gather(-1, labels[:, None]).squeeze(-1)
     return -chosen.clamp_min(torch.finfo(chosen.dtype).tiny).log().double().mean()
 
 
 def brier(predictive: Predictive, labels: Int[Tensor, " images"]) -> Tensor:
-    """Mean over images of ``sum_c (p_c - 1[c = label])^2``: 0 to 2."""
+    """Return the mean over images of ``sum_c (p_c - 1[c = label])^2``: 0 to 2."""
     truth = torch.nn.functional.one_hot(labels, predictive.probabilities.shape[-1])
     return (predictive.probabilities - truth).square().sum(-1).double().mean()
 
 
 def ece(predictive: Predictive, labels: Int[Tensor, " images"]) -> Tensor:
-    """Expected calibration error of the top class, 15 equal-width bins.
+    """Return the expected calibration error of the top class over 15 equal-width bins.
 
     ``sum_b n_b/N |accuracy_b - confidence_b|``. Biased upwards at small N: a perfectly calibrated model does not score 0.
     """
@@ -66,38 +66,38 @@ def ece(predictive: Predictive, labels: Int[Tensor, " images"]) -> Tensor:
 
 
 def adaptive_ece(predictive: Predictive, labels: Int[Tensor, " images"]) -> Tensor:
-    """As `ece`, in 15 bins of equal numbers of images (as equal as N allows), by rank of confidence."""
+    """Compute it as `ece` does, in 15 bins of equal numbers of images (as equal as N allows), by rank of confidence."""
     confidence, predicted = predictive.probabilities.max(-1)
     rank = confidence.argsort(stable=True).argsort()
     return _binned_gap(confidence, predicted == labels, rank * BINS // len(rank))
 
 
 def classwise_ece(predictive: Predictive, labels: Int[Tensor, " images"]) -> Tensor:
-    """Mean over classes of the calibration error of "is it this class?", 15 equal-width bins each."""
+    """Average over classes the calibration error of "is it this class?", 15 equal-width bins each."""
     columns = predictive.probabilities.unbind(-1)
     gaps = [_binned_gap(column, labels == index, _equal_width(column)) for index, column in enumerate(columns)]
     return torch.stack(gaps).mean()
 
 
 def mean_entropy(predictive: Predictive, labels: Int[Tensor, " images"]) -> Tensor:
-    """Mean predictive entropy in nats."""
+    """Return the mean predictive entropy in nats."""
     return entropy(predictive.probabilities).double().mean()
 
 
 def mean_mutual_information(predictive: Predictive, labels: Int[Tensor, " images"]) -> Tensor:
-    """Mean mutual information of prediction and weights in nats."""
+    """Return the mean mutual information of prediction and weights in nats."""
     return mutual_information(predictive).double().mean()
 
 
 def disagreement(first: Predictive, second: Predictive) -> Tensor:
-    """Share of images on which two predictives name different classes."""
+    """Return the share of images on which two predictives name different classes."""
     return (first.probabilities.argmax(-1) != second.probabilities.argmax(-1)).double().mean()
 
 
 def auroc(positive: Float[Tensor, " positives"], negative: Float[Tensor, " negatives"]) -> float:
-    """Area under the ROC curve: how often a positive's score exceeds a negative's, ties counted half. 0.5 is chance.
+    """Return the area under the ROC curve: how often a positive's score exceeds a negative's, ties counted half.
 
-    nan where there are no positives, no negatives, or a score is not finite.
+    0.5 is chance; nan where there are no positives, no negatives, or a score is not finite.
     """
     values = torch.cat([positive, negative]).double().cpu()
     if not len(positive) or not len(negative) or not values.isfinite().all():
@@ -107,12 +107,12 @@ def auroc(positive: Float[Tensor, " positives"], negative: Float[Tensor, " negat
 
 
 def error_detection(uncertainty: Float[Tensor, " images"], wrong: Bool[Tensor, " images"]) -> float:
-    """AUROC of telling wrong predictions from right ones by their uncertainty; nan where all are right, or all wrong."""
+    """Return the AUROC of telling wrong predictions from right ones by uncertainty; nan where all are right, or all wrong."""
     return auroc(uncertainty[wrong], uncertainty[~wrong])
 
 
 def aurc(uncertainty: Float[Tensor, " images"], wrong: Bool[Tensor, " images"]) -> float:
-    """Area under the risk-coverage curve: the share of errors among the k least uncertain images, averaged over k = 1..N.
+    """Average the share of errors among the k least uncertain images over k = 1..N: the area under the risk-coverage curve.
 
     0 is perfect; an uncertainty that says nothing gives about the error rate. Equally uncertain images count in the mean
     over all their orders, whatever order they are in. nan without images, or where an uncertainty is not finite. References:
@@ -130,8 +130,11 @@ def aurc(uncertainty: Float[Tensor, " images"], wrong: Bool[Tensor, " images"]) 
 def uncertainty_scores(
     test: Predictive, labels: Int[Tensor, " images"], other: Predictive | None = None
 ) -> dict[str, float | None]:
-    """How well entropy and mutual information find wrong predictions (error_auroc_*, aurc_*) and, with its predictive, the
-    images of another data set (ood_auroc_*). None for what is not defined: all right, all wrong, no other data set."""
+    """Score how well entropy and mutual information find wrong predictions, and images of another data set.
+
+    error_auroc_*, aurc_*: wrong predictions on ``test``; ood_auroc_*: the images of ``other``. None for what is not defined:
+    all right, all wrong, no other data set.
+    """
     wrong = test.probabilities.argmax(-1) != labels
     result: dict[str, float] = {}
     for name, measure in UNCERTAINTIES.items():
@@ -143,12 +146,12 @@ def uncertainty_scores(
 
 
 def scores(predictive: Predictive, labels: Int[Tensor, " images"], names: tuple[str, ...] | None = None) -> dict[str, float]:
-    """Every metric of METRICS (or those in ``names``) as a plain number."""
+    """Compute every metric of METRICS (or those in ``names``) as a plain number."""
     return {name: float(METRICS[name](predictive, labels)) for name in names or METRICS}
 
 
 def _equal_width(values: Float[Tensor, " images"]) -> Int[Tensor, " images"]:
-    """Bin (k/15, (k+1)/15] of each value; 0 belongs to the first."""
+    """Return the bin (k/15, (k+1)/15] of each value; 0 belongs to the first."""
     return ((values.double() * BINS).ceil().long() - 1).clamp(0, BINS - 1)
 
 
@@ -162,7 +165,7 @@ def _predictive_entropy(predictive: Predictive) -> Float[Tensor, " images"]:
     return entropy(predictive.probabilities)
 
 
-#: How uncertain a predictive is of each image.
+#: Measures of how uncertain a predictive is of each image.
 UNCERTAINTIES: dict[str, Callable[[Predictive], Tensor]] = {
     "entropy": _predictive_entropy,
     "mutual_information": mutual_information,

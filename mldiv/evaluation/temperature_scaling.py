@@ -1,4 +1,4 @@
-"""Temperature scaling: one number that makes a predictive's confidence right, fitted on validation data."""
+"""Make a predictive's confidence right by one number, its temperature, fitted on validation data."""
 
 import math
 
@@ -14,7 +14,7 @@ Probabilities = Float[Tensor, "images classes"]
 
 
 def scale(probabilities: Probabilities, temperature: float) -> Probabilities:
-    r"""The predictive at another temperature: above 1 less sure of itself, below 1 surer; the order of classes stays.
+    r"""Return the predictive at another temperature: above 1 less sure of itself, below 1 surer; the order of classes stays.
 
     .. math:: \mathrm{softmax}(\log p / T)
 
@@ -26,7 +26,7 @@ def scale(probabilities: Probabilities, temperature: float) -> Probabilities:
 
 
 def fit_temperature(probabilities: Probabilities, labels: Int[Tensor, " images"]) -> float:
-    """The temperature in [0.05, 20] at which `scale` has the smallest mean negative log-likelihood of ``labels``.
+    """Fit the temperature in [0.05, 20] at which `scale` has the smallest mean negative log-likelihood of ``labels``.
 
     Validation data. The likelihood has one maximum in the temperature; it is found by a bounded search on its logarithm, in
     float64. Where none is better than 1, 1. Predictions that are all right give a temperature near the lower bound, as there

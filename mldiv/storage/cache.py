@@ -1,4 +1,4 @@
-"""The store of work that trials share: entries addressed by content, published whole or not at all, verified when read.
+"""Keep the work that trials share: entries addressed by content, published whole or not at all, verified when read.
 
 Any number of processes, worker groups and studies may use one store at once. Its folder holds
 
@@ -13,7 +13,6 @@ entry out. Both are told in ``messages``, for the trial's record.
 
 import contextlib
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -21,23 +20,22 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
 
 from mldiv import distributed, records
 from mldiv.storage import object_store
-from mldiv.storage.files import write_atomically
+from mldiv.storage.files import State, dump, load, write_atomically
+from mldiv.storage.files import save_atomically as save_atomically
 
-State = dict[str, Any]
-
-#: Bytes that entries may take before those that no study references are deleted, the longest unused first.
-LIMIT = 20 * 2**30
-#: Seconds after which a half-written file counts as abandoned.
-ABANDONED = 3600.0
-#: Seconds between two looks at an entry that another process computes.
-LOOK = 0.1
+#: What entries may take before those that no study references are deleted, the longest unused first.
+LIMIT_BYTES = 20 * 2**30
+#: When a half-written file counts as abandoned.
+ABANDONED_SECONDS = 3600.0
+#: Between two looks at an entry that another process computes.
+LOOK_SECONDS = 0.1
 
 _SEAL = b"mldiv-store 1 "
 _DIGEST = 64
@@ -47,31 +45,14 @@ class Damaged(ValueError):
     """An entry whose bytes are not those that were published."""
 
 
-def save_atomically(path: Path, state: State) -> None:
-    """Save ``state`` so that a reader, or a crash, sees the old file or the new one and nothing between.
-
-    Raises: OSError, with no trace left, when it cannot be written.
-    """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
-
-
-def load(data: bytes, device: torch.device) -> State:
-    """What `save_atomically` wrote: tensors and plain values only."""
-    return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
-
-
 def seal(state: State) -> bytes:
-    """``state`` as the bytes of an entry."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    payload = buffer.getvalue()
+    """Return ``state`` as the bytes of an entry."""
+    payload = dump(state)
     return _SEAL + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
 
 
 def unseal(data: bytes) -> bytes:
-    """The payload of an entry's bytes.
+    """Return the payload of an entry's bytes.
 
     Raises: Damaged when they are cut short, changed, or no entry.
     """
@@ -92,33 +73,38 @@ class Entry(NamedTuple):
 
 
 class Store:
-    """One store's folder. All ranks of a group call `read` and `get` together; rank 0 alone touches the files."""
+    """A store in a folder. All ranks of a group call `read` and `get` together; rank 0 alone touches the files.
 
-    def __init__(self, folder: Path, limit: int = LIMIT) -> None:
+    limit: bytes that its entries may take.
+    """
+
+    def __init__(self, folder: Path, limit: int = LIMIT_BYTES) -> None:
         self.folder, self.limit = Path(folder), limit
         self.messages: list[str] = []
 
     @property
     def place(self) -> str:
-        """Where the entries are, for people and other processes."""
+        """The entries' place, for people and other processes."""
         return str(self.folder)
 
     def path(self, name: str) -> Path:
+        """Return the path of an entry's file."""
         return self.folder / "entries" / f"{name}.pt"
 
     def has(self, name: str) -> bool:
+        """Return whether there is an entry of that name."""
         return self.path(name).exists()
 
     def names(self, folder: str) -> list[str]:
-        """What follows ``folder`` in the names of the entries directly in it."""
+        """Return what follows ``folder`` in the names of the entries directly in it."""
         return [path.stem for path in (self.folder / "entries" / folder).glob("*.pt")]
 
     def read(self, name: str, device: torch.device) -> State | None:
-        """The entry, or None when there is none; one that is damaged is taken out of the store first."""
+        """Return the entry, or None when there is none; one that is damaged is taken out of the store first."""
         return self._read(self.path(name), device)
 
     def read_progress(self, name: str, device: torch.device) -> State | None:
-        """How far an interrupted computation of the entry came; None when it left nothing."""
+        """Return how far an interrupted computation of the entry came; None when it left nothing."""
         return self._read(self._progress(name), device)
 
     def keep_progress(self, name: str, state: State) -> None:
@@ -129,7 +115,7 @@ class Store:
             self._tell(f"progress of {name} could not be saved ({error.strerror or error})")
 
     def publish(self, name: str, state: State) -> bool:
-        """Store ``state`` under ``name`` and keep to the limit; whether it is there now. Rank 0's call."""
+        """Store ``state`` under ``name`` and keep to the limit; return whether it is there now. Rank 0's call."""
         self._sweep()
         try:
             self._write(self.path(name), seal(state))
@@ -141,7 +127,7 @@ class Store:
         return True
 
     def get(self, name: str, compute: Callable[[], State], device: torch.device) -> State:
-        """The entry, computed on every rank and published if it is missing.
+        """Return the entry, computed on every rank and published if it is missing.
 
         Who needs it meanwhile waits, and computes it if this one dies.
         """
@@ -155,7 +141,7 @@ class Store:
 
     @contextlib.contextmanager
     def hold(self, names: Collection[str]) -> Iterator[None]:
-        """Hold the lock of every missing entry, as the one process that computes it; waits for others to publish or to end.
+        """Hold the lock of every missing entry, as the process that computes it; wait for others to publish or to end.
 
         Locks are taken in the order of their names, so that two processes cannot wait for each other. A disk that holds no
         locks (full, or a mount without them) makes nobody wait: two processes may then do the same work.
@@ -179,7 +165,7 @@ class Store:
                 lock = FileLock(path, fallback_to_soft=False)  # a marker file would outlive its holder
                 lock.acquire(timeout=0)
             except Timeout:
-                time.sleep(LOOK)
+                time.sleep(LOOK_SECONDS)
             except (OSError, NotImplementedError) as error:
                 self._tell(f"{path} could not be locked ({error}); others may compute the same entry meanwhile")
                 return None
@@ -191,7 +177,7 @@ class Store:
         return self.folder / "progress" / f"{name}.pt"
 
     def _read(self, path: Path, device: torch.device) -> State | None:
-        """What all ranks get of the file that rank 0 reads."""
+        """Return on all ranks what rank 0 reads of a file."""
         payload = distributed.from_first(self._payload(path) if distributed.rank() == 0 else None)
         return None if payload is None else load(payload, device)
 
@@ -226,7 +212,7 @@ class Store:
     # Size and references
 
     def entries(self) -> dict[str, Entry]:
-        """Every entry by its name; one that another process deletes meanwhile is left out."""
+        """Return every entry by its name; one that another process deletes meanwhile is left out."""
         root, found = self.folder / "entries", {}
         for path in root.rglob("*.pt"):
             with contextlib.suppress(FileNotFoundError):
@@ -235,7 +221,7 @@ class Store:
         return found
 
     def refer(self, study: str | Path, patterns: Collection[str]) -> None:
-        """Note which entries ``study`` still needs: regular expressions of whole names. None: it needs nothing more."""
+        """Note which entries ``study`` still needs: regular expressions of whole names; empty: it needs none."""
         path = self.folder / "references" / f"{records.trial_id({'study': str(study)})}.json"
         if patterns:
             reference = {"study": str(study), "entries": sorted(patterns)}
@@ -244,13 +230,13 @@ class Store:
             self._remove(path)
 
     def referenced(self) -> list[re.Pattern[str]]:
-        """What studies that still exist need."""
+        """Return the names, as expressions, of what studies that still exist need."""
         patterns = []
         for text in self._references():
             with contextlib.suppress(ValueError, re.error, KeyError, TypeError):  # damaged: it refers to nothing
                 reference = json.loads(text)
                 if object_store.is_there(reference["study"]):
-                    patterns += [re.compile(one) for one in reference["entries"]]
+                    patterns += [re.compile(entry) for entry in reference["entries"]]
         return patterns
 
     def _references(self) -> Iterator[bytes]:
@@ -259,29 +245,23 @@ class Store:
                 yield path.read_bytes()
 
     def evict(self, keep: str = "") -> list[str]:
-        """Delete the longest unused entries that no study references until the rest fits the limit; their names."""
+        """Delete the longest unused entries that no study references, but ``keep``, until the rest fits; return their names."""
         self._sweep()
-        entries = self.entries()
+        entries, evicted = self.entries(), []
         excess = sum(entry.size for entry in entries.values()) - self.limit
-        evicted: list[str] = []
-        if excess <= 0:
-            return evicted
-        patterns = self.referenced()
+        patterns = self.referenced() if excess > 0 else []
         for name, entry in sorted(entries.items(), key=lambda item: item[1].used):
-            if excess <= 0:
-                break
-            if name == keep or any(pattern.fullmatch(name) for pattern in patterns):
-                continue
-            self._remove(self.path(name))
-            evicted.append(name)
-            excess -= entry.size
+            if excess > 0 and name != keep and not any(pattern.fullmatch(name) for pattern in patterns):
+                self._remove(self.path(name))
+                evicted.append(name)
+                excess -= entry.size
         return evicted
 
     def _sweep(self) -> None:
         """Remove what writers that were killed left half-written."""
         for path in itertools.chain.from_iterable((self.folder / part).rglob(".*.pt.*") for part in ("entries", "progress")):
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > ABANDONED:
+                if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                     path.unlink()
 
     def _tell(self, message: str) -> None:

@@ -1,8 +1,15 @@
-"""Write a file whole or not at all."""
+"""Write a file whole or not at all, and turn states of tensors into bytes and back."""
 
+import io
 import os
 import uuid
 from pathlib import Path
+from typing import Any
+
+import torch
+
+#: Tensors and plain values by name.
+State = dict[str, Any]
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -20,3 +27,20 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_atomically(path: Path, state: State) -> None:
+    """Write ``state`` as `write_atomically` does."""
+    write_atomically(path, dump(state))
+
+
+def dump(state: State) -> bytes:
+    """Return ``state`` as bytes, which `load` reads."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def load(data: bytes, device: torch.device) -> State:
+    """Read a state from its bytes, tensors on ``device``; nothing but tensors and plain values is allowed in it."""
+    return torch.load(io.BytesIO(data), map_location=device, weights_only=True)

@@ -1,4 +1,4 @@
-"""Folders on an object store: a local copy, pulled before work and pushed after every step of it.
+"""Work in folders on an object store: a local copy, pulled before work and pushed after every step of it.
 
 A place is a folder's path, or a URL that pyarrow knows (s3://bucket/folder, gs://..., hdfs://...), as Ray's storage_path is.
 Objects cannot be appended to, renamed or locked, so work goes on in a copy on the local disk. Files travel in the order in
@@ -23,8 +23,8 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 SIDE_BY_SIDE = 16
 #: What the analysis reads in a trial's folder: all but the checkpoint.
 OF_ANALYSIS = ("trial.json", "metrics.jsonl", ".parquet")
-#: Seconds between two tries of a push that must not be lost.
-RETRY = 2.0
+#: Between two tries of a push that must not be lost.
+RETRY_SECONDS = 2.0
 
 Place = str
 
@@ -37,11 +37,12 @@ class Object(NamedTuple):
 
 
 def is_url(place: str | Path) -> bool:
+    """Return whether a place is a URL, and no path."""
     return "://" in str(place)
 
 
 def join(place: Place, *names: str) -> Place:
-    """The place of something in the folder at ``place``; a URL keeps its query."""
+    """Return the place of something in the folder at ``place``; a URL keeps its query."""
     if not is_url(place):
         return str(Path(place, *names))
     address, mark, query = place.partition("?")
@@ -49,6 +50,7 @@ def join(place: Place, *names: str) -> Place:
 
 
 def parent(place: Place) -> Place:
+    """Return the place of the folder above; a URL keeps its query."""
     if not is_url(place):
         return str(Path(place).parent)
     address, mark, query = place.partition("?")
@@ -56,7 +58,7 @@ def parent(place: Place) -> Place:
 
 
 def is_there(place: Place) -> bool:
-    """Whether a folder exists; one on an object store that does not answer counts as existing."""
+    """Return whether a folder exists; one on an object store that does not answer counts as existing."""
     if not is_url(place):
         return Path(place).exists()
     try:
@@ -66,7 +68,7 @@ def is_there(place: Place) -> bool:
 
 
 def name(place: Place) -> str:
-    """The folder's own name."""
+    """Return the folder's own name."""
     return PurePosixPath(place.partition("?")[0]).name
 
 
@@ -85,30 +87,35 @@ class Remote:
         self.path = path.rstrip("/")
 
     def try_writing(self) -> None:
-        """Raises: OSError when nothing can be written here."""
+        """Write a file and remove it.
+
+        Raises: OSError when that is not allowed.
+        """
         probe = f".writable-{uuid.uuid4().hex}"
         self.write(probe, b"mldiv")
         self.remove(probe)
 
     def exists(self, name: str) -> bool:
+        """Return whether there is a file of that name."""
         return self.system.get_file_info(f"{self.path}/{name}").type == FileType.File
 
     def files(self, folder: str = "", deep: bool = True) -> dict[str, Object]:
-        """Every file below ``folder``, or directly in it, by its name relative to it."""
+        """List every file below ``folder``, or directly in it (not ``deep``), by its name relative to it."""
         root = f"{self.path}/{folder}".rstrip("/")
         found = self.system.get_file_info(FileSelector(root, recursive=deep, allow_not_found=True))
         return {
-            one.path.removeprefix(f"{root}/"): Object(one.size, (one.mtime_ns or 0) / 1e9)
-            for one in found
-            if one.type == FileType.File
+            entry.path.removeprefix(f"{root}/"): Object(entry.size, (entry.mtime_ns or 0) / 1e9)
+            for entry in found
+            if entry.type == FileType.File
         }
 
     def read(self, name: str) -> bytes:
+        """Return a file's content."""
         with self.system.open_input_stream(f"{self.path}/{name}") as file:
             return file.read()
 
     def write(self, name: str, data: bytes) -> None:
-        """Readers see the old object or the new one. Folders are made where the store has such."""
+        """Write a file; readers see the old one or the new one. Folders are made where the store has such."""
         path = f"{self.path}/{name}"
         if self.system.type_name != "s3":  # which has none
             self.system.create_dir(path.rpartition("/")[0], recursive=True)
@@ -136,10 +143,14 @@ class Copy:
 
     @property
     def place(self) -> Place:
+        """The folder's place: the URL where there is one."""
         return self.remote.url if self.remote is not None else str(self.local)
 
     def remove(self, folder: str) -> None:
-        """Remove a folder in it, here and there. Raises: OSError when the store does not let it."""
+        """Remove a folder in it, here and there.
+
+        Raises: OSError when the store does not let it.
+        """
         shutil.rmtree(self.local / folder, ignore_errors=True)
         if self.remote is not None:
             self.remote.remove_folder(folder)
@@ -147,18 +158,23 @@ class Copy:
     def pull(self, wanted: Callable[[str], bool] = lambda name: True, folder: str = "", deep: bool = True) -> None:
         """Fetch the remote files in ``folder`` whose names are ``wanted`` and that have changed since they were last fetched.
 
+        deep: those in its folders too.
+
         Raises: OSError.
         """
         if self.remote is None:
             return
-        there = {join(folder, one) if folder else one: size for one, size in self.remote.files(folder, deep).items()}
-        changed = [one for one, found in there.items() if wanted(one) and self.pulled.get(one) != found]
+        there = {join(folder, file) if folder else file: found for file, found in self.remote.files(folder, deep).items()}
+        changed = [file for file, found in there.items() if wanted(file) and self.pulled.get(file) != found]
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             list(pool.map(self._fetch, changed))
-        self.pulled |= {one: there[one] for one in changed}
+        self.pulled |= {file: there[file] for file in changed}
 
     def pull_study(self, of_trials: tuple[str, ...] = OF_ANALYSIS) -> None:
-        """Fetch a study's own files and, of every trial, those whose names end so. Raises: OSError."""
+        """Fetch a study's own files and, of every trial, those whose names end so.
+
+        Raises: OSError.
+        """
         self.pull(deep=False)
         self.pull(lambda name: name.endswith(of_trials), folder="trials")
 
@@ -174,51 +190,54 @@ class Copy:
         deadline = time.monotonic() + patience
         while True:
             try:
-                for one in sorted(changed := self._changed(folders), key=lambda one: (changed[one][0], _among_equals(one))):
-                    self._send(one)
+                changed = self._changed(folders)
+                for file in sorted(changed, key=lambda file: (changed[file][0], _among_equals(file))):
+                    self._send(file)
                 return
             except OSError:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(RETRY)
+                time.sleep(RETRY_SECONDS)
 
     def _changed(self, folders: bool) -> dict[str, tuple[int, int]]:
-        """Time of writing and size of every file to send; half-written ones begin with a dot and are not."""
+        """Return time of writing and size of every file to send; half-written ones begin with a dot and are left out."""
         found = {}
         for path in self.local.rglob("*") if folders else self.local.glob("*"):
             if path.is_file() and not path.name.startswith("."):
                 status = path.stat()
                 found[str(path.relative_to(self.local))] = status.st_mtime_ns, status.st_size
-        return {one: stamp for one, stamp in found.items() if self.pushed.get(one) != stamp}
+        return {file: stamp for file, stamp in found.items() if self.pushed.get(file) != stamp}
 
-    def _send(self, one: str) -> None:
-        path = self.local / one
+    def _send(self, file: str) -> None:
+        path = self.local / file
         status, data = path.stat(), path.read_bytes()
         assert self.remote is not None
-        self.remote.write(one, data)
-        self.pushed[one] = status.st_mtime_ns, status.st_size
+        self.remote.write(file, data)
+        self.pushed[file] = status.st_mtime_ns, status.st_size
 
-    def _fetch(self, one: str) -> None:
+    def _fetch(self, file: str) -> None:
         assert self.remote is not None
-        path = self.local / one
+        path = self.local / file
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        temporary.write_bytes(self.remote.read(one))
+        temporary.write_bytes(self.remote.read(file))
         os.replace(temporary, path)
         status = path.stat()
-        self.pushed[one] = status.st_mtime_ns, status.st_size
+        self.pushed[file] = status.st_mtime_ns, status.st_size
 
 
-def _among_equals(one: str) -> int:
-    """Of files written within one tick of the clock: an epoch's line goes before its checkpoint, a record after all else."""
-    return {"metrics.jsonl": 0, "checkpoint.pt": 2, "trial.json": 3}.get(PurePosixPath(one).name, 1)
+def _among_equals(file: str) -> int:
+    """Order files written within a tick of the clock: an epoch's line before its checkpoint, a record after all else."""
+    return {"metrics.jsonl": 0, "checkpoint.pt": 2, "trial.json": 3}.get(PurePosixPath(file).name, 1)
 
 
 @contextmanager
 def working_copy(place: Place, fetch: bool = True) -> Iterator[Copy]:
-    """The folder at ``place``, to work in: itself, or a temporary copy that its user pushes.
+    """Give a folder to work in: the one at ``place`` itself, or a temporary copy that its user pushes.
 
-    fetch: begin with what is there. Raises: ValueError for a URL that cannot be; OSError.
+    fetch: begin with what is there.
+
+    Raises: ValueError for a URL that cannot be; OSError.
     """
     if not is_url(place):
         yield Copy(Path(place))

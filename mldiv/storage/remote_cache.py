@@ -1,4 +1,4 @@
-"""The store on an object store: the same entries, with a copy on each machine's disk of what was used there.
+"""Keep the store on an object store: the same entries, with a copy on each machine's disk of what was used there.
 
 Objects cannot be locked. Processes of one machine still wait for each other; on two machines both may compute the same entry,
 bit for bit the same on one kind of processor, and the later one stays. A plan hands out trials so that this is rare.
@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mldiv.storage.cache import LIMIT, Entry, Store
+from mldiv.storage.cache import LIMIT_BYTES, Entry, Store
 from mldiv.storage.files import write_atomically
 from mldiv.storage.object_store import Remote, is_url
 
@@ -22,28 +22,30 @@ class RemoteStore(Store):
     Raises: ValueError for a URL that cannot be.
     """
 
-    def __init__(self, url: str, limit: int = LIMIT) -> None:
+    def __init__(self, url: str, limit: int = LIMIT_BYTES) -> None:
         copies = Path(tempfile.gettempdir()) / f"mldiv-stores-{os.getuid()}"
         super().__init__(copies / hashlib.sha256(url.encode()).hexdigest()[:16], limit)
         self.remote = Remote(url)
 
     @property
     def place(self) -> str:
+        """The entries' URL."""
         return self.remote.url
 
     def has(self, name: str) -> bool:
+        """Return whether there is an entry of that name."""
         return self.remote.exists(self._object(self.path(name)))
 
     def names(self, folder: str) -> list[str]:
-        return [
-            one.removesuffix(".pt") for one in self.remote.files(f"entries/{folder}") if one.endswith(".pt") and "/" not in one
-        ]
+        """Return what follows ``folder`` in the names of the entries directly in it."""
+        return [file.removesuffix(".pt") for file in self.remote.files(f"entries/{folder}", deep=False) if file.endswith(".pt")]
 
     def entries(self) -> dict[str, Entry]:
-        """An object's time of use is not known: that of its writing stands for it."""
-        return {one.removesuffix(".pt"): Entry(*found) for one, found in self.remote.files("entries").items()}
+        """Return every entry by its name; the time of its writing stands for that of its use, which is not known."""
+        return {file.removesuffix(".pt"): Entry(*found) for file, found in self.remote.files("entries").items()}
 
     def evict(self, keep: str = "") -> list[str]:
+        """Keep to the limit on this machine's disk and on the object store; return the names deleted there."""
         Store(self.folder, self.limit).evict(keep)
         return super().evict(keep)
 
@@ -51,7 +53,7 @@ class RemoteStore(Store):
         return str(path.relative_to(self.folder))
 
     def _kept_here(self, path: Path) -> bool:
-        """Entries never change, so a copy serves; progress and references do."""
+        """Return whether a copy serves: entries never change, progress and references do."""
         return self._object(path).startswith("entries/")
 
     def _bytes(self, path: Path) -> bytes:
@@ -74,13 +76,13 @@ class RemoteStore(Store):
         self.remote.remove(self._object(path))
 
     def _references(self) -> Iterator[bytes]:
-        for one in self.remote.files("references"):
+        for file in self.remote.files("references"):
             with contextlib.suppress(OSError):
-                yield self.remote.read(f"references/{one}")
+                yield self.remote.read(f"references/{file}")
 
 
-def open_store(place: str | Path, limit: int = LIMIT) -> Store:
-    """The store at a path or URL.
+def open_store(place: str | Path, limit: int = LIMIT_BYTES) -> Store:
+    """Open the store at a path or URL, whose entries may take ``limit`` bytes.
 
     Raises: ValueError for a URL that cannot be.
     """

@@ -26,13 +26,13 @@ def rows(split):
 
 
 def test_splits_are_disjoint_stratified_and_repeatable():
-    one, same, other = digits(), digits(), digits(seed=1)
-    assert len(one.train) + len(one.validation) + len(one.test) == 1797
-    assert not rows(one.train) & rows(one.validation) and not rows(one.train) & rows(one.test)
-    assert torch.equal(one.validation.images, same.validation.images)
-    assert not torch.equal(one.validation.images, other.validation.images)
-    assert torch.equal(one.test.images, other.test.images)
-    for split in (one.train, one.validation, one.test):
+    first, same, other = digits(), digits(), digits(seed=1)
+    assert len(first.train) + len(first.validation) + len(first.test) == 1797
+    assert not rows(first.train) & rows(first.validation) and not rows(first.train) & rows(first.test)
+    assert torch.equal(first.validation.images, same.validation.images)
+    assert not torch.equal(first.validation.images, other.validation.images)
+    assert torch.equal(first.test.images, other.test.images)
+    for split in (first.train, first.validation, first.test):
         share = torch.bincount(split.labels, minlength=10) / len(split)
         assert (share - 0.1).abs().max() < 0.02
 
@@ -197,7 +197,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_image_folder(folder, in_memory, monkeypatch):
-    monkeypatch.setattr(module, "IN_MEMORY", 2**30 if in_memory else 0)
+    monkeypatch.setattr(module, "IN_MEMORY_BYTES", 2**30 if in_memory else 0)
     data = load("image_folder", folder, seed=0, validation_size=4, validation_fraction=0.1, image_size=16)
     assert isinstance(data.train.images, torch.Tensor) == in_memory
     assert data.classes == 2 and len(data.train) == 8 and len(data.test) == 6
@@ -205,10 +205,10 @@ def test_image_folder(folder, in_memory, monkeypatch):
     order = torch.arange(8).flip(0)
     images, labels = next(train_batches(data, batch_size=8, order=order, augmentation=augmentation, device=CPU))
     assert images.shape == (8, 3, 16, 16) and torch.equal(labels, data.train.labels.flip(0))
-    one = next(eval_batches(data, "test", batch_size=6, device=CPU))[0][5]
+    shown = next(eval_batches(data, "test", batch_size=6, device=CPU))[0][5]
     with Image.open(folder / "val" / "dog" / "2.jpeg") as file:
         decoded = tf.pil_to_tensor(tf.center_crop(tf.resize(file, 16), 16))
-    torch.testing.assert_close(one, module.normalize(decoded[None], *module._moments_on(data, CPU))[0])
+    torch.testing.assert_close(shown, module.normalize(decoded[None], *module._moments_on(data, CPU))[0])
 
 
 def test_image_folder_damaged(folder):

@@ -116,7 +116,7 @@ def test_a_broken_file_is_one_line_with_its_name(tmp_path, pixels, kind):
 def test_so_it_is_where_other_processes_decode(folder, pixels, in_memory, monkeypatch):
     path = folder / "train" / "b" / "3.png"
     path.write_bytes(truncated(pixels))
-    monkeypatch.setattr("mldiv.datasets.splits.IN_MEMORY", 2**30 if in_memory else 0)
+    monkeypatch.setattr("mldiv.datasets.splits.IN_MEMORY_BYTES", 2**30 if in_memory else 0)
     with pytest.raises(DataError) as error:
         data = loaded(folder)
         for split in data.splits.values():
@@ -169,7 +169,7 @@ def test_hidden_folders_and_files_are_no_classes_and_no_images(folder):
 def test_names_that_are_not_utf8(folder, monkeypatch):
     name = os.fsencode(folder / "train" / "a") + b"/\xff.png"
     os.rename(os.fsencode(folder / "train" / "a" / "0.png"), name)
-    monkeypatch.setattr("mldiv.datasets.splits.IN_MEMORY", 0)
+    monkeypatch.setattr("mldiv.datasets.splits.IN_MEMORY_BYTES", 0)
     assert loaded(folder).fingerprint
     with open(name, "wb") as file:
         file.write(b"x")
@@ -191,7 +191,7 @@ def test_images_travel_without_shared_memory(folder, monkeypatch):
         raise OSError("no shared memory")
 
     monkeypatch.setitem(ForkingPickler._extra_reducers, torch.Tensor, refuse)
-    monkeypatch.setattr("mldiv.datasets.splits.IN_MEMORY", 0)
+    monkeypatch.setattr("mldiv.datasets.splits.IN_MEMORY_BYTES", 0)
     data = loaded(folder)
     (batch,) = data.train.images.decoded([torch.arange(6)])
     assert batch.shape == (6, 3, 16, 16)
@@ -199,7 +199,7 @@ def test_images_travel_without_shared_memory(folder, monkeypatch):
 
 def test_another_folders_contents_have_another_fingerprint(folder, tmp_path, monkeypatch):
     """Also where only names and sizes can be told apart cheaply."""
-    monkeypatch.setattr("mldiv.datasets.splits.IN_MEMORY", 0)
+    monkeypatch.setattr("mldiv.datasets.splits.IN_MEMORY_BYTES", 0)
     before = loaded(folder).fingerprint
     path = folder / "train" / "a" / "0.png"
     held = bytearray(path.read_bytes())

@@ -68,11 +68,10 @@ def test_photographs_are_patches_of_both_pictures():
     assert {image.numpy().tobytes() for image in images} == patches
 
 
-def test_the_first_of_a_permutation_by_seed():
+def test_the_first_of_a_permutation():
     options = PHOTOGRAPHS | {"channels": 1, "size": 8}
-    many, few, other = (load_other(**options, count=c, seed=s) for c, s in ((40, 0), (15, 0), (40, 1)))
+    many, few = (load_other(**options, count=count) for count in (40, 15))
     assert len(many) == 40 and torch.equal(many[:15], few)
-    assert torch.equal(many, load_other(**options, count=40)) and not torch.equal(many, other)
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 32), (1, 28), (3, 64)])

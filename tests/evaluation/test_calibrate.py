@@ -62,7 +62,7 @@ def test_never_worse_on_validation_data_and_the_classes_keep_their_order(seed):
     assert 0.05 <= temperature <= 20 and temperature != 1
     assert loss(scaled, labels) < loss(probabilities, labels)
     assert torch.equal(scaled.argsort(stable=True), probabilities.argsort(stable=True))
-    before, after = (accuracy(Predictive(one, torch.zeros(40)), labels) for one in (probabilities, scaled))
+    before, after = (accuracy(Predictive(each, torch.zeros(40)), labels) for each in (probabilities, scaled))
     assert before == after
     assert temperature == fit_temperature(probabilities, labels)
 

@@ -77,12 +77,12 @@ def test_certain_and_right_scores_perfectly():
 
 
 def test_pair_and_disagreement():
-    one = Predictive(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.zeros(2))
-    two = Predictive(torch.tensor([[0.3, 0.7], [0.4, 0.6]]), torch.ones(2))
-    both = together(one, two)
+    first = Predictive(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.zeros(2))
+    second = Predictive(torch.tensor([[0.3, 0.7], [0.4, 0.6]]), torch.ones(2))
+    both = together(first, second)
     torch.testing.assert_close(both.probabilities, torch.tensor([[0.6, 0.4], [0.3, 0.7]]))
     torch.testing.assert_close(both.expected_entropy, torch.tensor([0.5, 0.5]))
-    assert disagreement(one, two) == 0.5
+    assert disagreement(first, second) == 0.5
     assert metrics.mutual_information(Predictive(both.probabilities, torch.ones(2))).min() == 0
 
 

@@ -57,12 +57,12 @@ def until(condition, seconds=60):
 @contextlib.contextmanager
 def processes(target, *arguments):
     """One process for each tuple of arguments; whatever happens, none is left."""
-    started = [PROCESSES.Process(target=target, args=one) for one in arguments]
+    started = [PROCESSES.Process(target=target, args=given) for given in arguments]
     try:
-        for one in started:
-            one.start()
+        for process in started:
+            process.start()
         yield started
     finally:
-        for one in started:
-            one.kill()
-            one.join()
+        for process in started:
+            process.kill()
+            process.join()

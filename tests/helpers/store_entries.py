@@ -20,14 +20,14 @@ STATE = {
 }
 
 
-def same(one, two):
+def same(first, second):
     """Equal bit for bit, NaN included."""
-    if isinstance(one, torch.Tensor):
-        alike = one.dtype == two.dtype and one.shape == two.shape
-        return alike and one.reshape(-1).view(torch.uint8).tolist() == two.reshape(-1).view(torch.uint8).tolist()
-    if isinstance(one, dict):
-        return list(one) == list(two) and all(same(one[name], two[name]) for name in one)
-    return type(one) is type(two) and one == two
+    if isinstance(first, torch.Tensor):
+        alike = first.dtype == second.dtype and first.shape == second.shape
+        return alike and first.reshape(-1).view(torch.uint8).tolist() == second.reshape(-1).view(torch.uint8).tolist()
+    if isinstance(first, dict):
+        return list(first) == list(second) and all(same(first[name], second[name]) for name in first)
+    return type(first) is type(second) and first == second
 
 
 def never():

@@ -24,23 +24,23 @@ def test_places(place, joined, above, own):
 
 
 def test_files(place):
-    one = Remote(place)
-    assert not one.exists("a/b") and one.files() == {} and one.files("a") == {}
+    remote = Remote(place)
+    assert not remote.exists("a/b") and remote.files() == {} and remote.files("a") == {}
     with pytest.raises(FileNotFoundError):
-        one.read("a/b")
-    one.write("a/b", b"first")
-    one.write("a/b", b"second")
-    one.write("c", b"")
-    assert one.read("a/b") == b"second" and one.exists("a/b") and not one.exists("a")
-    assert set(one.files()) == {"a/b", "c"} and set(one.files(deep=False)) == {"c"} and set(one.files("a")) == {"b"}
-    assert one.files()["a/b"].size == 6
-    one.remove("a/b")
-    one.remove("a/b")
-    assert set(one.files()) == {"c"}
-    one.write("d/e/f", b"1")
-    one.remove_folder("d")
-    one.remove_folder("d")
-    assert set(one.files()) == {"c"}
+        remote.read("a/b")
+    remote.write("a/b", b"first")
+    remote.write("a/b", b"second")
+    remote.write("c", b"")
+    assert remote.read("a/b") == b"second" and remote.exists("a/b") and not remote.exists("a")
+    assert set(remote.files()) == {"a/b", "c"} and set(remote.files(deep=False)) == {"c"} and set(remote.files("a")) == {"b"}
+    assert remote.files()["a/b"].size == 6
+    remote.remove("a/b")
+    remote.remove("a/b")
+    assert set(remote.files()) == {"c"}
+    remote.write("d/e/f", b"1")
+    remote.remove_folder("d")
+    remote.remove_folder("d")
+    assert set(remote.files()) == {"c"}
 
 
 def test_what_is_no_storage(bucket):
@@ -87,7 +87,7 @@ def stamp(path, seconds):
 
 
 def test_a_refused_push_is_tried_again_and_nothing_is_sent_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(object_store, "RETRY", 0.01)
+    monkeypatch.setattr(object_store, "RETRY_SECONDS", 0.01)
     for second, name in enumerate("abc"):
         (tmp_path / name).write_text(name)
         stamp(tmp_path / name, second)
@@ -129,6 +129,6 @@ def test_a_folder_is_its_own_working_copy(tmp_path):
 
 
 def test_an_object_tells_its_size_and_time(place):
-    one = Remote(place)
-    one.write("a", b"123")
-    assert one.files()["a"] == Object(3, one.files()["a"].written) and one.files()["a"].written > 1.7e9
+    remote = Remote(place)
+    remote.write("a", b"123")
+    assert remote.files()["a"] == Object(3, remote.files()["a"].written) and remote.files()["a"].written > 1.7e9

@@ -11,7 +11,8 @@ from helpers.processes import processes, until
 from helpers.store_entries import CPU, NAME, STATE, never, note_waiting, same, temporaries
 
 from mldiv.storage import cache as module
-from mldiv.storage.cache import Store, load, save_atomically
+from mldiv.storage.cache import Store
+from mldiv.storage.files import load, save_atomically
 
 
 def compute_slowly(folder, number, seconds):
@@ -33,9 +34,9 @@ def test_four_processes_compute_an_entry_once(tmp_path):
     with processes(get_in_process, *((tmp_path, number, 0.3) for number in range(4))) as started:
         until(lambda: len(list(tmp_path.glob("ready-*"))) == 4)
         (tmp_path / "go").touch()
-        for one in started:
-            one.join(60)
-        assert [one.exitcode for one in started] == [0] * 4
+        for process in started:
+            process.join(60)
+        assert [process.exitcode for process in started] == [0] * 4
     (computed,) = tmp_path.glob("computing-*")
     for number in range(4):
         got = load((tmp_path / f"got-{number}").read_bytes(), CPU)
@@ -59,20 +60,20 @@ def test_who_waits_computes_when_the_first_is_killed(tmp_path):
 def test_who_waits_goes_on_once_it_is_published(tmp_path, monkeypatch):
     """Although its trainer still holds the lock for what it publishes later."""
     monkeypatch.setattr(time, "sleep", lambda _: (_ for _ in ()).throw(AssertionError("waits")))
-    one, two = Store(tmp_path), Store(tmp_path)
-    with one.hold(["a", "b"]):
-        one.publish("a", STATE)
-        with two.hold(["a"]):
-            assert same(two.read("a", CPU), STATE)
-        with pytest.raises(AssertionError, match="waits"), two.hold(["a", "b"]):
+    store, other = Store(tmp_path), Store(tmp_path)
+    with store.hold(["a", "b"]):
+        store.publish("a", STATE)
+        with other.hold(["a"]):
+            assert same(other.read("a", CPU), STATE)
+        with pytest.raises(AssertionError, match="waits"), other.hold(["a", "b"]):
             pass
-    with two.hold(["b"]):
+    with other.hold(["b"]):
         pass
 
 
 def take_turns(folder, names):
     """Hold both, many times, and alone."""
-    module.LOOK = 0.001
+    module.LOOK_SECONDS = 0.001
     (folder / f"ready-{names[0]}").touch()
     until((folder / "go").exists)
     for _ in range(60):
@@ -89,9 +90,9 @@ def test_two_that_want_the_same_two_never_wait_for_each_other(tmp_path):
     with processes(take_turns, (tmp_path, ("a", "b")), (tmp_path, ("b", "a"))) as started:
         until(lambda: len(list(tmp_path.glob("ready-*"))) == 2)
         (tmp_path / "go").touch()
-        for one in started:
-            one.join(30)
-        assert [one.exitcode for one in started] == [0, 0]
+        for process in started:
+            process.join(30)
+        assert [process.exitcode for process in started] == [0, 0]
 
 
 # Killed while publishing
@@ -110,43 +111,43 @@ def publish_and_hang(folder, function):
 @pytest.mark.parametrize("old", [None, {"a": torch.zeros(100)}])
 def test_killed_while_publishing(tmp_path, monkeypatch, function, old):
     """The entry is the old one or absent; the half-written file is no entry and is removed once it counts as abandoned."""
-    one = Store(tmp_path / "store")
+    store = Store(tmp_path / "store")
     if old is not None:
-        one.publish(NAME, old)
+        store.publish(NAME, old)
     with processes(publish_and_hang, (tmp_path, function)) as (child,):
         until((tmp_path / "hangs").exists)
         child.kill()
     (left,) = temporaries(tmp_path / "store" / "entries")
-    got = one.read(NAME, CPU)
+    got = store.read(NAME, CPU)
     assert (got is None) if old is None else same(got, old)
-    assert list(one.entries()) == [NAME] * (old is not None) and not one.messages
-    one.publish("other", STATE)
+    assert list(store.entries()) == [NAME] * (old is not None) and not store.messages
+    store.publish("other", STATE)
     assert left.exists()  # it might be another's that is just being written
     os.utime(left, (0, 0))
-    one.publish("other", STATE)
-    assert not left.exists() and same(one.get("other", never, CPU), STATE)
-    assert one.has(NAME) == (old is not None)
+    store.publish("other", STATE)
+    assert not left.exists() and same(store.get("other", never, CPU), STATE)
+    assert store.has(NAME) == (old is not None)
 
 
 def test_a_sweep_takes_what_is_abandoned_and_nothing_else(tmp_path, monkeypatch):
-    one = Store(tmp_path)
-    one.publish(NAME, STATE)
-    left = one.path(NAME).with_name(f".{one.path(NAME).name}.0123456789abcdef")
+    store = Store(tmp_path)
+    store.publish(NAME, STATE)
+    left = store.path(NAME).with_name(f".{store.path(NAME).name}.0123456789abcdef")
     left.write_bytes(b"half")
-    one.evict()
+    store.evict()
     assert left.exists()
-    monkeypatch.setattr(module, "ABANDONED", -1.0)
-    assert one.evict() == [] and not left.exists() and same(one.get(NAME, never, CPU), STATE)
+    monkeypatch.setattr(module, "ABANDONED_SECONDS", -1.0)
+    assert store.evict() == [] and not left.exists() and same(store.get(NAME, never, CPU), STATE)
 
 
 def test_half_written_progress_is_swept_too(tmp_path, monkeypatch):
-    one = Store(tmp_path)
-    one.keep_progress(NAME, STATE)
+    store = Store(tmp_path)
+    store.keep_progress(NAME, STATE)
     path = tmp_path / "progress" / f"{NAME}.pt"
     left = path.with_name(f".{path.name}.0123456789abcdef")
     left.write_bytes(b"half")
-    monkeypatch.setattr(module, "ABANDONED", -1.0)
-    one.publish("other", STATE)
+    monkeypatch.setattr(module, "ABANDONED_SECONDS", -1.0)
+    store.publish("other", STATE)
     assert path.exists() and not left.exists()
 
 
@@ -154,46 +155,46 @@ SIZE = 200_000
 
 
 def publish_for_ever(folder, number):
-    one = Store(folder)
+    store = Store(folder)
     while True:
         number += 1
-        one.publish("x", {"number": number, "all": torch.full((SIZE,), number)})
+        store.publish("x", {"number": number, "all": torch.full((SIZE,), number)})
 
 
 def test_killed_at_any_moment_of_publishing(tmp_path):
-    one, moments = Store(tmp_path), random.Random(0)
+    store, moments = Store(tmp_path), random.Random(0)
     for round_ in range(20):
-        before = one.path("x").stat().st_mtime_ns if one.has("x") else 0
+        before = store.path("x").stat().st_mtime_ns if store.has("x") else 0
         with processes(publish_for_ever, (tmp_path, 10_000 * round_)) as (child,):
-            until(lambda before=before: one.has("x") and one.path("x").stat().st_mtime_ns != before)
+            until(lambda before=before: store.has("x") and store.path("x").stat().st_mtime_ns != before)
             time.sleep(moments.uniform(0, 0.01))
             child.kill()
             child.join()
-        got = one.read("x", CPU)
-        assert got is not None, f"round {round_}: {one.messages}"
+        got = store.read("x", CPU)
+        assert got is not None, f"round {round_}: {store.messages}"
         assert (got["all"] == got["number"]).all(), f"round {round_}"
         assert len(got["all"]) == SIZE, f"round {round_}"
         assert got["number"] // 10_000 == round_
-    assert not one.messages and list(one.entries()) == ["x"]
+    assert not store.messages and list(store.entries()) == ["x"]
 
 
 def read_for_ever(folder):
-    one, last = Store(folder), 0
+    store, last = Store(folder), 0
     (folder / "reads").touch()
     while not (folder / "enough").exists():
-        state = one.read("x", CPU)
-        assert (state["all"] == state["number"]).all() and not one.messages
+        state = store.read("x", CPU)
+        assert (state["all"] == state["number"]).all() and not store.messages
         last = max(last, state["number"])
     (folder / f"saw-{last}").touch()
 
 
 def test_a_reader_never_sees_half_an_entry(tmp_path):
-    one = Store(tmp_path)
-    one.publish("x", {"number": 0, "all": torch.zeros(SIZE)})
+    store = Store(tmp_path)
+    store.publish("x", {"number": 0, "all": torch.zeros(SIZE)})
     with processes(read_for_ever, (tmp_path,)) as (child,):
         until((tmp_path / "reads").exists)
         for number in range(1, 40):
-            one.publish("x", {"number": number, "all": torch.full((SIZE,), number)})
+            store.publish("x", {"number": number, "all": torch.full((SIZE,), number)})
         (tmp_path / "enough").touch()
         child.join(60)
         assert child.exitcode == 0

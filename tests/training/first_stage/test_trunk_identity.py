@@ -221,7 +221,7 @@ CHANGES = {"nothing": (lambda root: None, True), "test pixels": (repaint_test, T
 def test_the_data_are_known_by_their_content_wherever_they_lie(tmp_path, monkeypatch, in_memory):
     """Of folders that do not fit into memory by the files' names, sizes and labels: a pixel that leaves them is not seen."""
     if not in_memory:
-        monkeypatch.setattr("mldiv.datasets.splits.IN_MEMORY", 0)
+        monkeypatch.setattr("mldiv.datasets.splits.IN_MEMORY_BYTES", 0)
         monkeypatch.setattr(Path, "stat", grown(Path.stat, tmp_path / "pixels" / "b" / "train" / "b" / "7.png"))
     original = folder_data(write_folder(tmp_path / "original"))
     assert isinstance(original.train.images, torch.Tensor) == in_memory
