@@ -75,7 +75,8 @@ def _terms(
     sigmas = [peer.sigma for peer in pair.peers]
     with precision(config, CPU):
         outputs = [
-            peer(images, weights=peer.mean + sigma * one) for peer, sigma, one in zip(pair.peers, sigmas, noise, strict=True)
+            peer(images, weights=peer.mean + sigma * drawn)
+            for peer, sigma, drawn in zip(pair.peers, sigmas, noise, strict=True)
         ]
     (logits_1, features_1), (logits_2, features_2) = outputs
     mutual = pair._mutual_terms(logits_1, logits_2, labels)

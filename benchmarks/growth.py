@@ -51,8 +51,8 @@ def trials(count: int) -> list[list[str]]:
     marks = [2**power for power in range(count.bit_length()) if 2**power <= count]
 
     def worker() -> int:
-        (actor,) = [one for one in ray.util.list_named_actors(all_namespaces=True) if one["name"].startswith("broker-")]
-        broker = ray.get_actor(actor["name"], namespace=NAMESPACE)
+        (found,) = [actor for actor in ray.util.list_named_actors(all_namespaces=True) if actor["name"].startswith("broker-")]
+        broker = ray.get_actor(found["name"], namespace=NAMESPACE)
         return next(iter(ray.get(broker.state.remote())["pids"].values()))[-1]
 
     def progress(trial: str, result: dict[str, Any]) -> None:

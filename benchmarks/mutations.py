@@ -39,8 +39,8 @@ IMPORTS = "import mldiv.method.pair, mldiv.study, analysis.build; print(mldiv.__
 #: As `make test` has it.
 PARALLEL = ("--numprocesses", "auto", "--dist", "loadfile")
 
-#: Seconds after which a run of tests counts as hanging, which is a way of noticing.
-LONGEST = 3 * 3600
+#: When a run of tests counts as hanging, which is a way of noticing.
+LONGEST_SECONDS = 3 * 3600
 HANGS = "the run hangs"
 
 #: A test's id in pytest's summary. Files that could not be collected stand there too, without a test's name.
@@ -106,7 +106,7 @@ def python(copy: Path, *arguments: str) -> tuple[int | None, str]:
         code = None
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                code = process.wait(LONGEST)
+                code = process.wait(LONGEST_SECONDS)
         finally:
             if code is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -150,7 +150,7 @@ def catch(copy: Path, fault: Fault, arguments: list[str]) -> str | None:
     passed_over: list[str] = []
     while True:
         with planted(copy, fault):
-            test = failing(copy, [*arguments, *(f"--deselect={one}" for one in passed_over)])
+            test = failing(copy, [*arguments, *(f"--deselect={name}" for name in passed_over)])
         if test in (None, HANGS) or failing(copy, [test], (PASSED, UNKNOWN)) is None:
             return test
         print(f"   {test} fails without the fault too", flush=True)
@@ -194,18 +194,18 @@ def row(number: int, fault: Fault, result: dict[str, Any] | None) -> list[str]:
 def report(results: Results) -> str:
     """mutations.md."""
     found = [results.get(identity(fault)) for fault in FAULTS]
-    tried = [one for one in found if one is not None]
-    caught = [one["caught"] for one in tried]
-    half = sum(one["nearest_only"] and not one["caught"] for one in tried)
+    tried = [result for result in found if result is not None]
+    caught = [result["caught"] for result in tried]
+    half = sum(result["nearest_only"] and not result["caught"] for result in tried)
     met = f" ({half} met their nearest tests only)" if half else ""
-    commits = " and ".join(dict.fromkeys(one["commit"] for one in tried))
+    commits = " and ".join(dict.fromkeys(result["commit"] for result in tried))
     what = (
         f"Faults planted one at a time, at commit {commits}; of {len(tried)} tried, tests of the default run (`make test`) "
         f"catch {caught.count('default')}, those of the whole run (`make test-all`) "
         f"{caught.count('default') + caught.count('whole')}{met}. The test named is the first that failed, and passes without "
         "the fault. Seconds are those until then, of a machine that is not otherwise idle."
     )
-    rows = [row(number, fault, one) for number, (fault, one) in enumerate(zip(FAULTS, found, strict=True), 1)]
+    rows = [row(number, fault, result) for number, (fault, result) in enumerate(zip(FAULTS, found, strict=True), 1)]
     head = ("", "area", "file", "what is broken", "default run", "whole run", "seconds")
     return f"# Planted faults\n\n{caption(what, os.cpu_count() or 1, ('pytest', 'ray'))}\n\n{table(head, rows)}\n"
 

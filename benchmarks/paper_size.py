@@ -54,7 +54,7 @@ ALL_ENDED, MORE_TO_DO = 0, 3
 
 
 class PieceOver(BaseException):
-    """The piece's time is up. Whatever is under way goes on from its last epoch in the next one."""
+    """The piece's time is up; whatever is under way goes on from its last epoch in the next piece."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -78,7 +78,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def configure(flags: argparse.Namespace) -> TrialConfig:
-    """Raises: ConfigError for what cannot be."""
+    """Make the trials' common settings from the flags.
+
+    Raises: ConfigError for what cannot be.
+    """
     for name in ("seeds", "processes"):
         if getattr(flags, name) < 1:
             raise ConfigError(f"--{name} {getattr(flags, name)}: must be at least 1")
@@ -198,24 +201,26 @@ def report(flags: argparse.Namespace, base: TrialConfig) -> int:
 
 
 def measure(flags: argparse.Namespace, base: TrialConfig) -> int:
-    """Time an epoch of each stage and its validation, and say what a seed takes and how many the budget is enough for; an
-    epoch of pretraining is taken as half one of a pair."""
+    """Time an epoch of each stage and its validation, and say what a seed takes and how many the budget is enough for.
+
+    An epoch of pretraining is taken as half an epoch of a pair.
+    """
     torch.set_num_threads(1)
     workspace = Workspace(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     data = workspace.data(base)
     steps = steps_per_epoch(base, data)
-    one, two = (epoch_seconds(base, workspace, diverse) for diverse in (False, True))
+    plain, diverse = (epoch_seconds(base, workspace, diverse) for diverse in (False, True))
     looked = validation_seconds(base, workspace)
     branch = base.epochs - base.switch_epoch
     epochs = base.switch_epoch + len(ARMS) * branch
-    training = base.pretrain_epochs * one / 2 + base.epochs * one + (len(ARMS) - 1) * branch * two
+    training = base.pretrain_epochs * plain / 2 + base.epochs * plain + (len(ARMS) - 1) * branch * diverse
     images = (len(data.validation) + 2 * len(data.test)) / len(data.validation)  # test data, and as many of another kind
     final = len(ARMS) * looked * images * base.test_samples / base.validation_samples
     seed = (training + epochs * looked + final) / 60
     print(f"{data.describe()}\n{base.arch}, {base.precision}, batch {base.batch_size}, {environment()['device']}")
     if workspace.fallback:
         print(workspace.fallback)
-    for stage, seconds in (("one", one), ("two", two)):
+    for stage, seconds in (("one", plain), ("two", diverse)):
         rate = steps * base.batch_size / seconds
         print(f"stage {stage}: {seconds:.2f} s an epoch, {1e3 * seconds / steps:.2f} ms a step, {rate:,.0f} images/s")
     print(f"a seed of {base.epochs} epochs, {len(ARMS)} arms: about {seed:.1f} min, of which {training / 60:.1f} are steps")

@@ -55,7 +55,7 @@ def rows(found: dict[tuple[str, str], list[Run]]) -> list[list[str]]:
     made = []
     for precision in PRECISIONS:
         pairs = zip(nll[precision, diverse], nll[precision, plain], strict=True)
-        differences = [one - other for one, other in pairs]
+        differences = [with_terms - without for with_terms, without in pairs]
         made.append(
             [
                 precision,

@@ -88,12 +88,12 @@ def run_plain(out: Path) -> None:
 
     tasks = [
         {
-            "trial": one.id,
-            "config": asdict(one),
-            "folder": str(records.trial_folder(out, one.id)),
+            "trial": config.id,
+            "config": asdict(config),
+            "folder": str(records.trial_folder(out, config.id)),
             "storage": str(out / "ray"),
         }
-        for one in configs()
+        for config in configs()
     ]
     tuner = tune.Tuner(
         tune.with_resources(lambda config: driver(config["task"]), {"CPU": 0.01}),
@@ -140,7 +140,7 @@ def measure(way: str, out: Path) -> dict[str, Any]:
     began, busy = time.perf_counter(), busy_seconds()
     subprocess.run([sys.executable, __file__, "--way", way, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
     wall, busy = time.perf_counter() - began, busy_seconds() - busy
-    found = {one.id: records.read_trial(records.trial_folder(out, one.id)) for one in configs()}
+    found = {config.id: records.read_trial(records.trial_folder(out, config.id)) for config in configs()}
     assert all(record.status == "finished" for record in found.values())
     epochs = {name: sum(record.cost[name] for record in found.values()) for name in records.COSTS}
     scores = {name: record.test for name, record in sorted(found.items())}
@@ -161,8 +161,9 @@ def main() -> None:
     for number in range(flags.rounds):
         with tempfile.TemporaryDirectory() as folder:
             rounds.append({way: measure(way, Path(folder) / way) for way in WAYS})
-        print(f"round {number + 1}: " + ", ".join(f"{way} {one['wall']:.0f} s" for way, one in rounds[-1].items()), flush=True)
-    identical = all(one["scores"] == rounds[0]["plain"]["scores"] for row in rounds for one in row.values())
+        seconds = ", ".join(f"{way} {measured['wall']:.0f} s" for way, measured in rounds[-1].items())
+        print(f"round {number + 1}: {seconds}", flush=True)
+    identical = all(measured["scores"] == rounds[0]["plain"]["scores"] for row in rounds for measured in row.values())
     flags.out.write_text(report(rounds, identical))
     print(flags.out.read_text())
 
@@ -174,7 +175,7 @@ def report(rounds: list[dict[str, dict[str, Any]]], identical: bool) -> str:
     rows = []
     for way, words in WAYS.items():
         times = [statistics.median(row["plain"][name] / row[way][name] for row in rounds) for name in ("wall", "busy")]
-        one = rounds[0][way]
+        first = rounds[0][way]
         rows.append(
             [
                 words,
@@ -182,8 +183,8 @@ def report(rounds: list[dict[str, dict[str, Any]]], identical: bool) -> str:
                 f"{times[0]:.1f}",
                 f"{middle(way, 'busy'):.0f}",
                 f"{times[1]:.1f}",
-                str(one["epochs_trained"]),
-                str(one["pretraining_epochs_trained"]),
+                str(first["epochs_trained"]),
+                str(first["pretraining_epochs_trained"]),
             ]
         )
     head = ["way", "wall, s", "times faster", "processor, s", "times less", "epochs of the pair", "epochs of pretraining"]

@@ -85,8 +85,8 @@ def family(parent: int) -> list[int]:
         with suppress(OSError):
             parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
     found = [parent]
-    for one in found:
-        found += [child for child, of in parents.items() if of == one]
+    for pid in found:
+        found += [child for child, of in parents.items() if of == pid]
     return found
 
 
@@ -108,8 +108,8 @@ def proportional(pid: int) -> float:
 
 def size(path: Path) -> float:
     """kB of a file, or of all files in a folder."""
-    files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
-    return sum(one.stat().st_size for one in files) / 1e3
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files) / 1e3
 
 
 def state() -> dict[str, float]:
@@ -169,17 +169,17 @@ def gaps(folder: Path, ended: list[str]) -> list[float]:
     return [max(0.0, begun - ended) for (_, ended), (begun, _) in itertools.pairwise(found)]
 
 
-def after(folder: Path, flags: argparse.Namespace, one: Plan) -> tuple[float, float]:
+def after(folder: Path, flags: argparse.Namespace, searched: Plan) -> tuple[float, float]:
     """Seconds in which the finished study is read through by a further start, and in which its report is made."""
     header = records.study_header(
         name="trials", question="What grows with trials?", scientific="kernel", preset="demo", baseline="cosine", changes=ARMS,
-        seeds=list(one.seeds), settings=asdict(BASE), data="digits", samples=one.samples,
+        seeds=list(searched.seeds), settings=asdict(BASE), data="digits", samples=searched.samples,
         environment={"mldiv": mldiv.__version__, "commit": records.commit()}, search_seeds=[0], objectives=["nll"],
-        selection="lowest validation NLL", searched={name: list(SEARCHED) for name in ARMS}, chosen=one.chosen(),
-        importance=one.importance(),
+        selection="lowest validation NLL", searched={name: list(SEARCHED) for name in ARMS}, chosen=searched.chosen(),
+        importance=searched.importance(),
     )  # fmt: skip
     records.write_json(folder / "study.json", header)
-    records.write_assignments(folder, one.assignments)
+    records.write_assignments(folder, searched.assignments)
     began = time.perf_counter()
     assert recorded_all(plan(folder, flags))
     between = time.perf_counter()
@@ -192,13 +192,13 @@ def measure(folder: Path, flags: argparse.Namespace) -> str:
 
     tuner.PlanSearch = TimedSearch  # type: ignore[misc]
     connect("local")
-    one = plan(folder, flags)
-    watch = Watch(folder, one)
+    searched = plan(folder, flags)
+    watch = Watch(folder, searched)
     began = time.perf_counter()
-    tuner.run(one, folder, resources=Resources(cpus=1 / flags.groups), groups=flags.groups, progress=watch.progress)
+    tuner.run(searched, folder, resources=Resources(cpus=1 / flags.groups), groups=flags.groups, progress=watch.progress)
     whole = time.perf_counter() - began
     ray.shutdown()
-    again, report = after(folder, flags, one)
+    again, report = after(folder, flags, searched)
     return tables(watch, gaps(folder, watch.ended), f"The whole sweep took {whole:.0f} s. On the finished study, reading every "
                   f"record and asking Optuna the same again, as each further start does, took {again:.1f} s, the report "
                   f"{report:.1f} s.")  # fmt: skip
@@ -211,10 +211,10 @@ def tables(watch: Watch, between: list[float], words: str) -> str:
         last = int(row["ended"])
         milliseconds = [1e3 * row[name] for name in ("processor", "planning", "writing", "late", "latest")]
         gap = 1e3 * statistics.median(between[first : last - 1])
-        times.append([f"{last:,}", f"{row['wall']:.2f}", *(f"{one:.0f}" for one in [*milliseconds, gap])])
+        times.append([f"{last:,}", f"{row['wall']:.2f}", *(f"{number:.0f}" for number in [*milliseconds, gap])])
         sizes = [row[name] for name in ("driver", "gcs", "all", "processes")]
         files = [row[name] for name in ("optuna.journal", "assignments.jsonl", "ray", "store", "trials")]
-        memory.append([f"{last:,}", *(f"{one:,.0f}" for one in [*sizes, *files])])
+        memory.append([f"{last:,}", *(f"{number:,.0f}" for number in [*sizes, *files])])
         first = last
     time_head = ["trials ended", "s per trial", "driver's processor, ms per trial", "plan and Optuna, ms per trial",
                  "study's files, ms per trial", "report to driver, ms", "its 95 %", "gap between trials, ms"]  # fmt: skip

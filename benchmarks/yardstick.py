@@ -72,7 +72,7 @@ def trained(config: TrialConfig, store: Store, device: torch.device) -> tuple[di
     module = _copy(nn.Module(), config, data).to(device)
     module.load_state_dict(state)
     curve = {line["epoch"]: line for line in records.read_lines(kept)}
-    rows = [[str(epoch), f"{100 * one['accuracy']:.2f}", f"{one['nll']:.4f}"] for epoch, one in sorted(curve.items())]
+    rows = [[str(epoch), f"{100 * scores['accuracy']:.2f}", f"{scores['nll']:.4f}"] for epoch, scores in sorted(curve.items())]
     return score(module, config, data, "test", device), rows
 
 
