@@ -1,7 +1,7 @@
 """Make everything from one study folder in one call: tables, answer, report, figures."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,16 +72,23 @@ def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORM
         "table.md": table,
         "table.csv": tables.frame(made.study, made.table).to_csv(index=False, float_format="%.10g"),
         "table.tex": tables.latex(made.study.header["scientific"], made.table, tables.caption(made.study)),
+        "answer.md": made.answer(),
     }
-    kept = {name: text for name, text in texts.items() if name.rpartition(".")[2] in formats} | {"answer.md": made.answer()}
     if "html" in formats:
-        kept["report.html"] = _report(made, table)
-    for name, text in kept.items():
-        (out / name).write_text(text)
-    pictures = _pictures(made, out) if "png" in formats else []
-    files = ", ".join([*kept, *(path.name for path in pictures)])
+        texts["report.html"] = _report(made, table)
+    files = write(texts, out, formats)
+    if "png" in formats:
+        files += [path.name for path in _pictures(made, out)]
     where = place if is_url(place) else nearby(out)
-    return f"{tables.markdown(made.study, made.table, ['scores'])}\n{made.answer()}\nIn {where}: {files}"
+    return f"{tables.markdown(made.study, made.table, ['scores'])}\n{made.answer()}\nIn {where}: {', '.join(files)}"
+
+
+def write(texts: Mapping[str, str], out: Path, formats: Collection[str]) -> list[str]:
+    """Write the answer, and of the other texts those whose names end in one of ``formats``; return their names."""
+    kept = [name for name in texts if name == "answer.md" or name.rpartition(".")[2] in formats]
+    for name in kept:
+        (out / name).write_text(texts[name])
+    return kept
 
 
 def _report(made: Analysis, table: str) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import tables
 from analysis.answer import describe
-from analysis.build import FORMATS, Analysis, analyse, nearby
+from analysis.build import FORMATS, Analysis, analyse, nearby, write
 from analysis.records.columns import GROUPS
 from analysis.records.effects import COMPARED
 from analysis.report.page import document
@@ -35,11 +35,9 @@ def join(folders: Sequence[Path], out: Path | None = None, formats: Collection[s
         "table.csv": frame(studies).to_csv(index=False, float_format="%.10g"),
         "table.tex": latex(studies),
         "report.html": document("Several studies", f"{said}\n{text}"),
+        "answer.md": said,
     }
-    kept = {name: content for name, content in texts.items() if name.rpartition(".")[2] in formats} | {"answer.md": said}
-    for name, content in kept.items():
-        (out / name).write_text(content)
-    return f"{text}\n{said}\nIn {nearby(out)}: {', '.join(kept)}"
+    return f"{text}\n{said}\nIn {nearby(out)}: {', '.join(write(texts, out, formats))}"
 
 
 def label(found: list[Analysis]) -> dict[str, Analysis]:

@@ -1,12 +1,14 @@
 """Write a study's tables: a row per arm, mean and standard error over seeds, as Markdown, CSV and LaTeX."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import pandas as pd
 
-from analysis.records.columns import COLUMNS, GROUPS, Column, Repeat
+from analysis.records.columns import COLUMNS, GROUPS, Column
 from analysis.records.load import StudyData
+from analysis.records.repeats import Repeat
 from analysis.stats.statistics import Summary, summarize
 
 #: By arm and column.
@@ -23,7 +25,7 @@ def summaries(arms: Mapping[str, Sequence[Repeat]]) -> Table:
 
 def _summary(column: Column, repeats: Sequence[Repeat]) -> Summary | None:
     values = [column.value(repeat) for repeat in repeats]
-    return summarize([column.factor * value for value in values if value is not None])
+    return summarize([None if value is None else column.factor * value for value in values])
 
 
 def caption(study: StudyData) -> list[str]:
@@ -96,9 +98,7 @@ def cells(table: Table, names: Sequence[str], bold: str) -> list[list[str]]:
 def _cell(summary: Summary | None, digits: int, best: float | None, bold: str) -> str:
     if summary is None:
         return "-"
-    mean = f"{summary.mean:.{digits}f}"
-    error = f" ± {summary.error:.{digits}f}" if summary.error is not None else ""
-    return f"{bold.format(mean) if summary.mean == best else mean}{error} ({summary.n})"
+    return f"{summary.text(digits, bold if summary.mean == best else '{}')} ({summary.n})"
 
 
 def filled(table: Table, group: str) -> list[str]:
@@ -139,12 +139,8 @@ def frame(study: StudyData, table: Table) -> pd.DataFrame:
     for arm in study.arms:
         row: dict[str, Any] = {"arm": arm}
         for name in COLUMNS:
-            summary = table[arm][name]
-            row |= {
-                f"{name}_mean": summary.mean if summary else None,
-                f"{name}_se": summary.error if summary else None,
-                f"{name}_n": summary.n if summary else 0,
-            }
+            mean, error, n = astuple(summary) if (summary := table[arm][name]) else (None, None, 0)
+            row |= {f"{name}_mean": mean, f"{name}_se": error, f"{name}_n": n}
         row |= {status: study.count(arm, status) for status in ("finished", "failed", "diverged", "stopped")}
         row |= {f"chosen_{name}": value for name, value in study.header.get("chosen", {}).get(arm, {}).items()}
         rows.append(row)
@@ -167,23 +163,13 @@ def latex(first: str, table: Table, sentences: Sequence[str]) -> str:
 def environment(first: list[str], body: list[list[str]], names: list[str], text: str) -> str:
     """Write a LaTeX table: titles ``first`` and those of the columns ``names``, rows ``body``, caption ``text``, all plain."""
     rows = [" & ".join(map(_escape, row)) + r" \\" for row in body]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            rf"\caption{{{_escape(text)}}}",
-            r"\centering\small",
-            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-            r"\begin{tabular}{" + "l" * len(first) + "r" * len(names) + "}",
-            r"\toprule",
-            " & ".join(map(_escape, [*first, *titles(names)])) + r" \\",
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    head = " & ".join(map(_escape, [*first, *titles(names)])) + r" \\"
+    return "\n".join([
+        r"\begin{table}", rf"\caption{{{_escape(text)}}}", r"\centering\small",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        r"\begin{tabular}{" + "l" * len(first) + "r" * len(names) + "}",
+        r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}}", r"\end{table}", "",
+    ])  # fmt: skip
 
 
 def titles(names: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from analysis.figures.curves import BAND_ARMS, Mean
 from analysis.figures.palette import Style
 from analysis.records.columns import mean_over_members
 from analysis.records.load import Predictions, StudyData
+from analysis.records.repeats import ByArm
 from analysis.stats.statistics import Summary, summarize
 
 #: Scores in record.uncertainty, with their titles and digits.
@@ -24,8 +25,6 @@ SCORES = {
 UNCERTAINTIES = {"entropy": "entropy", "mutual_information": "mutual information"}
 #: Shares of the test images that are kept.
 COVERAGE = np.linspace(0.01, 1, 100)
-
-ByArm = Mapping[str, Mapping[int, list[Predictions]]]
 
 
 def risk(uncertainty: np.ndarray, correct: np.ndarray) -> np.ndarray:
@@ -62,14 +61,10 @@ def scores(study: StudyData) -> dict[str, dict[str, Summary | None]]:
     found: dict[str, dict[str, Summary | None]] = {}
     for arm, member in ((arm, study.member(arm)) for arm in study.arms):
         repeats = study.finished(arm).values()
-        row = {name: _summary([mean_over_members(record.uncertainty, member, name) for record in repeats]) for name in SCORES}
+        row = {name: summarize([mean_over_members(record.uncertainty, member, name) for record in repeats]) for name in SCORES}
         if any(summary is not None for summary in row.values()):
             found[arm] = row
     return found
-
-
-def _summary(values: Sequence[float | None]) -> Summary | None:
-    return summarize([value for value in values if value is not None])
 
 
 def table(study: StudyData) -> Markup:
@@ -129,7 +124,4 @@ def _panel(name: str, by_arm: Mapping[str, Mean], styles: Mapping[str, Style], t
 
 
 def _cell(summary: Summary | None, digits: int) -> str | None:
-    if summary is None:
-        return None
-    error = f" ± {summary.error:.{digits}f}" if summary.error is not None else ""
-    return f"{summary.mean:.{digits}f}{error} ({summary.n})"
+    return f"{summary.text(digits)} ({summary.n})" if summary is not None else None

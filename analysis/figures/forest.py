@@ -10,11 +10,8 @@ from matplotlib.axes import Axes
 
 from analysis.figures import html, svg
 from analysis.figures.palette import Style
-from analysis.records.effects import COMPARED
+from analysis.records.effects import COMPARED, Effects
 from analysis.stats.statistics import LEVEL, Difference
-
-Effects = Mapping[str, Mapping[str, Difference]]
-
 
 #: Heights of a row, and of title and axis together.
 ROW_POINTS, FRAME_POINTS = 31.0, 62.0
@@ -44,10 +41,9 @@ def panels(effects: Effects, contrasts: Effects, styles: Mapping[str, Style]) ->
     """Draw a figure per metric that has a difference; arms in the order of ``styles``."""
     found = []
     for name in dict.fromkeys([*effects, *contrasts]):
-        arms = {arm: effect for arm in styles if (effect := effects.get(name, {}).get(arm)) is not None}
-        second = dict(contrasts.get(name, {}))
-        if arms or second:
-            found.append(_panel(name, arms, second, styles))
+        arms = {arm: effects[name][arm] for arm in styles if arm in effects.get(name, {})}
+        if arms or contrasts.get(name):
+            found.append(_panel(name, arms, dict(contrasts.get(name, {})), styles))
     return found
 
 
@@ -89,9 +85,8 @@ def _panel(name: str, arms: dict[str, Difference], contrasts: dict[str, Differen
         for row in rows:
             _draw(axes, top, row)
             top += row.height
-        side = "higher is better →" if metric.more else "← lower is better"
         axes.set_title(f"Difference in {metric.title}{metric.unit}")
-        axes.set_xlabel(side)
+        axes.set_xlabel("higher is better →" if metric.more else "← lower is better")
         axes.locator_params(axis="x", nbins=5)
         return svg.svg(figure, f"forest-{name}", f"Differences in {metric.title}: {len(arms)} arms, {len(contrasts)} contrasts")
 
@@ -114,13 +109,8 @@ def _words(effect: Difference) -> str:
 
 def _draw(axes: Axes, top: float, row: Row) -> None:
     """Draw name to the left, numbers to the right, point and interval below; text is on paper, so no line crosses it."""
-    text = partial(
-        axes.text,
-        transform=axes.get_yaxis_transform(),
-        fontsize=9,
-        parse_math=False,
-        bbox={"facecolor": svg.PAPER, "edgecolor": "none", "pad": 0.6},
-    )
+    paper = {"facecolor": svg.PAPER, "edgecolor": "none", "pad": 0.6}
+    text = partial(axes.text, transform=axes.get_yaxis_transform(), fontsize=9, parse_math=False, bbox=paper)
     for place, line in enumerate(row.lines):
         text(0, top + 0.42 + LINE_ROWS * place, line, style="normal" if row.effect else "italic")
     if row.effect is None:

@@ -18,10 +18,7 @@ _DASHES = {"-": "", "--": "6 3", ":": "2 2.5", "-.": "7 3 2 3"}
 
 
 def markdown(text: str) -> Markup:
-    """Turn Markdown into HTML below a section's heading.
-
-    No raw HTML, no images and no links, for names in it come from records.
-    """
+    """Turn Markdown into HTML below a heading, without raw HTML, images and links: names in it come from records."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink", "reference"])
     tokens = parser.parse(text)
     for token in tokens:

@@ -23,11 +23,9 @@ class Style:
 
 
 def style(place: int) -> Style:
-    """Return the style of the arm at ``place``, counted from 0, the baseline.
+    """Return the style of the arm at ``place``, counted from 0, the baseline; the first 57 are all different.
 
     Colours change first, then lines and markers with the same colours.
-
-    The first 57 are all different.
     """
     if place == 0:
         return Style(COLORS[0], LINES[0], MARKERS[0])

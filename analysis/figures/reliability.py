@@ -16,7 +16,8 @@ from matplotlib.patches import Patch
 
 from analysis.figures import svg
 from analysis.figures.palette import Style
-from analysis.records.load import Predictions, StudyData
+from analysis.records.load import StudyData
+from analysis.records.repeats import ByArm, BySeed
 from analysis.stats.calibration import BINS, Reliability, consistency_band, reliability
 from analysis.stats.statistics import Summary, summarize
 
@@ -26,8 +27,6 @@ BAND = "#8a8d91"
 LEAST_PREDICTIONS = 10
 #: Draws for the band; its quantiles are drawn a few points wide.
 DRAWS = 500
-
-BySeed = Mapping[int, list[Predictions]]
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,7 @@ def _typical(confidence: np.ndarray, parts: int) -> np.ndarray:
     return np.sort(confidence)[parts // 2 :: parts]
 
 
-def panels(study: StudyData, predictions: Mapping[str, BySeed], nulls: Mapping[str, float], styles: Mapping[str, Style]) -> (
-    list[Markup]
-):  # fmt: skip
+def panels(study: StudyData, predictions: ByArm, nulls: Mapping[str, float], styles: Mapping[str, Style]) -> list[Markup]:
     """Draw a small figure per arm with predictions, each with its name, ECE and what a calibrated model would score.
 
     Arguments are those of `draw`; styles: by arm.
@@ -102,7 +99,7 @@ def panels(study: StudyData, predictions: Mapping[str, BySeed], nulls: Mapping[s
     return found
 
 
-def draw(study: StudyData, predictions: Mapping[str, BySeed], nulls: Mapping[str, float], out: Path) -> list[Path]:
+def draw(study: StudyData, predictions: ByArm, nulls: Mapping[str, float], out: Path) -> list[Path]:
     """Write reliability.png and .pdf into ``out`` and return their paths; nothing when no arm has predictions.
 
     predictions: by arm and seed, of the arm's members; nulls: by arm, the ECE of a calibrated model in percent.
@@ -165,14 +162,10 @@ def _handles() -> list[Line2D | Patch]:
 
 def _short(shown: Diagram, null: float | None) -> str:
     calibrated = f"; if calibrated {null:.2f} %" if null is not None else ""
-    return f"ECE {_percent(shown.ece)}{calibrated}\nscaled {_percent(shown.scaled_ece)}; n = {shown.ece.n}"
+    return f"ECE {shown.ece.text(2)} %{calibrated}\nscaled {shown.scaled_ece.text(2)} %; n = {shown.ece.n}"
 
 
 def _words(shown: Diagram, null: float | None) -> str:
     calibrated = f"; a calibrated model would score {null:.2f} %" if null is not None else ""
     size = f"n = {shown.ece.n}, {shown.images:,} images"
-    return f"ECE {_percent(shown.ece)}{calibrated}; after scaling {_percent(shown.scaled_ece)} ({size})"
-
-
-def _percent(summary: Summary) -> str:
-    return f"{summary.mean:.2f}{f' ± {summary.error:.2f}' if summary.error is not None else ''} %"
+    return f"ECE {shown.ece.text(2)} %{calibrated}; after scaling {shown.scaled_ece.text(2)} % ({size})"

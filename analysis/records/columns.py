@@ -6,23 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.records.load import Curve, Predictions
+from analysis.records.repeats import Repeat
 from analysis.stats.calibration import debiased_calibration_error, null_ece
-from mldiv.records import JUDGED, TrialRecord
-
-
-@dataclass(frozen=True)
-class Repeat:
-    """A finished repeat: its record, whose predictions it is judged by (a key of JUDGED), its epochs, its predictions.
-
-    curve, predictions: None where they cannot be read.
-    """
-
-    record: TrialRecord
-    member: str
-    curve: Curve | None
-    predictions: list[Predictions] | None
-
+from mldiv.records import JUDGED
 
 Value = Callable[[Repeat], float | None]
 
@@ -92,6 +78,10 @@ def _predicted(function: Callable[[np.ndarray, np.ndarray], float]) -> Value:
     return value
 
 
+def _debiased(confidence: np.ndarray, correct: np.ndarray) -> float:
+    return debiased_calibration_error(confidence, correct).root
+
+
 #: What each table shows, in words.
 GROUPS: dict[str, str] = {
     "scores": "Scores.",
@@ -114,11 +104,7 @@ COLUMNS: dict[str, Column] = {
     "peers_nll": Column("A peer's NLL", _test("nll", "peers"), "scores", None, 1, 4),
     "ece_15": Column("ECE %", _test("ece"), "calibration", "low", 100),
     "null_ece": Column("ECE % if calibrated", _predicted(lambda sure, _: null_ece(sure)), "calibration", None, 100),
-    "debiased": Column(
-        "debiased error %",
-        _predicted(lambda confidence, correct: debiased_calibration_error(confidence, correct).root),
-        "calibration", "low", 100,
-    ),
+    "debiased": Column("debiased error %", _predicted(_debiased), "calibration", "low", 100),
     "adaptive_ece": Column("adaptive ECE %", _test("adaptive_ece"), "calibration", "low", 100),
     "classwise_ece": Column("classwise ECE %", _test("classwise_ece"), "calibration", "low", 100),
     "scaling_temperature": Column("temperature", _temperature, "calibration"),

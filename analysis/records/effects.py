@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.records.columns import Repeat, mean_over_members
+from analysis.records.columns import mean_over_members
 from analysis.records.load import Predictions
+from analysis.records.repeats import Repeat, Repeats
 from analysis.stats.bootstrap import Interval, PerSeed, two_way, two_way_statistic
 from analysis.stats.calibration import image_eces
 from analysis.stats.statistics import Difference, contrast, difference, holm
@@ -34,14 +35,12 @@ COMPARED: dict[str, Compared] = {
     "ece": Compared("ECE", " in percentage points", 100.0, 2, False, None),
 }
 
-#: By arm, its finished repeats by seed.
-Repeats = Mapping[str, Mapping[int, Repeat]]
 #: By arm, how much it counts.
 Weights = Mapping[str, float]
 #: By arm and seed, the predictions of the arm's members.
 OfArms = Mapping[str, Sequence[list[Predictions]]]
 #: By metric and name.
-Effects = dict[str, dict[str, Difference]]
+Effects = Mapping[str, Mapping[str, Difference]]
 
 
 def differences(repeats: Repeats, baseline: str, arms: list[str]) -> Effects:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.records.effects import Repeats, stacked
+from analysis.records.effects import stacked
 from analysis.records.load import Predictions
+from analysis.records.repeats import Repeats
 from analysis.stats.bootstrap import Interval, two_way_statistic
 from analysis.stats.calibration import ece_interval, image_eces, null_distribution
 

@@ -38,11 +38,7 @@ CURVES = {
 
 @dataclass(frozen=True)
 class Curve:
-    """A trial epoch by epoch.
-
-    epoch: counted from 0, [epochs]; stage: 1 or 2, [epochs]; values: by the names of CURVES, each [epochs], NaN where not
-    computed.
-    """
+    """A trial epoch by epoch: stage 1 or 2, values by the names of CURVES, NaN where not computed; each [epochs]."""
 
     epoch: np.ndarray
     stage: np.ndarray
@@ -159,10 +155,7 @@ class StudyData:
         return self._curves[trial]
 
     def predictions(self, arm: str, seed: int) -> list[Predictions] | None:
-        """Read the test predictions of the arm's members in a finished repeat.
-
-        None for a file that is missing or damaged, which is named in ``problems``.
-        """
+        """Read the test predictions of the arm's members in a finished repeat; None, named in ``problems``, if damaged."""
         path = trial_folder(self.folder, self.records[arm, seed].id) / "predictions.parquet"
         try:
             return _read_predictions(path, JUDGED[self.member(arm)])

@@ -29,10 +29,7 @@ NAMED_TRIALS = 3
 
 @dataclass(frozen=True)
 class Signature:
-    """A known way to fail, found in a trial.
-
-    kind: what happened, in words; where: the trial's arm, phase and seed; detail: the numbers that show it.
-    """
+    """A known way to fail: what happened, in words; the trial's arm, phase and seed; the numbers that show it."""
 
     kind: str
     where: str
@@ -80,10 +77,7 @@ def _of_trial(study: StudyData, record: TrialRecord, where: str, plain: TrialRec
 
 
 def taken_up(own: Curve, start: float | None, beta: float) -> str | None:
-    """Return the numbers that show that the fusion moved and the networks did not; None where it is not so.
-
-    start: the term's feature KL at the switch, None where it is not known.
-    """
+    """Say by numbers that the fusion moved and the networks did not, if so; start: the term's feature KL at the switch."""
     before = np.flatnonzero(own.stage == 1)
     if not beta or not start or not len(before):
         return None

@@ -33,15 +33,10 @@ def _bar(share: float | None) -> Markup | None:
 
 
 def failures(study: StudyData, signatures: Sequence[str]) -> Markup:
-    """List how trials ended and why, what is missing, what cannot be read, what was noted.
-
-    signatures: Markdown.
-    """
+    """List how trials ended and why, what is missing, what cannot be read, what was noted; signatures: Markdown."""
     titles, rows = provenance.counts(study)
-    parts = [
-        html.paragraph("How trials ended. Only finished repeats enter a number on this page."),
-        html.table(["", *titles], rows, rigid=True),
-    ]
+    parts = [html.paragraph("How trials ended. Only finished repeats enter a number on this page.")]
+    parts.append(html.table(["", *titles], rows, rigid=True))
     if reasons := provenance.reasons(study):
         parts.append(Markup("<h3>Reasons</h3>") + html.table(["status", "reason", "trials", "which"], reasons))
     else:

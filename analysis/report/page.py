@@ -9,13 +9,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis.figures import curves, detection, forest, html, reliability, svg
-from analysis.figures.forest import Effects
 from analysis.figures.palette import Style
-from analysis.records.load import Predictions, StudyData
+from analysis.records.effects import Effects
+from analysis.records.load import StudyData
+from analysis.records.repeats import ByArm
 from analysis.report import account
 from analysis.stats.statistics import Difference
 
-ByArm = Mapping[str, Mapping[int, list[Predictions]]]
 Styles = Mapping[str, Style]
 
 
@@ -29,17 +29,9 @@ class Section:
 
 
 def render(
-    study: StudyData,
-    *,
-    predictions: ByArm,
-    table: str,
-    answer: str,
-    effects: Effects,
-    contrasts: Effects,
-    nulls: Mapping[str, float] | None = None,
-    signatures: Sequence[str] = (),
-    extra: Sequence[Section] = (),
-) -> str:
+    study: StudyData, *, predictions: ByArm, table: str, answer: str, effects: Effects, contrasts: Effects,
+    nulls: Mapping[str, float] | None = None, signatures: Sequence[str] = (), extra: Sequence[Section] = (),
+) -> str:  # fmt: skip
     """Write the page; the same study gives the same bytes.
 
     predictions: by arm and seed, of the arm's members; table, answer, signatures: Markdown; effects: by metric and arm, the

@@ -76,10 +76,7 @@ def design(study: StudyData) -> Rows:
 
 
 def counts(study: StudyData) -> tuple[list[str], Rows]:
-    """Count how trials ended: a row per arm for its repeats, and one for all searches.
-
-    Columns that are all 0 are left out, but "finished".
-    """
+    """Count how trials ended: a row per arm for its repeats, one for all searches; columns of 0 are left out."""
     lines: list[tuple[str, list[int]]] = []
     for arm in study.arms:
         repeats = [study.count(arm, status) for status in STATUSES]
@@ -111,10 +108,7 @@ def notes(study: StudyData) -> Rows:
 
 
 def cost(study: StudyData) -> Rows:
-    """Add up trials, epochs by where they came from, and device hours, of searches, repeats and both.
-
-    A trial that is in both counts once.
-    """
+    """Add up trials, epochs by where they came from, and device hours of searches, repeats and both, a trial once each."""
     repeats = {record.id: record for record in study.records.values()}
     searched = {record.id: record for _, record in study.searched}
     workers = study.header.get("world_size", 1)

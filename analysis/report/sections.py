@@ -83,11 +83,9 @@ def _weights(record: TrialRecord) -> tuple[float, float]:
 
 
 def fit(
-    points: list[tuple[float, float]],
-    trials: list[TrialRecord],
-    score: Callable[[TrialRecord], float | None],
+    points: list[tuple[float, float]], trials: list[TrialRecord], score: Callable[[TrialRecord], float | None],
     searched: dict[str, Any],
-) -> Surface:
+) -> Surface:  # fmt: skip
     """Fit the surface of a score over the points, pairs of alpha and beta.
 
     score: of a trial, None where it has none; searched: ranges by setting, "alpha" and "beta".

@@ -29,13 +29,19 @@ class Summary:
     error: float | None
     n: int
 
+    def text(self, digits: int, mean: str = "{}") -> str:
+        """Write mean and standard error; ``mean`` is a format for the former."""
+        error = f" ± {self.error:.{digits}f}" if self.error is not None else ""
+        return mean.format(f"{self.mean:.{digits}f}") + error
 
-def summarize(values: Sequence[float]) -> Summary | None:
-    """Return the summary of ``values``; None when there are none."""
-    if not len(values):
+
+def summarize(values: Sequence[float | None]) -> Summary | None:
+    """Summarise the values that are not None; None when there is none."""
+    known = [value for value in values if value is not None]
+    if not known:
         return None
-    error = float(stats.sem(values)) if len(values) > 1 else None
-    return Summary(float(np.mean(values)), error, len(values))
+    error = float(stats.sem(known)) if len(known) > 1 else None
+    return Summary(float(np.mean(known)), error, len(known))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from sklearn.gaussian_process.kernels import Matern
 
 from analysis.stats.gaussian_process import KEPT_STEPS, chain, fit_process, posterior, remove_seeds
 
+Range = tuple[float, float]
+
 #: The paper's alpha and beta.
 PAPER = (1.0, 2.0)
 #: Decades between the smallest positive setting of an axis and the place of zero.
@@ -121,15 +123,9 @@ def flat_p(positions: np.ndarray, value: np.ndarray) -> float:
 
 
 def fit_surface(
-    alpha: np.ndarray,
-    beta: np.ndarray,
-    value: np.ndarray,
-    *,
-    alpha_range: tuple[float, float],
-    beta_range: tuple[float, float],
-    points: int = 30,
+    alpha: np.ndarray, beta: np.ndarray, value: np.ndarray, *, alpha_range: Range, beta_range: Range, points: int = 30,
     draws: int = 2000,
-) -> Surface:
+) -> Surface:  # fmt: skip
     r"""Fit a Gaussian process over (log alpha, log beta) and draw where its optimum lies.
 
     .. math:: y_i = f(x_i) + \epsilon_i, \quad f \sim GP(\bar y, s^2 \mathrm{Matern}_{5/2}), \quad \epsilon_i \sim N(0, \tau^2)
@@ -167,7 +163,7 @@ def fit_surface(
     )  # fmt: skip
 
 
-def _axis(name: str, settings: np.ndarray, searched: tuple[float, float], points: int) -> Axis:
+def _axis(name: str, settings: np.ndarray, searched: Range, points: int) -> Axis:
     if not (np.isfinite(settings).all() and (settings >= 0).all() and len(np.unique(settings)) > 1):
         raise ValueError(f"{name} must be finite, not negative, and take more than one value")
     positive = settings[settings > 0]

@@ -47,6 +47,7 @@ def test_rows_are_grouped_by_network_and_data(joined):
     assert frame.loc[3, "nll_mean"] == pytest.approx(0.6525)
     assert "report.html" in text
     assert "<table" in (out / "report.html").read_text()
+    assert not {"²", "±", "%"} & set((out / "table.tex").read_text().replace(r"\%", "").replace("{!}{%", ""))
 
 
 def test_p_values_are_corrected_over_all_studies(joined):
