@@ -69,9 +69,9 @@ def test_adaptive_ece_against_a_loop(case):
 def test_certain_and_right_scores_perfectly():
     labels = torch.arange(4)
     perfect = Predictive(torch.eye(4), torch.zeros(4))
-    got = scores(perfect, labels)
-    assert got.pop("accuracy") == 1
-    assert all(value == pytest.approx(0, abs=1e-7) for value in got.values())
+    names = ("nll", "brier", "ece", "adaptive_ece", "classwise_ece", "entropy", "mutual_information")
+    assert list(scores(perfect, labels, names).values()) == pytest.approx([0] * 7, abs=1e-7)
+    assert scores(perfect, labels, ("accuracy",)) == {"accuracy": 1}
     assert scores(perfect, labels.flip(0))["accuracy"] == 0
     assert math.isfinite(scores(perfect, labels.flip(0))["nll"])
 
