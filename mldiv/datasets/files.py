@@ -1,4 +1,4 @@
-"""A data set's files: there, whole, and those that were published under their names."""
+"""Check that a data set's files are there, whole, and those that were published under their names."""
 
 import hashlib
 from pathlib import Path

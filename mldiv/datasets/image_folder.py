@@ -1,4 +1,4 @@
-"""A folder of one's own images, a class a folder: listed, checked, decoded, and every fault said by the file's name."""
+"""List, check and decode a folder of one's own images, a class a folder; every fault is said by the file's name."""
 
 import hashlib
 import os
