@@ -30,7 +30,7 @@ from mldiv.evaluation.predictive import predict
 from mldiv.method.pair import MutualPair
 from mldiv.method.posterior import GaussianPosterior
 
-BATCH, SIDE = 128, 32
+BATCH_IMAGES, SIDE_PIXELS = 128, 32
 #: How many weight samples vmap takes at once.
 CHUNKS = (1, 4, 20)
 #: The largest difference of a probability that rounding explains.
@@ -111,9 +111,9 @@ def main() -> None:
     torch.backends.fp32_precision = "ieee"
     device, absent, load = torch.device(flags.device), missing("bayesian-torch"), Load()
     count = flags.images or (512 if flags.device == "cpu" else 10_000)
-    images = torch.randn(count, CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(device)
-    batches = images.split(BATCH)
-    config = TrialConfig(arch=flags.arch, batch_size=BATCH)
+    images = torch.randn(count, CHANNELS, SIDE_PIXELS, SIDE_PIXELS, generator=torch.Generator().manual_seed(0)).to(device)
+    batches = images.split(BATCH_IMAGES)
+    config = TrialConfig(arch=flags.arch, batch_size=BATCH_IMAGES)
     found, drawing = ways(config, batches[0], flags.samples, library=not absent)
     examined = {name: examine(way, batches[0]) for name, way in found.items()}
     difference = disagreement({name: probabilities for name, (probabilities, _) in examined.items()})
@@ -126,10 +126,10 @@ def main() -> None:
     timed = f"s for {count:,} images"
     head = ["way", timed, "s for 10,000 images", "ms per batch and sample", "ratio to mldiv", "peak MiB, a batch"]
     what = (
-        f"Monte Carlo evaluation of {flags.arch} with {flags.samples} weight samples, {SIDE}x{SIDE} images, batch {BATCH}, "
-        f"float32: {count:,} images were timed ({len(batches)} batches, in turn), the column for 10,000 is scaled from them. "
-        f"mldiv's samples are drawn once for all images, {1000 * drawing:.0f} ms more. mldiv's and vmap's probabilities differ "
-        f"by {difference:.1g} at most."
+        f"Monte Carlo evaluation of {flags.arch} with {flags.samples} weight samples, {SIDE_PIXELS}x{SIDE_PIXELS} images, "
+        f"batch {BATCH_IMAGES}, float32: {count:,} images were timed ({len(batches)} batches, in turn), the column for 10,000 "
+        f"is scaled from them. mldiv's samples are drawn once for all images, {1000 * drawing:.0f} ms more. mldiv's and vmap's "
+        f"probabilities differ by {difference:.1g} at most."
     )
     text = caption(what, flags.threads, [] if absent else ["bayesian-torch"], load)
     flags.out.write_text("\n\n".join([text, *absent.values(), table(head, rows)]) + "\n")

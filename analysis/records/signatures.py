@@ -15,14 +15,14 @@ from analysis.records.load import Curve, StudyData
 from mldiv.records import TrialRecord
 
 #: Times the reference's distance from which on the peers are far apart: squared W2, feature KL.
-FAR_APART, DISSIMILAR = 2.0, 10.0
-#: Worse than the reference: by so many points of a peer's or the pair's validation accuracy, or by this share of its NLL.
-POINTS, SHARE = 0.03, 0.25
+FAR_APART_FACTOR, DISSIMILAR_FACTOR = 2.0, 10.0
+#: Worse than the reference: by so much of a peer's or the pair's validation accuracy, or by this share of its NLL.
+WORSE_ACCURACY, WORSE_NLL_SHARE = 0.03, 0.25
 #: As good as the same: relative differences of squared W2 and feature KL, points of disagreement.
 SAME_W2, SAME_KL, SAME_DISAGREEMENT = 0.01, 0.05, 0.01
 #: The fusion took up the push: the term's own feature KL grew by this factor or more since the switch, that of the last blocks,
 #: which the fusion is no part of, by this one or less.
-GREW, STAYED = 3.0, 1.25
+GREW_FACTOR, STAYED_FACTOR = 3.0, 1.25
 #: Trials named for a kind.
 NAMED_TRIALS = 3
 
@@ -82,7 +82,7 @@ def taken_up(own: Curve, start: float | None, beta: float) -> str | None:
     if not beta or not start or not len(before):
         return None
     term, blocks = own.values["own_feature_kl"][-1], own.values["feature_kl"]
-    if not (term >= GREW * start and blocks[-1] <= STAYED * blocks[before[-1]]):
+    if not (term >= GREW_FACTOR * start and blocks[-1] <= STAYED_FACTOR * blocks[before[-1]]):
         return None
     there, here = blocks[before[-1]], blocks[-1]
     return (
@@ -106,9 +106,9 @@ def of_curve(own: Curve, plain: Curve | None, alpha: float, beta: float) -> list
     now = _values(own, -1)
     found = []
     if _worse(now, then):
-        if alpha > 0 and now["w2_per_weight"] >= FAR_APART * then["w2_per_weight"]:
+        if alpha > 0 and now["w2_per_weight"] >= FAR_APART_FACTOR * then["w2_per_weight"]:
             found.append((RAN_APART, _detail("W2² per weight", "w2_per_weight", now, then, against)))
-        if beta > 0 and now["feature_kl"] >= DISSIMILAR * then["feature_kl"]:
+        if beta > 0 and now["feature_kl"] >= DISSIMILAR_FACTOR * then["feature_kl"]:
             found.append((DISSIMILAR_FEATURES, _detail("feature KL", "feature_kl", now, then, against)))
     if against == PLAIN and _same(now, then):
         found.append((NO_EFFECT, _detail("disagreement", "disagreement", now, then, against)))
@@ -125,7 +125,7 @@ def _accuracy(values: dict[str, float]) -> float:
 
 def _worse(now: dict[str, float], then: dict[str, float]) -> bool:
     lost = then["accuracy"] - now["accuracy"], _accuracy(then) - _accuracy(now)
-    return max(lost) > POINTS or now["nll"] > (1 + SHARE) * then["nll"]
+    return max(lost) > WORSE_ACCURACY or now["nll"] > (1 + WORSE_NLL_SHARE) * then["nll"]
 
 
 def _same(now: dict[str, float], then: dict[str, float]) -> bool:
