@@ -13,7 +13,7 @@ def answer(study: StudyData, effects: Effects, contrasts: Effects, further: list
     effects, contrasts: differences to the baseline and contrasts, in printed units; further: paragraphs that a study's own
     kind of question adds; numbers: list every difference.
     """
-    lines = [f"# {study.header['question']}", ""]
+    lines = [f"# {study.header.question}", ""]
     baseline = study.baseline
     if baseline is None or not study.finished(baseline):
         lines.append(f"There is no answer yet: the baseline ({baseline}) has no finished trial.")
@@ -110,16 +110,16 @@ def _power(effects: Mapping[str, Difference]) -> str:
 def _cautions(study: StudyData, effects: Mapping[str, Difference]) -> list[str]:
     lines = [_intervals(effects)]
     header = study.header
-    if any(header["searched"].values()) and header["samples"]:
+    if header.has_search:
         lines.append(
-            f"Arms were tuned with the same search budget ({header['samples']} trials each, on validation data) where they "
+            f"Arms were tuned with the same search budget ({header.samples} trials each, on validation data) where they "
             "have something to tune, and repeated on fresh seeds; arms of one seed saw the same batches, augmentations and "
             "weight noise."
         )
     if study.development:
         lines.append(f"Wherever this says test, it means {study.scored}; the official test set is unused.")
-    if header.get("data_is_subset") or header["preset"] == "demo":
-        lines.append(f"This is a small run ({header['data']}): it says nothing about other sizes.")
+    if header.data_is_subset or header.preset == "demo":
+        lines.append(f"This is a small run ({header.data}): it says nothing about other sizes.")
     if missing := study.missing():
         lines.append(f"Without a finished trial: {'; '.join(missing)}.")
     baseline = study.finished(study.baseline or "")

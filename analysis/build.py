@@ -44,13 +44,12 @@ def analyse(folder: Path) -> Analysis:
     """
     study = load(folder)
     repeats = gather(study)
-    header = study.header
     return Analysis(
         study,
         repeats,
         tables.summaries({arm: list(of_arm.values()) for arm, of_arm in repeats.items()}),
-        effects.differences(repeats, study.baseline, header.get("compare", study.arms)) if study.baseline else {},
-        effects.contrasts(repeats, header.get("contrasts", {})),
+        effects.differences(repeats, study.baseline, study.header.compare) if study.baseline else {},
+        effects.contrasts(repeats, study.header.contrasts),
         findings(study),
     )
 
@@ -71,7 +70,7 @@ def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORM
     texts = {
         "table.md": table,
         "table.csv": tables.frame(made.study, made.table).to_csv(index=False, float_format="%.10g"),
-        "table.tex": tables.latex(made.study.header["scientific"], made.table, tables.caption(made.study)),
+        "table.tex": tables.latex(made.study.header.scientific, made.table, tables.caption(made.study)),
         "answer.md": made.answer(),
     }
     if "html" in formats:

@@ -42,8 +42,8 @@ def join(folders: Sequence[Path], out: Path | None = None, formats: Collection[s
 
 def label(found: list[Analysis]) -> dict[str, Analysis]:
     """Name the studies by network and data, and by name, folder or number where those do not tell them apart."""
-    names = ["{arch} x {width:g}, {data}".format_map(made.study.header["settings"]) for made in found]
-    for further in ([made.study.header["name"] for made in found], [made.study.folder.name for made in found]):
+    names = ["{arch} x {width:g}, {data}".format_map(made.study.header.settings) for made in found]
+    for further in ([made.study.header.name for made in found], [made.study.folder.name for made in found]):
         names = [f"{name}, {more}" if names.count(name) > 1 else name for name, more in zip(names, further, strict=True)]
     names = [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
     return dict(zip(names, found, strict=True))
@@ -77,7 +77,7 @@ def frame(studies: dict[str, Analysis]) -> pd.DataFrame:
     for name, made in studies.items():
         part = tables.frame(made.study, made.table)
         for place, column in enumerate(("arch", "width", "data")):
-            part.insert(place, column, made.study.header["settings"][column])
+            part.insert(place, column, made.study.header.settings[column])
         part.insert(0, "study", name)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)

@@ -30,13 +30,13 @@ def _summary(column: Column, repeats: Sequence[Repeat]) -> Summary | None:
 
 def caption(study: StudyData) -> list[str]:
     """Say what a reader must know to read the table, sentence by sentence."""
-    header, settings = study.header, study.header["settings"]
-    subset = " (cut to a subset)" if header.get("data_is_subset") else ""
+    header, settings = study.header, study.header.settings
+    subset = " (cut to a subset)" if header.data_is_subset else ""
     lines = [
-        f"{header['question']}",
-        f"Data: {header['data']}{subset}. Network: {settings['arch']} at width {settings['width']:g}, every arm trained "
-        f"for {settings['epochs']} epochs, batch {settings['batch_size']} over {header['world_size']} worker(s), unless the "
-        f"arm says otherwise; preset {header['preset']}.",
+        f"{header.question}",
+        f"Data: {header.data}{subset}. Network: {settings['arch']} at width {settings['width']:g}, every arm trained "
+        f"for {settings['epochs']} epochs, batch {settings['batch_size']} over {header.world_size} worker(s), unless the "
+        f"arm says otherwise; preset {header.preset}.",
         f"Scores of {_members(study)} ({settings['test_samples']} weight samples per peer) on {study.scored}: mean ± "
         "sample standard error over seeds (n); n = 1 has no error. Bold: best mean of the column, which is not yet a "
         "significant one.",
@@ -50,8 +50,8 @@ def caption(study: StudyData) -> list[str]:
     for record in study.records.values():
         lines += [f"Note on {record.id}: {note}." for note in record.notes]
     lines += [f"Left out: {problem}." for problem in study.problems]
-    commit = header["environment"].get("commit", "unknown")
-    lines.append(f"mldiv {header['environment'].get('mldiv')}, commit {commit}.")
+    commit = header.environment.get("commit", "unknown")
+    lines.append(f"mldiv {header.environment.get('mldiv')}, commit {commit}.")
     return lines
 
 
@@ -64,14 +64,12 @@ def _members(study: StudyData) -> str:
 
 def _selection(study: StudyData) -> str:
     header = study.header
-    if not any(header["searched"].values()) or not header["samples"]:
+    if not header.has_search:
         return "nothing was searched, every arm has its defaults"
-    seeds = len(header.get("search_seeds", [0]))
+    seeds = len(header.search_seeds)
     each = f", each trained with {seeds} seeds and judged by the mean" if seeds > 1 else ""
-    early = f"; {header['early_stopping']}" if header.get("early_stopping") else ""
-    return (
-        f"{header['selection']}, from {header['samples']} Optuna trials per arm with a search{each} ({_counts(study)}){early}"
-    )
+    early = f"; {header.early_stopping}" if header.early_stopping else ""
+    return f"{header.selection}, from {header.samples} Optuna trials per arm with a search{each} ({_counts(study)}){early}"
 
 
 def _counts(study: StudyData) -> str:
@@ -109,8 +107,8 @@ def filled(table: Table, group: str) -> list[str]:
 
 def markdown(study: StudyData, table: Table, groups: Iterable[str] = GROUPS, more: Sequence[str] = ()) -> str:
     """Write table.md: the caption, a table for each of the groups of columns, ``more``, then what the searches chose."""
-    parts = [f"# {study.header['name']}", "\n\n".join(caption(study))]
-    first = study.header["scientific"]
+    parts = [f"# {study.header.name}", "\n\n".join(caption(study))]
+    first = study.header.scientific
     for group in groups:
         if names := filled(table, group):
             frame = pd.DataFrame(cells(table, names, MARKDOWN_BOLD), columns=[first, *titles(names)])
@@ -120,12 +118,12 @@ def markdown(study: StudyData, table: Table, groups: Iterable[str] = GROUPS, mor
 
 def settings(study: StudyData) -> list[str]:
     """Tabulate the settings that the searches chose, as Markdown; nothing where they chose none."""
-    chosen = study.header.get("chosen")
-    if not chosen or not any(chosen.values()):
+    chosen = study.header.chosen or {}
+    if not any(chosen.values()):
         return []
     names = list(dict.fromkeys(name for values in chosen.values() for name in values))
     rows = [[arm, *(_setting(chosen.get(arm, {}).get(name)) for name in names)] for arm in study.arms]
-    frame = pd.DataFrame(rows, columns=[study.header["scientific"], *names])
+    frame = pd.DataFrame(rows, columns=[study.header.scientific, *names])
     return ["Settings chosen by the searches:", frame.to_markdown(index=False, disable_numparse=True)]
 
 
@@ -142,7 +140,7 @@ def frame(study: StudyData, table: Table) -> pd.DataFrame:
             mean, error, n = astuple(summary) if (summary := table[arm][name]) else (None, None, 0)
             row |= {f"{name}_mean": mean, f"{name}_se": error, f"{name}_n": n}
         row |= {status: study.count(arm, status) for status in ("finished", "failed", "diverged", "stopped")}
-        row |= {f"chosen_{name}": value for name, value in study.header.get("chosen", {}).get(arm, {}).items()}
+        row |= {f"chosen_{name}": value for name, value in (study.header.chosen or {}).get(arm, {}).items()}
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -43,7 +43,8 @@ def trials(count: int) -> list[list[str]]:
     from mldiv.cluster import tuner
     from mldiv.cluster.broker import NAMESPACE
     from mldiv.cluster.nodes import Resources, connect
-    from mldiv.sweep.plan import Plan, make_arm
+    from mldiv.sweep.arm import make_arm
+    from mldiv.sweep.plan import Plan
 
     connect("local")
     rows: list[list[str]] = []

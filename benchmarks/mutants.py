@@ -116,15 +116,15 @@ FAULTS = (
         ("tests/sweep",),
     ),
     Fault(
-        "search", "mldiv/sweep/plan.py", "the distance to the ideal point is taken in raw units, not in the front's ranges",
+        "search", "mldiv/sweep/arm.py", "the distance to the ideal point is taken in raw units, not in the front's ranges",
         "((value - min(column)) / span) ** 2 for value, column, span in",
         "(value - min(column)) ** 2 for value, column, _ in",
         ("tests/sweep",),
     ),
     Fault(
-        "serial", "mldiv/sweep/in_process.py", "without Ray, --no-store shares first stages all the same",
-        'kept = store if plan.queue.share else Store(copy.local / "store", store.limit)',
-        "kept = store",
+        "plan", "mldiv/sweep/plan.py", "--no-store shares first stages all the same",
+        "store=store.place if self.queue.share else None,",
+        "store=store.place,",
         ("tests/sweep",),
     ),
     # Storage
@@ -135,10 +135,9 @@ FAULTS = (
         ("tests/storage/test_store.py",),
     ),
     Fault(
-        "store", "mldiv/storage/files.py", "entries and checkpoints are written in place, not renamed when whole",
-        '        with temporary.open("wb") as file:\n            file.write(data)\n            file.flush()\n'
+        "store", "mldiv/records.py", "records, entries and checkpoints are written in place, not renamed when whole",
         "            os.fsync(file.fileno())\n        os.replace(temporary, path)\n",
-        "        path.write_bytes(data)\n",
+        "            os.fsync(file.fileno())\n        path.write_bytes(temporary.read_bytes())\n",
         ("tests/storage/test_store_processes.py", "tests/storage/test_store_space.py"),
     ),
     Fault(
@@ -161,11 +160,10 @@ FAULTS = (
         ("tests/cluster/test_broker.py",),
     ),
     Fault(
-        "tune", "mldiv/cluster/tuner.py", "a worker group does not hear which prefixes others want",
-        '"publish": list(task.publish),',
-        '"publish": [],',
-        ("tests/cluster",),
-        ray=True,
+        "attempt", "mldiv/training/attempt.py", "whoever trains a trial does not hear which prefixes others want",
+        "config, publish = from_dict(task.config), task.publish",
+        "config, publish = from_dict(task.config), ()",
+        ("tests/sweep", "tests/cluster"),
     ),
     Fault(
         "train", "mldiv/cluster/worker_groups.py", "groups that no trial needs any more are never told to end",
@@ -176,8 +174,8 @@ FAULTS = (
     ),
     Fault(
         "client", "mldiv/cluster/trial_client.py", "when the broker dies, its trials are recorded as failed",
-        'outcome = {"status": "interrupted", "reason": LOST}',
-        'outcome = {"status": "failed", "reason": LOST}',
+        'outcome = Outcome("interrupted", LOST)',
+        'outcome = Outcome("failed", LOST)',
         ("tests/cluster",),
         ray=True,
     ),
@@ -189,9 +187,9 @@ FAULTS = (
         ("tests/test_config.py",),
     ),
     Fault(
-        "invocation", "mldiv/cli/run.py", "a folder's study may be continued with another selection rule",
-        'free = {"environment", "settings", "data"}',
-        'free = {"environment", "settings", "data", "selection", "objectives"}',
+        "checks", "mldiv/cli/checks.py", "a folder's study may be continued with another selection rule",
+        'FREE = frozenset({"environment", "settings", "data", "chosen", "importance"})',
+        'FREE = frozenset({"environment", "settings", "data", "chosen", "importance", "selection", "objectives"})',
         ("tests/cli/test_study.py",),
     ),
     # Data
@@ -227,7 +225,7 @@ FAULTS = (
     ),
     Fault(
         "ranks", "mldiv/training/fit.py", "ranks evaluate with running statistics of their own, not with the mean over ranks",
-        "        distributed.average_buffers(pair)\n",
+        "    distributed.average_buffers(trial.pair)\n",
         "",
         ("tests/training/test_ddp.py",),
     ),

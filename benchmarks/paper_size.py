@@ -30,7 +30,7 @@ from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets import ood, sources
 from mldiv.evaluation.predictive import predictives
 from mldiv.presets import PRESETS
-from mldiv.records import Assignment, trial_folder
+from mldiv.records import Assignment, StudyRecord, trial_folder
 from mldiv.storage.cache import Store
 from mldiv.training.fit import environment, fit
 from mldiv.training.loop import dataset, make_optimizer, steps_per_epoch, train_epoch
@@ -105,36 +105,43 @@ def prepare(flags: argparse.Namespace, base: TrialConfig) -> None:
     Raises: ConfigError when the folder holds another configuration, or was begun on another device.
     """
     header = _header(flags, base)
-    path = flags.out / "study.json"
-    if path.exists():
-        before = records.read_json(path)
-        here = {"device": header["environment"]["device"], "torch": header["environment"]["torch"]} | asdict(base)
-        there = before["environment"] | before["settings"]
+    if (flags.out / "study.json").exists():
+        before = records.read_study(flags.out)
+        here = {name: header.environment[name] for name in ("device", "torch")} | asdict(base)
+        there = before.environment | before.settings
         if differing := [f"{name} ({there.get(name)} there)" for name, value in here.items() if there.get(name) != value
                          and name != "data_root"]:  # fmt: skip
             raise ConfigError(
                 f"{flags.out} was begun with another {', '.join(differing)}, and its seeds would no longer be paired: "
                 "use the same flags and kind of machine, or another --out"
             )
-        if len(before["seeds"]) > flags.seeds:
-            raise ConfigError(f"--seeds {flags.seeds}: {flags.out} has {len(before['seeds'])} already; take at least so many")
-        commits = [before["environment"]["commit"], header["environment"]["commit"]]
-        header["environment"]["commit"] = ", then ".join(dict.fromkeys(commits))
-    records.write_json(path, header)
+        if len(before.seeds) > flags.seeds:
+            raise ConfigError(f"--seeds {flags.seeds}: {flags.out} has {len(before.seeds)} already; take at least so many")
+        commits = [before.environment["commit"], header.environment["commit"]]
+        header.environment["commit"] = ", then ".join(dict.fromkeys(commits))
+    records.write_study(flags.out, header)
     found = [Assignment(arm, "repeat", config.seed, config.id) for arm, config in trials(base, flags.seeds)]
     records.write_assignments(flags.out, found)
 
 
-def _header(flags: argparse.Namespace, base: TrialConfig) -> dict[str, Any]:
+def _header(flags: argparse.Namespace, base: TrialConfig) -> StudyRecord:
     here = environment()
-    return records.study_header(
+    return StudyRecord(
         name="paper_size",
         question="What do parameter diversity and feature diversity give at the paper's size?",
         scientific="method",
         preset="paper",
         baseline=BASELINE,
+        arms=list(ARMS),
         changes=ARMS,
+        compare=[arm for arm in ARMS if arm != BASELINE],
         contrasts=CONTRASTS,
+        samples=0,
+        search_seeds=[],
+        searched={arm: [] for arm in ARMS},
+        selection="none",
+        world_size=1,
+        data_is_subset=bool(flags.train_size or flags.test_size),
         seeds=list(range(1, flags.seeds + 1)),
         settings=asdict(base),
         data=dataset(base).describe(),

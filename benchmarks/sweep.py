@@ -28,7 +28,8 @@ from mldiv import records
 from mldiv.config import TrialConfig, from_dict
 from mldiv.method.kernels import KERNELS
 from mldiv.presets import configure
-from mldiv.sweep.plan import Plan, make_arm
+from mldiv.sweep.arm import make_arm
+from mldiv.sweep.plan import Plan
 
 SEEDS = (1, 2)
 SIDE_BY_SIDE = 2

@@ -26,11 +26,11 @@ from timing import caption, table
 
 import mldiv
 from mldiv import records
-from mldiv.cli.execute import recorded_all
 from mldiv.cluster import tuner
 from mldiv.cluster.nodes import Resources, connect
-from mldiv.records import trial_folder
-from mldiv.sweep.plan import Plan, journal, make_arm
+from mldiv.records import StudyRecord, trial_folder
+from mldiv.sweep.arm import make_arm
+from mldiv.sweep.plan import Plan, journal
 
 BASE = TINY.replace(train_size=32)
 ARMS: dict[str, dict[str, Any]] = {"cosine": {}, "rbf": {"kernel": "rbf"}}
@@ -171,17 +171,17 @@ def gaps(folder: Path, ended: list[str]) -> list[float]:
 
 def after(folder: Path, flags: argparse.Namespace, searched: Plan) -> tuple[float, float]:
     """Seconds in which the finished study is read through by a further start, and in which its report is made."""
-    header = records.study_header(
-        name="trials", question="What grows with trials?", scientific="kernel", preset="demo", baseline="cosine", changes=ARMS,
-        seeds=list(searched.seeds), settings=asdict(BASE), data="digits", samples=searched.samples,
-        environment={"mldiv": mldiv.__version__, "commit": records.commit()}, search_seeds=[0], objectives=["nll"],
-        selection="lowest validation NLL", searched={name: list(SEARCHED) for name in ARMS}, chosen=searched.chosen(),
-        importance=searched.importance(),
+    header = StudyRecord(
+        name="trials", question="What grows with trials?", scientific="kernel", preset="demo", baseline="cosine",
+        arms=list(ARMS), changes=ARMS, compare=["rbf"], seeds=list(searched.seeds), settings=asdict(BASE), data="digits",
+        data_is_subset=True, samples=searched.samples, search_seeds=[0], objectives=["nll"], world_size=1,
+        environment={"mldiv": mldiv.__version__, "commit": records.commit()}, selection="lowest validation NLL",
+        searched={name: list(SEARCHED) for name in ARMS}, chosen=searched.chosen(), importance=searched.importance(),
     )  # fmt: skip
-    records.write_json(folder / "study.json", header)
+    records.write_study(folder, header)
     records.write_assignments(folder, searched.assignments)
     began = time.perf_counter()
-    assert recorded_all(plan(folder, flags))
+    assert plan(folder, flags).catch_up()
     between = time.perf_counter()
     subprocess.run([sys.executable, "-m", "analysis", str(folder)], check=True, stdout=subprocess.DEVNULL, cwd=records.ROOT)
     return between - began, time.perf_counter() - between

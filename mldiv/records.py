@@ -16,12 +16,13 @@ import json
 import math
 import os
 import subprocess
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin
 
 SCHEMA = 3
 
@@ -85,42 +86,76 @@ class Assignment:
     trial: str
 
 
-def study_header(
-    *, name: str, question: str, scientific: str, preset: str, baseline: str, changes: dict[str, dict[str, Any]],
-    seeds: list[int], settings: dict[str, Any], data: str, environment: dict[str, Any], **further: Any,
-) -> dict[str, Any]:  # fmt: skip
-    """``study.json``, without a search unless ``further`` describes one. changes: by arm; settings: the base configuration."""
-    arms = list(changes)
-    plain = {
-        "compare": [arm for arm in arms if arm != baseline],
-        "contrasts": {},
-        "members": {},
-        "samples": 0,
-        "search_seeds": [],
-        "searched": {arm: [] for arm in arms},
-        "batch": 1,
-        "selection": "none",
-        "objectives": [],
-        "early_stopping": None,
-        "surface": None,
-        "data_is_subset": bool(settings.get("train_size") or settings.get("test_size")),
-        "world_size": 1,
-    }
-    given = {
-        "schema": SCHEMA,
-        "name": name,
-        "question": question,
-        "scientific": scientific,
-        "preset": preset,
-        "baseline": baseline,
-        "arms": arms,
-        "changes": changes,
-        "seeds": seeds,
-        "settings": settings,
-        "data": data,
-        "environment": environment,
-    }
-    return plain | given | further
+@dataclass(frozen=True, kw_only=True)
+class StudyRecord:
+    """``study.json``: a study's question and design, the base configuration of its trials, what its searches chose.
+
+    arms: in the order of the tables; changes: by arm, what it sets in ``settings``; compare: arms that are compared with the
+    baseline; contrasts: name -> arms' weights; members: arm -> a key of JUDGED, where not "pair"; samples: Optuna trials of
+    each searched arm, each trained with every one of search_seeds; searched: by arm, the settings; batch: suggestions open at
+    once; surface: alpha's and beta's positive range, where their response surface is drawn; data: the data in words;
+    world_size: worker processes of a trial. chosen and importance come at the study's end: by arm, the settings that its
+    search chose, and each one's share in what makes a trial good.
+    """
+
+    compare: list[str]
+    contrasts: dict[str, dict[str, float]] = field(default_factory=dict)
+    members: dict[str, str] = field(default_factory=dict)
+    samples: int
+    search_seeds: list[int]
+    searched: dict[str, list[str]]
+    batch: int = 1
+    selection: str
+    objectives: list[str] = field(default_factory=list)
+    early_stopping: str | None = None
+    surface: dict[str, list[float]] | None = None
+    data_is_subset: bool
+    world_size: int
+    schema: int = SCHEMA
+    name: str
+    question: str
+    scientific: str
+    preset: str
+    baseline: str | None
+    arms: list[str]
+    changes: dict[str, dict[str, Any]]
+    seeds: list[int]
+    settings: dict[str, Any]
+    data: str
+    environment: dict[str, Any]
+    chosen: dict[str, dict[str, Any]] | None = None
+    importance: dict[str, dict[str, float]] | None = None
+
+    @property
+    def has_search(self) -> bool:
+        """Whether any arm was searched."""
+        return self.samples > 0 and any(self.searched.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialTask:
+    """A trial to train, as it travels to whoever trains it.
+
+    folder: the place of the trial's folder; store: the place of the store that it shares with others, None for one of its own;
+    store_limit: bytes; publish: epochs of its first stage that others want; bracket: the trials that it is compared with by
+    early stopping, None for a repeat.
+    """
+
+    trial: str
+    config: dict[str, Any]
+    folder: str
+    store: str | None
+    store_limit: int
+    publish: list[int] = field(default_factory=list)
+    bracket: str | None = None
+
+    @classmethod
+    def read(cls, value: dict[str, Any]) -> "TrialTask":
+        """The task in a dictionary, as `dataclasses.asdict` makes it.
+
+        Raises: RecordError for missing or unknown fields, or one of a wrong type.
+        """
+        return _checked(cls, value, "a trial's task")
 
 
 def commit() -> str:
@@ -153,40 +188,110 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` so that a reader, or a crash, sees the old file or the new one and nothing between."""
+def write_atomically(path: Path, data: str | bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old one or the new one and nothing between.
+
+    Raises: OSError, with no trace left, when it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``.
+#: What to do about a damaged file.
+MEND = {
+    "study.json": "remove it and run the study's command again, which writes it anew and keeps every trial",
+    "trial.json": "remove it, and the study's command goes on with this trial from its checkpoint",
+}
 
-    Raises: RecordError, naming the file, when it is missing, truncated or not an object.
+#: Fields that a file must hold although a new record begins without them.
+ALWAYS = frozenset({"status"})
+
+Record = TypeVar("Record", bound=TrialRecord | StudyRecord | TrialTask)
+
+
+def _read(kind: type[Record], path: Path) -> Record:
+    """The record in a file.
+
+    Raises: RecordError, naming the file and what to do, when it is missing or damaged, or of another schema version.
     """
+    mend = MEND[path.name]
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         raise RecordError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: not valid JSON ({error})") from None
+        raise RecordError(f"{path}: not valid JSON ({error}); {mend}") from None
     if not isinstance(value, dict):
-        raise RecordError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
+        raise RecordError(f"{path}: expected a JSON object, found {type(value).__name__}; {mend}")
+    if value.get("schema") != SCHEMA:
+        raise RecordError(
+            f"{path}: schema version {value.get('schema')!r}, this mldiv reads {SCHEMA}; take the version that wrote it, or "
+            "train anew in another folder"
+        )
+    return _checked(kind, value, str(path), f"; {mend}")
+
+
+def _checked(kind: type[Record], value: dict[str, Any], where: str, mend: str = "") -> Record:
+    """A record of a dictionary.
+
+    Raises: RecordError, naming ``where``, for missing or unknown fields and for values of a wrong type.
+    """
+    known = {item.name: item for item in fields(kind)}
+    if unknown := sorted(set(value) - set(known)):
+        raise RecordError(f"{where}: unknown fields {', '.join(unknown)}; if a newer mldiv wrote them, take that one{mend}")
+    needed = {name for name, item in known.items() if item.default is item.default_factory is MISSING} | ALWAYS & set(known)
+    if missing := sorted(needed - set(value)):
+        raise RecordError(f"{where}: fields {', '.join(missing)} are missing{mend}")
+    for name, one in value.items():
+        if not _fits(one, known[name].type):
+            raise RecordError(f"{where}: {name} = {one!r:.80}: expected {_words(known[name].type)}{mend}")
+    return kind(**value)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a value, as JSON has it, is of an annotated type. None stands for a number that was not finite."""
+    inside = get_args(annotation)
+    if annotation is Any:
+        return True
+    if isinstance(annotation, UnionType):
+        return any(_fits(value, one) for one in inside)
+    if get_origin(annotation) is list:
+        return isinstance(value, list) and all(_fits(one, inside[0]) for one in value)
+    if get_origin(annotation) is dict:
+        return isinstance(value, dict) and all(_fits(one, inside[1]) for one in value.values())
+    if annotation is float:
+        return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return isinstance(value, annotation) and (annotation is bool or not isinstance(value, bool))
+
+
+def _words(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+
+
+def write_study(folder: Path, record: StudyRecord) -> None:
+    """Write ``study.json``; what the searches chose is left out where they are not over."""
+    write_json(folder / "study.json", {name: value for name, value in asdict(record).items()
+                                       if value is not None or name not in ("chosen", "importance")})  # fmt: skip
+
+
+def read_study(folder: Path) -> StudyRecord:
+    """The study in ``folder``.
+
+    Raises: RecordError, naming the file and what to do, when it is missing, damaged or of another schema version.
+    """
+    return _read(StudyRecord, folder / "study.json")
 
 
 def write_trial(folder: Path, record: TrialRecord) -> None:
@@ -198,18 +303,20 @@ def read_trial(folder: Path) -> TrialRecord:
 
     Raises: RecordError when it is missing or damaged, of another schema version, or holds unknown fields or states.
     """
-    path = folder / "trial.json"
-    value = read_json(path)
-    if value.get("schema") != SCHEMA:
-        raise RecordError(f"{path}: schema version {value.get('schema')!r}, this mldiv reads {SCHEMA}")
-    known = {item.name for item in fields(TrialRecord)}
-    if unknown := sorted(set(value) - known):
-        raise RecordError(f"{path}: unknown fields {', '.join(unknown)}")
-    if missing := sorted({"id", "config", "status"} - set(value)):
-        raise RecordError(f"{path}: fields {', '.join(missing)} are missing")
-    record = TrialRecord(**value)
+    record = _read(TrialRecord, folder / "trial.json")
     if record.status not in STATUSES:
-        raise RecordError(f"{path}: unknown status {record.status!r}, expected one of {', '.join(sorted(STATUSES))}")
+        known = ", ".join(sorted(STATUSES))
+        raise RecordError(f"{folder / 'trial.json'}: unknown status {record.status!r}, expected one of {known}")
+    return record
+
+
+def failed_trial(folder: Path, task: TrialTask, reason: str) -> TrialRecord:
+    """The trial's record as it stands in ``folder``, or a new one where it cannot be read, marked as failed."""
+    try:
+        record = read_trial(folder)
+    except (RecordError, OSError):
+        record = TrialRecord(task.trial, task.config)
+    record.status, record.reason = "failed", reason
     return record
 
 

@@ -1,13 +1,11 @@
 """A study: a question and its arms. `mldiv.cli.main` runs it from flags to table."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-from mldiv.config import ConfigError, TrialConfig, nearest
-from mldiv.sweep.plan import Arm, Plan, make_arm, search_seeds
-from mldiv.sweep.search_space import DEFAULT_RULE, RANGES, Ranges
+from mldiv.config import TrialConfig
+from mldiv.sweep.search_space import RANGES, Ranges
 
 Changes = dict[str, Any]
 Weights = dict[str, float]
@@ -43,42 +41,3 @@ class Study:
     ranges: Ranges = field(default_factory=lambda: RANGES)
     surface: dict[str, tuple[float, float]] | None = None
     sizes: Callable[[TrialConfig], list[TrialConfig]] | None = None
-
-    def changes(self, base: TrialConfig) -> dict[str, Changes]:
-        """Every arm's changed settings."""
-        return self.arms(base) if callable(self.arms) else self.arms
-
-    def only(self, names: Sequence[str], base: TrialConfig) -> "Study":
-        """The study with the baseline and these arms alone, and the contrasts that they allow; all of it without names.
-
-        Raises: ConfigError for a name that is no arm.
-        """
-        changes = self.changes(base)
-        for name in names:
-            if name not in changes:
-                raise ConfigError(f"--arm {name!r} is unknown{nearest(name, changes)}")
-        if not names:
-            return self
-        arms = {name: one for name, one in changes.items() if name in (self.baseline, *names)}
-        contrasts = self.contrasts(list(arms)) if callable(self.contrasts) else self.contrasts
-        return replace(
-            self,
-            arms=arms,
-            compare=tuple(name for name in arms if name != self.baseline),
-            contrasts={name: weights for name, weights in contrasts.items() if set(weights) <= set(arms)},
-        )
-
-    def make_arms(self, base: TrialConfig) -> list[Arm]:
-        return [
-            make_arm(name, base, one, self.searched, self.ranges, self.members.get(name, "pair"))
-            for name, one in self.changes(base).items()
-        ]
-
-    def plan(
-        self, base: TrialConfig, folder: Path, samples: int, seeds: int, storage: Any = None, share: bool = True,
-        rule: str = DEFAULT_RULE,
-    ) -> Plan:  # fmt: skip
-        return Plan(
-            self.make_arms(base), folder, samples=samples, seeds=tuple(range(1, seeds + 1)), batch=self.batch, rule=rule,
-            search_seeds=search_seeds(self.search_seeds), storage=storage, share=share,
-        )  # fmt: skip

@@ -1,10 +1,11 @@
 import json
 import threading
+from dataclasses import asdict
 
 import pytest
 
 from mldiv import records
-from mldiv.records import Assignment, RecordError, TrialRecord, trial_id
+from mldiv.records import Assignment, RecordError, StudyRecord, TrialRecord, TrialTask, trial_id
 
 
 def test_identity_leaves_paths_out_and_order_does_not_matter():
@@ -30,6 +31,11 @@ def test_round_trip_without_nan(tmp_path):
         ('{"schema": 3, "id": "x"}', "config, status are missing"),
         ('{"schema": 3, "id": "x", "config": {}, "status": "finished", "odd": 1}', "unknown fields odd"),
         ('{"schema": 3, "id": "x", "config": {}, "status": "odd"}', "unknown status"),
+        ('{"schema": 3, "id": "x", "config": {}, "status": "failed", "epochs": "3"}', "epochs = '3': expected int"),
+        (
+            '{"schema": 3, "id": "x", "config": {}, "status": "failed", "test": {"pair": 0.5}}',
+            "test = {'pair': 0.5}: expected dict",
+        ),
     ],
 )
 def test_damaged_records_are_named(tmp_path, content, message):
@@ -84,3 +90,92 @@ def test_assignments(tmp_path):
     records.write_assignments(tmp_path, items)
     assert records.read_assignments(tmp_path) == items
     assert records.find_trial(tmp_path, "x") is None
+
+
+# study.json, and the task that travels
+
+
+def study(**changed):
+    given = {
+        "compare": ["b"], "samples": 3, "search_seeds": [0], "searched": {"a": [], "b": ["lr"]}, "selection": "lowest",
+        "data_is_subset": False, "world_size": 1, "name": "s", "question": "?", "scientific": "kernel", "preset": "demo",
+        "baseline": "a", "arms": ["a", "b"], "changes": {"a": {}, "b": {"kernel": "rbf"}}, "seeds": [1, 2],
+        "settings": {"epochs": 3, "data_root": None}, "data": "digits", "environment": {"mldiv": "1"},
+        "surface": {"alpha": [0.01, 10.0]}, "contrasts": {"b less a": {"b": 1.0, "a": -1}},
+    }  # fmt: skip
+    return StudyRecord(**given | changed)
+
+
+@pytest.mark.parametrize("end", [{}, {"chosen": {"b": {"lr": 0.1}}, "importance": {}}])
+def test_a_study_survives_its_round_trip(tmp_path, end):
+    records.write_study(tmp_path, study(**end))
+    assert records.read_study(tmp_path) == study(**end)
+
+
+def test_the_keys_of_study_json_and_their_order(tmp_path):
+    """Folders written before are continued, and compared byte for byte: nothing may move."""
+    keys = [
+        "compare", "contrasts", "members", "samples", "search_seeds", "searched", "batch", "selection", "objectives",
+        "early_stopping", "surface", "data_is_subset", "world_size", "schema", "name", "question", "scientific", "preset",
+        "baseline", "arms", "changes", "seeds", "settings", "data", "environment",
+    ]  # fmt: skip
+    records.write_study(tmp_path, study())
+    assert list(json.loads((tmp_path / "study.json").read_text())) == keys
+    records.write_study(tmp_path, study(chosen={}, importance={}))
+    assert list(json.loads((tmp_path / "study.json").read_text())) == [*keys, "chosen", "importance"]
+
+
+def without(name):
+    return lambda value: {key: one for key, one in value.items() if key != name}
+
+
+DAMAGES = [
+    (lambda value: {**value, "seeds": 3}, "seeds = 3: expected list"),
+    (lambda value: {**value, "seeds": [1, "2"]}, r"seeds = \[1, '2'\]: expected list\[int\]"),
+    (lambda value: {**value, "arms": None}, "arms = None: expected list"),
+    (lambda value: {**value, "samples": True}, "samples = True: expected int"),
+    (lambda value: {**value, "data_is_subset": 1}, "data_is_subset = 1: expected bool"),
+    (lambda value: {**value, "searched": {"a": "lr"}}, "searched = .*: expected dict"),
+    (lambda value: {**value, "contrasts": {"x": {"a": "1"}}}, "contrasts = .*: expected dict"),
+    (lambda value: {**value, "early_stopping": 1}, "early_stopping = 1: expected str"),
+    (without("seeds"), "fields seeds are missing"),
+    (without("world_size"), "fields world_size are missing"),
+    (lambda value: {**value, "weights": {}, "folds": 5}, "unknown fields folds, weights; if a newer mldiv wrote them"),
+    (lambda value: list(value), "expected a JSON object, found list"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+def test_a_damaged_study_is_named_and_what_to_do(tmp_path, damage, message):
+    records.write_study(tmp_path, study())
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    with pytest.raises(RecordError, match=message) as error:
+        records.read_study(tmp_path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "remove it and run the study's command again" in str(error.value)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ('{"schema": 3, "na', "not valid JSON .* remove it and run"), ("\xff", "not valid JSON .* remove it and run"),
+    ('{"schema": 99}', "schema version 99, this mldiv reads 3; take the version that wrote it"), (None, "no such file"),
+])  # fmt: skip
+def test_what_is_no_study_is_named(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "study.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(RecordError, match=message):
+        records.read_study(tmp_path)
+
+
+def test_a_task_survives_its_way():
+    task = TrialTask(
+        trial="x", config={"a": 1.5, "b": None}, folder="f", store=None, store_limit=7, publish=[2, 4], bracket="b"
+    )
+    assert TrialTask.read(json.loads(json.dumps(asdict(task)))) == task
+    for damage, message in (
+        (without("folder"), "a trial's task: fields folder are missing"),
+        (lambda value: {**value, "publish": ["2"]}, r"a trial's task: publish = \['2'\]: expected list\[int\]"),
+        (lambda value: {**value, "more": 1}, "a trial's task: unknown fields more"),
+    ):
+        with pytest.raises(RecordError, match=message):
+            TrialTask.read(damage(asdict(task)))

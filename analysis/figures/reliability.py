@@ -116,7 +116,7 @@ def _file(study: StudyData, diagrams: dict[str, Diagram], nulls: Mapping[str, fl
     rows = math.ceil(len(diagrams) / columns)
     size = (3.1 * columns + 0.6, 3.6 * rows + 1.1)
     figure = Figure(figsize=size, dpi=130, layout="constrained", facecolor="white")
-    figure.suptitle(f"{study.header['name']}: reliability on test data, seeds pooled", fontsize=11)
+    figure.suptitle(f"{study.header.name}: reliability on test data, seeds pooled", fontsize=11)
     grid = figure.add_gridspec(2 * rows, columns, height_ratios=[3.2, 1] * rows)
     styles = svg.arm_styles(study)
     for place, (arm, shown) in enumerate(diagrams.items()):

@@ -10,12 +10,12 @@ import pyarrow.parquet
 
 from mldiv.records import (
     JUDGED,
-    SCHEMA,
     RecordError,
+    StudyRecord,
     TrialRecord,
     read_assignments,
-    read_json,
     read_lines,
+    read_study,
     read_trial,
     trial_folder,
 )
@@ -86,7 +86,7 @@ class StudyData:
     cannot be read, in words.
     """
 
-    header: dict[str, Any]
+    header: StudyRecord
     folder: Path
     records: dict[tuple[str, int], TrialRecord] = field(default_factory=dict)
     searched: list[tuple[str, TrialRecord]] = field(default_factory=list)
@@ -98,22 +98,22 @@ class StudyData:
     @property
     def arms(self) -> list[str]:
         """The arms' names, in the study's order."""
-        return list(self.header["arms"])
+        return self.header.arms
 
     @property
     def seeds(self) -> list[int]:
         """The seeds of the repeats."""
-        return list(self.header["seeds"])
+        return self.header.seeds
 
     @property
     def baseline(self) -> str | None:
         """The arm that the others are compared with."""
-        return self.header["baseline"]
+        return self.header.baseline
 
     @property
     def development(self) -> bool:
         """Whether images of the training set stand in for the test data."""
-        return self.header["settings"].get("test_split") == "development"
+        return self.header.settings.get("test_split") == "development"
 
     @property
     def scored(self) -> str:
@@ -122,7 +122,7 @@ class StudyData:
 
     def member(self, arm: str) -> str:
         """Return whose predictions the arm is judged by: a key of JUDGED."""
-        return self.header.get("members", {}).get(arm, "pair")
+        return self.header.members.get(arm, "pair")
 
     def finished(self, arm: str) -> dict[int, TrialRecord]:
         """Return the arm's finished repeats by seed; stopped, diverged and failed trials never enter a number."""
@@ -171,13 +171,10 @@ class StudyData:
 def load(folder: Path) -> StudyData:
     """Read everything that tables and pictures need, but curves and predictions, which are read when they are asked for.
 
-    Raises: RecordError when there is no study in ``folder``, or one of another schema version. Damaged trials are not
-    fatal: each is left out and named in ``problems``.
+    Raises: RecordError when there is no study in ``folder``, or one that is damaged or of another schema version. Damaged
+    trials are not fatal: each is left out and named in ``problems``.
     """
-    header = read_json(folder / "study.json")
-    if header.get("schema") != SCHEMA:
-        raise RecordError(f"{folder / 'study.json'}: schema version {header.get('schema')!r}, this analysis reads {SCHEMA}")
-    study = StudyData(header, folder)
+    study = StudyData(read_study(folder), folder)
     study.scaling = list(read_lines(folder / "scaling.jsonl"))
     for item in read_assignments(folder):
         record = _record(study, item.trial)

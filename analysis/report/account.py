@@ -17,7 +17,7 @@ EXPLAINED = (
 
 def importance(study: StudyData) -> Markup | None:
     """Tabulate settings' shares from the searches, by arm and setting; None when there are none."""
-    by_arm = {arm: shares for arm in study.arms if (shares := study.header.get("importance", {}).get(arm))}
+    by_arm = {arm: shares for arm in study.arms if (shares := (study.header.importance or {}).get(arm))}
     if not by_arm:
         return None
     names = list(dict.fromkeys(name for shares in by_arm.values() for name in shares))

@@ -56,7 +56,7 @@ def render(
         Section("Versions", account.versions(study)),
         Section("Cost", account.cost(study)),
     ]
-    return _page(study.header["question"], sections, study.header["name"], _summary(study))
+    return _page(study.header.question, sections, study.header.name, _summary(study))
 
 
 def document(title: str, text: str) -> str:
@@ -92,7 +92,7 @@ def _id(title: str) -> str:
 
 def _without_question(study: StudyData, table: str) -> str:
     """Drop from the table's text what stands above it on this page already."""
-    return html.without_title(table).removeprefix("\n").removeprefix(f"{study.header['question']}\n")
+    return html.without_title(table).removeprefix("\n").removeprefix(f"{study.header.question}\n")
 
 
 def _summary(study: StudyData) -> str:
@@ -100,8 +100,8 @@ def _summary(study: StudyData) -> str:
     done, planned = sum(len(study.finished(arm)) for arm in study.arms), len(study.arms) * len(study.seeds)
     return (
         f"{len(study.arms)} arms on {len(study.seeds)} seed{'s' * (len(study.seeds) > 1)} each, {done} of {planned} repeats "
-        f"finished. {header['data']}. Preset {header['preset']}, mldiv {header['environment'].get('mldiv')}, commit "
-        f"{header['environment'].get('commit', 'unknown')}."
+        f"finished. {header.data}. Preset {header.preset}, mldiv {header.environment.get('mldiv')}, commit "
+        f"{header.environment.get('commit', 'unknown')}."
     )
 
 

@@ -19,7 +19,7 @@ Rows = list[list[Any]]
 def value_of(study: StudyData, arm: str, setting: str) -> Any:
     """Return the setting that an arm's repeats are trained with: the search's choice, else the arm's, else the study's."""
     header = study.header
-    for source in (header.get("chosen", {}).get(arm), header.get("changes", {}).get(arm), header["settings"]):
+    for source in ((header.chosen or {}).get(arm), header.changes.get(arm), header.settings):
         if source and setting in source:
             return source[setting]
     return None
@@ -28,9 +28,9 @@ def value_of(study: StudyData, arm: str, setting: str) -> Any:
 def roles(study: StudyData) -> dict[str, str]:
     """Return every setting's role: scientific (differs between arms by design), tuned (by each arm's search), both or fixed."""
     header = study.header
-    scientific = {name for changes in header.get("changes", {}).values() for name in changes}
-    tuned = {name for names in header.get("searched", {}).values() for name in names if header["samples"]}
-    names = [*header["settings"], *sorted((scientific | tuned) - set(header["settings"]))]
+    scientific = {name for changes in header.changes.values() for name in changes}
+    tuned = {name for names in header.searched.values() for name in names if header.samples}
+    names = [*header.settings, *sorted((scientific | tuned) - set(header.settings))]
     words = {
         (True, True): "scientific, tuned in some arms", (True, False): "scientific", (False, True): "tuned",
         (False, False): "fixed",
@@ -52,7 +52,7 @@ def by_arm(study: StudyData) -> tuple[list[str], Rows]:
     names = [name for name, role in roles(study).items() if role != "fixed"]
     rows = []
     for arm in study.arms:
-        chosen = (study.header.get("chosen", {}).get(arm) or {}) if study.header["samples"] else {}
+        chosen = (study.header.chosen or {}).get(arm, {}) if study.header.samples else {}
         rows.append([arm, *(text(value_of(study, arm, name)) + "*" * (name in chosen) for name in names)])
     return names, rows
 
@@ -60,18 +60,17 @@ def by_arm(study: StudyData) -> tuple[list[str], Rows]:
 def design(study: StudyData) -> Rows:
     """List the study's plan."""
     header = study.header
-    seeds = len(header.get("search_seeds", [0]))
-    search = f"{header['samples']} settings per arm, each with {seeds} seed{'s' * (seeds > 1)}"
-    searched = header["samples"] and any(header["searched"].values())
+    seeds = len(header.search_seeds)
+    search = f"{header.samples} settings per arm, each with {seeds} seed{'s' * (seeds > 1)}"
     return [
-        ["data", header["data"] + (" (cut to a subset)" if header.get("data_is_subset") else "")],
-        ["preset", header["preset"]],
-        ["baseline", header["baseline"] or "none"],
+        ["data", header.data + (" (cut to a subset)" if header.data_is_subset else "")],
+        ["preset", header.preset],
+        ["baseline", header.baseline or "none"],
         ["seeds of the repeats", ", ".join(map(str, study.seeds))],
-        ["search", search if searched else "none"],
-        ["selection", header["selection"] if searched else "none"],
-        ["early stopping of searched trials", header.get("early_stopping") or "none"],
-        ["workers per trial", text(header["world_size"])],
+        ["search", search if header.has_search else "none"],
+        ["selection", header.selection if header.has_search else "none"],
+        ["early stopping of searched trials", header.early_stopping or "none"],
+        ["workers per trial", text(header.world_size)],
     ]
 
 
@@ -111,7 +110,7 @@ def cost(study: StudyData) -> Rows:
     """Add up trials, epochs by where they came from, and device hours of searches, repeats and both, a trial once each."""
     repeats = {record.id: record for record in study.records.values()}
     searched = {record.id: record for _, record in study.searched}
-    workers = study.header.get("world_size", 1)
+    workers = study.header.world_size
     parts = {"searches": searched, "repeats": repeats, "together": searched | repeats}
     return [[name, *_cost(list(records.values()), workers)] for name, records in parts.items()]
 
@@ -124,7 +123,7 @@ def _cost(records: list[TrialRecord], workers: int) -> list[Any]:
 
 def environments(study: StudyData) -> Rows:
     """List versions and hardware: the study's own, then those of its trials, with numbers of trials where they differ."""
-    rows = [[f"study: {name}", text(value)] for name, value in study.header["environment"].items()]
+    rows = [[f"study: {name}", text(value)] for name, value in study.header.environment.items()]
     found: dict[str, Counter[str]] = {}
     for _, record in _all(study):
         for name, value in record.environment.items():

@@ -37,8 +37,8 @@ def findings(study: StudyData) -> list[Finding]:
 
 def _surfaces(study: StudyData) -> Finding | None:
     """Fit validation NLL and accuracy over alpha and beta, from the searched trials."""
-    searched = study.header.get("surface")
-    arm = next((arm for arm in study.arms if {"alpha", "beta"} <= set(study.header["searched"].get(arm, []))), None)
+    searched = study.header.surface
+    arm = next((arm for arm in study.arms if {"alpha", "beta"} <= set(study.header.searched.get(arm, []))), None)
     if not searched or arm is None:
         return None
     trials = [record for name, record in study.searched if name == arm and record.status == "finished"]
@@ -52,7 +52,7 @@ def _surfaces(study: StudyData) -> Finding | None:
     error = fit(points, trials, lambda record: 100 * (1 - record.validation["pair"]["accuracy"]), searched)
     caption = (
         f"Validation scores of {len(trials)} searched trials: {len(points)} pairs of alpha and beta, each trained with "
-        f"{len(study.header.get('search_seeds', [0]))} seeds, whose own levels are taken out. Colour: posterior mean of a "
+        f"{len(study.header.search_seeds)} seeds, whose own levels are taken out. Colour: posterior mean of a "
         "Gaussian process (Matérn 5/2, hyperparameters averaged over). White outline: where the optimum lies with 90 %. "
         "Points: trials; 0 stands left of the break in each axis; the star marks the paper's alpha = 1, beta = 2."
     )
@@ -65,7 +65,7 @@ def _surfaces(study: StudyData) -> Finding | None:
         by_accuracy = words(error, " points", 2)
     body = html.figure(panels, caption, kind="pairs") + html.paragraph(f"By accuracy: {by_accuracy}")
     said = f"**The balance**, by validation NLL: {words(nll, '', 4)}"
-    return Finding(Section("Response surface", body), said, partial(_files, study.header["name"], shown))
+    return Finding(Section("Response surface", body), said, partial(_files, study.header.name, shown))
 
 
 def _files(study: str, surfaces: dict[str, Surface], out: Path) -> list[Path]:
@@ -141,7 +141,7 @@ def _panel(name: str, label: str, draw: Callable[[Axes], None]) -> Markup:
 
 def _front(study: StudyData) -> Finding | None:
     """Draw NLL against ECE of the searched settings, where the search had both as objectives."""
-    objectives = study.header.get("objectives", [])[:2]
+    objectives = study.header.objectives[:2]
     settings = _searched_settings(study, objectives) if len(objectives) == 2 else []
     if not settings:
         return None

@@ -1,45 +1,59 @@
 """`--dry-run`: what a study would do and how long that would take, without starting anything."""
 
-from typing import Any
+from pathlib import Path
 
 from mldiv.cli.progress import clock
+from mldiv.cli.run import StudyRun
 from mldiv.cluster.nodes import local_resources, worker_resources
-from mldiv.sweep.simulate import any_wins, first_wins, rehearse
-from mldiv.training.step_cost import GROUP_START, Work, measure
+from mldiv.sweep.plan import Plan
+from mldiv.sweep.simulate import first_wins, rehearse
+from mldiv.training.step_cost import GROUP_START, measure
 
 
-def outline(run: Any, header: dict[str, Any]) -> str:
-    """The plan in words: arms, trials, epochs asked for, shared and to train, what is recorded already, estimated time."""
-    base, plan = run.base, run.plan()
-    trials = plan.trials()
-    work = rehearse(plan, run.store, first_wins)
-    other = rehearse(run.plan(), run.store, any_wins)
-    resources = worker_resources(run.flags, run.preset, run.workers, [local_resources()])
-    groups = resources.groups([local_resources()], trials)
-    cost = measure(base)
-    seconds = [GROUP_START + cost.seconds(one) / groups for one in (work, other)]
+def describe(run: StudyRun, folder: Path) -> str:
+    """The plan in words: arms, trials, epochs asked for, shared and to train, what is recorded already, estimated time.
+
+    Raises: ConfigError where not even one trial fits on this machine.
+    """
+    base, header, plan = run.base, run.header, run.plan(folder)
+    work, trials = rehearse(plan, run.store, first_wins), plan.trials()
+    where, groups, start = _side_by_side(run, trials)
+    seconds = start + measure(base).seconds(work) / groups
+    assumed = " (if every search ends at its defaults)" if plan.searches and work.trials else ""
     lines = [
-        f"{header['name']}: {header['question']}",
-        f"  preset {header['preset']}, {header['data']}, {base.arch} at width {base.width:g}",
+        f"{header.name}: {header.question}",
+        f"  preset {header.preset}, {header.data}, {base.arch} at width {base.width:g}",
         f"  {base.epochs} epochs, diversity terms from epoch {base.switch_epoch} unless searched, batch {base.batch_size}",
         "",
-    ]
-    for arm in plan.arms:
-        searched = f"{run.samples} Optuna trials over {', '.join(arm.searched)}, then " if arm.study else ""
-        lines.append(f"  {arm.name}: {searched}{len(plan.seeds)} seeds")
-    lines += [
+        *_arms(plan),
         "",
         f"  {trials} trials, {plan.recorded} of them recorded already",
-        f"  {work.asked:,} epochs asked for: {_between(work, other, 'shared')} shared, "
-        f"{_between(work, other, 'trained')} to train{'' if work == other else ' (fewest if searches end at the defaults)'}",
-        f"  {_between(work, other, 'pretraining')} epochs of pretraining to train",
+        f"  {work.asked:,} epochs asked for: {work.shared:,} shared, {work.trained:,} to train{assumed}",
+        f"  {work.pretraining:,} epochs of pretraining to train",
         *([f"  while arms are searched, {plan.open_at_once()} trials at once at most (--batch)"] if plan.searches else []),
-        f"  {groups} worker groups of {run.workers} side by side on this machine: about {clock(max(seconds))}",
+        f"  {where}: about {clock(seconds)}",
         f"  results in {run.place}, shared first stages in {run.store.place}",
     ]
     return "\n".join(lines)
 
 
-def _between(work: Work, other: Work, name: str) -> str:
-    low, high = sorted((getattr(work, name), getattr(other, name)))
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+def _arms(plan: Plan) -> list[str]:
+    """A line for each arm: what is searched, how often it is repeated."""
+    lines = []
+    for arm in plan.arms:
+        searched = f"{plan.samples} Optuna trials over {', '.join(arm.searched)}, then " if arm.study else ""
+        lines.append(f"  {arm.name}: {searched}{len(plan.seeds)} seeds")
+    return lines
+
+
+def _side_by_side(run: StudyRun, trials: int) -> tuple[str, int, float]:
+    """Where the study would train, in words; how many trials at once; seconds until the first begins."""
+    if run.in_process:
+        return "one trial after the other in this process", 1, 0.0
+    nodes = [local_resources()]
+    resources = worker_resources(
+        run.preset, nodes, workers=run.workers, cpus=run.cpus_per_worker, gpus=run.gpus_per_worker,
+        more_may_come=run.parallel_trials is not None,
+    )  # fmt: skip
+    groups = min(resources.groups(nodes, trials), run.parallel_trials or trials)
+    return f"{groups} worker groups of {run.workers} side by side on this machine", groups, GROUP_START

@@ -4,86 +4,101 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
 
 from mldiv import records
 from mldiv.cli.progress import Display
-from mldiv.cluster.nodes import connect, worker_resources
-from mldiv.config import ConfigError, TrialConfig
+from mldiv.cli.run import StudyRun
+from mldiv.cluster.nodes import Resources, connect, largest, nodes, worker_resources
+from mldiv.config import TrialConfig
 from mldiv.records import find_trial
+from mldiv.storage.cache import Store
+from mldiv.storage.object_store import Copy
 from mldiv.sweep import in_process
-from mldiv.sweep.plan import Plan
+from mldiv.sweep.plan import Plan, Progress, journal
 from mldiv.training import step_cost
 
 #: Seconds for which the finished study is pushed again to an object store that refuses it.
-PATIENCE = 60.0
+PATIENCE_SECONDS = 60.0
+
+#: Builds tables and pictures from a study folder and returns what to print. The studies pass `analysis.build`.
+ReportBuilder = Callable[..., str]
 
 
-def conduct(run: Any, header: dict[str, Any], report: Callable[..., str]) -> int:
-    """Train everything that is not recorded yet and build the report; the exit code."""
-    plan = run.plan(storage=True)
-    if recorded_all(plan):
-        print(f"{run.study.name}: all trials are recorded, nothing to train", file=sys.stderr)
-        return finish(run, plan, header, report)
-    plan = run.plan(storage=True)
+class Trainer(Protocol):
+    """Trains every trial of a plan: `in_process.run`, or `tuner.run` with what it needs of a cluster."""
+
+    def __call__(self, plan: Plan, study: Copy, *, store: Store, progress: Progress) -> None: ...
+
+
+def execute(run: StudyRun, folder: Copy, report: ReportBuilder) -> int:
+    """Train everything that is not recorded yet and build the report; the exit code: 0 done, 1 failed, 130 interrupted."""
+    records.write_study(folder.local, run.header)
+    folder.push(folders=False)
+    plan = run.plan(folder.local, journal(folder.local / "optuna.journal"))
+    if plan.catch_up():
+        run.say("all trials are recorded, nothing to train")
+        return finish(run, folder, plan, report)
+    trainer = here if run.in_process else on_ray
     try:
-        train_here(run, plan) if run.flags.in_process else train(run, plan)
+        with trainer(run, folder, plan) as train, Display(run.study.name, plan, run.base.epochs) as display:
+            train(plan, folder, store=run.store, progress=display.update)
     except KeyboardInterrupt:
-        done = sum(1 for item in {item.trial for item in plan.assignments} if _final(run.out, item))
-        print(
-            f"\n{run.study.name}: interrupted; {done} of {plan.trials()} trials are recorded, the others go on from their "
-            f"last epoch.\nTo continue: run the same command again.",
-            file=sys.stderr,
-        )
-        return 130
-    except ConfigError:
-        raise
-    except (RuntimeError, ValueError) as error:
-        print(f"{run.study.name}: {error}", file=sys.stderr)
+        return interrupted(run, folder, plan)
+    except RuntimeError as error:
+        run.say(str(error))
         if os.environ.get("MLDIV_DEBUG"):
             traceback.print_exc()
         return 1
-    return finish(run, plan, header, report)
+    return finish(run, folder, plan, report)
 
 
-def recorded_all(plan: Plan) -> bool:
-    """Whether every trial of the plan has its final record: asks the plan through to its end, trains nothing."""
-    return plan.next() is None and plan.done
+@contextmanager
+def here(run: StudyRun, folder: Copy, plan: Plan) -> Iterator[Trainer]:
+    """This process as the trainer of a plan."""
+    time_sizes(run, folder, step_cost.measure_all)
+    yield in_process.run
 
 
-def train(run: Any, plan: Plan) -> None:
-    """Hand the plan to Tune and show its progress; Ray runs meanwhile."""
-    import ray
+@contextmanager
+def on_ray(run: StudyRun, folder: Copy, plan: Plan) -> Iterator[Trainer]:
+    """Worker groups of a Ray cluster, joined or started here, as the trainer of a plan. Ray ends with the context."""
+    import ray  # with what follows seconds, which a study that is recorded need not wait for
 
-    from mldiv.cluster import nodes, tuner
+    from mldiv.cluster import tuner
+    from mldiv.cluster.early_stopping import AfterSwitch
 
     try:
-        connect(run.flags.address)
-        room = nodes.largest() if run.flags.address != "local" else []
-        resources = worker_resources(run.flags, run.preset, run.workers, [*nodes.nodes(), *room])
-        groups = run.flags.groups or resources.fit(room) or None
-        if (idle := idleness(plan, groups or resources.fit(nodes.nodes()))) is not None:
-            print(f"{run.study.name}: {idle}", file=sys.stderr)
-        if run.study.sizes is not None:
-            measure = ray.remote(step_cost.measure_all).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
-            _measure(run, lambda sizes: ray.get(measure.remote(sizes)))
-        scheduler = tuner.AfterSwitch.of(run.study.make_arms(run.base), run.base) if run.flags.stop_early else None
+        connect(run.address)
+        resources, groups = share_out(run, plan)
+        measure = ray.remote(step_cost.measure_all).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
+        time_sizes(run, folder, lambda sizes: ray.get(measure.remote(sizes)))
+        scheduler = AfterSwitch.of(plan.arms, run.base) if run.stop_early else None
         if scheduler is not None and scheduler.after <= 2:
-            print(
-                f"{run.study.name}: --stop-early will hardly stop anything: after the last switch there are "
-                f"{scheduler.after} epochs left to compare trials in",
-                file=sys.stderr,
+            run.say(
+                f"--stop-early will hardly stop anything: after the last switch there are {scheduler.after} epochs left to "
+                "compare trials in"
             )
-        with Display(run.study.name, plan, run.base.epochs) as display:
-            tuner.run(
-                plan, run.copy, resources=resources, store=run.store, groups=groups, progress=display.update,
-                scheduler=scheduler,
-            )  # fmt: skip
+        yield partial(tuner.run, resources=resources, groups=groups, scheduler=scheduler)
     finally:
         ray.shutdown()
+
+
+def share_out(run: StudyRun, plan: Plan) -> tuple[Resources, int | None]:
+    """What a worker takes of the cluster, and how many groups there may be; None: as many as fit."""
+    present, may_come = nodes(), largest() if run.address != "local" else []
+    resources = worker_resources(
+        run.preset, [*present, *may_come], workers=run.workers, cpus=run.cpus_per_worker, gpus=run.gpus_per_worker,
+        more_may_come=run.parallel_trials is not None,
+    )  # fmt: skip
+    groups = run.parallel_trials or resources.fit(may_come) or None
+    if (idle := idleness(plan, groups or resources.fit(present))) is not None:
+        run.say(idle)
+    return resources, groups
 
 
 def idleness(plan: Plan, groups: int) -> str | None:
@@ -96,50 +111,58 @@ def idleness(plan: Plan, groups: int) -> str | None:
     )
 
 
-def train_here(run: Any, plan: Plan) -> None:
-    """Train the plan in this process, without Ray."""
-    _measure(run, step_cost.measure_all)
-    with Display(run.study.name, plan, run.base.epochs) as display:
-        in_process.run(plan, run.copy, store=run.store, progress=display.update)
-
-
-def _measure(run: Any, measure: Callable[[list[TrialConfig]], list[dict[str, Any]]]) -> None:
+def time_sizes(run: StudyRun, folder: Copy, measure: Callable[[list[TrialConfig]], list[dict[str, Any]]]) -> None:
     """Write scaling.jsonl, once, if the study has sizes whose step is to be timed."""
-    path = run.out / "scaling.jsonl"
+    path = folder.local / "scaling.jsonl"
     if run.study.sizes is not None and not path.exists():
-        print(f"{run.study.name}: timing steps of several sizes", file=sys.stderr)
+        run.say("timing steps of several sizes")
         lines = measure(run.study.sizes(run.base))
         records.write_atomically(path, "".join(json.dumps(records.finite(line)) + "\n" for line in lines))
 
 
-def finish(run: Any, plan: Plan, header: dict[str, Any], report: Callable[..., str]) -> int:
-    """Write what the searches chose and the report; print the table and where everything is."""
-    records.write_assignments(run.out, plan.assignments)
-    records.write_json(run.out / "study.json", header | {"chosen": plan.chosen(), "importance": plan.importance()})
+def interrupted(run: StudyRun, folder: Copy, plan: Plan) -> int:
+    """Say what is recorded and how to go on; the exit code."""
+    done = len(trials(plan)) - len(unfinished(folder, plan))
+    print(file=sys.stderr)
+    run.say(
+        f"interrupted; {done} of {plan.trials()} trials are recorded, the others go on from their last epoch.\n"
+        "To continue: run the same command again."
+    )
+    return 130
+
+
+def finish(run: StudyRun, folder: Copy, plan: Plan, report: ReportBuilder) -> int:
+    """Write what the searches chose and the report; print the table and where everything is. The exit code."""
+    records.write_assignments(folder.local, plan.assignments)
+    records.write_study(folder.local, replace(run.header, chosen=plan.chosen(), importance=plan.importance()))
     with suppress(OSError):
         run.store.refer(run.place, ())
-    run.copy.pull_study()
-    print(report(run.out, place=run.place))
-    run.copy.push(folders=False, patience=PATIENCE)
-    print(cost(run, plan), file=sys.stderr)
-    bad = [item for item in plan.assignments if not _final(run.out, item.trial)]
-    if bad:
-        print(f"{run.study.name}: {len(bad)} trials failed; their records say why. Run again to retry.", file=sys.stderr)
-        return 1
-    return 0
+    folder.pull_study()
+    print(report(folder.local, place=run.place))
+    folder.push(folders=False, patience=PATIENCE_SECONDS)
+    run.say(cost(run, folder, plan))
+    if bad := unfinished(folder, plan):
+        why = next((plan.failures[trial] for trial in bad if trial in plan.failures), "they left no record")
+        run.say(f"{len(bad)} trials failed, the first: {why}\nTheir records say more; the same command again tries them again.")
+    return 1 if bad else 0
 
 
-def cost(run: Any, plan: Plan) -> str:
+def trials(plan: Plan) -> list[str]:
+    """Every trial that the plan has named, once."""
+    return list(dict.fromkeys(item.trial for item in plan.assignments))
+
+
+def unfinished(folder: Copy, plan: Plan) -> list[str]:
+    """The trials without their final record."""
+    return [trial for trial in trials(plan) if (found := find_trial(folder.local, trial)) is None or not found.final]
+
+
+def cost(run: StudyRun, folder: Copy, plan: Plan) -> str:
     """What the study's trials cost, in a sentence."""
-    found = [find_trial(run.out, trial) for trial in dict.fromkeys(item.trial for item in plan.assignments)]
+    found = [find_trial(folder.local, trial) for trial in trials(plan)]
     total = {name: sum(record.cost[name] for record in found if record is not None) for name in records.COSTS}
     trained, shared, pretraining = (total[name] for name in records.COSTS)
     return (
-        f"{run.study.name}: {trained + shared:,} epochs of {len(found)} trials: {trained:,} trained, {shared:,} shared "
+        f"{trained + shared:,} epochs of {len(found)} trials: {trained:,} trained, {shared:,} shared "
         f"(from {run.store.place}); {pretraining:,} epochs of pretraining"
     )
-
-
-def _final(folder: Path, trial: str) -> bool:
-    record = find_trial(folder, trial)
-    return record is not None and record.final

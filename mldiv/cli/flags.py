@@ -10,14 +10,15 @@ from typing import Any
 from mldiv.config import ConfigError
 from mldiv.method.networks import MODELS
 from mldiv.storage import object_store
+from mldiv.study import Study
 from mldiv.sweep.search_space import DEFAULT_RULE, SELECTION
 
 #: Environment variable with the place under which every study has its folder, where --out does not say otherwise.
 RESULTS = "MLDIV_RESULTS"
 
 
-def parse_flags(study: Any, argv: Sequence[str] | None) -> Namespace:
-    """The flags of a `study.Study`. argparse itself ends with code 2 at an unknown one."""
+def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
+    """The flags that a study is run with. argparse itself ends with code 2 at an unknown one."""
     parser = ArgumentParser(prog=f"studies/{study.name}.py", description=study.question)
     parser.add_argument("--preset", default="auto", help="auto (paper with GPUs, else demo), demo, quick, small or paper")
     parser.add_argument("--data", help="digits, fashion_mnist, cifar10, cifar100 or image_folder")

@@ -1,25 +1,28 @@
-"""One invocation of a study: its flags checked, its configuration and its plan, before any work starts."""
+"""One run of a study: its flags checked, its configuration and its arms, before any work starts."""
 
 import sys
-import tempfile
 from argparse import Namespace
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from optuna.storages import BaseStorage
 
 import mldiv
 from mldiv import records
+from mldiv.cli.checks import check_data, check_flags, check_same, check_trials, check_workers, check_writable
 from mldiv.cli.flags import parse_settings, places
+from mldiv.cluster.nodes import has_gpus
 from mldiv.config import ConfigError, TrialConfig, nearest
-from mldiv.datasets import ood, sources
-from mldiv.method.networks import build
 from mldiv.presets import PRESETS, Preset, configure
-from mldiv.setting import TRIAL, fields, sparing
-from mldiv.storage import object_store
+from mldiv.records import StudyRecord
+from mldiv.storage.cache import Store
+from mldiv.storage.object_store import Copy, Place, working_copy
 from mldiv.storage.remote_cache import open_store
-from mldiv.study import Study
-from mldiv.sweep.plan import Plan, journal, search_seeds
+from mldiv.study import Changes, Study, Weights
+from mldiv.sweep.arm import Arm, make_arm
+from mldiv.sweep.plan import Plan, search_seeds
 from mldiv.sweep.search_space import SELECTION
 from mldiv.training.loop import dataset
 
@@ -28,215 +31,179 @@ EARLY_STOPPING = "ASHA within each arm's search, at equal epochs after the last 
 #: Flags that are settings of the configuration, by the same name.
 SETTING_FLAGS = ("data", "arch", "width", "ood")
 
-#: Builds tables and pictures from a study folder and returns what to print. The studies pass `analysis.build`.
-ReportBuilder = Callable[..., str]
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A study and what its flags say, checked.
+
+    header: the study as it is recorded, which names the arms that are trained; base: the configuration that they change; rule:
+    a key of SELECTION; workers: of each trial; parallel_trials: at most so many at once; cpus_per_worker, gpus_per_worker:
+    None leaves them to the preset; share: whether trials share first stages; address: of the Ray cluster; place: the study's.
+    """
+
+    study: Study
+    header: StudyRecord
+    base: TrialConfig
+    preset: Preset
+    rule: str
+    workers: int
+    parallel_trials: int | None
+    cpus_per_worker: float | None
+    gpus_per_worker: float | None
+    share: bool
+    stop_early: bool
+    in_process: bool
+    dry_run: bool
+    address: str
+    place: Place
+    store: Store
+
+    def plan(self, folder: Path, storage: BaseStorage | None = None) -> Plan:
+        """The study's plan on what is recorded in its folder. storage: where Optuna keeps its searches (default: nowhere)."""
+        header = self.header
+        return Plan(
+            make_arms(self.study, self.base, header.changes), folder, samples=header.samples, seeds=tuple(header.seeds),
+            batch=header.batch, rule=self.rule, search_seeds=header.search_seeds, storage=storage, share=self.share,
+        )  # fmt: skip
+
+    def say(self, text: str) -> None:
+        """Tell the user, beside what the study prints as its result."""
+        print(f"{self.study.name}: {text}", file=sys.stderr)
 
 
-class Run:
-    """Checked flags, configuration, plan. Raises: ConfigError, before any work starts, naming the flag."""
+def prepare(study: Study, flags: Namespace) -> StudyRun:
+    """Check all that flags, settings and data can be wrong in, before any work.
 
-    def __init__(self, study: "Study", flags: Namespace) -> None:
-        self.study, self.flags = study, flags
-        self.place, store = places(flags, study.name)
-        self.preset_name = self._preset()
-        self.preset: Preset = PRESETS[self.preset_name]
-        self.samples = self._count("samples", study.samples.get(self.preset_name, self.preset.samples), minimum=0)
-        self.seeds = self._count("seeds", self.preset.seeds)
-        study = replace(study, batch=self._count("batch", study.batch))
-        self.workers = self._count("workers", 1)
-        if flags.groups is not None:
-            self._count("groups", 1)
-        self._check_shares()
-        if not flags.store_size > 0:
-            raise ConfigError(f"--store-size {flags.store_size:g}: must be greater than zero")
-        self.store = open_store(store, int(flags.store_size * 1e9))
-        root = str(Path(flags.data_root).expanduser().resolve()) if flags.data_root else None
-        given = {name: getattr(flags, name) for name in SETTING_FLAGS}
-        self.base = configure(self.preset_name, given | {"data_root": root}, study.settings).replace(**self._set())
-        self.study = study.only(flags.arm, self.base)
-        self.study.make_arms(self.base)
-        self._check_workers()
-        self._check_ways()
+    Raises: ConfigError, naming the flag or setting; DataError, naming the file and how to get it.
+    """
+    place, store = places(flags, study.name)
+    check_flags(flags)
+    preset = choose_preset(study, flags)
+    base = configure_trials(study, flags, preset)
+    changes = choose_arms(study, flags.arm, base)
+    arms = make_arms(study, base, changes)
+    check_workers(flags, [arm.config for arm in arms])
+    check_data(base, flags.download)
+    check_trials([arm.config for arm in arms])
+    return StudyRun(
+        study=study,
+        header=describe_study(study, flags, preset, base, arms, changes),
+        base=base,
+        preset=PRESETS[preset],
+        rule=flags.select,
+        workers=flags.workers,
+        parallel_trials=flags.groups,
+        cpus_per_worker=flags.cpus_per_worker,
+        gpus_per_worker=flags.gpus_per_worker,
+        share=not flags.no_store,
+        stop_early=flags.stop_early,
+        in_process=flags.in_process,
+        dry_run=flags.dry_run,
+        address=flags.address,
+        place=place,
+        store=open_store(store, int(flags.store_size * 1e9)),
+    )
 
-    def _set(self) -> dict[str, Any]:
-        """The settings of --set.
 
-        Raises: ConfigError where one would let a choice of defaults see the official test data, or contradicts a flag.
-        """
-        found = parse_settings(self.flags.set)
-        for name in SETTING_FLAGS:
-            if name in found and getattr(self.flags, name) not in (None, found[name]):
-                raise ConfigError(f"--set {name}={found[name]} contradicts --{name} {getattr(self.flags, name)}: leave one out")
-        if "test_split" in found and "test_split" in self.study.settings:
-            raise ConfigError(f"--set test_split: {self.study.name} is for choosing defaults, which never sees the test data")
-        return found
+def choose_preset(study: Study, flags: Namespace) -> str:
+    """The preset's name; --preset auto asks the cluster."""
+    name = flags.preset
+    if name == "auto":
+        name = "paper" if has_gpus(flags.address) else "demo"
+        why = "the cluster has GPUs" if name == "paper" else "no GPU here"
+        print(f"{study.name}: preset {name} ({why}; --preset chooses)", file=sys.stderr)
+    if name not in PRESETS:
+        raise ConfigError(f"--preset {name!r} is unknown{nearest(name, ['auto', *PRESETS])}")
+    return name
 
-    def _check_networks(self) -> None:
-        """Whether every arm's network can be built for this data."""
-        data = dataset(self.base)
-        arms = self.study.make_arms(self.base)
-        for arch, width in dict.fromkeys((arm.config.arch, arm.config.width) for arm in arms):
-            try:
-                build(arch, classes=data.classes, channels=data.channels, width=width, seed=0,
-                      image_size=data.train.images.shape[-1])  # fmt: skip
-            except ValueError as error:
-                raise ConfigError(str(error)) from None
 
-    def _check_ways(self) -> None:
-        """Flags that name a way of searching or training."""
-        if self.flags.select not in SELECTION:
-            raise ConfigError(f"--select {self.flags.select!r} is unknown{nearest(self.flags.select, SELECTION)}")
-        if self.flags.in_process:
-            for flag, given in (
-                ("workers", self.workers > 1),
-                ("groups", self.flags.groups),
-                ("stop-early", self.flags.stop_early),
-            ):
-                if given:
-                    raise ConfigError(f"--{flag} needs Ray: leave it out, or leave out --in-process")
+def configure_trials(study: Study, flags: Namespace, preset: str) -> TrialConfig:
+    """The configuration that the arms change: the preset's, with the study's settings and those of the flags.
 
-    def _check_shares(self) -> None:
-        """Whether Ray can give such shares of a machine."""
-        cpus, gpus = self.flags.cpus_per_worker, self.flags.gpus_per_worker
-        if cpus is not None and not cpus > 0:
-            raise ConfigError(f"--cpus-per-worker {cpus:g}: must be greater than zero")
-        if gpus is not None and (not gpus >= 0 or (gpus > 1 and gpus % 1)):
-            raise ConfigError(f"--gpus-per-worker {gpus:g}: must be a fraction of one, or a whole number")
+    Raises: ConfigError where --set would let a choice of defaults see the official test data, or contradicts a flag.
+    """
+    found = parse_settings(flags.set)
+    for name in SETTING_FLAGS:
+        if name in found and getattr(flags, name) not in (None, found[name]):
+            raise ConfigError(f"--set {name}={found[name]} contradicts --{name} {getattr(flags, name)}: leave one out")
+    if "test_split" in found and "test_split" in study.settings:
+        raise ConfigError(f"--set test_split: {study.name} is for choosing defaults, which never sees the test data")
+    root = str(Path(flags.data_root).expanduser().resolve()) if flags.data_root else None
+    given = {name: getattr(flags, name) for name in SETTING_FLAGS}
+    return configure(preset, given | {"data_root": root}, study.settings).replace(**found)
 
-    def _check_workers(self) -> None:
-        """Whether a batch can be shared, and whether this machine has a processor for each (a cluster is asked later)."""
-        if self.flags.address == "local":
-            from mldiv.cluster.nodes import local_resources
 
-            cpus = int(local_resources()["CPU"])
-            if self.workers > cpus:
-                raise ConfigError(f"--workers {self.workers}: this machine has {cpus} processors; take at most so many")
-        if self.base.batch_size % self.workers:
-            raise ConfigError(f"--workers {self.workers}: the batch of {self.base.batch_size} cannot be shared evenly")
+def choose_arms(study: Study, names: Sequence[str], base: TrialConfig) -> dict[str, Changes]:
+    """What every arm changes; with names, that of the baseline and of these arms alone.
 
-    def start(self, report: ReportBuilder) -> int:
-        root = Path(self.base.data_root) if self.base.data_root else None
-        sources.check(self.base.data, root, download=self.flags.download)
-        ood.check(self.base.ood, root, self.base.data)
-        self._check_networks()
-        self._check_out()
-        with object_store.working_copy(self.place, fetch=False) as self.copy:
-            self.copy.pull_study(of_trials=("/trial.json",))
-            return self._start(report)
+    Raises: ConfigError for a name that is no arm.
+    """
+    changes = study.arms(base) if callable(study.arms) else study.arms
+    for name in names:
+        if name not in changes:
+            raise ConfigError(f"--arm {name!r} is unknown{nearest(name, changes)}")
+    return {name: one for name, one in changes.items() if not names or name in (study.baseline, *names)}
 
-    @property
-    def out(self) -> Path:
-        """The study's folder on this disk, from the start on."""
-        return self.copy.local
 
-    def _start(self, report: ReportBuilder) -> int:
-        header = self._header()
-        self._check_same(header)
-        if self.flags.dry_run:
-            from mldiv.cli.dry_run import outline
+def make_arms(study: Study, base: TrialConfig, changes: dict[str, Changes]) -> list[Arm]:
+    """The arms, of which nothing has been asked yet."""
+    return [
+        make_arm(name, base, one, study.searched, study.ranges, study.members.get(name, "pair"))
+        for name, one in changes.items()
+    ]
 
-            print(outline(self, header))
-            return 0
-        records.write_json(self.out / "study.json", header)
-        self.copy.push(folders=False)
-        from mldiv.cli.execute import conduct
 
-        return conduct(self, header, report)
+def describe_study(
+    study: Study, flags: Namespace, preset: str, base: TrialConfig, arms: Sequence[Arm], changes: dict[str, Changes]
+) -> StudyRecord:  # fmt: skip
+    """study.json as the run begins with it."""
+    names, usual = list(changes), PRESETS[preset]
+    seeds = usual.seeds if flags.seeds is None else flags.seeds
+    others = [arm for arm in names if arm != study.baseline]
+    return StudyRecord(
+        name=study.name,
+        question=study.question,
+        scientific=study.scientific,
+        preset=preset,
+        baseline=study.baseline,
+        arms=names,
+        changes=changes,
+        compare=others if flags.arm else list(study.compare) or others,
+        contrasts=choose_contrasts(study, flags.arm, names),
+        members=study.members,
+        seeds=list(range(1, seeds + 1)),
+        samples=study.samples.get(preset, usual.samples) if flags.samples is None else flags.samples,
+        search_seeds=list(search_seeds(study.search_seeds)),
+        searched={arm.name: list(arm.searched) for arm in arms},
+        batch=study.batch if flags.batch is None else flags.batch,
+        selection=SELECTION[flags.select].title,
+        objectives=list(SELECTION[flags.select].objectives),
+        early_stopping=EARLY_STOPPING if flags.stop_early else None,
+        surface={name: list(ends) for name, ends in study.surface.items()} if study.surface else None,
+        settings=asdict(base),
+        data=dataset(base).describe(),
+        data_is_subset=bool(base.train_size or base.test_size),
+        world_size=flags.workers,
+        environment={"mldiv": mldiv.__version__, "commit": records.commit()},
+    )
 
-    def plan(self, storage: bool = False) -> Plan:
-        """The study's plan on what is recorded so far; with its Optuna storage file only when it is to run."""
-        kept = journal(self.out / "optuna.journal") if storage else None
-        share, rule = not self.flags.no_store, self.flags.select
-        return self.study.plan(self.base, self.out, self.samples, self.seeds, kept, share=share, rule=rule)
 
-    def _preset(self) -> str:
-        name = self.flags.preset
-        if name == "auto":
-            from mldiv.cluster.nodes import has_gpus
+def choose_contrasts(study: Study, chosen: Sequence[str], arms: list[str]) -> dict[str, Weights]:
+    """The study's contrasts; where arms were chosen, those that these allow."""
+    found = study.contrasts(arms) if callable(study.contrasts) else study.contrasts
+    return {name: weights for name, weights in found.items() if not chosen or set(weights) <= set(arms)}
 
-            name = "paper" if has_gpus(self.flags.address) else "demo"
-            why = "the cluster has GPUs" if name == "paper" else "no GPU here"
-            print(f"{self.study.name}: preset {name} ({why}; --preset chooses)", file=sys.stderr)
-        if name not in PRESETS:
-            raise ConfigError(f"--preset {name!r} is unknown{nearest(name, ['auto', *PRESETS])}")
-        return name
 
-    def _count(self, flag: str, default: int, minimum: int = 1) -> int:
-        value = getattr(self.flags, flag)
-        value = default if value is None else value
-        if value < minimum:
-            raise ConfigError(f"--{flag} {value}: must be at least {minimum}")
-        return value
+@contextmanager
+def open_folder(run: StudyRun) -> Iterator[Copy]:
+    """The study's folder, or a copy here of one on an object store, with the records that are there.
 
-    def _check_out(self) -> None:
-        for flag, place in (("out", self.place), ("store", self.store.place)):
-            try:
-                if object_store.is_url(place):
-                    object_store.Remote(place).try_writing()
-                    continue
-                path = Path(place)
-                if not self.flags.dry_run:
-                    path.mkdir(parents=True, exist_ok=True)
-                nearest_folder = next(folder for folder in (path, *path.parents) if folder.exists())
-                with tempfile.TemporaryFile(dir=nearest_folder):
-                    pass
-            except OSError as error:
-                why = error.strerror or error
-                raise ConfigError(f"--{flag} {place}: cannot be written ({why}); choose another folder") from None
-
-    def _header(self) -> dict[str, Any]:
-        """study.json."""
-        study, selection = self.study, SELECTION[self.flags.select]
-        changes = study.changes(self.base)
-        contrasts = study.contrasts(list(changes)) if callable(study.contrasts) else study.contrasts
-        return records.study_header(
-            name=study.name,
-            question=study.question,
-            scientific=study.scientific,
-            preset=self.preset_name,
-            baseline=study.baseline,
-            changes=changes,
-            compare=list(study.compare) or [arm for arm in changes if arm != study.baseline],
-            contrasts=contrasts,
-            members=study.members,
-            seeds=list(range(1, self.seeds + 1)),
-            samples=self.samples,
-            search_seeds=list(search_seeds(study.search_seeds)),
-            searched={arm.name: list(arm.searched) for arm in study.make_arms(self.base)},
-            batch=study.batch,
-            selection=selection.title,
-            objectives=list(selection.objectives),
-            early_stopping=EARLY_STOPPING if self.flags.stop_early else None,
-            surface={name: list(ends) for name, ends in study.surface.items()} if study.surface else None,
-            settings=asdict(self.base),
-            data=dataset(self.base).describe(),
-            world_size=self.workers,
-            environment={"mldiv": mldiv.__version__, "commit": records.commit()},
-        )
-
-    def _check_same(self, header: dict[str, Any]) -> None:
-        """Refuse to continue another configuration's folder.
-
-        Raises: ConfigError naming each field that differs, there and here.
-        """
-        path = self.out / "study.json"
-        if not path.exists():
-            return
-        before = records.read_json(path)
-        free = {"environment", "settings", "data"}
-        differing = [
-            f"{name} ({before.get(name)!r} there, {header[name]!r} here)"
-            for name in header
-            if name not in free and before.get(name) != header[name]
-        ]
-        there = {name: item.default for name, item in fields(TrialConfig).items()} | before.get("settings", {})
-        differing += [
-            f"{name} ({there[name]!r} there, {value!r} here)"
-            for name, value in header["settings"].items()
-            if name not in sparing(TrialConfig, TRIAL) and there[name] != value
-        ]
-        if differing:
-            raise ConfigError(
-                f"{self.place} holds another configuration of this study: {'; '.join(differing)}. "
-                "Use the same flags to continue it, or another --out"
-            )
+    Raises: ConfigError where a place cannot be written, or holds another configuration of the study; RecordError; OSError.
+    """
+    check_writable("out", run.place, run.dry_run)
+    check_writable("store", run.store.place, run.dry_run)
+    with working_copy(run.place, fetch=False) as folder:
+        folder.pull_study(of_trials=("/trial.json",))
+        if (folder.local / "study.json").exists():
+            check_same(run.header, records.read_study(folder.local), run.place)
+        yield folder

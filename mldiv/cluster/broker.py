@@ -1,4 +1,4 @@
-"""The desk between clients that bring trials and worker groups that train them. Plain asyncio; `train` makes it a Ray actor.
+"""Hands trials to worker groups and passes their reports back. Plain asyncio; `worker_groups` makes it a Ray actor.
 
 A client submits a trial and polls for its reports; a group asks for the next trial, reports each epoch and finishes it.
 An early stop is the answer to a report: nothing is killed. A group that asks for work while it still holds a trial has
@@ -9,8 +9,11 @@ client has fallen silent is stopped at its next report, and one that no group ha
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+from mldiv.records import TrialTask
 
 #: How often a trial is handed out without reporting an epoch before the deaths of its worker group count as its failure.
 #: Each epoch allows as many again: machines that are taken away, and not the trial, end groups that get on.
@@ -24,15 +27,21 @@ NAMESPACE = "mldiv"
 END = "end"
 
 
+class Outcome(NamedTuple):
+    """How a trial ended: a status of `records.STATUSES`, or "interrupted", which leaves it to a later run; and why."""
+
+    status: str
+    reason: str | None = None
+
+
 @dataclass
 class Ticket:
     """One trial on its way."""
 
-    trial: str
-    task: dict[str, Any]
+    task: TrialTask
     attempts: int = 0
     lines: list[dict[str, Any]] = field(default_factory=list)
-    outcome: dict[str, Any] | None = None
+    outcome: Outcome | None = None
     stop: bool = False
     last_poll: float = field(default_factory=time.monotonic)
 
@@ -53,25 +62,25 @@ class Broker:
 
     # Clients
 
-    async def submit(self, trial: str, task: dict[str, Any]) -> None:
+    async def submit(self, task: TrialTask) -> None:
         """Bring a trial. One that is under way is joined, so a restarted client goes on where the first one was."""
         async with self.changed:
-            ticket = self.tickets.get(trial)
+            ticket = self.tickets.get(task.trial)
             if ticket is None:
-                self.tickets[trial] = Ticket(trial, task)
-                self.waiting.append(trial)
+                self.tickets[task.trial] = Ticket(task)
+                self.waiting.append(task.trial)
             else:
                 ticket.stop, ticket.last_poll = False, time.monotonic()
             self.changed.notify_all()
 
-    async def poll(self, trial: str, seen: int, timeout: float) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    async def poll(self, trial: str, seen: int, timeout: float) -> tuple[list[dict[str, Any]], Outcome | None]:
         """The trial's epoch lines after the first ``seen``, and its outcome once it has one; waits for news up to timeout."""
         ticket = self.tickets[trial]
         ticket.last_poll = time.monotonic()
         await self._wait(lambda: len(ticket.lines) > seen or ticket.outcome is not None or self.closed, timeout)
         ticket.last_poll = time.monotonic()
         if self.closed and ticket.outcome is None:
-            ticket.outcome = {"status": "interrupted", "reason": self.closed}
+            ticket.outcome = Outcome("interrupted", self.closed)
         if ticket.outcome is not None:
             self.tickets.pop(trial, None)
         return ticket.lines[seen:], ticket.outcome
@@ -91,7 +100,7 @@ class Broker:
         before, self.placements[group] = self.placements.get(group), placement
         return None if before == placement else before
 
-    async def next(self, group: str, pid: int, timeout: float) -> dict[str, Any] | str | None:
+    async def next(self, group: str, pid: int, timeout: float) -> TrialTask | str | None:
         """The task for a group: its unfinished one, else the next in line, None if there is none yet, END when all is over."""
         self.pids.setdefault(group, [])
         if pid not in self.pids[group]:
@@ -109,7 +118,7 @@ class Broker:
             ticket = self.tickets[trial]
             if ticket.attempts == self.attempts:
                 reason = f"its worker group died {self.attempts} times without an epoch in between"
-                self._finish(group, trial, {"status": "failed", "reason": reason})
+                self._finish(group, trial, Outcome("failed", reason))
                 return None
             ticket.attempts += 1
             self.holding[group] = trial
@@ -124,7 +133,7 @@ class Broker:
             self.changed.notify_all()
             return ticket.stop or self._silent(ticket)
 
-    async def finish(self, group: str, trial: str, outcome: dict[str, Any]) -> None:
+    async def finish(self, group: str, trial: str, outcome: Outcome) -> None:
         """The group is done with the trial. Only the first outcome counts (several ranks may report one failure)."""
         async with self.changed:
             if self.holding.get(group) == trial:
@@ -161,21 +170,19 @@ class Broker:
         while self.waiting:
             ticket = self.tickets[self.waiting.popleft()]
             if not (ticket.stop or self._silent(ticket)):
-                return ticket.trial
-            del self.tickets[ticket.trial]
+                return ticket.task.trial
+            del self.tickets[ticket.task.trial]
         return None
 
     def _silent(self, ticket: Ticket) -> bool:
         return time.monotonic() - ticket.last_poll > self.silence
 
-    def _finish(self, group: str, trial: str, outcome: dict[str, Any]) -> None:
+    def _finish(self, group: str, trial: str, outcome: Outcome) -> None:
         del self.holding[group]
-        ticket = self.tickets[trial]
-        ticket.outcome = outcome
-        ticket.task = {}
+        self.tickets[trial].outcome = outcome
         self.changed.notify_all()
 
-    async def _wait(self, ready: Any, timeout: float) -> None:
+    async def _wait(self, ready: Callable[[], Any], timeout: float) -> None:
         try:
             async with asyncio.timeout(timeout), self.changed:
                 await self.changed.wait_for(ready)

@@ -6,7 +6,8 @@ from typing import Any
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from mldiv.config import TrialConfig, latest_switch
-from mldiv.sweep.plan import Arm
+from mldiv.records import TrialTask
+from mldiv.sweep.arm import Arm
 
 #: Of each comparison the better half goes on.
 REDUCTION = 2
@@ -37,7 +38,7 @@ class AfterSwitch(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """CONTINUE or STOP."""
-        name, passed = trial.config["bracket"], result["epoch"] + 1 - self.first
+        name, passed = TrialTask.read(trial.config).bracket, result["epoch"] + 1 - self.first
         if name is None or not 0 < passed < self.after or result["nll"] is None:
             return TrialScheduler.CONTINUE
         if name not in self.brackets:

@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,11 +113,11 @@ class Resources:
     def groups(self, nodes: Sequence[Node], trials: int) -> int:
         """How many groups fit; not more than there are trials.
 
-        Raises: ValueError when not even one fits.
+        Raises: ConfigError when not even one fits.
         """
         if self.fit(nodes) < 1:
             has = ", ".join(f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes)
-            raise ValueError(
+            raise ConfigError(
                 f"a group of {self.workers} workers needs {self.cpus:g} CPUs and {self.gpus:g} GPUs for each, the nodes of the "
                 f"cluster have {has}: lower --workers, --cpus-per-worker or --gpus-per-worker, or say by --groups how many "
                 "an autoscaling cluster is to make room for"
@@ -136,16 +135,16 @@ def _times(need: float, room: float) -> int:
     return math.floor(room / need + 1e-9)
 
 
-def worker_resources(flags: Namespace, preset: Preset, workers: int, nodes: Sequence[Mapping[str, float]]) -> Any:
-    """What a worker takes on such nodes: as the flags say, else the preset's share where there are GPUs, else one processor.
+def worker_resources(
+    preset: Preset, nodes: Sequence[Node], *, workers: int, cpus: float | None, gpus: float | None, more_may_come: bool
+) -> Resources:
+    """What a worker takes on such nodes: ``cpus`` and ``gpus`` where given (--cpus-per-worker, --gpus-per-worker), else the
+    preset's share where there are GPUs, else one processor. workers: of a group.
 
-    Raises: ConfigError for GPUs that there are not.
+    Raises: ConfigError for GPUs that there are not, unless further nodes may come.
     """
     has_gpus = any(node.get("GPU", 0) for node in nodes)
-    cpus, gpus = (preset.cpus, preset.gpus) if preset.gpus and has_gpus else (1.0, 0.0)
-    if flags.gpus_per_worker and not has_gpus and flags.groups is None:
-        raise ConfigError(
-            f"--gpus-per-worker {flags.gpus_per_worker:g}: there is no GPU; where some are to start, say --groups"
-        )
-    given = flags.cpus_per_worker, flags.gpus_per_worker
-    return Resources(workers, *(own if own is not None else usual for own, usual in zip(given, (cpus, gpus), strict=True)))
+    if gpus and not has_gpus and not more_may_come:
+        raise ConfigError(f"--gpus-per-worker {gpus:g}: there is no GPU; where some are to start, say --groups")
+    usual = (preset.cpus, preset.gpus) if preset.gpus and has_gpus else (1.0, 0.0)
+    return Resources(workers, usual[0] if cpus is None else cpus, usual[1] if gpus is None else gpus)

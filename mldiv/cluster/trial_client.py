@@ -7,8 +7,9 @@ import ray
 from ray import tune
 
 from mldiv import records
-from mldiv.records import TrialRecord
-from mldiv.storage.object_store import Place, join, working_copy
+from mldiv.cluster.broker import Outcome
+from mldiv.records import TrialTask
+from mldiv.storage.object_store import working_copy
 
 #: Seconds a poll waits at the broker for news.
 POLL = 5.0
@@ -25,39 +26,34 @@ EMPTY: dict[str, Any] = {
 }  # fmt: skip
 
 
-def client(task: dict[str, Any], broker: Any, study: str) -> None:
-    """Bring the trial to the broker, report its epochs to Tune, and last its status.
+def client(settings: dict[str, Any], broker: Any) -> None:
+    """Bring the trial to the broker, report its epochs to Tune, and last its status and the first line of its reason.
 
-    task: {"trial": id, "config": settings, "publish": epochs, "store": place, or None for one of its own, "store_limit":
-    bytes}; study: its place.
+    settings: a `TrialTask` as a dictionary, which is what Tune takes.
     """
-    trial = task["trial"]
-    place = join(study, "trials", trial)
+    task = TrialTask.read(settings)
     seen, outcome, last = 0, None, dict(EMPTY)
     try:
-        ray.get(broker.submit.remote(trial, task | {"folder": place}))
+        ray.get(broker.submit.remote(task))
         while outcome is None:
-            lines, outcome = ray.get(broker.poll.remote(trial, seen, POLL))
+            lines, outcome = ray.get(broker.poll.remote(task.trial, seen, POLL))
             for line in lines:
                 last |= {name: line[name] for name in EMPTY if name in line}
                 tune.report(dict(last))
             seen += len(lines)
     except ray.exceptions.ActorDiedError:
-        outcome = {"status": "interrupted", "reason": LOST}
-    if outcome["status"] == "failed":
+        outcome = Outcome("interrupted", LOST)
+    reason = outcome.reason or ""
+    if outcome.status == "failed":
         with suppress(OSError):  # a full disk, say: the reason is told below all the same
-            write_failure(place, task, outcome)
-    tune.report(last | {"status": outcome["status"], "reason": outcome["reason"]})
+            keep_failure(task, reason)
+    tune.report(last | {"status": outcome.status, "reason": reason.partition("\n")[0] or None})
 
 
-def write_failure(place: Place, task: dict[str, Any], outcome: dict[str, Any]) -> None:
-    """Mark the trial's record as failed, with the reason and the traceback."""
-    with working_copy(place) as copy:
-        try:
-            record = records.read_trial(copy.local)
-        except records.RecordError:
-            record = TrialRecord(task["trial"], task["config"])
-        record.status = "failed"
-        record.reason = "\n".join(filter(None, (outcome["reason"], outcome.get("traceback"))))
+def keep_failure(task: TrialTask, reason: str) -> None:
+    """See to it that the trial's record says that it failed, and why: its worker group has died, or a rank that does not write
+    records has failed."""
+    with working_copy(task.folder) as copy:
+        record = records.failed_trial(copy.local, task, reason)
         records.write_trial(copy.local, record)
         copy.push()

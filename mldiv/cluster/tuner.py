@@ -4,8 +4,8 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,14 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from mldiv import records
-from mldiv.cluster.early_stopping import AfterSwitch as AfterSwitch
 from mldiv.cluster.nodes import Resources
-from mldiv.cluster.trial_client import client
+from mldiv.cluster.trial_client import EMPTY, client
 from mldiv.cluster.worker_groups import Groups, start_broker
-from mldiv.records import TrialRecord, find_trial
+from mldiv.records import TrialRecord, TrialTask
 from mldiv.storage.cache import Store
-from mldiv.storage.object_store import Copy, join
+from mldiv.storage.object_store import Copy, Place, join
 from mldiv.storage.remote_cache import open_store
-from mldiv.sweep.plan import Plan
+from mldiv.sweep.plan import Plan, Progress, pull_record
 
 #: Tune's settings by environment variable; what the user has set wins.
 ENVIRONMENT = {
@@ -45,8 +44,6 @@ RETURNS = 5
 #: Seconds between two pushes of the study's own files to an object store.
 PUSH = 30.0
 
-Progress = Callable[[str, dict[str, Any]], None]
-
 
 class PlanSearch(Searcher):
     """A `Plan` as a Tune search algorithm: Tune asks it for trials and tells it of their ends."""
@@ -56,8 +53,8 @@ class PlanSearch(Searcher):
         self.plan, self.study, self.store, self.room = plan, study, store, room
         #: Why no trial can be trained any more, once that is so.
         self.given_up: str | None = None
-        self.tasks: dict[str, dict[str, Any]] = {}
-        self.again: dict[str, dict[str, Any]] = {}
+        self.tasks: dict[str, TrialTask] = {}
+        self.again: dict[str, TrialTask] = {}
         self.returns: Counter[str] = Counter()
         self.written: tuple[int, frozenset[str]] = (0, frozenset())
         self.pushed = time.monotonic()
@@ -70,22 +67,14 @@ class PlanSearch(Searcher):
         self._write()
         if task is not None:
             self.tasks[trial_id] = task
-            return task
+            return asdict(task)
         return Searcher.FINISHED if self.plan.done else None
 
-    def _next(self) -> dict[str, Any] | None:
+    def _next(self) -> TrialTask | None:
         if self.again:
             return self.again.pop(next(iter(self.again)))
-        if (task := self.plan.next()) is None:
-            return None
-        return {
-            "trial": task.config.id,
-            "config": asdict(task.config),
-            "publish": list(task.publish),
-            "bracket": self.plan.brackets.get(task.config.id),
-            "store": self.store.place if self.plan.queue.share else None,
-            "store_limit": self.store.limit,
-        }
+        task = self.plan.next()
+        return self.plan.travelling(task, self.study, self.store) if task is not None else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Answer with the record on disk; a trial that Tune stopped may still be on its way to its last report. One that lost
@@ -93,27 +82,22 @@ class PlanSearch(Searcher):
         task = self.tasks.pop(trial_id, None)
         if task is None:
             return
-        trial, result = task["trial"], result or {}
-        if result.get("status") == "interrupted":
-            self.given_up = result["reason"]
+        last = EMPTY | (result or {})
+        if last["status"] == "interrupted":
+            self.given_up = last["reason"]
             return
-        record = self._record(trial)
+        record = pull_record(self.study, task.trial)
         final = record is not None and record.final
-        if error and not final and self.returns[trial] < RETURNS:
-            self.returns[trial] += 1
-            self.again[trial] = task
+        if error and not final and self.returns[task.trial] < RETURNS:
+            self.returns[task.trial] += 1
+            self.again[task.trial] = task
             return
-        if record is not None and not final and not error and result.get("status") == "running":
+        if last["status"] == "failed" and (record is None or record.status != "failed"):  # it could not be written
+            record = TrialRecord(task.trial, task.config, status="failed", reason=last["reason"])
+        elif record is not None and not final and not error and result and last["status"] == "running":
             record.status = "stopped"
-        self.plan.tell(trial, record)
+        self.plan.tell(task.trial, record)
         self._write()
-
-    def _record(self, trial: str) -> TrialRecord | None:
-        """The trial's record; None, and the trial is asked for again by the next run, where the store does not answer."""
-        with suppress(OSError):
-            self.study.pull(lambda name: name.endswith("/trial.json"), f"trials/{trial}", deep=False)
-            return find_trial(self.study.local, trial)
-        return None
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
         """The plan fixes what is searched and how it is judged."""
@@ -122,7 +106,7 @@ class PlanSearch(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Who waits for the trial's first stage may be free now. Optuna hears of whole trials only."""
         if trial_id in self.tasks:
-            self.plan.progress(self.tasks[trial_id]["trial"], result["epoch"] + 1)
+            self.plan.progress(self.tasks[trial_id].trial, result["epoch"] + 1)
 
     def _write(self) -> None:
         """Keep the study's assignments and its references in the store up to date."""
@@ -159,17 +143,22 @@ class Steward(Callback):
         return {}
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        self.progress(trial.config["trial"], result)
+        self.progress(_id(trial), result)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self.broker.stop.remote(trial.config["trial"])
-        self.progress(trial.config["trial"], {"ended": True, **trial.last_result})
+        self.broker.stop.remote(_id(trial))
+        self.progress(_id(trial), {"ended": True, **trial.last_result})
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        if trial.config["trial"] in self.search.again:
+        if _id(trial) in self.search.again:
             return
-        self.broker.stop.remote(trial.config["trial"])
-        self.progress(trial.config["trial"], {"ended": True, "status": "failed"})
+        self.broker.stop.remote(_id(trial))
+        self.progress(_id(trial), {"ended": True, "status": "failed"})
+
+
+def _id(trial: Any) -> str:
+    """Our trial's id, of Tune's trial."""
+    return TrialTask.read(trial.config).trial
 
 
 def run(
@@ -186,6 +175,8 @@ def run(
 ) -> None:
     """Train every trial of ``plan``; Ray must be initialised. Returns when all have ended.
 
+    A trial that fails leaves its record, as `attempt` says, and the others go on.
+
     study: its folder, or the copy here of one on an object store; store: where trials share their first stages (default: in
     the study's folder); groups: most worker groups side by side (default: what the cluster has, and gets meanwhile);
     scheduler, stop: Tune's own ways of stopping trials early.
@@ -198,46 +189,53 @@ def run(
     store = store or open_store(join(study.place, "store"))
     mirror = join(study.place, "ray")
     study.remove("ray")
+    with _groups(plan, resources, mirror, groups, broker_options or {}) as standing:
+        search = PlanSearch(plan, study, store, room=lambda: standing.count + 1)  # so that a group never waits for a client
+        _tuner(search, standing.broker, mirror, progress, scheduler, stop).fit()
+    if search.given_up is not None:
+        raise RuntimeError(search.given_up)
+    if not standing.ended:
+        raise RuntimeError("a worker group did not end within 60 s after the study")
+
+
+@contextmanager
+def _groups(
+    plan: Plan, resources: Resources, storage: Place, most: int | None, broker_options: dict[str, Any]
+) -> Iterator[Groups]:
+    """A broker and standing worker groups, which end with the context."""
     name = f"broker-{uuid.uuid4().hex[:8]}"
-    broker = start_broker(name, **(broker_options or {}))
-    standing = Groups(
-        broker,
-        name,
-        resources,
-        mirror,
-        trials_left=lambda: plan.trials() - plan.answered,
-        most=groups,
-    )
-    search = PlanSearch(plan, study, store, room=lambda: standing.count + 1)  # so that a group never waits for a client
-    trainable = tune.with_resources(tune.with_parameters(client, broker=broker, study=study.place), {"CPU": 0.01})
-    tuner = tune.Tuner(
-        trainable,
+    broker = start_broker(name, **broker_options)
+    standing = Groups(broker, name, resources, storage, trials_left=lambda: plan.trials() - plan.answered, most=most)
+    try:
+        yield standing
+    finally:
+        with suppress(ray.exceptions.RayError):
+            standing.close()
+            ray.kill(broker)
+
+
+def _tuner(
+    search: PlanSearch, broker: Any, storage: Place, progress: Progress, scheduler: TrialScheduler | None,
+    stop: Callable[[str, Mapping[str, Any]], bool] | None,
+) -> tune.Tuner:  # fmt: skip
+    """Tune with a client for each of the search's trials."""
+    return tune.Tuner(
+        tune.with_resources(tune.with_parameters(client, broker=broker), {"CPU": 0.01}),
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=scheduler,
             num_samples=-1,  # the search says when it is over
             reuse_actors=True,
-            trial_dirname_creator=lambda trial: f"{trial.trial_id}-{trial.config['trial']}",
+            trial_dirname_creator=lambda trial: f"{trial.trial_id}-{_id(trial)}",
             metric="nll" if scheduler else None,
             mode="min" if scheduler else None,
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=mirror,
+            storage_path=storage,
             verbose=0,
             callbacks=[Steward(broker, search, progress)],
             stop=stop,
             failure_config=tune.FailureConfig(max_failures=CLIENT_RESTARTS),
         ),
     )
-    clean = False
-    try:
-        tuner.fit()
-    finally:
-        with suppress(ray.exceptions.RayError):
-            clean = standing.close()
-            ray.kill(broker)
-    if search.given_up is not None:
-        raise RuntimeError(search.given_up)
-    if not clean:
-        raise RuntimeError("a worker group did not end within 60 s after the study")

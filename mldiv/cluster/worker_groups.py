@@ -1,10 +1,9 @@
-"""Ray Train around `fit`: standing DDP worker groups that train whatever trial they are handed, one after the other."""
+"""Ray Train around `attempt`: standing DDP worker groups that train whatever trial they are handed, one after the other."""
 
 import os
 import sys
 import threading
 import time
-import traceback
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,21 +17,21 @@ from ray.train.torch import get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mldiv import distributed
-from mldiv.cluster.broker import END, NAMESPACE, Broker
+from mldiv.cluster.broker import END, NAMESPACE, Broker, Outcome
 from mldiv.cluster.nodes import Resources, nodes
 from mldiv.cluster.process_group import ProcessGroup
 from mldiv.cluster.ray_private import LeanTrainer
-from mldiv.config import from_dict
-from mldiv.storage.object_store import Place, working_copy
-from mldiv.storage.remote_cache import open_store
-from mldiv.training.fit import fit, summary
+from mldiv.records import TrialTask
+from mldiv.storage.object_store import Place
+from mldiv.training.attempt import StudyOver, attempt
+from mldiv.training.fit import summary
 from mldiv.training.worker_cache import Workspace
 
 #: Seconds a call for work or news waits at the broker before it comes back empty-handed. Short against the process group's
 #: timeout: ranks other than 0 wait in a collective meanwhile.
 WAIT = 5.0
-#: Seconds for which a finished trial's record is pushed again to an object store that refuses it.
-PATIENCE = 600.0
+#: Seconds in which Ray Train notices that a rank has died and ends the others.
+GRACE_SECONDS = 20.0
 #: Seconds for a worker group to start. Ray's 60 are too few on a busy machine, where it then retries in silence.
 START_TIMEOUT = 600
 #: Restarts of a group after deaths of its workers, over its whole life.
@@ -85,6 +84,8 @@ class Groups:
         self.failures: list[str] = []
         self.threads: list[threading.Thread] = []
         self.closed = threading.Event()
+        #: Whether all groups ended in time, once they were told to.
+        self.ended = False
         for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if len(ray.nodes()) == 1 and most is None else {})).items():
             os.environ.setdefault(name, value)
         if most is None:
@@ -154,8 +155,8 @@ class Groups:
         except Exception:  # the cluster itself is going down: the driver sees that in its own calls
             return
 
-    def close(self, reason: str = "the study is over", timeout: float = 60) -> bool:
-        """Tell all groups to end and wait for them; whether all did in time."""
+    def close(self, reason: str = "the study is over", timeout: float = 60) -> None:
+        """Tell all groups to end and wait for them (see `ended`)."""
         self.closed.set()
         self.keeper.join(timeout)
         if self.most is not None:
@@ -165,7 +166,7 @@ class Groups:
         deadline = time.monotonic() + timeout
         for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self.threads)
+        self.ended = not any(thread.is_alive() for thread in self.threads)
 
 
 def worker_loop(settings: dict[str, Any]) -> None:
@@ -185,7 +186,7 @@ def worker_loop(settings: dict[str, Any]) -> None:
             _train(broker, group, task, workspace)
 
 
-def _next_task(broker: Any, group: str) -> dict[str, Any] | str | None:
+def _next_task(broker: Any, group: str) -> TrialTask | str | None:
     try:
         return ray.get(broker.next.remote(group, os.getpid(), WAIT))
     except ray.exceptions.ActorUnavailableError:
@@ -195,41 +196,30 @@ def _next_task(broker: Any, group: str) -> dict[str, Any] | str | None:
         return END
 
 
-def _train(broker: Any, group: str, task: dict[str, Any], workspace: Workspace) -> None:
-    config, trial = from_dict(task["config"]), task["trial"]
+def _train(broker: Any, group: str, task: TrialTask, workspace: Workspace) -> None:
+    """Attempt the trial and tell the broker how it ended; without the broker, leave it to a later run.
+
+    In a group of several a rank also fails because another one has died, which is no failure of the trial: Ray Train then ends
+    this process while it waits, and the group starts anew with the same trial.
+
+    Raises: RuntimeError in a group of several when this rank itself failed: the others wait in a collective.
+    """
 
     def report(line: dict[str, Any]) -> bool:
-        with suppress(OSError):  # the next epoch's push sends it too
-            copy.push()
-        return ray.get(broker.report.remote(trial, summary(line)))
+        try:
+            return ray.get(broker.report.remote(task.trial, summary(line)))
+        except ray.exceptions.RayActorError as error:
+            raise StudyOver from error
 
     try:
-        with working_copy(task["folder"], fetch=distributed.rank() == 0) as copy:
-            record = fit(
-                config,
-                copy.local,
-                store=open_store(task["store"] or copy.local / "store", task["store_limit"]),
-                workspace=workspace,
-                publish=task["publish"],
-                report=report,
-            )
-            if distributed.rank() == 0:
-                if task["store"] is None:
-                    with suppress(OSError):  # left over, and no reason to lose the trial
-                        copy.remove("store")
-                copy.push(patience=PATIENCE)
-        outcome = {"status": record.status, "reason": record.reason}
-    except ray.exceptions.RayActorError:
+        record = attempt(task, workspace=workspace, report=report)
+    except StudyOver:
         return
-    except Exception as error:
-        outcome = {
-            "status": "failed",
-            "reason": f"{type(error).__name__}: {error}",
-            "traceback": traceback.format_exc(),
-        }
-        ray.get(broker.finish.remote(group, trial, outcome))
-        if distributed.size() > 1:  # the other ranks wait in a collective: Ray Train starts the group anew
-            raise
-        return
-    if distributed.rank() == 0:
-        ray.get(broker.finish.remote(group, trial, outcome))
+    failed = record.status == "failed"
+    if failed and distributed.size() > 1:
+        time.sleep(GRACE_SECONDS)
+    if failed or distributed.rank() == 0:
+        with suppress(ray.exceptions.RayActorError):  # noticed with the next task; one that is back hands it out again
+            ray.get(broker.finish.remote(group, task.trial, Outcome(record.status, record.reason)))
+    if failed and distributed.size() > 1:
+        raise RuntimeError(record.reason)

@@ -114,16 +114,20 @@ def check_capacity(flags: Namespace) -> Finding:
     """Count how many trials fit at once, on what has joined or what the autoscaler may add."""
     from mldiv.cluster import nodes
     from mldiv.cluster.nodes import worker_resources
+    from mldiv.config import ConfigError
     from mldiv.presets import PRESETS
 
     present, may_come = nodes.nodes(), nodes.largest() if flags.address != "local" else []
     chosen = PRESETS[locations.preset(flags) or "demo"]
-    resources = worker_resources(flags, chosen, flags.workers, [*present, *may_come])
+    resources = worker_resources(
+        chosen, [*present, *may_come], workers=flags.workers, cpus=flags.cpus_per_worker, gpus=flags.gpus_per_worker,
+        more_may_come=flags.groups is not None,
+    )  # fmt: skip
     fits, most = resources.fit(present), resources.fit(may_come)
     if not fits and not most and flags.groups is None:
         try:
             resources.groups(present, 1)
-        except ValueError as error:
+        except ConfigError as error:
             return Finding(FAILED, str(error))
     what = f"{fits} now, of {flags.workers} process{'es' * (flags.workers > 1)} each" + (
         f"; {most} when all nodes have come" if most else ""

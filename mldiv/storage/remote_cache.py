@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from mldiv.records import write_atomically
 from mldiv.storage.cache import LIMIT_BYTES, Entry, Store
-from mldiv.storage.files import write_atomically
 from mldiv.storage.object_store import Remote, is_url
 
 

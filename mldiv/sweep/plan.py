@@ -6,8 +6,9 @@ suggestions; trials that are already recorded are answered at once. The records 
 """
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from mldiv.config import TrialConfig
-from mldiv.records import Assignment, TrialRecord, find_trial
+from mldiv.records import Assignment, TrialRecord, TrialTask, find_trial
+from mldiv.storage.cache import Store
+from mldiv.storage.object_store import Copy, join
+from mldiv.sweep.arm import Arm, Asked
 from mldiv.sweep.queue import Task, TrunkQueue
-from mldiv.sweep.search_space import DIVERSITY, RANGES, SELECTION, Ranges, applies, suggest
+from mldiv.sweep.search_space import SELECTION, applies, suggest
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -32,48 +36,11 @@ OTHER_SEARCH_SEEDS = 10_001
 #: Points of a search that all arms have in common: the defaults, then random ones. What follows is TPE's, arm by arm.
 COMMON_POINTS = 10
 
+#: Hears of every report of a trial, and last of its end (``ended``).
+Progress = Callable[[str, dict[str, Any]], None]
+
 #: Fewest finished trials of a search that say anything of a setting's importance.
 IMPORTANCE_TRIALS = 10
-
-
-@dataclass
-class Asked:
-    """A suggestion of the open batch: its trials, one for each search seed, and those that are answered, with their record
-    or with None where they left none."""
-
-    trial: optuna.Trial
-    ids: list[str]
-    records: dict[str, TrialRecord | None] = field(default_factory=dict)
-
-    @property
-    def answered(self) -> bool:
-        return len(self.records) == len(self.ids)
-
-
-@dataclass
-class Arm:
-    """One value of a study's scientific setting: what is fixed for it, what is searched, what its search has found.
-
-    member: whose scores judge its searched trials, a key of JUDGED.
-    """
-
-    name: str
-    config: TrialConfig
-    searched: tuple[str, ...]
-    ranges: Ranges = field(default_factory=lambda: RANGES)
-    member: str = "pair"
-    study: optuna.Study | None = None
-    batch: list[Asked] = field(default_factory=list)
-    suggested: list[TrialConfig] = field(default_factory=list)
-    pending: list[TrialConfig] = field(default_factory=list)
-    repeated: int = 0
-
-    def chosen(self) -> TrialConfig | None:
-        """The arm's configuration for the repeats: the best that was searched; None when no searched trial finished."""
-        if self.study is None:
-            return self.config
-        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return self.suggested[_best(self.study, done).number] if done else None
 
 
 class Plan:
@@ -81,7 +48,7 @@ class Plan:
 
     samples: Optuna trials of each searched arm; batch: how many of them are open at once (the unit of repetition);
     seeds: of the repeats; search_seeds: each suggestion is trained with every one of them and judged by the mean; share:
-    whether trials share first stages.
+    whether trials share first stages. failures: the first line of its reason for every trial that has failed.
     """
 
     def __init__(
@@ -94,6 +61,7 @@ class Plan:
         self.assignments: list[Assignment] = []
         self.labels: dict[str, str] = {}
         self.brackets: dict[str, str] = {}
+        self.failures: dict[str, str] = {}
         self.answered = self.recorded = 0
         self.waiting_for: dict[str, list[tuple[Arm, str]]] = {}
         points = _common_points(arms, min(samples, COMMON_POINTS), search_seed)
@@ -104,15 +72,20 @@ class Plan:
         for arm in arms:
             arm.config = arm.config.replace(seed=self.search_seeds[0])
             if arm.searched and samples:
-                arm.study = optuna.create_study(
-                    study_name=f"{self.folder.name}: {arm.name}",
-                    sampler=optuna.samplers.TPESampler(seed=search_seed, n_startup_trials=COMMON_POINTS),
-                    storage=storage,
-                    directions=["minimize"] * len(self.selection.objectives),
-                )
-                arm.study.enqueue_trial({name: getattr(arm.config, name) for name in arm.searched})
-                for point in points[1:]:
-                    arm.study.enqueue_trial({name: point[name] for name in arm.searched})
+                arm.study = self._search(arm, points, search_seed, storage)
+
+    def _search(self, arm: Arm, points: list[dict[str, Any]], seed: int, storage: BaseStorage | None) -> optuna.Study:
+        """The arm's search, which begins with its defaults, then with all but the first of the common points."""
+        study = optuna.create_study(
+            study_name=f"{self.folder.name}: {arm.name}",
+            sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=COMMON_POINTS),
+            storage=storage,
+            directions=["minimize"] * len(self.selection.objectives),
+        )
+        study.enqueue_trial({name: getattr(arm.config, name) for name in arm.searched})
+        for point in points[1:]:
+            study.enqueue_trial({name: point[name] for name in arm.searched})
+        return study
 
     def trials(self) -> int:
         """How many trials the whole plan has."""
@@ -128,10 +101,28 @@ class Plan:
         search = min(self.batch, self.samples) * len(self.search_seeds)
         return sum(search if arm.study else len(self.seeds) for arm in self.arms)
 
+    def catch_up(self) -> bool:
+        """Ask for every trial that can be named yet, answer those that are recorded; return whether all of the plan is."""
+        self._ask_everything()
+        return self.done
+
     def next(self) -> Task | None:
         """A trial to train now, or None: all are handed out, or answers or a trunk must come first (see `done`)."""
         self._ask_everything()
         return self.queue.next()
+
+    def travelling(self, task: Task, study: Copy, store: Store) -> TrialTask:
+        """A task with what is to be known where it is trained: the places of its folder and of the store."""
+        trial = task.config.id
+        return TrialTask(
+            trial=trial,
+            config=asdict(task.config),
+            folder=join(study.place, "trials", trial),
+            store=store.place if self.queue.share else None,
+            store_limit=store.limit,
+            publish=list(task.publish),
+            bracket=self.brackets.get(trial),
+        )
 
     def progress(self, trial: str, epochs: int) -> None:
         """A trial under way has trained so many epochs: those who wait for its first stage may be free now."""
@@ -144,6 +135,9 @@ class Plan:
     def tell(self, trial: str, record: TrialRecord | None) -> None:
         """A trial's end. None: it left no record (interrupted or lost)."""
         self.queue.end(trial)
+        if record is None or record.status == "failed":
+            reason = (record.reason or "" if record is not None else "").strip() or "it left no record"
+            self.failures[trial] = reason.splitlines()[0]
         for arm, phase in self.waiting_for.pop(trial, []):
             self._answer(arm, phase, trial, record)
 
@@ -246,22 +240,6 @@ class Plan:
         study.tell(asked.trial, state=TrialState.PRUNED if ends == {"stopped"} else TrialState.FAIL)
 
 
-def _best(study: optuna.Study, done: list[FrozenTrial]) -> FrozenTrial:
-    """The trial to go on with, as `Selection` says; of equals the first."""
-    if len(study.directions) == 1:
-        return min(done, key=lambda trial: (trial.value, trial.number))
-    front = sorted(study.best_trials, key=lambda trial: trial.number)
-    columns = list(zip(*(trial.values for trial in front), strict=True))
-
-    def distance(trial: FrozenTrial) -> float:
-        spans = [max(column) - min(column) or 1.0 for column in columns]
-        return sum(
-            ((value - min(column)) / span) ** 2 for value, column, span in zip(trial.values, columns, spans, strict=True)
-        )
-
-    return min(front, key=distance)
-
-
 def _enough(study: optuna.Study) -> bool:
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return len(done) >= IMPORTANCE_TRIALS and len({trial.values[0] for trial in done}) > 1
@@ -289,25 +267,17 @@ def _common_points(arms: list[Arm], count: int, seed: int) -> list[dict[str, Any
     return points
 
 
+def pull_record(study: Copy, trial: str) -> TrialRecord | None:
+    """What a trial has left in the study's folder; None where that is nothing, or the object store does not answer."""
+    with suppress(OSError):
+        study.pull(lambda name: name.endswith("/trial.json"), f"trials/{trial}", deep=False)
+        return find_trial(study.local, trial)
+    return None
+
+
 def search_seeds(count: int) -> tuple[int, ...]:
     """The seeds of a search that trains each suggestion ``count`` times."""
     return (SEARCH_SEED, *range(OTHER_SEARCH_SEEDS, OTHER_SEARCH_SEEDS + count - 1))
-
-
-def make_arm(
-    name: str, base: TrialConfig, changes: dict[str, Any], searched: tuple[str, ...], ranges: Ranges = RANGES,
-    member: str = "pair",
-) -> Arm:  # fmt: skip
-    """An arm: ``base`` with ``changes``; searched over ``searched`` less what the changes fix or what has no effect there.
-
-    Raises: ConfigError for a change that is no setting.
-    """
-    config = base.replace(**changes)
-    without = set(changes) | (set() if config.diverse else DIVERSITY)
-    kept = tuple(item for item in searched if item not in without)
-    free = {item for item in kept if item.startswith("kernel_")} if "kernel" in kept and applies("kernel", config) else set()
-    kept = tuple(item for item in kept if item in free or applies(item, config))
-    return Arm(name, config, kept, ranges, member)
 
 
 def journal(path: Path) -> JournalStorage:

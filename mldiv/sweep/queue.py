@@ -73,19 +73,29 @@ class TrunkQueue:
         if chosen is None:
             return None
         name, config = chosen
+        self.trunks[name].waiting.remove(config)
+        publish = self._wanted(self.trunks[name], config)
+        self._begin(name, config, publish)
+        return Task(config, tuple(sorted(publish)))
+
+    def _wanted(self, trunk: TrunkState, config: TrialConfig) -> frozenset[int]:
+        """Epochs of the trial's first stage after which others want to branch off, or may want to."""
+        if not self.share:
+            return frozenset()
+        wanted = self.switches | {one.first_stage for one in trunk.waiting if one.diverse}
+        return frozenset(epoch for epoch in wanted if 0 < epoch <= min(config.first_stage, config.epochs - 1))
+
+    def _begin(self, name: str, config: TrialConfig, publish: frozenset[int]) -> None:
+        """Note that the trial is under way: what it will publish that is not stored yet, and what it will pretrain."""
         trunk = self.trunks[name]
-        trunk.waiting.remove(config)
         trunk.led = True
-        wanted = self.switches | {one.first_stage for one in trunk.waiting if one.diverse} if self.share else frozenset()
-        publish = frozenset(epoch for epoch in wanted if 0 < epoch <= min(config.first_stage, config.epochs - 1))
         own = frozenset({config.switch_epoch} if config.diverse and config.switch_epoch else ())
-        new = {epoch for epoch in publish | own if epoch > trunk.longest(config.first_stage)}
-        if new:
+        longest = trunk.longest(config.first_stage)
+        if new := {epoch for epoch in publish | own if epoch > longest}:
             self.leads[config.id] = Lead(name, frozenset(new), config.first_stage)
-        if self.share and not trunk.longest(config.first_stage):
+        if self.share and not longest:
             self.pretraining |= dict.fromkeys(set(pretraining_ids(config)) - self.pretrained, config.id)
         self.under_way[config.id] = config
-        return Task(config, tuple(sorted(publish)))
 
     def progress(self, trial: str, epochs: int) -> None:
         """The trial has ``epochs`` epochs behind it, and published what it was to publish until then."""

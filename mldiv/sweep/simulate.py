@@ -1,6 +1,5 @@
 """Play a plan through without training: how many epochs it asks for, and how many of them trials share."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -21,13 +20,7 @@ def first_wins(config: TrialConfig, number: int) -> float:
     return float(number)
 
 
-def any_wins(config: TrialConfig, number: int) -> float:
-    """A search's result by which each arm chooses as if by chance."""
-    settings = repr(sorted(vars(config).items(), key=str))
-    return float(int(hashlib.sha256(settings.encode()).hexdigest()[:8], 16))
-
-
-def rehearse(plan: Plan, store: Store, result: Result = first_wins) -> Work:
+def rehearse(plan: Plan, store: Store, result: Result) -> Work:
     """What training ``plan`` with this store would take, one trial after the other, if searches went as ``result`` says."""
     work = Work()
     prefixes, pretrained = _stored(store)

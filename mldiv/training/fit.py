@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import mldiv
 from mldiv import distributed, records
@@ -63,17 +63,21 @@ def fit(
     began = time.perf_counter()
     pair = workspace.pair(config, data)
     trunk = Trunk(config, data, store, workspace.device, publish)
-    trial = Trial(config, folder, data, workspace, trunk, record, pair, make_optimizer(config, pair))
+    trial = Trial(config, folder, data, workspace, trunk, record, pair, make_optimizer(config, pair), began)
     with contextlib.ExitStack() as held:
-        stopped = begin(trial, report, held)
-        began -= sum(line["seconds"] for line in records.read_lines(trial.lines) if not line["shared"])
-        _run(trial, report, began, held, stopped)
-    record.seconds = time.perf_counter() - began
-    if distributed.rank() == 0:
-        fallback = [workspace.fallback] if config.compile and workspace.fallback else []
-        record.notes = _notes(record, trial.lines) + store.messages + fallback
-        records.write_trial(folder, record)
-    store.messages.clear()
+        stopped, model = begin(trial, report, held), None
+        trial.began -= sum(line["seconds"] for line in records.read_lines(trial.lines) if not line["shared"])
+        try:
+            while trial.epoch < config.epochs and not stopped:
+                started = time.perf_counter()
+                if model is None or trial.epoch == config.first_stage:
+                    model = _begin_stage(trial)
+                terms = train_epoch(model, pair, trial.optimizer, data, trial.epoch, trial.diverse, trial.device)
+                stopped = _end_epoch(trial, terms, started, report, held)
+            _end_training(trial, stopped)
+        except Diverged as error:
+            record.status, record.reason = "diverged", str(error)
+    _close(trial)
     return distributed.from_first(record)
 
 
@@ -109,47 +113,49 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _run(trial: Trial, report: Report, began: float, held: contextlib.ExitStack, stopped: bool) -> None:
-    """Train the remaining epochs, unless it is ``stopped`` already, and test; enter into the record how the trial ended."""
+def _begin_stage(trial: Trial) -> nn.Module:
+    """The pair as it is trained in the stage that the trial has come to, gradients averaged over ranks: the fusion has some in
+    stage two only. At the switch the scales of the diversity terms are fixed."""
+    config, pair = trial.config, trial.pair
+    for value in pair.fusion.parameters() if config.fusion != "frozen" else ():
+        value.requires_grad_(trial.diverse)
+    model = over_ranks(pair, trial.device)
+    if trial.diverse and trial.epoch == config.switch_epoch:
+        _switch(trial)
+    return model
+
+
+def _end_epoch(trial: Trial, terms: Tensor, started: float, report: Report, held: contextlib.ExitStack) -> bool:
+    """Evaluate and keep an epoch, let go of the locks when nothing is left to publish; whether the trial is to stop early."""
+    distributed.average_buffers(trial.pair)
+    line = _line(trial, trial.epoch, trial.diverse, terms)
+    line["seconds"] = time.perf_counter() - started
+    trial.epoch += 1
+    stop = _keep(trial, line, report) if distributed.rank() == 0 else False
+    if trial.epoch >= trial.trunk.last:
+        held.close()
+    return distributed.from_first(stop) and trial.epoch < trial.config.epochs
+
+
+def _end_training(trial: Trial, stopped: bool) -> None:
+    """Enter into the record how the trial ended, with the final scores of one that was not stopped."""
     record = trial.record
-    try:
-        stopped = stopped or _train(trial, report, began, held)
-        record.status = "stopped" if stopped else "finished"
-        record.reason = f"stopped early after epoch {record.epochs - 1}" if stopped else None
-    except Diverged as error:
-        record.status, record.reason = "diverged", str(error)
-    if record.status == "finished":
+    if stopped:
+        record.status, record.reason = "stopped", f"stopped early after epoch {record.epochs - 1}"
+    else:
+        record.status, record.reason = "finished", None
         score(trial)
 
 
-def _train(trial: Trial, report: Report, began: float, held: contextlib.ExitStack) -> bool:
-    """All remaining epochs; whether the trial was stopped early.
-
-    Raises: Diverged.
-    """
-    config, pair = trial.config, trial.pair
-    fused = [value for value in pair.fusion.parameters() if config.fusion != "frozen"]
-    model, wrapped_for = None, None
-    for epoch in range(trial.epoch, config.epochs):
-        started = time.perf_counter()
-        diverse = epoch >= config.first_stage
-        if model is None or wrapped_for != diverse:  # the fusion has gradients in stage two only
-            for value in fused:
-                value.requires_grad_(diverse)
-            model, wrapped_for = over_ranks(pair, trial.device), diverse
-        if diverse and epoch == config.switch_epoch:
-            _switch(trial)
-        terms = train_epoch(model, pair, trial.optimizer, trial.data, epoch, diverse, trial.device)
-        distributed.average_buffers(pair)
-        line = _line(trial, epoch, diverse, terms)
-        line["seconds"] = time.perf_counter() - started
-        trial.epoch = epoch + 1
-        stop = _keep(trial, line, report, began) if distributed.rank() == 0 else False
-        if trial.epoch >= trial.trunk.last:
-            held.close()
-        if distributed.from_first(stop) and trial.epoch < config.epochs:
-            return True
-    return False
+def _close(trial: Trial) -> None:
+    """Write the record of a trial that has ended (rank 0 alone)."""
+    record, store, workspace = trial.record, trial.trunk.store, trial.workspace
+    record.seconds = time.perf_counter() - trial.began
+    if distributed.rank() == 0:
+        fallback = [workspace.fallback] if trial.config.compile and workspace.fallback else []
+        record.notes = _notes(record, trial.lines) + store.messages + fallback
+        records.write_trial(trial.folder, record)
+    store.messages.clear()
 
 
 def _switch(trial: Trial) -> None:
@@ -160,13 +166,13 @@ def _switch(trial: Trial) -> None:
         records.write_trial(trial.folder, trial.record)
 
 
-def _keep(trial: Trial, line: Line, report: Report, began: float) -> bool:
+def _keep(trial: Trial, line: Line, report: Report) -> bool:
     """Write an epoch's line and checkpoint, publish what others want, report; whether the trial is to stop (rank 0 only)."""
     record = trial.record
     records.append_line(trial.lines, line)
     record.epochs, record.validation = trial.epoch, line["validation"]
     record.cost["epochs_trained"] += 1
-    record.seconds = time.perf_counter() - began
+    record.seconds = time.perf_counter() - trial.began
     if trial.trunk.wants(trial.epoch):  # before the checkpoint: a trial that resumes from there has published
         trial.trunk.publish(trial.epoch, prefix(trial))
     saved = {"pair": trial.pair.state_dict(), "optimizer": trial.optimizer.state_dict(), "epoch": trial.epoch}

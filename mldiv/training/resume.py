@@ -27,7 +27,10 @@ Report = Callable[[Line], bool]
 
 @dataclass
 class Trial:
-    """One trial in training: what is fixed, what changes with every epoch, and where it is kept."""
+    """One trial in training: what is fixed, what changes with every epoch, and where it is kept.
+
+    began: when it would have begun (`time.perf_counter`), had all its attempts followed each other; epoch: the next one.
+    """
 
     config: TrialConfig
     folder: Path
@@ -37,11 +40,17 @@ class Trial:
     record: TrialRecord
     pair: MutualPair
     optimizer: torch.optim.Optimizer
+    began: float
     epoch: int = 0
 
     @property
     def device(self) -> torch.device:
         return self.workspace.device
+
+    @property
+    def diverse(self) -> bool:
+        """Whether the diversity terms act in the next epoch."""
+        return self.epoch >= self.config.first_stage
 
     @property
     def lines(self) -> Path:

@@ -130,7 +130,7 @@ def test_a_trial_of_another_schema_or_with_a_cut_line_is_named_and_not_averaged(
     lines.write_bytes(lines.read_bytes()[:-40])
     made = build.analyse(folder)
     table = made.table
-    assert made.study.problems[0] == f"trials/0100/trial.json: schema version 77, this mldiv reads {records.SCHEMA}"
+    assert made.study.problems[0].startswith(f"trials/0100/trial.json: schema version 77, this mldiv reads {records.SCHEMA};")
     assert made.study.problems[1].startswith("trials/0201/metrics.jsonl, line 12: not valid JSON")
     assert (table["rbf"]["nll"].n, table["cosine"]["nll"].n) == (2, 3)
     assert table["cosine"]["disagreement"].n == 2  # its scores are whole, its epochs are not
@@ -177,6 +177,24 @@ def test_another_schema_is_refused(tmp_path):
     make(tmp_path, NLL, schema=99)
     with pytest.raises(RecordError, match="schema version 99"):
         load.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "message"),
+    [
+        (lambda text: text[:-40], "not valid JSON"),
+        (lambda text: text.replace('"seeds"', '"sead"'), "unknown fields sead"),
+        (lambda text: text.replace('"scientific": "kernel"', '"scientific": 3'), "scientific = 3: expected str"),
+    ],
+)
+def test_a_damaged_study_is_one_line_that_says_what_to_do(tmp_path, command, damaged, message):
+    path = make(tmp_path, NLL) / "study.json"
+    path.write_text(damaged(path.read_text()))
+    done = command(tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"analysis: {path}: {message}")
+    assert done.stderr.endswith("remove it and run the study's command again, which writes it anew and keeps every trial\n")
+    assert done.stderr.count("\n") == 1
 
 
 #: ``python -m analysis DIR``, and then that none of three libraries was imported.

@@ -1,5 +1,6 @@
 """What the report's figures are drawn from, and the SVG they become."""
 
+import dataclasses
 import math
 import re
 from collections import Counter
@@ -205,7 +206,7 @@ def test_the_baseline_is_grey_and_every_arm_itself(tmp_path):
     styles = svg.arm_styles(study)
     assert list(styles) == list("abcd") and styles["c"] == palette.style(0)
     assert [styles[arm] for arm in "abd"] == [palette.style(place) for place in (1, 2, 3)]
-    study.header["baseline"] = None
+    study.header = dataclasses.replace(study.header, baseline=None)
     assert [one for one in svg.arm_styles(study).values()] == [palette.style(place) for place in (1, 2, 3, 4)]
 
 
@@ -307,7 +308,7 @@ def test_roles_and_values_of_settings(tmp_path):
 
 def test_without_a_search_nothing_is_tuned(tmp_path):
     study = study_with_searches(tmp_path)
-    study.header["samples"] = 0
+    study.header = dataclasses.replace(study.header, samples=0)
     assert provenance.roles(study)["lr"] == "fixed" and provenance.roles(study)["alpha"] == "scientific"
     names, arms = provenance.by_arm(study)
     assert dict(zip(["arm", *names], arms[1], strict=True)) == {"arm": "b", "alpha": "3", "kernel": "rbf"}
@@ -330,7 +331,7 @@ def test_ends_of_trials_are_counted(tmp_path):
     titles, rows = provenance.counts(study)
     assert titles == ["finished", "stopped", "diverged", "without a record"]
     assert rows[2] == ["c", 1, 0, 1, 0] and rows[3] == ["all searches", 2, 1, 0, 1]
-    study.header["samples"] = 0
+    study.header = dataclasses.replace(study.header, samples=0)
     assert dict(provenance.design(study))["search"] == dict(provenance.design(study))["selection"] == "none"
     assert ["diverged", "loss is nan", 1, f"c, seed 2 ({record.id})"] in provenance.reasons(study)
     assert provenance.notes(study) == [["slow", 1, f"c, seed 2 ({record.id})"]]

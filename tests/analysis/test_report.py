@@ -68,7 +68,7 @@ def render(folder, **given):
     study = load.load(folder)
     found = repeats.gather(study)
     differences = effects.differences(found, study.baseline, study.arms) if study.baseline in study.arms else {}
-    contrasts = effects.contrasts(found, study.header["contrasts"])
+    contrasts = effects.contrasts(found, study.header.contrasts)
     return report.render(study, predictions=repeats.predictions(found), effects=differences, contrasts=contrasts,
                          **{"table": TABLE, "answer": ANSWER} | given)  # fmt: skip
 

@@ -13,7 +13,8 @@ from mldiv.cli.main import main
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import Remote, working_copy
 from mldiv.sweep import in_process
-from mldiv.sweep.plan import Plan, make_arm
+from mldiv.sweep.arm import make_arm
+from mldiv.sweep.plan import Plan
 
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 

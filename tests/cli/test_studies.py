@@ -11,7 +11,7 @@ from analysis.build import build
 from analysis.records.load import load
 from mldiv import presets
 from mldiv.cli.main import main
-from mldiv.records import COSTS, read_json, read_trial
+from mldiv.records import COSTS, read_study, read_trial
 from mldiv.training import step_cost
 
 TINY = {
@@ -100,15 +100,15 @@ def test_a_study_trains_all_its_trials(ended, name):
 @every_study
 def test_a_study_ends_in_a_table_and_an_answer(ended, name):
     one = ended(name)
-    header = read_json(one.folder / "study.json")
-    assert f"# {header['question']}" in one.out
+    header = read_study(one.folder)
+    assert f"# {header.question}" in one.out
     assert "In " in one.out
     table, answer = ((one.folder / file).read_text() for file in ("table.md", "answer.md"))
-    for arm in header["arms"]:
+    for arm in header.arms:
         assert f"| {arm}" in table
-    for arm in header["compare"]:
+    for arm in header.compare:
         assert f"- {arm}: " in answer
-    for contrast in header["contrasts"]:
+    for contrast in header.contrasts:
         assert f"- {contrast}: " in answer
 
 
@@ -146,7 +146,7 @@ def test_again_it_trains_nothing_and_says_the_same(ended):
 
 def test_a_vit_and_two_objectives(ended):
     folder = ended("two objectives").folder
-    assert load(folder).header["settings"]["arch"] == "vit"
+    assert load(folder).header.settings["arch"] == "vit"
     assert "Pareto front" in (folder / "report.html").read_text()
     assert "On the Pareto front of validation NLL and ECE lie" in (folder / "answer.md").read_text()
 

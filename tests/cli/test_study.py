@@ -1,5 +1,6 @@
 """The command line: bad input is one clear line and exit code 2 before Ray starts; the plan; the folder's identity."""
 
+import dataclasses
 import json
 import os
 import re
@@ -13,14 +14,14 @@ from mldiv.cli.execute import idleness
 from mldiv.cli.flags import RESULTS, parse_flags
 from mldiv.cli.main import main
 from mldiv.cli.progress import clock
-from mldiv.cli.run import Run
+from mldiv.cli.run import choose_arms, configure_trials, make_arms, prepare
 from mldiv.config import TrialConfig
 from mldiv.method.kernels import KERNELS
 from mldiv.presets import configure
 from mldiv.setting import TRIAL, sparing
 from mldiv.storage.cache import Store
 from mldiv.study import Study
-from mldiv.sweep.simulate import any_wins, first_wins, rehearse
+from mldiv.sweep.simulate import first_wins, rehearse
 from mldiv.training import step_cost
 
 
@@ -31,6 +32,10 @@ def study(load_study) -> Study:
 
 def refuse_to_build(folder, place):
     raise AssertionError("nothing may be built")
+
+
+def prepared(study, *argv):
+    return prepare(study, parse_flags(study, argv))
 
 
 def run(study, capsys, *argv):
@@ -67,6 +72,9 @@ def run(study, capsys, *argv):
         (["--select", "test_nll"], "--select 'test_nll' is unknown; known: validation_nll"),
         (["--in-process", "--stop-early"], "--stop-early needs Ray"),
         (["--in-process", "--workers", "2"], "--workers needs Ray"),
+        (["--set", "batch_size=2000"], "batch_size = 2000 exceeds the 1221 training images"),
+        (["--set", "validation_size=1437"], "validation = 1437 of 1437 images cannot be taken"),
+        (["--cpus-per-worker", "4096", "--dry-run"], "lower --workers, --cpus-per-worker or --gpus-per-worker"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(study, capsys, argv, message):
@@ -103,20 +111,22 @@ def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):
     assert "420 epochs asked for" in out
     assert "mutual learning: 3 Optuna trials over lr, kl_weight, temperature, then 2 seeds" in out
     assert "while arms are searched, 7 trials at once at most (--batch)" in out
-    assert re.search(r"\n  [1-9]\d*( to \d+)? epochs of pretraining to train\n", out)
+    assert re.search(r"\n  [1-9]\d* epochs of pretraining to train\n", out)
+    assert re.search(r"\d+ shared, \d+ to train \(if every search ends at its defaults\)\n", out)
     assert "digits: 1,221 training" in out
 
 
 def test_dry_run_says_how_long_it_would_take(study, capsys, tmp_path):
-    """Half a minute, then the longer of two ways the searches may end, shared by the groups: the sum written out."""
+    """Half a minute, then what the groups share: the sum written out."""
     _, out, _ = run(study, capsys, *PLANNED, "--out", str(tmp_path / "x"), "--store", str(tmp_path / "store"))
-    base = Run(study, parse_flags(study, PLANNED)).base
-    seconds = []
-    for result in (first_wins, any_wins):
-        work = rehearse(study.plan(base, tmp_path / "x", 3, 2), Store(tmp_path / "store"), result)
-        seconds.append(work.first_stage + 10 * work.second_stage + 100 * work.pretraining + 1000 * work.trials)
+    work = rehearse(prepared(study, *PLANNED).plan(tmp_path / "x"), Store(tmp_path / "store"), first_wins)
+    seconds = work.first_stage + 10 * work.second_stage + 100 * work.pretraining + 1000 * work.trials
     groups = int(re.search(r"(\d+) worker groups of 1 side by side", out)[1])
-    assert f"about {clock(30 + max(seconds) / groups)}\n" in out
+    assert f"about {clock(30 + seconds / groups)}\n" in out
+    _, out, _ = run(study, capsys, *PLANNED, "--groups", "1", "--out", str(tmp_path / "x"), "--store", str(tmp_path / "store"))
+    assert f"1 worker groups of 1 side by side on this machine: about {clock(30 + seconds)}\n" in out
+    _, out, _ = run(study, capsys, *PLANNED, "--in-process", "--out", str(tmp_path / "x"), "--store", str(tmp_path / "store"))
+    assert f"one trial after the other in this process: about {clock(seconds)}\n" in out
 
 
 def test_dry_run_times_steps_here_and_now(study, capsys, tmp_path, monkeypatch):
@@ -131,27 +141,25 @@ def test_dry_run_times_steps_here_and_now(study, capsys, tmp_path, monkeypatch):
 def test_batch_opens_more_trials(study, capsys, tmp_path):
     given = ["--dry-run", "--out", str(tmp_path / "x"), "--samples", "3", "--seeds", "2", "--batch", "2"]
     assert "14 trials at once at most" in run(study, capsys, *given)[1]
-    one = Run(study, parse_flags(study, given))
-    assert one._header()["batch"] == 2
-    assert one.study.plan(one.base, tmp_path, 1, 2).open_at_once() == 7
+    assert prepared(study, *given).header.batch == 2
+    assert prepared(study, *given, "--samples", "1").plan(tmp_path).open_at_once() == 7
     code, _, err = run(study, capsys, "--batch", "0")
     assert code == 2
     assert "--batch 0: must be at least 1" in err[0]
 
 
 def test_groups_that_searches_cannot_keep_busy(study, tmp_path):
-    one = Run(study, parse_flags(study, ["--batch", "2"]))
-    searched = one.study.plan(one.base, tmp_path, 3, 2)
+    searched = prepared(study, "--batch", "2").plan(tmp_path)
     assert idleness(searched, 14) is None
     assert "room for 15 trials at once, but the arms' searches keep 14 busy" in idleness(searched, 15)
-    assert idleness(one.study.plan(one.base, tmp_path, 0, 2), 100) is None
+    assert idleness(prepared(study, "--samples", "0").plan(tmp_path), 100) is None
 
 
 def test_set_changes_any_setting(study, capsys, tmp_path):
     given = ["--set", "epochs=20", "--set", "switch_epoch=5", "--set", "channels_last=true", "--set", "schedule=step"]
-    base = Run(study, parse_flags(study, given)).base
+    base = prepared(study, *given).base
     assert (base.epochs, base.switch_epoch, base.channels_last, base.schedule) == (20, 5, True, "step")
-    assert Run(study, parse_flags(study, ["--preset", "small", "--set", "train_size=null"])).base.train_size is None
+    assert configure_trials(study, parse_flags(study, ["--set", "train_size=null"]), "small").train_size is None
     for wrong, message in (
         ("epoch=20", "did you mean 'epochs'?"),
         ("epochs", "expected NAME=VALUE"),
@@ -171,7 +179,7 @@ def test_a_setting_that_contradicts_its_flag(study, capsys, tmp_path):
     assert code == 2
     assert "--set arch=resnet20 contradicts --arch resnet8" in err[0]
     assert not (tmp_path / "x").exists()
-    assert Run(study, parse_flags(study, ["--width", "1", "--set", "width=1.0"])).base.width == 1
+    assert prepared(study, "--width", "1", "--set", "width=1.0").base.width == 1
 
 
 @pytest.mark.parametrize("name", ["recipe", "diversity_form"])
@@ -179,7 +187,7 @@ def test_what_chooses_defaults_never_sees_the_test_data(load_study, name, capsys
     code, _, err = run(load_study(name), capsys, "--set", "test_split=official", "--out", str(tmp_path / "x"))
     assert code == 2
     assert "never sees the test data" in err[0]
-    assert Run(load_study(name), parse_flags(load_study(name), [])).base.test_split == "development"
+    assert prepared(load_study(name)).base.test_split == "development"
 
 
 def test_some_arms_alone(load_study, capsys, tmp_path):
@@ -188,31 +196,29 @@ def test_some_arms_alone(load_study, capsys, tmp_path):
     assert code == 0
     assert "mutual learning: " in out and "with both: " in out
     assert "single" not in out
-    header = Run(study, parse_flags(study, ["--arm", "with both"]))._header()
-    assert header["arms"] == ["mutual learning", "with both"] and header["compare"] == ["with both"] and not header["contrasts"]
+    header = prepared(study, "--arm", "with both").header
+    assert header.arms == ["mutual learning", "with both"] and header.compare == ["with both"] and not header.contrasts
     whole = [flag for arm in list(study.arms)[3:] for flag in ("--arm", arm)]
-    assert len(Run(study, parse_flags(study, whole))._header()["contrasts"]) == 3
-    starts = load_study("initialization")
-    named = Run(starts, parse_flags(starts, ["--arm", "both scratch, no diversity"]))._header()
-    assert named["compare"] == ["both scratch, no diversity"]
+    assert len(prepared(study, *whole).header.contrasts) == 3
+    named = prepared(load_study("initialization"), "--arm", "both scratch, no diversity").header
+    assert named.compare == ["both scratch, no diversity"]
     code, _, err = run(study, capsys, "--arm", "with bot")
     assert code == 2
     assert "did you mean 'with both'?" in err[0]
 
 
 def test_a_folder_of_another_configuration_is_refused(study, capsys, tmp_path):
-    flags = parse_flags(study, ["--out", str(tmp_path)])
-    header = Run(study, flags)._header()
-    records.write_json(tmp_path / "study.json", header)
+    header = prepared(study, "--out", str(tmp_path)).header
+    records.write_study(tmp_path, header)
     code, _, err = run(study, capsys, "--out", str(tmp_path), "--seeds", "5", "--arch", "resnet20", "--dry-run")
     assert code == 2 and len(err) == 1
     assert "seeds ([1, 2, 3] there, [1, 2, 3, 4, 5] here)" in err[0] and "arch ('resnet8' there, 'resnet20' here)" in err[0]
-    elsewhere = header | {"settings": header["settings"] | {"data_root": "/moved"}}
-    records.write_json(tmp_path / "study.json", elsewhere)
+    records.write_study(tmp_path, dataclasses.replace(header, settings=header.settings | {"data_root": "/moved"}))
     assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 0
     (tmp_path / "study.json").write_text("{")
     code, _, err = run(study, capsys, "--out", str(tmp_path))
     assert code == 2 and "study.json: not valid JSON" in err[0]
+    assert err[0].endswith("remove it and run the study's command again, which writes it anew and keeps every trial")
 
 
 NAMES = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "studies").glob("*.py"))
@@ -224,8 +230,7 @@ def test_every_study_has_a_plan(load_study, name, capsys, tmp_path):
     code, out, _ = run(study, capsys, "--dry-run", "--out", str(tmp_path / "x"))
     assert code == 0
     assert out.startswith(f"{name}: {study.question}\n")
-    flags = parse_flags(study, [])
-    for arm in study.changes(Run(study, flags).base):
+    for arm in prepared(study).header.arms:
         assert f"\n  {arm}: " in out
 
 
@@ -243,18 +248,19 @@ def test_every_study_can_be_judged_by_two_objectives(load_study, name, capsys, t
 def test_what_a_study_compares_are_arms_of_its_own(load_study, name):
     """Its baseline, what is compared with it, and its contrasts, each of which is a difference: its weights sum to 0."""
     study = load_study(name)
-    header = Run(study, parse_flags(study, []))._header()
-    assert {study.baseline, *header["compare"], *study.members} <= set(header["arms"])
-    assert study.baseline not in header["compare"]
-    for contrast, weights in header["contrasts"].items():
-        assert set(weights) <= set(header["arms"]), contrast
+    header = prepared(study).header
+    assert {study.baseline, *header.compare, *study.members} <= set(header.arms)
+    assert study.baseline not in header.compare
+    for contrast, weights in header.contrasts.items():
+        assert set(weights) <= set(header.arms), contrast
         assert sum(weights.values()) == 0, contrast
         assert sum(weight for weight in weights.values() if weight > 0) > 0, contrast
 
 
 def test_the_arms_are_what_their_names_say(load_study):
     def made(name):
-        return {arm.name: arm.config for arm in load_study(name).make_arms(configure("demo", {}))}
+        study, base = load_study(name), configure("demo", {})
+        return {arm.name: arm.config for arm in make_arms(study, base, choose_arms(study, (), base))}
 
     acting = {name: (one.mutual_weight > 0, one.alpha > 0, one.beta > 0) for name, one in made("ablation").items()}
     assert acting == {
@@ -272,39 +278,57 @@ def test_the_arms_are_what_their_names_say(load_study):
 
 def test_the_results_place_is_named_once(study, monkeypatch, tmp_path):
     monkeypatch.setenv(RESULTS, str(tmp_path))
-    one = Run(study, parse_flags(study, []))
+    one = prepared(study)
     assert one.place == f"{tmp_path}/kernel_sweep" and one.store.place == f"{tmp_path}/trunks"
-    assert Run(study, parse_flags(study, ["--out", "elsewhere"])).place == str(Path("elsewhere").resolve())
+    assert prepared(study, "--out", "elsewhere").place == str(Path("elsewhere").resolve())
 
 
 def test_header_is_json_and_says_what_the_analysis_needs(study):
-    header = json.loads(json.dumps(Run(study, parse_flags(study, []))._header()))
+    header = json.loads(json.dumps(dataclasses.asdict(prepared(study).header)))
     assert header["arms"][0] == header["baseline"] == "mutual learning" and len(header["arms"]) == 7
     assert header["settings"]["epochs"] == 12 and header["environment"]["commit"]
 
 
-def test_whatever_differs_in_a_folder_is_refused(study, capsys, tmp_path, monkeypatch):
+#: Other values of study.json's fields, of the right type, where "other", 17, ["other"] or {"other": {}} is not.
+OTHER = {
+    "early_stopping": "other", "surface": {"alpha": [1.0, 2.0]}, "members": {"other": "pair"}, "searched": {"other": []},
+    "seeds": [17], "search_seeds": [17],
+}  # fmt: skip
+
+
+def other(name, value):
+    """A value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    return OTHER.get(name) or {str: "other", int: 17, list: ["other"], dict: {"other": {}}}[type(value)]
+
+
+@pytest.fixture
+def described(monkeypatch):
+    """Dry runs look at the folder alone: what they say takes a second, and is not looked at here."""
+    monkeypatch.setattr("mldiv.cli.main.describe", lambda *given: "")
+
+
+def test_whatever_differs_in_a_folder_is_refused(study, capsys, tmp_path, described):
     """Every field of study.json and every setting, but what moves no number: versions, words about the data, paths."""
-    monkeypatch.setattr("mldiv.cli.dry_run.outline", lambda *given: "")  # takes a second, and is not looked at here
-    header = Run(study, parse_flags(study, []))._header()
-    settings = header["settings"]
-    changed = {name: header | {name: "other"} for name in header if name != "settings"}
-    changed |= {name: header | {"settings": settings | {name: "other"}} for name in settings if name != "data"}
+    header = prepared(study).header
+    left_out = {"settings", "schema", "chosen", "importance"}
+    changed = {name: {name: other(name, value)} for name, value in vars(header).items() if name not in left_out}
+    changed |= {name: {"settings": header.settings | {name: "other"}} for name in header.settings if name != "data"}
     for name, one in changed.items():
-        records.write_json(tmp_path / "study.json", one)
+        records.write_study(tmp_path, dataclasses.replace(header, **one))
         code, _, err = run(study, capsys, "--out", str(tmp_path), "--dry-run")
         if name in {"environment", "data"} | sparing(TrialConfig, TRIAL):
             assert code == 0, name
         else:
             assert code == 2, name
-            assert f"{name} ('other' there" in err[0], name
+            assert f"{name} ({one.get(name, 'other')!r} there" in err[0], name
 
 
-def test_a_folder_from_before_a_setting_was_there_goes_on_with_its_default(study, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("mldiv.cli.dry_run.outline", lambda *given: "")
-    header = Run(study, parse_flags(study, []))._header()
-    del header["settings"]["mutual_weight"]
-    records.write_json(tmp_path / "study.json", header)
+def test_a_folder_from_before_a_setting_was_there_goes_on_with_its_default(study, capsys, tmp_path, described):
+    header = prepared(study).header
+    settings = {name: value for name, value in header.settings.items() if name != "mutual_weight"}
+    records.write_study(tmp_path, dataclasses.replace(header, settings=settings))
     assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 0
     code, _, err = run(study, capsys, "--out", str(tmp_path), "--dry-run", "--set", "mutual_weight=0.5")
     assert code == 2 and "mutual_weight (1.0 there, 0.5 here)" in err[0]

@@ -2,7 +2,12 @@ import asyncio
 
 import pytest
 
-from mldiv.cluster.broker import END, Broker
+from mldiv.cluster.broker import END, Broker, Outcome
+from mldiv.records import TrialTask
+
+
+def task(trial):
+    return TrialTask(trial=trial, config={}, folder=f"trials/{trial}", store=None, store_limit=0)
 
 
 def play(scene):
@@ -12,13 +17,13 @@ def play(scene):
 def test_a_trial_goes_through():
     async def scene():
         broker = Broker()
-        await broker.submit("t", {"x": 1})
-        assert await broker.next("g", 1, 1) == {"x": 1}
+        await broker.submit(task("t"))
+        assert await broker.next("g", 1, 1) == task("t")
         assert await broker.report("t", {"epoch": 0}) is False
         assert await broker.poll("t", 0, 1) == ([{"epoch": 0}], None)
         assert await broker.poll("t", 1, 0.01) == ([], None)
-        await broker.finish("g", "t", {"status": "finished"})
-        assert await broker.poll("t", 1, 1) == ([], {"status": "finished"})
+        await broker.finish("g", "t", Outcome("finished"))
+        assert await broker.poll("t", 1, 1) == ([], Outcome("finished"))
         assert await broker.next("g", 1, 0.01) is None
         assert not broker.tickets
 
@@ -30,8 +35,8 @@ def test_news_wakes_who_waits():
         broker = Broker()
         group = asyncio.create_task(broker.next("g", 1, 5))
         await asyncio.sleep(0.01)
-        await broker.submit("t", {"x": 1})
-        assert await group == {"x": 1}
+        await broker.submit(task("t"))
+        assert await group == task("t")
         client = asyncio.create_task(broker.poll("t", 0, 5))
         await asyncio.sleep(0.01)
         await broker.report("t", {"epoch": 0})
@@ -43,7 +48,7 @@ def test_news_wakes_who_waits():
 def test_an_early_stop_is_the_answer_to_a_report():
     async def scene():
         broker = Broker()
-        await broker.submit("t", {})
+        await broker.submit(task("t"))
         await broker.next("g", 1, 1)
         assert await broker.report("t", {}) is False
         await broker.stop("t")
@@ -56,10 +61,10 @@ def test_an_early_stop_is_the_answer_to_a_report():
 def test_a_stopped_trial_is_not_started():
     async def scene():
         broker = Broker()
-        await broker.submit("a", {"x": "a"})
-        await broker.submit("b", {"x": "b"})
+        await broker.submit(task("a"))
+        await broker.submit(task("b"))
         await broker.stop("a")
-        assert await broker.next("g", 1, 1) == {"x": "b"}
+        assert await broker.next("g", 1, 1) == task("b")
 
     play(scene())
 
@@ -67,14 +72,14 @@ def test_a_stopped_trial_is_not_started():
 def test_a_restarted_group_is_handed_its_trial_again_and_then_it_fails():
     async def scene():
         broker = Broker(attempts=2)
-        await broker.submit("t", {"x": 1})
-        await broker.submit("u", {"x": 2})
-        assert await broker.next("g", 1, 1) == await broker.next("g", 2, 1) == {"x": 1}
+        await broker.submit(task("t"))
+        await broker.submit(task("u"))
+        assert await broker.next("g", 1, 1) == await broker.next("g", 2, 1) == task("t")
         assert (await broker.state())["pids"] == {"g": [1, 2]}
         assert await broker.next("g", 3, 1) is None
         _, outcome = await broker.poll("t", 0, 1)
-        assert outcome == {"status": "failed", "reason": "its worker group died 2 times without an epoch in between"}
-        assert await broker.next("g", 3, 1) == {"x": 2}
+        assert outcome == Outcome("failed", "its worker group died 2 times without an epoch in between")
+        assert await broker.next("g", 3, 1) == task("u")
 
     play(scene())
 
@@ -82,11 +87,11 @@ def test_a_restarted_group_is_handed_its_trial_again_and_then_it_fails():
 def test_a_trial_that_gets_on_is_handed_out_again_and_again():
     async def scene():
         broker = Broker(attempts=2)
-        await broker.submit("t", {"x": 1})
+        await broker.submit(task("t"))
         for epoch in range(5):
-            assert await broker.next("g", epoch, 1) == {"x": 1}
+            assert await broker.next("g", epoch, 1) == task("t")
             await broker.report("t", {"epoch": epoch})
-        assert [await broker.next("g", 9, 1) for _ in range(3)] == [{"x": 1}, {"x": 1}, None]
+        assert [await broker.next("g", 9, 1) for _ in range(3)] == [task("t"), task("t"), None]
 
     play(scene())
 
@@ -94,15 +99,15 @@ def test_a_trial_that_gets_on_is_handed_out_again_and_again():
 def test_a_lost_groups_trial_goes_to_another_first():
     async def scene():
         broker = Broker()
-        await broker.submit("t", {"x": 1})
+        await broker.submit(task("t"))
         await broker.next("g", 1, 1)
-        await broker.submit("u", {"x": 2})
+        await broker.submit(task("u"))
         assert await broker.placed("g", "where it was first") is None
         assert await broker.placed("g", "where it was") == "where it was first"
         assert await broker.placed("g", "where it was") is None
         assert await broker.lost("g", "gone") == "where it was"
         assert await broker.lost("g", "gone") is None
-        assert await broker.next("h", 2, 1) == {"x": 1}
+        assert await broker.next("h", 2, 1) == task("t")
 
     play(scene())
 
@@ -110,15 +115,15 @@ def test_a_lost_groups_trial_goes_to_another_first():
 def test_nobody_trains_for_a_silent_client():
     async def scene():
         broker = Broker(silence=0.05)
-        await broker.submit("t", {"x": 1})
-        await broker.submit("u", {"x": 2})
+        await broker.submit(task("t"))
+        await broker.submit(task("u"))
         await broker.next("g", 1, 1)
         await asyncio.sleep(0.1)
         assert await broker.report("t", {}) is True
-        await broker.finish("g", "t", {"status": "stopped"})
+        await broker.finish("g", "t", Outcome("stopped"))
         assert await broker.next("g", 1, 0.01) is None
-        await broker.submit("u", {"x": 2})
-        assert await broker.next("g", 1, 1) == {"x": 2}
+        await broker.submit(task("u"))
+        assert await broker.next("g", 1, 1) == task("u")
 
     play(scene())
 
@@ -126,11 +131,11 @@ def test_nobody_trains_for_a_silent_client():
 def test_a_restarted_client_joins_its_trial():
     async def scene():
         broker = Broker()
-        await broker.submit("t", {"x": 1})
+        await broker.submit(task("t"))
         await broker.next("g", 1, 1)
         await broker.report("t", {"epoch": 0})
         await broker.stop("t")
-        await broker.submit("t", {"x": 1})
+        await broker.submit(task("t"))
         assert await broker.report("t", {"epoch": 1}) is False
         assert len((await broker.poll("t", 0, 1))[0]) == 2
         assert await broker.next("h", 2, 0.01) is None
@@ -141,11 +146,11 @@ def test_a_restarted_client_joins_its_trial():
 def test_only_the_first_outcome_counts():
     async def scene():
         broker = Broker()
-        await broker.submit("t", {})
+        await broker.submit(task("t"))
         await broker.next("g", 1, 1)
-        await broker.finish("g", "t", {"status": "failed"})
-        await broker.finish("g", "t", {"status": "finished"})
-        assert (await broker.poll("t", 0, 1))[1] == {"status": "failed"}
+        await broker.finish("g", "t", Outcome("failed"))
+        await broker.finish("g", "t", Outcome("finished"))
+        assert (await broker.poll("t", 0, 1))[1] == Outcome("failed")
 
     play(scene())
 
@@ -153,11 +158,11 @@ def test_only_the_first_outcome_counts():
 def test_closing_ends_groups_and_clients():
     async def scene():
         broker = Broker()
-        await broker.submit("t", {})
+        await broker.submit(task("t"))
         client = asyncio.create_task(broker.poll("t", 0, 5))
         await asyncio.sleep(0.01)
         await broker.close("over")
-        assert (await client)[1] == {"status": "interrupted", "reason": "over"}
+        assert (await client)[1] == Outcome("interrupted", "over")
         assert await broker.next("g", 1, 5) == END
 
     play(scene())
@@ -168,10 +173,10 @@ def test_nothing_is_kept_of_finished_trials(trials):
     async def scene():
         broker = Broker()
         for index in range(trials):
-            await broker.submit(str(index), {"x": index})
+            await broker.submit(task(str(index)))
             await broker.next("g", 1, 1)
             await broker.report(str(index), {})
-            await broker.finish("g", str(index), {"status": "finished"})
+            await broker.finish("g", str(index), Outcome("finished"))
             await broker.poll(str(index), 0, 1)
         assert not broker.tickets and not broker.waiting and not broker.holding
 
@@ -181,9 +186,9 @@ def test_nothing_is_kept_of_finished_trials(trials):
 def test_a_surplus_group_ends_when_nothing_waits_for_it():
     async def scene():
         broker = Broker()
-        await broker.submit("t", {"x": 1})
+        await broker.submit(task("t"))
         await broker.retire(1)
-        assert await broker.next("g", 1, 1) == {"x": 1}
+        assert await broker.next("g", 1, 1) == task("t")
         assert await broker.next("h", 2, 1) == END
         assert await broker.next("i", 3, 0.01) is None
         await broker.retire(1)

@@ -1,18 +1,21 @@
 """ASHA compares searched trials of one arm and seed, after the switch, at equal epochs; repeats it leaves alone."""
 
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 
 from mldiv.cluster.early_stopping import AfterSwitch
 from mldiv.config import TrialConfig
-from mldiv.sweep.plan import make_arm
+from mldiv.records import TrialTask
+from mldiv.sweep.arm import make_arm
 
 CONTINUE, STOP = "CONTINUE", "STOP"
 
 
 def trial(number, bracket):
-    return SimpleNamespace(trial_id=f"t{number}", config={"bracket": bracket})
+    task = TrialTask(trial=f"trial {number}", config={}, folder="", store=None, store_limit=0, bracket=bracket)
+    return SimpleNamespace(trial_id=f"t{number}", config=asdict(task))
 
 
 def play(scheduler, trials, epochs, nll):

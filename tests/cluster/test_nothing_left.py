@@ -15,7 +15,8 @@ from ray.cluster_utils import Cluster
 from mldiv.cluster import tuner
 from mldiv.cluster.nodes import Resources
 from mldiv.records import find_trial
-from mldiv.sweep.plan import Plan, make_arm
+from mldiv.sweep.arm import make_arm
+from mldiv.sweep.plan import Plan
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

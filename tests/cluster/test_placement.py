@@ -37,12 +37,16 @@ def test_how_many_fit(resources, nodes, fits):
     if fits:
         assert resources.groups(cluster, 1) == 1 and resources.groups(cluster, 100) == fits
     else:
-        with pytest.raises(ValueError, match="lower --workers"):
+        with pytest.raises(ConfigError, match="lower --workers"):
             resources.groups(cluster, 1)
 
 
 def share(*argv, gpus):
-    return worker_resources(parse_flags(STUDY, argv), PRESETS["paper"], 1, [{"CPU": 16.0, "GPU": float(gpus)}])
+    flags, nodes = parse_flags(STUDY, argv), [{"CPU": 16.0, "GPU": float(gpus)}]
+    return worker_resources(
+        PRESETS["paper"], nodes, workers=1, cpus=flags.cpus_per_worker, gpus=flags.gpus_per_worker,
+        more_may_come=flags.groups is not None,
+    )  # fmt: skip
 
 
 def test_flags_win_over_the_preset():

@@ -8,7 +8,8 @@ from mldiv.cluster.tuner import RETURNS, PlanSearch
 from mldiv.config import from_dict
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import Copy
-from mldiv.sweep.plan import Plan, make_arm
+from mldiv.sweep.arm import make_arm
+from mldiv.sweep.plan import Plan
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 import ray
 from helpers import chaos
 from helpers.clusters import set_nodes
+from helpers.processes import running
 from helpers.sweeps import assert_as_trained_alone, broker, placed, plan
 
 from mldiv import records
@@ -17,7 +18,8 @@ from mldiv.cluster.nodes import Resources
 from mldiv.records import find_trial, trial_folder
 from mldiv.storage.object_store import Remote, working_copy
 from mldiv.storage.remote_cache import open_store
-from mldiv.sweep.plan import Plan, make_arm
+from mldiv.sweep.arm import make_arm
+from mldiv.sweep.plan import Plan
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("nothing_left")]
 
@@ -76,6 +78,25 @@ def test_a_trial_on_two_nodes(cluster, small, tmp_path):
     assert [record.status for record in found] == ["finished"] * 2
     assert len(seen) >= 2
     assert all(record.environment["world_size"] == 2 for record in found)
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies(cluster, small, tmp_path):
+    """One of two, not the one that tells the broker: what the other hears of it is no failure of the trial, which goes on."""
+    one, killed = (
+        Plan([make_arm("both", small.replace(epochs=16, switch_epoch=10), {}, ())], tmp_path, samples=0, seeds=(1,)),
+        [],
+    )
+
+    def progress(trial, result):
+        if not killed and result.get("epoch", 0) >= 3:
+            told = {pid for pids in ray.get(broker().state.remote())["pids"].values() for pid in pids}
+            killed.extend(pid for pid, _, title in running() if title.startswith("ray::RayTrainWorker") and pid not in told)
+            os.kill(killed[0], signal.SIGKILL)
+
+    tuner.run(one, tmp_path, resources=Resources(workers=2), groups=1, progress=progress)
+    (record,) = (find_trial(tmp_path, item.trial) for item in one.assignments)
+    assert (record.status, record.attempts, len(killed)) == ("finished", 2, 1), record.reason
 
 
 @pytest.mark.slow

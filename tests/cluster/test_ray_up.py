@@ -12,7 +12,7 @@ from helpers import machines
 from helpers.processes import environment, running
 
 from mldiv import records
-from mldiv.records import read_json
+from mldiv.records import read_trial
 
 pytestmark = [
     pytest.mark.ray,
@@ -121,9 +121,7 @@ def test_a_study_as_a_job_and_by_ray_submit(cluster, tmp_path):
     said = cluster.ray("exec", FILE, " ".join([job, *STUDY.split()]))
     assert "succeeded" in said and len(finished(results / "kernel_sweep")) == (2 if STUDY == SHORT else 42)
     if STUDY == SHORT:
-        ranks = {
-            record["environment"]["world_size"] for record in map(read_json, results.glob("kernel_sweep/trials/*/trial.json"))
-        }
+        ranks = {read_trial(path.parent).environment["world_size"] for path in results.glob("kernel_sweep/trials/*/trial.json")}
         assert ranks == {2}
     said = cluster.ray("submit", FILE, "studies/kernel_sweep.py", "--", *STUDY.split())
     assert "nothing to train" in said and "| rbf" in said

@@ -11,9 +11,12 @@ from helpers.sweeps import assert_as_trained_alone, broker, placed, plan
 
 from mldiv import records
 from mldiv.cluster import tuner, worker_groups
+from mldiv.cluster.early_stopping import AfterSwitch
 from mldiv.cluster.nodes import Resources, nodes
+from mldiv.config import ConfigError
 from mldiv.records import find_trial, trial_folder
-from mldiv.sweep.plan import Plan, make_arm
+from mldiv.sweep.arm import make_arm
+from mldiv.sweep.plan import Plan
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("nothing_left", "threads")]
 
@@ -78,7 +81,7 @@ def test_the_same_plan_again_trains_what_failed(searched, small):
 
 
 def test_a_group_that_cannot_be_is_refused(cluster):
-    with pytest.raises(ValueError, match="lower --workers"):
+    with pytest.raises(ConfigError, match="lower --workers"):
         Resources(workers=64).groups(nodes(), 3)
 
 
@@ -119,7 +122,7 @@ def test_asha_stops_searched_trials_after_the_switch_and_no_repeat(small, tmp_pa
     config = small.replace(epochs=14, switch_epoch=2)
     arm = make_arm("both", config, {}, ("lr",))
     one = Plan([arm], tmp_path, samples=6, seeds=(1,), batch=6)
-    tuner.run(one, tmp_path, resources=Resources(), groups=1, scheduler=tuner.AfterSwitch.of([arm], config))
+    tuner.run(one, tmp_path, resources=Resources(), groups=1, scheduler=AfterSwitch.of([arm], config))
     ends = {item.trial: (item.phase, find_trial(tmp_path, item.trial)) for item in one.assignments}
     stopped = [record for phase, record in ends.values() if record.status == "stopped"]
     assert stopped

@@ -22,7 +22,8 @@ from mldiv.config import TrialConfig
 from mldiv.records import find_trial, trial_folder
 from mldiv.storage.cache import Store
 from mldiv.sweep import in_process
-from mldiv.sweep.plan import Plan, journal, make_arm
+from mldiv.sweep.arm import make_arm
+from mldiv.sweep.plan import Plan, journal
 
 #: A trial of a second or two: its numbers need be the same, not good.
 CONFIG = TrialConfig(

@@ -5,7 +5,8 @@ import torch
 
 from mldiv.records import find_trial, trial_folder
 from mldiv.storage.cache import Store
-from mldiv.sweep.plan import Plan, make_arm
+from mldiv.sweep.arm import make_arm
+from mldiv.sweep.plan import Plan
 from mldiv.training.fit import fit
 
 

@@ -8,7 +8,8 @@ from optuna.trial import TrialState
 
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.method.kernels import KERNELS
-from mldiv.sweep.plan import COMMON_POINTS, Plan, journal, make_arm
+from mldiv.sweep.arm import make_arm
+from mldiv.sweep.plan import COMMON_POINTS, Plan, journal
 from mldiv.sweep.search_space import RANGES, suggest
 
 SEARCHED = ("alpha", "beta", "temperature", "kernel", "switch_epoch")

@@ -1,6 +1,7 @@
 """A plan played through without training, against a count by hand and against really training it."""
 
 import dataclasses
+import hashlib
 import random
 from collections import defaultdict
 
@@ -11,8 +12,9 @@ from mldiv import records
 from mldiv.config import TrialConfig
 from mldiv.records import TrialRecord, trial_folder
 from mldiv.storage.cache import Store
-from mldiv.sweep.plan import Plan, make_arm
-from mldiv.sweep.simulate import any_wins, first_wins, rehearse
+from mldiv.sweep.arm import make_arm
+from mldiv.sweep.plan import Plan
+from mldiv.sweep.simulate import first_wins, rehearse
 from mldiv.training.first_stage import Trunk, trunk_id
 from mldiv.training.fit import fit
 from mldiv.training.pretraining import pretraining_ids
@@ -37,6 +39,12 @@ PLANS = {
     "baselines only": (BASELINE | NEVER, (), 0),
     "search with a baseline": (METHOD | BASELINE, ("alpha", "beta"), 4),
 }
+
+
+def any_wins(config, number):
+    """A search's result by which each arm chooses as if by chance."""
+    settings = repr(sorted(vars(config).items(), key=str))
+    return float(int(hashlib.sha256(settings.encode()).hexdigest()[:8], 16))
 
 
 def plan(name, folder, base=BASE, share=True):
@@ -95,15 +103,15 @@ def test_without_sharing_every_trial_trains_everything(tmp_path, name):
     """Whatever is stored."""
     store = Store(tmp_path / "store")
     fill(store, {(trunk_id(BASE.replace(seed=seed)), 8) for seed in (0, 1, 2)}, pretraining_ids(BASE.replace(seed=1)))
-    work = rehearse(plan(name, tmp_path, share=False), store)
-    assert work.trials == rehearse(plan(name, tmp_path), store).trials
+    work = rehearse(plan(name, tmp_path, share=False), store, first_wins)
+    assert work.trials == rehearse(plan(name, tmp_path), store, first_wins).trials
     assert (work.shared, work.trained, work.pretraining) == (0, 12 * work.trials, 3 * work.trials)
 
 
 def test_the_numbers_of_a_small_plan(tmp_path):
     """Four kernels, two seeds, nothing searched: a first stage per seed, a second stage per trial."""
     arms = [make_arm(name, BASE, {"kernel": name}, ()) for name in ("cosine", "rbf", "linear", "laplacian")]
-    work = rehearse(Plan(arms, tmp_path, samples=0, seeds=(1, 2)), Store(tmp_path))
+    work = rehearse(Plan(arms, tmp_path, samples=0, seeds=(1, 2)), Store(tmp_path), first_wins)
     assert work == Work(trials=8, first_stage=2 * 8, second_stage=8 * 4, shared=6 * 8, pretraining=2 * 3)
     assert (work.trained, work.asked) == (48, 96)
 
@@ -124,10 +132,10 @@ def test_what_is_stored_is_shared(tmp_path, count, seed):
         prefixes |= {(trunk_id(BASE.replace(seed=number)), epoch) for epoch in known}
     networks = {name for number in draw.sample((0, 1, 2), 2) for name in pretraining_ids(BASE.replace(seed=number))}
     fill(store, prefixes, networks)
-    work = rehearse(plan("search", tmp_path), store)
+    work = rehearse(plan("search", tmp_path), store, first_wins)
     assert work == count(plan("search", tmp_path), first_wins, prefixes, networks)
     assert len(store.entries()) == len(prefixes) + len(networks)
-    empty = rehearse(plan("search", tmp_path), Store(tmp_path / "none"))
+    empty = rehearse(plan("search", tmp_path), Store(tmp_path / "none"), first_wins)
     assert empty.asked == work.asked and empty.trained >= work.trained and empty.pretraining > work.pretraining
 
 
@@ -136,18 +144,18 @@ def test_a_shorter_prefix_that_is_not_stored_is_trained(tmp_path, count):
     prefixes = {(trunk_id(BASE.replace(seed=1)), 8)}
     store = Store(tmp_path)
     fill(store, prefixes, ())
-    assert rehearse(plan("defaults", tmp_path), store) == count(plan("defaults", tmp_path), first_wins, prefixes)
+    assert rehearse(plan("defaults", tmp_path), store, first_wins) == count(plan("defaults", tmp_path), first_wins, prefixes)
 
 
 def test_what_is_recorded_is_not_counted(tmp_path):
-    whole = rehearse(plan("defaults", tmp_path), Store(tmp_path / "store"))
+    whole = rehearse(plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins)
     one = plan("defaults", tmp_path)
     for _ in range(3):
         config = one.next().config
         one.progress(config.id, config.epochs)
         record = TrialRecord(config.id, dataclasses.asdict(config), status="finished")
         records.write_trial(trial_folder(tmp_path, config.id), record)
-    rest = rehearse(plan("defaults", tmp_path), Store(tmp_path / "store"))
+    rest = rehearse(plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins)
     assert whole.trials == 8 and rest.trials == 5 and rest.asked == 5 * BASE.epochs
 
 
@@ -158,7 +166,7 @@ def test_a_finished_plan_asks_for_nothing(tmp_path):
         record = TrialRecord(task.config.id, dataclasses.asdict(task.config), status="finished")
         records.write_trial(trial_folder(tmp_path, record.id), record)
         one.tell(record.id, record)
-    assert rehearse(plan("defaults", tmp_path), Store(tmp_path / "store")) == Work()
+    assert rehearse(plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins) == Work()
 
 
 @pytest.mark.parametrize(

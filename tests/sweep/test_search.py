@@ -12,7 +12,8 @@ from mldiv import records
 from mldiv.config import TrialConfig
 from mldiv.method.kernels import kernel_parameters
 from mldiv.records import TrialRecord, trial_folder
-from mldiv.sweep.plan import IMPORTANCE_TRIALS, Plan, make_arm, search_seeds
+from mldiv.sweep.arm import make_arm
+from mldiv.sweep.plan import IMPORTANCE_TRIALS, Plan, search_seeds
 from mldiv.sweep.search_space import OR_ZERO, suggest
 
 BASE = TrialConfig(data="digits", epochs=12, switch_epoch=8)

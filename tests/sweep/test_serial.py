@@ -11,7 +11,9 @@ from helpers.fake_trials import finish
 from mldiv.records import find_trial, trial_folder
 from mldiv.storage.cache import Store
 from mldiv.sweep import in_process
-from mldiv.sweep.plan import Plan, make_arm
+from mldiv.sweep.arm import make_arm
+from mldiv.sweep.plan import Plan
+from mldiv.training import attempt as attempt_module
 from mldiv.training.fit import fit
 
 MLDIV = Path(in_process.__file__).parents[1]
@@ -45,7 +47,7 @@ def test_a_trial_that_fails_leaves_its_traceback_and_the_others_go_on(tiny, tmp_
             raise RuntimeError("a rank died")
         return fit(config, *args, **options)
 
-    monkeypatch.setattr(in_process, "fit", broken)
+    monkeypatch.setattr(attempt_module, "fit", broken)
     one = plan(tmp_path, tiny)
     in_process.run(one, tmp_path, store=Store(tmp_path / "store"))
     ends = {item.arm: find_trial(tmp_path, item.trial) for item in one.assignments if item.phase == "repeat"}
@@ -68,7 +70,7 @@ def test_a_deadline_ends_it_and_the_same_call_goes_on(tiny, tmp_path, monkeypatc
         trained.append(config.id)
         return finish(folder.parents[1], config)
 
-    monkeypatch.setattr(in_process, "fit", recorded)
+    monkeypatch.setattr(attempt_module, "fit", recorded)
     left = iter([False] * trials + [True])
     one = plan(tmp_path, tiny)
     in_process.run(one, tmp_path, store=Store(tmp_path / "store"), deadline=lambda: next(left))

@@ -13,7 +13,6 @@ from helpers.trunk_trials import Killed, check_as_alone, cost, epochs_stored, ki
 
 from mldiv import records
 from mldiv.storage import cache as store_module
-from mldiv.storage import files
 from mldiv.storage.cache import Store
 from mldiv.training.first_stage import Trunk, trunk_id
 from mldiv.training.fit import fit
@@ -119,7 +118,7 @@ def test_a_damaged_pretrained_network_is_trained_anew(tiny, tmp_path, alone, led
 
 
 def test_a_full_store_costs_no_number(tiny, tmp_path, alone, monkeypatch):
-    write = files.write_atomically
+    write = records.write_atomically
 
     def full(path, data):
         if "entries" in path.parts:

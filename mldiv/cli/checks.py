@@ -1,0 +1,129 @@
+"""What a run of a study is refused for, before any work: flags, data, networks, places, the folder of another study.
+
+Every check raises ConfigError, naming the flag or setting, or DataError, naming the file.
+"""
+
+import tempfile
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from mldiv import setting
+from mldiv.cluster.nodes import local_resources
+from mldiv.config import ConfigError, TrialConfig, nearest
+from mldiv.datasets import ood, sources
+from mldiv.method.networks import build
+from mldiv.records import StudyRecord
+from mldiv.storage.object_store import Place, Remote, is_url
+from mldiv.sweep.search_space import SELECTION
+from mldiv.training.loop import dataset, steps_per_epoch
+
+#: Flags that are counts, and the least that each may be.
+COUNTS = {"seeds": 1, "samples": 0, "batch": 1, "workers": 1, "groups": 1}
+
+#: Fields of study.json in which a folder's study may differ from the one that continues it; settings are compared one by one.
+FREE = frozenset({"environment", "settings", "data", "chosen", "importance"})
+
+
+def check_flags(flags: Namespace) -> None:
+    """Whether flags can be what they say, each by itself and together."""
+    _check_counts(flags)
+    _check_ways(flags)
+    _check_shares(flags)
+
+
+def _check_counts(flags: Namespace) -> None:
+    """Whether every flag that is a number of things is large enough."""
+    for flag, least in COUNTS.items():
+        value = getattr(flags, flag)
+        if value is not None and value < least:
+            raise ConfigError(f"--{flag} {value}: must be at least {least}")
+    if not flags.store_size > 0:
+        raise ConfigError(f"--store-size {flags.store_size:g}: must be greater than zero")
+
+
+def _check_ways(flags: Namespace) -> None:
+    """Whether flags name a way of searching that there is, and of training that goes together."""
+    if flags.select not in SELECTION:
+        raise ConfigError(f"--select {flags.select!r} is unknown{nearest(flags.select, SELECTION)}")
+    needs_ray = {"workers": flags.workers > 1, "groups": flags.groups is not None, "stop-early": flags.stop_early}
+    for flag, given in needs_ray.items():
+        if given and flags.in_process:
+            raise ConfigError(f"--{flag} needs Ray: leave it out, or leave out --in-process")
+
+
+def _check_shares(flags: Namespace) -> None:
+    """Whether Ray can give such shares of a machine."""
+    cpus, gpus = flags.cpus_per_worker, flags.gpus_per_worker
+    if cpus is not None and not cpus > 0:
+        raise ConfigError(f"--cpus-per-worker {cpus:g}: must be greater than zero")
+    if gpus is not None and (not gpus >= 0 or (gpus > 1 and gpus % 1)):
+        raise ConfigError(f"--gpus-per-worker {gpus:g}: must be a fraction of one, or a whole number")
+
+
+def check_workers(flags: Namespace, configs: Sequence[TrialConfig]) -> None:
+    """Whether batches can be shared, and whether this machine has a processor for each worker (a cluster is asked later)."""
+    if flags.address == "local" and flags.workers > (cpus := int(local_resources()["CPU"])):
+        raise ConfigError(f"--workers {flags.workers}: this machine has {cpus} processors; take at most so many")
+    for config in configs:
+        if config.batch_size % flags.workers:
+            raise ConfigError(f"--workers {flags.workers}: the batch of {config.batch_size} cannot be shared evenly")
+
+
+def check_data(base: TrialConfig, download: bool) -> None:
+    """Whether the images are there, those of another kind too."""
+    root = Path(base.data_root) if base.data_root else None
+    sources.check(base.data, root, download=download)
+    ood.check(base.ood, root, base.data)
+
+
+def check_trials(configs: Sequence[TrialConfig]) -> None:
+    """Whether every arm's data fill a batch, and its network can be built for them."""
+    built = set()
+    for config in configs:
+        data = dataset(config)
+        steps_per_epoch(config, data)
+        shape = data.classes, data.channels, data.train.images.shape[-1]
+        if (config.arch, config.width, shape) in built:
+            continue
+        built.add((config.arch, config.width, shape))
+        try:
+            build(config.arch, classes=shape[0], channels=shape[1], width=config.width, seed=0, image_size=shape[2])
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+
+def check_writable(flag: str, place: Place, dry_run: bool) -> None:
+    """Whether a place can be written, or could be; a folder is made unless this is a dry run."""
+    try:
+        if is_url(place):
+            Remote(place).try_writing()
+            return
+        path = Path(place)
+        if not dry_run:
+            path.mkdir(parents=True, exist_ok=True)
+        nearest_folder = next(folder for folder in (path, *path.parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=nearest_folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--{flag} {place}: cannot be written ({error.strerror or error}); choose another folder") from None
+
+
+def check_same(here: StudyRecord, there: StudyRecord, place: Place) -> None:
+    """Whether a folder's study may be continued as this one.
+
+    Raises: ConfigError naming each field that differs, there and here.
+    """
+    compared = [(item.name, getattr(there, item.name), getattr(here, item.name)) for item in fields(StudyRecord)
+                if item.name not in FREE]  # fmt: skip
+    before: dict[str, Any] = {name: item.default for name, item in setting.fields(TrialConfig).items()} | there.settings
+    paths = setting.sparing(TrialConfig, setting.TRIAL)
+    compared += [(name, before[name], value) for name, value in here.settings.items() if name not in paths]
+    differing = [f"{name} ({old!r} there, {new!r} here)" for name, old, new in compared if old != new]
+    if differing:
+        raise ConfigError(
+            f"{place} holds another configuration of this study: {'; '.join(differing)}. "
+            "Use the same flags to continue it, or another --out"
+        )

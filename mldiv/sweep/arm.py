@@ -1,0 +1,83 @@
+"""An arm of a study: one value of its scientific setting, what is searched for it, and what the search has found."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from mldiv.config import TrialConfig
+from mldiv.records import TrialRecord
+from mldiv.sweep.search_space import DIVERSITY, RANGES, Ranges, applies
+
+
+@dataclass
+class Asked:
+    """A suggestion of the open batch: its trials, one for each search seed, and those that are answered, with their record
+    or with None where they left none."""
+
+    trial: optuna.Trial
+    ids: list[str]
+    records: dict[str, TrialRecord | None] = field(default_factory=dict)
+
+    @property
+    def answered(self) -> bool:
+        return len(self.records) == len(self.ids)
+
+
+@dataclass
+class Arm:
+    """One value of a study's scientific setting: what is fixed for it, what is searched, what its search has found.
+
+    member: whose scores judge its searched trials, a key of JUDGED.
+    """
+
+    name: str
+    config: TrialConfig
+    searched: tuple[str, ...]
+    ranges: Ranges = field(default_factory=lambda: RANGES)
+    member: str = "pair"
+    study: optuna.Study | None = None
+    batch: list[Asked] = field(default_factory=list)
+    suggested: list[TrialConfig] = field(default_factory=list)
+    pending: list[TrialConfig] = field(default_factory=list)
+    repeated: int = 0
+
+    def chosen(self) -> TrialConfig | None:
+        """The arm's configuration for the repeats: the best that was searched; None when no searched trial finished."""
+        if self.study is None:
+            return self.config
+        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return self.suggested[_best(self.study, done).number] if done else None
+
+
+def _best(study: optuna.Study, done: list[FrozenTrial]) -> FrozenTrial:
+    """The trial to go on with, as `Selection` says; of equals the first."""
+    if len(study.directions) == 1:
+        return min(done, key=lambda trial: (trial.value, trial.number))
+    front = sorted(study.best_trials, key=lambda trial: trial.number)
+    columns = list(zip(*(trial.values for trial in front), strict=True))
+
+    def distance(trial: FrozenTrial) -> float:
+        spans = [max(column) - min(column) or 1.0 for column in columns]
+        return sum(
+            ((value - min(column)) / span) ** 2 for value, column, span in zip(trial.values, columns, spans, strict=True)
+        )
+
+    return min(front, key=distance)
+
+
+def make_arm(
+    name: str, base: TrialConfig, changes: dict[str, Any], searched: tuple[str, ...], ranges: Ranges = RANGES,
+    member: str = "pair",
+) -> Arm:  # fmt: skip
+    """An arm: ``base`` with ``changes``; searched over ``searched`` less what the changes fix or what has no effect there.
+
+    Raises: ConfigError for a change that is no setting.
+    """
+    config = base.replace(**changes)
+    without = set(changes) | (set() if config.diverse else DIVERSITY)
+    kept = tuple(item for item in searched if item not in without)
+    free = {item for item in kept if item.startswith("kernel_")} if "kernel" in kept and applies("kernel", config) else set()
+    kept = tuple(item for item in kept if item in free or applies(item, config))
+    return Arm(name, config, kept, ranges, member)

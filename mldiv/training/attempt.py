@@ -1,0 +1,81 @@
+"""One attempt at a trial, with Ray and without: its folder and store opened, every epoch sent, an error made its record."""
+
+import contextlib
+import traceback
+
+from mldiv import distributed, records
+from mldiv.config import from_dict
+from mldiv.records import TrialRecord, TrialTask
+from mldiv.storage.object_store import Copy, working_copy
+from mldiv.storage.remote_cache import open_store
+from mldiv.training.fit import fit
+from mldiv.training.resume import Line, Report
+from mldiv.training.worker_cache import Workspace
+
+#: Seconds for which a finished trial's record is pushed again to an object store that refuses it.
+PATIENCE_SECONDS = 600.0
+
+
+class StudyOver(BaseException):
+    """A `Report` raises this when nobody waits for the trial any more: it is left as it is and goes on in a later run."""
+
+
+def attempt(task: TrialTask, *, workspace: Workspace, report: Report) -> TrialRecord:
+    """Train a trial, or what is left of it, in its folder; return its record. Called by every rank of a group alike.
+
+    Every epoch is sent before ``report`` hears of it; an epoch that could not be sent goes with the next. A store of the
+    trial's own is removed when the trial ends.
+
+    Nothing that befalls the trial alone is raised: after any Exception (settings or data that cannot be, a full disk, an object
+    store that has refused the end for PATIENCE_SECONDS) the record returned says "failed" and why, with the traceback, and so
+    does trial.json where it can be written, by rank 0. A rank that gets such a record may have left the others waiting in a
+    collective: the group is to be started anew. KeyboardInterrupt, StudyOver and other BaseExceptions pass.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = None
+        try:
+            folder = stack.enter_context(working_copy(task.folder, fetch=distributed.rank() == 0))
+            store = open_store(task.store or folder.local / "store", task.store_limit)
+            send_first = _sending(folder, report)
+            config, publish = from_dict(task.config), task.publish
+            record = fit(config, folder.local, store=store, workspace=workspace, publish=publish, report=send_first)
+            _end(folder, task)
+            return record
+        except Exception as error:
+            return _fail(folder, task, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+
+
+def _sending(folder: Copy, report: Report) -> Report:
+    """``report``, before which what has been written is sent."""
+
+    def send_first(line: Line) -> bool:
+        with contextlib.suppress(OSError):
+            folder.push()
+        return report(line)
+
+    return send_first
+
+
+def _end(folder: Copy, task: TrialTask) -> None:
+    """Send what is left to send (rank 0 alone). Raises: OSError when the object store goes on refusing it."""
+    if distributed.rank() == 0:
+        _remove_own_store(folder, task)
+        folder.push(patience=PATIENCE_SECONDS)
+
+
+def _fail(folder: Copy | None, task: TrialTask, reason: str) -> TrialRecord:
+    """The record of a failed trial, written and sent where that is possible (by rank 0 alone)."""
+    if folder is None or distributed.rank() > 0:
+        return TrialRecord(task.trial, task.config, status="failed", reason=reason)
+    _remove_own_store(folder, task)
+    record = records.failed_trial(folder.local, task, reason)
+    with contextlib.suppress(OSError):
+        records.write_trial(folder.local, record)
+        folder.push()
+    return record
+
+
+def _remove_own_store(folder: Copy, task: TrialTask) -> None:
+    if task.store is None:
+        with contextlib.suppress(OSError):  # left over, and no reason to lose the trial
+            folder.remove("store")

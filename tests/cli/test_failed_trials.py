@@ -1,0 +1,129 @@
+"""A trial that fails means the same with Ray and without: the same record, the same exit code, the others go on."""
+
+import json
+
+import pytest
+
+from mldiv.cli.main import main
+from mldiv.datasets.sources import DataError
+from mldiv.records import find_trial, read_assignments
+from mldiv.storage.object_store import Copy, working_copy
+from mldiv.study import Study
+from mldiv.training import attempt
+
+pytestmark = pytest.mark.ray
+
+TINY = [
+    "epochs=2", "switch_epoch=1", "pretrain_epochs=1", "train_size=48", "validation_size=24", "test_size=24", "width=0.25",
+    "batch_size=16", "test_samples=2", "validation_samples=1", "fusion_dim=16", "ood=none",
+]  # fmt: skip
+STUDY = Study(
+    name="two", question="What do both give?", scientific="method", searched=("alpha",), baseline="plain",
+    arms={"plain": {"alpha": 0.0, "beta": 0.0}, "both": {}},
+)  # fmt: skip
+FLAGS = ["--preset", "demo", "--seeds", "1", "--samples", "1", *(f"--set={one}" for one in TINY)]
+WAYS = ["in this process", "on Ray"]
+
+
+@pytest.fixture(params=WAYS)
+def way(request, shared_cluster, threads):
+    """The flags of a way of training. Ray's groups are threads of this process, so that what is patched here is patched there;
+    its clients are processes of their own."""
+    return ["--in-process"] if request.param == WAYS[0] else ["--address", shared_cluster.address, "--groups", "1"]
+
+
+def failing(error, where=lambda config: config.alpha > 0 and config.seed == 1):
+    fit = attempt.fit
+
+    def fit_or_fail(config, folder, **options):
+        if where(config):
+            raise error
+        return fit(config, folder, **options)
+
+    return fit_or_fail
+
+
+def ended(place):
+    """How every trial ended, by arm and phase: status, the first line of the reason, and whether there is a traceback."""
+    with working_copy(place, fetch=False) as copy:
+        copy.pull_study()
+        found = {}
+        for item in read_assignments(copy.local):
+            record = find_trial(copy.local, item.trial)
+            first, _, rest = (record.reason or "").partition("\n")
+            found[item.arm, item.phase] = record.status, first, rest.startswith("Traceback")
+        return found
+
+
+WELL = ("finished", "", False)
+ALL_WELL = {("plain", "repeat"): WELL, ("both", "search"): WELL, ("both", "repeat"): WELL}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
+        (DataError("images: no such folder"), "DataError: images: no such folder"),
+        (RuntimeError("a rank died"), "RuntimeError: a rank died"),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, Exception) else "",
+)
+def test_a_trial_that_fails(way, error, said, tmp_path, monkeypatch, capsys):
+    argv = [*FLAGS, *way, "--out", str(tmp_path / "x")]
+    with monkeypatch.context() as patch:
+        patch.setattr(attempt, "fit", failing(error))
+        assert main(STUDY, lambda folder, place: "the table", argv) == 1
+    out, err = capsys.readouterr()
+    assert "the table" in out
+    assert f"two: 1 trials failed, the first: {said}\n" in err
+    assert "Traceback" not in err
+    assert ended(tmp_path / "x") == ALL_WELL | {("both", "repeat"): ("failed", said, True)}
+    assert main(STUDY, lambda folder, place: "the table", argv) == 0
+    assert ended(tmp_path / "x") == ALL_WELL
+
+
+def test_a_search_of_which_every_trial_fails(way, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(attempt, "fit", failing(OSError(5, "Input/output error"), lambda config: True))
+    assert main(STUDY, lambda folder, place: "", [*FLAGS, *way, "--out", str(tmp_path / "x")]) == 1
+    failed = ("failed", "OSError: [Errno 5] Input/output error", True)
+    assert ended(tmp_path / "x") == {("plain", "repeat"): failed, ("both", "search"): failed}
+    assert "two: 2 trials failed, the first: OSError: [Errno 5] Input/output error\n" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_an_end_that_cannot_be_sent(way, shared_cluster, tmp_path, monkeypatch, capsys):
+    """Of one trial, to an object store; what is sent later, its failure among it, gets there."""
+    place = f"{shared_cluster.bucket}/{tmp_path.name}"
+    argv = [*FLAGS, *way, "--out", f"{place}/two"]
+    push, refused = Copy.push, []
+
+    def refuse_one(copy, folders=True, patience=0.0):
+        record = copy.local / "trial.json"
+        if patience and folders and record.exists():
+            config = json.loads(record.read_text())["config"]
+            if config["alpha"] > 0 and config["seed"] == 1:
+                refused.append(copy)
+                raise OSError("the object store refuses it")
+        push(copy, folders, patience)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Copy, "push", refuse_one)
+        assert main(STUDY, lambda folder, place: "", argv) == 1
+    assert len(refused) == 1
+    said = "OSError: the object store refuses it"
+    assert f"two: 1 trials failed, the first: {said}\n" in capsys.readouterr().err
+    assert ended(f"{place}/two") == ALL_WELL | {("both", "repeat"): ("failed", said, True)}
+    assert main(STUDY, lambda folder, place: "", argv) == 0
+    assert ended(f"{place}/two") == ALL_WELL
+
+
+def test_ctrl_c_ends_the_study(way, tmp_path, monkeypatch, capsys):
+    def interrupt(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mldiv.cli.progress.Display.update", interrupt)
+    assert main(STUDY, lambda folder, place: "", [*FLAGS, *way, "--out", str(tmp_path / "x")]) == 130
+    assert "To continue: run the same command again." in capsys.readouterr().err
+    found = [find_trial(tmp_path / "x", path.name) for path in (tmp_path / "x" / "trials").iterdir()]
+    assert found
+    assert not any(record is not None and record.status == "failed" for record in found)
