@@ -57,7 +57,8 @@ def caption(study: StudyData) -> list[str]:
 
 def _members(study: StudyData) -> str:
     single = [arm for arm in study.arms if study.member(arm) == "peers"]
-    return f"the pair's joint prediction (of {', '.join(single)}: of a network alone, mean of both)" if single else (
+    every = "both" if study.header.settings.get("peers", 2) == 2 else "all"
+    return f"the pair's joint prediction (of {', '.join(single)}: of a network alone, mean of {every})" if single else (
         "the pair's joint prediction"
     )  # fmt: skip
 

@@ -21,14 +21,14 @@ from itertools import accumulate
 from pathlib import Path
 
 import torch
-from rivals import CHANNELS, CLASSES, TRAIN_IMAGES, bayesian_torch_network, missing
+from rivals import SHAPES, bayesian_torch_network, missing
 from timing import Load, caption, interleaved, median, ratio, seconds, table
 from torch import Tensor, nn
 
 from mldiv.config import TrialConfig
 from mldiv.evaluation.predictive import predict
-from mldiv.method.pair import MutualPair
 from mldiv.method.posterior import GaussianPosterior
+from mldiv.training.loop import make_pair
 
 BATCH_IMAGES, SIDE_PIXELS = 128, 32
 #: How many weight samples vmap takes at once.
@@ -44,7 +44,7 @@ Predict = Callable[[Tensor], Tensor]
 
 def ways(config: TrialConfig, images: Tensor, samples: int, library: bool) -> tuple[dict[str, Predict], float]:
     """Every way to predict, as a function of a batch; and the seconds in which mldiv draws its weight samples."""
-    peer = MutualPair(config, CLASSES, CHANNELS, TRAIN_IMAGES).peer_1.to(images.device)
+    peer = make_pair(config, SHAPES, images.device).peers[0]
     settle(peer, images)
     stream = torch.Generator(images.device).manual_seed(0)
 
@@ -111,7 +111,8 @@ def main() -> None:
     torch.backends.fp32_precision = "ieee"
     device, absent, load = torch.device(flags.device), missing("bayesian-torch"), Load()
     count = flags.images or (512 if flags.device == "cpu" else 10_000)
-    images = torch.randn(count, CHANNELS, SIDE_PIXELS, SIDE_PIXELS, generator=torch.Generator().manual_seed(0)).to(device)
+    noise = torch.Generator().manual_seed(0)
+    images = torch.randn(count, SHAPES.channels, SIDE_PIXELS, SIDE_PIXELS, generator=noise).to(device)
     batches = images.split(BATCH_IMAGES)
     config = TrialConfig(arch=flags.arch, batch_size=BATCH_IMAGES)
     found, drawing = ways(config, batches[0], flags.samples, library=not absent)

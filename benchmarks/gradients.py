@@ -20,8 +20,8 @@ from mldiv.method.pair import MutualPair
 from mldiv.presets import configure
 from mldiv.seeding import generator
 from mldiv.storage.cache import Store
-from mldiv.training.loop import dataset, epoch_batches, make_optimizer, train_epoch
-from mldiv.training.pretraining import PURPOSES, pretrained
+from mldiv.training.loop import dataset, epoch_batches, make_optimizer, make_pair, train_epoch
+from mldiv.training.pretraining import pretrained, purposes
 
 CPU = torch.device("cpu")
 BATCHES = 4
@@ -48,7 +48,7 @@ FEATURE = {
 def lengths(pair: MutualPair, config: TrialConfig, epoch: int) -> dict[str, float]:
     """Mean over batches of each unweighted term's gradient norm in peer 1's means; W2² and F themselves."""
     data, sums = dataset(config), dict[str, float]()
-    count = pair.peer_1.mean.numel()
+    count = pair.peers[0].mean.numel()
     streams = [generator(config.seed, f"gradients {index}", epoch, CPU) for index in (1, 2)]
     batches = epoch_batches(config, data, epoch, "gradients", CPU)
     pair.train()
@@ -59,13 +59,13 @@ def lengths(pair: MutualPair, config: TrialConfig, epoch: int) -> dict[str, floa
             sums[name] = sums.get(name, 0.0) + _length(value, pair) / BATCHES
     for name, value in pair.named_buffers():  # the measurement leaves no trace in the batch norms
         value.copy_(buffers[name])
-    sums["value of W2²"] = float(pair.squared_w2())
-    sums["value of F"] = float(feature_kl(pair, data, "train", epoch=epoch, device=CPU, own=True))
+    sums["value of W2²"] = float(pair.distance("w2"))
+    sums["value of F"] = float(feature_kl(config, pair, data, "train", epoch=epoch, device=CPU, own=True))
     return sums
 
 
 def _length(value: Tensor, pair: MutualPair) -> float:
-    (gradient,) = torch.autograd.grad(value, pair.peer_1.mean, retain_graph=True, allow_unused=True)
+    (gradient,) = torch.autograd.grad(value, pair.peers[0].mean, retain_graph=True, allow_unused=True)
     return 0.0 if gradient is None else float(gradient.norm())
 
 
@@ -78,20 +78,15 @@ def _terms(
             peer(images, weights=peer.mean + sigma * drawn)
             for peer, sigma, drawn in zip(pair.peers, sigmas, noise, strict=True)
         ]
-    (logits_1, features_1), (logits_2, features_2) = outputs
-    mutual = pair._mutual_terms(logits_1, logits_2, labels)
-    found = {
-        "cross-entropy": mutual["nll_1"],
-        "mutual": mutual["mutual_1"],
-        "KL to the prior / N": pair._prior_terms(sigmas[0], sigmas[1])["kl_1"],
-    }
-    distance, count = pair.squared_w2(), pair.peer_1.mean.numel()
+    terms = pair.data_terms([logits for logits, _ in outputs], labels) | pair.prior_terms(sigmas)
+    found = {"cross-entropy": terms["nll"][0], "mutual": terms["mutual"][0], "KL to the prior / N": terms["kl"][0]}
+    distance, count = pair.distance("w2"), pair.peers[0].mean.numel()
     for name, (transform, normalization) in PARAMETER.items():
         scale = losses.transform_scale(normalization, distance, count)
         if switched and normalization == "switch":
             scale = pair.param_scale
         found[name] = losses.TRANSFORMS[transform](distance / scale)
-    divergence, _ = pair.feature_divergences(features_1, features_2)
+    divergence, _ = pair.feature_divergences([features for _, features in outputs])
     for name, (transform, normalization) in FEATURE.items():
         scale = losses.transform_scale(normalization, divergence, 1)
         if switched and normalization == "switch":
@@ -104,9 +99,9 @@ def train(config: TrialConfig, at: list[int], store: Store) -> dict[int, dict[st
     """`lengths` after each number of epochs in ``at``."""
     torch.set_num_threads(1)
     data = dataset(config)
-    pair = MutualPair(config, data.classes, data.channels, len(data.train), image_size=data.train.images.shape[-1])
-    for index, purpose in PURPOSES[config.initialization]:
-        pair.peers[index - 1].load_means(pretrained(config, data, store, CPU, purpose)[0])
+    pair = make_pair(config, data.shapes)
+    for number, purpose in purposes(config):
+        pair.peers[number - 1].load_means(pretrained(config, data, store, CPU, purpose)[0])
     optimizer, found = make_optimizer(config, pair), {}
     for epoch in range(config.epochs + 1):
         if epoch in at:
@@ -116,8 +111,8 @@ def train(config: TrialConfig, at: list[int], store: Store) -> dict[int, dict[st
             break
         diverse = epoch >= config.first_stage
         if epoch == config.first_stage:
-            pair.set_scales(feature_kl(pair, data, "train", epoch=epoch, device=CPU, own=True))
-        train_epoch(pair, pair, optimizer, data, epoch, diverse, CPU)
+            pair.set_scales(feature_kl(config, pair, data, "train", epoch=epoch, device=CPU, own=True))
+        train_epoch(config, pair, pair, optimizer, data, epoch, diverse, CPU)
     return found
 
 

@@ -47,15 +47,15 @@ FAULTS = (
         ("tests/method/test_posterior.py",),
     ),
     Fault(
-        "pair", "mldiv/method/pair.py", "peer 2's feature term is not detached from peer 1",
-        "divergence(p_2, p_1.detach())",
-        "divergence(p_2, p_1)",
+        "pair", "mldiv/method/pair.py", "a peer's feature term is not detached from the others",
+        "losses.feature_kl(own, other.detach(), **named)",
+        "losses.feature_kl(own, other, **named)",
         ("tests/method/test_pair.py",),
     ),
     Fault(
         "pair", "mldiv/method/pair.py", "with normalization mean the feature KL too is divided by the number of weights",
-        "losses.transform_scale(config.feature_normalization, feature_kl, 1)",
-        "losses.transform_scale(config.feature_normalization, feature_kl, count)",
+        "losses.transform_scale(objective.feature_normalization, feature_kl, 1)",
+        "losses.transform_scale(objective.feature_normalization, feature_kl, count)",
         ("tests/method/test_pair.py",),
     ),
     # Training and going on
@@ -79,7 +79,7 @@ FAULTS = (
     ),
     Fault(
         "streams", "mldiv/training/loop.py", "both peers draw the same weight noise in training",
-        'generator(config.seed, f"weights {index}", epoch, device)',
+        'generator(config.seed, f"weights {number}", epoch, device)',
         'generator(config.seed, "weights", epoch, device)',
         ("tests/training/test_steps.py", "tests/training/test_fit.py", "tests/method/test_pair.py"),
     ),

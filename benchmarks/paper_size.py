@@ -108,7 +108,7 @@ def prepare(flags: argparse.Namespace, base: TrialConfig) -> None:
     if (flags.out / "study.json").exists():
         before = records.read_study(flags.out)
         here = {name: header.environment[name] for name in ("device", "torch")} | asdict(base)
-        there = before.environment | before.settings
+        there = asdict(TrialConfig()) | before.environment | before.settings
         if differing := [f"{name} ({there.get(name)} there)" for name, value in here.items() if there.get(name) != value
                          and name != "data_root"]:  # fmt: skip
             raise ConfigError(
@@ -245,7 +245,7 @@ def validation_seconds(base: TrialConfig, workspace: Workspace) -> float:
     pair = workspace.pair(base, data)
     for _ in range(2):
         began = time.perf_counter()
-        predictives(pair, data, "validation", samples=base.validation_samples, epoch=0, device=workspace.device)
+        predictives(base, pair, data, "validation", samples=base.validation_samples, epoch=0, device=workspace.device)
         if workspace.device.type == "cuda":
             torch.cuda.synchronize()
     return time.perf_counter() - began
@@ -261,7 +261,9 @@ def epoch_seconds(base: TrialConfig, workspace: Workspace, diverse: bool) -> flo
     optimizer = make_optimizer(base, pair)
     for epoch in range(2):
         began = time.perf_counter()
-        train_epoch(pair, pair, optimizer, data, epoch, diverse, workspace.device)  # reads the terms: waits for the device
+        train_epoch(
+            base, pair, pair, optimizer, data, epoch, diverse, workspace.device
+        )  # reads the terms: waits for the device
     return time.perf_counter() - began
 
 

@@ -24,12 +24,13 @@ from timing import Step
 from torch import Tensor, nn
 
 from mldiv.config import TrialConfig
+from mldiv.datasets.splits import Shapes
 from mldiv.evaluation.predictive import precision
 from mldiv.method import losses
-from mldiv.method.pair import network
+from mldiv.training.loop import network
 
 #: Training images by which the KL is divided, classes and channels, as in the step benchmark.
-TRAIN_IMAGES, CLASSES, CHANNELS = 50_000, 10, 3
+SHAPES = Shapes(classes=10, channels=3, train_images=50_000)
 
 #: The defaults that bayesian-torch documents.
 BAYESIAN_TORCH = {
@@ -61,7 +62,7 @@ def torch_uncertainty(config: TrialConfig, images: Tensor, labels: Tensor) -> St
     """torch-uncertainty's Bayesian layers and KLDiv."""
     from torch_uncertainty.losses import KLDiv
 
-    peers = [network(config, CLASSES, CHANNELS, f"peer {index}") for index in (1, 2)]
+    peers = [network(config, SHAPES, f"peer {number}") for number in (1, 2)]
     for peer in peers:
         _replace_layers(peer)
     return mutual_step(config, images, labels, peers, [KLDiv(peer) for peer in peers])
@@ -70,7 +71,7 @@ def torch_uncertainty(config: TrialConfig, images: Tensor, labels: Tensor) -> St
 def _bayesian_torch(config: TrialConfig, images: Tensor, labels: Tensor, kind: str) -> Step:
     from bayesian_torch.models.dnn_to_bnn import get_kl_loss
 
-    peers = [bayesian_torch_network(config, f"peer {index}", kind) for index in (1, 2)]
+    peers = [bayesian_torch_network(config, f"peer {number}", kind) for number in (1, 2)]
     return mutual_step(config, images, labels, peers, [partial(get_kl_loss, peer) for peer in peers])
 
 
@@ -78,7 +79,7 @@ def bayesian_torch_network(config: TrialConfig, purpose: str, kind: str) -> nn.M
     """The configured architecture after `dnn_to_bnn`; kind is Reparameterization or Flipout."""
     from bayesian_torch.models.dnn_to_bnn import dnn_to_bnn
 
-    module = network(config, CLASSES, CHANNELS, purpose)
+    module = network(config, SHAPES, purpose)
     dnn_to_bnn(module, BAYESIAN_TORCH | {"type": kind})
     return module
 
@@ -110,7 +111,8 @@ def mutual_step(config: TrialConfig, images: Tensor, labels: Tensor, peers: list
             first, second = (peer(images)[0] for peer in peers)
             mutual = [losses.logit_mutual(*both, config.temperature) for both in ((first, second), (second, first))]
             loss = losses.expected_nll(first, labels) + losses.expected_nll(second, labels)
-            loss = loss + config.kl_weight / TRAIN_IMAGES * (kl[0]() + kl[1]()).sum() + config.mutual_weight * sum(mutual)
+            loss = loss + config.kl_weight / SHAPES.train_images * (kl[0]() + kl[1]()).sum()
+            loss = loss + config.mutual_weight * sum(mutual)
         optimizer.zero_grad()
         loss.backward()
         for peer in peers:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rivals import CHANNELS, CLASSES, LIBRARIES, RIVALS, TRAIN_IMAGES, missing
+from rivals import LIBRARIES, RIVALS, SHAPES, missing
 from timing import Load, Rounds, Step, caption, interleaved, median, ratio, table
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -27,9 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mldiv.config import TrialConfig
 from mldiv.evaluation.predictive import precision
-from mldiv.method.pair import MutualPair, network
 from mldiv.seeding import generator
-from mldiv.training.loop import make_optimizer, train_step
+from mldiv.training.loop import make_optimizer, make_pair, network, train_step
 
 DETERMINISTIC, STAGE_ONE, STAGE_TWO = "deterministic", "mldiv stage one", "mldiv stage two"
 
@@ -53,7 +52,7 @@ class Case:
 
 
 def deterministic_pair(config: TrialConfig, images: Tensor, labels: Tensor) -> Step:
-    modules = nn.ModuleList(network(config, CLASSES, CHANNELS, f"peer {index}") for index in (1, 2))
+    modules = nn.ModuleList(network(config, SHAPES, f"peer {number}") for number in (1, 2))
     modules.to(images.device).to(memory_format=_layout(config))
     optimizer = torch.optim.SGD(modules.parameters(), lr=1e-3, momentum=config.momentum, fused=True)
 
@@ -72,17 +71,17 @@ def deterministic_pair(config: TrialConfig, images: Tensor, labels: Tensor) -> S
 def bayesian_pair(config: TrialConfig, images: Tensor, labels: Tensor, diverse: bool) -> Step:
     """A step as `mldiv.training.loop.train_epoch` makes them: of stage two where ``diverse``."""
     device = images.device
-    pair = MutualPair(config, CLASSES, CHANNELS, TRAIN_IMAGES).to(device).to(memory_format=_layout(config))
+    pair = make_pair(config, SHAPES, device).to(memory_format=_layout(config))
     pair.fusion.requires_grad_(diverse)
     pair.set_scales(torch.tensor(0.01, device=device))
     optimizer = make_optimizer(config, pair)
     for group in optimizer.param_groups:
         group["lr"] = 1e-3
-    streams = [generator(config.seed, f"weights {index}", 0, device) for index in (1, 2)]
+    streams = [generator(config.seed, f"weights {number}", 0, device) for number in (1, 2)]
 
     def step() -> None:
-        noise = [torch.randn(pair.peer_1.mean.numel(), generator=stream, device=device) for stream in streams]
-        train_step(pair, pair, optimizer, images, labels, noise, diverse)
+        noise = [torch.randn(pair.peers[0].mean.numel(), generator=stream, device=device) for stream in streams]
+        train_step(config, pair, pair, optimizer, images, labels, noise, diverse)
 
     return step
 
@@ -94,8 +93,8 @@ def _layout(config: TrialConfig) -> torch.memory_format:
 def prepare(case: Case, device: torch.device, rivals: dict[str, Method]) -> tuple[dict[Key, Step], list[str]]:
     """Every method in every setting after a first step, and a note on each that fails."""
     stream = torch.Generator().manual_seed(0)
-    images = torch.randn(case.batch, CHANNELS, case.side, case.side, generator=stream).to(device)
-    labels = torch.randint(CLASSES, (case.batch,), generator=stream).to(device)
+    images = torch.randn(case.batch, SHAPES.channels, case.side, case.side, generator=stream).to(device)
+    labels = torch.randint(SHAPES.classes, (case.batch,), generator=stream).to(device)
     steps: dict[Key, Step] = {}
     notes = []
     for setting, (kind, channels_last) in SETTINGS.items():

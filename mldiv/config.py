@@ -69,7 +69,7 @@ def _a_third_to_five_sixths(name: str, trial: Any, config: "TrialConfig") -> int
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """One trial: a pair of Bayesian networks, their data, losses and schedule. METHOD items are marked [stated] or [chosen]."""
+    """One trial: its Bayesian networks, their data, losses and schedule. METHOD items are marked [stated] or [chosen]."""
 
     # Data.
     data: str = _peers("digits", "the data set", choices=DATASETS)
@@ -92,6 +92,11 @@ class TrialConfig:
     arch: str = setting("resnet20", "the peers' network", choices=MODELS)
     width: float = setting(1.0, "factor of the network's channels", ge=0.01, le=64)
 
+    peers: int = _peers(
+        2, "networks that learn from each other: 1, a network alone; 2 [stated]; more, each learns the mean of what it would "
+        "learn from each of the others [chosen]", ge=1, le=8, new=True,
+    )  # fmt: skip
+
     # Posterior.
     initial_sigma: float = _peers_tensor(
         0.03,
@@ -108,7 +113,7 @@ class TrialConfig:
     initialization: str = _peers_tensor(
         "scratch_pretrained",
         "peer 1 from scratch and peer 2 with the means of a pretrained deterministic network [stated]; both from scratch; both "
-        "pretrained, from two networks of different seeds or (pretrained_same) from one",
+        "pretrained, from two networks of different seeds or (pretrained_same) from one; further peers as peer 2",
         choices=INITIALIZATIONS,
     )
     pretrain_epochs: int = _schedule(30, "epochs of the deterministic pretraining", ge=0, le=10**6)
@@ -222,7 +227,7 @@ class TrialConfig:
     @property
     def diverse(self) -> bool:
         """Whether a diversity term acts in this trial at all."""
-        return (self.alpha > 0 or self.beta > 0) and self.switch_epoch < self.epochs
+        return self.peers > 1 and (self.alpha > 0 or self.beta > 0) and self.switch_epoch < self.epochs
 
     @property
     def first_stage(self) -> int:

@@ -17,7 +17,7 @@ import math
 import os
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -35,14 +35,26 @@ STATUSES = FINAL | {"running", "failed"}
 #: What a trial cost: epochs that it trained itself, that it took from the store, and of pretraining that it trained.
 COSTS = ("epochs_trained", "epochs_shared", "pretraining_epochs_trained")
 
-MEMBERS = ("peer_1", "peer_2", "pair")
-
-#: Which predictions an arm is judged by: those of both peers together, or each peer's own (a score is then their mean).
-JUDGED: dict[str, tuple[str, ...]] = {"pair": ("pair",), "peers": ("peer_1", "peer_2")}
+#: The member that is all peers together, however many they are.
+PAIR = "pair"
 
 
 class RecordError(ValueError):
     """A record that cannot be read; the message names the file and what is wrong with it."""
+
+
+def members_of(peers: int) -> tuple[str, ...]:
+    """Name whose predictions a trial with so many peers records: peer_1, peer_2, ..., and all of them together."""
+    return (*(f"peer_{number}" for number in range(1, peers + 1)), PAIR)
+
+
+def scored_by(member: str, members: Iterable[str]) -> tuple[str, ...]:
+    """Say by which of ``members`` an arm is judged: by all peers together ("pair") or by each peer alone ("peers", a score is
+    then their mean).
+
+    Raises: KeyError for another ``member``.
+    """
+    return {"pair": (PAIR,), "peers": tuple(one for one in members if one != PAIR)}[member]
 
 
 @dataclass
@@ -91,7 +103,7 @@ class StudyRecord:
     """``study.json``: a study's question and design, the base configuration of its trials, what its searches chose.
 
     arms: in the order of the tables; changes: by arm, what it sets in ``settings``; compare: arms that are compared with the
-    baseline; contrasts: name -> arms' weights; members: arm -> a key of JUDGED, where not "pair"; samples: Optuna trials of
+    baseline; contrasts: name -> arms' weights; members: arm -> "pair" or "peers", where not "pair"; samples: Optuna trials of
     each searched arm, each trained with every one of search_seeds; searched: by arm, the settings; batch: suggestions open at
     once; surface: alpha's and beta's positive range, where their response surface is drawn; data: the data in words;
     world_size: worker processes of a trial. chosen and importance come at the study's end: by arm, the settings that its

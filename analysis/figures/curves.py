@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 
 from analysis.figures import html, svg
 from analysis.figures.palette import Style
-from analysis.records.load import Curve, StudyData
-from mldiv.records import JUDGED
+from analysis.records.load import Curve, StudyData, of_peers
 
 #: With more arms than this, bands would hide the curves.
 BAND_ARMS = 8
@@ -74,18 +73,21 @@ def read(study: StudyData) -> dict[str, list[Curve]]:
     return found
 
 
-def of_member(curve: Curve, name: str, member: str) -> np.ndarray:
-    """Return the score [epochs] of those the arm is judged by; diversity is of both peers anyway."""
+def of_member(curve: Curve, name: str, member: str) -> np.ndarray | None:
+    """Return the score [epochs] of those the arm is judged by, None where the lines hold none; diversity is of all peers."""
     if member == "pair" or name not in ("nll", "accuracy"):
         return curve.values[name]
-    return np.mean([curve.values[f"{network}_{name}"] for network in JUDGED[member]], axis=0)
+    each = of_peers(curve.values, name)
+    return np.mean(each, axis=0) if each else None
 
 
 def means(study: StudyData, curves: Mapping[str, list[Curve]], name: str) -> dict[str, Mean]:
     """Average each arm's curves of ``name``; arms without a single value are left out."""
     found = {}
     for arm, several in curves.items():
-        mean = aggregate([curve.epoch for curve in several], [of_member(curve, name, study.member(arm)) for curve in several])
+        values = [of_member(curve, name, study.member(arm)) for curve in several]
+        known = [(curve.epoch, value) for curve, value in zip(several, values, strict=True) if value is not None]
+        mean = aggregate([epoch for epoch, _ in known], [value for _, value in known])
         if mean is not None:
             found[arm] = mean
     return found
@@ -110,11 +112,13 @@ def diversity(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mappi
     for title, name, scale, factor in DIVERSITY:
         if by_arm := means(study, curves, name):
             panels.append(_panel(title, f"curve-{name}", by_arm, curves, styles, scale, factor))
+    if not panels:
+        return html.paragraph("No arm has more than one network, or no line says how they differ.")
     what = (
-        "How different the two peers are after every epoch: squared Wasserstein distance of their posteriors over the number "
-        "of weights; cosine between their posterior means, averaged over layers (1: same direction, 0: unrelated, below 0: "
-        "opposed); KL between the similarities that their features give to a batch of validation images; share of validation "
-        "images on which they predict different classes"
+        "How different the peers are after every epoch (where they are more than two, mean over pairs of them): squared "
+        "Wasserstein distance of their posteriors over the number of weights; cosine between their posterior means, averaged "
+        "over layers (1: same direction, 0: unrelated, below 0: opposed); KL between the similarities that their features give "
+        "to a batch of validation images; share of validation images on which they predict different classes"
     )
     return html.figure(panels, _caption(what, curves), html.legend({arm: styles[arm] for arm in curves}))
 

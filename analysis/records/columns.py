@@ -1,6 +1,6 @@
 """Define the tables' columns: what each is called, where its number comes from, which way is better. Add one to COLUMNS."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.records.repeats import Repeat
 from analysis.stats.calibration import debiased_calibration_error, null_ece
-from mldiv.records import JUDGED
+from mldiv.records import scored_by
 
 Value = Callable[[Repeat], float | None]
 
@@ -32,14 +32,15 @@ class Column:
 def mean_over_members(scores: dict[str, dict[str, Any]], member: str, name: str) -> float | None:
     """Average the score ``name`` over the networks that ``member`` is judged by; None unless each has one.
 
-    scores: by network (a key of a record's ``test``, say) and name; member: a key of JUDGED.
+    scores: by network (a key of a record's ``test``, say) and name; member: "pair" or "peers".
     """
-    return _mean([scores.get(network, {}).get(name) for network in JUDGED[member]])
+    return _mean([scores.get(network, {}).get(name) for network in scored_by(member, scores)])
 
 
-def _mean(values: list[float | None]) -> float | None:
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Average the values; None where there is none, or one is None."""
     known = [value for value in values if value is not None]
-    return float(np.mean(known)) if len(known) == len(values) else None
+    return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
 def _test(name: str, member: str | None = None) -> Value:
@@ -55,7 +56,8 @@ def _uncertainty(name: str) -> Value:
 
 
 def _temperature(repeat: Repeat) -> float | None:
-    return _mean([repeat.record.calibration_temperature.get(network) for network in JUDGED[repeat.member]])
+    temperatures = repeat.record.calibration_temperature
+    return _mean([temperatures.get(network) for network in scored_by(repeat.member, temperatures)])
 
 
 def _last(name: str) -> Value:

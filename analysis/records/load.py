@@ -1,5 +1,6 @@
 """Read a study folder as data: its header, its trials, what could not be read. Nothing is computed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 
 from mldiv.records import (
-    JUDGED,
+    PAIR,
     RecordError,
     StudyRecord,
     TrialRecord,
@@ -17,17 +18,15 @@ from mldiv.records import (
     read_lines,
     read_study,
     read_trial,
+    scored_by,
     trial_folder,
 )
 
-#: What a curve holds of every epoch's line: path in the line. Cosines of the means are averaged over layers.
+#: What a curve holds of every epoch's line: path in the line. Cosines of the means are averaged over layers. Each peer's NLL
+#: and accuracy come beside, as peer_1_nll and so on.
 CURVES = {
     "nll": ("validation", "pair", "nll"),
     "accuracy": ("validation", "pair", "accuracy"),
-    "peer_1_nll": ("validation", "peer_1", "nll"),
-    "peer_2_nll": ("validation", "peer_2", "nll"),
-    "peer_1_accuracy": ("validation", "peer_1", "accuracy"),
-    "peer_2_accuracy": ("validation", "peer_2", "accuracy"),
     "w2_per_weight": ("diversity", "w2_per_weight"),
     "cosine": ("diversity", "cosine"),
     "feature_kl": ("diversity", "feature_kl"),
@@ -38,7 +37,8 @@ CURVES = {
 
 @dataclass(frozen=True)
 class Curve:
-    """A trial epoch by epoch: stage 1 or 2, values by the names of CURVES, NaN where not computed; each [epochs]."""
+    """A trial epoch by epoch: stage, 1 or 2; values by the names of CURVES and of the peers' scores, NaN where not computed;
+    each [epochs]."""
 
     epoch: np.ndarray
     stage: np.ndarray
@@ -121,7 +121,7 @@ class StudyData:
         return "development images, held out from the training set" if self.development else "test data"
 
     def member(self, arm: str) -> str:
-        """Return whose predictions the arm is judged by: a key of JUDGED."""
+        """Return whose predictions the arm is judged by: "pair" or "peers"."""
         return self.header.members.get(arm, "pair")
 
     def finished(self, arm: str) -> dict[int, TrialRecord]:
@@ -158,7 +158,7 @@ class StudyData:
         """Read the test predictions of the arm's members in a finished repeat; None, named in ``problems``, if damaged."""
         path = trial_folder(self.folder, self.records[arm, seed].id) / "predictions.parquet"
         try:
-            return _read_predictions(path, JUDGED[self.member(arm)])
+            return _read_predictions(path, self.member(arm))
         except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
             self._note(f"{path.relative_to(self.folder)} cannot be read ({type(error).__name__})")
             return None
@@ -198,7 +198,14 @@ def _record(study: StudyData, trial: str) -> TrialRecord | None:
 
 def _curve(lines: list[dict[str, Any]]) -> Curve:
     epoch, stage = (np.array([line[name] for line in lines]) for name in ("epoch", "stage"))
-    return Curve(epoch, stage, {name: np.array([_at(line, path) for line in lines]) for name, path in CURVES.items()})
+    peers = [member for member in lines[0].get("validation", {}) if member != PAIR]
+    paths = CURVES | {f"{peer}_{name}": ("validation", peer, name) for peer in peers for name in ("nll", "accuracy")}
+    return Curve(epoch, stage, {name: np.array([_at(line, path) for line in lines]) for name, path in paths.items()})
+
+
+def of_peers(values: Mapping[str, Any], name: str) -> list[Any]:
+    """Return the score ``name`` ("nll", "accuracy") of each peer among a curve's values, in the peers' order."""
+    return [value for key, value in values.items() if key.startswith("peer_") and key.endswith(f"_{name}")]
 
 
 def _at(line: dict[str, Any], path: tuple[str, ...]) -> float:
@@ -211,17 +218,14 @@ def _at(line: dict[str, Any], path: tuple[str, ...]) -> float:
     return np.nan if value is None else float(value)
 
 
-def _read_predictions(path: Path, members: tuple[str, ...]) -> list[Predictions]:
+def _read_predictions(path: Path, scored: str) -> list[Predictions]:
     names = list(Predictions.__dataclass_fields__)
     with pyarrow.parquet.ParquetFile(path, memory_map=False) as file:
         table = file.read(columns=["member", *names], use_threads=False)
     codes = table.column("member").combine_chunks()
     member = np.asarray(codes.to_pylist())
     columns = {name: table.column(name).to_numpy() for name in names}
-    found = []
-    for network in members:
-        rows = np.flatnonzero(member == network)
-        if not len(rows):
-            raise ValueError(f"{path}: no predictions of {network}")
-        found.append(Predictions(**{name: column[rows] for name, column in columns.items()}))
-    return found
+    rows = [np.flatnonzero(member == network) for network in scored_by(scored, dict.fromkeys(member.tolist()))]
+    if not rows or not all(len(row) for row in rows):
+        raise ValueError(f"{path}: no predictions of the {scored}")
+    return [Predictions(**{name: column[row] for name, column in columns.items()}) for row in rows]

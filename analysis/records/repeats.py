@@ -9,7 +9,7 @@ from mldiv.records import TrialRecord
 
 @dataclass(frozen=True)
 class Repeat:
-    """A finished repeat: its record, whose predictions it is judged by (a key of JUDGED), its epochs, its predictions.
+    """A finished repeat: its record, whose predictions it is judged by ("pair" or "peers"), its epochs, its predictions.
 
     curve, predictions: None where they cannot be read.
     """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.records.load import Curve, StudyData
+from analysis.records.load import Curve, StudyData, of_peers
 from mldiv.records import TrialRecord
 
 #: Times the reference's distance from which on the peers are far apart: squared W2, feature KL.
@@ -120,7 +120,8 @@ def _values(curve: Curve, place: int) -> dict[str, float]:
 
 
 def _accuracy(values: dict[str, float]) -> float:
-    return float(np.nanmin([values["accuracy"], (values["peer_1_accuracy"] + values["peer_2_accuracy"]) / 2]))
+    peers = of_peers(values, "accuracy")
+    return float(np.nanmin([values["accuracy"], np.mean(peers) if peers else np.nan]))
 
 
 def _worse(now: dict[str, float], then: dict[str, float]) -> bool:

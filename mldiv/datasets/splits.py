@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +43,15 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
 
+class Shapes(NamedTuple):
+    """What a network and its loss must know of the data; image_size: side in pixels."""
+
+    classes: int
+    channels: int
+    train_images: int
+    image_size: int = 32
+
+
 @dataclass(frozen=True)
 class ImageData:
     """A data set in its three splits; mean and std per channel, of values in [0, 1]; padding, flip: augmentation."""
@@ -61,6 +71,11 @@ class ImageData:
     def channels(self) -> int:
         """Channels of an image."""
         return self.train.images.shape[1]
+
+    @property
+    def shapes(self) -> Shapes:
+        """What a network must know of the data."""
+        return Shapes(self.classes, self.channels, len(self.train), self.train.images.shape[-1])
 
     @property
     def splits(self) -> dict[str, Split]:

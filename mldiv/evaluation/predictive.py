@@ -1,7 +1,9 @@
-"""Monte Carlo predictives of each peer and of both together, their scores, and how different the peers are."""
+"""Monte Carlo predictives of each peer and of all together, their scores, and how different the peers are."""
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from mldiv.method import kernels, losses
 from mldiv.method.fusion import Features, pool
 from mldiv.method.pair import MutualPair
 from mldiv.method.posterior import GaussianPosterior
-from mldiv.records import MEMBERS
+from mldiv.records import members_of
 from mldiv.seeding import generator
 
 #: What is scored after every epoch; the final record holds every metric.
@@ -72,27 +74,26 @@ def _logits(peer: GaussianPosterior, images: Tensor, weights: Tensor, at_once: i
 
 @torch.no_grad()
 def predictives(
-    pair: MutualPair, data: ImageData, split: str, *, samples: int, epoch: int, device: torch.device
+    config: TrialConfig, pair: MutualPair, data: ImageData, split: str, *, samples: int, epoch: int, device: torch.device
 ) -> tuple[dict[str, Predictive], Labels]:
-    """The predictive of each peer and of the pair for all images of ``split``, and their labels, on every rank.
+    """The predictive of each peer and of all together, the pair, for all images of ``split``, and their labels, on every rank.
 
     The weight samples come from the stream (seed, purpose, epoch), the same on every rank; images are shared out.
     """
-    config, count = pair.config, len(data.splits[split])
-    weights = []
-    for index, peer in enumerate(pair.peers, 1):
-        stream = generator(config.seed, f"evaluate {split} {index}", epoch, device)
+    count, weights = len(data.splits[split]), []
+    for number, peer in enumerate(pair.peers, 1):
+        stream = generator(config.seed, f"evaluate {split} {number}", epoch, device)
         weights.append(peer.sample(torch.randn(samples, peer.mean.numel(), generator=stream, device=device)))
     with evaluation(pair):
         batches = [
             (*(predict(peer, images, drawn, config) for peer, drawn in zip(pair.peers, weights, strict=True)), labels)
-            for images, labels in _batches(pair, data, split, device)
+            for images, labels in _batches(config, data, split, device)
         ]
     *parts, shares = zip(*batches, strict=True)
     peers = [
         Predictive(*(distributed.gather_rows(torch.cat(rows), count) for rows in zip(*part, strict=True))) for part in parts
     ]
-    members = dict(zip(MEMBERS, (*peers, metrics.together(*peers)), strict=True))
+    members = dict(zip(members_of(len(peers)), (*peers, metrics.together(*peers)), strict=True))
     return members, distributed.gather_rows(torch.cat(shares), count)
 
 
@@ -108,8 +109,10 @@ def evaluation(pair: MutualPair) -> Iterator[None]:
 
 
 @torch.no_grad()
-def feature_kl(pair: MutualPair, data: ImageData, split: str, *, epoch: int, device: torch.device, own: bool = False) -> Tensor:
-    """Mean feature KL between the peers over the first full batches of this rank's share of ``split``.
+def feature_kl(
+    config: TrialConfig, pair: MutualPair, data: ImageData, split: str, *, epoch: int, device: torch.device, own: bool = False
+) -> Tensor:
+    """Feature KL between the peers, mean over pairs of them and over the first full batches of this rank's share of ``split``.
 
     own: as the trial's diversity term measures it, with its fusion and kernel, over ``scale_batches`` batches. Otherwise by
     one yardstick for every trial and epoch: Eq. (14) on the last block's features, averaged over space and centered;
@@ -117,40 +120,40 @@ def feature_kl(pair: MutualPair, data: ImageData, split: str, *, epoch: int, dev
     Evaluation mode, one weight sample per peer; averaged over ranks. Batches hold batch_size / world size images, as in
     training, because the divergence depends on that number.
     """
-    config = pair.config
     measure = pair.feature_divergences if own else _yardstick
     most = config.scale_batches if own else YARDSTICK_BATCHES
-    streams = [generator(config.seed, f"feature kl {index}", epoch, device) for index in (1, 2)]
+    streams = [generator(config.seed, f"feature kl {number}", epoch, device) for number in range(1, len(pair.peers) + 1)]
     samples = [
         peer.sample(torch.randn(peer.mean.numel(), generator=stream, device=device))
         for peer, stream in zip(pair.peers, streams, strict=True)
     ]
     values = []
     with evaluation(pair):
-        for images, _ in _batches(pair, data, split, device, most):
+        for images, _ in _batches(config, data, split, device, most):
             with precision(config, device):
                 features = [peer(images, weights=sample)[1] for peer, sample in zip(pair.peers, samples, strict=True)]
-            values.append(torch.stack(measure(*features)).mean())
+            values.append(torch.stack(measure(features)).mean())
     return distributed.mean_over_ranks(torch.stack(values).mean())
 
 
-def _yardstick(features_1: Features, features_2: Features) -> tuple[Tensor, Tensor]:
-    pooled = [pool(features[-1]) for features in (features_1, features_2)]
+def _yardstick(features: Sequence[Features]) -> list[Tensor]:
+    """Of every two peers."""
+    pooled = [pool(one[-1]) for one in features]
     with torch.autocast(pooled[0].device.type, enabled=False):
         centered = [losses.normalize_features(one, center=True) for one in pooled]
-        first, second = (losses.conditional_distribution(kernels.cosine(one, one)) for one in centered)
-        value = losses.feature_kl(first, second, direction="symmetric", reduction="batchmean")
-    return value, value
+        distributions = [losses.conditional_distribution(kernels.cosine(one, one)) for one in centered]
+        named = {"direction": "symmetric", "reduction": "batchmean"}
+        return [losses.feature_kl(one, other, **named) for one, other in combinations(distributions, 2)]
 
 
 def _batches(
-    pair: MutualPair, data: ImageData, split: str, device: torch.device, most: int | None = None
+    config: TrialConfig, data: ImageData, split: str, device: torch.device, most: int | None = None
 ) -> Iterator[tuple[Tensor, Labels]]:
-    size = max(2, pair.config.batch_size // distributed.size())
+    size = max(2, config.batch_size // distributed.size())
     for images, labels in eval_batches(
         data, split, batch_size=size, rank=distributed.rank(), world=distributed.size(), device=device, most=most
     ):
-        layout = torch.channels_last if pair.config.channels_last else torch.contiguous_format
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
         yield images.contiguous(memory_format=layout), labels
 
 
@@ -159,14 +162,18 @@ def diversity(pair: MutualPair) -> dict[str, object]:
     """How far apart the posteriors are: W2 per weight, cosine of the means by layer, norms of the means, mean sigmas.
 
     w2_per_weight is the squared 2-Wasserstein distance divided by the number of weights; it can grow by the norms alone,
-    so the norms and the cosines stand beside it.
+    so the norms and the cosines stand beside it. Both are means over pairs of peers; a single peer has neither.
     """
-    peer_1, peer_2 = pair.peers
-    return {
-        "w2_per_weight": float(pair.squared_w2() / peer_1.mean.numel()),
-        "cosine": {name: float(value) for name, value in peer_1.cosine_by_layer(peer_2).items()},
-        "norm_1": float(peer_1.mean.norm()),
-        "norm_2": float(peer_2.mean.norm()),
-        "sigma_1": float(peer_1.sigma.mean()),
-        "sigma_2": float(peer_2.sigma.mean()),
-    }
+    found: dict[str, object] = {}
+    if len(pair.peers) > 1:
+        found["w2_per_weight"] = float(pair.distance("w2") / pair.peers[0].mean.numel())
+        cosines = [one.cosine_by_layer(other) for one, other in combinations(pair.peers, 2)]
+        found["cosine"] = {name: statistics.fmean(float(one[name]) for one in cosines) for name in cosines[0]}
+    found |= {f"norm_{number}": float(peer.mean.norm()) for number, peer in enumerate(pair.peers, 1)}
+    return found | {f"sigma_{number}": float(peer.sigma.mean()) for number, peer in enumerate(pair.peers, 1)}
+
+
+def disagreement(members: Mapping[str, Predictive]) -> float:
+    """Share of images on which two peers name different classes; mean over pairs of peers."""
+    peers = [one for name, one in members.items() if name != "pair"]
+    return statistics.fmean(float(metrics.disagreement(one, other)) for one, other in combinations(peers, 2))

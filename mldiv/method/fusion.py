@@ -1,7 +1,7 @@
 """Cross-attention over a network's block features: one vector per image, whose neighbourhoods the peers compare."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Features = tuple[Tensor, ...]
+
+#: What checkpoints of mldiv up to 0.5.0 call the modules of `PeerFusion`.
+OLD_NAMES = {"first": "peer_1", "second": "peer_2"}
 
 
 class _Pool(torch.autograd.Function):
@@ -29,8 +32,8 @@ class _Pool(torch.autograd.Function):
 
 
 def pool(feature: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels"]:
-    """A block's feature map averaged over space, in float32 whatever the precision of the network."""
-    return _Pool.apply(feature)
+    """A block's feature map averaged over space, in float32 whatever the precision of the network; a vector as it is."""
+    return _Pool.apply(feature) if feature.dim() > 2 else feature.float()
 
 
 class CrossAttention(nn.Module):
@@ -66,14 +69,26 @@ class CrossAttention(nn.Module):
 
 
 class PeerFusion(nn.Module):
-    """The fusion of each peer: ``first`` and ``second`` may be the same module."""
+    """The fusion of each peer: several may have the same module."""
 
-    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.first, self.second = first, second
+        #: In the order of the peers' numbers; by name they are peer_1, peer_2 and so on.
+        self.of_peers = tuple(modules)
+        for number, module in enumerate(modules, 1):
+            self.add_module(f"peer_{number}", module)
+        self.register_load_state_dict_pre_hook(_rename)
 
-    def forward(self, features_1: Features, features_2: Features) -> tuple[Tensor, Tensor]:
-        return self.first(features_1), self.second(features_2)
+    def forward(self, features: Sequence[Features]) -> list[Tensor]:
+        return [module(one) for module, one in zip(self.of_peers, features, strict=True)]
+
+
+def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *given: Any) -> None:
+    """Give the modules of a checkpoint of mldiv up to 0.5.0 their names."""
+    for name in list(state):
+        first, _, rest = name.removeprefix(prefix).partition(".")
+        if first in OLD_NAMES:
+            state[f"{prefix}{OLD_NAMES[first]}.{rest}"] = state.pop(name)
 
 
 def _seeded(channels: tuple[int, ...], dim: int, heads: int, seed: int) -> CrossAttention:
@@ -82,25 +97,24 @@ def _seeded(channels: tuple[int, ...], dim: int, heads: int, seed: int) -> Cross
         return CrossAttention(channels, dim, heads)
 
 
-def shared(channels: tuple[int, ...], dim: int, heads: int, seed: int) -> PeerFusion:
-    """One trained module for both peers. Trained by a term that is maximised, it can kill that term (all vectors parallel)
+def shared(channels: tuple[int, ...], dim: int = 64, heads: int = 4, seed: int = 0, peers: int = 2) -> PeerFusion:
+    """One trained module for all peers. Trained by a term that is maximised, it can kill that term (all vectors parallel)
     or inflate it with the networks unchanged: watch the feature KL and the disagreement side by side."""
-    module = _seeded(channels, dim, heads, seed)
-    return PeerFusion(module, module)
+    return PeerFusion([_seeded(channels, dim, heads, seed)] * peers)
 
 
-def per_peer(channels: tuple[int, ...], dim: int, heads: int, seed: int) -> PeerFusion:
-    """A trained module for each peer: the two can differ without the networks doing so."""
-    return PeerFusion(_seeded(channels, dim, heads, seed), _seeded(channels, dim, heads, seed + 1))
+def per_peer(channels: tuple[int, ...], dim: int = 64, heads: int = 4, seed: int = 0, peers: int = 2) -> PeerFusion:
+    """A trained module for each peer: they can differ without the networks doing so."""
+    return PeerFusion([_seeded(channels, dim, heads, seed + place) for place in range(peers)])
 
 
-def frozen(channels: tuple[int, ...], dim: int, heads: int, seed: int) -> PeerFusion:
-    """One random module for both, never trained: only the networks can change the feature KL."""
-    return shared(channels, dim, heads, seed).requires_grad_(False)
+def frozen(channels: tuple[int, ...], dim: int = 64, heads: int = 4, seed: int = 0, peers: int = 2) -> PeerFusion:
+    """One random module for all, never trained: only the networks can change the feature KL."""
+    return shared(channels, dim, heads, seed, peers).requires_grad_(False)
 
 
-#: How the peers' features are fused [chosen: the paper is silent]: (channels, dim, heads, seed) -> PeerFusion.
-FUSIONS: dict[str, Callable[[tuple[int, ...], int, int, int], PeerFusion]] = {
+#: How the peers' features are fused [chosen: the paper is silent]: (channels, dim, heads, seed, peers) -> PeerFusion.
+FUSIONS: dict[str, Callable[[tuple[int, ...], int, int, int, int], PeerFusion]] = {
     "shared": shared,
     "per_peer": per_peer,
     "frozen": frozen,

@@ -1,7 +1,7 @@
 """Every term of the objective as a pure function of tensors. Which terms are added with which weight: `pair`."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -223,3 +223,14 @@ TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
 
 #: Transforms whose push ends at large x.
 BOUNDED_TRANSFORMS = frozenset({"softplus", "exp"})
+
+#: What each name in an objective may be.
+CHOICES: dict[str, Collection[str]] = {
+    "param_distance": PARAM_DISTANCES,
+    "param_transform": TRANSFORMS,
+    "param_normalization": NORMALIZATIONS,
+    "feature_direction": FEATURE_DIRECTIONS,
+    "feature_reduction": FEATURE_REDUCTIONS,
+    "feature_transform": TRANSFORMS,
+    "feature_normalization": NORMALIZATIONS,
+}

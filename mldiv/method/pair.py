@@ -1,35 +1,37 @@
-"""Both peers and their fusion; one forward gives every loss term by name. The one place that scales and adds them."""
+"""Peers and their fusion; one forward gives every loss term by name. The one place that scales and adds them."""
 
-from functools import partial
-from typing import Any, NamedTuple
+import functools
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from mldiv.config import TrialConfig
 from mldiv.method import losses
-from mldiv.method.fusion import FUSIONS
-from mldiv.method.kernels import KERNELS
-from mldiv.method.networks import build
+from mldiv.method.fusion import Features, shared
+from mldiv.method.kernels import cosine
 from mldiv.method.posterior import GaussianPosterior
-from mldiv.seeding import derive
 
-#: Loss terms of a step in the order of `MutualPair.forward`'s vector. All but the last are unweighted.
-#: kl_k is in nats per training image; param_distance and feature_kl are raw, *_diversity transformed.
-TERMS = (
-    "nll_1",
-    "nll_2",
-    "kl_1",
-    "kl_2",
-    "mutual_1",
-    "mutual_2",
-    "param_distance",
-    "feature_kl",
-    "param_diversity",
-    "feature_diversity",
-    "total",
-)
+#: Loss terms with a value for every peer k: nll_k, kl_k (in nats per training image), mutual_k.
+OF_PEERS = ("nll", "kl", "mutual")
+
+#: Loss terms with one value: both distances raw, their mean over pairs of peers; both transformed, summed over peers.
+OF_PAIRS = ("param_distance", "feature_kl", "param_diversity", "feature_diversity")
+
+#: By name: a value for every peer (OF_PEERS) or a single one (OF_PAIRS).
+Terms = dict[str, list[Tensor]]
+
+#: Similarities [n, m] of two batches of fused vectors, [n, dim] and [m, dim].
+Kernel = Callable[[Tensor, Tensor], Tensor]
+
+
+def term_names(peers: int) -> tuple[str, ...]:
+    """Name the entries of `MutualPair.forward`'s vector, in their order. All but the last, the total, are unweighted."""
+    return (*(f"{name}_{number}" for name in OF_PEERS for number in range(1, peers + 1)), *OF_PAIRS, "total")
 
 
 class Weights(NamedTuple):
@@ -42,145 +44,212 @@ class Weights(NamedTuple):
     mutual_weight: losses.Scalar
 
 
+@dataclass(frozen=True)
+class Objective:
+    """The numbers and names that make the loss of `MutualPair`: weights [stated] for the diversity terms, the rest [chosen].
+
+    train_images: N, by which the KL to the prior is divided; kl_weight: 1 is the true ELBO, less a cold posterior. Names are
+    keys of `losses.PARAM_DISTANCES` and TRANSFORMS, entries of NORMALIZATIONS, FEATURE_DIRECTIONS and FEATURE_REDUCTIONS.
+
+    Raises: ValueError for a name that is none of these.
+    """
+
+    train_images: int
+    alpha: losses.Scalar = 1.0
+    beta: losses.Scalar = 2.0
+    temperature: losses.Scalar = 1.0
+    kl_weight: losses.Scalar = 0.1
+    mutual_weight: losses.Scalar = 1.0
+    prior_std: float = 1.0
+    param_distance: str = "w2"
+    param_transform: str = "exp"
+    param_normalization: str = "switch"
+    feature_direction: str = "symmetric"
+    feature_reduction: str = "batchmean"
+    feature_transform: str = "exp"
+    feature_normalization: str = "switch"
+    center_features: bool = True
+    include_diagonal: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in losses.CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name} = {value!r}: expected one of {', '.join(known)}")
+
+    @property
+    def weights(self) -> Weights:
+        return Weights(*(getattr(self, name) for name in Weights._fields))
+
+
 class MutualPair(nn.Module):
-    r"""Two Bayesian networks that learn from the data and from each other.
+    r"""Bayesian networks, two or any other number K, that learn from the data and from each other.
 
-    .. math:: \sum_k \mathrm{CE}_k + \frac{w}{N} \mathrm{KL}(q_k \| p) + \lambda T^2 \mathrm{KL}_k
-              + \alpha\, t(D_k) + \beta\, t(F_k)
+    .. math:: \sum_k \mathrm{CE}_k + \frac{w}{N} \mathrm{KL}(q_k \| p) + \frac{1}{K-1} \sum_{j \ne k}
+              \lambda T^2 \mathrm{KL}_{kj} + \alpha\, t(D_{kj}) + \beta\, t(F_{kj})
 
-    paper, unnumbered here. Both peers' losses are added and stepped at once; in peer k's terms the other peer is detached,
-    so each peer receives the gradient of its own loss only (the fusion, where it is trained, that of both feature terms).
+    paper, unnumbered here, for K = 2. For more, what a peer learns is the mean over the others of what it would learn from
+    each [the mutual term stated there, by Zhang et al.; the diversity terms chosen], so that no weight changes its meaning
+    with K; a peer without others has its first two terms alone. All peers' losses are added and stepped at once; in peer k's
+    terms the others are detached, so each peer receives the gradient of its own loss only (the fusion, where it is trained,
+    that of all feature terms).
+
+    networks: a module for each peer, of one architecture, that gives logits [batch, classes] and a tuple of features [batch,
+    channels, ...], and is taken over; fusion: from a list of such tuples to a list of vectors [batch, dim] (default:
+    `fusion.shared`, of the channels that the first network names in ``feature_channels``); kernel: see `kernels`;
+    initial_sigma, sigma_mode: see `GaussianPosterior`.
 
     alpha -> weights.alpha; beta -> weights.beta; T -> weights.temperature; lambda -> weights.mutual_weight [chosen: 1];
     w -> weights.kl_weight; N -> train_images; D -> param_distance; F -> feature_kl; t -> param_transform, feature_transform.
+
+    Raises: ValueError for networks that cannot be peers, or without a fusion whose channels are not named.
+    References: Zhang et al., Deep Mutual Learning (CVPR 2018), section 3.3.
     """
 
     param_scale: Tensor
     feature_scale: Tensor
 
-    def __init__(self, config: TrialConfig, classes: int, channels: int, train_images: int, image_size: int = 32) -> None:
+    def __init__(
+        self, networks: Iterable[nn.Module], objective: Objective, *, fusion: nn.Module | None = None, kernel: Kernel = cosine,
+        initial_sigma: float = 0.03, sigma_mode: str = "relative",
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.config, self.train_images = config, train_images
-        self.peer_1, self.peer_2 = (
-            GaussianPosterior(
-                network(config, classes, channels, f"peer {index}", image_size),
-                initial_sigma=config.initial_sigma,
-                sigma_mode=config.sigma_mode,
-            )
-            for index in (1, 2)
-        )
-        widths: Any = self.peer_1.module.feature_channels
-        self.fusion = FUSIONS[config.fusion](widths, config.fusion_dim, config.fusion_heads, derive(config.seed, "fusion"))
-        self.kernel = partial(KERNELS[config.kernel], **config.kernel_options)
-        self.weights = Weights(config.alpha, config.beta, config.temperature, config.kl_weight, config.mutual_weight)
+        networks = _distinct(networks)
+        #: In the order of their numbers; by name they are peer_1, peer_2 and so on.
+        self.peers = tuple(GaussianPosterior(one, initial_sigma=initial_sigma, sigma_mode=sigma_mode) for one in networks)
+        if any(peer.shapes != self.peers[0].shapes for peer in self.peers):
+            raise ValueError("the networks' weights have different shapes: peers are of one architecture")
+        for number, peer in enumerate(self.peers, 1):
+            self.add_module(f"peer_{number}", peer)
+        self.fusion = shared(_channels(networks[0]), peers=len(networks)) if fusion is None else fusion
+        self.objective, self.weights, self.kernel = objective, objective.weights, kernel
         self.register_buffer("param_scale", torch.ones(()))
         self.register_buffer("feature_scale", torch.ones(()))
 
-    @property
-    def peers(self) -> tuple[GaussianPosterior, GaussianPosterior]:
-        return self.peer_1, self.peer_2
-
     def forward(
         self,
-        images: Float[Tensor, "batch channels height width"],
+        inputs: Shaped[Tensor, "batch *shape"],
         labels: Int[Tensor, " batch"],
-        noise_1: Float[Tensor, " weights"],
-        noise_2: Float[Tensor, " weights"],
-        diverse: bool,
+        noise: Sequence[Float[Tensor, " weights"]] | None = None,
+        diverse: bool = False,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " terms"]]:
-        """The total loss and the vector of TERMS (detached). One weight sample per peer, from standard normal noise.
+        """The total loss and the vector of its terms (detached, in the order of `term_names`), of one weight sample per peer.
 
-        diverse: whether the diversity terms act (stage two, with alpha or beta not zero).
+        noise: standard normal, one vector per peer (None: drawn here); diverse: whether the diversity terms act (stage two,
+        with alpha or beta not zero).
         """
-        sigma_1, sigma_2 = self.peer_1.sigma, self.peer_2.sigma
-        logits_1, features_1 = self.peer_1(images, weights=torch.addcmul(self.peer_1.mean, sigma_1, noise_1))
-        logits_2, features_2 = self.peer_2(images, weights=torch.addcmul(self.peer_2.mean, sigma_2, noise_2))
-        terms = self._mutual_terms(logits_1, logits_2, labels) | self._prior_terms(sigma_1, sigma_2)
-        if diverse:
-            terms |= self._param_terms(sigma_1, sigma_2) | self._feature_terms(features_1, features_2)
-        terms["total"] = self._total(terms)
-        zero = terms["total"].new_zeros(())
-        return terms["total"], torch.stack([terms.get(name, zero).detach() for name in TERMS])
+        sigmas, outputs = self._outputs(inputs, noise)
+        terms = self.data_terms([logits for logits, _ in outputs], labels) | self.prior_terms(sigmas)
+        if diverse and len(self.peers) > 1:
+            terms |= self.param_terms(sigmas) | self.feature_terms([features for _, features in outputs])
+        total = self._total(terms)
+        zero = [total.new_zeros(())]
+        values = [value.detach() for name in (*OF_PEERS, *OF_PAIRS) for value in terms.get(name, zero)]
+        return total, torch.stack([*values, total.detach()])
 
-    def _mutual_terms(self, logits_1: Tensor, logits_2: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        temperature = self.weights.temperature
+    def _outputs(
+        self, inputs: Tensor, noise: Sequence[Tensor] | None
+    ) -> tuple[list[Tensor], list[tuple[Tensor, tuple[Tensor, ...]]]]:
+        """Each peer's sigma, and its logits and features for a weight sample."""
+        noise = [torch.randn_like(peer.mean) for peer in self.peers] if noise is None else noise
+        sigmas = [peer.sigma for peer in self.peers]
+        return sigmas, [
+            peer(inputs, weights=torch.addcmul(peer.mean, sigma, drawn))
+            for peer, sigma, drawn in zip(self.peers, sigmas, noise, strict=True)
+        ]
+
+    def data_terms(self, logits: Sequence[Tensor], labels: Tensor) -> Terms:
+        """What every peer learns from the labels, and from the others' predictions."""
+        temperature, others = self.weights.temperature, len(logits) - 1
+        nll = [losses.expected_nll(one, labels) for one in logits]
+        mutual = [losses.logit_mutual(own, other, temperature) for own, other in permutations(logits, 2)]
+        return {"nll": nll, "mutual": [self._mean(mutual[own * others :][:others]) for own in range(len(logits))]}
+
+    def prior_terms(self, sigmas: Sequence[Tensor]) -> Terms:
+        """KL of every peer to the prior, per training image."""
+        prior, count = self.objective.prior_std, self.objective.train_images
         return {
-            "nll_1": losses.expected_nll(logits_1, labels),
-            "nll_2": losses.expected_nll(logits_2, labels),
-            "mutual_1": losses.logit_mutual(logits_1, logits_2, temperature),
-            "mutual_2": losses.logit_mutual(logits_2, logits_1, temperature),
+            "kl": [
+                losses.gaussian_kl_to_prior(peer.mean, sigma, prior) / count
+                for peer, sigma in zip(self.peers, sigmas, strict=True)
+            ]
         }
 
-    def _prior_terms(self, sigma_1: Tensor, sigma_2: Tensor) -> dict[str, Tensor]:
-        prior = self.config.prior_std
-        return {
-            "kl_1": losses.gaussian_kl_to_prior(self.peer_1.mean, sigma_1, prior) / self.train_images,
-            "kl_2": losses.gaussian_kl_to_prior(self.peer_2.mean, sigma_2, prior) / self.train_images,
-        }
+    def param_terms(self, sigmas: Sequence[Tensor]) -> Terms:
+        """Distance of the posteriors, and what is minimised so that it grows."""
+        distance = losses.PARAM_DISTANCES[self.objective.param_distance]
+        transform = losses.TRANSFORMS[self.objective.param_transform]
+        posteriors = [(peer.mean, sigma) for peer, sigma in zip(self.peers, sigmas, strict=True)]
+        if self.objective.param_distance in losses.SYMMETRIC_DISTANCES:  # both peers' gradient is one: once does for both
+            distances = [distance(*one, *other) for one, other in combinations(posteriors, 2)]
+            diversities = [transform(one / self.param_scale) for one in distances]
+            diversities = [one + one.detach() for one in diversities]
+        else:
+            fixed = [(mean.detach(), sigma.detach()) for mean, sigma in posteriors]
+            places = permutations(range(len(posteriors)), 2)
+            distances = [distance(*posteriors[own], *fixed[other]) for own, other in places]
+            diversities = [transform(one / self.param_scale) for one in distances]
+        return {"param_distance": [self._mean(distances)], "param_diversity": [self._over_others(diversities)]}
 
-    def _param_terms(self, sigma_1: Tensor, sigma_2: Tensor) -> dict[str, Tensor]:
-        distance = losses.PARAM_DISTANCES[self.config.param_distance]
-        transform = losses.TRANSFORMS[self.config.param_transform]
-        mean_1, mean_2 = self.peer_1.mean, self.peer_2.mean
-        if self.config.param_distance in losses.SYMMETRIC_DISTANCES:  # each peer's gradient is the same: once does for both
-            both = distance(mean_1, sigma_1, mean_2, sigma_2)
-            diversity = transform(both / self.param_scale)
-            return {"param_distance": both, "param_diversity": diversity + diversity.detach()}
-        first = distance(mean_1, sigma_1, mean_2.detach(), sigma_2.detach())
-        second = distance(mean_2, sigma_2, mean_1.detach(), sigma_1.detach())
-        return {
-            "param_distance": (first + second) / 2,
-            "param_diversity": transform(first / self.param_scale) + transform(second / self.param_scale),
-        }
+    def feature_terms(self, features: Sequence[Features]) -> Terms:
+        """KL between the peers' feature similarities, and what is minimised so that it grows."""
+        transform = losses.TRANSFORMS[self.objective.feature_transform]
+        divergences = self.feature_divergences(features)
+        diversities = [transform(one / self.feature_scale) for one in divergences]
+        return {"feature_kl": [self._mean(divergences)], "feature_diversity": [self._over_others(diversities)]}
 
-    def _feature_terms(self, features_1: tuple[Tensor, ...], features_2: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        transform = losses.TRANSFORMS[self.config.feature_transform]
-        first, second = self.feature_divergences(features_1, features_2)
-        return {
-            "feature_kl": (first + second) / 2,
-            "feature_diversity": transform(first / self.feature_scale) + transform(second / self.feature_scale),
-        }
-
-    def feature_divergences(
-        self, features_1: tuple[Tensor, ...], features_2: tuple[Tensor, ...]
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """The feature KL as peer 1 and as peer 2 see it: each with the other's distribution detached."""
-        device = features_1[0].device.type
-        with torch.autocast(device, enabled=False):
-            fused = self.fusion(features_1, features_2)
-            normalized = [losses.normalize_features(one, center=self.config.center_features) for one in fused]
-            p_1, p_2 = (
-                losses.conditional_distribution(self.kernel(one, one), include_diagonal=self.config.include_diagonal)
+    def feature_divergences(self, features: Sequence[Features]) -> list[Float[Tensor, ""]]:
+        """The feature KL of every two peers as each of them sees it, with the other's distribution detached: of peer 1 to
+        peer 2, 3, ..., then of peer 2 to peer 1, 3 and so on."""
+        objective = self.objective
+        with torch.autocast(features[0][0].device.type, enabled=False):
+            normalized = [losses.normalize_features(one, center=objective.center_features) for one in self.fusion(features)]
+            distributions = [
+                losses.conditional_distribution(self.kernel(one, one), include_diagonal=objective.include_diagonal)
                 for one in normalized
-            )
-            divergence = partial(
-                losses.feature_kl, direction=self.config.feature_direction, reduction=self.config.feature_reduction
-            )
-            return divergence(p_1, p_2.detach()), divergence(p_2, p_1.detach())
+            ]
+            named = {"direction": objective.feature_direction, "reduction": objective.feature_reduction}
+            return [losses.feature_kl(own, other.detach(), **named) for own, other in permutations(distributions, 2)]
 
-    def _total(self, terms: dict[str, Tensor]) -> Tensor:
+    def _total(self, terms: Terms) -> Tensor:
         """Every weight is applied here and nowhere else."""
-        weights = self.weights
-        total = terms["nll_1"] + terms["nll_2"]
-        total = total + weights.kl_weight * (terms["kl_1"] + terms["kl_2"])
-        total = total + weights.mutual_weight * (terms["mutual_1"] + terms["mutual_2"])
+        weights, total = self.weights, _sum(terms["nll"])
+        total = total + weights.kl_weight * _sum(terms["kl"])
+        total = total + weights.mutual_weight * _sum(terms["mutual"])
         if "param_diversity" in terms:
-            total = total + weights.alpha * terms["param_diversity"] + weights.beta * terms["feature_diversity"]
+            total = total + weights.alpha * terms["param_diversity"][0] + weights.beta * terms["feature_diversity"][0]
         return total
+
+    def _mean(self, values: Sequence[Tensor]) -> Tensor:
+        """Zero where there are none: a peer without others."""
+        if not values:
+            return self.param_scale.new_zeros(())
+        return values[0] if len(values) == 1 else _sum(values) / len(values)
+
+    def _over_others(self, values: Sequence[Tensor]) -> Tensor:
+        """Summed over peers, of each the mean over its others. values: of all pairs of peers."""
+        others = len(self.peers) - 1
+        return _sum(values) if others == 1 else _sum(values) / others
 
     @torch.no_grad()
     def adopt(self, other: "MutualPair") -> None:
         """Become a pair of the same shape without moving a parameter, so that steps compiled for this one serve that one."""
         self.load_state_dict(other.state_dict())
-        self.config, self.kernel = other.config, other.kernel
+        self.objective, self.kernel = other.objective, other.kernel
         self.weights = Weights(*(torch.as_tensor(value, device=self.param_scale.device) for value in other.weights))
         for mine, theirs in zip(self.peers, other.peers, strict=True):
             mine.initial_sigma, mine.sigma_mode = theirs.initial_sigma, theirs.sigma_mode
         self.zero_grad()
 
-    def squared_w2(self) -> Float[Tensor, ""]:
-        """Squared 2-Wasserstein distance between the two posteriors, summed over weights."""
-        return self.peer_1.distance(self.peer_2, "w2")
+    def distance(self, kind: str = "w2") -> Float[Tensor, ""]:
+        """Distance of the posteriors, by default squared 2-Wasserstein, summed over weights; mean over pairs of peers."""
+        return self._mean([one.distance(other, kind) for one, other in combinations(self.peers, 2)])
+
+    @torch.no_grad()
+    def feature_kl(self, inputs: Shaped[Tensor, "batch *shape"]) -> Float[Tensor, ""]:
+        """The feature KL of a batch as its term measures it, mean over pairs: for one fresh weight sample per peer, in the mode
+        that the networks are in."""
+        _, outputs = self._outputs(inputs, None)
+        return self._mean(self.feature_divergences([features for _, features in outputs]))
 
     @torch.no_grad()
     def set_scales(self, feature_kl: Tensor) -> dict[str, float]:
@@ -188,15 +257,29 @@ class MutualPair(nn.Module):
 
         feature_kl: its value now, as the term measures it. Returns both distances' values now, raw.
         """
-        config = self.config
-        value = self.peer_1.distance(self.peer_2, config.param_distance)
-        count = self.peer_1.mean.numel()
-        self.param_scale.copy_(losses.transform_scale(config.param_normalization, value, count))
-        self.feature_scale.copy_(losses.transform_scale(config.feature_normalization, feature_kl, 1))
+        objective = self.objective
+        value = self.distance(objective.param_distance)
+        count = self.peers[0].mean.numel()
+        self.param_scale.copy_(losses.transform_scale(objective.param_normalization, value, count))
+        self.feature_scale.copy_(losses.transform_scale(objective.feature_normalization, feature_kl, 1))
         return {"param_distance": float(value), "feature_kl": float(feature_kl)}
 
 
-def network(config: TrialConfig, classes: int, channels: int, purpose: str, image_size: int = 32) -> nn.Module:
-    """The configured architecture for images of ``image_size`` pixels with the initial weights of this seed and purpose."""
-    seed = derive(config.seed, purpose)
-    return build(config.arch, classes=classes, channels=channels, width=config.width, seed=seed, image_size=image_size)
+def _sum(values: Sequence[Tensor]) -> Tensor:
+    return functools.reduce(operator.add, values)
+
+
+def _distinct(networks: Iterable[nn.Module]) -> list[nn.Module]:
+    found = list(networks)
+    if not found or len({id(one) for one in found}) < len(found):
+        raise ValueError("every peer needs a network of its own, and there is at least one peer")
+    return found
+
+
+def _channels(network: nn.Module) -> tuple[int, ...]:
+    channels = getattr(network, "feature_channels", None)
+    if channels is None:
+        raise ValueError(
+            f"{type(network).__name__} names no feature_channels: give it the channels of its features, or give a fusion"
+        )
+    return tuple(channels)

@@ -29,7 +29,7 @@ class Asked:
 class Arm:
     """One value of a study's scientific setting: what is fixed for it, what is searched, what its search has found.
 
-    member: whose scores judge its searched trials, a key of JUDGED.
+    member: whose scores judge its searched trials, "pair" or "peers".
     """
 
     name: str

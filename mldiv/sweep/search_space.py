@@ -8,7 +8,7 @@ import optuna
 
 from mldiv.config import TrialConfig
 from mldiv.method.kernels import kernel_parameters
-from mldiv.records import JUDGED, TrialRecord
+from mldiv.records import TrialRecord, scored_by
 from mldiv.setting import FIRST_STAGE, fields, sparing
 
 Value = float | int | str
@@ -55,11 +55,11 @@ class Selection:
     objectives: tuple[str, ...]
 
     def values(self, record: TrialRecord | None, member: str) -> list[float] | None:
-        """The objectives of a finished trial, of whom the arm is judged by (a key of JUDGED); None for any other trial, or
+        """The objectives of a finished trial, of whom the arm is judged by ("pair" or "peers"); None for any other trial, or
         where one is not finite."""
         if record is None or record.status != "finished":
             return None
-        found = [[record.validation[one][name] for one in JUDGED[member]] for name in self.objectives]
+        found = [[record.validation[one][name] for one in scored_by(member, record.validation)] for name in self.objectives]
         return None if any(None in values for values in found) else [sum(values) / len(values) for values in found]
 
 
@@ -87,4 +87,4 @@ def applies(name: str, config: TrialConfig) -> bool:
         return False
     if name.startswith("kernel_"):
         return name.removeprefix("kernel_") in kernel_parameters(config.kernel)
-    return not (name == "temperature" and config.mutual_weight == 0)
+    return not (name == "temperature" and (config.mutual_weight == 0 or config.peers == 1))

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from mldiv.config import TrialConfig
-from mldiv.records import MEMBERS, TrialRecord
+from mldiv.records import TrialRecord, members_of
 from mldiv.storage.cache import Store
 from mldiv.sweep.plan import Plan
 from mldiv.training.first_stage import trunk_id
@@ -41,7 +41,9 @@ def rehearse(plan: Plan, store: Store, result: Result) -> Work:
         prefixes[trunk] |= {epoch for epoch in published if begin < epoch <= config.first_stage}
         plan.progress(config.id, config.epochs)
         scores = dict.fromkeys(plan.selection.objectives, result(config, work.trials))
-        plan.tell(config.id, TrialRecord(config.id, {}, status="finished", validation=dict.fromkeys(MEMBERS, scores)))
+        plan.tell(
+            config.id, TrialRecord(config.id, {}, status="finished", validation=dict.fromkeys(members_of(config.peers), scores))
+        )
     return work
 
 

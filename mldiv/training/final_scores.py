@@ -49,7 +49,8 @@ def score(trial: Trial) -> None:
 
 def _predict(trial: Trial, data: ImageData, split: str) -> tuple[Members, Tensor]:
     config = trial.config
-    return predictives(trial.pair, data, split, samples=config.test_samples, epoch=config.epochs, device=trial.device)
+    samples, epoch = config.test_samples, config.epochs
+    return predictives(config, trial.pair, data, split, samples=samples, epoch=epoch, device=trial.device)
 
 
 def _scores(members: Members, labels: Tensor) -> dict[str, dict[str, float]]:
@@ -67,7 +68,7 @@ def _other(trial: Trial) -> Members:
 
 
 def predictions_table(members: Members, scaled: Members, labels: Tensor) -> dict[str, list]:
-    """The columns of predictions.parquet: one row per image and member (peer_1, peer_2, pair)."""
+    """The columns of predictions.parquet: one row per image and member (peer_1, peer_2, ..., pair)."""
     columns: dict[str, list] = {}
     for member, predictive in members.items():
         confidence, predicted = predictive.probabilities.max(-1)

@@ -16,8 +16,8 @@ from mldiv import distributed, records
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.evaluation import predictive
-from mldiv.evaluation.metrics import disagreement, scores
-from mldiv.method.pair import TERMS
+from mldiv.evaluation.metrics import scores
+from mldiv.method.pair import OF_PAIRS, term_names
 from mldiv.records import TrialRecord
 from mldiv.storage.cache import Store, save_atomically
 from mldiv.training.final_scores import score
@@ -72,7 +72,7 @@ def fit(
                 started = time.perf_counter()
                 if model is None or trial.epoch == config.first_stage:
                     model = _begin_stage(trial)
-                terms = train_epoch(model, pair, trial.optimizer, data, trial.epoch, trial.diverse, trial.device)
+                terms = train_epoch(config, model, pair, trial.optimizer, data, trial.epoch, trial.diverse, trial.device)
                 stopped = _end_epoch(trial, terms, started, report, held)
             _end_training(trial, stopped)
         except Diverged as error:
@@ -160,7 +160,9 @@ def _close(trial: Trial) -> None:
 
 def _switch(trial: Trial) -> None:
     """Fix the scales of the diversity terms, and note where both distances stand."""
-    level = predictive.feature_kl(trial.pair, trial.data, "train", epoch=trial.epoch, device=trial.device, own=True)
+    level = predictive.feature_kl(
+        trial.config, trial.pair, trial.data, "train", epoch=trial.epoch, device=trial.device, own=True
+    )
     trial.record.switch = trial.pair.set_scales(level)
     if distributed.rank() == 0:
         records.write_trial(trial.folder, trial.record)
@@ -183,16 +185,17 @@ def _keep(trial: Trial, line: Line, report: Report) -> bool:
 def _line(trial: Trial, epoch: int, diverse: bool, terms: Tensor) -> Line:
     """An epoch's line of metrics.jsonl. The fields are the same in both stages; what is not computed is None."""
     config, pair, data, device = trial.config, trial.pair, trial.data, trial.device
-    train = dict(zip(TERMS, terms.tolist(), strict=True))
+    train = dict(zip(term_names(len(pair.peers)), terms.tolist(), strict=True))
     if not diverse:
-        train |= dict.fromkeys(("param_distance", "feature_kl", "param_diversity", "feature_diversity"))
+        train |= dict.fromkeys(OF_PAIRS)
     members, labels = predictive.predictives(
-        pair, data, "validation", samples=config.validation_samples, epoch=epoch, device=device
+        config, pair, data, "validation", samples=config.validation_samples, epoch=epoch, device=device
     )
     validation = {member: scores(one, labels, predictive.EPOCH_METRICS) for member, one in members.items()}
     diversity = predictive.diversity(pair)
-    diversity["feature_kl"] = float(predictive.feature_kl(pair, data, "validation", epoch=epoch, device=device))
-    diversity["disagreement"] = float(disagreement(members["peer_1"], members["peer_2"]))
+    if len(pair.peers) > 1:
+        diversity["feature_kl"] = float(predictive.feature_kl(config, pair, data, "validation", epoch=epoch, device=device))
+        diversity["disagreement"] = predictive.disagreement(members)
     return {
         "epoch": epoch,
         "stage": 2 if diverse else 1,

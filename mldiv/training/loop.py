@@ -1,10 +1,11 @@
-"""An epoch of training: its batches, its learning rate, the optimiser's groups, the steps, gradients over ranks."""
+"""What a trial trains and how: the pair, its data and batches, learning rate, optimiser, steps, gradients over ranks."""
 
 import math
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,37 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mldiv import distributed
 from mldiv.config import ConfigError, TrialConfig
-from mldiv.datasets.splits import ImageData, draw_augmentation, load, train_batches
+from mldiv.datasets.splits import ImageData, Shapes, draw_augmentation, load, train_batches
 from mldiv.evaluation import predictive
-from mldiv.method.pair import TERMS, MutualPair
-from mldiv.seeding import generator
+from mldiv.method.fusion import FUSIONS
+from mldiv.method.kernels import KERNELS
+from mldiv.method.networks import build
+from mldiv.method.pair import MutualPair, Objective, term_names
+from mldiv.seeding import derive, generator
+
+
+def network(config: TrialConfig, shapes: Shapes, purpose: str) -> nn.Module:
+    """The configured architecture for such data with the initial weights of this seed and purpose."""
+    seed = derive(config.seed, purpose)
+    return build(
+        config.arch, classes=shapes.classes, channels=shapes.channels, width=config.width, seed=seed,
+        image_size=shapes.image_size,
+    )  # fmt: skip
+
+
+def make_pair(config: TrialConfig, shapes: Shapes, device: torch.device | str = "cpu") -> MutualPair:
+    """The configured peers for such data at their random start, their fusion and loss."""
+    networks = [network(config, shapes, f"peer {number}") for number in range(1, config.peers + 1)]
+    named = {item.name: getattr(config, item.name) for item in fields(Objective) if item.name != "train_images"}
+    widths, seed = cast(Any, networks[0].feature_channels), derive(config.seed, "fusion")
+    return MutualPair(
+        networks,
+        Objective(shapes.train_images, **named),
+        fusion=FUSIONS[config.fusion](widths, config.fusion_dim, config.fusion_heads, seed, len(networks)),
+        kernel=partial(KERNELS[config.kernel], **config.kernel_options),
+        initial_sigma=config.initial_sigma,
+        sigma_mode=config.sigma_mode,
+    ).to(device)
 
 
 def learning_rate(config: TrialConfig, epoch: int, epochs: int) -> float:
@@ -125,44 +153,44 @@ def make_optimizer(config: TrialConfig, pair: MutualPair) -> torch.optim.Optimiz
 
 
 def train_epoch(
-    model: nn.Module, pair: MutualPair, optimizer: torch.optim.Optimizer, data: ImageData, epoch: int, diverse: bool,
-    device: torch.device,
+    config: TrialConfig, model: nn.Module, pair: MutualPair, optimizer: torch.optim.Optimizer, data: ImageData, epoch: int,
+    diverse: bool, device: torch.device,
 ) -> Tensor:  # fmt: skip
-    """One epoch of steps; the mean of each of TERMS over steps and ranks. Nothing is read from the device before its end.
+    """One epoch of steps; the mean of each of the pair's terms over steps and ranks. Nothing is read from the device before
+    its end.
 
     model: ``pair``, perhaps with its gradients averaged over ranks.
 
     Raises: Diverged, naming the first term that was not finite, on every rank alike.
     """
-    config = pair.config
+    names = term_names(len(pair.peers))
     pair.train()
     rate = learning_rate(config, epoch, config.epochs)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
     # The same noise on every rank: one weight sample per peer and step, whatever the number of ranks.
-    streams = [generator(config.seed, f"weights {index}", epoch, device) for index in (1, 2)]
-    total = torch.zeros(len(TERMS), device=device)
-    broken = torch.zeros(len(TERMS), dtype=torch.bool, device=device)
+    streams = [generator(config.seed, f"weights {number}", epoch, device) for number in range(1, len(pair.peers) + 1)]
+    total = torch.zeros(len(names), device=device)
+    broken = torch.zeros(len(names), dtype=torch.bool, device=device)
     steps = 0
     for images, labels in epoch_batches(config, data, epoch, "fit", device):
-        noise = [torch.randn(pair.peer_1.mean.numel(), generator=stream, device=device) for stream in streams]
-        terms = train_step(model, pair, optimizer, images, labels, noise, diverse)
+        noise = [torch.randn(pair.peers[0].mean.numel(), generator=stream, device=device) for stream in streams]
+        terms = train_step(config, model, pair, optimizer, images, labels, noise, diverse)
         broken |= ~terms.isfinite() & ~broken.any()
         total += terms
         steps += 1
-    if names := [name for name, bad in zip(TERMS, distributed.any_rank(broken).tolist(), strict=True) if bad]:
-        raise Diverged(f"epoch {epoch}: loss term {names[0]} was not finite")
+    if bad := [name for name, flag in zip(names, distributed.any_rank(broken).tolist(), strict=True) if flag]:
+        raise Diverged(f"epoch {epoch}: loss term {bad[0]} was not finite")
     return distributed.mean_over_ranks(total / steps)
 
 
 def train_step(
-    model: nn.Module, pair: MutualPair, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, noise: list[Tensor],
-    diverse: bool,
+    config: TrialConfig, model: nn.Module, pair: MutualPair, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor,
+    noise: Sequence[Tensor], diverse: bool,
 ) -> Tensor:  # fmt: skip
-    """Forward, backward, clipping of each peer's gradient, optimiser step; the vector of TERMS."""
-    config = pair.config
+    """Forward, backward, clipping of each peer's gradient, optimiser step; the vector of the pair's terms."""
     with predictive.precision(config, images.device):
-        loss, terms = model(images, labels, *noise, diverse)
+        loss, terms = model(images, labels, noise, diverse)
     optimizer.zero_grad()
     loss.backward()
     if config.clip_norm:

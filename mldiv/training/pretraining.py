@@ -1,4 +1,4 @@
-"""The deterministic network whose weights become the second peer's initial posterior means."""
+"""The deterministic networks whose weights become peers' initial posterior means."""
 
 from collections.abc import Callable
 
@@ -9,23 +9,24 @@ from mldiv import distributed
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.evaluation.predictive import precision
-from mldiv.method.pair import network
 from mldiv.records import trial_id
 from mldiv.setting import PRETRAINING, identity
 from mldiv.storage.cache import State, Store
 from mldiv.training.first_stage import environment_id
-from mldiv.training.loop import epoch_batches, learning_rate, optimizer_of, over_ranks, steps_per_epoch
+from mldiv.training.loop import epoch_batches, learning_rate, network, optimizer_of, over_ranks, steps_per_epoch
 
 #: Called after an epoch with its number and the network as it then is.
 Report = Callable[[int, nn.Module], None]
 
-#: Which peers start from the means of which pretrained network, by `initialization`. The purpose names random streams.
-PURPOSES: dict[str, list[tuple[int, str]]] = {
-    "scratch": [],
-    "scratch_pretrained": [(2, "pretrain")],
-    "pretrained": [(1, "pretrain peer 1"), (2, "pretrain")],
-    "pretrained_same": [(1, "pretrain"), (2, "pretrain")],
-}
+
+def purposes(config: TrialConfig) -> list[tuple[int, str]]:
+    """Which peers, by number, start from the means of which pretrained network, as `initialization` says. The purpose names
+    the network's random streams."""
+    if config.initialization == "scratch":
+        return []
+    first = 2 if config.initialization == "scratch_pretrained" else 1
+    same = config.initialization == "pretrained_same"
+    return [(peer, "pretrain" if same or peer == 2 else f"pretrain peer {peer}") for peer in range(first, config.peers + 1)]
 
 
 def pretraining_id(config: TrialConfig, purpose: str) -> str:
@@ -35,7 +36,7 @@ def pretraining_id(config: TrialConfig, purpose: str) -> str:
 
 def pretraining_ids(config: TrialConfig) -> list[str]:
     """The pretrainings that a trial from its very start needs."""
-    return list(dict.fromkeys(pretraining_id(config, purpose) for _, purpose in PURPOSES[config.initialization]))
+    return list(dict.fromkeys(pretraining_id(config, purpose) for _, purpose in purposes(config)))
 
 
 def pretrained(
@@ -64,7 +65,7 @@ def _train(
 ) -> State:  # fmt: skip
     """Plain supervised training, resumed at its last whole epoch."""
     steps_per_epoch(config, data)
-    module = network(config, data.classes, data.channels, purpose, data.train.images.shape[-1]).to(device)
+    module = network(config, data.shapes, purpose).to(device)
     optimizer = optimizer_of(config, module.parameters(), config.weight_decay)
     start = 0
     if (state := store.read_progress(name, device)) is not None:

@@ -15,7 +15,7 @@ from mldiv.method.pair import MutualPair
 from mldiv.records import TrialRecord
 from mldiv.storage.cache import State, load
 from mldiv.training.first_stage import Trunk
-from mldiv.training.pretraining import PURPOSES, pretrained
+from mldiv.training.pretraining import pretrained, purposes
 from mldiv.training.worker_cache import Workspace
 
 Line = dict[str, Any]
@@ -109,9 +109,9 @@ def prefix(trial: Trial) -> dict[str, Any]:
 
 def _initialize(trial: Trial) -> None:
     """Give the peers the means of pretrained networks, as `initialization` says."""
-    for index, purpose in PURPOSES[trial.config.initialization]:
+    for number, purpose in purposes(trial.config):
         state, trained = pretrained(trial.config, trial.data, trial.trunk.store, trial.device, purpose)
-        trial.pair.peers[index - 1].load_means(state)
+        trial.pair.peers[number - 1].load_means(state)
         trial.record.cost["pretraining_epochs_trained"] += trained
 
 

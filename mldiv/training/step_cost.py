@@ -15,8 +15,8 @@ from torch import Tensor
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.evaluation import predictive
-from mldiv.method.pair import MutualPair
-from mldiv.training.loop import dataset, epoch_batches, steps_per_epoch
+from mldiv.method.pair import MutualPair, Terms
+from mldiv.training.loop import dataset, epoch_batches, make_pair, steps_per_epoch
 
 #: Rounds whose median counts, after one that warms up; seconds after which a size has rounds enough.
 ROUNDS = 5
@@ -48,7 +48,7 @@ def measure_step(config: TrialConfig, device: torch.device) -> dict[str, Any]:
     def step(diverse: bool) -> None:
         pair.zero_grad(set_to_none=True)
         with predictive.precision(config, device):
-            loss, _ = pair(images, labels, *noise, diverse)
+            loss, _ = pair(images, labels, noise, diverse)
         loss.backward()
 
     stages = {f"stage_{stage}": (lambda diverse=stage == 2: step(diverse)) for stage in (1, 2)}
@@ -56,7 +56,7 @@ def measure_step(config: TrialConfig, device: torch.device) -> dict[str, Any]:
         "arch": config.arch,
         "width": config.width,
         "batch_size": config.batch_size,
-        "weights": pair.peer_1.mean.numel(),
+        "weights": pair.peers[0].mean.numel(),
         "fusion_dim": config.fusion_dim,
         "precision": config.precision,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -69,15 +69,13 @@ def measure_step(config: TrialConfig, device: torch.device) -> dict[str, Any]:
 
 def _pair(config: TrialConfig, device: torch.device) -> tuple[MutualPair, Tensor, Tensor]:
     """A pair at its random start, and a batch of noise of the data's shape."""
-    data: ImageData = dataset(config)
-    size = data.train.images.shape[-1]
-    pair = MutualPair(config, data.classes, data.channels, len(data.train), image_size=size).to(device)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(config.batch_size, data.channels, size, size, generator=generator).to(device)
-    labels = torch.randint(data.classes, (config.batch_size,), generator=generator).to(device)
+    shapes = dataset(config).shapes
+    size, generator = shapes.image_size, torch.Generator().manual_seed(0)
+    images = torch.randn(config.batch_size, shapes.channels, size, size, generator=generator).to(device)
+    labels = torch.randint(shapes.classes, (config.batch_size,), generator=generator).to(device)
     if config.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    return pair, images, labels
+    return make_pair(config, shapes, device), images, labels
 
 
 def _terms(pair: MutualPair, images: Tensor, labels: Tensor) -> dict[str, Callable[[], None]]:
@@ -87,20 +85,20 @@ def _terms(pair: MutualPair, images: Tensor, labels: Tensor) -> dict[str, Callab
     features = [tuple(part.detach().requires_grad_() for part in parts) for _, parts in outputs]
     sigmas = [peer.sigma.detach().requires_grad_() for peer in pair.peers]
 
-    def run(terms: Callable[[], dict[str, Tensor]], *names: str) -> Callable[[], None]:
+    def run(terms: Callable[[], Terms], name: str) -> Callable[[], None]:
         def once() -> None:
             pair.zero_grad(set_to_none=True)
-            found = terms()
-            torch.stack([found[name] for name in names]).sum().backward()
+            torch.stack(terms()[name]).sum().backward()
 
         return once
 
-    return {
-        "kl_to_prior": run(lambda: pair._prior_terms(sigmas[0], sigmas[1]), "kl_1", "kl_2"),
-        "logit_mutual": run(lambda: pair._mutual_terms(logits[0], logits[1], labels), "mutual_1", "mutual_2"),
-        "param_distance": run(lambda: pair._param_terms(sigmas[0], sigmas[1]), "param_diversity"),
-        "feature_kl": run(lambda: pair._feature_terms(features[0], features[1]), "feature_diversity"),
+    found = {
+        "kl_to_prior": run(lambda: pair.prior_terms(sigmas), "kl"),
+        "logit_mutual": run(lambda: pair.data_terms(logits, labels), "mutual"),
+        "param_distance": run(lambda: pair.param_terms(sigmas), "param_diversity"),
+        "feature_kl": run(lambda: pair.feature_terms(features), "feature_diversity"),
     }
+    return found if len(pair.peers) > 1 else {"kl_to_prior": found["kl_to_prior"]}
 
 
 def _seconds(runs: dict[str, Callable[[], None]], device: torch.device) -> dict[str, float]:
@@ -196,26 +194,25 @@ def measure(config: TrialConfig) -> Cost:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = dataset(config)
     steps = steps_per_epoch(config, data)
-    size = data.train.images.shape[-1]
-    pair = MutualPair(config, data.classes, data.channels, len(data.train), image_size=size).to(device)
+    pair = make_pair(config, data.shapes, device)
     images, labels = next(epoch_batches(config, data, 0, "estimate", device))
 
     def step(diverse: bool) -> None:
-        noise = [torch.randn(pair.peer_1.mean.numel(), device=device) for _ in range(2)]
+        noise = [torch.randn_like(peer.mean) for peer in pair.peers]
         with predictive.precision(config, device):
-            loss, _ = pair(images, labels, *noise, diverse)
+            loss, _ = pair(images, labels, noise, diverse)
         loss.backward()
 
     first, second = (_median_seconds(partial(step, diverse), device) for diverse in (False, True))
-    evaluation = _median_seconds(lambda: _evaluate(pair, data, config, device), device, repeats=1)
+    evaluation = _median_seconds(lambda: _evaluate(config, pair, data, device), device, repeats=1)
     images_tested = (len(data.test) + len(data.validation)) * config.test_samples
     test = evaluation * images_tested / (len(data.validation) * config.validation_samples)
-    return Cost(steps * first + evaluation, steps * second + evaluation, steps * first / 2, test)
+    return Cost(steps * first + evaluation, steps * second + evaluation, steps * first / len(pair.peers), test)
 
 
-def _evaluate(pair: MutualPair, data: ImageData, config: TrialConfig, device: torch.device) -> None:
-    predictive.predictives(pair, data, "validation", samples=config.validation_samples, epoch=0, device=device)
-    predictive.feature_kl(pair, data, "validation", epoch=0, device=device)
+def _evaluate(config: TrialConfig, pair: MutualPair, data: ImageData, device: torch.device) -> None:
+    predictive.predictives(config, pair, data, "validation", samples=config.validation_samples, epoch=0, device=device)
+    predictive.feature_kl(config, pair, data, "validation", epoch=0, device=device)
 
 
 def _median_seconds(run: Callable[[], None], device: torch.device, repeats: int = STEPS) -> float:

@@ -1,6 +1,7 @@
 """What a worker process keeps from one trial to the next: the data on its device, and a pair with its compiled steps."""
 
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from mldiv.datasets.splits import ImageData
 from mldiv.evaluation import predictive
 from mldiv.method.pair import MutualPair
 from mldiv.setting import FIRST_STAGE_STEP, STEP, sparing
-from mldiv.training.loop import dataset, epoch_batches
+from mldiv.training.loop import dataset, epoch_batches, make_pair
 
 #: Settings that compiled steps take as tensors, or do not see: pairs that differ only in them share compiled steps.
 SHARED = sparing(TrialConfig, STEP)
@@ -45,11 +46,7 @@ class Workspace:
 
     def pair(self, config: TrialConfig, data: ImageData) -> MutualPair:
         """A pair at its random start on the device, its steps compiled if the trial asks for that."""
-
-        def build() -> MutualPair:
-            size = data.train.images.shape[-1]
-            return MutualPair(config, data.classes, data.channels, len(data.train), image_size=size).to(self.device)
-
+        build = partial(make_pair, config, data.shapes, self.device)
         if not config.compile:
             return build()
         shape = (data.fingerprint, *(getattr(config, name) for name in vars(config) if name not in SHARED | STAGE_TWO))
@@ -61,19 +58,19 @@ class Workspace:
         self._pair.adopt(build())
         code = tuple(getattr(config, name) for name in sorted(STAGE_TWO))
         if self.fallback is None and code not in self._compiled:
-            self.fallback = _try_steps(self._pair, data, self.device)
+            self.fallback = _try_steps(config, self._pair, data, self.device)
             self._compiled.add(code)
             self._pair.adopt(build())
         return self._pair
 
 
-def _try_steps(pair: MutualPair, data: ImageData, device: torch.device) -> str | None:
+def _try_steps(config: TrialConfig, pair: MutualPair, data: ImageData, device: torch.device) -> str | None:
     """Compile both stages by a step of each; if that fails, undo it and return why."""
     torch._dynamo.config.recompile_limit = 256  # one for each combination of STAGE_TWO, in one long-lived process
     torch._dynamo.config.suppress_errors = False
     try:
         for diverse in (False, True):
-            _try_step(pair, data, diverse, device)
+            _try_step(config, pair, data, diverse, device)
     except Exception as error:
         pair._compiled_call_impl = None
         reason = " ".join(str(error).split()[:40])
@@ -82,13 +79,13 @@ def _try_steps(pair: MutualPair, data: ImageData, device: torch.device) -> str |
     return None
 
 
-def _try_step(pair: MutualPair, data: ImageData, diverse: bool, device: torch.device) -> None:
-    images, labels = next(epoch_batches(pair.config, data, 0, "compile", device))
-    noise = torch.randn(2, pair.peer_1.mean.numel(), device=device)
-    trained = [value for value in pair.fusion.parameters() if pair.config.fusion != "frozen"]
+def _try_step(config: TrialConfig, pair: MutualPair, data: ImageData, diverse: bool, device: torch.device) -> None:
+    images, labels = next(epoch_batches(config, data, 0, "compile", device))
+    noise = [torch.randn_like(peer.mean) for peer in pair.peers]
+    trained = [value for value in pair.fusion.parameters() if config.fusion != "frozen"]
     for value in trained:
         value.requires_grad_(diverse)
-    with warnings.catch_warnings(), predictive.precision(pair.config, device):
+    with warnings.catch_warnings(), predictive.precision(config, device):
         warnings.simplefilter("ignore")
-        loss, _ = pair(images, labels, *noise, diverse)
+        loss, _ = pair(images, labels, noise, diverse)
     loss.backward()

@@ -5,7 +5,7 @@ import pytest
 from helpers.synthetic_records import make
 
 from analysis.records import signatures
-from analysis.records.load import CURVES, Curve, load
+from analysis.records.load import Curve, load
 from analysis.records.signatures import DIED, DISSIMILAR_FEATURES, NO_EFFECT, RAN_APART, of_curve, taken_up
 from mldiv import records
 from mldiv.records import trial_folder
@@ -18,7 +18,7 @@ CALM = {
 
 def curve(**last):
     """12 epochs, the switch after 8; ``last``: values after the last epoch."""
-    values = {name: np.full(12, CALM[name]) for name in CURVES}
+    values = {name: np.full(12, value) for name, value in CALM.items()}
     for name, value in last.items():
         values[name][-1] = value
     return Curve(np.arange(12), np.where(np.arange(12) >= 8, 2, 1), values)

@@ -15,10 +15,10 @@ TINY = [
 
 
 def ours():
-    """The functions of mldiv that are being executed, the study's first."""
+    """The functions of mldiv that are being executed, the study's first; up to Python 3.11 a comprehension has a frame too."""
     frame, found = sys._getframe(1), []
     while frame is not None:
-        if frame.f_code.co_filename.startswith(MLDIV):
+        if frame.f_code.co_filename.startswith(MLDIV) and not frame.f_code.co_name.startswith("<"):
             found.append(frame.f_code.co_qualname)
         frame = frame.f_back
     return found[::-1]

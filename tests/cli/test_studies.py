@@ -5,6 +5,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from analysis.build import build
@@ -25,8 +26,12 @@ FLAGS = {
     "ablation": ["--samples", "0"],
     "scaling": ["--samples", "0"],
     "weight_balance": ["--samples", "8"],
+    "one network": ["--set", "peers=1", "--arm", "single BNN", "--arm", "with both", "--samples", "0"],
+    "four networks": ["--set", "peers=4", "--arm", "single BNN", "--arm", "with both", "--samples", "0"],
     "two objectives": ["--arch", "vit", "--select", "validation_nll_and_ece", "--samples", "3"],
 }
+#: Which study the others are of.
+OF_STUDY = {"one network": "ablation", "four networks": "ablation", "two objectives": "joint_search"}
 ARMS = {
     "scaling": [
         f"{method}, {size}"
@@ -65,7 +70,7 @@ def ended(load_study, tmp_path_factory):
     place, found = tmp_path_factory.mktemp("studies"), {}
 
     def run(name, *further):
-        study = load_study("joint_search" if name == "two objectives" else name)
+        study = load_study(OF_STUDY.get(name, name))
         argv = ["--preset", "demo", "--in-process", "--out", str(place / name), "--store", str(place / f"store of {name}")]
         argv += FLAGS.get(name, ["--samples", "1"]) + [flag for arm in ARMS.get(name, []) for flag in ("--arm", arm)]
         out, err = io.StringIO(), io.StringIO()
@@ -158,3 +163,22 @@ def test_arms_of_one_seed_start_alike(ended):
     first = {arm: study.curve(study.records[arm, 1].id).values["nll"][0] for arm in arms}
     assert len(set(first.values())) == 1, first
     assert study.records["single BNN", 1].id == study.records["two single BNNs", 1].id
+
+
+@pytest.mark.parametrize(("name", "peers"), [("one network", 1), ("four networks", 4)])
+def test_any_number_of_networks_from_the_command_line_to_the_page(ended, name, peers):
+    """Scores of every network and of all together; of one alone nothing is said that takes two."""
+    one = ended(name)
+    study = load(one.folder)
+    assert not study.problems and not study.missing()
+    record = study.records["with both", 1]
+    assert list(record.test) == [*(f"peer_{number}" for number in range(1, peers + 1)), "pair"]
+    values = study.curve(record.id).values
+    assert all((np.isfinite(values[name]).all()) == (peers > 1) for name in ("disagreement", "w2_per_weight", "feature_kl"))
+    assert study.curve(record.id).switch == (1 if peers > 1 else None)
+    table, report = ((one.folder / file).read_text() for file in ("table.md", "report.html"))
+    for title in ("Disagreement", "W2² per weight", "cosine of means", "feature KL"):
+        assert (title in table) == (peers > 1), title
+    assert "A peer's NLL" in table and "mean of all" in table
+    assert ("No arm has more than one network" in report) == (peers == 1)
+    assert "nan" not in table

@@ -3,14 +3,17 @@
 import pytest
 import torch
 
+from mldiv.datasets.splits import Shapes
 from mldiv.evaluation import predictive
 from mldiv.evaluation.metrics import entropy
-from mldiv.method.pair import MutualPair
+from mldiv.training.loop import make_pair
+
+SHAPES = Shapes(classes=10, channels=1, train_images=100)
 
 
 @pytest.fixture
 def peer(tiny):
-    one = MutualPair(tiny, 10, 1, 100).peer_1
+    one = make_pair(tiny, SHAPES).peers[0]
     one(torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(2)))  # statistics for the normalisation
     return one.eval()
 
@@ -54,10 +57,11 @@ def test_where_memory_runs_out_fewer_are_computed_together(tiny, peer, monkeypat
 def test_the_yardstick_is_the_same_whatever_the_trials_own_kernel(tiny, tiny_data):
     """And it is Eq. (14) on the last block's pooled features, written out."""
     device = torch.device("cpu")
-    pairs = [MutualPair(tiny.replace(**changed), 10, 1, 100) for changed in ({}, {"kernel": "rbf", "fusion": "frozen"})]
-    one, two = (predictive.feature_kl(pair, tiny_data, "validation", epoch=0, device=device) for pair in pairs)
+    configs = [tiny.replace(**changed) for changed in ({}, {"kernel": "rbf", "fusion": "frozen"})]
+    given = [(config, make_pair(config, SHAPES), tiny_data, "validation") for config in configs]
+    one, two = (predictive.feature_kl(*each, epoch=0, device=device) for each in given)
     assert one == two > 0
-    own = [predictive.feature_kl(pair, tiny_data, "validation", epoch=0, device=device, own=True) for pair in pairs]
+    own = [predictive.feature_kl(*each, epoch=0, device=device, own=True) for each in given]
     assert own[0] != own[1]
 
     features = [torch.randn(5, 6, 3, 3, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
@@ -71,4 +75,4 @@ def test_the_yardstick_is_the_same_whatever_the_trials_own_kernel(tiny, tiny_dat
     rows, columns = torch.where(~torch.eye(5, dtype=torch.bool))
     a, b = (one[rows, columns] for one in p)
     expected = ((a - b) * (a / b).log()).sum() / 5
-    torch.testing.assert_close(predictive._yardstick((features[0],), (features[1],))[0], expected)
+    torch.testing.assert_close(predictive._yardstick([(features[0],), (features[1],)])[0], expected)

@@ -50,7 +50,7 @@ def write(folder: Path, trial: str, nll: float, accuracy: float, images: int, se
     scores = {"accuracy": accuracy, "nll": nll, "brier": 0.1, "ece": 0.05, "adaptive_ece": 0.05, "classwise_ece": 0.02}
     scores |= {"entropy": 0.4, "mutual_information": 0.05}
     done = status == "finished"
-    members = {member: dict(scores) for member in records.MEMBERS}
+    members = {member: dict(scores) for member in records.members_of(2)}
     detection = {
         "error_auroc_entropy": 0.8, "error_auroc_mutual_information": 0.75, "ood_auroc_entropy": 0.9,
         "ood_auroc_mutual_information": 0.85, "aurc_entropy": 0.02, "aurc_mutual_information": 0.03,
@@ -82,7 +82,7 @@ def _line(epoch: int, nll: float, accuracy: float, seed: int) -> dict:
     train = {"nll_1": nll, "nll_2": nll, "feature_kl": 0.02 if stage == 2 else None}
     return {
         "epoch": epoch, "stage": stage, "shared": epoch < 4, "lr": 0.1, "train": train, "seconds": 0.5,
-        "validation": {member: dict(scores) for member in records.MEMBERS}, "diversity": diversity,
+        "validation": {member: dict(scores) for member in records.members_of(2)}, "diversity": diversity,
     }  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def predictions(path: Path, nll: float, images: int, seed: int) -> None:
     label_probability = np.exp(np.log(label_probability) * nll / -np.log(label_probability).mean())
     entropy = -np.log(confidence)
     frames = []
-    for member in records.MEMBERS:
+    for member in records.members_of(2):
         frames.append(
             pd.DataFrame(
                 {

@@ -62,7 +62,7 @@ def results(folder):
 
 def check_as_alone(config, folder, alone):
     expected = results(alone(config))
-    assert expected["status"] == "finished" and len(expected["predictions"]["label"]) == 3 * 32
+    assert expected["status"] == "finished" and len(expected["predictions"]["label"]) == (config.peers + 1) * 32
     found = differing(results(folder), expected)
     assert not found, f"differs from the trial trained alone in {found}"
 

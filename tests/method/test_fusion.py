@@ -39,17 +39,17 @@ def test_attention_against_loops():
 def test_forms(name):
     fusion = FUSIONS[name](CHANNELS, 8, 2, 0)
     given = features(1), features(2)
-    first, second = fusion(*given)
+    first, second = fusion(given)
     assert first.shape == second.shape == (3, 8)
     first.square().sum().backward()
     assert all(feature.grad is not None and feature.grad.abs().sum() > 0 for feature in given[0])
     trained = sum(value.numel() for value in fusion.parameters() if value.requires_grad)
     one = sum(value.numel() for value in CrossAttention(CHANNELS, 8, 2).parameters())
     assert trained == {"shared": one, "per_peer": 2 * one, "frozen": 0}[name]
-    assert torch.equal(fusion.first(given[1]), second) == (name != "per_peer")
+    assert torch.equal(fusion.peer_1(given[1]), second) == (name != "per_peer")
 
 
 @pytest.mark.parametrize("name", FUSIONS)
 def test_seed(name):
-    outs = [FUSIONS[name](CHANNELS, 8, 2, seed)(features(1), features(2))[1] for seed in (0, 0, 1)]
+    outs = [FUSIONS[name](CHANNELS, 8, 2, seed)([features(1), features(2)])[1] for seed in (0, 0, 1)]
     assert torch.equal(outs[0], outs[1]) and not torch.equal(outs[0], outs[2])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mldiv.config import INITIALIZATIONS, ConfigError, TrialConfig
+from mldiv.datasets.splits import Shapes
 from mldiv.method import losses
 from mldiv.method.fusion import FUSIONS
 from mldiv.method.kernels import KERNELS
@@ -15,7 +16,10 @@ from mldiv.method.losses import (
     PARAM_DISTANCES,
     TRANSFORMS,
 )
-from mldiv.method.pair import TERMS, MutualPair, Weights
+from mldiv.method.pair import Weights, term_names
+from mldiv.training.loop import make_pair
+
+SHAPES = Shapes(classes=10, channels=1, train_images=100)
 
 
 def batch(seed=0):
@@ -24,15 +28,15 @@ def batch(seed=0):
 
 
 def step(config, diverse=True, weights=None):
-    pair = MutualPair(config, 10, 1, 100)
+    pair = make_pair(config, SHAPES)
     pair.set_scales(torch.tensor(0.5))
     if weights is not None:
         pair.weights = weights
     images, labels = batch()
-    noise = torch.randn(2, pair.peer_1.mean.numel(), generator=torch.Generator().manual_seed(1))
-    total, terms = pair(images, labels, *noise, diverse)
+    noise = torch.randn(2, pair.peers[0].mean.numel(), generator=torch.Generator().manual_seed(1))
+    total, terms = pair(images, labels, list(noise), diverse)
     total.backward()
-    return pair, total, dict(zip(TERMS, terms.tolist(), strict=True))
+    return pair, total, dict(zip(term_names(2), terms.tolist(), strict=True))
 
 
 def combinations():
@@ -87,7 +91,7 @@ def test_total_is_the_weighted_sum(tiny):
 
 def test_kl_is_per_training_image(tiny):
     pair, _, terms = step(tiny)
-    assert terms["kl_1"] == pytest.approx(pair.peer_1.kl_to_prior(1.0).item() / 100, rel=1e-5)
+    assert terms["kl_1"] == pytest.approx(pair.peers[0].kl_to_prior(1.0).item() / 100, rel=1e-5)
 
 
 def test_each_peer_gets_the_gradient_of_its_own_loss(tiny):
@@ -95,11 +99,11 @@ def test_each_peer_gets_the_gradient_of_its_own_loss(tiny):
     config = tiny.replace(fusion="frozen")
     pair, _, _ = step(config)
     images, labels = batch()
-    noise = torch.randn(2, pair.peer_1.mean.numel(), generator=torch.Generator().manual_seed(1))
-    reference = MutualPair(config, 10, 1, 100)
+    noise = torch.randn(2, pair.peers[0].mean.numel(), generator=torch.Generator().manual_seed(1))
+    reference = make_pair(config, SHAPES)
     reference.set_scales(torch.tensor(0.5))
     outs = [peer(images, weights=peer.sample(one)) for peer, one in zip(reference.peers, noise, strict=True)]
-    fused = [losses.normalize_features(one, center=True) for one in reference.fusion(outs[0][1], outs[1][1])]
+    fused = [losses.normalize_features(one, center=True) for one in reference.fusion([outs[0][1], outs[1][1]])]
     p = [losses.conditional_distribution(reference.kernel(one, one)) for one in fused]
     for own, other in ((0, 1), (1, 0)):
         mine, peer = reference.peers[own], reference.peers[other]
@@ -123,24 +127,22 @@ def test_weights_may_be_tensors(tiny):
 
 def test_peers_start_apart_and_seeds_act():
     config = TrialConfig(arch="resnet8", width=0.25, fusion_dim=16)
-    one, same, other = (MutualPair(config.replace(seed=seed), 10, 1, 100) for seed in (0, 0, 1))
-    assert torch.equal(one.peer_1.mean, same.peer_1.mean)
-    assert not torch.equal(one.peer_1.mean, one.peer_2.mean)
-    assert not torch.equal(one.peer_1.mean, other.peer_1.mean)
-    assert not torch.equal(one.fusion.first.block, other.fusion.first.block)
+    one, same, other = (make_pair(config.replace(seed=seed), SHAPES) for seed in (0, 0, 1))
+    assert torch.equal(one.peers[0].mean, same.peers[0].mean)
+    assert not torch.equal(one.peers[0].mean, one.peers[1].mean)
+    assert not torch.equal(one.peers[0].mean, other.peers[0].mean)
+    assert not torch.equal(one.fusion.peer_1.block, other.fusion.peer_1.block)
 
 
 @pytest.mark.parametrize("normalization", ["sum", "mean", "switch"])
 def test_scales_at_the_switch(tiny, normalization):
-    pair = MutualPair(
-        tiny.replace(param_transform="negative", param_normalization=normalization, feature_normalization=normalization),
-        10, 1, 100,
-    )  # fmt: skip
+    normalized = {"param_normalization": normalization, "feature_normalization": normalization}
+    pair = make_pair(tiny.replace(param_transform="negative", **normalized), SHAPES)
     pair.set_scales(torch.tensor(0.25))
     param, feature = {
         "sum": (1, 1),
-        "mean": (pair.peer_1.mean.numel(), 1),
-        "switch": (pytest.approx(pair.squared_w2().item()), 0.25),
+        "mean": (pair.peers[0].mean.numel(), 1),
+        "switch": (pytest.approx(pair.distance("w2").item()), 0.25),
     }[normalization]
     assert pair.param_scale.item() == param
     assert pair.feature_scale.item() == feature

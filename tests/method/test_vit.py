@@ -8,18 +8,18 @@ from torch.func import functional_call
 from torch.nn.functional import cosine_similarity as cosine
 from torchvision.models.vision_transformer import VisionTransformer
 
-from mldiv.datasets.splits import eval_batches
+from mldiv.datasets.splits import Shapes, eval_batches
 from mldiv.evaluation import predictive
 from mldiv.evaluation.metrics import entropy
 from mldiv.method import losses
 from mldiv.method.fusion import pool
 from mldiv.method.kernels import KERNELS
 from mldiv.method.networks import build
-from mldiv.method.pair import MutualPair
 from mldiv.method.posterior import GaussianPosterior
 from mldiv.method.torchvision_networks import HEAD_STD, POSITION_STD, patch_size, token_width
 from mldiv.storage.cache import Store
 from mldiv.training import step_cost
+from mldiv.training.loop import make_pair
 from mldiv.training.pretraining import pretrained
 from mldiv.training.worker_cache import Workspace
 
@@ -175,11 +175,11 @@ def test_samples_computed_together_are_those_computed_one_by_one(config, precisi
 
 
 def step(config, images, labels, diverse=True):
-    pair = MutualPair(config, 10, 1, 100, image_size=images.shape[-1])
+    pair = make_pair(config, Shapes(10, 1, 100, images.shape[-1]))
     pair.set_scales(torch.tensor(0.01))
-    noise = torch.randn(2, pair.peer_1.mean.numel(), generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(2, pair.peers[0].mean.numel(), generator=torch.Generator().manual_seed(1))
     with predictive.precision(config, CPU):
-        total, _ = pair(images, labels, *noise, diverse)
+        total, _ = pair(images, labels, list(noise), diverse)
     total.backward()
     return pair, total
 
@@ -204,19 +204,19 @@ def test_the_feature_term_alone_reaches_every_layer(config):
     images, labels = batch(channels=1, count=12)
     quiet = {"kl_weight": 0.0, "alpha": 0.0, "mutual_weight": 0.0}
     with_term, without = (step(config.replace(beta=beta, fusion="frozen", **quiet), images, labels)[0] for beta in (1e6, 0.0))
-    one = with_term.peer_1
-    difference = one.mean.grad - without.peer_1.mean.grad
+    one = with_term.peers[0]
+    difference = one.mean.grad - without.peers[0].mean.grad
 
-    fresh = MutualPair(config.replace(fusion="frozen"), 10, 1, 100, image_size=8)
-    noise = torch.randn(2, fresh.peer_1.mean.numel(), generator=torch.Generator().manual_seed(1))
+    fresh = make_pair(config.replace(fusion="frozen"), Shapes(10, 1, 100, 8))
+    noise = torch.randn(2, fresh.peers[0].mean.numel(), generator=torch.Generator().manual_seed(1))
     features = []
     for peer, drawn in zip(fresh.peers, noise, strict=True):
         tokens = peer(images, weights=peer.sample(drawn))[1]
         features.append(tuple(layer.mean(2, keepdim=True) for layer in tokens))
-    fused = [losses.normalize_features(each, center=True) for each in fresh.fusion(*features)]
+    fused = [losses.normalize_features(each, center=True) for each in fresh.fusion(features)]
     p, q = (losses.conditional_distribution((1 + cosine(each[:, None], each[None], dim=-1)) / 2) for each in fused)
     value = losses.feature_kl(p, q.detach(), direction="symmetric", reduction="batchmean")
-    (expected,) = torch.autograd.grad(1e6 * torch.exp(-value / 0.01), fresh.peer_1.mean)
+    (expected,) = torch.autograd.grad(1e6 * torch.exp(-value / 0.01), fresh.peers[0].mean)
     torch.testing.assert_close(difference, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     for name, gradient in one.views(difference).items():
         assert gradient.any() == (name != "heads.head.weight"), name
@@ -224,7 +224,7 @@ def test_the_feature_term_alone_reaches_every_layer(config):
 
 def test_a_pair_learns_a_batch_of_digits(config, tiny_data):
     images, labels = next(eval_batches(tiny_data, "train", batch_size=32, device=CPU))
-    pair = MutualPair(config, 10, 1, 32, image_size=8)
+    pair = make_pair(config, Shapes(10, 1, 32, 8))
     pair.set_scales(torch.tensor(0.1))
     optimizer = torch.optim.SGD(pair.parameters(), lr=0.1, momentum=0.9)
     stream = torch.Generator().manual_seed(0)
@@ -233,7 +233,7 @@ def test_a_pair_learns_a_batch_of_digits(config, tiny_data):
 
 
 def descend(pair, optimizer, images, labels, stream):
-    total, terms = pair(images, labels, *torch.randn(2, pair.peer_1.mean.numel(), generator=stream), True)
+    total, terms = pair(images, labels, list(torch.randn(2, pair.peers[0].mean.numel(), generator=stream)), True)
     optimizer.zero_grad()
     total.backward()
     optimizer.step()
@@ -245,5 +245,5 @@ def test_the_images_size_reaches_every_network(config, tiny_data, tmp_path):
     assert [peer.module.image_size for peer in pair.peers] == [8, 8]
     state, trained = pretrained(config, tiny_data, Store(tmp_path), CPU)
     assert trained == 1
-    pair.peer_2.load_means(copy.deepcopy(state))
+    pair.peers[1].load_means(copy.deepcopy(state))
     assert step_cost.measure(config).stage_2 > 0

@@ -12,11 +12,10 @@ from mldiv import distributed
 from mldiv.config import TrialConfig
 from mldiv.evaluation.metrics import nll
 from mldiv.evaluation.predictive import predictives
-from mldiv.method.pair import MutualPair
 from mldiv.method.posterior import GaussianPosterior
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
-from mldiv.training.loop import dataset, over_ranks
+from mldiv.training.loop import dataset, make_pair, over_ranks
 
 CONFIG = TrialConfig(
     data="digits", train_size=480, validation_size=60, test_size=200, arch="resnet8", width=0.5, epochs=4, switch_epoch=3,
@@ -98,10 +97,10 @@ def test_a_trial_over_two_processes_learns_what_one_learns(two, folder):
 
 def test_its_checkpoint_evaluates_alone(two, folder):
     data = dataset(CONFIG)
-    pair = MutualPair(CONFIG, 10, 1, CONFIG.train_size)
+    pair = make_pair(CONFIG, data.shapes)
     pair.load_state_dict(torch.load(folder / "two" / "checkpoint.pt", weights_only=True)["pair"])
     members, labels = predictives(
-        pair, data, "test", samples=CONFIG.test_samples, epoch=CONFIG.epochs, device=torch.device("cpu")
+        CONFIG, pair, data, "test", samples=CONFIG.test_samples, epoch=CONFIG.epochs, device=torch.device("cpu")
     )
     for member, one in members.items():
         assert nll(one, labels).item() == pytest.approx(two["test"][member]["nll"], rel=1e-4), member

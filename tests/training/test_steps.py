@@ -5,16 +5,15 @@ import itertools
 import pytest
 import torch
 
-from mldiv.method.pair import MutualPair
 from mldiv.training import loop
-from mldiv.training.loop import dataset, epoch_batches, make_optimizer, train_epoch
+from mldiv.training.loop import dataset, epoch_batches, make_optimizer, make_pair, train_epoch
 
 
 def stepped(config, gradients):
     """Peer 1's means before and after steps with the same given gradients, and rho's."""
     data = dataset(config)
-    pair = MutualPair(config, data.classes, data.channels, len(data.train), image_size=8)
-    optimizer, peer = make_optimizer(config, pair), pair.peer_1
+    pair = make_pair(config, data.shapes)
+    optimizer, peer = make_optimizer(config, pair), pair.peers[0]
     before = peer.mean.detach().clone(), peer.rho.detach().clone()
     for gradient in gradients:
         peer.mean.grad, peer.rho.grad = torch.full_like(peer.mean, gradient), torch.full_like(peer.rho, gradient)
@@ -48,9 +47,9 @@ def test_the_epochs_rate_reaches_every_group(tiny, optimizer):
 
     config = tiny.replace(optimizer=optimizer, lr=0.01, rho_lr_scale=3.0, fusion_lr_scale=0.5, schedule="constant")
     data = dataset(config)
-    pair = MutualPair(config, data.classes, data.channels, len(data.train), image_size=8)
+    pair = make_pair(config, data.shapes)
     made = make_optimizer(config, pair)
-    train_epoch(pair, pair, made, data, 0, False, torch.device("cpu"))
+    train_epoch(config, pair, pair, made, data, 0, False, torch.device("cpu"))
     assert [round(group["lr"], 6) for group in made.param_groups] == [0.01, 0.03, 0.005]
 
 
@@ -70,15 +69,15 @@ def test_order_and_augmentation_depend_on_seed_purpose_and_epoch(tiny, tiny_data
 
 
 def test_every_epoch_step_and_peer_has_its_own_weight_noise(tiny, tiny_data):
-    pair = MutualPair(tiny, 10, 1, len(tiny_data.train), image_size=8)
+    pair = make_pair(tiny, tiny_data.shapes)
     optimizer, noise = make_optimizer(tiny, pair), []
 
-    def model(images, labels, first, second, diverse):
-        noise.extend((first, second))
-        return pair(images, labels, first, second, diverse)
+    def model(images, labels, drawn, diverse):
+        noise.extend(drawn)
+        return pair(images, labels, drawn, diverse)
 
     for epoch in (0, 1, 0):
-        train_epoch(model, pair, optimizer, tiny_data, epoch, False, torch.device("cpu"))
+        train_epoch(tiny, model, pair, optimizer, tiny_data, epoch, False, torch.device("cpu"))
     share = len(noise) // 3
     assert share == 2 * (len(tiny_data.train) // tiny.batch_size)
     for one, other in itertools.combinations(noise[: 2 * share], 2):

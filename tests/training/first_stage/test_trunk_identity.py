@@ -37,6 +37,7 @@ CHANGED = {
     "split_seed": 1,
     "arch": "resnet20",
     "width": 0.5,
+    "peers": 3,
     "initial_sigma": 0.2,
     "sigma_mode": "absolute",
     "prior_std": 2.0,
