@@ -12,6 +12,7 @@ from mldiv.datasets.splits import ImageData
 from mldiv.evaluation import metrics, temperature_scaling
 from mldiv.evaluation.metrics import Predictive
 from mldiv.evaluation.predictive import predictives
+from mldiv.training.loop import check_finite
 from mldiv.training.resume import Trial
 
 Members = dict[str, Predictive]
@@ -50,7 +51,9 @@ def score(trial: Trial) -> None:
 def _predict(trial: Trial, data: ImageData, split: str) -> tuple[Members, Tensor]:
     config = trial.config
     samples, epoch = config.test_samples, config.epochs
-    return predictives(config, trial.pair, data, split, samples=samples, epoch=epoch, device=trial.device)
+    found, labels = predictives(config, trial.pair, data, split, samples=samples, epoch=epoch, device=trial.device)
+    check_finite(found, f"after the last epoch, {split}")
+    return found, labels
 
 
 def _scores(members: Members, labels: Tensor) -> dict[str, dict[str, float]]:

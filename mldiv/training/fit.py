@@ -22,7 +22,7 @@ from mldiv.records import TrialRecord
 from mldiv.storage.cache import Store, save_atomically
 from mldiv.training.final_scores import score
 from mldiv.training.first_stage import Trunk
-from mldiv.training.loop import Diverged, learning_rate, make_optimizer, over_ranks, steps_per_epoch, train_epoch
+from mldiv.training.loop import Diverged, check_finite, learning_rate, make_optimizer, over_ranks, steps_per_epoch, train_epoch
 from mldiv.training.resume import Line, Report, Trial, begin, prefix
 from mldiv.training.worker_cache import Workspace
 
@@ -191,6 +191,7 @@ def _line(trial: Trial, epoch: int, diverse: bool, terms: Tensor) -> Line:
     members, labels = predictive.predictives(
         config, pair, data, "validation", samples=config.validation_samples, epoch=epoch, device=device
     )
+    check_finite(members, f"epoch {epoch}, validation")
     validation = {member: scores(one, labels, predictive.EPOCH_METRICS) for member, one in members.items()}
     diversity = predictive.diversity(pair)
     if len(pair.peers) > 1:

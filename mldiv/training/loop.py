@@ -1,7 +1,7 @@
 """What a trial trains and how: the pair, its data and batches, learning rate, optimiser, steps, gradients over ranks."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from mldiv import distributed
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.splits import ImageData, Shapes, draw_augmentation, load, train_batches
 from mldiv.evaluation import predictive
+from mldiv.evaluation.metrics import Predictive
 from mldiv.method.fusion import FUSIONS
 from mldiv.method.kernels import KERNELS
 from mldiv.method.networks import build
@@ -137,7 +138,17 @@ _dataset = lru_cache(maxsize=1)(load)
 
 
 class Diverged(Exception):
-    """A loss term became infinite or not a number; the message says which and when."""
+    """A loss term, a weight or a prediction became infinite or not a number; the message says which and when."""
+
+
+def check_finite(members: Mapping[str, Predictive], when: str) -> None:
+    """Look at the predictions of every member, which all ranks have alike.
+
+    Raises: Diverged for the first that is not finite.
+    """
+    for member, prediction in members.items():
+        if not (prediction.probabilities.isfinite().all() and prediction.expected_entropy.isfinite().all()):
+            raise Diverged(f"{when}: the predictions of {member} were not finite")
 
 
 def make_optimizer(config: TrialConfig, pair: MutualPair) -> torch.optim.Optimizer:
@@ -161,7 +172,7 @@ def train_epoch(
 
     model: ``pair``, perhaps with its gradients averaged over ranks.
 
-    Raises: Diverged, naming the first term that was not finite, on every rank alike.
+    Raises: Diverged, naming the first term that was not finite, or the weights after the last step, on every rank alike.
     """
     names = term_names(len(pair.peers))
     pair.train()
@@ -179,8 +190,12 @@ def train_epoch(
         broken |= ~terms.isfinite() & ~broken.any()
         total += terms
         steps += 1
-    if bad := [name for name, flag in zip(names, distributed.any_rank(broken).tolist(), strict=True) if flag]:
-        raise Diverged(f"epoch {epoch}: loss term {bad[0]} was not finite")
+    weights = {name: value for name, value in pair.state_dict().items() if value.is_floating_point()}
+    broken = torch.cat([broken, torch.stack([~value.isfinite().all() for value in weights.values()])])
+    said = [f"loss term {name} was not finite" for name in names]
+    said += [f"{name} was not finite after the last step" for name in weights]
+    if bad := [words for words, flag in zip(said, distributed.any_rank(broken).tolist(), strict=True) if flag]:
+        raise Diverged(f"epoch {epoch}: {bad[0]}")
     return distributed.mean_over_ranks(total / steps)
 
 

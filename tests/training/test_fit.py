@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ from helpers.trunk_trials import Killed, check_as_alone, differing, kill_after, 
 
 from mldiv import records
 from mldiv.config import ConfigError
+from mldiv.evaluation.predictive import predictives
 from mldiv.records import TrialRecord
 from mldiv.seeding import derive, generator
 from mldiv.storage.cache import Store
@@ -99,6 +101,29 @@ def test_divergence_is_named_and_final(tiny, tmp_path, changed, term):
     assert record.reason == f"epoch 0: loss term {term} was not finite"
     assert not record.test
     assert train(config, tmp_path).attempts == 1
+
+
+def test_weights_that_blow_up_in_the_last_step_are_divergence(tiny, tmp_path):
+    """No loss sees them: one step, and that is all of the training."""
+    config = tiny.replace(initialization="scratch", epochs=1, switch_epoch=1, train_size=32, lr=1e12, clip_norm=0.0)
+    record = train(config, tmp_path)
+    assert record.status == "diverged" and not record.test and not record.validation
+    assert "epoch 0" in record.reason and "not finite" in record.reason
+
+
+@pytest.mark.parametrize("when", ["epoch 1, validation", "after the last epoch, test"])
+def test_predictions_that_are_no_numbers_are_divergence(tiny, tmp_path, monkeypatch, when):
+    def spoiled(config, pair, data, split, *, epoch, **more):
+        found, labels = predictives(config, pair, data, split, epoch=epoch, **more)
+        if (split, epoch) == (("validation", 1) if "epoch 1" in when else ("test", 4)):
+            found["peer_2"].probabilities[3, 1] = math.nan
+        return found, labels
+
+    for name in ("mldiv.evaluation.predictive", "mldiv.training.final_scores"):
+        monkeypatch.setattr(f"{name}.predictives", spoiled)
+    record = train(tiny.replace(initialization="scratch"), tmp_path)
+    assert record.status == "diverged" and record.reason == f"{when}: the predictions of peer_2 were not finite"
+    assert not record.test
 
 
 def test_early_stop(tiny, tmp_path):

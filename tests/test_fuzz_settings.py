@@ -1,0 +1,95 @@
+"""Settings at random, wrong and right: each is refused in one line that names it, or makes a trial that can be trained."""
+
+import dataclasses
+import math
+import random
+
+import pytest
+
+from mldiv.config import ConfigError, TrialConfig
+from mldiv.datasets.files import DataError
+from mldiv.setting import fields
+from mldiv.storage.cache import Store
+from mldiv.training.fit import fit
+
+pytestmark = pytest.mark.slow
+
+WEIRD = (
+    None, True, False, "", "x", "\x1b[31m", "é" * 3, "a" * 5000, -1, 0, 1, 2, 3, 7, 2**31, 2**63, 10**400, -0.0, 0.5, 1e-320,
+    1e-30, 1e30, 1e308, -1e308, math.inf, -math.inf, math.nan, [], [1], {}, {"a": 1}, (1, 2), b"x", 1j, object,
+)  # fmt: skip
+#: What trains in a fraction of a second.
+SMALL = {
+    "data": "digits", "arch": "resnet8", "width": 0.1, "train_size": 24, "validation_size": 12, "test_size": 12, "epochs": 1,
+    "switch_epoch": 0, "batch_size": 12, "pretrain_epochs": 1, "validation_samples": 1, "test_samples": 1, "fusion_dim": 8,
+    "fusion_heads": 2, "ood": "none", "compile": False, "image_size": None, "scale_batches": 1,
+}  # fmt: skip
+
+
+def number(draw, item):
+    """One of its range, the ends more often than they deserve."""
+    bounds = item.metadata["bounds"]
+    low, high = bounds.get("ge", bounds.get("gt", 0)), bounds.get("le", bounds.get("lt", 1))
+    if "int" in str(item.type):
+        step = bounds.get("multiple_of", 1)
+        return draw.choice([low, low + step, high, high - 1, draw.randrange(0, 50) * step])
+    return draw.choice([float(low), float(high), 10 ** draw.uniform(-3, 2), draw.uniform(0, 1)])
+
+
+def value(draw, item):
+    if item.metadata["choices"] is not None:
+        return draw.choice(list(item.metadata["choices"]))
+    if item.type is bool:
+        return draw.random() < 0.5
+    return draw.choice([None, "/nowhere"]) if item.name == "data_root" else number(draw, item)
+
+
+def settings(draw, wrong):
+    """Some settings of their ranges, and of one in three a value out of the blue."""
+    items = draw.sample(list(fields(TrialConfig).values()), draw.randrange(1, 12))
+    found = {item.name: value(draw, item) for item in items}
+    if wrong and draw.random() < 0.33:
+        found[draw.choice(list(found))] = draw.choice(WEIRD)
+    return found
+
+
+def test_ten_thousand_are_refused_in_one_line_or_taken():
+    draw, taken = random.Random(0), 0
+    for number in range(10_000):
+        given = settings(draw, wrong=True)
+        try:
+            config = TrialConfig().replace(**given)
+        except ConfigError as error:
+            assert any(name in str(error) for name in given), (number, given, str(error))
+            assert len(str(error)) < 400 and str(error).isprintable(), (number, given, str(error))
+            continue
+        taken += 1
+        assert len(config.id) == 16, (number, given)
+        assert config.replace() == config, (number, given)
+        assert TrialConfig().replace(**dataclasses.asdict(config)).id == config.id, (number, given)
+    assert 1000 < taken < 9000
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_two_hundred_that_are_taken_train(tmp_path):
+    draw, trained, ends = random.Random(1), 0, set()
+    while trained < 200:
+        given = {name: value for name, value in settings(draw, wrong=False).items() if name not in SMALL}
+        try:
+            config = TrialConfig().replace(**SMALL | given)
+        except ConfigError:
+            continue
+        try:
+            record = fit(config, tmp_path / config.id, store=Store(tmp_path / "store"))
+        except (ConfigError, DataError) as error:
+            assert "\n" not in str(error), given
+            continue
+        trained += 1
+        ends.add(record.status)
+        assert record.status in ("finished", "diverged"), given
+        if record.status == "finished":
+            scores = [score for member in record.test.values() for score in member.values()]
+            assert all(math.isfinite(score) for score in scores), given
+        else:
+            assert record.reason, given
+    assert ends == {"finished", "diverged"}
