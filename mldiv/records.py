@@ -85,6 +85,7 @@ class TrialRecord:
 
     @property
     def final(self) -> bool:
+        """Whether the trial is never trained again."""
         return self.status in FINAL
 
 
@@ -163,7 +164,7 @@ class TrialTask:
 
     @classmethod
     def read(cls, value: dict[str, Any]) -> "TrialTask":
-        """The task in a dictionary, as `dataclasses.asdict` makes it.
+        """Return the task in a dictionary, as `dataclasses.asdict` makes it.
 
         Raises: RecordError for missing or unknown fields, or one of a wrong type.
         """
@@ -171,7 +172,7 @@ class TrialTask:
 
 
 def commit() -> str:
-    """The checkout's short commit, with a note when it has uncommitted changes; "unknown" outside of git."""
+    """Return the checkout's short commit, with a note when it has uncommitted changes; "unknown" outside of git."""
     with suppress(OSError, subprocess.CalledProcessError):
         ask = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
         name = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
@@ -181,18 +182,19 @@ def commit() -> str:
 
 
 def trial_id(config: dict[str, Any], without: frozenset[str] = frozenset()) -> str:
-    """The first 16 hex digits of SHA-256 over the configuration's canonical JSON, the keys in ``without`` left out."""
+    """Return the first 16 hex digits of SHA-256 over the configuration's canonical JSON, the keys in ``without`` left out."""
     kept = {key: value for key, value in config.items() if key not in without}
     canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def trial_folder(study: Path, trial: str) -> Path:
+    """Return the trial's folder in a study's."""
     return Path(study) / "trials" / trial
 
 
 def finite(value: Any) -> Any:
-    """``value`` with every non-finite number replaced by None (JSON has no NaN), in nested dicts and lists too."""
+    """Return ``value`` with every non-finite number replaced by None (JSON has no NaN), in nested dicts and lists too."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -218,6 +220,7 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write an object as JSON, whole or not at all."""
     write_atomically(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
 
 
@@ -234,7 +237,7 @@ Record = TypeVar("Record", bound=TrialRecord | StudyRecord | TrialTask)
 
 
 def _read(kind: type[Record], path: Path) -> Record:
-    """The record in a file.
+    """Read the record in a file.
 
     Raises: RecordError, naming the file and what to do, when it is missing or damaged, or of another schema version.
     """
@@ -256,7 +259,7 @@ def _read(kind: type[Record], path: Path) -> Record:
 
 
 def _checked(kind: type[Record], value: dict[str, Any], where: str, mend: str = "") -> Record:
-    """A record of a dictionary.
+    """Make a record of a dictionary.
 
     Raises: RecordError, naming ``where``, for missing or unknown fields and for values of a wrong type.
     """
@@ -273,7 +276,7 @@ def _checked(kind: type[Record], value: dict[str, Any], where: str, mend: str = 
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    """Whether a value, as JSON has it, is of an annotated type. None stands for a number that was not finite."""
+    """Return whether a value, as JSON has it, is of an annotated type. None stands for a number that was not finite."""
     inside = get_args(annotation)
     if annotation is Any:
         return True
@@ -299,7 +302,7 @@ def write_study(folder: Path, record: StudyRecord) -> None:
 
 
 def read_study(folder: Path) -> StudyRecord:
-    """The study in ``folder``.
+    """Read the study in ``folder``.
 
     Raises: RecordError, naming the file and what to do, when it is missing, damaged or of another schema version.
     """
@@ -307,11 +310,12 @@ def read_study(folder: Path) -> StudyRecord:
 
 
 def write_trial(folder: Path, record: TrialRecord) -> None:
+    """Write ``trial.json``."""
     write_json(folder / "trial.json", asdict(record))
 
 
 def read_trial(folder: Path) -> TrialRecord:
-    """The record in ``folder``.
+    """Read the trial in ``folder``.
 
     Raises: RecordError when it is missing or damaged, of another schema version, or holds unknown fields or states.
     """
@@ -323,7 +327,7 @@ def read_trial(folder: Path) -> TrialRecord:
 
 
 def failed_trial(folder: Path, task: TrialTask, reason: str) -> TrialRecord:
-    """The trial's record as it stands in ``folder``, or a new one where it cannot be read, marked as failed."""
+    """Return the trial's record as it stands in ``folder``, or a new one where it cannot be read, marked as failed."""
     try:
         record = read_trial(folder)
     except (RecordError, OSError):
@@ -333,7 +337,7 @@ def failed_trial(folder: Path, task: TrialTask, reason: str) -> TrialRecord:
 
 
 def find_trial(study: Path, trial: str) -> TrialRecord | None:
-    """The record of ``trial`` in a study folder, or None when it has none yet."""
+    """Read the record of ``trial`` in a study folder; None when it has none yet."""
     folder = trial_folder(study, trial)
     return read_trial(folder) if (folder / "trial.json").exists() else None
 
@@ -348,7 +352,7 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file; none when there is no file.
+    """Yield the objects of a JSON-lines file; none when there is no file.
 
     Raises: RecordError, naming file and line, at a line that is not valid JSON (a truncated write, say).
     """
@@ -382,9 +386,11 @@ def keep_epochs(path: Path, epochs: int, extra: list[dict[str, Any]] | None = No
 
 
 def write_assignments(study: Path, assignments: list[Assignment]) -> None:
+    """Write ``assignments.jsonl`` into the study's folder."""
     lines = [json.dumps(asdict(item)) + "\n" for item in assignments]
     write_atomically(Path(study) / "assignments.jsonl", "".join(lines))
 
 
 def read_assignments(study: Path) -> list[Assignment]:
+    """Read ``assignments.jsonl`` in the study's folder; nothing where there is none."""
     return [Assignment(**line) for line in read_lines(Path(study) / "assignments.jsonl")]

@@ -28,14 +28,14 @@ FREE = frozenset({"environment", "settings", "data", "chosen", "importance"})
 
 
 def check_flags(flags: Namespace) -> None:
-    """Whether flags can be what they say, each by itself and together."""
+    """Refuse flags that cannot be what they say, or that contradict each other."""
     _check_counts(flags)
     _check_ways(flags)
     _check_shares(flags)
 
 
 def _check_counts(flags: Namespace) -> None:
-    """Whether every flag that is a number of things is large enough."""
+    """Refuse numbers of things that are too small."""
     for flag, least in COUNTS.items():
         value = getattr(flags, flag)
         if value is not None and value < least:
@@ -45,7 +45,7 @@ def _check_counts(flags: Namespace) -> None:
 
 
 def _check_ways(flags: Namespace) -> None:
-    """Whether flags name a way of searching that there is, and of training that goes together."""
+    """Refuse a way of searching that is unknown, and ways of training that do not go together."""
     if flags.select not in SELECTION:
         raise ConfigError(f"--select {flags.select!r} is unknown{nearest(flags.select, SELECTION)}")
     needs_ray = {"workers": flags.workers > 1, "groups": flags.groups is not None, "stop-early": flags.stop_early}
@@ -55,7 +55,7 @@ def _check_ways(flags: Namespace) -> None:
 
 
 def _check_shares(flags: Namespace) -> None:
-    """Whether Ray can give such shares of a machine."""
+    """Refuse shares of a machine that Ray cannot give."""
     cpus, gpus = flags.cpus_per_worker, flags.gpus_per_worker
     if cpus is not None and not cpus > 0:
         raise ConfigError(f"--cpus-per-worker {cpus:g}: must be greater than zero")
@@ -64,7 +64,7 @@ def _check_shares(flags: Namespace) -> None:
 
 
 def check_workers(flags: Namespace, configs: Sequence[TrialConfig]) -> None:
-    """Whether batches can be shared, and whether this machine has a processor for each worker (a cluster is asked later)."""
+    """Refuse more workers than this machine has processors (a cluster is asked later), or than can share a batch evenly."""
     if flags.address == "local" and flags.workers > (cpus := int(local_resources()["CPU"])):
         raise ConfigError(f"--workers {flags.workers}: this machine has {cpus} processors; take at most so many")
     for config in configs:
@@ -73,14 +73,14 @@ def check_workers(flags: Namespace, configs: Sequence[TrialConfig]) -> None:
 
 
 def check_data(base: TrialConfig, download: bool) -> None:
-    """Whether the images are there, those of another kind too."""
+    """Refuse images that are not there or damaged, those of another kind too; download them where that is asked for."""
     root = Path(base.data_root) if base.data_root else None
     sources.check(base.data, root, download=download)
     ood.check(base.ood, root, base.data)
 
 
 def check_trials(configs: Sequence[TrialConfig]) -> None:
-    """Whether every arm's data fill a batch, and its network can be built for them."""
+    """Refuse arms whose data do not fill a batch, or whose network cannot be built for them."""
     built = set()
     for config in configs:
         data = dataset(config)
@@ -96,7 +96,7 @@ def check_trials(configs: Sequence[TrialConfig]) -> None:
 
 
 def check_writable(flag: str, place: Place, dry_run: bool) -> None:
-    """Whether a place can be written, or could be; a folder is made unless this is a dry run."""
+    """Refuse a place that cannot be written. A folder is made, unless this is a dry run."""
     try:
         if is_url(place):
             Remote(place).try_writing()
@@ -112,10 +112,7 @@ def check_writable(flag: str, place: Place, dry_run: bool) -> None:
 
 
 def check_same(here: StudyRecord, there: StudyRecord, place: Place) -> None:
-    """Whether a folder's study may be continued as this one.
-
-    Raises: ConfigError naming each field that differs, there and here.
-    """
+    """Refuse to continue another study's folder; each field that differs is named, there and here."""
     compared = [(item.name, getattr(there, item.name), getattr(here, item.name)) for item in fields(StudyRecord)
                 if item.name not in FREE]  # fmt: skip
     before: dict[str, Any] = {name: item.default for name, item in setting.fields(TrialConfig).items()} | there.settings

@@ -11,7 +11,7 @@ from mldiv.training.step_cost import GROUP_START, measure
 
 
 def describe(run: StudyRun, folder: Path) -> str:
-    """The plan in words: arms, trials, epochs asked for, shared and to train, what is recorded already, estimated time.
+    """Return the plan in words: arms, trials, epochs asked for, shared and to train, what is recorded already, estimated time.
 
     Raises: ConfigError where not even one trial fits on this machine.
     """

@@ -59,14 +59,14 @@ def execute(run: StudyRun, folder: Copy, report: ReportBuilder) -> int:
 
 @contextmanager
 def here(run: StudyRun, folder: Copy, plan: Plan) -> Iterator[Trainer]:
-    """This process as the trainer of a plan."""
+    """Provide this process as the trainer of a plan."""
     time_sizes(run, folder, step_cost.measure_all)
     yield in_process.run
 
 
 @contextmanager
 def on_ray(run: StudyRun, folder: Copy, plan: Plan) -> Iterator[Trainer]:
-    """Worker groups of a Ray cluster, joined or started here, as the trainer of a plan. Ray ends with the context."""
+    """Provide worker groups of a Ray cluster, joined or started here, as the trainer of a plan. Ray ends with the context."""
     import ray  # with what follows seconds, which a study that is recorded need not wait for
 
     from mldiv.cluster import tuner
@@ -89,7 +89,7 @@ def on_ray(run: StudyRun, folder: Copy, plan: Plan) -> Iterator[Trainer]:
 
 
 def share_out(run: StudyRun, plan: Plan) -> tuple[Resources, int | None]:
-    """What a worker takes of the cluster, and how many groups there may be; None: as many as fit."""
+    """Return what a worker takes of the cluster, and how many groups there may be; None: as many as fit."""
     present, may_come = nodes(), largest() if run.address != "local" else []
     resources = worker_resources(
         run.preset, [*present, *may_come], workers=run.workers, cpus=run.cpus_per_worker, gpus=run.gpus_per_worker,
@@ -102,7 +102,7 @@ def share_out(run: StudyRun, plan: Plan) -> tuple[Resources, int | None]:
 
 
 def idleness(plan: Plan, groups: int) -> str | None:
-    """What is said where a search cannot keep so many groups busy."""
+    """Return what is said where a search cannot keep so many groups busy."""
     if not plan.searches or groups <= plan.open_at_once():
         return None
     return (
@@ -148,17 +148,17 @@ def finish(run: StudyRun, folder: Copy, plan: Plan, report: ReportBuilder) -> in
 
 
 def trials(plan: Plan) -> list[str]:
-    """Every trial that the plan has named, once."""
+    """Return every trial that the plan has named, once."""
     return list(dict.fromkeys(item.trial for item in plan.assignments))
 
 
 def unfinished(folder: Copy, plan: Plan) -> list[str]:
-    """The trials without their final record."""
+    """Return the trials without their final record."""
     return [trial for trial in trials(plan) if (found := find_trial(folder.local, trial)) is None or not found.final]
 
 
 def cost(run: StudyRun, folder: Copy, plan: Plan) -> str:
-    """What the study's trials cost, in a sentence."""
+    """Return what the study's trials cost, in a sentence."""
     found = [find_trial(folder.local, trial) for trial in trials(plan)]
     total = {name: sum(record.cost[name] for record in found if record is not None) for name in records.COSTS}
     trained, shared, pretraining = (total[name] for name in records.COSTS)

@@ -18,7 +18,7 @@ RESULTS = "MLDIV_RESULTS"
 
 
 def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
-    """The flags that a study is run with. argparse itself ends with code 2 at an unknown one."""
+    """Return the flags that a study is run with. argparse itself ends the process, with code 2, at an unknown one."""
     parser = ArgumentParser(prog=f"studies/{study.name}.py", description=study.question)
     parser.add_argument("--preset", default="auto", help="auto (paper with GPUs, else demo), demo, quick, small or paper")
     parser.add_argument("--data", help="digits, fashion_mnist, cifar10, cifar100 or image_folder")
@@ -70,7 +70,7 @@ def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
 
 
 def places(flags: Namespace, name: str) -> tuple[object_store.Place, object_store.Place]:
-    """Where the results of the study of this ``name`` and the first stages that studies share are to be.
+    """Return the places of the results of the study of this ``name``, and of the first stages that studies share.
 
     Raises: ConfigError for a URL that is no storage.
     """
@@ -79,7 +79,7 @@ def places(flags: Namespace, name: str) -> tuple[object_store.Place, object_stor
 
 
 def _place(flag: str, given: str) -> object_store.Place:
-    """A folder's full path, or a URL that pyarrow knows."""
+    """Return a folder's full path, or a URL that pyarrow knows."""
     if not object_store.is_url(given):
         return str(Path(given).expanduser().resolve())
     try:
@@ -90,7 +90,7 @@ def _place(flag: str, given: str) -> object_store.Place:
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """The settings of ``--set NAME=VALUE``: numbers, true, false and null (none) as in JSON, anything else a word.
+    """Return the settings of ``--set NAME=VALUE``: numbers, true, false and null (none) as in JSON, anything else a word.
 
     Raises: ConfigError for what is no such pair, and for what a study or a flag of its own decides.
     """

@@ -35,7 +35,7 @@ class Display:
         self.live.stop()
 
     def update(self, trial: str, result: dict[str, Any]) -> None:
-        """A report of a trial, or its end (``ended``)."""
+        """Take a report of a trial, or its end (``ended``)."""
         self.first = self.first or time.monotonic()
         if result.get("ended"):
             self.trained += self.epochs - (self.running.pop(trial, {"epoch": -1})["epoch"] + 1)
@@ -48,14 +48,14 @@ class Display:
             self.live.update(self._draw())
 
     def remaining(self) -> float | None:
-        """Seconds to go at the pace since the first report; None before there is a pace."""
+        """Return the seconds to go at the pace since the first report; None before there is a pace."""
         if self.first is None or self.trained <= 0:
             return None
         left = (self.plan.trials() - self.plan.recorded) * self.epochs - self.trained
         return (time.monotonic() - self.first) / self.trained * max(0, left)
 
     def label(self, trial: str) -> str:
-        """What a person calls the trial: arm, phase, seed or number."""
+        """Return what a person calls the trial: arm, phase, seed or number."""
         return self.plan.labels.get(trial, trial)
 
     def _print_end(self, trial: str, result: dict[str, Any]) -> None:
@@ -92,6 +92,7 @@ def _end(result: dict[str, Any]) -> str:
 
 
 def clock(seconds: float | None) -> str:
+    """Return a time as a person says it; "-" where it is not known."""
     if seconds is None:
         return "-"
     minutes, seconds = divmod(round(seconds), 60)

@@ -59,7 +59,7 @@ class StudyRun:
     store: Store
 
     def plan(self, folder: Path, storage: BaseStorage | None = None) -> Plan:
-        """The study's plan on what is recorded in its folder. storage: where Optuna keeps its searches (default: nowhere)."""
+        """Make the study's plan on what its folder holds. storage: where Optuna keeps its searches (default: nowhere)."""
         header = self.header
         return Plan(
             make_arms(self.study, self.base, header.changes), folder, samples=header.samples, seeds=tuple(header.seeds),
@@ -106,7 +106,7 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
 
 
 def choose_preset(study: Study, flags: Namespace) -> str:
-    """The preset's name; --preset auto asks the cluster."""
+    """Return the preset's name; --preset auto asks the cluster."""
     name = flags.preset
     if name == "auto":
         name = "paper" if has_gpus(flags.address) else "demo"
@@ -118,7 +118,7 @@ def choose_preset(study: Study, flags: Namespace) -> str:
 
 
 def configure_trials(study: Study, flags: Namespace, preset: str) -> TrialConfig:
-    """The configuration that the arms change: the preset's, with the study's settings and those of the flags.
+    """Return the configuration that the arms change: the preset's, with the study's settings and those of the flags.
 
     Raises: ConfigError where --set would let a choice of defaults see the official test data, or contradicts a flag.
     """
@@ -134,7 +134,7 @@ def configure_trials(study: Study, flags: Namespace, preset: str) -> TrialConfig
 
 
 def choose_arms(study: Study, names: Sequence[str], base: TrialConfig) -> dict[str, Changes]:
-    """What every arm changes; with names, that of the baseline and of these arms alone.
+    """Return what every arm changes; with names, that of the baseline and of these arms alone.
 
     Raises: ConfigError for a name that is no arm.
     """
@@ -146,7 +146,7 @@ def choose_arms(study: Study, names: Sequence[str], base: TrialConfig) -> dict[s
 
 
 def make_arms(study: Study, base: TrialConfig, changes: dict[str, Changes]) -> list[Arm]:
-    """The arms, of which nothing has been asked yet."""
+    """Make the arms, of which nothing has been asked yet."""
     return [
         make_arm(name, base, one, study.searched, study.ranges, study.members.get(name, "pair"))
         for name, one in changes.items()
@@ -156,7 +156,7 @@ def make_arms(study: Study, base: TrialConfig, changes: dict[str, Changes]) -> l
 def describe_study(
     study: Study, flags: Namespace, preset: str, base: TrialConfig, arms: Sequence[Arm], changes: dict[str, Changes]
 ) -> StudyRecord:  # fmt: skip
-    """study.json as the run begins with it."""
+    """Return study.json as the run begins with it."""
     names, usual = list(changes), PRESETS[preset]
     seeds = usual.seeds if flags.seeds is None else flags.seeds
     others = [arm for arm in names if arm != study.baseline]
@@ -189,14 +189,14 @@ def describe_study(
 
 
 def choose_contrasts(study: Study, chosen: Sequence[str], arms: list[str]) -> dict[str, Weights]:
-    """The study's contrasts; where arms were chosen, those that these allow."""
+    """Return the study's contrasts; where arms were chosen, those that these allow."""
     found = study.contrasts(arms) if callable(study.contrasts) else study.contrasts
     return {name: weights for name, weights in found.items() if not chosen or set(weights) <= set(arms)}
 
 
 @contextmanager
 def open_folder(run: StudyRun) -> Iterator[Copy]:
-    """The study's folder, or a copy here of one on an object store, with the records that are there.
+    """Open the study's folder, or a copy here of one on an object store, with the records that are there.
 
     Raises: ConfigError where a place cannot be written, or holds another configuration of the study; RecordError; OSError.
     """

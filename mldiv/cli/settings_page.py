@@ -1,4 +1,4 @@
-"""docs/settings.md from the settings' own declarations: ``python -m mldiv.cli.settings_page > docs/settings.md``."""
+"""Writes docs/settings.md from the settings' own declarations: ``python -m mldiv.cli.settings_page > docs/settings.md``."""
 
 import dataclasses
 from typing import Any

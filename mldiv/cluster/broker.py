@@ -74,7 +74,7 @@ class Broker:
             self.changed.notify_all()
 
     async def poll(self, trial: str, seen: int, timeout: float) -> tuple[list[dict[str, Any]], Outcome | None]:
-        """The trial's epoch lines after the first ``seen``, and its outcome once it has one; waits for news up to timeout."""
+        """Return the trial's epoch lines after the first ``seen``, and its outcome, if any; wait for news up to timeout."""
         ticket = self.tickets[trial]
         ticket.last_poll = time.monotonic()
         await self._wait(lambda: len(ticket.lines) > seen or ticket.outcome is not None or self.closed, timeout)
@@ -95,13 +95,13 @@ class Broker:
     # Worker groups
 
     async def placed(self, group: str, placement: Any) -> Any:
-        """Where Ray has placed the group's processes, now that they run. Where they were before, if that was elsewhere: a
-        controller that died has left it."""
+        """Take where Ray has placed the group's processes. Return where they were before, if that was elsewhere: a controller
+        that died has left it."""
         before, self.placements[group] = self.placements.get(group), placement
         return None if before == placement else before
 
     async def next(self, group: str, pid: int, timeout: float) -> TrialTask | str | None:
-        """The task for a group: its unfinished one, else the next in line, None if there is none yet, END when all is over."""
+        """Return a group's task: its unfinished one, else the next in line, None if there is none yet, END after the last."""
         self.pids.setdefault(group, [])
         if pid not in self.pids[group]:
             self.pids[group].append(pid)
@@ -125,7 +125,7 @@ class Broker:
             return ticket.task
 
     async def report(self, trial: str, line: dict[str, Any]) -> bool:
-        """Take an epoch's line; whether the trial is to end here."""
+        """Take an epoch's line; return whether the trial is to end here."""
         async with self.changed:
             ticket = self.tickets[trial]
             ticket.lines.append(line)
@@ -134,7 +134,7 @@ class Broker:
             return ticket.stop or self._silent(ticket)
 
     async def finish(self, group: str, trial: str, outcome: Outcome) -> None:
-        """The group is done with the trial. Only the first outcome counts (several ranks may report one failure)."""
+        """Take how the group's trial ended. Only the first outcome counts (several ranks may report one failure)."""
         async with self.changed:
             if self.holding.get(group) == trial:
                 self._finish(group, trial, outcome)
@@ -142,7 +142,7 @@ class Broker:
     # The driver
 
     async def lost(self, group: str, reason: str) -> Any:
-        """A group is gone for good: its trial goes back to the head of the line. The placement that it may have left."""
+        """Put the trial of a group that is gone for good at the head of the line; return the placement it may have left."""
         async with self.changed:
             trial = self.holding.pop(group, None)
             if trial is not None:
@@ -151,19 +151,19 @@ class Broker:
         return self.placements.pop(group, None)
 
     async def retire(self, groups: int) -> None:
-        """So many groups are one too many: those that next find no trial waiting are told END."""
+        """Tell END to so many groups, those that next find no trial waiting."""
         async with self.changed:
             self.surplus = groups
             self.changed.notify_all()
 
     async def close(self, reason: str) -> None:
-        """The study is over: groups are told END, and clients that still wait get the outcome "interrupted"."""
+        """End the study: groups are told END, and clients that still wait get the outcome "interrupted"."""
         async with self.changed:
             self.closed = reason
             self.changed.notify_all()
 
     async def state(self) -> dict[str, Any]:
-        """Who holds what, for display and tests."""
+        """Return who holds what, for display and tests."""
         return {"waiting": list(self.waiting), "holding": dict(self.holding), "pids": self.pids}
 
     def _next_wanted(self) -> str | None:

@@ -35,15 +35,15 @@ CPU_SHARE = 0.9
 
 
 def nodes() -> list[Node]:
-    """What each living node of the cluster has."""
+    """Return what each living node of the cluster has."""
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def largest(path: Path = BOOTSTRAP) -> list[Node]:
-    """The head and every worker that the autoscaler of a cluster made by `ray up` may start, those with most GPUs first; empty
-    elsewhere, and where the nodes are a fixed list. Only the head knows."""
+    """Return the head and every worker that the autoscaler of a cluster made by `ray up` may start, those with most GPUs first;
+    nothing elsewhere, and where the nodes are a fixed list. Only the head knows."""
     try:
         config: Any = yaml.safe_load(path.expanduser().read_text())
         types, head = dict(config["available_node_types"]), config["head_node_type"]
@@ -57,12 +57,12 @@ def largest(path: Path = BOOTSTRAP) -> list[Node]:
 
 
 def local_resources() -> dict[str, float]:
-    """The processors this process may use, and the GPUs."""
+    """Return the processors that this process may use, and the GPUs."""
     return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
 
 
 def has_gpus(address: str) -> bool:
-    """Whether the study's cluster has GPUs, or can start nodes that have; a local one has this machine's."""
+    """Return whether the study's cluster has GPUs, or can start nodes that have; a local one has this machine's."""
     if address == "local":
         return torch.cuda.is_available()
     connect(address)
@@ -98,12 +98,14 @@ class Resources:
     gpus: float = 0.0
 
     def fit(self, nodes: Sequence[Node]) -> int:
-        """How many groups fit side by side. A group may lie on several nodes, a worker on one, and on one GPU if it takes no
-        more than that."""
+        """Return how many groups fit side by side.
+
+        A group may lie on several nodes, a worker on one, and on one GPU if it takes no more than that.
+        """
         return sum(self._workers(node) for node in nodes) // self.workers
 
     def _workers(self, node: Node) -> int:
-        """How many workers fit on a node."""
+        """Return how many workers fit on a node."""
         fits = [_times(self.cpus, node.get("CPU", 0))]
         if self.gpus:
             cards = node.get("GPU", 0)
@@ -111,7 +113,7 @@ class Resources:
         return min(fits)
 
     def groups(self, nodes: Sequence[Node], trials: int) -> int:
-        """How many groups fit; not more than there are trials.
+        """Return how many groups fit; not more than there are trials.
 
         Raises: ConfigError when not even one fits.
         """
@@ -138,8 +140,10 @@ def _times(need: float, room: float) -> int:
 def worker_resources(
     preset: Preset, nodes: Sequence[Node], *, workers: int, cpus: float | None, gpus: float | None, more_may_come: bool
 ) -> Resources:
-    """What a worker takes on such nodes: ``cpus`` and ``gpus`` where given (--cpus-per-worker, --gpus-per-worker), else the
-    preset's share where there are GPUs, else one processor. workers: of a group.
+    """Return what a worker takes on such nodes.
+
+    That is ``cpus`` and ``gpus`` where given (--cpus-per-worker, --gpus-per-worker), else the preset's share where there are
+    GPUs, else one processor. workers: of a group.
 
     Raises: ConfigError for GPUs that there are not, unless further nodes may come.
     """

@@ -19,13 +19,16 @@ class ProcessGroup(BackendConfig):
 
     @property
     def backend_cls(self) -> type[Backend]:
+        """Ray asks for the class that starts and ends the process group."""
         return _Backend
 
     @property
     def train_func_context(self) -> Any:
+        """Ray asks for what each worker enters before it trains."""
         return self.of_ray().train_func_context
 
     def of_ray(self) -> Any:
+        """Make Ray's own configuration of the same."""
         from ray.train.torch import TorchConfig  # torch: 3 s of processor, and only workers and their driver need it
 
         return TorchConfig(backend=self.backend, timeout_s=self.timeout_s)

@@ -60,7 +60,7 @@ class PlanSearch(Searcher):
         self.pushed = time.monotonic()
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's task; None while answers or a trunk must come first, or no group is free; FINISHED at the end."""
+        """Return a task; None while answers or a trunk must come first, or no group is free; FINISHED at the end."""
         if self.given_up is not None:
             return Searcher.FINISHED
         task = self._next() if len(self.tasks) < self.room() else None
@@ -100,11 +100,11 @@ class PlanSearch(Searcher):
         self._write()
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
-        """The plan fixes what is searched and how it is judged."""
+        """Do nothing: the plan fixes what is searched and how it is judged."""
         return True
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Who waits for the trial's first stage may be free now. Optuna hears of whole trials only."""
+        """Tell the plan: who waits for the trial's first stage may be free now. Optuna hears of whole trials only."""
         if trial_id in self.tasks:
             self.plan.progress(self.tasks[trial_id].trial, result["epoch"] + 1)
 
@@ -126,10 +126,10 @@ class PlanSearch(Searcher):
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the records rebuild the plan."""
+        """Do nothing: the records rebuild the plan."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the records rebuild the plan."""
+        """Do nothing: the records rebuild the plan."""
 
 
 class Steward(Callback):
@@ -143,13 +143,16 @@ class Steward(Callback):
         return {}
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        """Show an epoch."""
         self.progress(_id(trial), result)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Tell the broker, which then ends a trial that still trains, and show the end."""
         self.broker.stop.remote(_id(trial))
         self.progress(_id(trial), {"ended": True, **trial.last_result})
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Do the same for a trial whose client is gone, unless it is brought again."""
         if _id(trial) in self.search.again:
             return
         self.broker.stop.remote(_id(trial))
@@ -157,7 +160,7 @@ class Steward(Callback):
 
 
 def _id(trial: Any) -> str:
-    """Our trial's id, of Tune's trial."""
+    """Return our trial's id, of Tune's trial."""
     return TrialTask.read(trial.config).trial
 
 
@@ -202,7 +205,7 @@ def run(
 def _groups(
     plan: Plan, resources: Resources, storage: Place, most: int | None, broker_options: dict[str, Any]
 ) -> Iterator[Groups]:
-    """A broker and standing worker groups, which end with the context."""
+    """Start a broker and standing worker groups, which end with the context."""
     name = f"broker-{uuid.uuid4().hex[:8]}"
     broker = start_broker(name, **broker_options)
     standing = Groups(broker, name, resources, storage, trials_left=lambda: plan.trials() - plan.answered, most=most)
@@ -218,7 +221,7 @@ def _tuner(
     search: PlanSearch, broker: Any, storage: Place, progress: Progress, scheduler: TrialScheduler | None,
     stop: Callable[[str, Mapping[str, Any]], bool] | None,
 ) -> tune.Tuner:  # fmt: skip
-    """Tune with a client for each of the search's trials."""
+    """Make a Tuner with a client for each of the search's trials."""
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(client, broker=broker), {"CPU": 0.01}),
         tune_config=tune.TuneConfig(

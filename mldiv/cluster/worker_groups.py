@@ -55,7 +55,10 @@ LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 def start_broker(name: str, **options: Any) -> Any:
-    """The study's broker as a named Ray actor; it lives and dies with the driver, on whose node it is: others may be lost."""
+    """Start the study's broker as a named Ray actor.
+
+    It lives and dies with the driver, on whose node it is: other nodes may be lost.
+    """
     actor: Any = ray.remote(Broker)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     placed = actor.options(name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)
@@ -170,7 +173,7 @@ class Groups:
 
 
 def worker_loop(settings: dict[str, Any]) -> None:
-    """What each worker process of a group runs: train the trials it is handed until told END."""
+    """Train the trials that the group is handed until told END; what each of its worker processes runs."""
     torch.set_num_threads(settings["threads"])
     workspace, group = Workspace(get_device()), settings["group"]
     broker = ray.get_actor(settings["broker"], namespace=NAMESPACE)

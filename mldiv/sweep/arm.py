@@ -22,6 +22,7 @@ class Asked:
 
     @property
     def answered(self) -> bool:
+        """Whether all of its trials are."""
         return len(self.records) == len(self.ids)
 
 
@@ -44,7 +45,7 @@ class Arm:
     repeated: int = 0
 
     def chosen(self) -> TrialConfig | None:
-        """The arm's configuration for the repeats: the best that was searched; None when no searched trial finished."""
+        """Return the arm's configuration for the repeats: the best that was searched; None when no searched trial finished."""
         if self.study is None:
             return self.config
         done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -52,7 +53,7 @@ class Arm:
 
 
 def _best(study: optuna.Study, done: list[FrozenTrial]) -> FrozenTrial:
-    """The trial to go on with, as `Selection` says; of equals the first."""
+    """Return the trial to go on with, as `Selection` says; of equals the first."""
     if len(study.directions) == 1:
         return min(done, key=lambda trial: (trial.value, trial.number))
     front = sorted(study.best_trials, key=lambda trial: trial.number)
@@ -71,7 +72,7 @@ def make_arm(
     name: str, base: TrialConfig, changes: dict[str, Any], searched: tuple[str, ...], ranges: Ranges = RANGES,
     member: str = "pair",
 ) -> Arm:  # fmt: skip
-    """An arm: ``base`` with ``changes``; searched over ``searched`` less what the changes fix or what has no effect there.
+    """Make an arm: ``base`` with ``changes``; searched over ``searched`` less what the changes fix or what has no effect there.
 
     Raises: ConfigError for a change that is no setting.
     """

@@ -88,16 +88,17 @@ class Plan:
         return study
 
     def trials(self) -> int:
-        """How many trials the whole plan has."""
+        """Return how many trials the whole plan has."""
         search = self.samples * len(self.search_seeds)
         return sum(len(self.seeds) + (search if arm.study else 0) for arm in self.arms)
 
     @property
     def searches(self) -> bool:
+        """Whether any arm is searched."""
         return any(arm.study for arm in self.arms)
 
     def open_at_once(self) -> int:
-        """How many trials may be open while the arms are searched."""
+        """Return how many trials may be open while the arms are searched."""
         search = min(self.batch, self.samples) * len(self.search_seeds)
         return sum(search if arm.study else len(self.seeds) for arm in self.arms)
 
@@ -107,12 +108,12 @@ class Plan:
         return self.done
 
     def next(self) -> Task | None:
-        """A trial to train now, or None: all are handed out, or answers or a trunk must come first (see `done`)."""
+        """Return a trial to train now, or None: all are handed out, or answers or a trunk must come first (see `done`)."""
         self._ask_everything()
         return self.queue.next()
 
     def travelling(self, task: Task, study: Copy, store: Store) -> TrialTask:
-        """A task with what is to be known where it is trained: the places of its folder and of the store."""
+        """Return a task with what is to be known where it is trained: the places of its folder and of the store."""
         trial = task.config.id
         return TrialTask(
             trial=trial,
@@ -125,15 +126,16 @@ class Plan:
         )
 
     def progress(self, trial: str, epochs: int) -> None:
-        """A trial under way has trained so many epochs: those who wait for its first stage may be free now."""
+        """Hear that a trial has trained so many epochs: those who wait for its first stage may be free now."""
         self.queue.progress(trial, epochs)
 
     @property
     def done(self) -> bool:
+        """Whether every trial of the plan has been answered."""
         return not self.waiting_for and all(self._exhausted(arm) for arm in self.arms)
 
     def tell(self, trial: str, record: TrialRecord | None) -> None:
-        """A trial's end. None: it left no record (interrupted or lost)."""
+        """Take a trial's record at its end. None: it left none (interrupted or lost)."""
         self.queue.end(trial)
         if record is None or record.status == "failed":
             reason = (record.reason or "" if record is not None else "").strip() or "it left no record"
@@ -142,7 +144,7 @@ class Plan:
             self._answer(arm, phase, trial, record)
 
     def chosen(self) -> dict[str, dict[str, Any]]:
-        """For each arm whose search is over, the searched settings it goes on with."""
+        """Return for each arm whose search is over the searched settings it goes on with."""
         return {
             arm.name: {name: getattr(config, name) for name in arm.searched if applies(name, config)}
             for arm in self.arms
@@ -150,8 +152,10 @@ class Plan:
         }
 
     def importance(self) -> dict[str, dict[str, float]]:
-        """For each arm with enough finished trials, the share of each setting in what makes a trial one of its best (by the
-        first objective): PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023), as Optuna computes it."""
+        """Return for each arm with enough finished trials the share of each setting in what makes a trial one of its best.
+
+        By the first objective: PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023), as Optuna computes it.
+        """
         return {arm.name: _importance(arm.study) for arm in self.arms if arm.study is not None and _enough(arm.study)}
 
     def _ask_everything(self) -> None:
@@ -268,7 +272,7 @@ def _common_points(arms: list[Arm], count: int, seed: int) -> list[dict[str, Any
 
 
 def pull_record(study: Copy, trial: str) -> TrialRecord | None:
-    """What a trial has left in the study's folder; None where that is nothing, or the object store does not answer."""
+    """Fetch what a trial has left in the study's folder; None where that is nothing, or the object store does not answer."""
     with suppress(OSError):
         study.pull(lambda name: name.endswith("/trial.json"), f"trials/{trial}", deep=False)
         return find_trial(study.local, trial)
@@ -276,12 +280,12 @@ def pull_record(study: Copy, trial: str) -> TrialRecord | None:
 
 
 def search_seeds(count: int) -> tuple[int, ...]:
-    """The seeds of a search that trains each suggestion ``count`` times."""
+    """Return the seeds of a search that trains each suggestion ``count`` times."""
     return (SEARCH_SEED, *range(OTHER_SEARCH_SEEDS, OTHER_SEARCH_SEEDS + count - 1))
 
 
 def journal(path: Path) -> JournalStorage:
-    """A fresh Optuna storage in one file, for optuna-dashboard; the records fill it again."""
+    """Make a fresh Optuna storage in one file, for optuna-dashboard; the records fill it again."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     return JournalStorage(JournalFileBackend(str(path)))

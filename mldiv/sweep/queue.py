@@ -41,6 +41,7 @@ class TrunkState:
     led: bool = False
 
     def longest(self, first_stage: int) -> int:
+        """Return the longest stored prefix that such a first stage can start from; 0 where there is none."""
         return max((epoch for epoch in self.stored if epoch <= first_stage), default=0)
 
 
@@ -62,13 +63,14 @@ class TrunkQueue:
         self.pretrained: set[str] = set()
 
     def add(self, config: TrialConfig) -> None:
+        """Let a trial wait."""
         waiting = self.trunks.setdefault(trunk_id(config) if self.share else config.id, TrunkState()).waiting
         waiting.append(config)
         self.references.update(self._used(config))
         waiting.sort(key=lambda one: -one.first_stage)  # stable: of equals the first one added stays first
 
     def next(self) -> Task | None:
-        """A trial that need not wait, one that begins a trunk before any branch; None when there is none now."""
+        """Return a trial that need not wait, one that begins a trunk before any branch; None when there is none now."""
         chosen = (self._first(begins=True) if self.share else None) or self._first(begins=False)
         if chosen is None:
             return None
@@ -98,7 +100,7 @@ class TrunkQueue:
         self.under_way[config.id] = config
 
     def progress(self, trial: str, epochs: int) -> None:
-        """The trial has ``epochs`` epochs behind it, and published what it was to publish until then."""
+        """Hear that the trial has ``epochs`` epochs behind it, and published what it was to publish until then."""
         if epochs:
             self._settle(trial)
         lead = self.leads.get(trial)
@@ -110,7 +112,7 @@ class TrunkQueue:
             del self.leads[trial]
 
     def end(self, trial: str) -> None:
-        """The trial ended, however: nobody waits for it any more."""
+        """Hear that the trial ended, however: nobody waits for it any more."""
         self.leads.pop(trial, None)
         if (config := self.under_way.pop(trial, None)) is not None:
             self.references -= Counter(self._used(config))
@@ -124,7 +126,7 @@ class TrunkQueue:
             del self.pretraining[name]
 
     def needed(self) -> frozenset[str]:
-        """Patterns of the store's entries that trials waiting or under way may still use."""
+        """Return patterns of the store's entries that trials waiting or under way may still use."""
         return frozenset(self.references)
 
     def _first(self, begins: bool) -> tuple[str, TrialConfig] | None:

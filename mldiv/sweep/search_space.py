@@ -55,8 +55,10 @@ class Selection:
     objectives: tuple[str, ...]
 
     def values(self, record: TrialRecord | None, member: str) -> list[float] | None:
-        """The objectives of a finished trial, of whom the arm is judged by ("pair" or "peers"); None for any other trial, or
-        where one is not finite."""
+        """Return the objectives of a finished trial, of whom the arm is judged by ("pair" or "peers").
+
+        None for any other trial, or where one is not finite.
+        """
         if record is None or record.status != "finished":
             return None
         found = [[record.validation[one][name] for one in scored_by(member, record.validation)] for name in self.objectives]
@@ -73,7 +75,7 @@ SELECTION: dict[str, Selection] = {
 
 
 def suggest(trial: optuna.Trial, config: TrialConfig, names: tuple[str, ...], ranges: Ranges = RANGES) -> TrialConfig:
-    """``config`` with every setting in ``names`` suggested, in order; a kernel's own parameter only with that kernel."""
+    """Return ``config`` with every setting in ``names`` suggested, in order; a kernel's own parameter only with that kernel."""
     start = config
     for name in names:
         if applies(name, config):
@@ -82,7 +84,7 @@ def suggest(trial: optuna.Trial, config: TrialConfig, names: tuple[str, ...], ra
 
 
 def applies(name: str, config: TrialConfig) -> bool:
-    """Whether a setting has an effect in such a trial."""
+    """Return whether a setting has an effect in such a trial."""
     if name.startswith("kernel") and config.beta == 0:
         return False
     if name.startswith("kernel_"):

@@ -16,12 +16,12 @@ Result = Callable[[TrialConfig, int], float]
 
 
 def first_wins(config: TrialConfig, number: int) -> float:
-    """A search's result by which its first trial, the defaults, is chosen."""
+    """Score a search's trial so that its first one, the defaults, is chosen."""
     return float(number)
 
 
 def rehearse(plan: Plan, store: Store, result: Result) -> Work:
-    """What training ``plan`` with this store would take, one trial after the other, if searches went as ``result`` says."""
+    """Count what training ``plan`` with this store, trial after trial, would take if searches went as ``result`` says."""
     work = Work()
     prefixes, pretrained = _stored(store)
     while (task := plan.next()) is not None:

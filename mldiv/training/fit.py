@@ -101,7 +101,7 @@ def _open_record(config: TrialConfig, folder: Path, data: ImageData) -> TrialRec
 
 
 def environment() -> dict[str, Any]:
-    """What besides the configuration can change numbers."""
+    """Return what besides the configuration can change numbers."""
     return {
         "mldiv": mldiv.__version__,
         "python": platform.python_version(),
@@ -222,6 +222,6 @@ def _notes(record: TrialRecord, path: Path) -> list[str]:
 
 
 def summary(line: dict[str, Any]) -> dict[str, Any]:
-    """What a trial's client hears of an epoch; the rest is in metrics.jsonl."""
+    """Return what a trial's client hears of an epoch; the rest is in metrics.jsonl."""
     scores = line["validation"]["pair"]
     return {"epoch": line["epoch"], "stage": line["stage"], "seconds": line["seconds"], **scores}

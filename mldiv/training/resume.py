@@ -45,6 +45,7 @@ class Trial:
 
     @property
     def device(self) -> torch.device:
+        """The workspace's."""
         return self.workspace.device
 
     @property
@@ -54,6 +55,7 @@ class Trial:
 
     @property
     def lines(self) -> Path:
+        """The file with a line for every epoch."""
         return self.folder / "metrics.jsonl"
 
 
@@ -100,7 +102,7 @@ def _take(trial: Trial, stored: State) -> None:
 
 
 def prefix(trial: Trial) -> dict[str, Any]:
-    """The trial as the store keeps it for others."""
+    """Return the trial as the store keeps it for others."""
     peers = {name: value for name, value in trial.pair.state_dict().items() if name.startswith("peer_")}
     momentum = trial.optimizer.state_dict()["state"]
     lines = list(records.read_lines(trial.lines))

@@ -4,6 +4,7 @@ import pytest
 from helpers.fake_trials import finish
 from ray.tune.search import Searcher
 
+from mldiv.cluster.trial_client import EMPTY
 from mldiv.cluster.tuner import RETURNS, PlanSearch
 from mldiv.config import from_dict
 from mldiv.storage.cache import Store
@@ -44,3 +45,13 @@ def test_an_error_after_the_final_record_is_none(search):
     finish(search.plan.folder, from_dict(task["config"]))
     search.on_trial_complete("a", error=True)
     assert search.plan.answered == 1 and search.suggest("b")["trial"] != task["trial"]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_why_a_trial_failed_is_known_even_where_it_could_not_be_written(search, written):
+    task = search.suggest("a")
+    if written:
+        finish(search.plan.folder, from_dict(task["config"]), "running")
+    search.on_trial_complete("a", EMPTY | {"status": "failed", "reason": "OSError: [Errno 28] No space left on device"})
+    assert search.plan.answered == 1
+    assert search.plan.failures == {task["trial"]: "OSError: [Errno 28] No space left on device"}
