@@ -1,4 +1,4 @@
-"""Let the processes that train a trial together exchange what they know; without torch.distributed there is one."""
+"""Let the processes that train a trial together exchange what they know; a single one needs no torch.distributed."""
 
 import os
 from typing import Any

@@ -48,7 +48,7 @@ PLAIN, BEFORE_SWITCH = "in plain mutual learning", "before the switch"
 
 
 def signatures(study: StudyData) -> list[Signature]:
-    """Return those of every trial with diversity terms, the repeats' first."""
+    """Find the known ways to fail in every trial with diversity terms, the repeats' first."""
     baseline = study.finished(study.baseline) if study.baseline in study.arms else {}
     searched = {record.config["seed"]: record for arm, record in reversed(study.searched) if arm == study.baseline}
     found = []
@@ -91,7 +91,7 @@ def taken_up(own: Curve, start: float | None, beta: float) -> str | None:
 
 
 def of_curve(own: Curve, plain: Curve | None, alpha: float, beta: float) -> list[tuple[str, str]]:
-    """Return kinds and details for one trial with diversity terms.
+    """Find which known ways to fail the epochs of a trial with diversity terms show: kinds and details.
 
     plain: mutual learning of the same seed, compared after as many epochs; where it is None or has not come so far, the
     trial's own last epoch before the switch stands for it.
