@@ -111,8 +111,8 @@ def main() -> None:
     torch.backends.fp32_precision = "ieee"
     device, absent, load = torch.device(flags.device), missing("bayesian-torch"), Load()
     count = flags.images or (512 if flags.device == "cpu" else 10_000)
-    noise = torch.Generator().manual_seed(0)
-    images = torch.randn(count, SHAPES.channels, SIDE_PIXELS, SIDE_PIXELS, generator=noise).to(device)
+    shape = (count, SHAPES.channels, SIDE_PIXELS, SIDE_PIXELS)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
     batches = images.split(BATCH_IMAGES)
     config = TrialConfig(arch=flags.arch, batch_size=BATCH_IMAGES)
     found, drawing = ways(config, batches[0], flags.samples, library=not absent)

@@ -104,7 +104,7 @@ class StudyRecord:
     """``study.json``: a study's question and design, the base configuration of its trials, what its searches chose.
 
     arms: in the order of the tables; changes: by arm, what it sets in ``settings``; compare: arms that are compared with the
-    baseline; contrasts: name -> arms' weights; members: arm -> "pair" or "peers", where not "pair"; samples: Optuna trials of
+    baseline; contrasts: name -> arms' weights; members: arm -> "peers", where not "pair"; samples: Optuna trials of
     each searched arm, each trained with every one of search_seeds; searched: by arm, the settings; batch: suggestions open at
     once; surface: alpha's and beta's positive range, where their response surface is drawn; data: the data in words;
     world_size: worker processes of a trial. chosen and importance come at the study's end: by arm, the settings that its

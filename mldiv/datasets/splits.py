@@ -74,7 +74,7 @@ class ImageData:
 
     @property
     def shapes(self) -> Shapes:
-        """What a network must know of the data."""
+        """What a network and its loss must know of these data."""
         return Shapes(self.classes, self.channels, len(self.train), self.train.images.shape[-1])
 
     @property

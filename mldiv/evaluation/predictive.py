@@ -174,6 +174,6 @@ def diversity(pair: MutualPair) -> dict[str, object]:
 
 
 def disagreement(members: Mapping[str, Predictive]) -> float:
-    """Share of images on which two peers name different classes; mean over pairs of peers."""
+    """Compute the share of images on which two peers name different classes; mean over pairs of peers."""
     peers = [one for name, one in members.items() if name != "pair"]
     return statistics.fmean(float(metrics.disagreement(one, other)) for one, other in combinations(peers, 2))

@@ -32,7 +32,7 @@ class _Pool(torch.autograd.Function):
 
 
 def pool(feature: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels"]:
-    """A block's feature map averaged over space, in float32 whatever the precision of the network; a vector as it is."""
+    """Average a block's feature map over space, in float32 whatever the precision of the network; a vector stays as it is."""
     return _Pool.apply(feature) if feature.dim() > 2 else feature.float()
 
 
@@ -56,6 +56,7 @@ class CrossAttention(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, features: Features) -> Float[Tensor, "batch dim"]:
+        """Fuse the feature maps of a network's blocks."""
         tokens = torch.stack([project(pool(one)) for project, one in zip(self.project, features, strict=True)], 1) + self.block
         last = tokens[:, -1:]
         query = self._heads(self.query(last))
@@ -80,6 +81,7 @@ class PeerFusion(nn.Module):
         self.register_load_state_dict_pre_hook(_rename)
 
     def forward(self, features: Sequence[Features]) -> list[Tensor]:
+        """Fuse every peer's features, each [batch, channels, ...] a block, to a vector per image, [batch, dim]."""
         return [module(one) for module, one in zip(self.of_peers, features, strict=True)]
 
 
@@ -98,18 +100,18 @@ def _seeded(channels: tuple[int, ...], dim: int, heads: int, seed: int) -> Cross
 
 
 def shared(channels: tuple[int, ...], dim: int = 64, heads: int = 4, seed: int = 0, peers: int = 2) -> PeerFusion:
-    """One trained module for all peers. Trained by a term that is maximised, it can kill that term (all vectors parallel)
+    """Make one trained module for all peers. Trained by a term that is maximised, it can kill that term (all vectors parallel)
     or inflate it with the networks unchanged: watch the feature KL and the disagreement side by side."""
     return PeerFusion([_seeded(channels, dim, heads, seed)] * peers)
 
 
 def per_peer(channels: tuple[int, ...], dim: int = 64, heads: int = 4, seed: int = 0, peers: int = 2) -> PeerFusion:
-    """A trained module for each peer: they can differ without the networks doing so."""
+    """Make a trained module for each peer: they can differ without the networks doing so."""
     return PeerFusion([_seeded(channels, dim, heads, seed + place) for place in range(peers)])
 
 
 def frozen(channels: tuple[int, ...], dim: int = 64, heads: int = 4, seed: int = 0, peers: int = 2) -> PeerFusion:
-    """One random module for all, never trained: only the networks can change the feature KL."""
+    """Make one random module for all, never trained: only the networks can change the feature KL."""
     return shared(channels, dim, heads, seed, peers).requires_grad_(False)
 
 

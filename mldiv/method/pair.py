@@ -78,6 +78,7 @@ class Objective:
 
     @property
     def weights(self) -> Weights:
+        """What multiplies the terms."""
         return Weights(*(getattr(self, name) for name in Weights._fields))
 
 
@@ -132,7 +133,7 @@ class MutualPair(nn.Module):
         noise: Sequence[Float[Tensor, " weights"]] | None = None,
         diverse: bool = False,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " terms"]]:
-        """The total loss and the vector of its terms (detached, in the order of `term_names`), of one weight sample per peer.
+        """Return the total loss and the vector of its terms (detached, as in `term_names`), for one weight sample per peer.
 
         noise: standard normal, one vector per peer (None: drawn here); diverse: whether the diversity terms act (stage two,
         with alpha or beta not zero).
@@ -158,14 +159,14 @@ class MutualPair(nn.Module):
         ]
 
     def data_terms(self, logits: Sequence[Tensor], labels: Tensor) -> Terms:
-        """What every peer learns from the labels, and from the others' predictions."""
+        """Compute what every peer learns from the labels, and from the others' predictions."""
         temperature, others = self.weights.temperature, len(logits) - 1
         nll = [losses.expected_nll(one, labels) for one in logits]
         mutual = [losses.logit_mutual(own, other, temperature) for own, other in permutations(logits, 2)]
         return {"nll": nll, "mutual": [self._mean(mutual[own * others :][:others]) for own in range(len(logits))]}
 
     def prior_terms(self, sigmas: Sequence[Tensor]) -> Terms:
-        """KL of every peer to the prior, per training image."""
+        """Compute the KL of every peer to the prior, per training image."""
         prior, count = self.objective.prior_std, self.objective.train_images
         return {
             "kl": [
@@ -175,7 +176,7 @@ class MutualPair(nn.Module):
         }
 
     def param_terms(self, sigmas: Sequence[Tensor]) -> Terms:
-        """Distance of the posteriors, and what is minimised so that it grows."""
+        """Compute the distance of the posteriors, and what is minimised so that it grows."""
         distance = losses.PARAM_DISTANCES[self.objective.param_distance]
         transform = losses.TRANSFORMS[self.objective.param_transform]
         posteriors = [(peer.mean, sigma) for peer, sigma in zip(self.peers, sigmas, strict=True)]
@@ -191,15 +192,15 @@ class MutualPair(nn.Module):
         return {"param_distance": [self._mean(distances)], "param_diversity": [self._over_others(diversities)]}
 
     def feature_terms(self, features: Sequence[Features]) -> Terms:
-        """KL between the peers' feature similarities, and what is minimised so that it grows."""
+        """Compute the KL between the peers' feature similarities, and what is minimised so that it grows."""
         transform = losses.TRANSFORMS[self.objective.feature_transform]
         divergences = self.feature_divergences(features)
         diversities = [transform(one / self.feature_scale) for one in divergences]
         return {"feature_kl": [self._mean(divergences)], "feature_diversity": [self._over_others(diversities)]}
 
     def feature_divergences(self, features: Sequence[Features]) -> list[Float[Tensor, ""]]:
-        """The feature KL of every two peers as each of them sees it, with the other's distribution detached: of peer 1 to
-        peer 2, 3, ..., then of peer 2 to peer 1, 3 and so on."""
+        """Compute the feature KL of every two peers as each of them sees it, with the other's distribution detached: of peer 1
+        to peer 2, 3, ..., then of peer 2 to peer 1, 3 and so on."""
         objective = self.objective
         with torch.autocast(features[0][0].device.type, enabled=False):
             normalized = [losses.normalize_features(one, center=objective.center_features) for one in self.fusion(features)]
@@ -241,13 +242,13 @@ class MutualPair(nn.Module):
         self.zero_grad()
 
     def distance(self, kind: str = "w2") -> Float[Tensor, ""]:
-        """Distance of the posteriors, by default squared 2-Wasserstein, summed over weights; mean over pairs of peers."""
+        """Return the distance of the posteriors, a key of PARAM_DISTANCES, summed over weights; mean over pairs of peers."""
         return self._mean([one.distance(other, kind) for one, other in combinations(self.peers, 2)])
 
     @torch.no_grad()
     def feature_kl(self, inputs: Shaped[Tensor, "batch *shape"]) -> Float[Tensor, ""]:
-        """The feature KL of a batch as its term measures it, mean over pairs: for one fresh weight sample per peer, in the mode
-        that the networks are in."""
+        """Measure the feature KL of a batch as its term does, mean over pairs: for one fresh weight sample per peer, in the
+        mode that the networks are in."""
         _, outputs = self._outputs(inputs, None)
         return self._mean(self.feature_divergences([features for _, features in outputs]))
 

@@ -24,7 +24,7 @@ from mldiv.seeding import derive, generator
 
 
 def network(config: TrialConfig, shapes: Shapes, purpose: str) -> nn.Module:
-    """The configured architecture for such data with the initial weights of this seed and purpose."""
+    """Build the configured architecture for such data with the initial weights of this seed and purpose."""
     seed = derive(config.seed, purpose)
     return build(
         config.arch, classes=shapes.classes, channels=shapes.channels, width=config.width, seed=seed,
@@ -33,7 +33,7 @@ def network(config: TrialConfig, shapes: Shapes, purpose: str) -> nn.Module:
 
 
 def make_pair(config: TrialConfig, shapes: Shapes, device: torch.device | str = "cpu") -> MutualPair:
-    """The configured peers for such data at their random start, their fusion and loss."""
+    """Make the configured peers for such data at their random start, with their fusion and loss."""
     networks = [network(config, shapes, f"peer {number}") for number in range(1, config.peers + 1)]
     named = {item.name: getattr(config, item.name) for item in fields(Objective) if item.name != "train_images"}
     widths, seed = cast(Any, networks[0].feature_channels), derive(config.seed, "fusion")

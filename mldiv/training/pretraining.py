@@ -20,8 +20,8 @@ Report = Callable[[int, nn.Module], None]
 
 
 def purposes(config: TrialConfig) -> list[tuple[int, str]]:
-    """Which peers, by number, start from the means of which pretrained network, as `initialization` says. The purpose names
-    the network's random streams."""
+    """Say which peers, by number, start from the means of which pretrained network (`initialization`); the purpose names the
+    network's random streams."""
     if config.initialization == "scratch":
         return []
     first = 2 if config.initialization == "scratch_pretrained" else 1

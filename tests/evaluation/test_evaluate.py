@@ -5,7 +5,7 @@ import torch
 
 from mldiv.datasets.splits import Shapes
 from mldiv.evaluation import predictive
-from mldiv.evaluation.metrics import entropy
+from mldiv.evaluation.metrics import Predictive, entropy, together
 from mldiv.training.loop import make_pair
 
 SHAPES = Shapes(classes=10, channels=1, train_images=100)
@@ -52,6 +52,26 @@ def test_where_memory_runs_out_fewer_are_computed_together(tiny, peer, monkeypat
     got = predictive.predict(peer, images, weights, tiny.replace(samples_at_once=6))
     assert sizes == [6, 3]
     torch.testing.assert_close(got.probabilities, expected.probabilities)
+
+
+def test_how_different_three_peers_are_is_the_mean_over_pairs(tiny):
+    peers = make_pair(tiny.replace(peers=3), SHAPES)
+    found = predictive.diversity(peers)
+    means, sigmas = ([getattr(peer, name).detach().double() for peer in peers.peers] for name in ("mean", "sigma"))
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    apart = sum((means[a] - means[b]).square().sum() + (sigmas[a] - sigmas[b]).square().sum() for a, b in pairs) / 3
+    assert found["w2_per_weight"] == pytest.approx(float(apart) / len(means[0]), rel=1e-5)
+    first = slice(0, peers.peers[0].sizes[0])
+    cosines = [torch.cosine_similarity(means[a][first], means[b][first], dim=0) for a, b in pairs]
+    assert found["cosine"][peers.peers[0].names[0][0]] == pytest.approx(float(sum(cosines)) / 3, rel=1e-4)
+    assert [found[f"norm_{number}"] for number in (1, 2, 3)] == pytest.approx([float(mean.norm()) for mean in means], rel=1e-5)
+
+
+def test_three_peers_disagreement_is_the_mean_over_pairs():
+    said = torch.eye(3)[torch.tensor([[0, 1, 2, 0], [0, 1, 2, 1], [1, 1, 0, 1]])]  # pairs differ on 1, 3 and 2 images of 4
+    members = {f"peer_{number}": Predictive(one, one.sum(1)) for number, one in enumerate(said, 1)}
+    members["pair"] = together(*members.values())
+    assert predictive.disagreement(members) == pytest.approx((1 / 4 + 3 / 4 + 2 / 4) / 3)
 
 
 def test_the_yardstick_is_the_same_whatever_the_trials_own_kernel(tiny, tiny_data):

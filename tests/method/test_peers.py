@@ -196,7 +196,9 @@ def test_a_fusion_for_every_peer(name, peers):
     features = [tuple(torch.randn(3, count, 2, 2) for count in (4, 6)) for _ in range(peers)]
     fused = fusion(features)
     assert [one.shape for one in fused] == [(3, 8)] * peers
-    assert len({id(module) for module in fusion.of_peers}) == (peers if name == "per_peer" else 1)
+    modules = peers if name == "per_peer" else 1
+    assert len({id(module) for module in fusion.of_peers}) == modules
+    assert len({tuple(module.block.flatten().tolist()) for module in fusion.of_peers}) == modules
 
 
 def test_a_fusion_of_vectors_takes_them_as_they_are():
