@@ -88,19 +88,19 @@ FAULTS = (
         "trunks", "mldiv/config.py", "the identity of a first stage leaves out clip_norm",
         "clip_norm: float = _schedule(",
         "clip_norm: float = _diversity_tensor(",
-        ("tests/training/first_stage/test_trunk_identity.py",),
+        ("tests/training/first_stage/test_first_stage_identity.py",),
     ),
     Fault(
         "trunks", "mldiv/training/first_stage.py", "a trial starts from a prefix that is longer than its own first stage",
         "if beyond < epoch <= self.config.first_stage)",
         "if beyond < epoch < self.config.epochs)",
-        ("tests/training/first_stage/test_trunks.py",),
+        ("tests/training/first_stage/test_shared.py",),
     ),
     Fault(
         "pretraining", "mldiv/config.py", "the identity of a pretrained network leaves out its weight decay",
         "weight_decay: float = _schedule(",
         "weight_decay: float = _peers_tensor(",
-        ("tests/training/first_stage/test_trunk_identity.py", "tests/training/test_fit.py"),
+        ("tests/training/first_stage/test_first_stage_identity.py", "tests/training/test_fit.py"),
     ),
     # Plan, queue, search
     Fault(

@@ -35,7 +35,7 @@ SEEDS = (1, 2)
 SIDE_BY_SIDE = 2
 WAYS = {
     "plain": "Ray Tune, a TorchTrainer per trial",
-    "alone": "mldiv, every trial alone (--no-store)",
+    "alone": "mldiv, every trial alone (--no-cache)",
     "shipped": "mldiv as shipped",
 }
 

@@ -16,12 +16,12 @@ from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.datasets import ood, sources
 from mldiv.method.networks import build
 from mldiv.records import StudyRecord
-from mldiv.storage.object_store import Place, Remote, is_url
+from mldiv.storage.object_store import Location, Remote, is_url
 from mldiv.sweep.search_space import SELECTION
 from mldiv.training.loop import dataset, steps_per_epoch
 
 #: Flags that are counts, and the least that each may be.
-COUNTS = {"seeds": 1, "samples": 0, "batch": 1, "workers": 1, "groups": 1}
+COUNTS = {"seeds": 1, "trials": 0, "open-suggestions": 1, "workers": 1, "parallel-trials": 1}
 
 #: Fields of study.json in which a folder's study may differ from the one that continues it; settings are compared one by one.
 FREE = frozenset({"environment", "settings", "data", "chosen", "importance"})
@@ -37,18 +37,22 @@ def check_flags(flags: Namespace) -> None:
 def _check_counts(flags: Namespace) -> None:
     """Refuse numbers of things that are too small."""
     for flag, least in COUNTS.items():
-        value = getattr(flags, flag)
+        value = getattr(flags, flag.replace("-", "_"))
         if value is not None and value < least:
             raise ConfigError(f"--{flag} {value}: must be at least {least}")
-    if not flags.store_size > 0:
-        raise ConfigError(f"--store-size {flags.store_size:g}: must be greater than zero")
+    if not flags.cache_size > 0:
+        raise ConfigError(f"--cache-size {flags.cache_size:g}: must be greater than zero")
 
 
 def _check_ways(flags: Namespace) -> None:
     """Refuse a way of searching that is unknown, and ways of training that do not go together."""
     if flags.select not in SELECTION:
         raise ConfigError(f"--select {flags.select!r} is unknown{nearest(flags.select, SELECTION)}")
-    needs_ray = {"workers": flags.workers > 1, "groups": flags.groups is not None, "stop-early": flags.stop_early}
+    needs_ray = {
+        "workers": flags.workers > 1,
+        "parallel-trials": flags.parallel_trials is not None,
+        "stop-early": flags.stop_early,
+    }
     for flag, given in needs_ray.items():
         if given and flags.in_process:
             raise ConfigError(f"--{flag} needs Ray: leave it out, or leave out --in-process")
@@ -95,7 +99,7 @@ def check_trials(configs: Sequence[TrialConfig]) -> None:
             raise ConfigError(str(error)) from None
 
 
-def check_writable(flag: str, place: Place, dry_run: bool) -> None:
+def check_writable(flag: str, place: Location, dry_run: bool) -> None:
     """Refuse a place that cannot be written. A folder is made, unless this is a dry run."""
     try:
         if is_url(place):
@@ -111,7 +115,7 @@ def check_writable(flag: str, place: Place, dry_run: bool) -> None:
         raise ConfigError(f"--{flag} {place}: cannot be written ({error.strerror or error}); choose another folder") from None
 
 
-def check_same(here: StudyRecord, there: StudyRecord, place: Place) -> None:
+def check_same(here: StudyRecord, there: StudyRecord, place: Location) -> None:
     """Refuse to continue another study's folder; each field that differs is named, there and here."""
     compared = [(item.name, getattr(there, item.name), getattr(here, item.name)) for item in fields(StudyRecord)
                 if item.name not in FREE]  # fmt: skip

@@ -6,7 +6,7 @@ from mldiv.cli.progress import clock
 from mldiv.cli.run import StudyRun
 from mldiv.cluster.nodes import local_resources, worker_resources
 from mldiv.sweep.plan import Plan
-from mldiv.sweep.simulate import first_wins, rehearse
+from mldiv.sweep.simulate import first_wins, simulate
 from mldiv.training.step_cost import GROUP_START, measure
 
 
@@ -16,7 +16,7 @@ def describe(run: StudyRun, folder: Path) -> str:
     Raises: ConfigError where not even one trial fits on this machine.
     """
     base, header, plan = run.base, run.header, run.plan(folder)
-    work, trials = rehearse(plan, run.store, first_wins), plan.trials()
+    work, trials = simulate(plan, run.store, first_wins), plan.trials()
     where, groups, start = _side_by_side(run, trials)
     seconds = start + measure(base).seconds(work) / groups
     assumed = " (if every search ends at its defaults)" if plan.searches and work.trials else ""
@@ -30,7 +30,11 @@ def describe(run: StudyRun, folder: Path) -> str:
         f"  {trials} trials, {plan.recorded} of them recorded already",
         f"  {work.asked:,} epochs asked for: {work.shared:,} shared, {work.trained:,} to train{assumed}",
         f"  {work.pretraining:,} epochs of pretraining to train",
-        *([f"  while arms are searched, {plan.open_at_once()} trials at once at most (--batch)"] if plan.searches else []),
+        *(
+            [f"  while arms are searched, {plan.open_at_once()} trials at once at most (--open-suggestions)"]
+            if plan.searches
+            else []
+        ),
         f"  {where}: about {clock(seconds)}",
         f"  results in {run.place}, shared first stages in {run.store.place}",
     ]

@@ -17,7 +17,7 @@ from mldiv.cluster.nodes import Resources, connect, largest, nodes, worker_resou
 from mldiv.config import TrialConfig
 from mldiv.records import find_trial
 from mldiv.storage.cache import Store
-from mldiv.storage.object_store import Copy
+from mldiv.storage.object_store import SyncedFolder
 from mldiv.sweep import in_process
 from mldiv.sweep.plan import Plan, Progress, journal
 from mldiv.training import step_cost
@@ -32,10 +32,10 @@ ReportBuilder = Callable[..., str]
 class Trainer(Protocol):
     """Trains every trial of a plan: `in_process.run`, or `tuner.run` with what it needs of a cluster."""
 
-    def __call__(self, plan: Plan, study: Copy, *, store: Store, progress: Progress) -> None: ...
+    def __call__(self, plan: Plan, study: SyncedFolder, *, store: Store, progress: Progress) -> None: ...
 
 
-def execute(run: StudyRun, folder: Copy, report: ReportBuilder) -> int:
+def execute(run: StudyRun, folder: SyncedFolder, report: ReportBuilder) -> int:
     """Train everything that is not recorded yet and build the report; the exit code: 0 done, 1 failed, 130 interrupted."""
     records.write_study(folder.local, run.header)
     folder.push(folders=False)
@@ -58,14 +58,14 @@ def execute(run: StudyRun, folder: Copy, report: ReportBuilder) -> int:
 
 
 @contextmanager
-def here(run: StudyRun, folder: Copy, plan: Plan) -> Iterator[Trainer]:
+def here(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Iterator[Trainer]:
     """Provide this process as the trainer of a plan."""
     time_sizes(run, folder, step_cost.measure_all)
     yield in_process.run
 
 
 @contextmanager
-def on_ray(run: StudyRun, folder: Copy, plan: Plan) -> Iterator[Trainer]:
+def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Iterator[Trainer]:
     """Provide worker groups of a Ray cluster, joined or started here, as the trainer of a plan. Ray ends with the context."""
     import ray  # with what follows seconds, which a study that is recorded need not wait for
 
@@ -106,12 +106,12 @@ def idleness(plan: Plan, groups: int) -> str | None:
     if not plan.searches or groups <= plan.open_at_once():
         return None
     return (
-        f"there is room for {groups} trials at once, but the arms' searches keep {plan.open_at_once()} busy; --batch N opens "
-        "more of them, each suggested with less known"
+        f"there is room for {groups} trials at once, but the arms' searches keep {plan.open_at_once()} busy; "
+        "--open-suggestions N opens more of them, each suggested with less known"
     )
 
 
-def time_sizes(run: StudyRun, folder: Copy, measure: Callable[[list[TrialConfig]], list[dict[str, Any]]]) -> None:
+def time_sizes(run: StudyRun, folder: SyncedFolder, measure: Callable[[list[TrialConfig]], list[dict[str, Any]]]) -> None:
     """Write scaling.jsonl, once, if the study has sizes whose step is to be timed."""
     path = folder.local / "scaling.jsonl"
     if run.study.sizes is not None and not path.exists():
@@ -120,7 +120,7 @@ def time_sizes(run: StudyRun, folder: Copy, measure: Callable[[list[TrialConfig]
         records.write_atomically(path, "".join(json.dumps(records.finite(line)) + "\n" for line in lines))
 
 
-def interrupted(run: StudyRun, folder: Copy, plan: Plan) -> int:
+def interrupted(run: StudyRun, folder: SyncedFolder, plan: Plan) -> int:
     """Say what is recorded and how to go on; the exit code."""
     done = len(trials(plan)) - len(unfinished(folder, plan))
     print(file=sys.stderr)
@@ -131,7 +131,7 @@ def interrupted(run: StudyRun, folder: Copy, plan: Plan) -> int:
     return 130
 
 
-def finish(run: StudyRun, folder: Copy, plan: Plan, report: ReportBuilder) -> int:
+def finish(run: StudyRun, folder: SyncedFolder, plan: Plan, report: ReportBuilder) -> int:
     """Write what the searches chose and the report; print the table and where everything is. The exit code."""
     records.write_assignments(folder.local, plan.assignments)
     records.write_study(folder.local, replace(run.header, chosen=plan.chosen(), importance=plan.importance()))
@@ -152,12 +152,12 @@ def trials(plan: Plan) -> list[str]:
     return list(dict.fromkeys(item.trial for item in plan.assignments))
 
 
-def unfinished(folder: Copy, plan: Plan) -> list[str]:
+def unfinished(folder: SyncedFolder, plan: Plan) -> list[str]:
     """Return the trials without their final record."""
     return [trial for trial in trials(plan) if (found := find_trial(folder.local, trial)) is None or not found.final]
 
 
-def cost(run: StudyRun, folder: Copy, plan: Plan) -> str:
+def cost(run: StudyRun, folder: SyncedFolder, plan: Plan) -> str:
     """Return what the study's trials cost, in a sentence."""
     found = [find_trial(folder.local, trial) for trial in trials(plan)]
     total = {name: sum(record.cost[name] for record in found if record is not None) for name in records.COSTS}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,16 @@ from mldiv.method.networks import MODELS
 from mldiv.storage import object_store
 from mldiv.study import Study
 from mldiv.sweep.search_space import DEFAULT_RULE, SELECTION
+
+#: Flags by their names of 0.5.0, accepted for one more version.
+RENAMED = {
+    "--batch": "--open-suggestions",
+    "--samples": "--trials",
+    "--groups": "--parallel-trials",
+    "--store": "--cache",
+    "--store-size": "--cache-size",
+    "--no-store": "--no-cache",
+}
 
 #: Environment variable with the place under which every study has its folder, where --out does not say otherwise.
 RESULTS = "MLDIV_RESULTS"
@@ -34,9 +45,9 @@ def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
         "--arm", action="append", default=[], metavar="NAME", help="only this arm beside the baseline; repeatable"
     )
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds on which each arm's choice is repeated")
-    parser.add_argument("--samples", type=int, metavar="N", help="Optuna trials for each searched arm; 0: defaults as they are")
+    parser.add_argument("--trials", type=int, metavar="N", help="Optuna trials for each searched arm; 0: defaults as they are")
     parser.add_argument(
-        "--batch",
+        "--open-suggestions",
         type=int,
         metavar="N",
         help="Optuna trials open at once in each arm's search (default: the study's, mostly 1)",
@@ -52,13 +63,15 @@ def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
         help=f"folder or URL (s3://...) of the results (default: {study.name} in ${RESULTS} or results)",
     )
     parser.add_argument(
-        "--store",
+        "--cache",
         metavar="PLACE",
         help="folder or URL where studies share first stages and pretraining (default: trunks beside --out)",
     )
-    parser.add_argument("--store-size", type=float, default=20.0, metavar="GB", help="size of the store (default 20)")
-    parser.add_argument("--no-store", action="store_true", help="share nothing: train every trial from its very start")
-    parser.add_argument("--groups", type=int, metavar="N", help="most trials at once (default: what the cluster has room for)")
+    parser.add_argument("--cache-size", type=float, default=20.0, metavar="GB", help="size of that place (default 20)")
+    parser.add_argument("--no-cache", action="store_true", help="share nothing: train every trial from its very start")
+    parser.add_argument(
+        "--parallel-trials", type=int, metavar="N", help="most trials at once (default: what the cluster has room for)"
+    )
     parser.add_argument("--cpus-per-worker", type=float, metavar="N", help="processors of each worker (default: the preset's)")
     parser.add_argument(
         "--gpus-per-worker", type=float, metavar="N", help="GPUs of each worker; 0.25: four small networks share one"
@@ -66,19 +79,27 @@ def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--in-process", action="store_true", help="train here, one trial after the other, without Ray")
     parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS", "local"), help="Ray cluster (default: this machine)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
-    return parser.parse_args(argv)
+    return parser.parse_args(current_names(sys.argv[1:] if argv is None else argv))
 
 
-def places(flags: Namespace, name: str) -> tuple[object_store.Place, object_store.Place]:
+def current_names(argv: Sequence[str]) -> list[str]:
+    """Return the command line with old names of flags replaced; each is said once, on standard error."""
+    names = [word.partition("=") for word in argv]
+    for old in dict.fromkeys(name for name, _, _ in names if name in RENAMED):
+        print(f"{old} is called {RENAMED[old]} now; the old name ends with the next version", file=sys.stderr)
+    return [RENAMED.get(name, name) + equals + value for name, equals, value in names]
+
+
+def places(flags: Namespace, name: str) -> tuple[object_store.Location, object_store.Location]:
     """Return the places of the results of the study of this ``name``, and of the first stages that studies share.
 
     Raises: ConfigError for a URL that is no storage.
     """
     out = _place("out", flags.out or object_store.join(os.environ.get(RESULTS, "results"), name))
-    return out, _place("store", flags.store or object_store.join(object_store.parent(out), "trunks"))
+    return out, _place("cache", flags.cache or object_store.join(object_store.parent(out), "trunks"))
 
 
-def _place(flag: str, given: str) -> object_store.Place:
+def _place(flag: str, given: str) -> object_store.Location:
     """Return a folder's full path, or a URL that pyarrow knows."""
     if not object_store.is_url(given):
         return str(Path(given).expanduser().resolve())

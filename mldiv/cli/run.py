@@ -18,7 +18,7 @@ from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.presets import PRESETS, Preset, configure
 from mldiv.records import StudyRecord
 from mldiv.storage.cache import Store
-from mldiv.storage.object_store import Copy, Place, working_copy
+from mldiv.storage.object_store import Location, SyncedFolder, working_copy
 from mldiv.storage.remote_cache import open_store
 from mldiv.study import Changes, Study, Weights
 from mldiv.sweep.arm import Arm, make_arm
@@ -55,7 +55,7 @@ class StudyRun:
     in_process: bool
     dry_run: bool
     address: str
-    place: Place
+    place: Location
     store: Store
 
     def plan(self, folder: Path, storage: BaseStorage | None = None) -> Plan:
@@ -92,16 +92,16 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
         preset=PRESETS[preset],
         rule=flags.select,
         workers=flags.workers,
-        parallel_trials=flags.groups,
+        parallel_trials=flags.parallel_trials,
         cpus_per_worker=flags.cpus_per_worker,
         gpus_per_worker=flags.gpus_per_worker,
-        share=not flags.no_store,
+        share=not flags.no_cache,
         stop_early=flags.stop_early,
         in_process=flags.in_process,
         dry_run=flags.dry_run,
         address=flags.address,
         place=place,
-        store=open_store(store, int(flags.store_size * 1e9)),
+        store=open_store(store, int(flags.cache_size * 1e9)),
     )
 
 
@@ -172,10 +172,10 @@ def describe_study(
         contrasts=choose_contrasts(study, flags.arm, names),
         members=study.members,
         seeds=list(range(1, seeds + 1)),
-        samples=study.samples.get(preset, usual.samples) if flags.samples is None else flags.samples,
+        samples=study.samples.get(preset, usual.samples) if flags.trials is None else flags.trials,
         search_seeds=list(search_seeds(study.search_seeds)),
         searched={arm.name: list(arm.searched) for arm in arms},
-        batch=study.batch if flags.batch is None else flags.batch,
+        batch=study.batch if flags.open_suggestions is None else flags.open_suggestions,
         selection=SELECTION[flags.select].title,
         objectives=list(SELECTION[flags.select].objectives),
         early_stopping=EARLY_STOPPING if flags.stop_early else None,
@@ -195,13 +195,13 @@ def choose_contrasts(study: Study, chosen: Sequence[str], arms: list[str]) -> di
 
 
 @contextmanager
-def open_folder(run: StudyRun) -> Iterator[Copy]:
+def open_folder(run: StudyRun) -> Iterator[SyncedFolder]:
     """Open the study's folder, or a copy here of one on an object store, with the records that are there.
 
     Raises: ConfigError where a place cannot be written, or holds another configuration of the study; RecordError; OSError.
     """
     check_writable("out", run.place, run.dry_run)
-    check_writable("store", run.store.place, run.dry_run)
+    check_writable("cache", run.store.place, run.dry_run)
     with working_copy(run.place, fetch=False) as folder:
         folder.pull_study(of_trials=("/trial.json",))
         if (folder.local / "study.json").exists():

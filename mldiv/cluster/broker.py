@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
 
 
 @dataclass
-class Ticket:
+class QueuedTrial:
     """One trial on its way."""
 
     task: TrialTask
@@ -51,7 +51,7 @@ class Broker:
 
     def __init__(self, attempts: int = ATTEMPTS, silence: float = SILENCE) -> None:
         self.attempts, self.silence = attempts, silence
-        self.tickets: dict[str, Ticket] = {}
+        self.tickets: dict[str, QueuedTrial] = {}
         self.waiting: deque[str] = deque()
         self.holding: dict[str, str] = {}
         self.pids: dict[str, list[int]] = {}
@@ -67,7 +67,7 @@ class Broker:
         async with self.changed:
             ticket = self.tickets.get(task.trial)
             if ticket is None:
-                self.tickets[task.trial] = Ticket(task)
+                self.tickets[task.trial] = QueuedTrial(task)
                 self.waiting.append(task.trial)
             else:
                 ticket.stop, ticket.last_poll = False, time.monotonic()
@@ -174,7 +174,7 @@ class Broker:
             del self.tickets[ticket.task.trial]
         return None
 
-    def _silent(self, ticket: Ticket) -> bool:
+    def _silent(self, ticket: QueuedTrial) -> bool:
         return time.monotonic() - ticket.last_poll > self.silence
 
     def _finish(self, group: str, trial: str, outcome: Outcome) -> None:

@@ -121,8 +121,8 @@ class Resources:
             has = ", ".join(f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes)
             raise ConfigError(
                 f"a group of {self.workers} workers needs {self.cpus:g} CPUs and {self.gpus:g} GPUs for each, the nodes of the "
-                f"cluster have {has}: lower --workers, --cpus-per-worker or --gpus-per-worker, or say by --groups how many "
-                "an autoscaling cluster is to make room for"
+                f"cluster have {has}: lower --workers, --cpus-per-worker or --gpus-per-worker, or say by "
+                "--parallel-trials how many an autoscaling cluster is to make room for"
             )
         return max(1, min(self.fit(nodes), trials))
 
@@ -149,6 +149,6 @@ def worker_resources(
     """
     has_gpus = any(node.get("GPU", 0) for node in nodes)
     if gpus and not has_gpus and not more_may_come:
-        raise ConfigError(f"--gpus-per-worker {gpus:g}: there is no GPU; where some are to start, say --groups")
+        raise ConfigError(f"--gpus-per-worker {gpus:g}: there is no GPU; where some are to start, say --parallel-trials")
     usual = (preset.cpus, preset.gpus) if preset.gpus and has_gpus else (1.0, 0.0)
     return Resources(workers, usual[0] if cpus is None else cpus, usual[1] if gpus is None else gpus)

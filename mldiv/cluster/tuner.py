@@ -22,7 +22,7 @@ from mldiv.cluster.trial_client import EMPTY, client
 from mldiv.cluster.worker_groups import Groups, start_broker
 from mldiv.records import TrialRecord, TrialTask
 from mldiv.storage.cache import Store
-from mldiv.storage.object_store import Copy, Place, join
+from mldiv.storage.object_store import Location, SyncedFolder, join
 from mldiv.storage.remote_cache import open_store
 from mldiv.sweep.plan import Plan, Progress, pull_record
 
@@ -48,7 +48,7 @@ PUSH = 30.0
 class PlanSearch(Searcher):
     """A `Plan` as a Tune search algorithm: Tune asks it for trials and tells it of their ends."""
 
-    def __init__(self, plan: Plan, study: Copy, store: Store, room: Callable[[], int]) -> None:
+    def __init__(self, plan: Plan, study: SyncedFolder, store: Store, room: Callable[[], int]) -> None:
         super().__init__(metric="nll", mode="min")
         self.plan, self.study, self.store, self.room = plan, study, store, room
         #: Why no trial can be trained any more, once that is so.
@@ -60,7 +60,7 @@ class PlanSearch(Searcher):
         self.pushed = time.monotonic()
 
     def suggest(self, trial_id: str) -> Any:
-        """Return a task; None while answers or a trunk must come first, or no group is free; FINISHED at the end."""
+        """Return a task; None while answers or a first stage must come first, or no group is free; FINISHED at the end."""
         if self.given_up is not None:
             return Searcher.FINISHED
         task = self._next() if len(self.tasks) < self.room() else None
@@ -73,7 +73,7 @@ class PlanSearch(Searcher):
     def _next(self) -> TrialTask | None:
         if self.again:
             return self.again.pop(next(iter(self.again)))
-        task = self.plan.next()
+        task = self.plan.ask()
         return self.plan.travelling(task, self.study, self.store) if task is not None else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -132,7 +132,7 @@ class PlanSearch(Searcher):
         """Do nothing: the records rebuild the plan."""
 
 
-class Steward(Callback):
+class BrokerCallback(Callback):
     """Tells the broker of trials that Tune ends early, and a display of everything that is reported."""
 
     def __init__(self, broker: Any, search: PlanSearch, progress: Progress) -> None:
@@ -166,7 +166,7 @@ def _id(trial: Any) -> str:
 
 def run(
     plan: Plan,
-    study: Path | Copy,
+    study: Path | SyncedFolder,
     *,
     resources: Resources,
     store: Store | None = None,
@@ -188,7 +188,7 @@ def run(
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    study = study if isinstance(study, Copy) else Copy(Path(study).resolve())
+    study = study if isinstance(study, SyncedFolder) else SyncedFolder(Path(study).resolve())
     store = store or open_store(join(study.place, "store"))
     mirror = join(study.place, "ray")
     study.remove("ray")
@@ -203,7 +203,7 @@ def run(
 
 @contextmanager
 def _groups(
-    plan: Plan, resources: Resources, storage: Place, most: int | None, broker_options: dict[str, Any]
+    plan: Plan, resources: Resources, storage: Location, most: int | None, broker_options: dict[str, Any]
 ) -> Iterator[Groups]:
     """Start a broker and standing worker groups, which end with the context."""
     name = f"broker-{uuid.uuid4().hex[:8]}"
@@ -218,7 +218,7 @@ def _groups(
 
 
 def _tuner(
-    search: PlanSearch, broker: Any, storage: Place, progress: Progress, scheduler: TrialScheduler | None,
+    search: PlanSearch, broker: Any, storage: Location, progress: Progress, scheduler: TrialScheduler | None,
     stop: Callable[[str, Mapping[str, Any]], bool] | None,
 ) -> tune.Tuner:  # fmt: skip
     """Make a Tuner with a client for each of the search's trials."""
@@ -237,7 +237,7 @@ def _tuner(
             name="tune",
             storage_path=storage,
             verbose=0,
-            callbacks=[Steward(broker, search, progress)],
+            callbacks=[BrokerCallback(broker, search, progress)],
             stop=stop,
             failure_config=tune.FailureConfig(max_failures=CLIENT_RESTARTS),
         ),

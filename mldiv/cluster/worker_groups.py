@@ -22,7 +22,7 @@ from mldiv.cluster.nodes import Resources, nodes
 from mldiv.cluster.process_group import ProcessGroup
 from mldiv.cluster.ray_private import LeanTrainer
 from mldiv.records import TrialTask
-from mldiv.storage.object_store import Place
+from mldiv.storage.object_store import Location
 from mldiv.training.attempt import StudyOver, attempt
 from mldiv.training.fit import summary
 from mldiv.training.worker_cache import Workspace
@@ -79,7 +79,7 @@ class Groups:
     """
 
     def __init__(
-        self, broker: Any, broker_name: str, resources: Resources, storage: Place, *, trials_left: Callable[[], int],
+        self, broker: Any, broker_name: str, resources: Resources, storage: Location, *, trials_left: Callable[[], int],
         most: int | None = None, launch: Launch | None = None,
     ) -> None:  # fmt: skip
         self.broker, self.broker_name, self.resources, self.storage = broker, broker_name, resources, storage

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from mldiv.cli.flags import current_names
 from mldiv.doctor import cluster, locations, machine
 from mldiv.doctor.machine import AS_LOCKED, FAILED, GROUP_BYTES, OK, SKIPPED, WARNING, Check, Finding, first_line
 
@@ -24,15 +25,15 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--data")
     parser.add_argument("--data-root")
     parser.add_argument("--out", metavar="PLACE")
-    parser.add_argument("--store", metavar="PLACE")
-    parser.add_argument("--store-size", type=float, default=20.0, metavar="GB")
+    parser.add_argument("--cache", metavar="PLACE")
+    parser.add_argument("--cache-size", type=float, default=20.0, metavar="GB")
     parser.add_argument("--workers", type=int, default=1, metavar="N")
-    parser.add_argument("--groups", type=int, metavar="N")
+    parser.add_argument("--parallel-trials", type=int, metavar="N")
     parser.add_argument("--cpus-per-worker", type=float, metavar="N")
     parser.add_argument("--gpus-per-worker", type=float, metavar="N")
     parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS", "local"))
     parser.add_argument("--limit", type=float, default=120.0, metavar="SECONDS", help="for each check (default 120)")
-    return parser.parse_args(argv)
+    return parser.parse_args(current_names(sys.argv[1:] if argv is None else argv))
 
 
 def joined(flags: Namespace) -> Finding:
@@ -121,10 +122,10 @@ def check_capacity(flags: Namespace) -> Finding:
     chosen = PRESETS[locations.preset(flags) or "demo"]
     resources = worker_resources(
         chosen, [*present, *may_come], workers=flags.workers, cpus=flags.cpus_per_worker, gpus=flags.gpus_per_worker,
-        more_may_come=flags.groups is not None,
+        more_may_come=flags.parallel_trials is not None,
     )  # fmt: skip
     fits, most = resources.fit(present), resources.fit(may_come)
-    if not fits and not most and flags.groups is None:
+    if not fits and not most and flags.parallel_trials is None:
         try:
             resources.groups(present, 1)
         except ConfigError as error:
@@ -132,11 +133,15 @@ def check_capacity(flags: Namespace) -> Finding:
     what = f"{fits} now, of {flags.workers} process{'es' * (flags.workers > 1)} each" + (
         f"; {most} when all nodes have come" if most else ""
     )
-    if not max(fits, most) or (flags.groups or 0) > max(fits, most):
-        return Finding(WARNING, f"{what}; --groups {flags.groups} asks for more", "lower it, unless an autoscaler adds nodes")
-    if (free := machine.free_memory()) < (flags.groups or max(fits, most)) * GROUP_BYTES:
+    if not max(fits, most) or (flags.parallel_trials or 0) > max(fits, most):
+        return Finding(
+            WARNING,
+            f"{what}; --parallel-trials {flags.parallel_trials} asks for more",
+            "lower it, unless an autoscaler adds nodes",
+        )
+    if (free := machine.free_memory()) < (flags.parallel_trials or max(fits, most)) * GROUP_BYTES:
         what += f"; Ray keeps {GROUP_BYTES / 1e9:g} GB for each here, where the driver runs, and {free / 1e9:.1f} GB are free"
-        return Finding(WARNING, what, "a head with more memory, or fewer at once (--groups)")
+        return Finding(WARNING, what, "a head with more memory, or fewer at once (--parallel-trials)")
     return Finding(OK, what)
 
 

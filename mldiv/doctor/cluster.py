@@ -229,7 +229,7 @@ def same_results(flags: Namespace) -> Finding:
 
 
 def same_store(flags: Namespace) -> Finding:
-    """Check that --store is the same place for every node."""
+    """Check that --cache is the same place for every node."""
     return _shared(locations.places(flags)["store"], flags)
 
 
@@ -315,7 +315,7 @@ CHECKS: dict[str, Check] = {
     "nodes' clocks": same_clocks,
     "nodes' memory": memory,
     "nodes' --out": same_results,
-    "nodes' --store": same_store,
+    "nodes' --cache": same_store,
     "nodes' data": same_data,
     "nodes' DDP": reach_each_other,
 }

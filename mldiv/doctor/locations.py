@@ -73,14 +73,14 @@ def results(flags: Namespace) -> Finding:
 
 
 def store(flags: Namespace) -> Finding:
-    """Check that first stages can be shared in --store; a full disk there costs time only."""
+    """Check that first stages can be shared in --cache; a full disk there costs time only."""
     place = places(flags)["store"]
     if "://" in place:
         return _judge_url(place)
-    found, need = judge_folder(place, 0), flags.store_size * 1e9
+    found, need = judge_folder(place, 0), flags.cache_size * 1e9
     if found.verdict == OK and (free := shutil.disk_usage(existing(place)).free) < need:
-        mend = "free some, or lower --store-size: what does not fit is trained again"
-        return Finding(WARNING, f"{place}: {free / 1e9:.1f} GB free, the store may take {flags.store_size:g}", mend)
+        mend = "free some, or lower --cache-size: what does not fit is trained again"
+        return Finding(WARNING, f"{place}: {free / 1e9:.1f} GB free, the store may take {flags.cache_size:g}", mend)
     return found
 
 
@@ -165,4 +165,4 @@ def preset(flags: Namespace) -> str | None:
 
 
 #: What is looked at before Ray is started, in this order.
-CHECKS: dict[str, Check] = {"temporary files": temporary, "--out": results, "--store": store}
+CHECKS: dict[str, Check] = {"temporary files": temporary, "--out": results, "--cache": store}

@@ -174,7 +174,7 @@ def judge_memory(free: float, workers: int, each: float) -> Finding:
     """Judge whether ``free`` bytes are enough for so many workers of ``each`` bytes."""
     said = f"{free / 1e9:.1f} GB free"
     if free < workers * each:
-        mend = "end other programs, or start fewer workers (--groups): Ray kills workers when memory runs out"
+        mend = "end other programs, or start fewer workers (--parallel-trials): Ray kills workers when memory runs out"
         return Finding(WARNING, f"{said} for up to {workers} workers of about {each / 1e9:g} GB each", mend)
     return Finding(OK, said)
 

@@ -26,7 +26,7 @@ OF_ANALYSIS = ("trial.json", "metrics.jsonl", ".parquet")
 #: Between two tries of a push that must not be lost.
 RETRY_SECONDS = 2.0
 
-Place = str
+Location = str
 
 
 class Object(NamedTuple):
@@ -41,7 +41,7 @@ def is_url(place: str | Path) -> bool:
     return "://" in str(place)
 
 
-def join(place: Place, *names: str) -> Place:
+def join(place: Location, *names: str) -> Location:
     """Return the place of something in the folder at ``place``; a URL keeps its query."""
     if not is_url(place):
         return str(Path(place, *names))
@@ -49,7 +49,7 @@ def join(place: Place, *names: str) -> Place:
     return "/".join([address.rstrip("/"), *names]) + mark + query
 
 
-def parent(place: Place) -> Place:
+def parent(place: Location) -> Location:
     """Return the place of the folder above; a URL keeps its query."""
     if not is_url(place):
         return str(Path(place).parent)
@@ -57,7 +57,7 @@ def parent(place: Place) -> Place:
     return address.rstrip("/").rpartition("/")[0] + mark + query
 
 
-def is_there(place: Place) -> bool:
+def is_there(place: Location) -> bool:
     """Return whether a folder exists; one on an object store that does not answer counts as existing."""
     if not is_url(place):
         return Path(place).exists()
@@ -67,7 +67,7 @@ def is_there(place: Place) -> bool:
         return True
 
 
-def name(place: Place) -> str:
+def name(place: Location) -> str:
     """Return the folder's own name."""
     return PurePosixPath(place.partition("?")[0]).name
 
@@ -133,7 +133,7 @@ class Remote:
             self.system.delete_dir(f"{self.path}/{name}")
 
 
-class Copy:
+class SyncedFolder:
     """A folder on the local disk that stands for the one at ``remote``; the folder itself where there is none."""
 
     def __init__(self, local: Path, remote: Remote | None = None) -> None:
@@ -142,7 +142,7 @@ class Copy:
         self.pulled: dict[str, Object] = {}
 
     @property
-    def place(self) -> Place:
+    def place(self) -> Location:
         """The folder's place: the URL where there is one."""
         return self.remote.url if self.remote is not None else str(self.local)
 
@@ -232,7 +232,7 @@ def _among_equals(file: str) -> int:
 
 
 @contextmanager
-def working_copy(place: Place, fetch: bool = True) -> Iterator[Copy]:
+def working_copy(place: Location, fetch: bool = True) -> Iterator[SyncedFolder]:
     """Give a folder to work in: the one at ``place`` itself, or a temporary copy that its user pushes.
 
     fetch: begin with what is there.
@@ -240,11 +240,11 @@ def working_copy(place: Place, fetch: bool = True) -> Iterator[Copy]:
     Raises: ValueError for a URL that cannot be; OSError.
     """
     if not is_url(place):
-        yield Copy(Path(place))
+        yield SyncedFolder(Path(place))
         return
     root = Path(tempfile.mkdtemp(prefix="mldiv-"))
     try:
-        copy = Copy(root / name(place), Remote(place))
+        copy = SyncedFolder(root / name(place), Remote(place))
         copy.local.mkdir()
         if fetch:
             copy.pull()

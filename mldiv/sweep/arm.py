@@ -12,7 +12,7 @@ from mldiv.sweep.search_space import DIVERSITY, RANGES, Ranges, applies
 
 
 @dataclass
-class Asked:
+class Suggestion:
     """A suggestion of the open batch: its trials, one for each search seed, and those that are answered, with their record
     or with None where they left none."""
 
@@ -39,7 +39,7 @@ class Arm:
     ranges: Ranges = field(default_factory=lambda: RANGES)
     member: str = "pair"
     study: optuna.Study | None = None
-    batch: list[Asked] = field(default_factory=list)
+    batch: list[Suggestion] = field(default_factory=list)
     suggested: list[TrialConfig] = field(default_factory=list)
     pending: list[TrialConfig] = field(default_factory=list)
     repeated: int = 0

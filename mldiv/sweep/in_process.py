@@ -8,7 +8,7 @@ import torch
 
 from mldiv.records import TrialRecord
 from mldiv.storage.cache import Store
-from mldiv.storage.object_store import Copy
+from mldiv.storage.object_store import SyncedFolder
 from mldiv.sweep.plan import Plan, Progress, pull_record
 from mldiv.training.attempt import attempt
 from mldiv.training.fit import summary
@@ -18,7 +18,7 @@ from mldiv.training.worker_cache import Workspace
 
 def run(
     plan: Plan,
-    study: Path | Copy,
+    study: Path | SyncedFolder,
     *,
     store: Store,
     progress: Progress = lambda trial, result: None,
@@ -31,10 +31,10 @@ def run(
     study: its folder, or the copy here of one on an object store; deadline: asked before every trial; a true answer ends the
     run, and the same call goes on later.
     """
-    study = study if isinstance(study, Copy) else Copy(Path(study).resolve())
+    study = study if isinstance(study, SyncedFolder) else SyncedFolder(Path(study).resolve())
     torch.set_num_threads(1)  # as a worker group has it: the same records, to the last bit
     workspace = Workspace(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    while not deadline() and (task := plan.next()) is not None:
+    while not deadline() and (task := plan.ask()) is not None:
         trial = task.config.id
         record = attempt(plan.travelling(task, study, store), workspace=workspace, report=_report(plan, trial, progress))
         found = pull_record(study, trial)

@@ -21,9 +21,9 @@ from optuna.trial import TrialState
 from mldiv.config import TrialConfig
 from mldiv.records import Assignment, TrialRecord, TrialTask, find_trial
 from mldiv.storage.cache import Store
-from mldiv.storage.object_store import Copy, join
-from mldiv.sweep.arm import Arm, Asked
-from mldiv.sweep.queue import Task, TrunkQueue
+from mldiv.storage.object_store import SyncedFolder, join
+from mldiv.sweep.arm import Arm, Suggestion
+from mldiv.sweep.queue import Task, TrialQueue
 from mldiv.sweep.search_space import SELECTION, applies, suggest
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -68,7 +68,7 @@ class Plan:
         switches = {arm.config.switch_epoch for arm in arms} | {
             point["switch_epoch"] for point in points if "switch_epoch" in point
         }
-        self.queue = TrunkQueue(share, switches)
+        self.queue = TrialQueue(share, switches)
         for arm in arms:
             arm.config = arm.config.replace(seed=self.search_seeds[0])
             if arm.searched and samples:
@@ -107,12 +107,12 @@ class Plan:
         self._ask_everything()
         return self.done
 
-    def next(self) -> Task | None:
-        """Return a trial to train now, or None: all are handed out, or answers or a trunk must come first (see `done`)."""
+    def ask(self) -> Task | None:
+        """Return a trial to train now; None when all are handed out, or answers or a first stage must come first (`done`)."""
         self._ask_everything()
-        return self.queue.next()
+        return self.queue.take()
 
-    def travelling(self, task: Task, study: Copy, store: Store) -> TrialTask:
+    def travelling(self, task: Task, study: SyncedFolder, store: Store) -> TrialTask:
         """Return a task with what is to be known where it is trained: the places of its folder and of the store."""
         trial = task.config.id
         return TrialTask(
@@ -195,7 +195,7 @@ class Plan:
         config = suggest(trial, arm.config, arm.searched, arm.ranges)
         arm.suggested.append(config)
         arm.pending = [config.replace(seed=seed) for seed in self.search_seeds]
-        arm.batch.append(Asked(trial, [one.id for one in arm.pending]))
+        arm.batch.append(Suggestion(trial, [one.id for one in arm.pending]))
         trial.set_user_attr("trials", arm.batch[-1].ids)
 
     def _searched(self, arm: Arm) -> bool:
@@ -233,7 +233,7 @@ class Plan:
                 self._tell_optuna(arm, arm.study, item)
             arm.batch.clear()
 
-    def _tell_optuna(self, arm: Arm, study: optuna.Study, asked: Asked) -> None:
+    def _tell_optuna(self, arm: Arm, study: optuna.Study, asked: Suggestion) -> None:
         """COMPLETE with the mean over its seeds where all finished, PRUNED where one was stopped early, else FAIL."""
         found = list(asked.records.values())
         values = [value for record in found if (value := self.selection.values(record, arm.member)) is not None]
@@ -271,7 +271,7 @@ def _common_points(arms: list[Arm], count: int, seed: int) -> list[dict[str, Any
     return points
 
 
-def pull_record(study: Copy, trial: str) -> TrialRecord | None:
+def pull_record(study: SyncedFolder, trial: str) -> TrialRecord | None:
     """Fetch what a trial has left in the study's folder; None where that is nothing, or the object store does not answer."""
     with suppress(OSError):
         study.pull(lambda name: name.endswith("/trial.json"), f"trials/{trial}", deep=False)

@@ -1,8 +1,8 @@
-"""In what order trials are trained, so that what they share is trained once: trunks first, then their branches.
+"""In what order trials are trained, so that what they share is trained once: first stages, then what branches off.
 
-Of the trials with the same trunk, the one with the longest first stage goes first and publishes its state wherever another
-wants to branch off. The others wait until what they need is published, or its trainer has ended; meanwhile groups train
-other trunks. A trial waits only for a prefix longer than what is stored already, so nothing is waited for in vain.
+Of the trials that share a first stage, the one that trains it longest goes first and publishes its state wherever another wants
+to branch off. The others wait until what they need is published, or its trainer has ended; meanwhile groups train
+others. A trial waits only for a prefix longer than what is stored already, so nothing is waited for in vain.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from mldiv.config import TrialConfig
-from mldiv.training.first_stage import pattern, trunk_id
+from mldiv.training.first_stage import first_stage_id, pattern
 from mldiv.training.pretraining import pretraining_ids
 
 
@@ -26,15 +26,15 @@ class Task:
 class Lead:
     """A trial that is training its first stage: the epochs it publishes, and how far it is."""
 
-    trunk: str
+    stage: str
     publish: frozenset[int]
     first_stage: int
     epochs: int = 0
 
 
 @dataclass
-class TrunkState:
-    """One trunk's trials that wait, the longest first stage first, and the prefixes that are known to be stored."""
+class FirstStageState:
+    """A first stage's trials that wait, the longest first stage first, and the prefixes that are known to be stored."""
 
     waiting: list[TrialConfig] = field(default_factory=list)
     stored: set[int] = field(default_factory=set)
@@ -45,8 +45,8 @@ class TrunkState:
         return max((epoch for epoch in self.stored if epoch <= first_stage), default=0)
 
 
-class TrunkQueue:
-    """Trials to train, handed out by `next`; `progress` and `end` say what becomes of them.
+class TrialQueue:
+    """Trials to train, handed out by `take`; `progress` and `end` say what becomes of them.
 
     share: whether trials share anything; otherwise they are handed out as they come. switches: epochs at which trials that
     are not known yet may branch off: whoever passes them publishes.
@@ -54,7 +54,7 @@ class TrunkQueue:
 
     def __init__(self, share: bool = True, switches: Collection[int] = ()) -> None:
         self.share, self.switches = share, frozenset(switches) - {0}
-        self.trunks: dict[str, TrunkState] = {}
+        self.stages: dict[str, FirstStageState] = {}
         self.leads: dict[str, Lead] = {}
         self.under_way: dict[str, TrialConfig] = {}
         self.references: Counter[str] = Counter()
@@ -64,35 +64,35 @@ class TrunkQueue:
 
     def add(self, config: TrialConfig) -> None:
         """Let a trial wait."""
-        waiting = self.trunks.setdefault(trunk_id(config) if self.share else config.id, TrunkState()).waiting
+        waiting = self.stages.setdefault(first_stage_id(config) if self.share else config.id, FirstStageState()).waiting
         waiting.append(config)
         self.references.update(self._used(config))
         waiting.sort(key=lambda one: -one.first_stage)  # stable: of equals the first one added stays first
 
-    def next(self) -> Task | None:
-        """Return a trial that need not wait, one that begins a trunk before any branch; None when there is none now."""
+    def take(self) -> Task | None:
+        """Return a trial that need not wait, one that begins a first stage before any branch; None when there is none now."""
         chosen = (self._first(begins=True) if self.share else None) or self._first(begins=False)
         if chosen is None:
             return None
         name, config = chosen
-        self.trunks[name].waiting.remove(config)
-        publish = self._wanted(self.trunks[name], config)
+        self.stages[name].waiting.remove(config)
+        publish = self._wanted(self.stages[name], config)
         self._begin(name, config, publish)
         return Task(config, tuple(sorted(publish)))
 
-    def _wanted(self, trunk: TrunkState, config: TrialConfig) -> frozenset[int]:
+    def _wanted(self, stage: FirstStageState, config: TrialConfig) -> frozenset[int]:
         """Epochs of the trial's first stage after which others want to branch off, or may want to."""
         if not self.share:
             return frozenset()
-        wanted = self.switches | {one.first_stage for one in trunk.waiting if one.diverse}
+        wanted = self.switches | {one.first_stage for one in stage.waiting if one.diverse}
         return frozenset(epoch for epoch in wanted if 0 < epoch <= min(config.first_stage, config.epochs - 1))
 
     def _begin(self, name: str, config: TrialConfig, publish: frozenset[int]) -> None:
         """Note that the trial is under way: what it will publish that is not stored yet, and what it will pretrain."""
-        trunk = self.trunks[name]
-        trunk.led = True
+        stage = self.stages[name]
+        stage.led = True
         own = frozenset({config.switch_epoch} if config.diverse and config.switch_epoch else ())
-        longest = trunk.longest(config.first_stage)
+        longest = stage.longest(config.first_stage)
         if new := {epoch for epoch in publish | own if epoch > longest}:
             self.leads[config.id] = Lead(name, frozenset(new), config.first_stage)
         if self.share and not longest:
@@ -107,7 +107,7 @@ class TrunkQueue:
         if lead is None:
             return
         lead.epochs = epochs
-        self.trunks[lead.trunk].stored |= {epoch for epoch in lead.publish if epoch <= epochs}
+        self.stages[lead.stage].stored |= {epoch for epoch in lead.publish if epoch <= epochs}
         if epochs >= max(lead.publish):
             del self.leads[trial]
 
@@ -130,18 +130,18 @@ class TrunkQueue:
         return frozenset(self.references)
 
     def _first(self, begins: bool) -> tuple[str, TrialConfig] | None:
-        for name, trunk in self.trunks.items():
-            if trunk.waiting and not (begins and trunk.led):
-                leads = [lead for lead in self.leads.values() if lead.trunk == name]
-                for config in trunk.waiting:
-                    if not self._must_wait(config, trunk, leads):
+        for name, stage in self.stages.items():
+            if stage.waiting and not (begins and stage.led):
+                leads = [lead for lead in self.leads.values() if lead.stage == name]
+                for config in stage.waiting:
+                    if not self._must_wait(config, stage, leads):
                         return name, config
         return None
 
-    def _must_wait(self, config: TrialConfig, trunk: TrunkState, leads: list[Lead]) -> bool:
+    def _must_wait(self, config: TrialConfig, stage: FirstStageState, leads: list[Lead]) -> bool:
         """Whether a trial under way will publish a prefix for this one that is longer than any it could start from now, or
         the pretrained network that it needs."""
-        longest = trunk.longest(config.first_stage)
+        longest = stage.longest(config.first_stage)
         if not longest and any(name in self.pretraining for name in pretraining_ids(config)):
             return True
         return any(lead.epochs < epoch <= config.first_stage and epoch > longest for lead in leads for epoch in lead.publish)

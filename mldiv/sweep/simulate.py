@@ -7,7 +7,7 @@ from mldiv.config import TrialConfig
 from mldiv.records import TrialRecord, members_of
 from mldiv.storage.cache import Store
 from mldiv.sweep.plan import Plan
-from mldiv.training.first_stage import trunk_id
+from mldiv.training.first_stage import first_stage_id
 from mldiv.training.pretraining import pretraining_ids
 from mldiv.training.step_cost import Work
 
@@ -20,15 +20,15 @@ def first_wins(config: TrialConfig, number: int) -> float:
     return float(number)
 
 
-def rehearse(plan: Plan, store: Store, result: Result) -> Work:
+def simulate(plan: Plan, store: Store, result: Result) -> Work:
     """Count what training ``plan`` with this store, trial after trial, would take if searches went as ``result`` says."""
     work = Work()
     prefixes, pretrained = _stored(store)
-    while (task := plan.next()) is not None:
-        config, trunk = task.config, trunk_id(task.config)
+    while (task := plan.ask()) is not None:
+        config, stage = task.config, first_stage_id(task.config)
         if not plan.queue.share:
             prefixes, pretrained = defaultdict(set), set()
-        begin = max((epoch for epoch in prefixes[trunk] if epoch <= config.first_stage), default=0)
+        begin = max((epoch for epoch in prefixes[stage] if epoch <= config.first_stage), default=0)
         if begin == 0:
             missing = set(pretraining_ids(config)) - pretrained
             work.pretraining += config.pretrain_epochs * len(missing)
@@ -38,7 +38,7 @@ def rehearse(plan: Plan, store: Store, result: Result) -> Work:
         work.first_stage += config.first_stage - begin
         work.second_stage += config.epochs - config.first_stage
         published = {*task.publish, config.switch_epoch} if config.diverse else set(task.publish)
-        prefixes[trunk] |= {epoch for epoch in published if begin < epoch <= config.first_stage}
+        prefixes[stage] |= {epoch for epoch in published if begin < epoch <= config.first_stage}
         plan.progress(config.id, config.epochs)
         scores = dict.fromkeys(plan.selection.objectives, result(config, work.trials))
         plan.tell(
@@ -48,7 +48,7 @@ def rehearse(plan: Plan, store: Store, result: Result) -> Work:
 
 
 def _stored(store: Store) -> tuple[dict[str, set[int]], set[str]]:
-    """The epochs of each trunk's prefixes and the pretrainings in the store, whatever environment they come from."""
+    """The epochs of each first stage's prefixes and the pretrainings in the store, whatever environment they come from."""
     prefixes: dict[str, set[int]] = defaultdict(set)
     pretrained = set()
     for name in store.entries():

@@ -6,7 +6,7 @@ import traceback
 from mldiv import distributed, records
 from mldiv.config import from_dict
 from mldiv.records import TrialRecord, TrialTask
-from mldiv.storage.object_store import Copy, working_copy
+from mldiv.storage.object_store import SyncedFolder, working_copy
 from mldiv.storage.remote_cache import open_store
 from mldiv.training.fit import fit
 from mldiv.training.resume import Line, Report
@@ -45,7 +45,7 @@ def attempt(task: TrialTask, *, workspace: Workspace, report: Report) -> TrialRe
             return _fail(folder, task, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
 
 
-def _sending(folder: Copy, report: Report) -> Report:
+def _sending(folder: SyncedFolder, report: Report) -> Report:
     """``report``, before which what has been written is sent."""
 
     def send_first(line: Line) -> bool:
@@ -56,14 +56,14 @@ def _sending(folder: Copy, report: Report) -> Report:
     return send_first
 
 
-def _end(folder: Copy, task: TrialTask) -> None:
+def _end(folder: SyncedFolder, task: TrialTask) -> None:
     """Send what is left to send (rank 0 alone). Raises: OSError when the object store goes on refusing it."""
     if distributed.rank() == 0:
         _remove_own_store(folder, task)
         folder.push(patience=PATIENCE_SECONDS)
 
 
-def _fail(folder: Copy | None, task: TrialTask, reason: str) -> TrialRecord:
+def _fail(folder: SyncedFolder | None, task: TrialTask, reason: str) -> TrialRecord:
     """The record of a failed trial, written and sent where that is possible (by rank 0 alone)."""
     if folder is None or distributed.rank() > 0:
         return TrialRecord(task.trial, task.config, status="failed", reason=reason)
@@ -75,7 +75,7 @@ def _fail(folder: Copy | None, task: TrialTask, reason: str) -> TrialRecord:
     return record
 
 
-def _remove_own_store(folder: Copy, task: TrialTask) -> None:
+def _remove_own_store(folder: SyncedFolder, task: TrialTask) -> None:
     if task.store is None:
         with contextlib.suppress(OSError):  # left over, and no reason to lose the trial
             folder.remove("store")

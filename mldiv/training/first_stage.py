@@ -23,7 +23,7 @@ NUMBERS = 2
 
 
 @lru_cache(maxsize=2**16)
-def trunk_id(config: TrialConfig) -> str:
+def first_stage_id(config: TrialConfig) -> str:
     """The identity of the trajectory that a trial follows before its switch, wherever it is computed."""
     return trial_id(identity(config, FIRST_STAGE))
 
@@ -44,10 +44,10 @@ def environment_id(data: ImageData, device: torch.device) -> str:
 
 def pattern(config: TrialConfig, epoch: int) -> str:
     """Matches the names of a trial's prefix of ``epoch`` epochs from every environment."""
-    return f"trunks/{trunk_id(config)}-[0-9a-f]+/{epoch:05d}"
+    return f"trunks/{first_stage_id(config)}-[0-9a-f]+/{epoch:05d}"
 
 
-class Trunk:
+class SharedFirstStage:
     """One trial's prefixes in the store.
 
     publish: epochs after which this trial stores its state for others, besides its own switch; those beyond its first stage
@@ -58,7 +58,7 @@ class Trunk:
         self, config: TrialConfig, data: ImageData, store: Store, device: torch.device, publish: Collection[int] = ()
     ) -> None:
         self.config, self.store, self.device = config, store, device
-        self.folder = f"trunks/{trunk_id(config)}-{environment_id(data, device)}"
+        self.folder = f"trunks/{first_stage_id(config)}-{environment_id(data, device)}"
         wanted = {*publish, config.switch_epoch} if config.diverse else set(publish)
         self.wanted = sorted(epoch for epoch in wanted if 0 < epoch <= min(config.first_stage, config.epochs - 1))
 
@@ -89,9 +89,9 @@ class Trunk:
 
     def _mine(self, state: State, epoch: int) -> bool:
         """Whether an entry is what its name says: a file that was copied to another name is not."""
-        if state["epoch"] == epoch and trunk_id(from_dict(state["config"])) == trunk_id(self.config):
+        if state["epoch"] == epoch and first_stage_id(from_dict(state["config"])) == first_stage_id(self.config):
             return True
-        self.store.messages.append(f"{self.name(epoch)} is another trunk's prefix and was passed over")
+        self.store.messages.append(f"{self.name(epoch)} is another first stage's prefix and was passed over")
         return False
 
     def _stored(self, beyond: int) -> list[int]:

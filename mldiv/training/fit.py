@@ -21,7 +21,7 @@ from mldiv.method.pair import OF_PAIRS, term_names
 from mldiv.records import TrialRecord
 from mldiv.storage.cache import Store, save_atomically
 from mldiv.training.final_scores import score
-from mldiv.training.first_stage import Trunk
+from mldiv.training.first_stage import SharedFirstStage
 from mldiv.training.loop import Diverged, check_finite, learning_rate, make_optimizer, over_ranks, steps_per_epoch, train_epoch
 from mldiv.training.resume import Line, Report, Trial, begin, prefix
 from mldiv.training.worker_cache import Workspace
@@ -62,8 +62,8 @@ def fit(
     steps_per_epoch(config, data)
     began = time.perf_counter()
     pair = workspace.pair(config, data)
-    trunk = Trunk(config, data, store, workspace.device, publish)
-    trial = Trial(config, folder, data, workspace, trunk, record, pair, make_optimizer(config, pair), began)
+    shared = SharedFirstStage(config, data, store, workspace.device, publish)
+    trial = Trial(config, folder, data, workspace, shared, record, pair, make_optimizer(config, pair), began)
     with contextlib.ExitStack() as held:
         stopped, model = begin(trial, report, held), None
         trial.began -= sum(line["seconds"] for line in records.read_lines(trial.lines) if not line["shared"])
@@ -132,7 +132,7 @@ def _end_epoch(trial: Trial, terms: Tensor, started: float, report: Report, held
     line["seconds"] = time.perf_counter() - started
     trial.epoch += 1
     stop = _keep(trial, line, report) if distributed.rank() == 0 else False
-    if trial.epoch >= trial.trunk.last:
+    if trial.epoch >= trial.shared.last:
         held.close()
     return distributed.from_first(stop) and trial.epoch < trial.config.epochs
 
@@ -149,7 +149,7 @@ def _end_training(trial: Trial, stopped: bool) -> None:
 
 def _close(trial: Trial) -> None:
     """Write the record of a trial that has ended (rank 0 alone)."""
-    record, store, workspace = trial.record, trial.trunk.store, trial.workspace
+    record, store, workspace = trial.record, trial.shared.store, trial.workspace
     record.seconds = time.perf_counter() - trial.began
     if distributed.rank() == 0:
         fallback = [workspace.fallback] if trial.config.compile and workspace.fallback else []
@@ -175,8 +175,8 @@ def _keep(trial: Trial, line: Line, report: Report) -> bool:
     record.epochs, record.validation = trial.epoch, line["validation"]
     record.cost["epochs_trained"] += 1
     record.seconds = time.perf_counter() - trial.began
-    if trial.trunk.wants(trial.epoch):  # before the checkpoint: a trial that resumes from there has published
-        trial.trunk.publish(trial.epoch, prefix(trial))
+    if trial.shared.wants(trial.epoch):  # before the checkpoint: a trial that resumes from there has published
+        trial.shared.publish(trial.epoch, prefix(trial))
     saved = {"pair": trial.pair.state_dict(), "optimizer": trial.optimizer.state_dict(), "epoch": trial.epoch}
     save_atomically(trial.folder / "checkpoint.pt", saved)
     return bool(report(line))

@@ -14,7 +14,7 @@ from mldiv.datasets.splits import ImageData
 from mldiv.method.pair import MutualPair
 from mldiv.records import TrialRecord
 from mldiv.storage.cache import State, load
-from mldiv.training.first_stage import Trunk
+from mldiv.training.first_stage import SharedFirstStage
 from mldiv.training.pretraining import pretrained, purposes
 from mldiv.training.worker_cache import Workspace
 
@@ -36,7 +36,7 @@ class Trial:
     folder: Path
     data: ImageData
     workspace: Workspace
-    trunk: Trunk
+    shared: SharedFirstStage
     record: TrialRecord
     pair: MutualPair
     optimizer: torch.optim.Optimizer
@@ -66,8 +66,8 @@ def begin(trial: Trial, report: Report, held: contextlib.ExitStack) -> bool:
     held: takes the locks of what this trial is to publish; before that, waits for who else computes it now.
     """
     _resume(trial)
-    held.enter_context(trial.trunk.store.hold(trial.trunk.missing(trial.epoch)))
-    stored = trial.trunk.longest(beyond=trial.epoch)
+    held.enter_context(trial.shared.store.hold(trial.shared.missing(trial.epoch)))
+    stored = trial.shared.longest(beyond=trial.epoch)
     if stored is not None:
         _take(trial, stored)
     elif trial.epoch == 0:
@@ -112,7 +112,7 @@ def prefix(trial: Trial) -> dict[str, Any]:
 def _initialize(trial: Trial) -> None:
     """Give the peers the means of pretrained networks, as `initialization` says."""
     for number, purpose in purposes(trial.config):
-        state, trained = pretrained(trial.config, trial.data, trial.trunk.store, trial.device, purpose)
+        state, trained = pretrained(trial.config, trial.data, trial.shared.store, trial.device, purpose)
         trial.pair.peers[number - 1].load_means(state)
         trial.record.cost["pretraining_epochs_trained"] += trained
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.first_stages import differing, results
 from helpers.processes import PROCESSES, processes
-from helpers.trunk_trials import differing, results
 
 from analysis.records.load import load
 from mldiv import records

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.ray
 
 
 def start(out, *flags, **environment):
-    return joint_search(out, "--samples", "2", *SHORT, *flags, **environment)
+    return joint_search(out, "--trials", "2", *SHORT, *flags, **environment)
 
 
 def final(out):
@@ -61,7 +61,7 @@ def assert_finished(out, said, trials):
 
 def test_to_its_end(shared_cluster, threads, load_study, tmp_path, capsys):
     """In this process, on groups that are threads; as a process, with groups of processes: the story below."""
-    small = ["--samples", "1", "--set=epochs=4", "--set=switch_epoch=2", "--groups", "1", *SHORT[2:]]
+    small = ["--trials", "1", "--set=epochs=4", "--set=switch_epoch=2", "--parallel-trials", "1", *SHORT[2:]]
     argv = ["--preset", "demo", "--seeds", "2", "--out", str(tmp_path / "out"), "--address", shared_cluster.address, *small]
     code = main(load_study("joint_search"), build, argv)
     out, err = capsys.readouterr()
@@ -81,7 +81,7 @@ def head(cpus):
 
 
 def interrupted(out, before):
-    command = start(out, "--groups", "1")
+    command = start(out, "--parallel-trials", "1")
     until(lambda: final(out) >= 1, 180)
     os.killpg(command.pid, signal.SIGINT)
     said = (*command.communicate(timeout=90), command.returncode)
@@ -99,7 +99,7 @@ def without_its_head(out):
 
 
 def killed(out):
-    command, done = start(out, "--groups", "1"), final(out)
+    command, done = start(out, "--parallel-trials", "1"), final(out)
     until(lambda: final(out) > done, 180)
     command.kill()
     command.communicate(timeout=30)

@@ -7,7 +7,7 @@ import pytest
 from mldiv.cli.main import main
 from mldiv.datasets.sources import DataError
 from mldiv.records import find_trial, read_assignments
-from mldiv.storage.object_store import Copy, working_copy
+from mldiv.storage.object_store import SyncedFolder, working_copy
 from mldiv.study import Study
 from mldiv.training import attempt
 
@@ -21,7 +21,7 @@ STUDY = Study(
     name="two", question="What do both give?", scientific="method", searched=("alpha",), baseline="plain",
     arms={"plain": {"alpha": 0.0, "beta": 0.0}, "both": {}},
 )  # fmt: skip
-FLAGS = ["--preset", "demo", "--seeds", "1", "--samples", "1", *(f"--set={one}" for one in TINY)]
+FLAGS = ["--preset", "demo", "--seeds", "1", "--trials", "1", *(f"--set={one}" for one in TINY)]
 WAYS = ["in this process", "on Ray"]
 
 
@@ -29,7 +29,7 @@ WAYS = ["in this process", "on Ray"]
 def way(request, shared_cluster, threads):
     """The flags of a way of training. Ray's groups are threads of this process, so that what is patched here is patched there;
     its clients are processes of their own."""
-    return ["--in-process"] if request.param == WAYS[0] else ["--address", shared_cluster.address, "--groups", "1"]
+    return ["--in-process"] if request.param == WAYS[0] else ["--address", shared_cluster.address, "--parallel-trials", "1"]
 
 
 def failing(error, where=lambda config: config.alpha > 0 and config.seed == 1):
@@ -95,7 +95,7 @@ def test_an_end_that_cannot_be_sent(way, shared_cluster, tmp_path, monkeypatch, 
     """Of one trial, to an object store; what is sent later, its failure among it, gets there."""
     place = f"{shared_cluster.bucket}/{tmp_path.name}"
     argv = [*FLAGS, *way, "--out", f"{place}/two"]
-    push, refused = Copy.push, []
+    push, refused = SyncedFolder.push, []
 
     def refuse_one(copy, folders=True, patience=0.0):
         record = copy.local / "trial.json"
@@ -107,7 +107,7 @@ def test_an_end_that_cannot_be_sent(way, shared_cluster, tmp_path, monkeypatch, 
         push(copy, folders, patience)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Copy, "push", refuse_one)
+        patch.setattr(SyncedFolder, "push", refuse_one)
         assert main(STUDY, lambda folder, place: "", argv) == 1
     assert len(refused) == 1
     said = "OSError: the object store refuses it"

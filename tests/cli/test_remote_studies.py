@@ -108,7 +108,7 @@ def analysed(there, tmp_path, monkeypatch):
     ("flag", "url", "message"),
     [
         ("--out", "s3://another-bucket/x", "--out s3://another-bucket/x: cannot be written (When"),
-        ("--store", "s3://another-bucket/x", "--store s3://another-bucket/x: cannot be written (When"),
+        ("--cache", "s3://another-bucket/x", "--cache s3://another-bucket/x: cannot be written (When"),
         ("--out", "nothing://x", "--out nothing://x: no storage that pyarrow knows"),
     ],
 )

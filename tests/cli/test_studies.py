@@ -23,12 +23,12 @@ TINY = {
 #: What a study is run with besides, where it is unlike the others; of many arms, those that differ in kind. The plan of all is
 #: made in test_study.py.
 FLAGS = {
-    "ablation": ["--samples", "0"],
-    "scaling": ["--samples", "0"],
-    "weight_balance": ["--samples", "8"],
-    "one network": ["--set", "peers=1", "--arm", "single BNN", "--arm", "with both", "--samples", "0"],
-    "four networks": ["--set", "peers=4", "--arm", "single BNN", "--arm", "with both", "--samples", "0"],
-    "two objectives": ["--arch", "vit", "--select", "validation_nll_and_ece", "--samples", "3"],
+    "ablation": ["--trials", "0"],
+    "scaling": ["--trials", "0"],
+    "weight_balance": ["--trials", "8"],
+    "one network": ["--set", "peers=1", "--arm", "single BNN", "--arm", "with both", "--trials", "0"],
+    "four networks": ["--set", "peers=4", "--arm", "single BNN", "--arm", "with both", "--trials", "0"],
+    "two objectives": ["--arch", "vit", "--select", "validation_nll_and_ece", "--trials", "3"],
 }
 #: Which study the others are of.
 OF_STUDY = {"one network": "ablation", "four networks": "ablation", "two objectives": "joint_search"}
@@ -71,8 +71,8 @@ def ended(load_study, tmp_path_factory):
 
     def run(name, *further):
         study = load_study(OF_STUDY.get(name, name))
-        argv = ["--preset", "demo", "--in-process", "--out", str(place / name), "--store", str(place / f"store of {name}")]
-        argv += FLAGS.get(name, ["--samples", "1"]) + [flag for arm in ARMS.get(name, []) for flag in ("--arm", arm)]
+        argv = ["--preset", "demo", "--in-process", "--out", str(place / name), "--cache", str(place / f"store of {name}")]
+        argv += FLAGS.get(name, ["--trials", "1"]) + [flag for arm in ARMS.get(name, []) for flag in ("--arm", arm)]
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             demo = presets.PRESETS["demo"]

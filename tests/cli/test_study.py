@@ -11,7 +11,7 @@ import pytest
 
 from mldiv import records
 from mldiv.cli.execute import idleness
-from mldiv.cli.flags import RESULTS, parse_flags
+from mldiv.cli.flags import RENAMED, RESULTS, parse_flags
 from mldiv.cli.main import main
 from mldiv.cli.progress import clock
 from mldiv.cli.run import choose_arms, configure_trials, make_arms, prepare
@@ -21,7 +21,7 @@ from mldiv.presets import configure
 from mldiv.setting import TRIAL, sparing
 from mldiv.storage.cache import Store
 from mldiv.study import Study
-from mldiv.sweep.simulate import first_wins, rehearse
+from mldiv.sweep.simulate import first_wins, simulate
 from mldiv.training import step_cost
 
 
@@ -51,7 +51,7 @@ def run(study, capsys, *argv):
         (["--data", "cifar1000"], "data = 'cifar1000' is unknown; did you mean 'cifar100'?"),
         (["--arch", "resnet21"], "arch = 'resnet21' is unknown; did you mean 'resnet"),
         (["--seeds", "0"], "--seeds 0: must be at least 1"),
-        (["--samples", "-1"], "--samples -1: must be at least 0"),
+        (["--trials", "-1"], "--trials -1: must be at least 0"),
         (["--workers", "-2"], "--workers -2: must be at least 1"),
         (
             ["--workers", "3", "--preset", "demo", "--address", "127.0.0.1:1"],
@@ -62,9 +62,9 @@ def run(study, capsys, *argv):
         (["--data", "cifar100", "--data-root", "/proc/nowhere"], "/proc/nowhere: no such folder"),
         (["--data", "cifar10", "--data-root", __file__], "a file, where a folder was expected"),
         (["--out", "/proc/mldiv"], "--out /proc/mldiv: cannot be written"),
-        (["--store", "/proc/mldiv", "--dry-run"], "--store /proc/mldiv: cannot be written"),
-        (["--store-size", "0"], "--store-size 0: must be greater than zero"),
-        (["--groups", "0"], "--groups 0: must be at least 1"),
+        (["--cache", "/proc/mldiv", "--dry-run"], "--cache /proc/mldiv: cannot be written"),
+        (["--cache-size", "0"], "--cache-size 0: must be greater than zero"),
+        (["--parallel-trials", "0"], "--parallel-trials 0: must be at least 1"),
         (["--arch", "resnet18"], "width = 0.5: resnet18 comes in width 1 only"),
         (["--ood", "photos"], "ood = 'photos' is unknown; did you mean 'photographs'?"),
         (["--ood", "digits"], "ood = 'digits': the networks are trained on digits"),
@@ -100,7 +100,17 @@ def test_unknown_flags_and_words_end_with_code_2(study):
         assert end.value.code == 2
 
 
-PLANNED = ["--dry-run", "--seeds", "2", "--samples", "3"]
+PLANNED = ["--dry-run", "--seeds", "2", "--trials", "3"]
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_flags_old_name_is_taken_and_the_new_one_said(study, capsys, old, new):
+    value = [] if old == "--no-store" else ["3"]
+    before, after = (parse_flags(study, [name, *value]) for name in (old, new))
+    assert before == after != parse_flags(study, [])
+    assert capsys.readouterr().err == f"{old} is called {new} now; the old name ends with the next version\n"
+    if value:
+        assert parse_flags(study, [f"{old}=3"]) == after
 
 
 def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):
@@ -110,7 +120,7 @@ def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):
     assert "35 trials, 0 of them recorded already" in out
     assert "420 epochs asked for" in out
     assert "mutual learning: 3 Optuna trials over lr, kl_weight, temperature, then 2 seeds" in out
-    assert "while arms are searched, 7 trials at once at most (--batch)" in out
+    assert "while arms are searched, 7 trials at once at most (--open-suggestions)" in out
     assert re.search(r"\n  [1-9]\d* epochs of pretraining to train\n", out)
     assert re.search(r"\d+ shared, \d+ to train \(if every search ends at its defaults\)\n", out)
     assert "digits: 1,221 training" in out
@@ -118,20 +128,22 @@ def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):
 
 def test_dry_run_says_how_long_it_would_take(study, capsys, tmp_path):
     """Half a minute, then what the groups share: the sum written out."""
-    _, out, _ = run(study, capsys, *PLANNED, "--out", str(tmp_path / "x"), "--store", str(tmp_path / "store"))
-    work = rehearse(prepared(study, *PLANNED).plan(tmp_path / "x"), Store(tmp_path / "store"), first_wins)
+    _, out, _ = run(study, capsys, *PLANNED, "--out", str(tmp_path / "x"), "--cache", str(tmp_path / "store"))
+    work = simulate(prepared(study, *PLANNED).plan(tmp_path / "x"), Store(tmp_path / "store"), first_wins)
     seconds = work.first_stage + 10 * work.second_stage + 100 * work.pretraining + 1000 * work.trials
     groups = int(re.search(r"(\d+) worker groups of 1 side by side", out)[1])
     assert f"about {clock(30 + seconds / groups)}\n" in out
-    _, out, _ = run(study, capsys, *PLANNED, "--groups", "1", "--out", str(tmp_path / "x"), "--store", str(tmp_path / "store"))
+    _, out, _ = run(
+        study, capsys, *PLANNED, "--parallel-trials", "1", "--out", str(tmp_path / "x"), "--cache", str(tmp_path / "store")
+    )
     assert f"1 worker groups of 1 side by side on this machine: about {clock(30 + seconds)}\n" in out
-    _, out, _ = run(study, capsys, *PLANNED, "--in-process", "--out", str(tmp_path / "x"), "--store", str(tmp_path / "store"))
+    _, out, _ = run(study, capsys, *PLANNED, "--in-process", "--out", str(tmp_path / "x"), "--cache", str(tmp_path / "store"))
     assert f"one trial after the other in this process: about {clock(seconds)}\n" in out
 
 
 def test_dry_run_times_steps_here_and_now(study, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("mldiv.cli.dry_run.measure", step_cost.measure)
-    few = ["--width", "0.25", "--seeds", "1", "--samples", "0", "--arm", "rbf", "--set", "validation_size=64"]
+    few = ["--width", "0.25", "--seeds", "1", "--trials", "0", "--arm", "rbf", "--set", "validation_size=64"]
     code, out, _ = run(study, capsys, *few, "--dry-run", "--out", str(tmp_path / "x"))
     assert code == 0
     assert "2 trials, 0 of them recorded already" in out
@@ -139,20 +151,20 @@ def test_dry_run_times_steps_here_and_now(study, capsys, tmp_path, monkeypatch):
 
 
 def test_batch_opens_more_trials(study, capsys, tmp_path):
-    given = ["--dry-run", "--out", str(tmp_path / "x"), "--samples", "3", "--seeds", "2", "--batch", "2"]
+    given = ["--dry-run", "--out", str(tmp_path / "x"), "--trials", "3", "--seeds", "2", "--open-suggestions", "2"]
     assert "14 trials at once at most" in run(study, capsys, *given)[1]
     assert prepared(study, *given).header.batch == 2
-    assert prepared(study, *given, "--samples", "1").plan(tmp_path).open_at_once() == 7
-    code, _, err = run(study, capsys, "--batch", "0")
+    assert prepared(study, *given, "--trials", "1").plan(tmp_path).open_at_once() == 7
+    code, _, err = run(study, capsys, "--open-suggestions", "0")
     assert code == 2
-    assert "--batch 0: must be at least 1" in err[0]
+    assert "--open-suggestions 0: must be at least 1" in err[0]
 
 
 def test_groups_that_searches_cannot_keep_busy(study, tmp_path):
-    searched = prepared(study, "--batch", "2").plan(tmp_path)
+    searched = prepared(study, "--open-suggestions", "2").plan(tmp_path)
     assert idleness(searched, 14) is None
     assert "room for 15 trials at once, but the arms' searches keep 14 busy" in idleness(searched, 15)
-    assert idleness(prepared(study, "--samples", "0").plan(tmp_path), 100) is None
+    assert idleness(prepared(study, "--trials", "0").plan(tmp_path), 100) is None
 
 
 def test_set_changes_any_setting(study, capsys, tmp_path):

@@ -45,7 +45,7 @@ def share(*argv, gpus):
     flags, nodes = parse_flags(STUDY, argv), [{"CPU": 16.0, "GPU": float(gpus)}]
     return worker_resources(
         PRESETS["paper"], nodes, workers=1, cpus=flags.cpus_per_worker, gpus=flags.gpus_per_worker,
-        more_may_come=flags.groups is not None,
+        more_may_come=flags.parallel_trials is not None,
     )  # fmt: skip
 
 
@@ -53,7 +53,9 @@ def test_flags_win_over_the_preset():
     assert share(gpus=1) == Resources(1, 4.0, 1.0) and share(gpus=0) == Resources()
     assert share("--gpus-per-worker", "0.25", "--cpus-per-worker", "2", gpus=1) == Resources(1, 2.0, 0.25)
     assert share("--gpus-per-worker", "0", gpus=1) == Resources(1, 4.0, 0.0)
-    assert share("--gpus-per-worker", "1", "--groups", "4", gpus=0) == Resources(1, 1.0, 1.0)  # they come with the groups
+    assert share("--gpus-per-worker", "1", "--parallel-trials", "4", gpus=0) == Resources(
+        1, 1.0, 1.0
+    )  # they come with the groups
     with pytest.raises(ConfigError, match="there is no GPU"):
         share("--gpus-per-worker", "1", gpus=0)
 

@@ -8,7 +8,7 @@ from mldiv.cluster.trial_client import EMPTY
 from mldiv.cluster.tuner import RETURNS, PlanSearch
 from mldiv.config import from_dict
 from mldiv.storage.cache import Store
-from mldiv.storage.object_store import Copy
+from mldiv.storage.object_store import SyncedFolder
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.plan import Plan
 
@@ -16,7 +16,7 @@ from mldiv.sweep.plan import Plan
 @pytest.fixture
 def search(tiny, tmp_path):
     plan = Plan([make_arm("one", tiny, {}, ())], tmp_path, samples=0, seeds=(1, 2))
-    return PlanSearch(plan, Copy(tmp_path), Store(tmp_path / "store"), room=lambda: 2)
+    return PlanSearch(plan, SyncedFolder(tmp_path), Store(tmp_path / "store"), room=lambda: 2)
 
 
 def test_a_trial_that_lost_its_client_is_brought_again(search):

@@ -42,7 +42,7 @@ COUNT = """python -c 'import ray; ray.init(logging_level="ERROR"); print("nodes:
 #: The kernel sweep's flags: two short trials, each on both machines.
 #: MLDIV_SUBMIT="--preset demo" submits the whole demo instead.
 SHORT = (
-    "--preset demo --workers 2 --groups 1 --seeds 1 --samples 0 --arm rbf --set epochs=3 --set switch_epoch=2 "
+    "--preset demo --workers 2 --parallel-trials 1 --seeds 1 --trials 0 --arm rbf --set epochs=3 --set switch_epoch=2 "
     "--set pretrain_epochs=1 --set width=0.25 --set train_size=128 --set validation_size=64 --set test_size=64"
 )
 STUDY = os.environ.get("MLDIV_SUBMIT", SHORT)

@@ -74,10 +74,10 @@ def test_a_trial_that_fails_says_why(searched):
 def test_the_same_plan_again_trains_what_failed(searched, small):
     folder, _, _ = searched
     again = plan(folder, small, seeds=(1, 2), samples=2)
-    assert again.next() is None
+    assert again.ask() is None
     assert again.done
     again = plan(folder, small, seeds=(1, 2), samples=2, more=[without_data(small)])
-    assert again.next().config.data == "cifar10"
+    assert again.ask().config.data == "cifar10"
 
 
 def test_a_group_that_cannot_be_is_refused(cluster):

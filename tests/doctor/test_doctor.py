@@ -176,14 +176,14 @@ def test_a_folder_without_locks(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(filelock, "FileLock", lock)
-    found = locations.store(flags("--store", str(tmp_path)))
+    found = locations.store(flags("--cache", str(tmp_path)))
     assert found.verdict == FAILED and "lock" in found.what
 
 
 def test_the_store_wants_its_size(tmp_path, monkeypatch):
     monkeypatch.setattr(locations.shutil, "disk_usage", lambda place: Disk(100e9, 0, 5e9))
-    assert locations.store(flags("--store", str(tmp_path), "--store-size", "4")).verdict == OK
-    found = locations.store(flags("--store", str(tmp_path), "--store-size", "6"))
+    assert locations.store(flags("--cache", str(tmp_path), "--cache-size", "4")).verdict == OK
+    found = locations.store(flags("--cache", str(tmp_path), "--cache-size", "6"))
     assert found.verdict == WARNING and "5.0 GB free, the store may take 6" in found.what
 
 

@@ -68,7 +68,7 @@ def lame(cluster, tmp_path_factory):
 
 @pytest.mark.parametrize("name", rollcall.CHECKS)
 def test_a_sound_cluster(cluster, flags, tmp_path, name):
-    given = flags("--workers", "2", "--out", f"{cluster.bucket}/study", "--store", str(tmp_path))
+    given = flags("--workers", "2", "--out", f"{cluster.bucket}/study", "--cache", str(tmp_path))
     found = rollcall.CHECKS[name](given)
     assert found.verdict == OK, found
     assert "2 nodes" in found.what or "2 processes on as many nodes add up" in found.what
@@ -84,8 +84,8 @@ def test_capacity(cluster, flags, monkeypatch):
         assert found.verdict == WARNING and "0.75 GB for each here, where the driver runs, and 1.1 GB are free" in found.what
     found = doctor.check_capacity(flags("--workers", "3"))
     assert found.verdict == FAILED and "a group of 3 workers needs" in found.what
-    found = doctor.check_capacity(flags("--groups", "5"))
-    assert found.verdict == WARNING and "--groups 5 asks for more" in found.what
+    found = doctor.check_capacity(flags("--parallel-trials", "5"))
+    assert found.verdict == WARNING and "--parallel-trials 5 asks for more" in found.what
 
 
 @pytest.mark.skipif(NO_MOUNTS != 0, reason="no mount namespaces here (unshare -m as root)")
@@ -100,7 +100,7 @@ class TestALameNode:
         assert list(lame[1].iterdir()) == []
 
     def test_a_shared_folder(self, lame, flags, tmp_path):
-        assert rollcall.same_store(flags("--store", str(tmp_path / "new"))).verdict == OK
+        assert rollcall.same_store(flags("--cache", str(tmp_path / "new"))).verdict == OK
         assert list(tmp_path.iterdir()) == []
 
     def test_no_data(self, lame, flags):

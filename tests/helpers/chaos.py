@@ -154,7 +154,7 @@ def assert_equal(folder, expected) -> int:
 
 def start(out) -> subprocess.Popen:
     """A search's command on a cluster of its own."""
-    return joint_search(out, "--samples", "8", output=subprocess.DEVNULL)
+    return joint_search(out, "--trials", "8", output=subprocess.DEVNULL)
 
 
 def kill_driver(out, seed: int, times: int) -> int:

@@ -21,7 +21,7 @@ def finish(folder, config, status="finished"):
 def ask(one):
     """All trials that can be had, each free to start at once."""
     opened = []
-    while (task := one.next()) is not None:
+    while (task := one.ask()) is not None:
         opened.append(task.config)
         one.progress(task.config.id, task.config.epochs)
     return opened
@@ -31,7 +31,7 @@ def conduct(one, folder, order=None, limit=10**6):
     """Train the plan with a fake trainer; ``order`` shuffles which of the open trials ends first."""
     opened, asked = [], []
     while len(asked) < limit:
-        while (task := one.next()) is not None:
+        while (task := one.ask()) is not None:
             opened.append(task.config)
             asked.append(task.config)
         if not opened:

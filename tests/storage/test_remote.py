@@ -5,7 +5,7 @@ import os
 import pytest
 
 from mldiv.storage import object_store
-from mldiv.storage.object_store import Copy, Object, Remote, working_copy
+from mldiv.storage.object_store import Object, Remote, SyncedFolder, working_copy
 
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
@@ -66,7 +66,7 @@ class Recorder:
 
 def test_files_are_pushed_in_the_order_in_which_they_were_written(tmp_path, monkeypatch):
     there = Recorder()
-    copy = Copy(tmp_path, there)
+    copy = SyncedFolder(tmp_path, there)
     names = ["trial.json", "predictions.parquet", "checkpoint.pt", "metrics.jsonl"]
     for second, name in enumerate([*names, ".half-written"]):
         (tmp_path / name).write_text(name)
@@ -93,8 +93,8 @@ def test_a_refused_push_is_tried_again_and_nothing_is_sent_twice(tmp_path, monke
         stamp(tmp_path / name, second)
     there = Recorder(refusals=2)
     with pytest.raises(OSError, match="slow down"):
-        Copy(tmp_path, there).push()
-    Copy(tmp_path, there).push(patience=10)
+        SyncedFolder(tmp_path, there).push()
+    SyncedFolder(tmp_path, there).push(patience=10)
     assert there.written == ["a", "b", "c"] and there.refusals == 0
 
 

@@ -11,8 +11,8 @@ import torch
 
 from mldiv.config import TrialConfig
 from mldiv.storage.cache import Store
-from mldiv.sweep.queue import TrunkQueue
-from mldiv.training.first_stage import Trunk, trunk_id
+from mldiv.sweep.queue import TrialQueue
+from mldiv.training.first_stage import SharedFirstStage, first_stage_id
 from mldiv.training.pretraining import pretraining_ids
 
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ class World:
     """Groups, a store and a clock that ticks an epoch of any trial; ``queue`` is asked whenever a group is free."""
 
     def __init__(self, groups, draw, fails=0.0, switches=()):
-        self.queue, self.groups, self.draw, self.fails = TrunkQueue(switches=switches), groups, draw, fails
+        self.queue, self.groups, self.draw, self.fails = TrialQueue(switches=switches), groups, draw, fails
         self.waiting, self.running, self.order = {}, {}, []
         self.stored, self.pretrained = defaultdict(set), set()
         self.trained = self.shared = self.pretraining = 0
@@ -86,15 +86,16 @@ class World:
                 self.tick(self.draw.choice(list(self.running.values())))
 
     def fill(self):
-        while len(self.running) < self.groups and (task := self.queue.next()) is not None:
+        while len(self.running) < self.groups and (task := self.queue.take()) is not None:
             self.start(task)
 
     def start(self, task):
-        config, trunk = self.waiting.pop(task.config.id), trunk_id(task.config)  # KeyError: handed out twice, or never added
+        config = self.waiting.pop(task.config.id)  # KeyError: handed out twice, or never added
+        trunk = first_stage_id(task.config)
         assert task.config == config
         begin = max((epoch for epoch in self.stored[trunk] if epoch <= config.first_stage), default=0)
         for other in self.running.values():
-            if trunk_id(other.config) == trunk:
+            if first_stage_id(other.config) == trunk:
                 useful = {epoch for epoch in other.publish if other.epochs < epoch <= config.first_stage}
                 assert max(useful, default=0) <= begin, "started although another still publishes a longer prefix for it"
         missing = [name for name in pretraining_ids(config) if name not in self.pretrained] if begin == 0 else []
@@ -114,7 +115,7 @@ class World:
                 self.trained += 1
             one.reported = True
             self.pretrained |= set(one.pretraining)
-            self.stored[trunk_id(one.config)] |= {epoch for epoch in one.publish if epoch <= one.epochs}
+            self.stored[first_stage_id(one.config)] |= {epoch for epoch in one.publish if epoch <= one.epochs}
             if not fails:  # else it is stored, and nobody hears of it
                 self.queue.progress(one.config.id, one.epochs)
                 return
@@ -125,7 +126,7 @@ class World:
 def by_trunk(configs):
     found = defaultdict(list)
     for config in configs:
-        found[trunk_id(config)].append(config)
+        found[first_stage_id(config)].append(config)
     return found.values()
 
 
@@ -158,7 +159,7 @@ def test_every_trial_once_and_no_epoch_twice(seeds, groups):
             assert world.trained == fewest_epochs(configs)
             assert world.trained + world.shared == BASE.epochs * len(configs)
             assert world.pretraining == fewest_pretrainings(configs)
-            assert world.queue.next() is None and not world.queue.needed()
+            assert world.queue.take() is None and not world.queue.needed()
 
 
 @pytest.mark.parametrize("groups", [1, 2, 5])
@@ -174,7 +175,7 @@ def test_trials_that_end_early_hold_up_nobody(seeds, groups, fails):
                 world.add(config)
             world.run()
             assert Counter(world.order) == Counter(configs)
-            assert world.queue.next() is None and not world.queue.needed()
+            assert world.queue.take() is None and not world.queue.needed()
 
 
 @pytest.mark.parametrize("groups", [1, 2, 5])
@@ -211,18 +212,18 @@ def test_switches_known_before_are_published_for_trials_that_come_later(seeds, g
 
 def test_without_sharing_they_go_as_they_come():
     """All at once: nobody waits, nothing is published for others, nothing is needed."""
-    configs, queue = trials(0), TrunkQueue(share=False, switches=SWITCHES)
+    configs, queue = trials(0), TrialQueue(share=False, switches=SWITCHES)
     for config in configs:
         queue.add(config)
     assert not queue.needed()
     for config in configs:
-        task = queue.next()
+        task = queue.take()
         assert task.config == config and task.publish == ()
-    assert queue.next() is None
+    assert queue.take() is None
     for config in configs:
         queue.progress(config.id, 6)
         queue.end(config.id)
-    assert queue.next() is None
+    assert queue.take() is None
 
 
 @seeds(10, 25)
@@ -230,16 +231,16 @@ def test_without_a_report_of_its_start_a_trial_still_frees_those_who_wait(seeds)
     """Progress is heard late, or never: the end counts too."""
     for seed in seeds:
         with numbered(seed):
-            queue = TrunkQueue()
+            queue = TrialQueue()
             configs = trials(seed)
             for config in configs:
                 queue.add(config)
             handed = []
             for _ in range(len(configs)):
-                task = queue.next()
+                task = queue.take()
                 handed.append(task.config)
                 queue.end(task.config.id)
-            assert Counter(handed) == Counter(configs) and queue.next() is None
+            assert Counter(handed) == Counter(configs) and queue.take() is None
 
 
 class BeginsFirst(World):
@@ -251,10 +252,10 @@ class BeginsFirst(World):
 
     def start(self, task):
         pretraining = {name for one in self.running.values() if not one.reported for name in one.pretraining}
-        if trunk_id(task.config) in self.begun:
+        if first_stage_id(task.config) in self.begun:
             for config in self.waiting.values():
-                assert trunk_id(config) in self.begun or set(pretraining_ids(config)) & pretraining
-        self.begun.add(trunk_id(task.config))
+                assert first_stage_id(config) in self.begun or set(pretraining_ids(config)) & pretraining
+        self.begun.add(first_stage_id(task.config))
         super().start(task)
 
 
@@ -293,7 +294,7 @@ def test_needed_matches_the_names_of_what_is_open_and_shrinks(seeds, groups, tin
     for seed in seeds:
         with numbered(seed) as draw:
             configs = trials(seed)
-            names = {one.id: Trunk(one, tiny_data, Store(tmp_path), CPU).name(one.switch_epoch) for one in configs}
+            names = {one.id: SharedFirstStage(one, tiny_data, Store(tmp_path), CPU).name(one.switch_epoch) for one in configs}
             world = Watched(groups, draw, names)
             for config in configs:
                 world.add(config)

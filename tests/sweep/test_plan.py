@@ -93,25 +93,25 @@ def test_started_again_it_goes_on_where_it_was(tmp_path, done):
     assert again.done
     assert {config.id for config in rest} | trained == {config.id for config in whole}
     assert not {config.id for config in rest} & trained
-    assert plan("cut").next() is None
+    assert plan("cut").ask() is None
 
 
 def test_ends_are_told_to_optuna_as_what_they_are(tmp_path):
     one = Plan([arms()[2]], tmp_path, samples=4, seeds=(1,), batch=4)
     opened = ask(one)
-    assert len(opened) == 4 and one.next() is None and not one.done
+    assert len(opened) == 4 and one.ask() is None and not one.done
     for config, status in zip(opened, ("finished", "stopped", "diverged", None), strict=True):
         one.tell(config.id, finish(tmp_path, config, status) if status else None)
     states = [trial.state for trial in one.arms[0].study.trials]
     assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
-    assert one.next().config.seed == 1
+    assert one.ask().config.seed == 1
 
 
 def test_an_arm_without_a_finished_search_has_no_repeats(tmp_path):
     one = Plan([arms()[2]], tmp_path, samples=2, seeds=(1,), batch=2)
     for config in ask(one):
         one.tell(config.id, finish(tmp_path, config, "diverged"))
-    assert one.next() is None
+    assert one.ask() is None
     assert one.done
     assert one.chosen() == {}
 

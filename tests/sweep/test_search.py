@@ -61,7 +61,7 @@ def noisy(config):
 
 def conduct_noisy(one, folder):
     asked = []
-    while (task := one.next()) is not None:
+    while (task := one.ask()) is not None:
         record = TrialRecord(task.config.id, records.finite(vars(task.config)), status="finished")
         record.validation = {"pair": {"nll": noisy(task.config), "ece": task.config.beta}}
         records.write_trial(trial_folder(folder, task.config.id), record)
@@ -86,7 +86,7 @@ def test_each_suggestion_is_judged_by_its_mean_over_the_search_seeds(tmp_path):
     alone, _ = search(tmp_path / "one", 1)
     assert abs(math.log10(one.arms[0].chosen().alpha)) < abs(math.log10(alone.arms[0].chosen().alpha))
     again = Plan([make_arm("x", BASE, {}, ("alpha",))], tmp_path / "five", samples=12, seeds=(1,), search_seeds=search_seeds(5))
-    assert again.next() is None and again.done and again.recorded == 61
+    assert again.ask() is None and again.done and again.recorded == 61
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_two_objectives_choose_the_fronts_point_nearest_to_the_ideal(tmp_path):
 
     arm = make_arm("x", BASE, {}, ("alpha",))
     one = Plan([arm], tmp_path, samples=12, seeds=(1,), rule="validation_nll_and_ece")
-    while (task := one.next()) is not None:
+    while (task := one.ask()) is not None:
         record = TrialRecord(task.config.id, records.finite(vars(task.config)), status="finished")
         record.validation = {"pair": scores(task.config)}
         records.write_trial(trial_folder(tmp_path, task.config.id), record)
@@ -145,7 +145,7 @@ def test_single_networks_are_chosen_by_their_own_scores(tmp_path):
     found = {}
     for member in ("pair", "peers"):
         one = Plan([make_arm("x", BASE, {}, ("alpha",), member=member)], tmp_path / member, samples=8, seeds=(1,))
-        while (task := one.next()) is not None:
+        while (task := one.ask()) is not None:
             alpha = task.config.alpha
             record = TrialRecord(task.config.id, records.finite(vars(task.config)), status="finished")
             record.validation = {"pair": {"nll": alpha}, "peer_1": {"nll": 1 / alpha}, "peer_2": {"nll": 3 / alpha}}

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from helpers.trunk_trials import train
+from helpers.first_stages import train
 
 from mldiv import records
 

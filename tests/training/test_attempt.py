@@ -3,12 +3,12 @@
 from dataclasses import asdict
 
 import pytest
-from helpers.trunk_trials import check_as_alone
+from helpers.first_stages import check_as_alone
 
 from mldiv import records
 from mldiv.config import from_dict
 from mldiv.records import TrialTask
-from mldiv.storage.object_store import Copy
+from mldiv.storage.object_store import SyncedFolder
 from mldiv.training import attempt as module
 from mldiv.training.attempt import StudyOver, attempt
 from mldiv.training.fit import fit
@@ -127,10 +127,10 @@ def test_only_rank_0_writes_a_failure(make_task, tmp_path, monkeypatch):
 
 
 class Refusing:
-    """Stands for `Copy.push`: counts what is pushed, and refuses what it is told to."""
+    """Stands for `SyncedFolder.push`: counts what is pushed, and refuses what it is told to."""
 
     def __init__(self, refused):
-        self.refused, self.push, self.pushed = refused, Copy.push, []
+        self.refused, self.push, self.pushed = refused, SyncedFolder.push, []
 
     def __call__(self, copy, folders=True, patience=0.0):
         self.pushed.append(patience)
@@ -143,7 +143,7 @@ class Refusing:
 def refuse(monkeypatch):
     def install(refused):
         refusing = Refusing(refused)
-        monkeypatch.setattr(Copy, "push", lambda *given, **options: refusing(*given, **options))
+        monkeypatch.setattr(SyncedFolder, "push", lambda *given, **options: refusing(*given, **options))
         return refusing
 
     return install

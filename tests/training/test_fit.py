@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.trunk_trials import Killed, check_as_alone, differing, kill_after, train, without_origin
+from helpers.first_stages import Killed, check_as_alone, differing, kill_after, train, without_origin
 
 from mldiv import records
 from mldiv.config import ConfigError

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.trunk_trials import Killed, check_as_alone, kill_after, train
+from helpers.first_stages import Killed, check_as_alone, kill_after, train
 
 from mldiv import records
 from mldiv.config import INITIALIZATIONS, ConfigError

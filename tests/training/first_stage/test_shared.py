@@ -1,12 +1,12 @@
 """A trial that starts from a stored prefix is the trial trained alone."""
 
 import pytest
-from helpers.trunk_trials import CPU, check_as_alone, cost, differing, epochs_stored, stage_one, train, without_origin
+from helpers.first_stages import CPU, check_as_alone, cost, differing, epochs_stored, stage_one, train, without_origin
 
 from mldiv import records
 from mldiv.storage.cache import Store
 from mldiv.training import first_stage
-from mldiv.training.first_stage import Trunk
+from mldiv.training.first_stage import SharedFirstStage
 from mldiv.training.loop import dataset
 
 #: The trunk's settings and the branch's.
@@ -122,12 +122,12 @@ def test_a_branch_is_stopped_where_the_trial_alone_is(tiny, tmp_path):
 )
 def test_which_prefixes_a_trial_stores(tiny, tmp_path, changes, publish, wanted):
     config = tiny.replace(**changes)
-    trunk = Trunk(config, dataset(tiny), Store(tmp_path), CPU, publish)
+    trunk = SharedFirstStage(config, dataset(tiny), Store(tmp_path), CPU, publish)
     assert trunk.wanted == wanted and trunk.last == max([0, *wanted])
     assert trunk.missing(0) == [trunk.name(epoch) for epoch in wanted]
     assert trunk.missing(1) == [trunk.name(epoch) for epoch in wanted if epoch > 1]
     train(config, tmp_path, publish=publish)
     assert epochs_stored(tmp_path) == wanted
-    there = Trunk(config, dataset(tiny), Store(tmp_path / "store"), CPU, publish)
+    there = SharedFirstStage(config, dataset(tiny), Store(tmp_path / "store"), CPU, publish)
     assert not any(there.wants(epoch) for epoch in range(5)) and there.missing(0) == []
     assert [epoch for epoch in range(5) if trunk.wants(epoch)] == wanted

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.trunk_trials import CPU, differing, stage_one
+from helpers.first_stages import CPU, differing, stage_one
 from PIL import Image
 
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import load
 from mldiv.setting import FIRST_STAGE, PRETRAINING, TRIAL, sparing
 from mldiv.storage.cache import Store
-from mldiv.training.first_stage import Trunk, environment_id, pattern, trunk_id
+from mldiv.training.first_stage import SharedFirstStage, environment_id, first_stage_id, pattern
 from mldiv.training.loop import dataset
 from mldiv.training.pretraining import pretrained, pretraining_id
 
@@ -94,7 +94,7 @@ def test_every_setting_has_another_value():
 def test_a_setting_is_part_of_the_trunk_or_of_the_branch(tiny, name):
     other = tiny.replace(**{name: CHANGED[name]})
     assert getattr(other, name) != getattr(tiny, name)
-    assert (trunk_id(other) == trunk_id(tiny)) == (name in BRANCH | PATHS)
+    assert (first_stage_id(other) == first_stage_id(tiny)) == (name in BRANCH | PATHS)
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +156,8 @@ def test_equal_configurations_have_one_identity(tiny):
     assert whole == real
     found = []
     for one in (whole, real):
-        trunk_id.cache_clear()
-        found.append((one.id, trunk_id(one)))
+        first_stage_id.cache_clear()
+        found.append((one.id, first_stage_id(one)))
     assert found[0] == found[1]
 
 
@@ -245,9 +245,9 @@ def grown(stat, path):
 
 
 def test_names_hold_trunk_environment_and_epoch(tiny, tiny_data, tmp_path):
-    trunk = Trunk(tiny, tiny_data, Store(tmp_path), CPU)
-    moved = Trunk(tiny.replace(data_root="elsewhere", kernel="rbf"), tiny_data, Store(tmp_path), CPU)
-    assert trunk.name(2) == moved.name(2) == f"trunks/{trunk_id(tiny)}-{environment_id(tiny_data, CPU)}/00002"
+    trunk = SharedFirstStage(tiny, tiny_data, Store(tmp_path), CPU)
+    moved = SharedFirstStage(tiny.replace(data_root="elsewhere", kernel="rbf"), tiny_data, Store(tmp_path), CPU)
+    assert trunk.name(2) == moved.name(2) == f"trunks/{first_stage_id(tiny)}-{environment_id(tiny_data, CPU)}/00002"
     assert re.fullmatch(pattern(tiny, 2), trunk.name(2))
     for other in (pattern(tiny, 3), pattern(tiny.replace(seed=1), 2), pattern(tiny, 20)):
         assert not re.fullmatch(other, trunk.name(2))

@@ -14,8 +14,8 @@ from mldiv.records import TrialRecord, trial_folder
 from mldiv.storage.cache import Store
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.plan import Plan
-from mldiv.sweep.simulate import first_wins, rehearse
-from mldiv.training.first_stage import Trunk, trunk_id
+from mldiv.sweep.simulate import first_wins, simulate
+from mldiv.training.first_stage import SharedFirstStage, first_stage_id
 from mldiv.training.fit import fit
 from mldiv.training.pretraining import pretraining_ids
 from mldiv.training.step_cost import Work
@@ -55,15 +55,15 @@ def plan(name, folder, base=BASE, share=True):
 
 @pytest.fixture
 def count(tiny_data, tmp_path):
-    """What training a plan takes, epoch by epoch, one trial after the other; what a trial stores is `Trunk`'s word."""
+    """What training a plan takes, epoch by epoch, one trial after the other; `SharedFirstStage` says what a trial stores."""
 
     def counted(one, result, prefixes=(), networks=()):
         work, stored, pretrained = Work(), defaultdict(set), set(networks)
         for trunk, epoch in prefixes:
             stored[trunk].add(epoch)
-        while (task := one.next()) is not None:
-            config, mine = task.config, stored[trunk_id(task.config)]
-            wanted = Trunk(config, tiny_data, Store(tmp_path / "none"), torch.device("cpu"), task.publish).wanted
+        while (task := one.ask()) is not None:
+            config, mine = task.config, stored[first_stage_id(task.config)]
+            wanted = SharedFirstStage(config, tiny_data, Store(tmp_path / "none"), torch.device("cpu"), task.publish).wanted
             diverse = (config.alpha > 0 or config.beta > 0) and config.switch_epoch < config.epochs
             first_stage = config.switch_epoch if diverse else config.epochs
             begin = max([0, *(epoch for epoch in mine if epoch <= first_stage)])
@@ -92,7 +92,7 @@ def count(tiny_data, tmp_path):
 @pytest.mark.parametrize("name", PLANS)
 def test_against_a_count_by_hand(tmp_path, count, name, result, initialization):
     base = BASE.replace(initialization=initialization)
-    work = rehearse(plan(name, tmp_path, base), Store(tmp_path / "store"), result)
+    work = simulate(plan(name, tmp_path, base), Store(tmp_path / "store"), result)
     assert work == count(plan(name, tmp_path, base), result)
     assert work.asked == work.trained + work.shared == work.trials * BASE.epochs
     assert not (tmp_path / "store").exists() and not (tmp_path / "trials").exists()
@@ -102,16 +102,16 @@ def test_against_a_count_by_hand(tmp_path, count, name, result, initialization):
 def test_without_sharing_every_trial_trains_everything(tmp_path, name):
     """Whatever is stored."""
     store = Store(tmp_path / "store")
-    fill(store, {(trunk_id(BASE.replace(seed=seed)), 8) for seed in (0, 1, 2)}, pretraining_ids(BASE.replace(seed=1)))
-    work = rehearse(plan(name, tmp_path, share=False), store, first_wins)
-    assert work.trials == rehearse(plan(name, tmp_path), store, first_wins).trials
+    fill(store, {(first_stage_id(BASE.replace(seed=seed)), 8) for seed in (0, 1, 2)}, pretraining_ids(BASE.replace(seed=1)))
+    work = simulate(plan(name, tmp_path, share=False), store, first_wins)
+    assert work.trials == simulate(plan(name, tmp_path), store, first_wins).trials
     assert (work.shared, work.trained, work.pretraining) == (0, 12 * work.trials, 3 * work.trials)
 
 
 def test_the_numbers_of_a_small_plan(tmp_path):
     """Four kernels, two seeds, nothing searched: a first stage per seed, a second stage per trial."""
     arms = [make_arm(name, BASE, {"kernel": name}, ()) for name in ("cosine", "rbf", "linear", "laplacian")]
-    work = rehearse(Plan(arms, tmp_path, samples=0, seeds=(1, 2)), Store(tmp_path), first_wins)
+    work = simulate(Plan(arms, tmp_path, samples=0, seeds=(1, 2)), Store(tmp_path), first_wins)
     assert work == Work(trials=8, first_stage=2 * 8, second_stage=8 * 4, shared=6 * 8, pretraining=2 * 3)
     assert (work.trained, work.asked) == (48, 96)
 
@@ -129,44 +129,44 @@ def test_what_is_stored_is_shared(tmp_path, count, seed):
     draw, store, prefixes = random.Random(seed), Store(tmp_path), {("0000000000000000", 8)}
     for number in (0, 1, 2):
         known = draw.choice([[], [2], [11], [2, 4], [4, 7], [4, 8], [4, 7, 8, 9], [4, 8, 10]])
-        prefixes |= {(trunk_id(BASE.replace(seed=number)), epoch) for epoch in known}
+        prefixes |= {(first_stage_id(BASE.replace(seed=number)), epoch) for epoch in known}
     networks = {name for number in draw.sample((0, 1, 2), 2) for name in pretraining_ids(BASE.replace(seed=number))}
     fill(store, prefixes, networks)
-    work = rehearse(plan("search", tmp_path), store, first_wins)
+    work = simulate(plan("search", tmp_path), store, first_wins)
     assert work == count(plan("search", tmp_path), first_wins, prefixes, networks)
     assert len(store.entries()) == len(prefixes) + len(networks)
-    empty = rehearse(plan("search", tmp_path), Store(tmp_path / "none"), first_wins)
+    empty = simulate(plan("search", tmp_path), Store(tmp_path / "none"), first_wins)
     assert empty.asked == work.asked and empty.trained >= work.trained and empty.pretraining > work.pretraining
 
 
 def test_a_shorter_prefix_that_is_not_stored_is_trained(tmp_path, count):
     """The long one is there, the short one was evicted: whoever branches off early trains from the start."""
-    prefixes = {(trunk_id(BASE.replace(seed=1)), 8)}
+    prefixes = {(first_stage_id(BASE.replace(seed=1)), 8)}
     store = Store(tmp_path)
     fill(store, prefixes, ())
-    assert rehearse(plan("defaults", tmp_path), store, first_wins) == count(plan("defaults", tmp_path), first_wins, prefixes)
+    assert simulate(plan("defaults", tmp_path), store, first_wins) == count(plan("defaults", tmp_path), first_wins, prefixes)
 
 
 def test_what_is_recorded_is_not_counted(tmp_path):
-    whole = rehearse(plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins)
+    whole = simulate(plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins)
     one = plan("defaults", tmp_path)
     for _ in range(3):
-        config = one.next().config
+        config = one.ask().config
         one.progress(config.id, config.epochs)
         record = TrialRecord(config.id, dataclasses.asdict(config), status="finished")
         records.write_trial(trial_folder(tmp_path, config.id), record)
-    rest = rehearse(plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins)
+    rest = simulate(plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins)
     assert whole.trials == 8 and rest.trials == 5 and rest.asked == 5 * BASE.epochs
 
 
 def test_a_finished_plan_asks_for_nothing(tmp_path):
     one = plan("defaults", tmp_path)
-    while (task := one.next()) is not None:
+    while (task := one.ask()) is not None:
         one.progress(task.config.id, task.config.epochs)
         record = TrialRecord(task.config.id, dataclasses.asdict(task.config), status="finished")
         records.write_trial(trial_folder(tmp_path, record.id), record)
         one.tell(record.id, record)
-    assert rehearse(plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins) == Work()
+    assert simulate(plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins) == Work()
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_it_is_what_training_the_plan_takes(tiny, tmp_path, name):
 
     one, scores, store = new(tmp_path / "study"), {}, Store(tmp_path / "store")
     trained = dict.fromkeys(records.COSTS, 0)
-    while (task := one.next()) is not None:
+    while (task := one.ask()) is not None:
         config = task.config
 
         def report(line, trial=config.id):
@@ -199,7 +199,7 @@ def test_it_is_what_training_the_plan_takes(tiny, tmp_path, name):
         trained = {cost: trained[cost] + record.cost[cost] for cost in trained}
         one.tell(config.id, record)
     assert one.done
-    work = rehearse(new(tmp_path / "fresh"), Store(tmp_path / "other store"), lambda config, _: scores[config.id])
+    work = simulate(new(tmp_path / "fresh"), Store(tmp_path / "other store"), lambda config, _: scores[config.id])
     assert (work.trained, work.shared, work.pretraining) == tuple(trained.values())
     assert work.trials == len(scores)
     assert trained["epochs_shared"] > 0

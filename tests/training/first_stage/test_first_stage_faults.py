@@ -7,14 +7,14 @@ import time
 
 import pytest
 import torch
+from helpers.first_stages import Killed, check_as_alone, cost, epochs_stored, kill_after, train
 from helpers.processes import processes, until
 from helpers.store_entries import note_waiting
-from helpers.trunk_trials import Killed, check_as_alone, cost, epochs_stored, kill_after, train
 
 from mldiv import records
 from mldiv.storage import cache as store_module
 from mldiv.storage.cache import Store
-from mldiv.training.first_stage import Trunk, trunk_id
+from mldiv.training.first_stage import SharedFirstStage, first_stage_id
 from mldiv.training.fit import fit
 
 # Interrupted
@@ -65,7 +65,7 @@ def test_killed_between_its_lines_and_its_checkpoint_of_a_start(tiny, tmp_path, 
 
 def test_killed_between_its_checkpoint_and_its_prefix(tiny, tmp_path, alone, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Trunk, "publish", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(SharedFirstStage, "publish", lambda *_: (_ for _ in ()).throw(Killed))
         train(tiny, tmp_path)
     train(tiny, tmp_path)
     check_as_alone(tiny, tmp_path / tiny.id, alone)
@@ -145,17 +145,17 @@ def test_a_store_that_holds_no_more_than_one_entry(tiny, tmp_path, alone):
     assert epochs_stored(tmp_path) == [3]
 
 
-def test_a_prefix_under_another_trunks_name_is_passed_over(tiny, tmp_path, alone):
+def test_a_prefix_under_another_first_stages_name_is_passed_over(tiny, tmp_path, alone):
     """Its seal is whole, but its settings are not those that its name stands for."""
     other = tiny.replace(temperature=2.0)
     train(other, tmp_path)
     (path,) = (tmp_path / "store" / "entries" / "trunks").rglob("00002.pt")
-    folder = path.parent.with_name(path.parent.name.replace(trunk_id(other), trunk_id(tiny)))
+    folder = path.parent.with_name(path.parent.name.replace(first_stage_id(other), first_stage_id(tiny)))
     folder.mkdir()
     (folder / path.name).write_bytes(path.read_bytes())
     (folder / "00002 copy.pt").write_bytes(path.read_bytes())
     record = train(tiny, tmp_path)
-    assert cost(record)[:2] == (4, 0) and "another trunk's prefix" in record.notes[0]
+    assert cost(record)[:2] == (4, 0) and "another first stage's prefix" in record.notes[0]
     check_as_alone(tiny, tmp_path / tiny.id, alone)
 
 
