@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ ENVIRONMENT = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_worker_maximum_startup_concurrency": "16",  # clients and groups start at once: no warning about that
 }
+
+#: Seconds in which a head must answer.
+ANSWER_SECONDS = 5.0
 
 #: Share of each CPU that its worker asks Ray for; what is left goes to the trials' clients (0.01 CPU each).
 CPU_SHARE = 0.9
@@ -69,6 +73,28 @@ def has_gpus(address: str) -> bool:
     return any(node.get("GPU", 0) for node in [*nodes(), *largest()])
 
 
+def ray_folder() -> Path:
+    """Return the folder in which Ray keeps its sessions on this machine."""
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray"
+
+
+def head_of(address: str) -> str | None:
+    """Return the HOST:PORT that an address means: of "auto" it is this machine's latest Ray, None where there has been none."""
+    if address != "auto":
+        return address
+    latest = ray_folder() / "ray_current_cluster"
+    return latest.read_text().strip() if latest.exists() else None
+
+
+def check_answer(head: str) -> None:
+    """Open and close a connection to a head at HOST:PORT; Ray itself would try for minutes.
+
+    Raises: OSError when it cannot be reached; ValueError for what is no such address.
+    """
+    host, _, port = head.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+
+
 def connect(address: str) -> None:
     """Start Ray on this machine ("local"), or join the cluster at ``address``; quietly, and once.
 
@@ -80,6 +106,14 @@ def connect(address: str) -> None:
 
     if ray.is_initialized():
         return
+    try:
+        if address != "local" and (head := head_of(address)) is not None:
+            check_answer(head)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--address {address}: no Ray answers there ({error}); start it (ray up, or ray start --head), or see to the "
+            "network"
+        ) from None
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address == "local":
         options |= {"num_cpus": int(local_resources()["CPU"]), "include_dashboard": False}

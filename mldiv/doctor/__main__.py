@@ -5,7 +5,6 @@ check; the exit code is 1 when one failed.
 """
 
 import os
-import socket
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -80,23 +79,23 @@ def _other_rays() -> list[int]:
 def check_reachable(address: str) -> Finding | None:
     """Find why the cluster's head does not let this machine in; None when it does. Ray itself would try for a minute."""
     import ray
-    from ray._private.services import canonicalize_bootstrap_address
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    from mldiv.cluster.nodes import check_answer, head_of
+    from mldiv.cluster.ray_private import show_token
 
     up = "start it (ray up, or ray start --head)"
+    head = head_of(address)
+    if head is None:
+        return Finding(FAILED, "--address auto: no Ray runs on this machine", f"{up}, or name it: --address HOST:6379")
     try:
-        there = canonicalize_bootstrap_address(address) or address
-        host, _, port = there.rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        check_answer(head)
     except ConnectionError as error:
-        if address == "auto" and "Could not find" in str(error):
-            return Finding(FAILED, "--address auto: no Ray runs on this machine", f"{up}, or name it: --address HOST:6379")
         stale = "; if it is long gone, remove ray_current_cluster in Ray's folder, /tmp/ray" if address == "auto" else ""
-        return Finding(FAILED, f"--address {address}: nothing answers at {there} ({error.strerror})", f"{up}{stale}")
+        return Finding(FAILED, f"--address {address}: nothing answers at {head} ({error.strerror})", f"{up}{stale}")
     except (OSError, ValueError) as error:
         return Finding(FAILED, f"--address {address}: cannot be reached ({error})", f"{up}, or see to the network")
     try:
-        GcsClient(address=there)
+        show_token(head)
     except ray.exceptions.AuthenticationError:
         mend = "export RAY_AUTH_MODE=token and take the head's ~/.ray/auth_token"
         return Finding(FAILED, f"--address {address}: the token that this machine shows is not the cluster's", mend)

@@ -20,13 +20,13 @@ RAY_FULL_SHARE = 0.95
 
 def temporary(flags: Namespace) -> Finding:
     """Check the room where Ray keeps its sessions and logs, and working copies of object stores are."""
-    from ray._common.utils import get_default_ray_temp_dir
+    from mldiv.cluster.nodes import ray_folder
 
-    found = [judge_folder(place, LEAST_BYTES) for place in (get_default_ray_temp_dir(), tempfile.gettempdir())]
+    found = [judge_folder(place, LEAST_BYTES) for place in (str(ray_folder()), tempfile.gettempdir())]
     bad = [finding for finding in found if finding.verdict != OK]
     if bad:
         return Finding(bad[0].verdict, bad[0].what, "free some, or name another folder: export RAY_TMPDIR=... TMPDIR=...")
-    disk = shutil.disk_usage(existing(get_default_ray_temp_dir()))
+    disk = shutil.disk_usage(existing(str(ray_folder())))
     if disk.used > RAY_FULL_SHARE * (disk.used + disk.free):
         mend = "free some, or name another folder: export RAY_TMPDIR=..."
         return Finding(

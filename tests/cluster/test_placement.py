@@ -1,10 +1,12 @@
 """How many worker groups fit: nodes are not one big machine, GPUs can be shared, and what no machine has is refused."""
 
+import socket
+
 import pytest
 
 from mldiv.cli.flags import parse_flags
 from mldiv.cli.main import main
-from mldiv.cluster.nodes import Resources, largest, worker_resources
+from mldiv.cluster.nodes import Resources, connect, largest, worker_resources
 from mldiv.config import ConfigError
 from mldiv.presets import PRESETS
 from mldiv.study import Study
@@ -95,3 +97,17 @@ def test_the_largest_cluster_that_an_autoscaler_may_make(tmp_path):
 def test_impossible_shares_are_named(flag, value, message, tmp_path, capsys):
     assert main(STUDY, lambda folder, place: "", ["--preset", "demo", "--out", str(tmp_path / "x"), flag, value]) == 2
     assert f"{flag} {float(value):g}: {message}" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "no-such-host.invalid:6379", "nonsense", "auto"])
+def test_a_cluster_that_does_not_answer_is_refused_at_once(tmp_path, monkeypatch, address):
+    """Ray itself would try for minutes."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr("ray.init", lambda **options: pytest.fail("asked Ray"))
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        there = f"127.0.0.1:{deaf.getsockname()[1]}"
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(there)
+        with pytest.raises(ConfigError, match="no Ray answers there"):
+            connect(address.format(port=there.rpartition(":")[2]))
