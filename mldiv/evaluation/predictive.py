@@ -31,13 +31,13 @@ Labels = Tensor
 
 
 def precision(config: TrialConfig, device: torch.device) -> torch.autocast:
-    """The configured precision as a context: bf16 autocast, or float32 as it is."""
+    """Make the configured precision a context: bf16 autocast, or float32 as it is."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
 @torch.no_grad()
 def predict(peer: GaussianPosterior, images: Tensor, weights: Tensor, config: TrialConfig) -> Predictive:
-    """The predictive of one peer for a batch, from weight samples [samples, weights]; evaluation mode.
+    """Compute the predictive of one peer for a batch, from weight samples [samples, weights]; evaluation mode.
 
     `samples_at_once` of them are computed together by torch.func.vmap, or fewer where the device's memory does not hold them;
     one at a time is the default, which is faster on a CPU (benchmarks/evaluation.md).
@@ -76,7 +76,7 @@ def _logits(peer: GaussianPosterior, images: Tensor, weights: Tensor, at_once: i
 def predictives(
     config: TrialConfig, pair: MutualPair, data: ImageData, split: str, *, samples: int, epoch: int, device: torch.device
 ) -> tuple[dict[str, Predictive], Labels]:
-    """The predictive of each peer and of all together, the pair, for all images of ``split``, and their labels, on every rank.
+    """Predict all images of ``split`` by each peer and by all together, the pair; also give their labels. On every rank.
 
     The weight samples come from the stream (seed, purpose, epoch), the same on every rank; images are shared out.
     """
@@ -159,7 +159,7 @@ def _batches(
 
 @torch.no_grad()
 def diversity(pair: MutualPair) -> dict[str, object]:
-    """How far apart the posteriors are: W2 per weight, cosine of the means by layer, norms of the means, mean sigmas.
+    """Measure how far apart the posteriors are: W2 per weight, cosine of the means by layer, norms of the means, mean sigmas.
 
     w2_per_weight is the squared 2-Wasserstein distance divided by the number of weights; it can grow by the norms alone,
     so the norms and the cosines stand beside it. Both are means over pairs of peers; a single peer has neither.

@@ -111,7 +111,7 @@ def _width(distances: Similarity, width: float) -> Float[Tensor, ""]:
 
 
 def kernel_parameters(name: str) -> dict[str, float | int]:
-    """The kernel's own parameters with their defaults: what its signature takes by keyword."""
+    """Return the kernel's own parameters with their defaults: what its signature takes by keyword."""
     parameters = inspect.signature(KERNELS[name]).parameters.values()
     return {item.name: item.default for item in parameters if item.kind is item.KEYWORD_ONLY}
 

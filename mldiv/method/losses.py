@@ -98,7 +98,7 @@ def symmetric_gaussian_kl(mean: Weights, sigma: Weights, peer_mean: Weights, pee
 def logit_mutual(
     logits: Float[Tensor, "batch classes"], peer_logits: Float[Tensor, "batch classes"], temperature: Scalar
 ) -> Float[Tensor, ""]:
-    r"""What a peer learns from the other one's softened predictions, in nats, mean over the batch.
+    r"""Measure what a peer can learn from another one's softened predictions, in nats, mean over the batch.
 
     .. math:: T^2\, \mathrm{KL}(\mathrm{softmax}(z_j / T) \,\|\, \mathrm{softmax}(z_k / T))
 
@@ -112,7 +112,7 @@ def logit_mutual(
 
 
 def normalize_features(fused: Float[Tensor, "batch dim"], *, center: bool) -> Float[Tensor, "batch dim"]:
-    """The fused vectors in float32, less their batch mean if ``center``.
+    """Take the fused vectors in float32, less their batch mean if ``center``.
 
     chosen: the paper is silent (`center_features`). Vectors after a ReLU all point the same way; centering raises the
     feature KL's level by one to two orders of magnitude and keeps a trained fusion from making all vectors parallel.
@@ -186,7 +186,7 @@ def exponential(x: Float[Tensor, ""]) -> Float[Tensor, ""]:
 
 
 def transform_scale(normalization: str, value: Float[Tensor, ""], count: int) -> Float[Tensor, ""]:
-    """What divides a distance before its transform.
+    """Return what divides a distance before its transform.
 
     chosen: the paper is silent (`param_normalization`, `feature_normalization`). sum: 1; mean: ``count``, the number of
     weights (1 for the feature KL, a mean already); switch: the distance's value when the diversity terms start, detached.

@@ -25,6 +25,7 @@ class CifarBlock(nn.Module):
         self.stride, self.added = stride, channels - channels_in
 
     def forward(self, x: Images) -> BlockFeatures:
+        """Add both convolutions to the shortcut."""
         out = functional.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         if self.stride != 1 or self.added:
@@ -106,7 +107,7 @@ def build(
     seed: int,
     image_size: int = 32,
 ) -> nn.Module:
-    """The named architecture with initial weights of ``seed``; torch's global random state is left as it was.
+    """Build the named architecture with initial weights of ``seed``; torch's global random state is left as it was.
 
     image_size: side of the images in pixels. It fixes a transformer's patches and ResNet-18's stem; the other networks take
     any size with the same weights.

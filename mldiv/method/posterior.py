@@ -71,12 +71,12 @@ class GaussianPosterior(nn.Module):
         return torch.addcmul(self.mean, self.sigma, noise)
 
     def forward(self, *args: Any, weights: Float[Tensor, " weights"] | None = None, **kwargs: Any) -> Any:
-        """The module's output with flat ``weights``: a fresh sample if None; ``posterior.mean`` for the mean network."""
+        """Run the module with flat ``weights``: a fresh sample if None; ``posterior.mean`` for the mean network."""
         flat = self.sample() if weights is None else weights
         return functional_call(self.module, self.views(flat), args, kwargs)
 
     def views(self, flat: Float[Tensor, " weights"]) -> dict[str, Tensor]:
-        """The flat vector as weights by name, in the layers' shapes: views, nothing is copied."""
+        """View the flat vector as weights by name, in the layers' shapes: views, nothing is copied."""
         parts = flat.split(self.sizes)
         return {
             name: part.view(shape) for names, shape, part in zip(self.names, self.shapes, parts, strict=True) for name in names

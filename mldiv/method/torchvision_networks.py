@@ -1,4 +1,4 @@
-"""torchvision's networks, made to give block features: ResNet-18, and a small ViT for small images."""
+"""Two of torchvision's networks, made to give block features: ResNet-18, and a small ViT for small images."""
 
 import math
 
@@ -26,7 +26,7 @@ TokenFeatures = Float[Tensor, "batch hidden patches"]
 
 
 class ResNet18(ResNet):
-    """torchvision's ResNet-18, its parameters' names unchanged; up to SMALL_IMAGE_PIXELS with a 3x3 stem without pooling."""
+    """ResNet-18 as torchvision names its parameters; up to SMALL_IMAGE_PIXELS with a 3x3 stem without pooling."""
 
     feature_channels = (64, 128, 256, 512)
 
@@ -110,7 +110,7 @@ def token_width(width: float) -> tuple[int, int]:
 
 
 def patch_size(image_size: int) -> int:
-    """The smallest side of at least 2 pixels that cuts the image into no more than 64 patches.
+    """Return the smallest side of at least 2 pixels that cuts the image into no more than 64 patches.
 
     Raises: ValueError where that is the whole image.
     """
