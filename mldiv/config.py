@@ -53,23 +53,26 @@ _diversity_code = partial(setting, spares=(FIRST_STAGE, PRETRAINING, FIRST_STAGE
 
 
 def latest_switch(config: "TrialConfig") -> int:
-    """The last epoch at which a search lets the diversity terms begin."""
+    """Return the last epoch at which a search lets the diversity terms begin."""
     return max(config.epochs // 3, config.epochs * 5 // 6)
 
 
 def _around_lr(name: str, trial: Any, config: "TrialConfig") -> float:
-    """a quarter to twice the preset's"""
+    """Suggest a quarter to twice the preset's."""
     return trial.suggest_float(name, config.lr / 4, config.lr * 2, log=True)
 
 
 def _a_third_to_five_sixths(name: str, trial: Any, config: "TrialConfig") -> int:
-    """a third to five sixths of the epochs"""
+    """Suggest a third to five sixths of the epochs."""
     return trial.suggest_int(name, config.epochs // 3, latest_switch(config))
 
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """One trial: its Bayesian networks, their data, losses and schedule. METHOD items are marked [stated] or [chosen]."""
+    """The settings of a trial: its Bayesian networks, their data, losses and schedule.
+
+    METHOD items are marked [stated] or [chosen].
+    """
 
     # Data.
     data: str = _peers("digits", "the data set", choices=DATASETS)

@@ -17,8 +17,8 @@ STEP = "step"  #: the code of a compiled step, which takes the setting as a tens
 FIRST_STAGE_STEP = "first stage's step"  #: the code of a compiled step before the switch
 PARTS = (TRIAL, FIRST_STAGE, PRETRAINING, STEP, FIRST_STAGE_STEP)
 
-#: Characters of a value that a message shows.
-LONGEST_SHOWN = 80
+#: How much of a value a message shows.
+LONGEST_SHOWN_CHARACTERS = 80
 
 #: How a setting is suggested: (its name, an Optuna trial, the configuration that it changes) -> value.
 Search = Callable[[str, Any, Any], float | int | str]
@@ -66,22 +66,22 @@ class Steps:
 
 
 def anything(name: str, trial: Any, config: Any) -> str:
-    """all of its choices"""
+    """Suggest all of its choices."""
     return trial.suggest_categorical(name, list(fields(type(config))[name].metadata["choices"]))
 
 
 def fields(cls: Any) -> dict[str, dataclasses.Field]:
-    """The settings of a configuration's class by name."""
+    """Return the settings of a configuration's class by name."""
     return {item.name: item for item in dataclasses.fields(cls)}
 
 
 def sparing(cls: Any, part: str) -> frozenset[str]:
-    """Names of the settings without influence on a part."""
+    """Return the names of the settings without influence on a part."""
     return frozenset(name for name, item in fields(cls).items() if part in item.metadata["spares"])
 
 
 def identity(config: Any, part: str) -> dict[str, Any]:
-    """The settings that can change a part, by name: what its identity is made of."""
+    """Return the settings that can change a part, by name: what its identity is made of."""
     spared = sparing(type(config), part) | sparing(type(config), TRIAL)
     return {
         name: getattr(config, name)
@@ -91,7 +91,7 @@ def identity(config: Any, part: str) -> dict[str, Any]:
 
 
 def make_check(cls: Any) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """A function that returns a configuration's values, 1 as 1.0 where a float is expected.
+    """Make a function that returns a configuration's values, 1 as 1.0 where a float is expected.
 
     It raises ConfigError for the first value of a wrong type, out of its range or not among its choices.
     """
@@ -156,10 +156,10 @@ def number(value: float) -> str:
 def shown(value: Any) -> str:
     """Return the value as a message shows it: its middle is left out where it is long."""
     text = repr(value)
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:50]}...{text[-10:]}"
+    return text if len(text) <= LONGEST_SHOWN_CHARACTERS else f"{text[:50]}...{text[-10:]}"
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """ " (did you mean 'x'?)" for the closest known name, or the list of all."""
+    """Return "; did you mean 'x'?" with the closest known name, or the list of all where none is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"

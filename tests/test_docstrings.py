@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 #: Folders and files that do not hold this yet.
-NOT_YET = ("mldiv/training", "mldiv/config.py", "mldiv/setting.py")
+NOT_YET = ("mldiv/training/loop.py", "mldiv/training/worker_cache.py")
 #: With these begins what names a thing and does nothing.
 NO_VERBS = {"The", "A", "An", "This", "What", "Whether", "How", "Where", "All", "Every", "Each"}
 

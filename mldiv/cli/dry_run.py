@@ -7,7 +7,7 @@ from mldiv.cli.run import StudyRun
 from mldiv.cluster.nodes import local_resources, worker_resources
 from mldiv.sweep.plan import Plan
 from mldiv.sweep.simulate import first_wins, simulate
-from mldiv.training.step_cost import GROUP_START, measure
+from mldiv.training.step_cost import GROUP_START_SECONDS, measure
 
 
 def describe(run: StudyRun, folder: Path) -> str:
@@ -60,4 +60,4 @@ def _side_by_side(run: StudyRun, trials: int) -> tuple[str, int, float]:
         more_may_come=run.parallel_trials is not None,
     )  # fmt: skip
     groups = min(resources.groups(nodes, trials), run.parallel_trials or trials)
-    return f"{groups} worker groups of {run.workers} side by side on this machine", groups, GROUP_START
+    return f"{groups} worker groups of {run.workers} side by side on this machine", groups, GROUP_START_SECONDS

@@ -142,14 +142,14 @@ def choose_arms(study: Study, names: Sequence[str], base: TrialConfig) -> dict[s
     for name in names:
         if name not in changes:
             raise ConfigError(f"--arm {name!r} is unknown{nearest(name, changes)}")
-    return {name: one for name, one in changes.items() if not names or name in (study.baseline, *names)}
+    return {name: settings for name, settings in changes.items() if not names or name in (study.baseline, *names)}
 
 
 def make_arms(study: Study, base: TrialConfig, changes: dict[str, Changes]) -> list[Arm]:
     """Make the arms, of which nothing has been asked yet."""
     return [
-        make_arm(name, base, one, study.searched, study.ranges, study.members.get(name, "pair"))
-        for name, one in changes.items()
+        make_arm(name, base, settings, study.searched, study.ranges, study.members.get(name, "pair"))
+        for name, settings in changes.items()
     ]
 
 

@@ -54,7 +54,7 @@ def _searched(item: dataclasses.Field) -> str:
         return ""
     if isinstance(search, Log | Steps):
         return " to ".join(f"{end:g}" for end in (search.low, search.high))
-    return search.__doc__.split(".")[0]
+    return search.__doc__.removeprefix("Suggest ").split(".")[0]
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from mldiv.records import TrialTask
 #: How often a trial is handed out without reporting an epoch before the deaths of its worker group count as its failure.
 #: Each epoch allows as many again: machines that are taken away, and not the trial, end groups that get on.
 ATTEMPTS = 3
-#: Seconds without a poll after which a client counts as dead.
-SILENCE = 300.0
+#: How long without a poll until a client counts as dead.
+SILENCE_SECONDS = 300.0
 
 #: Ray namespace of the broker actor.
 NAMESPACE = "mldiv"
@@ -49,7 +49,7 @@ class QueuedTrial:
 class Broker:
     """All methods are coroutines, called by name from other processes."""
 
-    def __init__(self, attempts: int = ATTEMPTS, silence: float = SILENCE) -> None:
+    def __init__(self, attempts: int = ATTEMPTS, silence: float = SILENCE_SECONDS) -> None:
         self.attempts, self.silence = attempts, silence
         self.tickets: dict[str, QueuedTrial] = {}
         self.waiting: deque[str] = deque()

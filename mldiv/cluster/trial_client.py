@@ -11,8 +11,8 @@ from mldiv.cluster.broker import Outcome
 from mldiv.records import TrialTask
 from mldiv.storage.object_store import working_copy
 
-#: Seconds a poll waits at the broker for news.
-POLL = 5.0
+#: How long a poll waits at the broker for news.
+POLL_SECONDS = 5.0
 
 #: Why a study ends whose broker is no more.
 LOST = (
@@ -36,7 +36,7 @@ def client(settings: dict[str, Any], broker: Any) -> None:
     try:
         ray.get(broker.submit.remote(task))
         while outcome is None:
-            lines, outcome = ray.get(broker.poll.remote(task.trial, seen, POLL))
+            lines, outcome = ray.get(broker.poll.remote(task.trial, seen, POLL_SECONDS))
             for line in lines:
                 last |= {name: line[name] for name in EMPTY if name in line}
                 tune.report(dict(last))

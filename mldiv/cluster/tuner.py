@@ -41,8 +41,8 @@ CLIENT_RESTARTS = 20
 #: client whose process died between two trials: the next trial is the one that ends.
 RETURNS = 5
 
-#: Seconds between two pushes of the study's own files to an object store.
-PUSH = 30.0
+#: How long between two pushes of the study's own files to an object store.
+PUSH_SECONDS = 30.0
 
 
 class PlanSearch(Searcher):
@@ -116,7 +116,7 @@ class PlanSearch(Searcher):
         with suppress(OSError):
             if needed != self.written[1]:
                 self.store.refer(self.study.place, needed)
-            if time.monotonic() - self.pushed > PUSH:
+            if time.monotonic() - self.pushed > PUSH_SECONDS:
                 self.pushed = time.monotonic()
                 self.study.push(folders=False)
         self.written = assigned, needed

@@ -27,24 +27,24 @@ from mldiv.training.attempt import StudyOver, attempt
 from mldiv.training.fit import summary
 from mldiv.training.worker_cache import Workspace
 
-#: Seconds a call for work or news waits at the broker before it comes back empty-handed. Short against the process group's
+#: How long a call for work or news waits at the broker before it comes back empty-handed. Short against the process group's
 #: timeout: ranks other than 0 wait in a collective meanwhile.
-WAIT = 5.0
+WAIT_SECONDS = 5.0
 #: Seconds in which Ray Train notices that a rank has died and ends the others.
 GRACE_SECONDS = 20.0
-#: Seconds for a worker group to start. Ray's 60 are too few on a busy machine, where it then retries in silence.
-START_TIMEOUT = 600
+#: How long a worker group may take to start. Ray's 60 are too few on a busy machine, where it then retries in silence.
+START_TIMEOUT_SECONDS = 600
 #: Restarts of a group after deaths of its workers, over its whole life.
 RESTARTS = 100
 
-#: Seconds between two looks at whether more or fewer groups are wanted.
-ADAPT = 2.0
+#: How long between two looks at whether more or fewer groups are wanted.
+ADAPT_SECONDS = 2.0
 #: Groups that may fail for good before no more are started.
 MOST_FAILURES = 3
 
 #: Ray Train's settings by environment variable; what the user has set wins.
 ENVIRONMENT = {
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(START_TIMEOUT),
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(START_TIMEOUT_SECONDS),
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -104,7 +104,7 @@ class Groups:
 
     def _keep(self) -> None:
         """Adapt the number of groups every now and then, until the study is over."""
-        while not self.closed.wait(ADAPT):
+        while not self.closed.wait(ADAPT_SECONDS):
             with suppress(ray.exceptions.RayError, ConnectionError):
                 self._adapt()
 
@@ -191,7 +191,7 @@ def worker_loop(settings: dict[str, Any]) -> None:
 
 def _next_task(broker: Any, group: str) -> TrialTask | str | None:
     try:
-        return ray.get(broker.next.remote(group, os.getpid(), WAIT))
+        return ray.get(broker.next.remote(group, os.getpid(), WAIT_SECONDS))
     except ray.exceptions.ActorUnavailableError:
         time.sleep(1.0)
         return None

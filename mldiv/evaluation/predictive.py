@@ -99,7 +99,7 @@ def predictives(
 
 @contextmanager
 def evaluation(pair: MutualPair) -> Iterator[None]:
-    """Evaluation mode, and afterwards the mode of before."""
+    """Put the peers into evaluation mode, and afterwards into the mode of before."""
     was_training = pair.training
     pair.eval()
     try:
@@ -112,7 +112,7 @@ def evaluation(pair: MutualPair) -> Iterator[None]:
 def feature_kl(
     config: TrialConfig, pair: MutualPair, data: ImageData, split: str, *, epoch: int, device: torch.device, own: bool = False
 ) -> Tensor:
-    """Feature KL between the peers, mean over pairs of them and over the first full batches of this rank's share of ``split``.
+    """Measure the feature KL between the peers, mean over pairs and over the first full batches of a rank's share of ``split``.
 
     own: as the trial's diversity term measures it, with its fusion and kernel, over ``scale_batches`` batches. Otherwise by
     one yardstick for every trial and epoch: Eq. (14) on the last block's features, averaged over space and centered;
@@ -137,13 +137,13 @@ def feature_kl(
 
 
 def _yardstick(features: Sequence[Features]) -> list[Tensor]:
-    """Of every two peers."""
-    pooled = [pool(one[-1]) for one in features]
+    """Measure the feature KL of every two peers by the one yardstick of all trials."""
+    pooled = [pool(blocks[-1]) for blocks in features]
     with torch.autocast(pooled[0].device.type, enabled=False):
-        centered = [losses.normalize_features(one, center=True) for one in pooled]
-        distributions = [losses.conditional_distribution(kernels.cosine(one, one)) for one in centered]
+        centered = [losses.normalize_features(vectors, center=True) for vectors in pooled]
+        distributions = [losses.conditional_distribution(kernels.cosine(vectors, vectors)) for vectors in centered]
         named = {"direction": "symmetric", "reduction": "batchmean"}
-        return [losses.feature_kl(one, other, **named) for one, other in combinations(distributions, 2)]
+        return [losses.feature_kl(first, second, **named) for first, second in combinations(distributions, 2)]
 
 
 def _batches(
@@ -167,13 +167,13 @@ def diversity(pair: MutualPair) -> dict[str, object]:
     found: dict[str, object] = {}
     if len(pair.peers) > 1:
         found["w2_per_weight"] = float(pair.distance("w2") / pair.peers[0].mean.numel())
-        cosines = [one.cosine_by_layer(other) for one, other in combinations(pair.peers, 2)]
-        found["cosine"] = {name: statistics.fmean(float(one[name]) for one in cosines) for name in cosines[0]}
+        cosines = [first.cosine_by_layer(second) for first, second in combinations(pair.peers, 2)]
+        found["cosine"] = {name: statistics.fmean(float(by_layer[name]) for by_layer in cosines) for name in cosines[0]}
     found |= {f"norm_{number}": float(peer.mean.norm()) for number, peer in enumerate(pair.peers, 1)}
     return found | {f"sigma_{number}": float(peer.sigma.mean()) for number, peer in enumerate(pair.peers, 1)}
 
 
 def disagreement(members: Mapping[str, Predictive]) -> float:
     """Compute the share of images on which two peers name different classes; mean over pairs of peers."""
-    peers = [one for name, one in members.items() if name != "pair"]
-    return statistics.fmean(float(metrics.disagreement(one, other)) for one, other in combinations(peers, 2))
+    peers = [prediction for name, prediction in members.items() if name != "pair"]
+    return statistics.fmean(float(metrics.disagreement(first, second)) for first, second in combinations(peers, 2))

@@ -27,8 +27,8 @@ class _Pool(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Tensor:
         shape, dtype = context.like
-        one = (gradients[0] / math.prod(shape[2:])).to(dtype)
-        return one.view(*shape[:2], *(1 for _ in shape[2:])).expand(shape)
+        share = (gradients[0] / math.prod(shape[2:])).to(dtype)
+        return share.view(*shape[:2], *(1 for _ in shape[2:])).expand(shape)
 
 
 def pool(feature: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels"]:
@@ -37,7 +37,7 @@ def pool(feature: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batc
 
 
 class CrossAttention(nn.Module):
-    """The deepest block asks all blocks: one query, as many keys and values as blocks.
+    """Attention from the deepest block to all blocks: one query, as many keys and values as blocks.
 
     chosen: the paper says cross-attention over the features of several blocks and no more. Each block's feature map is
     averaged over space to one token, projected to ``dim`` and given the block's learned embedding; tokens at every position
@@ -57,7 +57,10 @@ class CrossAttention(nn.Module):
 
     def forward(self, features: Features) -> Float[Tensor, "batch dim"]:
         """Fuse the feature maps of a network's blocks."""
-        tokens = torch.stack([project(pool(one)) for project, one in zip(self.project, features, strict=True)], 1) + self.block
+        tokens = (
+            torch.stack([project(pool(feature)) for project, feature in zip(self.project, features, strict=True)], 1)
+            + self.block
+        )
         last = tokens[:, -1:]
         query = self._heads(self.query(last))
         key, value = (self._heads(part) for part in self.key_value(tokens).chunk(2, -1))
@@ -82,7 +85,7 @@ class PeerFusion(nn.Module):
 
     def forward(self, features: Sequence[Features]) -> list[Tensor]:
         """Fuse every peer's features, each [batch, channels, ...] a block, to a vector per image, [batch, dim]."""
-        return [module(one) for module, one in zip(self.of_peers, features, strict=True)]
+        return [module(blocks) for module, blocks in zip(self.of_peers, features, strict=True)]
 
 
 def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *given: Any) -> None:
@@ -100,8 +103,11 @@ def _seeded(channels: tuple[int, ...], dim: int, heads: int, seed: int) -> Cross
 
 
 def shared(channels: tuple[int, ...], dim: int = 64, heads: int = 4, seed: int = 0, peers: int = 2) -> PeerFusion:
-    """Make one trained module for all peers. Trained by a term that is maximised, it can kill that term (all vectors parallel)
-    or inflate it with the networks unchanged: watch the feature KL and the disagreement side by side."""
+    """Make one trained module for all peers.
+
+    Trained by a term that is maximised, it can kill that term (all vectors parallel) or inflate it with the networks
+    unchanged: watch the feature KL and the disagreement side by side.
+    """
     return PeerFusion([_seeded(channels, dim, heads, seed)] * peers)
 
 

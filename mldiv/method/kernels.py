@@ -16,7 +16,7 @@ Similarity = Float[Tensor, "n m"]
 
 
 def cosine(a: Rows, b: Columns) -> Similarity:
-    r"""Cosine similarity moved into [0, 1].
+    r"""Compute the cosine similarity, moved into [0, 1].
 
     .. math:: K(a, b) = \tfrac12 \left( \frac{a \cdot b}{\|a\| \|b\|} + 1 \right)
 
@@ -28,7 +28,7 @@ def cosine(a: Rows, b: Columns) -> Similarity:
 
 
 def rbf(a: Rows, b: Columns, *, width: float = 1.0) -> Similarity:
-    r"""Gaussian kernel, its width set by the batch.
+    r"""Compute the Gaussian kernel, its width set by the batch.
 
     .. math:: K(a, b) = \exp\left(-\frac{\|a - b\|^2}{2 s^2}\right), \quad s = \text{width} \cdot \text{median}
 
@@ -40,7 +40,7 @@ def rbf(a: Rows, b: Columns, *, width: float = 1.0) -> Similarity:
 
 
 def laplacian(a: Rows, b: Columns, *, width: float = 1.0) -> Similarity:
-    r"""Laplacian kernel of the Euclidean distance.
+    r"""Compute the Laplacian kernel of the Euclidean distance.
 
     .. math:: K(a, b) = \exp(-\|a - b\| / s)
 
@@ -51,7 +51,7 @@ def laplacian(a: Rows, b: Columns, *, width: float = 1.0) -> Similarity:
 
 
 def polynomial(a: Rows, b: Columns, *, degree: int = 2) -> Similarity:
-    r"""Normalized polynomial kernel of even degree p, with values in [0, 1].
+    r"""Compute the normalized polynomial kernel of even degree p, with values in [0, 1].
 
     .. math:: K(a, b) = \frac{(\gamma\, a \cdot b + 1)^p}{\sqrt{(\gamma \|a\|^2 + 1)^p (\gamma \|b\|^2 + 1)^p}}
 
@@ -69,7 +69,7 @@ def polynomial(a: Rows, b: Columns, *, degree: int = 2) -> Similarity:
 
 
 def inverse_multiquadric(a: Rows, b: Columns, *, width: float = 1.0) -> Similarity:
-    r"""Inverse multiquadric kernel: heavier tails than `rbf`.
+    r"""Compute the inverse multiquadric kernel: heavier tails than `rbf`.
 
     .. math:: K(a, b) = \left(1 + \|a - b\|^2 / s^2\right)^{-1/2}
 
@@ -80,7 +80,7 @@ def inverse_multiquadric(a: Rows, b: Columns, *, width: float = 1.0) -> Similari
 
 
 def linear(a: Rows, b: Columns) -> Similarity:
-    r"""Linear kernel, normalized by the longest rows: unlike `cosine` it keeps how long a vector is.
+    r"""Compute the linear kernel, normalized by the longest rows: unlike `cosine` it keeps how long a vector is.
 
     .. math:: K(a, b) = \tfrac12 \left( \frac{a \cdot b}{\max\|a\| \max\|b\|} + 1 \right)
 

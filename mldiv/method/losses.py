@@ -23,7 +23,7 @@ Distribution = Float[Tensor, "images given"]
 
 
 def expected_nll(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """Cross-entropy in nats, mean over the batch: the ELBO's data term per image, one weight sample.
+    """Compute the cross-entropy in nats, mean over the batch: the ELBO's data term per image, one weight sample.
 
     paper, unnumbered here. Computed in float32. Shapes: logits [batch, classes], labels [batch]; result [].
     """
@@ -31,7 +31,7 @@ def expected_nll(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " b
 
 
 def gaussian_kl_to_prior(mean: Weights, sigma: Weights, prior_std: float) -> Float[Tensor, ""]:
-    r"""KL of the diagonal Gaussian posterior to the prior, in nats, summed over weights.
+    r"""Compute the KL of the diagonal Gaussian posterior to the prior, in nats, summed over weights.
 
     .. math:: \mathrm{KL}(q \| p) = \sum_i \log\frac{s}{\sigma_i} + \frac{\sigma_i^2 + \mu_i^2}{2 s^2} - \frac12
 
@@ -42,8 +42,8 @@ def gaussian_kl_to_prior(mean: Weights, sigma: Weights, prior_std: float) -> Flo
 
 
 class _GaussianKL(torch.autograd.Function):
-    """The same, with its gradient written out: dKL/dmu = mu/s^2, dKL/dsigma = sigma/s^2 - 1/sigma. A third of the passes over
-    the vectors that autograd would take, which counts in networks of ten million weights."""
+    """`gaussian_kl_to_prior` with its gradient written out: dKL/dmu = mu/s^2, dKL/dsigma = sigma/s^2 - 1/sigma. A third of the
+    passes over the vectors that autograd would take, which counts in networks of ten million weights."""
 
     generate_vmap_rule = True
 
@@ -65,7 +65,7 @@ class _GaussianKL(torch.autograd.Function):
 
 
 def squared_w2(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: Weights) -> Float[Tensor, ""]:
-    r"""Squared 2-Wasserstein distance of two diagonal Gaussians, summed over weights.
+    r"""Compute the squared 2-Wasserstein distance of two diagonal Gaussians, summed over weights.
 
     .. math:: W_2^2 = \|\mu_1 - \mu_2\|^2 + \|\sigma_1 - \sigma_2\|^2
 
@@ -76,7 +76,7 @@ def squared_w2(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: We
 
 
 def gaussian_kl(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: Weights) -> Float[Tensor, ""]:
-    r"""KL between two diagonal Gaussians, in nats, summed over weights.
+    r"""Compute the KL between two diagonal Gaussians, in nats, summed over weights.
 
     .. math:: \mathrm{KL}(q_1 \| q_2) =
               \sum_i \log\frac{\sigma_{2i}}{\sigma_{1i}}
@@ -91,7 +91,10 @@ def gaussian_kl(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: W
 
 
 def symmetric_gaussian_kl(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: Weights) -> Float[Tensor, ""]:
-    """`gaussian_kl` in both directions, added. chosen: the paper is silent (`param_distance`). Shapes as there."""
+    """Compute `gaussian_kl` in both directions, added.
+
+    chosen: the paper is silent (`param_distance`). Shapes as there.
+    """
     return gaussian_kl(mean, sigma, peer_mean, peer_sigma) + gaussian_kl(peer_mean, peer_sigma, mean, sigma)
 
 
@@ -124,7 +127,7 @@ def normalize_features(fused: Float[Tensor, "batch dim"], *, center: bool) -> Fl
 def conditional_distribution(
     similarity: Float[Tensor, "images images"], *, include_diagonal: bool = False
 ) -> Float[Tensor, "images images"]:
-    r"""For each image j of a batch, how probable each image i is as its neighbour.
+    r"""Compute for each image j of a batch how probable each image i is as its neighbour.
 
     .. math:: p_{i|j} = K(f_i, f_j) / \sum_{m \ne j} K(f_m, f_j)
 
@@ -139,7 +142,7 @@ def conditional_distribution(
 
 
 def feature_kl(p: Distribution, q: Distribution, *, direction: str, reduction: str) -> Float[Tensor, ""]:
-    r"""KL between the peers' conditional distributions in a batch, in nats.
+    r"""Compute the KL between the peers' conditional distributions in a batch, in nats.
 
     .. math:: \sum_i p_{i|j} \log (p_{i|j} / q_{i|j})
 
@@ -161,27 +164,30 @@ def feature_kl(p: Distribution, q: Distribution, *, direction: str, reduction: s
 
 
 def negative(x: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """``-x``: a constant push for ever. Of the raw sum over a ResNet-20 its gradient is 100 times the data term's."""
+    """Return ``-x``: a constant push for ever. Of the raw sum over a ResNet-20 its gradient is 100 times the data term's."""
     return -x
 
 
 def negative_sqrt(x: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """``-sqrt(x)``: of the raw sum, -W2, whose gradient in the means has length 1 whatever the distance."""
+    """Return ``-sqrt(x)``: of the raw sum, -W2, whose gradient in the means has length 1 whatever the distance."""
     return -(x + TINY).sqrt()
 
 
 def negative_log(x: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """``-log x``: the same gradient whatever divides x, falling as 1/x."""
+    """Return ``-log x``: the same gradient whatever divides x, falling as 1/x."""
     return -(x + TINY).log()
 
 
 def softplus(x: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """``log(1 + exp(-x))``: pushes until x is a few. Dead (gradient 0 in float32) for a raw sum: the config refuses it."""
+    """Return ``log(1 + exp(-x))``: it pushes until x is a few.
+
+    Dead (gradient 0 in float32) for a raw sum: the config refuses it.
+    """
     return functional.softplus(-x)
 
 
 def exponential(x: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """``exp(-x)``: pushes until x is a few. Dead for a raw sum: the config refuses it."""
+    """Return ``exp(-x)``: it pushes until x is a few. Dead for a raw sum: the config refuses it."""
     return torch.exp(-x)
 
 

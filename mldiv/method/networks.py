@@ -25,6 +25,7 @@ class CifarBlock(nn.Module):
         self.stride, self.added = stride, channels - channels_in
 
     def forward(self, x: Images) -> BlockFeatures:
+        """Return the block's features."""
         """Add both convolutions to the shortcut."""
         out = functional.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
@@ -59,7 +60,7 @@ class CifarResNet(nn.Module):
         return nn.Sequential(*blocks, *(CifarBlock(channels, channels, 1) for _ in range(n - 1)))
 
     def forward(self, x: Images) -> Output:
-        """Logits [batch, classes] and the three stages' outputs."""
+        """Return logits [batch, classes] and the three stages' outputs."""
         first = self.layer1(functional.relu(self.bn1(self.conv1(x))))
         second = self.layer2(first)
         third = self.layer3(second)
@@ -67,7 +68,7 @@ class CifarResNet(nn.Module):
 
 
 def _kaiming(module: nn.Module) -> None:
-    """Kaiming normal weights, fan-out, for convolutions and linear layers; zero biases."""
+    """Draw Kaiming normal weights, fan-out, for convolutions and linear layers; zero biases."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

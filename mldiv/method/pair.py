@@ -1,4 +1,4 @@
-"""Peers and their fusion; one forward gives every loss term by name. The one place that scales and adds them."""
+"""Peers and their fusion; one forward pass gives every loss term by name. Here alone they are scaled and added."""
 
 import functools
 import operator
@@ -35,7 +35,7 @@ def term_names(peers: int) -> tuple[str, ...]:
 
 
 class Weights(NamedTuple):
-    """What multiplies the terms: numbers, or 0-d tensors when a step is mapped over several trials."""
+    """The factors of the loss terms: numbers, or 0-d tensors when a step is mapped over several trials."""
 
     alpha: losses.Scalar
     beta: losses.Scalar
@@ -116,7 +116,9 @@ class MutualPair(nn.Module):
         super().__init__()
         networks = _distinct(networks)
         #: In the order of their numbers; by name they are peer_1, peer_2 and so on.
-        self.peers = tuple(GaussianPosterior(one, initial_sigma=initial_sigma, sigma_mode=sigma_mode) for one in networks)
+        self.peers = tuple(
+            GaussianPosterior(network, initial_sigma=initial_sigma, sigma_mode=sigma_mode) for network in networks
+        )
         if any(peer.shapes != self.peers[0].shapes for peer in self.peers):
             raise ValueError("the networks' weights have different shapes: peers are of one architecture")
         for number, peer in enumerate(self.peers, 1):
@@ -161,7 +163,7 @@ class MutualPair(nn.Module):
     def data_terms(self, logits: Sequence[Tensor], labels: Tensor) -> Terms:
         """Compute what every peer learns from the labels, and from the others' predictions."""
         temperature, others = self.weights.temperature, len(logits) - 1
-        nll = [losses.expected_nll(one, labels) for one in logits]
+        nll = [losses.expected_nll(own, labels) for own in logits]
         mutual = [losses.logit_mutual(own, other, temperature) for own, other in permutations(logits, 2)]
         return {"nll": nll, "mutual": [self._mean(mutual[own * others :][:others]) for own in range(len(logits))]}
 
@@ -181,38 +183,41 @@ class MutualPair(nn.Module):
         transform = losses.TRANSFORMS[self.objective.param_transform]
         posteriors = [(peer.mean, sigma) for peer, sigma in zip(self.peers, sigmas, strict=True)]
         if self.objective.param_distance in losses.SYMMETRIC_DISTANCES:  # both peers' gradient is one: once does for both
-            distances = [distance(*one, *other) for one, other in combinations(posteriors, 2)]
-            diversities = [transform(one / self.param_scale) for one in distances]
-            diversities = [one + one.detach() for one in diversities]
+            distances = [distance(*first, *second) for first, second in combinations(posteriors, 2)]
+            diversities = [transform(value / self.param_scale) for value in distances]
+            diversities = [value + value.detach() for value in diversities]
         else:
             fixed = [(mean.detach(), sigma.detach()) for mean, sigma in posteriors]
             places = permutations(range(len(posteriors)), 2)
             distances = [distance(*posteriors[own], *fixed[other]) for own, other in places]
-            diversities = [transform(one / self.param_scale) for one in distances]
+            diversities = [transform(value / self.param_scale) for value in distances]
         return {"param_distance": [self._mean(distances)], "param_diversity": [self._over_others(diversities)]}
 
     def feature_terms(self, features: Sequence[Features]) -> Terms:
         """Compute the KL between the peers' feature similarities, and what is minimised so that it grows."""
         transform = losses.TRANSFORMS[self.objective.feature_transform]
         divergences = self.feature_divergences(features)
-        diversities = [transform(one / self.feature_scale) for one in divergences]
+        diversities = [transform(value / self.feature_scale) for value in divergences]
         return {"feature_kl": [self._mean(divergences)], "feature_diversity": [self._over_others(diversities)]}
 
     def feature_divergences(self, features: Sequence[Features]) -> list[Float[Tensor, ""]]:
-        """Compute the feature KL of every two peers as each of them sees it, with the other's distribution detached: of peer 1
-        to peer 2, 3, ..., then of peer 2 to peer 1, 3 and so on."""
+        """Compute the feature KL of every two peers as each of them sees it, with the other's distribution detached.
+
+        The order is: of peer 1 to peer 2, 3, ..., then of peer 2 to peer 1, 3 and so on.
+        """
         objective = self.objective
         with torch.autocast(features[0][0].device.type, enabled=False):
-            normalized = [losses.normalize_features(one, center=objective.center_features) for one in self.fusion(features)]
+            fused = self.fusion(features)
+            normalized = [losses.normalize_features(vectors, center=objective.center_features) for vectors in fused]
             distributions = [
-                losses.conditional_distribution(self.kernel(one, one), include_diagonal=objective.include_diagonal)
-                for one in normalized
+                losses.conditional_distribution(self.kernel(vectors, vectors), include_diagonal=objective.include_diagonal)
+                for vectors in normalized
             ]
             named = {"direction": objective.feature_direction, "reduction": objective.feature_reduction}
             return [losses.feature_kl(own, other.detach(), **named) for own, other in permutations(distributions, 2)]
 
     def _total(self, terms: Terms) -> Tensor:
-        """Every weight is applied here and nowhere else."""
+        """Add the terms; every weight is applied here and nowhere else."""
         weights, total = self.weights, _sum(terms["nll"])
         total = total + weights.kl_weight * _sum(terms["kl"])
         total = total + weights.mutual_weight * _sum(terms["mutual"])
@@ -221,13 +226,13 @@ class MutualPair(nn.Module):
         return total
 
     def _mean(self, values: Sequence[Tensor]) -> Tensor:
-        """Zero where there are none: a peer without others."""
+        """Average; zero where there are none: a peer without others."""
         if not values:
             return self.param_scale.new_zeros(())
         return values[0] if len(values) == 1 else _sum(values) / len(values)
 
     def _over_others(self, values: Sequence[Tensor]) -> Tensor:
-        """Summed over peers, of each the mean over its others. values: of all pairs of peers."""
+        """Sum over peers, of each the mean over its others. values: of all pairs of peers."""
         others = len(self.peers) - 1
         return _sum(values) if others == 1 else _sum(values) / others
 
@@ -243,12 +248,14 @@ class MutualPair(nn.Module):
 
     def distance(self, kind: str = "w2") -> Float[Tensor, ""]:
         """Return the distance of the posteriors, a key of PARAM_DISTANCES, summed over weights; mean over pairs of peers."""
-        return self._mean([one.distance(other, kind) for one, other in combinations(self.peers, 2)])
+        return self._mean([first.distance(second, kind) for first, second in combinations(self.peers, 2)])
 
     @torch.no_grad()
     def feature_kl(self, inputs: Shaped[Tensor, "batch *shape"]) -> Float[Tensor, ""]:
-        """Measure the feature KL of a batch as its term does, mean over pairs: for one fresh weight sample per peer, in the
-        mode that the networks are in."""
+        """Measure the feature KL of a batch as its term does, mean over pairs.
+
+        One fresh weight sample per peer is drawn; the networks stay in the mode that they are in.
+        """
         _, outputs = self._outputs(inputs, None)
         return self._mean(self.feature_divergences([features for _, features in outputs]))
 
@@ -272,7 +279,7 @@ def _sum(values: Sequence[Tensor]) -> Tensor:
 
 def _distinct(networks: Iterable[nn.Module]) -> list[nn.Module]:
     found = list(networks)
-    if not found or len({id(one) for one in found}) < len(found):
+    if not found or len({id(network) for network in found}) < len(found):
         raise ValueError("every peer needs a network of its own, and there is at least one peer")
     return found
 

@@ -1,4 +1,4 @@
-"""Any torch module as a mean-field Bayesian network: one flat vector of means, one of rho, a draw in one operation."""
+"""Make any torch module a mean-field Bayesian network: one flat vector of means, one of rho, a draw in one operation."""
 
 import math
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ class GaussianPosterior(nn.Module):
     def sample(
         self, noise: Float[Tensor, "*samples weights"] | None = None, generator: torch.Generator | None = None
     ) -> Float[Tensor, "*samples weights"]:
-        """Weight samples from standard normal ``noise``; one sample from ``generator`` without it."""
+        """Return weight samples from standard normal ``noise``; one sample from ``generator`` without it."""
         if noise is None:
             noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
         return torch.addcmul(self.mean, self.sigma, noise)
@@ -83,22 +83,22 @@ class GaussianPosterior(nn.Module):
         }
 
     def predict_samples(self, *args: Any, weights: Float[Tensor, "samples weights"], chunk: int | None = None) -> Any:
-        """Outputs for every weight sample by ``torch.func.vmap``: the module's output with a leading dimension samples.
+        """Compute the outputs for every weight sample by ``torch.func.vmap``: the module's, with a leading dimension samples.
 
         chunk: how many samples are computed at once, a bound on memory (None: all). Evaluation mode.
         """
         return vmap(lambda flat: self(*args, weights=flat), chunk_size=chunk)(weights)
 
     def kl_to_prior(self, prior_std: float) -> Float[Tensor, ""]:
-        """KL to N(0, prior_std^2) in nats, summed over weights: `losses.gaussian_kl_to_prior`."""
+        """Compute the KL to N(0, prior_std^2) in nats, summed over weights: `losses.gaussian_kl_to_prior`."""
         return losses.gaussian_kl_to_prior(self.mean, self.sigma, prior_std)
 
     def distance(self, peer: "GaussianPosterior", kind: str = "w2") -> Float[Tensor, ""]:
-        """Distance to another posterior of the same architecture, summed over weights: `losses.PARAM_DISTANCES`."""
+        """Compute the distance to another posterior of the same architecture, summed over weights: `losses.PARAM_DISTANCES`."""
         return losses.PARAM_DISTANCES[kind](self.mean, self.sigma, peer.mean, peer.sigma)
 
     def cosine_by_layer(self, peer: "GaussianPosterior") -> dict[str, Float[Tensor, ""]]:
-        """Cosine of the angle between both posteriors' means, layer by layer."""
+        """Compute the cosine of the angle between both posteriors' means, layer by layer."""
         own, other = self.views(self.mean), peer.views(peer.mean)
         first = [names[0] for names in self.names]
         return {name: functional.cosine_similarity(own[name].flatten(), other[name].flatten(), dim=0) for name in first}

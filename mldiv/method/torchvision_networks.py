@@ -13,7 +13,7 @@ SMALL_IMAGE_PIXELS = 64
 
 DEPTH = 4
 #: Width of a token at width factor 1, and of one attention head.
-HIDDEN, HEAD = 128, 32
+TOKEN_WIDTH, HEAD_WIDTH = 128, 32
 #: Hidden units of a layer's perceptron by token width.
 MLP_RATIO = 2
 MOST_TOKENS = 64
@@ -39,7 +39,7 @@ class ResNet18(ResNet):
             self.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
 
     def _forward_impl(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Logits [batch, classes] and the four stages' outputs."""
+        """Return logits [batch, classes] and the four stages' outputs."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -76,8 +76,11 @@ class SmallViT(VisionTransformer):
     def forward(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> tuple[Float[Tensor, "batch classes"], tuple[TokenFeatures, ...]]:
-        """Logits [batch, classes] and each layer's output before the final normalisation: its patch tokens, and of the last
-        layer, whose patch tokens nothing reads any more, the class token alone, so that no feature is free of the logits."""
+        """Return logits [batch, classes] and each layer's output before the final normalisation: its patch tokens.
+
+        Of the last layer, whose patch tokens nothing reads any more, it is the class token alone, so that no feature is free of
+        the logits.
+        """
         patches = self._process_input(images)
         x = cat([self.class_token.expand(len(patches), -1, -1), patches], 1) + self.encoder.pos_embedding
         features = []
@@ -90,7 +93,7 @@ class SmallViT(VisionTransformer):
 
 
 def attend(attention: nn.MultiheadAttention, x: Tokens) -> Tokens:
-    """Self-attention with the module's parameters, ``softmax(q k' / sqrt(d)) v`` for each head, written out.
+    """Compute self-attention with the module's parameters, ``softmax(q k' / sqrt(d)) v`` for each head, written out.
 
     The module itself takes one of several kernels, by mode and device; those for a CPU are mapped over weight samples one
     by one, with a warning, and at this size none is faster.
@@ -103,9 +106,9 @@ def attend(attention: nn.MultiheadAttention, x: Tokens) -> Tokens:
 
 
 def token_width(width: float) -> tuple[int, int]:
-    """Width of a token, at least 8, and number of heads, of about 32 each, for a width factor."""
-    hidden = max(8, round(HIDDEN * width))
-    heads = max(1, hidden // HEAD)
+    """Return the width of a token, at least 8, and the number of heads, of about 32 each, for a width factor."""
+    hidden = max(8, round(TOKEN_WIDTH * width))
+    heads = max(1, hidden // HEAD_WIDTH)
     return hidden - hidden % heads, heads
 
 

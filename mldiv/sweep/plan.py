@@ -195,7 +195,7 @@ class Plan:
         config = suggest(trial, arm.config, arm.searched, arm.ranges)
         arm.suggested.append(config)
         arm.pending = [config.replace(seed=seed) for seed in self.search_seeds]
-        arm.batch.append(Suggestion(trial, [one.id for one in arm.pending]))
+        arm.batch.append(Suggestion(trial, [config.id for config in arm.pending]))
         trial.set_user_attr("trials", arm.batch[-1].ids)
 
     def _searched(self, arm: Arm) -> bool:

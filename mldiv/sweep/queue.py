@@ -67,7 +67,7 @@ class TrialQueue:
         waiting = self.stages.setdefault(first_stage_id(config) if self.share else config.id, FirstStageState()).waiting
         waiting.append(config)
         self.references.update(self._used(config))
-        waiting.sort(key=lambda one: -one.first_stage)  # stable: of equals the first one added stays first
+        waiting.sort(key=lambda trial: -trial.first_stage)  # stable: of equals the first one added stays first
 
     def take(self) -> Task | None:
         """Return a trial that need not wait, one that begins a first stage before any branch; None when there is none now."""
@@ -84,7 +84,7 @@ class TrialQueue:
         """Epochs of the trial's first stage after which others want to branch off, or may want to."""
         if not self.share:
             return frozenset()
-        wanted = self.switches | {one.first_stage for one in stage.waiting if one.diverse}
+        wanted = self.switches | {trial.first_stage for trial in stage.waiting if trial.diverse}
         return frozenset(epoch for epoch in wanted if 0 < epoch <= min(config.first_stage, config.epochs - 1))
 
     def _begin(self, name: str, config: TrialConfig, publish: frozenset[int]) -> None:

@@ -61,7 +61,8 @@ class Selection:
         """
         if record is None or record.status != "finished":
             return None
-        found = [[record.validation[one][name] for one in scored_by(member, record.validation)] for name in self.objectives]
+        scored = scored_by(member, record.validation)
+        found = [[record.validation[name][objective] for name in scored] for objective in self.objectives]
         return None if any(None in values for values in found) else [sum(values) / len(values) for values in found]
 
 

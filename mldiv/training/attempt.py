@@ -1,4 +1,4 @@
-"""One attempt at a trial, with Ray and without: its folder and store opened, every epoch sent, an error made its record."""
+"""Make one attempt at a trial, with Ray or without: open its folder and store, send every epoch, record an error."""
 
 import contextlib
 import traceback
@@ -17,14 +17,14 @@ PATIENCE_SECONDS = 600.0
 
 
 class StudyOver(BaseException):
-    """A `Report` raises this when nobody waits for the trial any more: it is left as it is and goes on in a later run."""
+    """Raised by a `Report` when nobody waits for the trial any more: it is left as it is and goes on in a later run."""
 
 
 def attempt(task: TrialTask, *, workspace: Workspace, report: Report) -> TrialRecord:
-    """Train a trial, or what is left of it, in its folder; return its record. Called by every rank of a group alike.
+    """Train a trial, or what is left of it, in its folder; return its record.
 
-    Every epoch is sent before ``report`` hears of it; an epoch that could not be sent goes with the next. A store of the
-    trial's own is removed when the trial ends.
+    Called by every rank of a group alike. Every epoch is sent before ``report`` hears of it; an epoch that could not be
+    sent goes with the next. A store of the trial's own is removed when the trial ends.
 
     Nothing that befalls the trial alone is raised: after any Exception (settings or data that cannot be, a full disk, an object
     store that has refused the end for PATIENCE_SECONDS) the record returned says "failed" and why, with the traceback, and so
@@ -46,7 +46,7 @@ def attempt(task: TrialTask, *, workspace: Workspace, report: Report) -> TrialRe
 
 
 def _sending(folder: SyncedFolder, report: Report) -> Report:
-    """``report``, before which what has been written is sent."""
+    """Make a ``report`` that first sends what has been written."""
 
     def send_first(line: Line) -> bool:
         with contextlib.suppress(OSError):
@@ -64,7 +64,7 @@ def _end(folder: SyncedFolder, task: TrialTask) -> None:
 
 
 def _fail(folder: SyncedFolder | None, task: TrialTask, reason: str) -> TrialRecord:
-    """The record of a failed trial, written and sent where that is possible (by rank 0 alone)."""
+    """Return the record of a failed trial, written and sent where that is possible (by rank 0 alone)."""
     if folder is None or distributed.rank() > 0:
         return TrialRecord(task.trial, task.config, status="failed", reason=reason)
     _remove_own_store(folder, task)

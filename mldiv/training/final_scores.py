@@ -1,4 +1,4 @@
-"""The final scores of a trial: the only use of the test data, and of images of another kind."""
+"""Give a trial its final scores: the only use of the test data, and of images of another kind."""
 
 from pathlib import Path
 
@@ -19,29 +19,33 @@ Members = dict[str, Predictive]
 
 
 def score(trial: Trial) -> None:
-    """Enter into the record: scores on validation and test data; the same on test data after temperature scaling, with the
-    temperature fitted on validation data; how well uncertainty detects errors and the images of ``config.ood``.
+    """Enter a trial's final scores into its record, and write predictions.parquet and ood.parquet.
 
-    Writes predictions.parquet and ood.parquet. Every rank's call.
+    The scores are those on validation and test data; the same on test data after temperature scaling, with the temperature
+    fitted on validation data; how well uncertainty detects errors and the images of ``config.ood``. Every rank's call.
     """
     record = trial.record
     validation, labels = _predict(trial, trial.data, "validation")
     record.validation = _scores(validation, labels)
     record.calibration_temperature = {
-        member: temperature_scaling.fit_temperature(one.probabilities, labels) for member, one in validation.items()
+        member: temperature_scaling.fit_temperature(prediction.probabilities, labels)
+        for member, prediction in validation.items()
     }
     test, labels = _predict(trial, trial.data, "test")
     record.test = _scores(test, labels)
     scaled = {
         member: Predictive(
-            temperature_scaling.scale(one.probabilities, record.calibration_temperature[member]), one.expected_entropy
+            temperature_scaling.scale(prediction.probabilities, record.calibration_temperature[member]),
+            prediction.expected_entropy,
         )
-        for member, one in test.items()
+        for member, prediction in test.items()
     }
     names = tuple(name for name in metrics.METRICS if name != "mutual_information")  # what scaling leaves undefined
-    record.test_scaled = {member: metrics.scores(one, labels, names) for member, one in scaled.items()}
+    record.test_scaled = {member: metrics.scores(prediction, labels, names) for member, prediction in scaled.items()}
     other = _other(trial)
-    record.uncertainty = {member: metrics.uncertainty_scores(one, labels, other.get(member)) for member, one in test.items()}
+    record.uncertainty = {
+        member: metrics.uncertainty_scores(prediction, labels, other.get(member)) for member, prediction in test.items()
+    }
     if distributed.rank() == 0:
         write_table(trial.folder / "predictions.parquet", predictions_table(test, scaled, labels))
         if other:
@@ -57,11 +61,11 @@ def _predict(trial: Trial, data: ImageData, split: str) -> tuple[Members, Tensor
 
 
 def _scores(members: Members, labels: Tensor) -> dict[str, dict[str, float]]:
-    return {member: metrics.scores(one, labels) for member, one in members.items()}
+    return {member: metrics.scores(prediction, labels) for member, prediction in members.items()}
 
 
 def _other(trial: Trial) -> Members:
-    """Predictions for as many images of another kind as there are test images, with the same weight samples."""
+    """Predict as many images of another kind as there are test images, with the same weight samples."""
     config, data = trial.config, trial.data
     if config.ood == "none":
         return {}
@@ -71,7 +75,7 @@ def _other(trial: Trial) -> Members:
 
 
 def predictions_table(members: Members, scaled: Members, labels: Tensor) -> dict[str, list]:
-    """The columns of predictions.parquet: one row per image and member (peer_1, peer_2, ..., pair)."""
+    """Return the columns of predictions.parquet: one row per image and member (peer_1, peer_2, ..., pair)."""
     columns: dict[str, list] = {}
     for member, predictive in members.items():
         confidence, predicted = predictive.probabilities.max(-1)
@@ -91,7 +95,7 @@ def predictions_table(members: Members, scaled: Members, labels: Tensor) -> dict
 
 
 def other_table(members: Members) -> dict[str, list]:
-    """The columns of ood.parquet: one row per image of another kind and member."""
+    """Return the columns of ood.parquet: one row per image of another kind and member."""
     columns: dict[str, list] = {}
     for member, predictive in members.items():
         rows = {
@@ -115,7 +119,7 @@ def _extend(columns: dict[str, list], member: str, rows: dict[str, Tensor]) -> N
 
 
 def write_table(path: Path, columns: dict[str, list]) -> None:
-    """A parquet file, in the smallest types that hold its columns; written whole or not at all."""
+    """Write a parquet file, in the smallest types that hold its columns, whole or not at all."""
     kinds = {"image": "int32", "member": "category", "label": "int16", "predicted": "int16"}
     frame = pd.DataFrame(columns)
     temporary = path.with_name(f".{path.name}")

@@ -1,4 +1,4 @@
-"""Trunks: stage one, shared. Trials that differ only in what acts after the switch start from the same stored prefix.
+"""Share stage one: trials that differ only in what acts after the switch start from the same stored prefix of it.
 
 A prefix is the state of a trial after some epochs without diversity terms: both peers, the optimiser's momentum and the
 epochs' lines. Its name in the store is made of everything that can influence it, so a branch that starts from it is bit for
@@ -24,12 +24,12 @@ NUMBERS = 2
 
 @lru_cache(maxsize=2**16)
 def first_stage_id(config: TrialConfig) -> str:
-    """The identity of the trajectory that a trial follows before its switch, wherever it is computed."""
+    """Return the identity of the trajectory that a trial follows before its switch, wherever it is computed."""
     return trial_id(identity(config, FIRST_STAGE))
 
 
 def environment_id(data: ImageData, device: torch.device) -> str:
-    """The identity of what besides the settings can change a number: data, library, processor, ranks, threads."""
+    """Return the identity of what besides the settings can change a number: data, library, processor, ranks, threads."""
     return trial_id(
         {
             "numbers": NUMBERS,
@@ -43,12 +43,12 @@ def environment_id(data: ImageData, device: torch.device) -> str:
 
 
 def pattern(config: TrialConfig, epoch: int) -> str:
-    """Matches the names of a trial's prefix of ``epoch`` epochs from every environment."""
+    """Return a regular expression for the names of a trial's prefix of ``epoch`` epochs from every environment."""
     return f"trunks/{first_stage_id(config)}-[0-9a-f]+/{epoch:05d}"
 
 
 class SharedFirstStage:
-    """One trial's prefixes in the store.
+    """The prefixes of a trial in the store.
 
     publish: epochs after which this trial stores its state for others, besides its own switch; those beyond its first stage
     are passed over.
@@ -68,18 +68,19 @@ class SharedFirstStage:
         return max(self.wanted, default=0)
 
     def wants(self, epoch: int) -> bool:
-        """Whether the state after ``epoch`` epochs is to be published and is not there yet."""
+        """Tell whether the state after ``epoch`` epochs is to be published and is not there yet."""
         return epoch in self.wanted and not self.store.has(self.name(epoch))
 
     def name(self, epoch: int) -> str:
+        """Return the name of the prefix of ``epoch`` epochs in the store."""
         return f"{self.folder}/{epoch:05d}"
 
     def missing(self, done: int) -> list[str]:
-        """Names of the prefixes that this trial is to store and that lie beyond its first ``done`` epochs."""
+        """Return the names of the prefixes that this trial is to store and that lie beyond its first ``done`` epochs."""
         return [self.name(epoch) for epoch in self.wanted if epoch > done and not self.store.has(self.name(epoch))]
 
     def longest(self, beyond: int) -> State | None:
-        """The longest stored prefix of this trial's first stage with more than ``beyond`` epochs. All ranks' call."""
+        """Read the longest stored prefix of this trial's first stage with more than ``beyond`` epochs. All ranks' call."""
         stored = distributed.from_first(self._stored(beyond) if distributed.rank() == 0 else None)
         for epoch in stored:
             state = self.store.read(self.name(epoch), self.device)
@@ -88,14 +89,14 @@ class SharedFirstStage:
         return None
 
     def _mine(self, state: State, epoch: int) -> bool:
-        """Whether an entry is what its name says: a file that was copied to another name is not."""
+        """Tell whether an entry is what its name says: a file that was copied to another name is not."""
         if state["epoch"] == epoch and first_stage_id(from_dict(state["config"])) == first_stage_id(self.config):
             return True
         self.store.messages.append(f"{self.name(epoch)} is another first stage's prefix and was passed over")
         return False
 
     def _stored(self, beyond: int) -> list[int]:
-        """Epochs of the stored prefixes, the longest first."""
+        """Return the epochs of the stored prefixes, the longest first."""
         found = [int(name) for name in self.store.names(self.folder) if name.isdecimal()]
         return sorted((epoch for epoch in found if beyond < epoch <= self.config.first_stage), reverse=True)
 

@@ -27,9 +27,9 @@ from mldiv.training.resume import Line, Report, Trial, begin, prefix
 from mldiv.training.worker_cache import Workspace
 
 #: A fall of the feature KL below this share of its value at the switch means that the feature term died.
-DEAD = 0.01
+DEAD_SHARE = 0.01
 #: A rise above this multiple means that it ran away.
-RUNAWAY = 100.0
+RUNAWAY_MULTIPLE = 100.0
 
 
 def fit(
@@ -82,7 +82,7 @@ def fit(
 
 
 def _open_record(config: TrialConfig, folder: Path, data: ImageData) -> TrialRecord | None:
-    """The trial's record, new or as an interrupted attempt left it, marked as running (rank 0 only)."""
+    """Return the trial's record, new or as an interrupted attempt left it, marked as running (rank 0 only)."""
     if distributed.rank():
         return None
     if (folder / "trial.json").exists():
@@ -114,8 +114,10 @@ def environment() -> dict[str, Any]:
 
 
 def _begin_stage(trial: Trial) -> nn.Module:
-    """The pair as it is trained in the stage that the trial has come to, gradients averaged over ranks: the fusion has some in
-    stage two only. At the switch the scales of the diversity terms are fixed."""
+    """Return the pair as it is trained in the stage that the trial has come to, gradients averaged over ranks.
+
+    The fusion has gradients in stage two only. At the switch the scales of the diversity terms are fixed.
+    """
     config, pair = trial.config, trial.pair
     for value in pair.fusion.parameters() if config.fusion != "frozen" else ():
         value.requires_grad_(trial.diverse)
@@ -126,7 +128,7 @@ def _begin_stage(trial: Trial) -> nn.Module:
 
 
 def _end_epoch(trial: Trial, terms: Tensor, started: float, report: Report, held: contextlib.ExitStack) -> bool:
-    """Evaluate and keep an epoch, let go of the locks when nothing is left to publish; whether the trial is to stop early."""
+    """Evaluate and keep an epoch, let go of the locks when nothing is left to publish; tell whether to stop early."""
     distributed.average_buffers(trial.pair)
     line = _line(trial, trial.epoch, trial.diverse, terms)
     line["seconds"] = time.perf_counter() - started
@@ -169,7 +171,7 @@ def _switch(trial: Trial) -> None:
 
 
 def _keep(trial: Trial, line: Line, report: Report) -> bool:
-    """Write an epoch's line and checkpoint, publish what others want, report; whether the trial is to stop (rank 0 only)."""
+    """Write an epoch's line and checkpoint, publish what others want, report; tell whether to stop (rank 0 only)."""
     record = trial.record
     records.append_line(trial.lines, line)
     record.epochs, record.validation = trial.epoch, line["validation"]
@@ -183,7 +185,7 @@ def _keep(trial: Trial, line: Line, report: Report) -> bool:
 
 
 def _line(trial: Trial, epoch: int, diverse: bool, terms: Tensor) -> Line:
-    """An epoch's line of metrics.jsonl. The fields are the same in both stages; what is not computed is None."""
+    """Return an epoch's line of metrics.jsonl. The fields are the same in both stages; what is not computed is None."""
     config, pair, data, device = trial.config, trial.pair, trial.data, trial.device
     train = dict(zip(term_names(len(pair.peers)), terms.tolist(), strict=True))
     if not diverse:
@@ -192,7 +194,7 @@ def _line(trial: Trial, epoch: int, diverse: bool, terms: Tensor) -> Line:
         config, pair, data, "validation", samples=config.validation_samples, epoch=epoch, device=device
     )
     check_finite(members, f"epoch {epoch}, validation")
-    validation = {member: scores(one, labels, predictive.EPOCH_METRICS) for member, one in members.items()}
+    validation = {member: scores(prediction, labels, predictive.EPOCH_METRICS) for member, prediction in members.items()}
     diversity = predictive.diversity(pair)
     if len(pair.peers) > 1:
         diversity["feature_kl"] = float(predictive.feature_kl(config, pair, data, "validation", epoch=epoch, device=device))
@@ -209,14 +211,14 @@ def _line(trial: Trial, epoch: int, diverse: bool, terms: Tensor) -> Line:
 
 
 def _notes(record: TrialRecord, path: Path) -> list[str]:
-    """What a reader of the record should know: a feature term that died or ran away since the switch."""
+    """Return what a reader of the record should know: a feature term that died or ran away since the switch."""
     levels = [line["train"]["feature_kl"] for line in records.read_lines(path) if line["stage"] == 2]
     start = record.switch.get("feature_kl")
     if not levels or not start or levels[-1] is None:
         return []
-    if levels[-1] < DEAD * start:
+    if levels[-1] < DEAD_SHARE * start:
         return [f"feature term died: feature KL fell from {start:.2g} at the switch to {levels[-1]:.2g}"]
-    if levels[-1] > RUNAWAY * start:
+    if levels[-1] > RUNAWAY_MULTIPLE * start:
         return [f"feature term ran away: feature KL rose from {start:.2g} at the switch to {levels[-1]:.2g}"]
     return []
 

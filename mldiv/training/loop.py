@@ -48,7 +48,7 @@ def make_pair(config: TrialConfig, shapes: Shapes, device: torch.device | str = 
 
 
 def learning_rate(config: TrialConfig, epoch: int, epochs: int) -> float:
-    """The learning rate of an epoch, a function of the absolute epoch alone [chosen: schedule].
+    """Return the learning rate of an epoch, a function of the absolute epoch alone [chosen: schedule].
 
     cosine: lr/2 (1 + cos(pi epoch/epochs)); step: divided by 10 at one half and at three quarters; constant.
     """
@@ -60,7 +60,7 @@ def learning_rate(config: TrialConfig, epoch: int, epochs: int) -> float:
 
 
 def optimizer_of(config: TrialConfig, parameters: Iterable[Any], weight_decay: float) -> torch.optim.Optimizer:
-    """The configured optimiser [chosen]: SGD with momentum, or AdamW with the momentum as its first beta."""
+    """Make the configured optimiser [chosen]: SGD with momentum, or AdamW with the momentum as its first beta."""
     if config.optimizer == "adamw":
         betas = (config.momentum, 0.999)
         return torch.optim.AdamW(parameters, lr=config.lr, betas=betas, weight_decay=weight_decay, fused=True)
@@ -70,7 +70,7 @@ def optimizer_of(config: TrialConfig, parameters: Iterable[Any], weight_decay: f
 def epoch_batches(
     config: TrialConfig, data: ImageData, epoch: int, purpose: str, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """This rank's share of an epoch's batches, shuffled and augmented from the streams of (seed, purpose, epoch)."""
+    """Yield this rank's share of an epoch's batches, shuffled and augmented from the streams of (seed, purpose, epoch)."""
     count = len(data.train.labels)
     order = torch.randperm(count, generator=generator(config.seed, f"{purpose} order", epoch))
     augmentation = draw_augmentation(data, generator(config.seed, f"{purpose} augmentation", epoch))
@@ -89,7 +89,7 @@ def epoch_batches(
 
 
 def steps_per_epoch(config: TrialConfig, data: ImageData) -> int:
-    """Full global batches in the training set.
+    """Count the full global batches in the training set.
 
     Raises: ConfigError when there is none, or when the ranks cannot share a batch evenly.
     """
@@ -102,7 +102,10 @@ def steps_per_epoch(config: TrialConfig, data: ImageData) -> int:
 
 
 def over_ranks(module: nn.Module, device: torch.device) -> nn.Module:
-    """``module`` with gradients averaged over ranks; itself in a world of one. Ranks keep their own buffers in a step."""
+    """Return ``module`` with gradients averaged over ranks; itself in a world of one.
+
+    Ranks keep their own buffers in a step.
+    """
     if distributed.size() == 1:
         return module
     devices = [device] if device.type == "cuda" else None
@@ -152,7 +155,7 @@ def check_finite(members: Mapping[str, Predictive], when: str) -> None:
 
 
 def make_optimizer(config: TrialConfig, pair: MutualPair) -> torch.optim.Optimizer:
-    """The optimiser over three groups: means and point estimates, rho, fusion. No weight decay: the prior regularises."""
+    """Make the optimiser over three groups: means and point estimates, rho, fusion. No weight decay: the prior regularises."""
     rho = [peer.rho for peer in pair.peers]
     rest = [value for peer in pair.peers for name, value in peer.named_parameters() if name != "rho"]
     groups = [
@@ -167,8 +170,9 @@ def train_epoch(
     config: TrialConfig, model: nn.Module, pair: MutualPair, optimizer: torch.optim.Optimizer, data: ImageData, epoch: int,
     diverse: bool, device: torch.device,
 ) -> Tensor:  # fmt: skip
-    """One epoch of steps; the mean of each of the pair's terms over steps and ranks. Nothing is read from the device before
-    its end.
+    """Train for one epoch; return the mean of each of the pair's terms over steps and ranks.
+
+    Nothing is read from the device before the epoch's end.
 
     model: ``pair``, perhaps with its gradients averaged over ranks.
 
@@ -203,7 +207,7 @@ def train_step(
     config: TrialConfig, model: nn.Module, pair: MutualPair, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor,
     noise: Sequence[Tensor], diverse: bool,
 ) -> Tensor:  # fmt: skip
-    """Forward, backward, clipping of each peer's gradient, optimiser step; the vector of the pair's terms."""
+    """Make one step: forward, backward, clipping of each peer's gradient, optimiser; return the vector of the pair's terms."""
     with predictive.precision(config, images.device):
         loss, terms = model(images, labels, noise, diverse)
     optimizer.zero_grad()

@@ -20,8 +20,10 @@ Report = Callable[[int, nn.Module], None]
 
 
 def purposes(config: TrialConfig) -> list[tuple[int, str]]:
-    """Say which peers, by number, start from the means of which pretrained network (`initialization`); the purpose names the
-    network's random streams."""
+    """Say which peers, by number, start from the means of which pretrained network (`initialization`).
+
+    The purpose names the network's random streams.
+    """
     if config.initialization == "scratch":
         return []
     first = 2 if config.initialization == "scratch_pretrained" else 1
@@ -30,12 +32,12 @@ def purposes(config: TrialConfig) -> list[tuple[int, str]]:
 
 
 def pretraining_id(config: TrialConfig, purpose: str) -> str:
-    """The identity of a pretraining, wherever it is computed."""
+    """Return the identity of a pretraining, wherever it is computed."""
     return trial_id(identity(config, PRETRAINING) | {"purpose": purpose})
 
 
 def pretraining_ids(config: TrialConfig) -> list[str]:
-    """The pretrainings that a trial from its very start needs."""
+    """Return the identities of the pretrainings that a trial from its very start needs."""
     return list(dict.fromkeys(pretraining_id(config, purpose) for _, purpose in purposes(config)))
 
 
@@ -43,8 +45,9 @@ def pretrained(
     config: TrialConfig, data: ImageData, store: Store, device: torch.device, purpose: str = "pretrain",
     report: Report = lambda epoch, module: None,
 ) -> tuple[State, int]:  # fmt: skip
-    """The state dict of the network pretrained with this configuration's data, recipe and seed, and how many epochs were
-    trained for it, interrupted attempts included: none when it was in the store.
+    """Return the weights of a network pretrained with this configuration's data, recipe and seed, from the store or trained.
+
+    With the state dict comes how many epochs were trained for it, interrupted attempts included: none when it was in the store.
 
     purpose: names the random streams, so that a second, different network can be pretrained with the same seed; report: hears
     of every epoch that is trained now, by its number, with the network after it.
@@ -63,7 +66,7 @@ def pretrained(
 def _train(
     config: TrialConfig, data: ImageData, store: Store, name: str, device: torch.device, purpose: str, report: Report
 ) -> State:  # fmt: skip
-    """Plain supervised training, resumed at its last whole epoch."""
+    """Train the network by plain supervision, resumed at its last whole epoch."""
     steps_per_epoch(config, data)
     module = network(config, data.shapes, purpose).to(device)
     optimizer = optimizer_of(config, module.parameters(), config.weight_decay)

@@ -27,7 +27,7 @@ Report = Callable[[Line], bool]
 
 @dataclass
 class Trial:
-    """One trial in training: what is fixed, what changes with every epoch, and where it is kept.
+    """A trial in training: what is fixed, what changes with every epoch, and where it is kept.
 
     began: when it would have begun (`time.perf_counter`), had all its attempts followed each other; epoch: the next one.
     """
@@ -45,7 +45,7 @@ class Trial:
 
     @property
     def device(self) -> torch.device:
-        """The workspace's."""
+        """The device of the workspace."""
         return self.workspace.device
 
     @property
@@ -60,8 +60,9 @@ class Trial:
 
 
 def begin(trial: Trial, report: Report, held: contextlib.ExitStack) -> bool:
-    """Set the trial to the furthest epoch that its checkpoint or the store knows, or to its very start; whether the report of
-    an epoch from the store says that it is to stop there.
+    """Set the trial to the furthest epoch that its checkpoint or the store knows, or to its very start.
+
+    Returns whether the report of an epoch from the store says that the trial is to stop there.
 
     held: takes the locks of what this trial is to publish; before that, waits for who else computes it now.
     """

@@ -1,5 +1,4 @@
-"""What a step costs: its time in either stage, that of each loss term, the memory it needs; from that, how long
-a study takes."""
+"""Measure what a step costs, in time and memory, and from that how long a study takes."""
 
 import statistics
 import time
@@ -18,25 +17,28 @@ from mldiv.evaluation import predictive
 from mldiv.method.pair import MutualPair, Terms
 from mldiv.training.loop import dataset, epoch_batches, make_pair, steps_per_epoch
 
-#: Rounds whose median counts, after one that warms up; seconds after which a size has rounds enough.
+#: Rounds whose median counts, after one that warms up; how long after the first no further one begins.
 ROUNDS = 5
-LONGEST = 4.0
+LONGEST_SECONDS = 4.0
 
-#: Seconds until a standing worker group takes its first trial (README, "How it works").
-GROUP_START = 30.0
-STEPS = 3
+#: How long until a standing worker group takes its first trial (README, "How it works").
+GROUP_START_SECONDS = 30.0
+#: Steps whose median is the time of one when a study is estimated.
+ESTIMATE_STEPS = 3
 
 
 def measure_all(configs: list[TrialConfig]) -> list[dict[str, Any]]:
-    """`measure_step` of each configuration, in order, on this process's GPU or with one thread of its processor."""
+    """Measure a step of each configuration in order, on this process's GPU or with one thread of its processor."""
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return [measure_step(config, device) for config in configs]
 
 
 def measure_step(config: TrialConfig, device: torch.device) -> dict[str, Any]:
-    """A line of scaling.jsonl: sizes, median seconds of a step (forward, backward, without optimiser) in stage one and two and
-    of each loss term alone (forward and backward to what it depends on), bytes.
+    """Measure a step and return a line of scaling.jsonl: sizes, seconds and bytes.
+
+    seconds: medians of a step (forward, backward, without optimiser) in stage one and two, and of each loss term alone
+    (forward and backward to what it depends on).
 
     bytes: "state" is means, rhos, their gradients and momenta, and all else that is trained; "stage_1" and "stage_2" are what a
     step holds at once beyond that: on a GPU measured as the peak, on a processor counted as the tensors kept for backward.
@@ -68,7 +70,7 @@ def measure_step(config: TrialConfig, device: torch.device) -> dict[str, Any]:
 
 
 def _pair(config: TrialConfig, device: torch.device) -> tuple[MutualPair, Tensor, Tensor]:
-    """A pair at its random start, and a batch of noise of the data's shape."""
+    """Make a pair at its random start, and a batch of noise of the data's shape."""
     shapes = dataset(config).shapes
     size, generator = shapes.image_size, torch.Generator().manual_seed(0)
     images = torch.randn(config.batch_size, shapes.channels, size, size, generator=generator).to(device)
@@ -79,9 +81,9 @@ def _pair(config: TrialConfig, device: torch.device) -> tuple[MutualPair, Tensor
 
 
 def _terms(pair: MutualPair, images: Tensor, labels: Tensor) -> dict[str, Callable[[], None]]:
-    """Each term of the loss, forward and backward, cut off from the networks: by name, to be timed."""
+    """Make each term of the loss, forward and backward, cut off from the networks: by name, to be timed."""
     outputs = [peer(images, weights=peer.mean) for peer in pair.peers]
-    logits = [one.detach().requires_grad_() for one, _ in outputs]
+    logits = [peer_logits.detach().requires_grad_() for peer_logits, _ in outputs]
     features = [tuple(part.detach().requires_grad_() for part in parts) for _, parts in outputs]
     sigmas = [peer.sigma.detach().requires_grad_() for peer in pair.peers]
 
@@ -102,7 +104,7 @@ def _terms(pair: MutualPair, images: Tensor, labels: Tensor) -> dict[str, Callab
 
 
 def _seconds(runs: dict[str, Callable[[], None]], device: torch.device) -> dict[str, float]:
-    """Median seconds of each, interleaved so that a busy moment of the machine does not fall on one alone."""
+    """Measure the median seconds of each, interleaved so that a busy moment of the machine does not fall on one alone."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     began = time.perf_counter()
     for round in range(ROUNDS + 1):
@@ -113,7 +115,7 @@ def _seconds(runs: dict[str, Callable[[], None]], device: torch.device) -> dict[
                 torch.cuda.synchronize()
             if round:
                 times[name].append(time.perf_counter() - started)
-        if round and time.perf_counter() - began > LONGEST:
+        if round and time.perf_counter() - began > LONGEST_SECONDS:
             break
     return {name: statistics.median(values) for name, values in times.items()}
 
@@ -137,7 +139,7 @@ def _bytes(run: Callable[[], None], device: torch.device) -> int:
 
 @contextmanager
 def _kept() -> Iterator[dict[int, int]]:
-    """Bytes of every storage that is kept for backward meanwhile, by its address."""
+    """Collect the bytes of every storage that is kept for backward meanwhile, by its address."""
     kept: dict[int, int] = {}
     held = []
 
@@ -153,7 +155,7 @@ def _kept() -> Iterator[dict[int, int]]:
 
 @dataclass
 class Work:
-    """Epochs of trials that are not recorded yet: trained in either stage, taken from the store; of pretraining, trained."""
+    """The epochs that trials not recorded yet ask for: trained in either stage, taken from the store; of pretraining."""
 
     trials: int = 0
     first_stage: int = 0
@@ -163,16 +165,18 @@ class Work:
 
     @property
     def trained(self) -> int:
+        """Epochs of both stages that are trained."""
         return self.first_stage + self.second_stage
 
     @property
     def asked(self) -> int:
+        """Epochs of both stages, trained or taken from the store."""
         return self.trained + self.shared
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds on one worker with one thread: an epoch of each stage, one of pretraining, the test at a trial's end."""
+    """The seconds on one worker with one thread: an epoch of each stage, one of pretraining, the test at a trial's end."""
 
     stage_1: float
     stage_2: float
@@ -180,6 +184,7 @@ class Cost:
     test: float
 
     def seconds(self, work: Work) -> float:
+        """Return how many seconds the work takes on one worker."""
         return (
             work.first_stage * self.stage_1
             + work.second_stage * self.stage_2
@@ -215,7 +220,7 @@ def _evaluate(config: TrialConfig, pair: MutualPair, data: ImageData, device: to
     predictive.feature_kl(config, pair, data, "validation", epoch=0, device=device)
 
 
-def _median_seconds(run: Callable[[], None], device: torch.device, repeats: int = STEPS) -> float:
+def _median_seconds(run: Callable[[], None], device: torch.device, repeats: int = ESTIMATE_STEPS) -> float:
     run()
     times = []
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""What a worker process keeps from one trial to the next: the data on its device, and a pair with its compiled steps."""
+"""Keep the data on a worker's device, and a pair with its compiled steps, from one trial to the next."""
 
 import warnings
 from functools import partial
@@ -21,7 +21,7 @@ STAGE_TWO = sparing(TrialConfig, FIRST_STAGE_STEP)
 
 
 class Workspace:
-    """Keeps what the next trial can use, and drops it when a trial asks for something else."""
+    """The data and the pair that the next trial can use, dropped when a trial asks for something else."""
 
     def __init__(self, device: torch.device | None = None) -> None:
         self.device = device or torch.device("cpu")
@@ -34,7 +34,7 @@ class Workspace:
         self._compiled: set[tuple[Any, ...]] = set()
 
     def data(self, config: TrialConfig) -> ImageData:
-        """The trial's data on the device.
+        """Return the trial's data on the device.
 
         Raises: DataError, naming the file and how to get it.
         """
@@ -45,7 +45,7 @@ class Workspace:
         return self._data
 
     def pair(self, config: TrialConfig, data: ImageData) -> MutualPair:
-        """A pair at its random start on the device, its steps compiled if the trial asks for that."""
+        """Return a pair at its random start on the device, its steps compiled if the trial asks for that."""
         build = partial(make_pair, config, data.shapes, self.device)
         if not config.compile:
             return build()

@@ -140,7 +140,7 @@ def test_groups_follow_the_nodes_and_the_work(small, tmp_path, monkeypatch):
     present, most, asked = [{"CPU": 1.0}], [], []
     monkeypatch.setattr(worker_groups, "nodes", lambda: list(present))
     monkeypatch.setattr(worker_groups, "request_resources", lambda bundles: asked.append(len(bundles)))
-    monkeypatch.setattr(worker_groups, "ADAPT", 0.2)
+    monkeypatch.setattr(worker_groups, "ADAPT_SECONDS", 0.2)
     start, made = tuner.Groups, []
     monkeypatch.setattr(tuner, "Groups", lambda *given, **more: made.append(start(*given, **more)) or made[0])
     arms = [make_arm(str(alpha), small, {"alpha": float(alpha)}, ()) for alpha in range(1, 6)]
