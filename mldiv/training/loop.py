@@ -120,7 +120,7 @@ def over_ranks(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def dataset(config: TrialConfig) -> ImageData:
-    """The trial's data; kept between trials of one process that ask for the same.
+    """Read the trial's data; what is read is kept for the trials of this process that ask for the same.
 
     Raises: DataError, naming the file and how to get it.
     """
