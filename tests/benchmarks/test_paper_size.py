@@ -93,6 +93,7 @@ def test_seeds_side_by_side_on_a_command_line(whole, tmp_path):
     check_seeds_side_by_side(whole, tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where the first alarm meets a destructor
 def test_the_alarm_ends_a_piece(script, tmp_path, capsys):
     assert script.main([*TINY, "--out", str(tmp_path), "--minutes", "0"]) == script.MORE_TO_DO
     assert "0 of 4 trials have ended" in capsys.readouterr().out
