@@ -10,6 +10,7 @@ from analysis.build import FORMATS, build
 from analysis.join import join
 from mldiv.records import RecordError
 from mldiv.storage.object_store import is_url, working_copy
+from mldiv.terminal import patient_output, plain
 
 
 def main() -> int:
@@ -19,14 +20,22 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="where to write (default: DIR; for several: joined, beside the first or here)")
     parser.add_argument("--format", default=",".join(FORMATS), help=f"what to write, of {','.join(FORMATS)} (default: all)")
     flags = parser.parse_args()
+    with patient_output():
+        return _run(flags)
+    return 1  # who reads the output has gone
+
+
+def _run(flags: argparse.Namespace) -> int:
     formats = [name.strip() for name in flags.format.split(",")]
     if unknown := [name for name in formats if name not in FORMATS]:
         print(f"analysis: --format {unknown[0]!r} is unknown; known: {', '.join(FORMATS)}", file=sys.stderr)
         return 2
     try:
-        print(_analyse(flags.places, flags.out, formats))
+        print(plain(_analyse(flags.places, flags.out, formats)))
+    except BrokenPipeError:
+        raise
     except (RecordError, OSError, ValueError) as error:
-        print(f"analysis: {error}", file=sys.stderr)
+        print(plain(f"analysis: {error}"), file=sys.stderr)
         return 2
     return 0
 

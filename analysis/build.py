@@ -86,7 +86,7 @@ def write(texts: Mapping[str, str], out: Path, formats: Collection[str]) -> list
     """Write the answer, and of the other texts those whose names end in one of ``formats``; return their names."""
     kept = [name for name in texts if name == "answer.md" or name.rpartition(".")[2] in formats]
     for name in kept:
-        (out / name).write_text(texts[name])
+        (out / name).write_text(texts[name], encoding="utf-8")
     return kept
 
 

@@ -125,7 +125,7 @@ def prepare(flags: argparse.Namespace, base: TrialConfig) -> None:
 
 
 def _header(flags: argparse.Namespace, base: TrialConfig) -> StudyRecord:
-    here = environment()
+    here = environment(_device())
     return StudyRecord(
         name="paper_size",
         question="What do parameter diversity and feature diversity give at the paper's size?",
@@ -166,10 +166,14 @@ def time_limit(seconds: float) -> Any:
         signal.signal(signal.SIGALRM, before)
 
 
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def train(configs: list[TrialConfig], out: Path, until: float) -> None:
     """Train these trials one after the other until all have ended or ``until`` (time.time) has come."""
     torch.set_num_threads(1)
-    workspace = Workspace(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    workspace = Workspace(_device())
     try:
         with time_limit(until - time.time()):
             for config in configs:
@@ -213,7 +217,7 @@ def measure(flags: argparse.Namespace, base: TrialConfig) -> int:
     An epoch of pretraining is taken as half an epoch of a pair.
     """
     torch.set_num_threads(1)
-    workspace = Workspace(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    workspace = Workspace(_device())
     data = workspace.data(base)
     steps = steps_per_epoch(base, data)
     plain, diverse = (epoch_seconds(base, workspace, diverse) for diverse in (False, True))
@@ -224,7 +228,7 @@ def measure(flags: argparse.Namespace, base: TrialConfig) -> int:
     images = (len(data.validation) + 2 * len(data.test)) / len(data.validation)  # test data, and as many of another kind
     final = len(ARMS) * looked * images * base.test_samples / base.validation_samples
     seed = (training + epochs * looked + final) / 60
-    print(f"{data.describe()}\n{base.arch}, {base.precision}, batch {base.batch_size}, {environment()['device']}")
+    print(f"{data.describe()}\n{base.arch}, {base.precision}, batch {base.batch_size}, {environment(_device())['device']}")
     if workspace.fallback:
         print(workspace.fallback)
     for stage, seconds in (("one", plain), ("two", diverse)):

@@ -239,8 +239,8 @@ class TrialConfig:
 
     @property
     def kernel_options(self) -> dict[str, float | int]:
-        """The chosen kernel's own parameters by their names in its signature."""
-        return {name: getattr(self, f"kernel_{name}") for name in kernel_parameters(self.kernel)}
+        """The chosen kernel's own parameters by their names in its signature; what is no setting has its default there."""
+        return {name: getattr(self, f"kernel_{name}", default) for name, default in kernel_parameters(self.kernel).items()}
 
     def replace(self, **changes: Any) -> "TrialConfig":
         """Return a copy with ``changes``.

@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
@@ -54,7 +55,7 @@ def scored_by(member: str, members: Iterable[str]) -> tuple[str, ...]:
 
     Raises: KeyError for another ``member``.
     """
-    return {"pair": (PAIR,), "peers": tuple(one for one in members if one != PAIR)}[member]
+    return {"pair": (PAIR,), "peers": tuple(name for name in members if name != PAIR)}[member]
 
 
 @dataclass
@@ -107,8 +108,8 @@ class StudyRecord:
     baseline; contrasts: name -> arms' weights; members: arm -> "peers", where not "pair"; samples: Optuna trials of
     each searched arm, each trained with every one of search_seeds; searched: by arm, the settings; batch: suggestions open at
     once; surface: alpha's and beta's positive range, where their response surface is drawn; data: the data in words;
-    world_size: worker processes of a trial. chosen and importance come at the study's end: by arm, the settings that its
-    search chose, and each one's share in what makes a trial good.
+    world_size: worker processes of a trial; fingerprint: hash of all images and labels. chosen and importance come at the
+    study's end: by arm, the settings that its search chose, and each one's share in what makes a trial good.
     """
 
     compare: list[str]
@@ -138,6 +139,7 @@ class StudyRecord:
     environment: dict[str, Any]
     chosen: dict[str, dict[str, Any]] | None = None
     importance: dict[str, dict[str, float]] | None = None
+    fingerprint: str | None = None
 
     @property
     def has_search(self) -> bool:
@@ -171,14 +173,26 @@ class TrialTask:
         return _checked(cls, value, "a trial's task")
 
 
+@lru_cache
 def commit() -> str:
-    """Return the checkout's short commit, with a note when it has uncommitted changes; "unknown" outside of git."""
+    """Return the checkout's short commit, with a note when it has uncommitted changes; "unknown" where mldiv is in none."""
     with suppress(OSError, subprocess.CalledProcessError):
-        ask = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-        name = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
+        ask = ["git", "-C", str(ROOT), "rev-parse", "--show-toplevel", "--short", "HEAD"]
+        top, name = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.splitlines()
+        if Path(top) != ROOT:  # installed inside somebody's repository
+            return "unknown"
         changed = subprocess.run(["git", "-C", str(ROOT), "status", "--porcelain"], capture_output=True, text=True)
         return name + (" (with uncommitted changes)" if changed.stdout.strip() else "")
     return "unknown"
+
+
+@lru_cache
+def code() -> str:
+    """Return the first 12 hex digits of SHA-256 over the package's sources, which say more than a commit does."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def trial_id(config: dict[str, Any], without: frozenset[str] = frozenset()) -> str:
@@ -243,7 +257,7 @@ def _read(kind: type[Record], path: Path) -> Record:
     """
     mend = MEND[path.name]
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecordError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -269,9 +283,9 @@ def _checked(kind: type[Record], value: dict[str, Any], where: str, mend: str = 
     needed = {name for name, item in known.items() if item.default is item.default_factory is MISSING} | ALWAYS & set(known)
     if missing := sorted(needed - set(value)):
         raise RecordError(f"{where}: fields {', '.join(missing)} are missing{mend}")
-    for name, one in value.items():
-        if not _fits(one, known[name].type):
-            raise RecordError(f"{where}: {name} = {one!r:.80}: expected {_words(known[name].type)}{mend}")
+    for name, item in value.items():
+        if not _fits(item, known[name].type):
+            raise RecordError(f"{where}: {name} = {item!r:.80}: expected {_words(known[name].type)}{mend}")
     return kind(**value)
 
 
@@ -281,11 +295,11 @@ def _fits(value: Any, annotation: Any) -> bool:
     if annotation is Any:
         return True
     if isinstance(annotation, UnionType):
-        return any(_fits(value, one) for one in inside)
+        return any(_fits(value, kind) for kind in inside)
     if get_origin(annotation) is list:
-        return isinstance(value, list) and all(_fits(one, inside[0]) for one in value)
+        return isinstance(value, list) and all(_fits(item, inside[0]) for item in value)
     if get_origin(annotation) is dict:
-        return isinstance(value, dict) and all(_fits(one, inside[1]) for one in value.values())
+        return isinstance(value, dict) and all(_fits(item, inside[1]) for item in value.values())
     if annotation is float:
         return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
     return isinstance(value, annotation) and (annotation is bool or not isinstance(value, bool))
@@ -296,9 +310,10 @@ def _words(annotation: Any) -> str:
 
 
 def write_study(folder: Path, record: StudyRecord) -> None:
-    """Write ``study.json``; what the searches chose is left out where they are not over."""
+    """Write ``study.json``; what is not known yet, or was not when it was begun, is left out."""
+    later = ("chosen", "importance", "fingerprint")
     write_json(folder / "study.json", {name: value for name, value in asdict(record).items()
-                                       if value is not None or name not in ("chosen", "importance")})  # fmt: skip
+                                       if value is not None or name not in later})  # fmt: skip
 
 
 def read_study(folder: Path) -> StudyRecord:
@@ -345,7 +360,7 @@ def find_trial(study: Path, trial: str) -> TrialRecord | None:
 def append_line(path: Path, value: dict[str, Any]) -> None:
     """Append one JSON line and push it to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(finite(value), allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -358,7 +373,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """
     if not path.exists():
         return
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
                 yield json.loads(line)
@@ -372,7 +387,7 @@ def keep_epochs(path: Path, epochs: int, extra: list[dict[str, Any]] | None = No
     extra: lines that then follow. Returns the lines that the file holds now.
     """
     kept = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             value = json.loads(line)
         except json.JSONDecodeError:

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from mldiv.config import ConfigError, TrialConfig, from_dict
+from mldiv.method.kernels import KERNELS
 from mldiv.presets import PRESETS, configure
 
 
@@ -68,6 +69,11 @@ def test_kernel_options_are_the_kernels_own():
     assert TrialConfig().kernel_options == {}
     assert TrialConfig(kernel="rbf", kernel_width=2.0).kernel_options == {"width": 2.0}
     assert TrialConfig(kernel="polynomial").kernel_options == {"degree": 2}
+
+
+def test_a_kernels_parameter_that_is_no_setting_has_its_own_default(monkeypatch):
+    monkeypatch.setitem(KERNELS, "scaled", lambda a, b, *, scale=0.5: scale * a @ b.T)
+    assert TrialConfig(kernel="scaled").kernel_options == {"scale": 0.5}
 
 
 @pytest.mark.parametrize("name", PRESETS)

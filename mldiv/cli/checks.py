@@ -3,9 +3,10 @@
 Every check raises ConfigError, naming the flag or setting, or DataError, naming the file.
 """
 
+import math
 import tempfile
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,15 @@ from mldiv.datasets import ood, sources
 from mldiv.method.networks import build
 from mldiv.records import StudyRecord
 from mldiv.storage.object_store import Location, Remote, is_url
-from mldiv.sweep.search_space import SELECTION
+from mldiv.sweep.arm import Arm
+from mldiv.sweep.search_space import SELECTION, effective
 from mldiv.training.loop import dataset, steps_per_epoch
 
 #: Flags that are counts, and the least that each may be.
 COUNTS = {"seeds": 1, "trials": 0, "open-suggestions": 1, "workers": 1, "parallel-trials": 1}
 
 #: Fields of study.json in which a folder's study may differ from the one that continues it; settings are compared one by one.
-FREE = frozenset({"environment", "settings", "data", "chosen", "importance"})
+FREE = frozenset({"environment", "settings", "data", "chosen", "importance", "fingerprint"})
 
 
 def check_flags(flags: Namespace) -> None:
@@ -40,8 +42,8 @@ def _check_counts(flags: Namespace) -> None:
         value = getattr(flags, flag.replace("-", "_"))
         if value is not None and value < least:
             raise ConfigError(f"--{flag} {value}: must be at least {least}")
-    if not flags.cache_size > 0:
-        raise ConfigError(f"--cache-size {flags.cache_size:g}: must be greater than zero")
+    if not 0 < flags.cache_size < math.inf:
+        raise ConfigError(f"--cache-size {flags.cache_size:g}: must be greater than zero, and finite")
 
 
 def _check_ways(flags: Namespace) -> None:
@@ -61,9 +63,9 @@ def _check_ways(flags: Namespace) -> None:
 def _check_shares(flags: Namespace) -> None:
     """Refuse shares of a machine that Ray cannot give."""
     cpus, gpus = flags.cpus_per_worker, flags.gpus_per_worker
-    if cpus is not None and not cpus > 0:
-        raise ConfigError(f"--cpus-per-worker {cpus:g}: must be greater than zero")
-    if gpus is not None and (not gpus >= 0 or (gpus > 1 and gpus % 1)):
+    if cpus is not None and not 0 < cpus < math.inf:
+        raise ConfigError(f"--cpus-per-worker {cpus:g}: must be greater than zero, and finite")
+    if gpus is not None and (not 0 <= gpus < math.inf or (gpus > 1 and gpus % 1)):
         raise ConfigError(f"--gpus-per-worker {gpus:g}: must be a fraction of one, or a whole number")
 
 
@@ -81,6 +83,42 @@ def check_data(base: TrialConfig, download: bool) -> None:
     root = Path(base.data_root) if base.data_root else None
     sources.check(base.data, root, download=download)
     ood.check(base.ood, root, base.data)
+
+
+def check_arms(arms: Sequence[Arm], searches: bool) -> None:
+    """Refuse arms that are one and the same, which a table would show as different methods.
+
+    searches: whether what is searched is suggested at all.
+    """
+    seen: dict[tuple[Any, ...], str] = {}
+    for arm in arms:
+        searched = arm.searched if searches else ()
+        what = effective(arm.config, searched), searched, arm.member
+        if what in seen:
+            raise ConfigError(
+                f"the arms {seen[what]!r} and {arm.name!r} are the same trials with these settings: take back the --set that "
+                "makes them so, or choose arms by --arm"
+            )
+        seen[what] = arm.name
+
+
+def check_heard(given: dict[str, Any], base: TrialConfig, usual: TrialConfig, arms: Callable[[TrialConfig], list[Arm]]) -> None:
+    """Refuse a setting of --set that changes no trial, since every arm has its own.
+
+    usual: the configuration without any --set; arms: makes them for a configuration.
+    """
+    made = arms(base)
+    for name, value in given.items():
+        try:
+            others = arms(base.replace(**{name: getattr(usual, name)}))
+        except ConfigError:
+            continue  # the others need it
+        same = all(
+            (effective(arm.config, arm.searched), arm.searched) == (effective(other.config, other.searched), other.searched)
+            for arm, other in zip(made, others, strict=True)
+        )
+        if same and value != getattr(usual, name):
+            raise ConfigError(f"--set {name}={value}: every arm of this study has its own {name}; leave it out")
 
 
 def check_trials(configs: Sequence[TrialConfig]) -> None:
@@ -111,8 +149,9 @@ def check_writable(flag: str, place: Location, dry_run: bool) -> None:
         nearest_folder = next(folder for folder in (path, *path.parents) if folder.exists())
         with tempfile.TemporaryFile(dir=nearest_folder):
             pass
-    except OSError as error:
-        raise ConfigError(f"--{flag} {place}: cannot be written ({error.strerror or error}); choose another folder") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--{flag} {place}: cannot be written ({why}); choose another folder") from None
 
 
 def check_same(here: StudyRecord, there: StudyRecord, place: Location) -> None:
@@ -122,6 +161,8 @@ def check_same(here: StudyRecord, there: StudyRecord, place: Location) -> None:
     before: dict[str, Any] = {name: item.default for name, item in setting.fields(TrialConfig).items()} | there.settings
     paths = setting.sparing(TrialConfig, setting.TRIAL)
     compared += [(name, before[name], value) for name, value in here.settings.items() if name not in paths]
+    if there.fingerprint is not None:  # of a study begun by mldiv 0.5.0 it is not known
+        compared.append(("fingerprint", there.fingerprint, here.fingerprint))
     differing = [f"{name} ({old!r} there, {new!r} here)" for name, old, new in compared if old != new]
     if differing:
         raise ConfigError(

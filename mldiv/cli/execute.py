@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -20,6 +21,7 @@ from mldiv.storage.cache import Store
 from mldiv.storage.object_store import SyncedFolder
 from mldiv.sweep import in_process
 from mldiv.sweep.plan import Plan, Progress, journal
+from mldiv.terminal import plain
 from mldiv.training import step_cost
 
 #: Seconds for which the finished study is pushed again to an object store that refuses it.
@@ -138,13 +140,26 @@ def finish(run: StudyRun, folder: SyncedFolder, plan: Plan, report: ReportBuilde
     with suppress(OSError):
         run.store.refer(run.place, ())
     folder.pull_study()
-    print(report(folder.local, place=run.place))
+    print(plain(report(folder.local, place=run.place)))
     folder.push(folders=False, patience=PATIENCE_SECONDS)
     run.say(cost(run, folder, plan))
     if bad := unfinished(folder, plan):
         why = next((plan.failures[trial] for trial in bad if trial in plan.failures), "they left no record")
         run.say(f"{len(bad)} trials failed, the first: {why}\nTheir records say more; the same command again tries them again.")
-    return 1 if bad else 0
+    if ended := none_finished(folder, plan):
+        run.say(ended)
+    return 1 if bad or ended else 0
+
+
+def none_finished(folder: SyncedFolder, plan: Plan) -> str | None:
+    """Say how the trials ended where no repeat of any arm finished; None where one did."""
+    repeats = {item.trial for item in plan.assignments if item.phase == "repeat"}
+    found = {trial: record for trial in trials(plan) if (record := find_trial(folder.local, trial)) is not None}
+    if any(found[trial].status == "finished" for trial in repeats & found.keys()):
+        return None
+    counts = Counter(f"{record.status}: {record.reason}" for record in found.values() if record.status != "finished")
+    ends = "; ".join(f"{count} {end}" for end, count in counts.most_common(3))
+    return f"no trial of any arm's choice finished, and there is nothing to compare ({ends or 'none began'})"
 
 
 def trials(plan: Plan) -> list[str]:

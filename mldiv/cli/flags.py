@@ -77,7 +77,9 @@ def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
         "--gpus-per-worker", type=float, metavar="N", help="GPUs of each worker; 0.25: four small networks share one"
     )
     parser.add_argument("--in-process", action="store_true", help="train here, one trial after the other, without Ray")
-    parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS", "local"), help="Ray cluster (default: this machine)")
+    parser.add_argument(
+        "--address", default=os.environ.get("RAY_ADDRESS") or "local", help="Ray cluster (default: this machine)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     return parser.parse_args(current_names(sys.argv[1:] if argv is None else argv))
 
@@ -102,12 +104,26 @@ def places(flags: Namespace, name: str) -> tuple[object_store.Location, object_s
 def _place(flag: str, given: str) -> object_store.Location:
     """Return a folder's full path, or a URL that pyarrow knows."""
     if not object_store.is_url(given):
-        return str(Path(given).expanduser().resolve())
+        return str(full_path(f"--{flag}", given))
+    scheme, _, path = given.partition("?")[0].partition("://")
+    if flag == "out" and scheme in ("s3", "gs", "gcs") and "/" not in path.strip("/"):
+        raise ConfigError(f"--out {given}: name a folder in a bucket, as in {scheme}://{path.strip('/') or 'bucket'}/results")
     try:
         object_store.Remote(given)
     except ValueError as error:
         raise ConfigError(f"--{flag} {error}") from None
     return given
+
+
+def full_path(flag: str, given: str) -> Path:
+    """Return a path from the root on, links followed.
+
+    Raises: ConfigError, naming the flag, for a home that nobody has, links that go in a circle, and what no path can hold.
+    """
+    try:
+        return Path(given).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"{flag} {given}: no path ({error})") from None
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -122,8 +138,10 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {pair}: expected NAME=VALUE, for instance epochs=30")
         if name in ("seed", "data_root"):
             raise ConfigError(f"--set {pair}: use {'--seeds' if name == 'seed' else '--data-root'}")
+        if name in found:
+            raise ConfigError(f"--set {pair}: {name} is set twice; leave one out")
         try:
             found[name] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             found[name] = value
     return found

@@ -11,24 +11,27 @@ from mldiv.config import ConfigError
 from mldiv.datasets.sources import DataError
 from mldiv.records import RecordError
 from mldiv.study import Study
+from mldiv.terminal import patient_output, plain
 
 
 def main(study: Study, report: ReportBuilder, argv: Sequence[str] | None = None) -> int:
     """Run the study as its flags say; the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     flags = parse_flags(study, argv)
-    try:
-        run = prepare(study, flags)
-        with open_folder(run) as folder:
-            if not run.dry_run:
-                return execute(run, folder, report)
-            print(describe(run, folder.local))
-            return 0
-    except (ConfigError, RecordError, DataError) as error:
-        print(f"{study.name}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"{study.name}: {error}\nNothing that is recorded is lost: mend this and run the same command again.",
-            file=sys.stderr,
-        )
-        return 1
+    with patient_output():
+        try:
+            run = prepare(study, flags)
+            with open_folder(run) as folder:
+                if not run.dry_run:
+                    return execute(run, folder, report)
+                print(plain(describe(run, folder.local)))
+                return 0
+        except (ConfigError, RecordError, DataError) as error:
+            print(plain(f"{study.name}: {error}"), file=sys.stderr)
+            return 2
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            mend = "Nothing that is recorded is lost: mend this and run the same command again."
+            print(plain(f"{study.name}: {error}\n{mend}"), file=sys.stderr)
+            return 1
+    return 1  # who reads the output has gone

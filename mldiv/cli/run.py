@@ -1,29 +1,43 @@
 """One run of a study: its flags checked, its configuration and its arms, before any work starts."""
 
+import os
+import platform
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
 
 import mldiv
 from mldiv import records
-from mldiv.cli.checks import check_data, check_flags, check_same, check_trials, check_workers, check_writable
-from mldiv.cli.flags import parse_settings, places
+from mldiv.cli.checks import (
+    check_arms,
+    check_data,
+    check_flags,
+    check_heard,
+    check_same,
+    check_trials,
+    check_workers,
+    check_writable,
+)
+from mldiv.cli.flags import full_path, parse_settings, places
 from mldiv.cluster.nodes import has_gpus
 from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.presets import PRESETS, Preset, configure
 from mldiv.records import StudyRecord
 from mldiv.storage.cache import Store
-from mldiv.storage.object_store import Location, SyncedFolder, working_copy
+from mldiv.storage.object_store import Location, SyncedFolder, is_url, working_copy
 from mldiv.storage.remote_cache import open_store
 from mldiv.study import Changes, Study, Weights
 from mldiv.sweep.arm import Arm, make_arm
 from mldiv.sweep.plan import Plan, search_seeds
 from mldiv.sweep.search_space import SELECTION
+from mldiv.terminal import plain
 from mldiv.training.loop import dataset
 
 EARLY_STOPPING = "ASHA within each arm's search, at equal epochs after the last switch"
@@ -68,7 +82,7 @@ class StudyRun:
 
     def say(self, text: str) -> None:
         """Tell the user, beside what the study prints as its result."""
-        print(f"{self.study.name}: {text}", file=sys.stderr)
+        print(plain(f"{self.study.name}: {text}"), file=sys.stderr)
 
 
 def prepare(study: Study, flags: Namespace) -> StudyRun:
@@ -82,6 +96,11 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
     base = configure_trials(study, flags, preset)
     changes = choose_arms(study, flags.arm, base)
     arms = make_arms(study, base, changes)
+    check_arms(arms, searches=count_trials(study, flags, preset) > 0)
+    check_heard(
+        parse_settings(flags.set), base, configure_trials(study, flags, preset, sets=()),
+        lambda config: make_arms(study, config, choose_arms(study, flags.arm, config)),
+    )  # fmt: skip
     check_workers(flags, [arm.config for arm in arms])
     check_data(base, flags.download)
     check_trials([arm.config for arm in arms])
@@ -117,18 +136,18 @@ def choose_preset(study: Study, flags: Namespace) -> str:
     return name
 
 
-def configure_trials(study: Study, flags: Namespace, preset: str) -> TrialConfig:
+def configure_trials(study: Study, flags: Namespace, preset: str, sets: Sequence[str] | None = None) -> TrialConfig:
     """Return the configuration that the arms change: the preset's, with the study's settings and those of the flags.
 
     Raises: ConfigError where --set would let a choice of defaults see the official test data, or contradicts a flag.
     """
-    found = parse_settings(flags.set)
+    found = parse_settings(flags.set if sets is None else sets)
     for name in SETTING_FLAGS:
         if name in found and getattr(flags, name) not in (None, found[name]):
             raise ConfigError(f"--set {name}={found[name]} contradicts --{name} {getattr(flags, name)}: leave one out")
     if "test_split" in found and "test_split" in study.settings:
         raise ConfigError(f"--set test_split: {study.name} is for choosing defaults, which never sees the test data")
-    root = str(Path(flags.data_root).expanduser().resolve()) if flags.data_root else None
+    root = str(full_path("--data-root", flags.data_root)) if flags.data_root else None
     given = {name: getattr(flags, name) for name in SETTING_FLAGS}
     return configure(preset, given | {"data_root": root}, study.settings).replace(**found)
 
@@ -172,7 +191,7 @@ def describe_study(
         contrasts=choose_contrasts(study, flags.arm, names),
         members=study.members,
         seeds=list(range(1, seeds + 1)),
-        samples=study.samples.get(preset, usual.samples) if flags.trials is None else flags.trials,
+        samples=count_trials(study, flags, preset),
         search_seeds=list(search_seeds(study.search_seeds)),
         searched={arm.name: list(arm.searched) for arm in arms},
         batch=study.batch if flags.open_suggestions is None else flags.open_suggestions,
@@ -182,10 +201,16 @@ def describe_study(
         surface={name: list(ends) for name, ends in study.surface.items()} if study.surface else None,
         settings=asdict(base),
         data=dataset(base).describe(),
+        fingerprint=dataset(base).whole_fingerprint,
         data_is_subset=bool(base.train_size or base.test_size),
         world_size=flags.workers,
         environment={"mldiv": mldiv.__version__, "commit": records.commit()},
     )
+
+
+def count_trials(study: Study, flags: Namespace, preset: str) -> int:
+    """Return how many Optuna trials each searched arm gets."""
+    return study.samples.get(preset, PRESETS[preset].samples) if flags.trials is None else flags.trials
 
 
 def choose_contrasts(study: Study, chosen: Sequence[str], arms: list[str]) -> dict[str, Weights]:
@@ -202,8 +227,32 @@ def open_folder(run: StudyRun) -> Iterator[SyncedFolder]:
     """
     check_writable("out", run.place, run.dry_run)
     check_writable("cache", run.store.place, run.dry_run)
-    with working_copy(run.place, fetch=False) as folder:
+    with working_copy(run.place, fetch=False) as folder, only_driver(run, folder):
         folder.pull_study(of_trials=("/trial.json",))
         if (folder.local / "study.json").exists():
             check_same(run.header, records.read_study(folder.local), run.place)
         yield folder
+
+
+@contextmanager
+def only_driver(run: StudyRun, folder: SyncedFolder) -> Iterator[None]:
+    """Hold a study's folder on a disk against a second run of it.
+
+    Raises: ConfigError, saying who holds it.
+    """
+    if run.dry_run or is_url(run.place):
+        yield
+        return
+    who = folder.local / ".running.json"
+    try:
+        with FileLock(folder.local / ".running", timeout=0):
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            records.write_json(who, {"process": os.getpid(), "host": platform.node(), "since": since})
+            yield
+            who.unlink(missing_ok=True)
+    except Timeout:
+        said = who.read_text(encoding="utf-8") if who.exists() else "nobody says who"
+        raise ConfigError(
+            f"{run.place} is in use by another run of this study ({' '.join(said.split())}): wait for it, end it, or take "
+            "another --out"
+        ) from None

@@ -53,7 +53,7 @@ def largest(path: Path = BOOTSTRAP) -> list[Node]:
         types, head = dict(config["available_node_types"]), config["head_node_type"]
         first = types.pop(head)["resources"]
         total = config["max_workers"]
-        workers = [one["resources"] for one in types.values() for _ in range(one.get("max_workers", total))]
+        workers = [kind["resources"] for kind in types.values() for _ in range(kind.get("max_workers", total))]
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return []
     workers.sort(key=lambda node: (-node.get("GPU", 0), -node.get("CPU", 0)))

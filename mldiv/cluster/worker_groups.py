@@ -148,10 +148,11 @@ class Groups:
         ).fit()
 
     def _tell_lost(self, group: str, error: Exception) -> None:
-        """Give the group's trial and place to the others; when there are none, end the study with the reason."""
+        """Give the group's trial and place to the others; when none is left or to come, end the study with the reason."""
         try:
             placement = ray.get(self.broker.lost.remote(group, str(error)))
-            if not any(thread.is_alive() for thread in self.threads if thread is not threading.current_thread()):
+            others = any(thread.is_alive() for thread in self.threads if thread is not threading.current_thread())
+            if not others and len(self.failures) >= MOST_FAILURES:
                 ray.get(self.broker.close.remote(f"every worker group failed; the last one: {error}"))
             if placement is not None:
                 ray.util.remove_placement_group(placement)  # a controller that was killed has not done so

@@ -85,8 +85,16 @@ class ImageData:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of everything that training sees of the data, wherever it lies: pixels (or files), labels, augmentation."""
+        return self._hash(self.train, self.validation)
+
+    @cached_property
+    def whole_fingerprint(self) -> str:
+        """The same with the test images: what a study was trained and scored on."""
+        return self._hash(self.train, self.validation, self.test)
+
+    def _hash(self, *parts: Split) -> str:
         digest = hashlib.sha256(repr((self.classes, self.mean, self.std, self.padding, self.flip)).encode())
-        for part in (self.train, self.validation):
+        for part in parts:
             digest.update(part.labels.cpu().numpy().tobytes())
             raw = part.images.cpu().numpy().tobytes() if isinstance(part.images, Tensor) else part.images.described()
             digest.update(raw)

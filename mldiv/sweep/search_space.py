@@ -1,6 +1,6 @@
 """What a search may vary, and by which rule the best is chosen. The ranges stand at the settings, in `config`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -82,6 +82,23 @@ def suggest(trial: optuna.Trial, config: TrialConfig, names: tuple[str, ...], ra
         if applies(name, config):
             config = config.replace(**{name: ranges[name](trial, start)})
     return config
+
+
+def effective(config: TrialConfig, searched: Collection[str] = ()) -> TrialConfig:
+    """Return the configuration with every setting at its default that has no effect in such a trial.
+
+    searched: settings that a search may yet change.
+    """
+    parameter, feature = ("param_",), ("kernel", "feature_", "fusion", "center_features", "include_diagonal", "scale_batches")
+    silent: tuple[str, ...] = ()
+    if (config.alpha == 0 and "alpha" not in searched) or not config.diverse:
+        silent += parameter
+    if (config.beta == 0 and "beta" not in searched) or not config.diverse:
+        silent += feature
+    off = {name: item.default for name, item in SETTINGS.items() if silent and name.startswith(silent)}
+    if not config.diverse and not {"alpha", "beta"} & set(searched):
+        off |= {"alpha": 0.0, "beta": 0.0, "switch_epoch": config.epochs}
+    return config.replace(**off)
 
 
 def applies(name: str, config: TrialConfig) -> bool:

@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Collection
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def fit(
     """
     workspace = workspace or Workspace()
     data = data if data is not None else workspace.data(config)
-    record = distributed.from_first(_open_record(config, folder, data))
+    record = distributed.from_first(_open_record(config, folder, data, workspace.device))
     if record.final:
         return record
     steps_per_epoch(config, data)
@@ -81,7 +82,7 @@ def fit(
     return distributed.from_first(record)
 
 
-def _open_record(config: TrialConfig, folder: Path, data: ImageData) -> TrialRecord | None:
+def _open_record(config: TrialConfig, folder: Path, data: ImageData, device: torch.device) -> TrialRecord | None:
     """Return the trial's record, new or as an interrupted attempt left it, marked as running (rank 0 only)."""
     if distributed.rank():
         return None
@@ -95,22 +96,31 @@ def _open_record(config: TrialConfig, folder: Path, data: ImageData) -> TrialRec
     sizes = {name: len(split) for name, split in data.splits.items()}
     record.status, record.reason = "running", None
     record.data = sizes | {"classes": data.classes, "fingerprint": data.fingerprint}
-    record.environment = environment()
+    record.environment = environment(device)
     records.write_trial(folder, record)
     return record
 
 
-def environment() -> dict[str, Any]:
+def environment(device: torch.device) -> dict[str, Any]:
     """Return what besides the configuration can change numbers."""
     return {
         "mldiv": mldiv.__version__,
         "python": platform.python_version(),
+        "commit": records.commit(),
+        "code": records.code(),
         "torch": torch.__version__,
+        **{name: _version(name) for name in ("ray", "optuna", "numpy")},
         "machine": platform.machine(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "world_size": distributed.size(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _version(package: str) -> str:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return "none"
 
 
 def _begin_stage(trial: Trial) -> nn.Module:

@@ -82,7 +82,7 @@ def head(cpus):
 
 def interrupted(out, before):
     command = start(out, "--parallel-trials", "1")
-    until(lambda: final(out) >= 1, 180)
+    until(lambda: chaos.epochs(out) >= 10, 180)
     os.killpg(command.pid, signal.SIGINT)
     said = (*command.communicate(timeout=90), command.returncode)
     until(lambda: not left(command.pid, before), 10)
@@ -99,8 +99,8 @@ def without_its_head(out):
 
 
 def killed(out):
-    command, done = start(out, "--parallel-trials", "1"), final(out)
-    until(lambda: final(out) > done, 180)
+    command, done = start(out, "--parallel-trials", "1"), chaos.epochs(out)
+    until(lambda: chaos.epochs(out) >= done + 10, 180)
     command.kill()
     command.communicate(timeout=30)
     return command.pid

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from analysis.build import build
 from mldiv.cli.main import main
 from mldiv.datasets.sources import DataError
 from mldiv.records import find_trial, read_assignments
@@ -127,3 +128,16 @@ def test_ctrl_c_ends_the_study(way, tmp_path, monkeypatch, capsys):
     found = [find_trial(tmp_path / "x", path.name) for path in (tmp_path / "x" / "trials").iterdir()]
     assert found
     assert not any(record is not None and record.status == "failed" for record in found)
+
+
+def test_a_study_of_which_every_trial_diverges(load_study, tmp_path, capsys):
+    """It says so, and why, and ends with code 1; weights that are no numbers are in no table."""
+    tiny = {"epochs": 1, "switch_epoch": 1, "pretrain_epochs": 1, "train_size": 16, "validation_size": 24, "test_size": 24}
+    tiny |= {"batch_size": 16, "width": 0.25, "lr": 1e9, "test_samples": 2, "validation_samples": 1, "ood": "none"}
+    flags = ["--preset", "demo", "--in-process", "--seeds", "2", "--trials", "0", "--arm", "rbf", "--out", str(tmp_path)]
+    flags += [f"--set={name}={value}" for name, value in (tiny | {"switch_epoch": 0}).items()]
+    assert main(load_study("kernel_sweep"), build, flags) == 1
+    out, err = capsys.readouterr()
+    assert "no trial of any arm's choice finished" in err
+    assert "diverged: epoch 0" in err and "not finite" in err
+    assert "No repeat failed" not in out

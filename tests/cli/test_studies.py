@@ -26,7 +26,7 @@ FLAGS = {
     "ablation": ["--trials", "0"],
     "scaling": ["--trials", "0"],
     "weight_balance": ["--trials", "8"],
-    "one network": ["--set", "peers=1", "--arm", "single BNN", "--arm", "with both", "--trials", "0"],
+    "one network": ["--set", "peers=1", "--arm", "single BNN", "--trials", "0"],
     "four networks": ["--set", "peers=4", "--arm", "single BNN", "--arm", "with both", "--trials", "0"],
     "two objectives": ["--arch", "vit", "--select", "validation_nll_and_ece", "--trials", "3"],
 }
@@ -171,7 +171,7 @@ def test_any_number_of_networks_from_the_command_line_to_the_page(ended, name, p
     one = ended(name)
     study = load(one.folder)
     assert not study.problems and not study.missing()
-    record = study.records["with both", 1]
+    record = study.records["with both" if peers > 1 else "single BNN", 1]
     assert list(record.test) == [*(f"peer_{number}" for number in range(1, peers + 1)), "pair"]
     values = study.curve(record.id).values
     assert all((np.isfinite(values[name]).all()) == (peers > 1) for name in ("disagreement", "w2_per_weight", "feature_kl"))

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from mldiv.cli.execute import idleness
 from mldiv.cli.flags import RENAMED, RESULTS, parse_flags
 from mldiv.cli.main import main
 from mldiv.cli.progress import clock
-from mldiv.cli.run import choose_arms, configure_trials, make_arms, prepare
+from mldiv.cli.run import choose_arms, configure_trials, make_arms, open_folder, prepare
 from mldiv.config import TrialConfig
 from mldiv.method.kernels import KERNELS
 from mldiv.presets import configure
@@ -63,7 +64,7 @@ def run(study, capsys, *argv):
         (["--data", "cifar10", "--data-root", __file__], "a file, where a folder was expected"),
         (["--out", "/proc/mldiv"], "--out /proc/mldiv: cannot be written"),
         (["--cache", "/proc/mldiv", "--dry-run"], "--cache /proc/mldiv: cannot be written"),
-        (["--cache-size", "0"], "--cache-size 0: must be greater than zero"),
+        (["--cache-size", "0"], "--cache-size 0: must be greater than zero, and finite"),
         (["--parallel-trials", "0"], "--parallel-trials 0: must be at least 1"),
         (["--arch", "resnet18"], "width = 0.5: resnet18 comes in width 1 only"),
         (["--ood", "photos"], "ood = 'photos' is unknown; did you mean 'photographs'?"),
@@ -111,6 +112,69 @@ def test_a_flags_old_name_is_taken_and_the_new_one_said(study, capsys, old, new)
     assert capsys.readouterr().err == f"{old} is called {new} now; the old name ends with the next version\n"
     if value:
         assert parse_flags(study, [f"{old}=3"]) == after
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "said"),
+    [
+        ("ablation", ["--set", "alpha=0", "--set", "beta=0"], "are the same trials with these settings"),
+        ("kernel_sweep", ["--set", "beta=0", "--trials", "0"], "are the same trials with these settings"),
+        ("kernel_sweep", ["--set", "kernel=linear"], "--set kernel=linear: every arm of this study has its own kernel"),
+        ("kernel_sweep", ["--set", "lr=1", "--set", "lr=2"], "--set lr=2: lr is set twice"),
+        ("kernel_sweep", ["--cache-size", "inf"], "--cache-size inf: must be greater than zero, and finite"),
+        ("kernel_sweep", ["--cpus-per-worker", "nan"], "--cpus-per-worker nan: must be greater than zero, and finite"),
+        ("kernel_sweep", ["--gpus-per-worker", "inf"], "--gpus-per-worker inf"),
+        ("kernel_sweep", ["--out", "~nosuchuser/x"], "--out ~nosuchuser/x: no path"),
+        ("kernel_sweep", ["--data-root", "~nosuchuser"], "--data-root ~nosuchuser: no path"),
+        ("kernel_sweep", ["--out", "s3://"], "--out s3://: name a folder in a bucket"),
+        ("kernel_sweep", ["--out", "s3://bucket"], "--out s3://bucket: name a folder in a bucket, as in s3://bucket/results"),
+        ("kernel_sweep", ["--set", "lr=" + "[" * 5000], "lr = "),
+        ("kernel_sweep", ["--set", "lr=1" + "0" * 400], "lr = "),
+        ("kernel_sweep", ["--set", "temperature=1e300"], "temperature = 1e+300: must be at most 10000"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(load_study, capsys, tmp_path, name, flags, said):
+    place = [] if "--out" in flags else ["--out", str(tmp_path / "out")]
+    code = main(load_study(name), lambda folder, place: "", ["--preset", "demo", "--in-process", *place, *flags])
+    out, err = capsys.readouterr()
+    assert code == 2 and out == ""
+    assert said in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out" / "study.json").exists()
+
+
+def test_links_that_go_in_a_circle(load_study, capsys, tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    flags = ["--preset", "demo", "--in-process", "--out", str(tmp_path / "a" / "x")]
+    assert main(load_study("kernel_sweep"), lambda folder, place: "", flags) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_empty_address_is_this_machine(study, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    assert parse_flags(study, []).address == "local"
+
+
+def test_two_runs_in_one_folder(study, capsys, tmp_path):
+    """The second says who holds it, and may look at the plan."""
+    held = replace(prepared(study), place=str(tmp_path))
+    with open_folder(held):
+        code, _, err = run(study, capsys, "--in-process", "--out", str(tmp_path))
+        assert code == 2 and f'"process": {os.getpid()}' in err[0] and "is in use by another run" in err[0]
+        assert run(study, capsys, "--dry-run", "--out", str(tmp_path))[0] == 0
+    with open_folder(held):
+        pass
+    assert not (tmp_path / ".running.json").exists()
+
+
+def test_other_images_in_the_same_place_are_refused(study, capsys, tmp_path):
+    record = prepared(study).header
+    records.write_study(tmp_path, replace(record, fingerprint="of other images"))
+    code, _, err = run(study, capsys, "--out", str(tmp_path), "--dry-run")
+    assert code == 2 and "fingerprint ('of other images' there" in err[0]
+    records.write_study(tmp_path, replace(record, fingerprint=None))  # as mldiv 0.5.0 left it
+    assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 0
 
 
 def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):

@@ -34,7 +34,7 @@ CHANGES = {
     "~/.ssh/id_ed25519": "{folder}/user",
     "/shared/CHANGE-ME/mldiv": "{folder}/results",
     "cd ~/mldiv && make .venv": "ln -sfn {prefix} ~/mldiv/.venv; echo 'export PYTHONPATH=$HOME/mldiv' >> ~/.mldiv; "
-    "echo 'export RAY_gcs_rpc_server_reconnect_timeout_s=15' >> ~/.mldiv",  # a worker machine ends so long after its head
+    "echo 'export RAY_gcs_rpc_server_reconnect_timeout_s=5' >> ~/.mldiv",  # a worker machine ends so long after its head
     "ray start --head": "ray start --head --num-cpus=1",
     "ray start --address": "ray start --num-cpus=1 --address",
 }

@@ -117,6 +117,22 @@ def test_no_group_can_start(small, tmp_path, monkeypatch):
     assert one.answered == 0
 
 
+def test_the_only_group_is_lost_and_another_comes(small, tmp_path, monkeypatch):
+    loop, lost = worker_groups.worker_loop, []
+
+    def lose_one(settings):
+        if not lost:
+            lost.append(settings["group"])
+            raise RuntimeError("its controller was lost")
+        loop(settings)
+
+    monkeypatch.setattr(worker_groups, "worker_loop", lose_one)
+    one = plan(tmp_path, small)
+    tuner.run(one, tmp_path, resources=Resources(), groups=1)
+    assert lost == ["group-0"]
+    assert {find_trial(tmp_path, item.trial).status for item in one.assignments} == {"finished"}
+
+
 def test_asha_stops_searched_trials_after_the_switch_and_no_repeat(small, tmp_path):
     """Nobody is judged in stage one; what was stopped is pruned and in no table; repeats are whole."""
     config = small.replace(epochs=14, switch_epoch=2)
@@ -162,12 +178,12 @@ def test_groups_follow_the_nodes_and_the_work(small, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_32_trials_on_four_groups(small, tmp_path, monkeypatch):
+def test_16_trials_on_four_groups(small, tmp_path, monkeypatch):
     """Clients, groups and the phase of shared first stages come through; the broker is where the driver is."""
     monkeypatch.setattr(worker_groups, "nodes", lambda: [{"CPU": 1.0}] * 4)
     config = small.replace(epochs=2, switch_epoch=1)
     arms = [make_arm(str(alpha), config, {"alpha": float(alpha)}, ()) for alpha in range(8)]
-    one, brokers, groups = Plan(arms, tmp_path, samples=0, seeds=(1, 2, 3, 4)), set(), set()
+    one, brokers, groups = Plan(arms, tmp_path, samples=0, seeds=(1, 2)), set(), set()
 
     def progress(trial, result):
         brokers.update(node for name, node in placed() if name == "Broker")
@@ -176,6 +192,6 @@ def test_32_trials_on_four_groups(small, tmp_path, monkeypatch):
     tuner.run(one, tmp_path, resources=Resources(), progress=progress)
     assert one.done
     assert {find_trial(tmp_path, item.trial).status for item in one.assignments} == {"finished"}
-    assert len({item.trial for item in one.assignments}) == 32
+    assert len({item.trial for item in one.assignments}) == 16
     assert len(groups) == 4
     assert brokers == {ray.get_runtime_context().get_node_id()}
