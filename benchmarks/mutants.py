@@ -188,8 +188,8 @@ FAULTS = (
     ),
     Fault(
         "checks", "mldiv/cli/checks.py", "a folder's study may be continued with another selection rule",
-        'FREE = frozenset({"environment", "settings", "data", "chosen", "importance", "fingerprint"})',
-        'FREE = frozenset({"environment", "settings", "data", "chosen", "importance", "fingerprint", "selection", "objectives"})',
+        '"chosen", "importance", "fingerprint"})',
+        '"chosen", "importance", "fingerprint", "selection", "objectives"})',
         ("tests/cli/test_study.py",),
     ),
     # Data
