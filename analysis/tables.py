@@ -10,6 +10,7 @@ from analysis.records.columns import COLUMNS, GROUPS, Column
 from analysis.records.load import StudyData
 from analysis.records.repeats import Repeat
 from analysis.stats.statistics import Summary, summarize
+from mldiv.terminal import plain
 
 #: By arm and column.
 Table = dict[str, dict[str, Summary | None]]
@@ -50,6 +51,9 @@ def caption(study: StudyData) -> list[str]:
     for record in study.records.values():
         lines += [f"Note on {record.id}: {note}." for note in record.notes]
     lines += [f"Left out: {problem}." for problem in study.problems]
+    states = sorted({str(record.environment["code"]) for record in study.records.values() if "code" in record.environment})
+    if len(states) > 1:
+        lines.append(f"These trials were trained by {len(states)} different states of mldiv's code ({', '.join(states)}).")
     commit = header.environment.get("commit", "unknown")
     lines.append(f"mldiv {header.environment.get('mldiv')}, commit {commit}.")
     return lines
@@ -112,7 +116,8 @@ def markdown(study: StudyData, table: Table, groups: Iterable[str] = GROUPS, mor
     first = study.header.scientific
     for group in groups:
         if names := filled(table, group):
-            frame = pd.DataFrame(cells(table, names, MARKDOWN_BOLD), columns=[first, *titles(names)])
+            rows = [[plain(arm).replace("|", r"\|"), *scores] for arm, *scores in cells(table, names, MARKDOWN_BOLD)]
+            frame = pd.DataFrame(rows, columns=[first, *titles(names)])
             parts += [GROUPS[group], frame.to_markdown(index=False, disable_numparse=True)]
     return "\n\n".join([*parts, *more, *settings(study)]) + "\n"
 
@@ -143,7 +148,7 @@ def frame(study: StudyData, table: Table) -> pd.DataFrame:
         row |= {status: study.count(arm, status) for status in ("finished", "failed", "diverged", "stopped")}
         row |= {f"chosen_{name}": value for name, value in (study.header.chosen or {}).get(arm, {}).items()}
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).map(harmless)
 
 
 def latex(first: str, table: Table, sentences: Sequence[str]) -> str:
@@ -161,7 +166,8 @@ def latex(first: str, table: Table, sentences: Sequence[str]) -> str:
 
 def environment(first: list[str], body: list[list[str]], names: list[str], text: str) -> str:
     """Write a LaTeX table: titles ``first`` and those of the columns ``names``, rows ``body``, caption ``text``, all plain."""
-    rows = [" & ".join(map(_escape, row)) + r" \\" for row in body]
+    words = len(first)
+    rows = [" & ".join([*map(_escape, row[:words]), *map(_signs, row[words:])]) + r" \\" for row in body]
     head = " & ".join(map(_escape, [*first, *titles(names)])) + r" \\"
     return "\n".join([
         r"\begin{table}", rf"\caption{{{_escape(text)}}}", r"\centering\small",
@@ -176,13 +182,28 @@ def titles(names: Sequence[str]) -> list[str]:
     return [COLUMNS[name].title for name in names]
 
 
+#: LaTeX's special characters, and signs that its text fonts lack.
+LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$", "²": r"$^2$", "<": "$<$", ">": "$>$",
+}  # fmt: skip
+
+
 def _escape(text: str) -> str:
-    """Make LaTeX's special characters plain; what is bold already stays so."""
-    for character in "&%$#_":
-        text = text.replace(character, "\\" + character)
-    for character, command in {"±": r"$\pm$", "²": r"$^2$", "~": r"\textasciitilde{}", "<": "$<$", ">": "$>$"}.items():
-        text = text.replace(character, command)
-    return text
+    """Make words plain LaTeX, whatever they hold."""
+    return "".join(LATEX.get(character, character) for character in plain(text))
+
+
+def _signs(text: str) -> str:
+    """Make a number plain LaTeX; what is bold stays so."""
+    return text.replace("±", LATEX["±"])
+
+
+def harmless(value: Any) -> Any:
+    """Return a cell of a CSV file: words that a spreadsheet would take for a formula begin with an apostrophe."""
+    if not isinstance(value, str):
+        return value
+    return ("'" if value[:1] in tuple("=+-@\t\r") else "") + plain(value)
 
 
 def means(table: Table, name: str) -> dict[str, float]:

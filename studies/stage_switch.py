@@ -10,7 +10,8 @@ SHARES = {"at once": 0.0, "after 1/6": 1 / 6, "after 1/3": 1 / 3, "after 1/2": 1
 
 
 def arms(base: TrialConfig) -> dict[str, dict]:
-    starts = {name: {"switch_epoch": round(share * base.epochs)} for name, share in SHARES.items()}
+    names = {round(share * base.epochs): name for name, share in reversed(SHARES.items())}  # with few epochs some are the same
+    starts = {name: {"switch_epoch": epoch} for epoch, name in sorted(names.items()) if epoch < base.epochs}
     return {BASELINE: {"switch_epoch": base.epochs}} | starts
 
 

@@ -243,16 +243,18 @@ def only_driver(run: StudyRun, folder: SyncedFolder) -> Iterator[None]:
     if run.dry_run or is_url(run.place):
         yield
         return
-    who = folder.local / ".running.json"
+    lock, who = FileLock(folder.local / ".running", timeout=0), folder.local / ".running.json"
     try:
-        with FileLock(folder.local / ".running", timeout=0):
-            since = time.strftime("%Y-%m-%d %H:%M:%S")
-            records.write_json(who, {"process": os.getpid(), "host": platform.node(), "since": since})
-            yield
-            who.unlink(missing_ok=True)
+        lock.acquire()
     except Timeout:
-        said = who.read_text(encoding="utf-8") if who.exists() else "nobody says who"
+        said = " ".join(who.read_text(encoding="utf-8").split()) if who.exists() else "nobody says who"
         raise ConfigError(
-            f"{run.place} is in use by another run of this study ({' '.join(said.split())}): wait for it, end it, or take "
-            "another --out"
+            f"{run.place} is in use by another run of this study ({said}): wait for it, end it, or take another --out"
         ) from None
+    try:
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        records.write_json(who, {"process": os.getpid(), "host": platform.node(), "since": since})
+        yield
+    finally:
+        who.unlink(missing_ok=True)
+        lock.release()

@@ -1,0 +1,50 @@
+"""Words in tables: whatever a name holds, it stays a name in Markdown, CSV and LaTeX; what differs between trials is said."""
+
+import csv
+import io
+
+from helpers.synthetic_records import make
+
+from analysis import build, tables
+from mldiv import records
+
+EVIL = "=1+1|\\input{x}^~{a}\x1b[31m"
+NLL = {"mutual learning": [0.5, 0.6], EVIL: [0.4, 0.45]}
+
+
+def made(tmp_path):
+    return build.analyse(make(tmp_path, NLL))
+
+
+def test_a_name_is_no_formula_in_a_spreadsheet(tmp_path):
+    study = made(tmp_path)
+    text = tables.frame(study.study, study.table).to_csv(index=False)
+    (_, _, row) = csv.reader(io.StringIO(text))
+    assert row[0] == "'=1+1|\\input{x}^~{a}\\x1b[31m"
+
+
+def test_a_name_is_no_command_in_latex(tmp_path):
+    study = made(tmp_path)
+    text = tables.latex("arm", study.table, [EVIL])
+    assert r"=1+1|\textbackslash{}input\{x\}\textasciicircum{}\textasciitilde{}\{a\}" in text
+    assert r"\input" not in text and "\x1b" not in text
+    assert r"\textbf{" in text and r"$\pm$" in text
+
+
+def test_a_name_is_one_cell_in_markdown(tmp_path):
+    study = made(tmp_path)
+    text = tables.markdown(study.study, study.table)
+    rows = [line for line in text.splitlines() if line.startswith("| =1+1")]
+    assert rows and all(row.startswith(r"| =1+1\|") for row in rows)
+    assert "\x1b" not in "".join(rows)
+
+
+def test_trials_of_different_code_are_named(tmp_path):
+    folder = make(tmp_path, NLL)
+    assert not any("different states" in line for line in tables.caption(build.analyse(folder).study))
+    for number, path in enumerate(sorted(folder.glob("trials/*"))):
+        record = records.read_trial(path)
+        record.environment["code"] = ("aaaaaaaaaaaa", "bbbbbbbbbbbb")[number % 2]
+        records.write_trial(path, record)
+    (line,) = [line for line in tables.caption(build.analyse(folder).study) if "different states" in line]
+    assert "2 different states of mldiv's code (aaaaaaaaaaaa, bbbbbbbbbbbb)" in line
