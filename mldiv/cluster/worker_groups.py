@@ -203,8 +203,7 @@ def _next_task(broker: Any, group: str) -> TrialTask | str | None:
 def _train(broker: Any, group: str, task: TrialTask, workspace: Workspace) -> None:
     """Attempt the trial and tell the broker how it ended; without the broker, leave it to a later run.
 
-    In a group of several a rank also fails because another one has died, which is no failure of the trial: Ray Train then ends
-    this process while it waits, and the group starts anew with the same trial.
+    Where another rank has died, Ray Train ends this process within the grace, and the group starts anew with the same trial.
 
     Raises: RuntimeError in a group of several when this rank itself failed: the others wait in a collective.
     """
@@ -216,12 +215,10 @@ def _train(broker: Any, group: str, task: TrialTask, workspace: Workspace) -> No
             raise StudyOver from error
 
     try:
-        record = attempt(task, workspace=workspace, report=report)
+        record = attempt(task, workspace=workspace, report=report, grace_seconds=GRACE_SECONDS)
     except StudyOver:
         return
     failed = record.status == "failed"
-    if failed and distributed.size() > 1:
-        time.sleep(GRACE_SECONDS)
     if failed or distributed.rank() == 0:
         with suppress(ray.exceptions.RayActorError):  # noticed with the next task; one that is back hands it out again
             ray.get(broker.finish.remote(group, task.trial, Outcome(record.status, record.reason)))

@@ -1,6 +1,7 @@
 """Make one attempt at a trial, with Ray or without: open its folder and store, send every epoch, record an error."""
 
 import contextlib
+import time
 import traceback
 
 from mldiv import distributed, records
@@ -20,7 +21,7 @@ class StudyOver(BaseException):
     """Raised by a `Report` when nobody waits for the trial any more: it is left as it is and goes on in a later run."""
 
 
-def attempt(task: TrialTask, *, workspace: Workspace, report: Report) -> TrialRecord:
+def attempt(task: TrialTask, *, workspace: Workspace, report: Report, grace_seconds: float = 0.0) -> TrialRecord:
     """Train a trial, or what is left of it, in its folder; return its record.
 
     Called by every rank of a group alike. Every epoch is sent before ``report`` hears of it; an epoch that could not be
@@ -28,7 +29,9 @@ def attempt(task: TrialTask, *, workspace: Workspace, report: Report) -> TrialRe
 
     Nothing that befalls the trial alone is raised: after any Exception (settings or data that cannot be, a full disk, an object
     store that has refused the end for PATIENCE_SECONDS) the record returned says "failed" and why, with the traceback, and so
-    does trial.json where it can be written, by rank 0. A rank that gets such a record may have left the others waiting in a
+    does trial.json where it can be written, by rank 0. In a group of several a rank also fails because another one has died,
+    which is no failure of the trial: for so many seconds nothing is written, in which this process may be ended for that.
+    A rank that gets such a record may have left the others waiting in a
     collective: the group is to be started anew. KeyboardInterrupt, StudyOver and other BaseExceptions pass.
     """
     with contextlib.ExitStack() as stack:
@@ -42,6 +45,8 @@ def attempt(task: TrialTask, *, workspace: Workspace, report: Report) -> TrialRe
             _end(folder, task)
             return record
         except Exception as error:
+            if distributed.size() > 1:
+                time.sleep(grace_seconds)
             return _fail(folder, task, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
 
 

@@ -66,29 +66,14 @@ def test_what_dies_and_what_fails(small, tmp_path, cluster, stored):
 
 
 @pytest.mark.slow
-def test_a_trial_on_two_nodes(cluster, small, tmp_path):
-    """Every node has one processor: a group of two workers lies on two."""
-    one, seen = Plan([make_arm("both", small, {}, ())], tmp_path, samples=0, seeds=(1, 2)), set()
+def test_a_rank_that_dies(cluster, small, tmp_path):
+    """One of two, on two nodes, for every node has one processor, and not the one that tells the broker: what the other hears
+    of it is no failure of the trial, which goes on."""
+    one = Plan([make_arm("both", small.replace(epochs=16, switch_epoch=10), {}, ())], tmp_path, samples=0, seeds=(1,))
+    killed, seen = [], set()
 
     def progress(trial, result):
         seen.update(node for name, node in placed() if "Worker" in name)
-
-    tuner.run(one, tmp_path, resources=Resources(workers=2), groups=1, progress=progress)
-    found = [find_trial(tmp_path, item.trial) for item in one.assignments]
-    assert [record.status for record in found] == ["finished"] * 2
-    assert len(seen) >= 2
-    assert all(record.environment["world_size"] == 2 for record in found)
-
-
-@pytest.mark.slow
-def test_a_rank_that_dies(cluster, small, tmp_path):
-    """One of two, not the one that tells the broker: what the other hears of it is no failure of the trial, which goes on."""
-    one, killed = (
-        Plan([make_arm("both", small.replace(epochs=16, switch_epoch=10), {}, ())], tmp_path, samples=0, seeds=(1,)),
-        [],
-    )
-
-    def progress(trial, result):
         if not killed and result.get("epoch", 0) >= 3:
             told = {pid for pids in ray.get(broker().state.remote())["pids"].values() for pid in pids}
             killed.extend(pid for pid, _, title in running() if title.startswith("ray::RayTrainWorker") and pid not in told)
@@ -97,6 +82,8 @@ def test_a_rank_that_dies(cluster, small, tmp_path):
     tuner.run(one, tmp_path, resources=Resources(workers=2), groups=1, progress=progress)
     (record,) = (find_trial(tmp_path, item.trial) for item in one.assignments)
     assert (record.status, record.attempts, len(killed)) == ("finished", 2, 1), record.reason
+    assert len(seen) >= 2
+    assert record.environment["world_size"] == 2
 
 
 @pytest.mark.slow
