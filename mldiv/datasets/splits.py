@@ -85,15 +85,15 @@ class ImageData:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of everything that training sees of the data, wherever it lies: pixels (or files), labels, augmentation."""
-        return self._hash(self.train, self.validation)
+        return self._hash((self.classes, self.mean, self.std, self.padding, self.flip), self.train, self.validation)
 
     @cached_property
     def whole_fingerprint(self) -> str:
-        """The same with the test images: what a study was trained and scored on."""
-        return self._hash(self.train, self.validation, self.test)
+        """Hash of all images and labels alone: moments differ in their last digits by the threads that add them up."""
+        return self._hash((self.classes,), self.train, self.validation, self.test)
 
-    def _hash(self, *parts: Split) -> str:
-        digest = hashlib.sha256(repr((self.classes, self.mean, self.std, self.padding, self.flip)).encode())
+    def _hash(self, form: tuple[object, ...], *parts: Split) -> str:
+        digest = hashlib.sha256(repr(form).encode())
         for part in parts:
             digest.update(part.labels.cpu().numpy().tobytes())
             raw = part.images.cpu().numpy().tobytes() if isinstance(part.images, Tensor) else part.images.described()

@@ -94,6 +94,15 @@ def test_evaluation_keeps_order(world):
     torch.testing.assert_close(images, (data.validation.images / 255 - mean) / std)
 
 
+def test_what_a_study_knows_its_images_by_does_not_depend_on_threads():
+    found = set()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.add(load("digits", None, seed=0, validation_fraction=0.15).whole_fingerprint)
+    assert len(found) == 1
+    assert load("digits", None, seed=1, validation_fraction=0.15).whole_fingerprint not in found
+
+
 def test_normalization_is_that_of_the_training_images():
     data = digits()
     values = data.train.images.double() / 255
