@@ -72,29 +72,29 @@ FAULTS = (
         ("tests/test_records.py", "tests/training/test_fit.py"),
     ),
     Fault(
-        "streams", "mldiv/training/loop.py", "every epoch has the first one's shifts and flips",
+        "loop", "mldiv/training/loop.py", "every epoch has the first one's shifts and flips",
         'generator(config.seed, f"{purpose} augmentation", epoch)',
         'generator(config.seed, f"{purpose} augmentation")',
-        ("tests/training/test_fit.py", "tests/training/test_steps.py", "tests/datasets"),
+        ("tests/training/test_fit.py", "tests/training/test_loop.py", "tests/datasets"),
     ),
     Fault(
-        "streams", "mldiv/training/loop.py", "both peers draw the same weight noise in training",
+        "loop", "mldiv/training/loop.py", "both peers draw the same weight noise in training",
         'generator(config.seed, f"weights {number}", epoch, device)',
         'generator(config.seed, "weights", epoch, device)',
-        ("tests/training/test_steps.py", "tests/training/test_fit.py", "tests/method/test_pair.py"),
+        ("tests/training/test_loop.py", "tests/training/test_fit.py", "tests/method/test_pair.py"),
     ),
     # Shared first stages and pretraining
     Fault(
-        "trunks", "mldiv/config.py", "the identity of a first stage leaves out clip_norm",
+        "first_stage", "mldiv/config.py", "the identity of a first stage leaves out clip_norm",
         "clip_norm: float = _schedule(",
         "clip_norm: float = _diversity_tensor(",
         ("tests/training/first_stage/test_first_stage_identity.py",),
     ),
     Fault(
-        "trunks", "mldiv/training/first_stage.py", "a trial starts from a prefix that is longer than its own first stage",
+        "first_stage", "mldiv/training/first_stage.py", "a trial starts from a prefix that is longer than its own first stage",
         "if beyond < epoch <= self.config.first_stage)",
         "if beyond < epoch < self.config.epochs)",
-        ("tests/training/first_stage/test_shared.py",),
+        ("tests/training/first_stage/test_first_stage.py",),
     ),
     Fault(
         "pretraining", "mldiv/config.py", "the identity of a pretrained network leaves out its weight decay",
@@ -129,28 +129,28 @@ FAULTS = (
     ),
     # Storage
     Fault(
-        "store", "mldiv/storage/cache.py", "an entry's checksum is looked for but not compared",
+        "cache", "mldiv/storage/cache.py", "an entry's checksum is looked for but not compared",
         "if hashlib.sha256(payload).hexdigest().encode() != data[len(_SEAL) : start - 1]:",
         "if len(data[len(_SEAL) : start - 1]) != _DIGEST:",
-        ("tests/storage/test_store.py",),
+        ("tests/storage/test_cache.py",),
     ),
     Fault(
-        "store", "mldiv/records.py", "records, entries and checkpoints are written in place, not renamed when whole",
+        "records", "mldiv/records.py", "records, entries and checkpoints are written in place, not renamed when whole",
         "            os.fsync(file.fileno())\n        os.replace(temporary, path)\n",
         "            os.fsync(file.fileno())\n        path.write_bytes(temporary.read_bytes())\n",
-        ("tests/storage/test_store_processes.py", "tests/storage/test_store_space.py"),
+        ("tests/storage/test_cache_processes.py", "tests/storage/test_cache_space.py"),
     ),
     Fault(
-        "store", "mldiv/storage/cache.py", "an entry is computed without its lock",
+        "cache", "mldiv/storage/cache.py", "an entry is computed without its lock",
         "        with self.hold([name]):\n            state = self.read(name, device)",
         "        with contextlib.nullcontext():\n            state = self.read(name, device)",
-        ("tests/storage/test_store_processes.py",),
+        ("tests/storage/test_cache_processes.py",),
     ),
     Fault(
-        "remote store", "mldiv/storage/remote_cache.py", "a machine reads its own old copy of a pretraining's progress",
+        "remote_cache", "mldiv/storage/remote_cache.py", "a machine reads its own old copy of a pretraining's progress",
         'return self._object(path).startswith("entries/")',
         'return not self._object(path).startswith("references/")',
-        ("tests/storage/test_remote_store.py",),
+        ("tests/storage/test_remote_cache.py",),
     ),
     # Ray
     Fault(
@@ -166,14 +166,14 @@ FAULTS = (
         ("tests/sweep", "tests/cluster"),
     ),
     Fault(
-        "train", "mldiv/cluster/worker_groups.py", "groups that no trial needs any more are never told to end",
+        "worker_groups", "mldiv/cluster/worker_groups.py", "groups that no trial needs any more are never told to end",
         "self.broker.retire.remote(max(0, present - wanted))",
         "self.broker.retire.remote(0)",
         ("tests/cluster",),
         ray=True,
     ),
     Fault(
-        "client", "mldiv/cluster/trial_client.py", "when the broker dies, its trials are recorded as failed",
+        "trial_client", "mldiv/cluster/trial_client.py", "when the broker dies, its trials are recorded as failed",
         'outcome = Outcome("interrupted", LOST)',
         'outcome = Outcome("failed", LOST)',
         ("tests/cluster",),
@@ -190,21 +190,21 @@ FAULTS = (
         "checks", "mldiv/cli/checks.py", "a folder's study may be continued with another selection rule",
         '"chosen", "importance", "fingerprint"})',
         '"chosen", "importance", "fingerprint", "selection", "objectives"})',
-        ("tests/cli/test_study.py",),
+        ("tests/cli/test_run.py",),
     ),
     # Data
     Fault(
-        "data", "mldiv/datasets/splits.py", "development images, which stand in for test data, stay among the training images",
+        "splits", "mldiv/datasets/splits.py", "development images, in place of test data, stay among the training images",
         "everything, test = _divide(everything,",
         "_, test = _divide(everything,",
         ("tests/datasets",),
     ),
     Fault(
-        "data", "mldiv/datasets/splits.py", "test and validation images are mirrored at random where training images are",
+        "splits", "mldiv/datasets/splits.py", "test and validation images are mirrored at random where training images are",
         "        yield normalize(images, *moments), labels[chunk]\n",
         "        mirrored = torch.rand(len(images), 1, 1, 1, device=device) < 0.5 * data.flip\n"
         "        yield normalize(torch.where(mirrored, images.flip(-1), images), *moments), labels[chunk]\n",
-        ("tests/datasets", "tests/evaluation/test_evaluate.py"),
+        ("tests/datasets", "tests/evaluation/test_predictive.py"),
     ),
     Fault(
         "ood", "mldiv/datasets/ood.py", "colours become grey by their plain mean, not by luma",
@@ -214,14 +214,14 @@ FAULTS = (
     ),
     # Evaluation
     Fault(
-        "evaluate", "mldiv/evaluation/predictive.py", "the predictive is the softmax of the mean logits, not the mean softmax",
+        "evaluation", "mldiv/evaluation/predictive.py", "it is the softmax of the mean logits, not the mean softmax",
         "            mean = mean + probabilities.sum(0)\n"
         "            expected = expected + metrics.entropy(probabilities).sum(0)\n"
         "    return Predictive(mean / len(weights), expected / len(weights))",
         "            mean = mean + logits.float().sum(0)\n"
         "            expected = expected + metrics.entropy(probabilities).sum(0)\n"
         "    return Predictive((mean / len(weights)).softmax(-1), expected / len(weights))",
-        ("tests/evaluation", "tests/training/test_scoring.py"),
+        ("tests/evaluation", "tests/training/test_final_scores.py"),
     ),
     Fault(
         "ranks", "mldiv/training/fit.py", "ranks evaluate with running statistics of their own, not with the mean over ranks",
@@ -230,10 +230,10 @@ FAULTS = (
         ("tests/training/test_ddp.py",),
     ),
     Fault(
-        "calibrate", "mldiv/evaluation/temperature_scaling.py", "temperatures below 0.5 are not looked for",
+        "temperature_scaling", "mldiv/evaluation/temperature_scaling.py", "temperatures below 0.5 are not looked for",
         "LOWEST, HIGHEST = 0.05, 20.0",
         "LOWEST, HIGHEST = 0.5, 20.0",
-        ("tests/evaluation/test_calibrate.py",),
+        ("tests/evaluation/test_temperature_scaling.py",),
     ),
     # Analysis
     Fault(

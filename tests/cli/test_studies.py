@@ -21,7 +21,7 @@ TINY = {
 }  # fmt: skip
 
 #: What a study is run with besides, where it is unlike the others; of many arms, those that differ in kind. The plan of all is
-#: made in test_study.py.
+#: made in test_run.py.
 FLAGS = {
     "ablation": ["--trials", "0"],
     "scaling": ["--trials", "0"],

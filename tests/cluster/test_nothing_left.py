@@ -1,6 +1,6 @@
 """What a sweep leaves in a cluster with a dashboard, beside a second Ray on the machine: nothing, there and here.
 
-A Ray alone, without a dashboard, is looked at after every test of test_sweep.py and test_processes.py.
+A Ray alone, without a dashboard, is looked at after every test of test_sweep.py and test_worker_groups.py.
 """
 
 import contextlib

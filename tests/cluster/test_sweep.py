@@ -1,6 +1,6 @@
 """The whole path on a Ray cluster: plan, search, broker, clients and Tune, with worker groups that are threads of this process.
 
-With groups of processes: test_processes.py.
+With groups of processes: test_worker_groups.py.
 """
 
 import dataclasses
@@ -152,7 +152,7 @@ def test_asha_stops_searched_trials_after_the_switch_and_no_repeat(small, tmp_pa
 
 def test_groups_follow_the_nodes_and_the_work(small, tmp_path, monkeypatch):
     """One group on one processor, a second one when a second processor comes, none when the work is over; the cluster is asked
-    for as many as there is work for. With real nodes: test_processes.py."""
+    for as many as there is work for. With real nodes: test_worker_groups.py."""
     present, most, asked = [{"CPU": 1.0}], [], []
     monkeypatch.setattr(worker_groups, "nodes", lambda: list(present))
     monkeypatch.setattr(worker_groups, "request_resources", lambda bundles: asked.append(len(bundles)))

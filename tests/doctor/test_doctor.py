@@ -1,4 +1,4 @@
-"""The doctor on made-up broken installations, folders, disks and object stores. Its nodes: test_rollcall.py."""
+"""The doctor on made-up broken installations, folders, disks and object stores. Its nodes: test_cluster.py."""
 
 import collections
 import socket

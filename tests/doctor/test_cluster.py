@@ -153,7 +153,7 @@ def test_nodes_that_lack_code_are_named(cluster, flags, monkeypatch):
     monkeypatch.setattr(rollcall, "machine", types.SimpleNamespace(dependencies=lambda: []))
     found = rollcall.same_software(flags())
     assert found.verdict == FAILED
-    assert all(f"{name}: ModuleNotFoundError: No module named 'test_rollcall'" in found.what for name in rollcall.nodes())
+    assert all(f"{name}: ModuleNotFoundError: No module named 'test_cluster'" in found.what for name in rollcall.nodes())
 
 
 def unknown_there(names):

@@ -1,9 +1,11 @@
-"""Times and memory of a step: every size has its line; the counts of bytes are right."""
+"""Times and memory of a step: every size has its line, bytes are counted; what a dry run estimates from such times."""
 
+import pytest
 import torch
 
+from mldiv.method.pair import MutualPair
 from mldiv.training import step_cost
-from mldiv.training.step_cost import measure_all, measure_step
+from mldiv.training.step_cost import Cost, Work, measure_all, measure_step
 
 CPU = torch.device("cpu")
 
@@ -41,3 +43,33 @@ def test_bytes_grow_with_the_batch_and_the_similarities_with_its_square(tiny):
     more = [line["stage_1"] for line in lines]
     assert 1.95 < (more[2] - more[1]) / (more[1] - more[0]) < 2.05  # linear, beside what the weights take
     assert added[2] - added[1] > 2.5 * (added[1] - added[0])
+
+
+def test_an_epochs_seconds_from_its_steps(tiny, monkeypatch):
+    """160 images in batches of 32 are 5 steps; at the end 60 test and 60 validation images with 3 samples, timed: 60 with 2."""
+    timed = iter([0.1, 0.3, 8.0])  # a step of either stage, an evaluation
+    monkeypatch.setattr(step_cost, "_median_seconds", lambda run, device, repeats=3: next(timed))
+    cost = step_cost.measure(tiny)
+    assert cost.stage_1 == pytest.approx(5 * 0.1 + 8)
+    assert cost.stage_2 == pytest.approx(5 * 0.3 + 8)
+    assert cost.pretraining == pytest.approx(5 * 0.1 / 2)
+    assert cost.test == pytest.approx(8 * (60 + 60) * 3 / (60 * 2))
+
+
+def test_a_plans_seconds_from_its_epochs():
+    work = Work(trials=2, first_stage=30, second_stage=400, shared=7, pretraining=5000)
+    assert Cost(stage_1=1.0, stage_2=0.1, pretraining=0.01, test=100.0).seconds(work) == 30 + 40 + 50 + 200
+
+
+def test_the_second_stage_is_timed_with_its_terms(tiny, monkeypatch):
+    """What is timed first leaves the fusion alone, what is timed second does not."""
+    ran = []
+    forward = MutualPair.forward
+
+    def watched(pair, images, labels, noise, diverse):
+        ran.append((len(images), diverse))
+        return forward(pair, images, labels, noise, diverse)
+
+    monkeypatch.setattr(MutualPair, "forward", watched)
+    assert min(vars(step_cost.measure(tiny)).values()) > 0
+    assert ran == [(32, False)] * 4 + [(32, True)] * 4

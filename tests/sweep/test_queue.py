@@ -1,4 +1,4 @@
-"""The order, by hand: who leads, who waits for whom, what the queue says is needed. Whole plans: test_order_simulated.py."""
+"""The order, by hand: who leads, who waits for whom, what the queue says is needed. Whole plans: test_queue_simulated.py."""
 
 from collections import defaultdict
 

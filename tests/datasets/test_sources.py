@@ -1,3 +1,5 @@
+"""Where images come from: every data set's files, whole or damaged, each fault said with what was expected."""
+
 import hashlib
 import os
 import pickle
@@ -9,112 +11,11 @@ from PIL import Image
 from torchvision import datasets as tv
 from torchvision.transforms import functional as tf
 
-from mldiv.datasets import sources
-from mldiv.datasets import splits as module
+from mldiv.datasets import sources, splits
 from mldiv.datasets.sources import DATASETS, DataError, check
-from mldiv.datasets.splits import draw_augmentation, eval_batches, load, random_crop_flip, train_batches
+from mldiv.datasets.splits import draw_augmentation, eval_batches, load, train_batches
 
 CPU = torch.device("cpu")
-
-
-def digits(**changed):
-    return load("digits", None, **({"seed": 0, "validation_fraction": 0.1} | changed))
-
-
-def rows(split):
-    return {bytes(image.numpy().tobytes()) for image in split.images}
-
-
-def test_splits_are_disjoint_stratified_and_repeatable():
-    first, same, other = digits(), digits(), digits(seed=1)
-    assert len(first.train) + len(first.validation) + len(first.test) == 1797
-    assert not rows(first.train) & rows(first.validation) and not rows(first.train) & rows(first.test)
-    assert torch.equal(first.validation.images, same.validation.images)
-    assert not torch.equal(first.validation.images, other.validation.images)
-    assert torch.equal(first.test.images, other.test.images)
-    for split in (first.train, first.validation, first.test):
-        share = torch.bincount(split.labels, minlength=10) / len(split)
-        assert (share - 0.1).abs().max() < 0.02
-
-
-def test_cuts_keep_the_classes_and_leave_the_rest_alone():
-    whole, cut = digits(), digits(train_size=100, validation_size=50, test_size=60)
-    assert (len(cut.train), len(cut.validation), len(cut.test)) == (100, 50, 60)
-    assert torch.bincount(cut.train.labels).min() >= 8
-    assert rows(cut.test) <= rows(whole.test)
-    with pytest.raises(DataError, match="there are only"):
-        digits(train_size=10_000)
-    with pytest.raises(DataError, match="leave it out"):
-        digits(image_size=16)
-
-
-def test_development_images_come_from_the_training_set():
-    whole, held = digits(), digits(test_split="development", test_size=200, validation_size=100)
-    assert (len(held.train), len(held.validation), len(held.test)) == (len(whole.train) + len(whole.validation) - 300, 100, 200)
-    assert rows(held.train) | rows(held.validation) | rows(held.test) == rows(whole.train) | rows(whole.validation)
-    assert not rows(held.test) & (rows(held.train) | rows(held.validation) | rows(whole.test))
-    assert "200 development images" in held.describe() and "stand in for test data" in held.describe()
-    assert torch.bincount(held.test.labels).min() >= 18
-    assert held.fingerprint != digits(validation_size=100).fingerprint  # it trains on other images
-
-
-def test_crop_and_flip_against_torchvision():
-    stream = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (6, 3, 5, 7), generator=stream, dtype=torch.uint8)
-    shift_y, shift_x = torch.randint(5, (2, 6), generator=stream)
-    flip = torch.tensor([True, False, True, True, False, False])
-    out = random_crop_flip(images, shift_y, shift_x, flip, 2)
-    for i, image in enumerate(images):
-        expected = tf.crop(tf.pad(image, [2, 2]), int(shift_y[i]), int(shift_x[i]), 5, 7)
-        assert torch.equal(out[i], tf.hflip(expected) if flip[i] else expected)
-
-
-def test_two_ranks_share_what_one_would_take():
-    data = digits(train_size=100)
-    order = torch.randperm(100, generator=torch.Generator().manual_seed(1))
-    augmentation = draw_augmentation(data, torch.Generator().manual_seed(2))
-    options = {"batch_size": 32, "order": order, "augmentation": augmentation, "device": CPU}
-    whole = list(train_batches(data, **options))
-    halves = [list(train_batches(data, **options, rank=rank, world=2)) for rank in (0, 1)]
-    assert len(whole) == 3
-    for (images, labels), *parts in zip(whole, *halves, strict=True):
-        assert torch.equal(torch.cat([part[0] for part in parts]), images)
-        assert torch.equal(torch.cat([part[1] for part in parts]), labels)
-        assert abs(images.mean()) < 0.5
-
-
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_evaluation_keeps_order(world):
-    data = digits(validation_size=50)
-    parts = [list(eval_batches(data, "validation", batch_size=16, rank=rank, world=world, device=CPU)) for rank in range(world)]
-    labels = torch.cat([labels for part in parts for _, labels in part])
-    assert torch.equal(labels, data.validation.labels)
-    images = torch.cat([images for part in parts for images, _ in part])
-    mean, std = data.mean[0], data.std[0]
-    torch.testing.assert_close(images, (data.validation.images / 255 - mean) / std)
-
-
-def test_what_a_study_knows_its_images_by_does_not_depend_on_threads():
-    found = set()
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        found.add(load("digits", None, seed=0, validation_fraction=0.15).whole_fingerprint)
-    assert len(found) == 1
-    assert load("digits", None, seed=1, validation_fraction=0.15).whole_fingerprint not in found
-
-
-def test_normalization_is_that_of_the_training_images():
-    data = digits()
-    values = data.train.images.double() / 255
-    assert data.mean[0] == pytest.approx(values.mean().item())
-    assert data.std[0] == pytest.approx(values.std().item())
-
-
-def test_no_full_batch():
-    data = digits(train_size=30)
-    augmentation = draw_augmentation(data, torch.Generator())
-    with pytest.raises(DataError, match="exceeds the 30"):
-        next(train_batches(data, batch_size=64, order=torch.arange(30), augmentation=augmentation, device=CPU))
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +107,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_image_folder(folder, in_memory, monkeypatch):
-    monkeypatch.setattr(module, "IN_MEMORY_BYTES", 2**30 if in_memory else 0)
+    monkeypatch.setattr(splits, "IN_MEMORY_BYTES", 2**30 if in_memory else 0)
     data = load("image_folder", folder, seed=0, validation_size=4, validation_fraction=0.1, image_size=16)
     assert isinstance(data.train.images, torch.Tensor) == in_memory
     assert data.classes == 2 and len(data.train) == 8 and len(data.test) == 6
@@ -217,7 +118,7 @@ def test_image_folder(folder, in_memory, monkeypatch):
     shown = next(eval_batches(data, "test", batch_size=6, device=CPU))[0][5]
     with Image.open(folder / "val" / "dog" / "2.jpeg") as file:
         decoded = tf.pil_to_tensor(tf.center_crop(tf.resize(file, 16), 16))
-    torch.testing.assert_close(shown, module.normalize(decoded[None], *module._moments_on(data, CPU))[0])
+    torch.testing.assert_close(shown, splits.normalize(decoded[None], *splits._moments_on(data, CPU))[0])
 
 
 def test_image_folder_damaged(folder):
