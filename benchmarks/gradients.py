@@ -20,8 +20,9 @@ from mldiv.method.pair import MutualPair
 from mldiv.presets import configure
 from mldiv.seeding import generator
 from mldiv.storage.cache import Store
-from mldiv.training.loop import dataset, epoch_batches, make_optimizer, make_pair, train_epoch
+from mldiv.training.loop import epoch_batches, make_optimizer, make_pair, train_epoch
 from mldiv.training.pretraining import pretrained, purposes
+from mldiv.training.worker_cache import dataset
 
 CPU = torch.device("cpu")
 BATCHES = 4

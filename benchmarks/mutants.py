@@ -155,7 +155,7 @@ FAULTS = (
     # Ray
     Fault(
         "broker", "mldiv/cluster/broker.py", "a trial that gets on fails after three deaths of its group in all",
-        "            ticket.attempts = 0\n",
+        "            queued.attempts = 0\n",
         "",
         ("tests/cluster/test_broker.py",),
     ),

@@ -33,8 +33,8 @@ from mldiv.presets import PRESETS
 from mldiv.records import Assignment, StudyRecord, trial_folder
 from mldiv.storage.cache import Store
 from mldiv.training.fit import environment, fit
-from mldiv.training.loop import dataset, make_optimizer, steps_per_epoch, train_epoch
-from mldiv.training.worker_cache import Workspace
+from mldiv.training.loop import make_optimizer, steps_per_epoch, train_epoch
+from mldiv.training.worker_cache import Workspace, dataset
 
 BASELINE, PARAMETER, FEATURE, BOTH = "mutual learning", "with parameter diversity", "with feature diversity", "with both"
 #: In the order of training: the first leads stage one for all.

@@ -26,8 +26,8 @@ from mldiv.evaluation.predictive import predict
 from mldiv.method.networks import build
 from mldiv.method.posterior import GaussianPosterior
 from mldiv.storage.cache import Store
-from mldiv.training.loop import dataset
 from mldiv.training.pretraining import pretrained, pretraining_id
+from mldiv.training.worker_cache import dataset
 
 #: With which the public weights' images were normalised.
 PUBLIC_MEAN, PUBLIC_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -9,7 +9,7 @@ from analysis.build import build
 from mldiv.cli.main import main
 from mldiv.config import TrialConfig
 from mldiv.study import Study
-from mldiv.training.loop import dataset
+from mldiv.training.worker_cache import dataset
 
 PLAIN, FULL = "mutual learning", "both terms"
 

@@ -22,7 +22,7 @@ from helpers import object_store
 
 from mldiv.config import TrialConfig
 from mldiv.storage.remote_cache import open_store
-from mldiv.training.loop import dataset
+from mldiv.training.worker_cache import dataset
 
 #: Warnings of Ray's own code, which are none of ours.
 RAY_WARNINGS = (

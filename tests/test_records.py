@@ -9,10 +9,10 @@ from mldiv.records import Assignment, RecordError, StudyRecord, TrialRecord, Tri
 
 
 def test_identity_leaves_paths_out_and_order_does_not_matter():
-    one = trial_id({"a": 1, "b": 2.0, "root": "/x"}, frozenset({"root"}))
-    assert one == trial_id({"b": 2.0, "root": "/y", "a": 1}, frozenset({"root"}))
-    assert one != trial_id({"a": 2, "b": 2.0})
-    assert len(one) == 16
+    identity = trial_id({"a": 1, "b": 2.0, "root": "/x"}, frozenset({"root"}))
+    assert identity == trial_id({"b": 2.0, "root": "/y", "a": 1}, frozenset({"root"}))
+    assert identity != trial_id({"a": 2, "b": 2.0})
+    assert len(identity) == 16
 
 
 def test_round_trip_without_nan(tmp_path):
@@ -126,7 +126,7 @@ def test_the_keys_of_study_json_and_their_order(tmp_path):
 
 
 def without(name):
-    return lambda value: {key: one for key, one in value.items() if key != name}
+    return lambda value: {key: kept for key, kept in value.items() if key != name}
 
 
 DAMAGES = [

@@ -20,7 +20,8 @@ from mldiv.records import StudyRecord
 from mldiv.storage.object_store import Location, Remote, is_url
 from mldiv.sweep.arm import Arm
 from mldiv.sweep.search_space import SELECTION, effective
-from mldiv.training.loop import dataset, steps_per_epoch
+from mldiv.training.loop import steps_per_epoch
+from mldiv.training.worker_cache import dataset
 
 #: Flags that are counts, and the least that each may be.
 COUNTS = {"seeds": 1, "trials": 0, "open-suggestions": 1, "workers": 1, "parallel-trials": 1}
@@ -93,7 +94,7 @@ def check_arms(arms: Sequence[Arm], searches: bool) -> None:
     seen: dict[tuple[Any, ...], str] = {}
     for arm in arms:
         searched = arm.searched if searches else ()
-        what = effective(arm.config, searched), searched, arm.member
+        what = effective(arm.config, searched), searched, arm.scored_by
         if what in seen:
             raise ConfigError(
                 f"the arms {seen[what]!r} and {arm.name!r} are the same trials with these settings: take back the --set that "

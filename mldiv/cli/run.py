@@ -38,7 +38,7 @@ from mldiv.sweep.arm import Arm, make_arm
 from mldiv.sweep.plan import Plan, search_seeds
 from mldiv.sweep.search_space import SELECTION
 from mldiv.terminal import plain
-from mldiv.training.loop import dataset
+from mldiv.training.worker_cache import dataset
 
 EARLY_STOPPING = "ASHA within each arm's search, at equal epochs after the last switch"
 

@@ -51,7 +51,7 @@ class Broker:
 
     def __init__(self, attempts: int = ATTEMPTS, silence: float = SILENCE_SECONDS) -> None:
         self.attempts, self.silence = attempts, silence
-        self.tickets: dict[str, QueuedTrial] = {}
+        self.trials: dict[str, QueuedTrial] = {}
         self.waiting: deque[str] = deque()
         self.holding: dict[str, str] = {}
         self.pids: dict[str, list[int]] = {}
@@ -65,31 +65,31 @@ class Broker:
     async def submit(self, task: TrialTask) -> None:
         """Bring a trial. One that is under way is joined, so a restarted client goes on where the first one was."""
         async with self.changed:
-            ticket = self.tickets.get(task.trial)
-            if ticket is None:
-                self.tickets[task.trial] = QueuedTrial(task)
+            queued = self.trials.get(task.trial)
+            if queued is None:
+                self.trials[task.trial] = QueuedTrial(task)
                 self.waiting.append(task.trial)
             else:
-                ticket.stop, ticket.last_poll = False, time.monotonic()
+                queued.stop, queued.last_poll = False, time.monotonic()
             self.changed.notify_all()
 
     async def poll(self, trial: str, seen: int, timeout: float) -> tuple[list[dict[str, Any]], Outcome | None]:
         """Return the trial's epoch lines after the first ``seen``, and its outcome, if any; wait for news up to timeout."""
-        ticket = self.tickets[trial]
-        ticket.last_poll = time.monotonic()
-        await self._wait(lambda: len(ticket.lines) > seen or ticket.outcome is not None or self.closed, timeout)
-        ticket.last_poll = time.monotonic()
-        if self.closed and ticket.outcome is None:
-            ticket.outcome = Outcome("interrupted", self.closed)
-        if ticket.outcome is not None:
-            self.tickets.pop(trial, None)
-        return ticket.lines[seen:], ticket.outcome
+        queued = self.trials[trial]
+        queued.last_poll = time.monotonic()
+        await self._wait(lambda: len(queued.lines) > seen or queued.outcome is not None or self.closed, timeout)
+        queued.last_poll = time.monotonic()
+        if self.closed and queued.outcome is None:
+            queued.outcome = Outcome("interrupted", self.closed)
+        if queued.outcome is not None:
+            self.trials.pop(trial, None)
+        return queued.lines[seen:], queued.outcome
 
     async def stop(self, trial: str) -> None:
         """End the trial at its next report. Unknown and finished trials are left as they are."""
         async with self.changed:
-            if (ticket := self.tickets.get(trial)) is not None:
-                ticket.stop = True
+            if (queued := self.trials.get(trial)) is not None:
+                queued.stop = True
                 self.changed.notify_all()
 
     # Worker groups
@@ -115,23 +115,23 @@ class Broker:
                     self.surplus -= 1
                     return END
                 return None
-            ticket = self.tickets[trial]
-            if ticket.attempts == self.attempts:
+            queued = self.trials[trial]
+            if queued.attempts == self.attempts:
                 reason = f"its worker group died {self.attempts} times without an epoch in between"
                 self._finish(group, trial, Outcome("failed", reason))
                 return None
-            ticket.attempts += 1
+            queued.attempts += 1
             self.holding[group] = trial
-            return ticket.task
+            return queued.task
 
     async def report(self, trial: str, line: dict[str, Any]) -> bool:
         """Take an epoch's line; return whether the trial is to end here."""
         async with self.changed:
-            ticket = self.tickets[trial]
-            ticket.lines.append(line)
-            ticket.attempts = 0
+            queued = self.trials[trial]
+            queued.lines.append(line)
+            queued.attempts = 0
             self.changed.notify_all()
-            return ticket.stop or self._silent(ticket)
+            return queued.stop or self._silent(queued)
 
     async def finish(self, group: str, trial: str, outcome: Outcome) -> None:
         """Take how the group's trial ended. Only the first outcome counts (several ranks may report one failure)."""
@@ -168,18 +168,18 @@ class Broker:
 
     def _next_wanted(self) -> str | None:
         while self.waiting:
-            ticket = self.tickets[self.waiting.popleft()]
-            if not (ticket.stop or self._silent(ticket)):
-                return ticket.task.trial
-            del self.tickets[ticket.task.trial]
+            queued = self.trials[self.waiting.popleft()]
+            if not (queued.stop or self._silent(queued)):
+                return queued.task.trial
+            del self.trials[queued.task.trial]
         return None
 
-    def _silent(self, ticket: QueuedTrial) -> bool:
-        return time.monotonic() - ticket.last_poll > self.silence
+    def _silent(self, queued: QueuedTrial) -> bool:
+        return time.monotonic() - queued.last_poll > self.silence
 
     def _finish(self, group: str, trial: str, outcome: Outcome) -> None:
         del self.holding[group]
-        self.tickets[trial].outcome = outcome
+        self.trials[trial].outcome = outcome
         self.changed.notify_all()
 
     async def _wait(self, ready: Callable[[], Any], timeout: float) -> None:

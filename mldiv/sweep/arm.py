@@ -30,14 +30,14 @@ class Suggestion:
 class Arm:
     """One value of a study's scientific setting: what is fixed for it, what is searched, what its search has found.
 
-    member: whose scores judge its searched trials, "pair" or "peers".
+    scored_by: whose scores judge its searched trials, "pair" or "peers".
     """
 
     name: str
     config: TrialConfig
     searched: tuple[str, ...]
     ranges: Ranges = field(default_factory=lambda: RANGES)
-    member: str = "pair"
+    scored_by: str = "pair"
     study: optuna.Study | None = None
     batch: list[Suggestion] = field(default_factory=list)
     suggested: list[TrialConfig] = field(default_factory=list)
@@ -70,7 +70,7 @@ def _best(study: optuna.Study, done: list[FrozenTrial]) -> FrozenTrial:
 
 def make_arm(
     name: str, base: TrialConfig, changes: dict[str, Any], searched: tuple[str, ...], ranges: Ranges = RANGES,
-    member: str = "pair",
+    scored_by: str = "pair",
 ) -> Arm:  # fmt: skip
     """Make an arm: ``base`` with ``changes``; searched over ``searched`` less what the changes fix or what has no effect there.
 
@@ -81,4 +81,4 @@ def make_arm(
     kept = tuple(item for item in searched if item not in without)
     free = {item for item in kept if item.startswith("kernel_")} if "kernel" in kept and applies("kernel", config) else set()
     kept = tuple(item for item in kept if item in free or applies(item, config))
-    return Arm(name, config, kept, ranges, member)
+    return Arm(name, config, kept, ranges, scored_by)

@@ -225,23 +225,23 @@ class Plan:
         self.answered += 1
         if phase == "repeat" or arm.study is None:
             return
-        asked = next(item for item in arm.batch if trial in item.ids and trial not in item.records)
-        asked.records[trial] = record
+        suggestion = next(item for item in arm.batch if trial in item.ids and trial not in item.records)
+        suggestion.records[trial] = record
         complete = len(arm.batch) == self.batch or len(arm.suggested) == self.samples
         if complete and not arm.pending and all(item.answered for item in arm.batch):
             for item in arm.batch:
                 self._tell_optuna(arm, arm.study, item)
             arm.batch.clear()
 
-    def _tell_optuna(self, arm: Arm, study: optuna.Study, asked: Suggestion) -> None:
+    def _tell_optuna(self, arm: Arm, study: optuna.Study, suggestion: Suggestion) -> None:
         """COMPLETE with the mean over its seeds where all finished, PRUNED where one was stopped early, else FAIL."""
-        found = list(asked.records.values())
-        values = [value for record in found if (value := self.selection.values(record, arm.member)) is not None]
-        if len(values) == len(asked.ids):
-            study.tell(asked.trial, [sum(column) / len(column) for column in zip(*values, strict=True)])
+        found = list(suggestion.records.values())
+        values = [value for record in found if (value := self.selection.values(record, arm.scored_by)) is not None]
+        if len(values) == len(suggestion.ids):
+            study.tell(suggestion.trial, [sum(column) / len(column) for column in zip(*values, strict=True)])
             return
         ends = {record.status for record in found if record is not None and record.status != "finished"}
-        study.tell(asked.trial, state=TrialState.PRUNED if ends == {"stopped"} else TrialState.FAIL)
+        study.tell(suggestion.trial, state=TrialState.PRUNED if ends == {"stopped"} else TrialState.FAIL)
 
 
 def _enough(study: optuna.Study) -> bool:

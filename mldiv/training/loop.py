@@ -1,10 +1,9 @@
-"""What a trial trains and how: the pair, its data and batches, learning rate, optimiser, steps, gradients over ranks."""
+"""What a trial trains and how: the pair, its batches, learning rate, optimiser, steps, gradients over ranks."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mldiv import distributed
 from mldiv.config import ConfigError, TrialConfig
-from mldiv.datasets.splits import ImageData, Shapes, draw_augmentation, load, train_batches
+from mldiv.datasets.splits import ImageData, Shapes, draw_augmentation, train_batches
 from mldiv.evaluation import predictive
 from mldiv.evaluation.metrics import Predictive
 from mldiv.method.fusion import FUSIONS
@@ -117,27 +116,6 @@ def over_ranks(module: nn.Module, device: torch.device) -> nn.Module:
         gradient_as_bucket_view=True,
         bucket_cap_mb=largest / 2**20,  # a flat vector is a bucket: one peer's travels while the other's is computed
     )
-
-
-def dataset(config: TrialConfig) -> ImageData:
-    """Read the trial's data; what is read is kept for the trials of this process that ask for the same.
-
-    Raises: DataError, naming the file and how to get it.
-    """
-    return _dataset(
-        config.data,
-        Path(config.data_root) if config.data_root else None,
-        seed=config.split_seed,
-        validation_fraction=config.validation_fraction,
-        train_size=config.train_size,
-        validation_size=config.validation_size,
-        test_size=config.test_size,
-        test_split=config.test_split,
-        image_size=config.image_size,
-    )
-
-
-_dataset = lru_cache(maxsize=1)(load)
 
 
 class Diverged(Exception):

@@ -15,7 +15,8 @@ from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.evaluation import predictive
 from mldiv.method.pair import MutualPair, Terms
-from mldiv.training.loop import dataset, epoch_batches, make_pair, steps_per_epoch
+from mldiv.training.loop import epoch_batches, make_pair, steps_per_epoch
+from mldiv.training.worker_cache import dataset
 
 #: Rounds whose median counts, after one that warms up; how long after the first no further one begins.
 ROUNDS = 5

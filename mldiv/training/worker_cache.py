@@ -1,23 +1,45 @@
 """Keep the data on a worker's device, and a pair with its compiled steps, from one trial to the next."""
 
 import warnings
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from mldiv.config import TrialConfig
-from mldiv.datasets.splits import ImageData
+from mldiv.datasets.splits import ImageData, load
 from mldiv.evaluation import predictive
 from mldiv.method.pair import MutualPair
 from mldiv.setting import FIRST_STAGE_STEP, STEP, sparing
-from mldiv.training.loop import dataset, epoch_batches, make_pair
+from mldiv.training.loop import epoch_batches, make_pair
 
 #: Settings that compiled steps take as tensors, or do not see: pairs that differ only in them share compiled steps.
 SHARED = sparing(TrialConfig, STEP)
 
 #: Settings that choose code of stage two: it is compiled once for each combination, stage one is left as it is.
 STAGE_TWO = sparing(TrialConfig, FIRST_STAGE_STEP)
+
+
+def dataset(config: TrialConfig) -> ImageData:
+    """Read the trial's data; what is read is kept for the trials of this process that ask for the same.
+
+    Raises: DataError, naming the file and how to get it.
+    """
+    return _dataset(
+        config.data,
+        Path(config.data_root) if config.data_root else None,
+        seed=config.split_seed,
+        validation_fraction=config.validation_fraction,
+        train_size=config.train_size,
+        validation_size=config.validation_size,
+        test_size=config.test_size,
+        test_split=config.test_split,
+        image_size=config.image_size,
+    )
+
+
+_dataset = lru_cache(maxsize=1)(load)
 
 
 class Workspace:

@@ -207,7 +207,7 @@ def test_the_baseline_is_grey_and_every_arm_itself(tmp_path):
     assert list(styles) == list("abcd") and styles["c"] == palette.style(0)
     assert [styles[arm] for arm in "abd"] == [palette.style(place) for place in (1, 2, 3)]
     study.header = dataclasses.replace(study.header, baseline=None)
-    assert [one for one in svg.arm_styles(study).values()] == [palette.style(place) for place in (1, 2, 3, 4)]
+    assert [style for style in svg.arm_styles(study).values()] == [palette.style(place) for place in (1, 2, 3, 4)]
 
 
 @pytest.mark.parametrize(("share", "width"), [(0.25, "25.0"), (1.25, "100.0"), (-0.1, "0.0")])

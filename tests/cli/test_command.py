@@ -73,11 +73,11 @@ def test_to_its_end(shared_cluster, threads, load_study, tmp_path, capsys):
 @contextlib.contextmanager
 def head(cpus):
     """A cluster of the test's own, which the command joins."""
-    one = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
     try:
-        yield one
+        yield cluster
     finally:
-        one.shutdown()
+        cluster.shutdown()
 
 
 def interrupted(out, before):

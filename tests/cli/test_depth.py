@@ -34,7 +34,7 @@ def test_from_a_study_to_its_loss_it_is_nine_calls(load_study, tmp_path, monkeyp
 
     monkeypatch.setattr(losses, "expected_nll", watched)
     flags = ["--preset", "demo", "--in-process", "--seeds", "1", "--trials", "0", "--arm", "rbf", "--out", str(tmp_path / "x")]
-    flags += [f"--set={one}" for one in TINY]
+    flags += [f"--set={setting}" for setting in TINY]
     assert main(load_study("kernel_sweep"), lambda folder, place: "", flags) == 0
     (calls,) = seen  # both stages, every arm
     assert calls[0] == "main"

@@ -22,7 +22,7 @@ STUDY = Study(
     name="two", question="What do both give?", scientific="method", searched=("alpha",), baseline="plain",
     arms={"plain": {"alpha": 0.0, "beta": 0.0}, "both": {}},
 )  # fmt: skip
-FLAGS = ["--preset", "demo", "--seeds", "1", "--trials", "1", *(f"--set={one}" for one in TINY)]
+FLAGS = ["--preset", "demo", "--seeds", "1", "--trials", "1", *(f"--set={setting}" for setting in TINY)]
 WAYS = ["in this process", "on Ray"]
 
 
@@ -67,7 +67,7 @@ ALL_WELL = {("plain", "repeat"): WELL, ("both", "search"): WELL, ("both", "repea
         (DataError("images: no such folder"), "DataError: images: no such folder"),
         (RuntimeError("a rank died"), "RuntimeError: a rank died"),
     ],
-    ids=lambda one: type(one).__name__ if isinstance(one, Exception) else "",
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_a_trial_that_fails(way, error, said, tmp_path, monkeypatch, capsys):
     argv = [*FLAGS, *way, "--out", str(tmp_path / "x")]

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from analysis.build import build
-from mldiv import records, study
+from mldiv import records
 from mldiv.cli.main import main
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import Remote, working_copy
+from mldiv.study import Study
 from mldiv.sweep import in_process
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.plan import Plan
@@ -19,7 +20,7 @@ from mldiv.sweep.plan import Plan
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
-def plan(folder, tiny):
+def make_plan(folder, tiny):
     arms = [make_arm("plain", tiny, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", tiny, {}, ("alpha",))]
     return Plan(arms, folder, samples=2, seeds=(1,))
 
@@ -39,7 +40,7 @@ class Cut(BaseException):
 
 
 def test_a_study_that_goes_on_elsewhere_equals_one_on_a_disk(tiny, place, stores, tmp_path):
-    in_process.run(plan(tmp_path / "disk", tiny), tmp_path / "disk", store=Store(tmp_path / "store"))
+    in_process.run(make_plan(tmp_path / "disk", tiny), tmp_path / "disk", store=Store(tmp_path / "store"))
     expected = trials(tmp_path / "disk")
     assert len(expected) == 4
     for epochs in (3, 5, 6, 100):  # a new machine each time, which goes away after so many epochs
@@ -51,9 +52,9 @@ def test_a_study_that_goes_on_elsewhere_equals_one_on_a_disk(tiny, place, stores
 
         with working_copy(f"{place}/study", fetch=False) as copy:
             copy.pull_study(of_trials=("/trial.json",))
-            one = plan(copy.local, tiny)
+            plan = make_plan(copy.local, tiny)
             try:
-                in_process.run(one, copy, store=stores(), progress=progress)
+                in_process.run(plan, copy, store=stores(), progress=progress)
             except Cut:
                 assert epochs < 100
     with working_copy(f"{place}/study") as copy:
@@ -64,7 +65,7 @@ def test_a_study_that_goes_on_elsewhere_equals_one_on_a_disk(tiny, place, stores
 
 def test_a_whole_study_by_its_command(place, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    one = study.Study(
+    study = Study(
         name="two", question="What do both give?", scientific="method", searched=(), baseline="plain",
         arms={"plain": {"alpha": 0.0, "beta": 0.0}, "both": {}},
     )  # fmt: skip
@@ -72,8 +73,8 @@ def test_a_whole_study_by_its_command(place, tmp_path, capsys, monkeypatch):
         "epochs=3", "switch_epoch=1", "pretrain_epochs=1", "train_size=128", "validation_size=60", "test_size=60",
         "validation_samples=1", "test_samples=2", "width=0.25", "ood=none",
     ]  # fmt: skip
-    flags = ["--preset", "demo", "--seeds", "2", "--in-process", *itertools.chain(*(["--set", one] for one in small))]
-    assert main(one, build, [*flags, "--out", f"{place}/two"]) == 0
+    flags = ["--preset", "demo", "--seeds", "2", "--in-process", *itertools.chain(*(["--set", setting] for setting in small))]
+    assert main(study, build, [*flags, "--out", f"{place}/two"]) == 0
     out, err = capsys.readouterr()
     assert f"In {place}/two: table.md" in out and f"(from {place}/trunks)" in err
     there = Remote(f"{place}/two")
@@ -81,12 +82,12 @@ def test_a_whole_study_by_its_command(place, tmp_path, capsys, monkeypatch):
         there.files(deep=False)
     )
     assert Remote(f"{place}/trunks").files("entries") and not list(tmp_path.iterdir())
-    assert main(one, build, [*flags, "--out", f"{place}/two"]) == 0
+    assert main(study, build, [*flags, "--out", f"{place}/two"]) == 0
     assert "all trials are recorded, nothing to train" in capsys.readouterr().err
-    assert main(one, build, [*flags, "--out", f"{place}/two", "--dry-run"]) == 0
+    assert main(study, build, [*flags, "--out", f"{place}/two", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "4 trials, 4 of them recorded already" in out and f"results in {place}/two" in out
-    assert main(one, build, [*flags, "--seeds", "3", "--out", f"{place}/two"]) == 2
+    assert main(study, build, [*flags, "--seeds", "3", "--out", f"{place}/two"]) == 2
     assert f"{place}/two holds another configuration of this study" in capsys.readouterr().err
     analysed(there, tmp_path, monkeypatch)
 
@@ -113,6 +114,6 @@ def analysed(there, tmp_path, monkeypatch):
     ],
 )
 def test_a_place_that_cannot_be_is_named_before_any_work(bucket, flag, url, message, tmp_path, capsys):
-    one = study.Study("two", "?", "method", {"plain": {}}, (), "plain")
-    assert main(one, build, ["--preset", "demo", "--out", str(tmp_path / "x"), flag, url]) == 2
+    study = Study("two", "?", "method", {"plain": {}}, (), "plain")
+    assert main(study, build, ["--preset", "demo", "--out", str(tmp_path / "x"), flag, url]) == 2
     assert message in capsys.readouterr().err and not list(tmp_path.rglob("study.json"))

@@ -338,24 +338,24 @@ def test_the_arms_are_what_their_names_say(load_study):
         study, base = load_study(name), configure("demo", {})
         return {arm.name: arm.config for arm in make_arms(study, base, choose_arms(study, (), base))}
 
-    acting = {name: (one.mutual_weight > 0, one.alpha > 0, one.beta > 0) for name, one in made("ablation").items()}
+    acting = {name: (config.mutual_weight > 0, config.alpha > 0, config.beta > 0) for name, config in made("ablation").items()}
     assert acting == {
         "single BNN": (False, False, False), "two single BNNs": (False, False, False),
         "mutual learning": (True, False, False), "with parameter diversity": (True, True, False),
         "with feature diversity": (True, False, True), "with both": (True, True, True),
     }  # fmt: skip
-    switches = {name: one.switch_epoch for name, one in made("stage_switch").items()}
+    switches = {name: config.switch_epoch for name, config in made("stage_switch").items()}
     shares = {"at once": 0, "after 1/6": 2, "after 1/3": 4, "after 1/2": 6, "after 2/3": 8, "after 5/6": 10}
     assert switches == {"never": 12} | shares
     kernels = made("kernel_sweep")
-    assert {name for name, one in kernels.items() if one.kernel == name and one.diverse} == set(KERNELS)
+    assert {name for name, config in kernels.items() if config.kernel == name and config.diverse} == set(KERNELS)
     assert not kernels["mutual learning"].diverse
 
 
 def test_the_results_place_is_named_once(study, monkeypatch, tmp_path):
     monkeypatch.setenv(RESULTS, str(tmp_path))
-    one = prepared(study)
-    assert one.place == f"{tmp_path}/kernel_sweep" and one.store.place == f"{tmp_path}/trunks"
+    prepared_run = prepared(study)
+    assert prepared_run.place == f"{tmp_path}/kernel_sweep" and prepared_run.store.place == f"{tmp_path}/trunks"
     assert prepared(study, "--out", "elsewhere").place == str(Path("elsewhere").resolve())
 
 
@@ -391,14 +391,14 @@ def test_whatever_differs_in_a_folder_is_refused(study, capsys, tmp_path, descri
     left_out = {"settings", "schema", "chosen", "importance"}
     changed = {name: {name: other(name, value)} for name, value in vars(header).items() if name not in left_out}
     changed |= {name: {"settings": header.settings | {name: "other"}} for name in header.settings if name != "data"}
-    for name, one in changed.items():
-        records.write_study(tmp_path, dataclasses.replace(header, **one))
+    for name, changes in changed.items():
+        records.write_study(tmp_path, dataclasses.replace(header, **changes))
         code, _, err = run(study, capsys, "--out", str(tmp_path), "--dry-run")
         if name in {"environment", "data"} | sparing(TrialConfig, TRIAL):
             assert code == 0, name
         else:
             assert code == 2, name
-            assert f"{name} ({one.get(name, 'other')!r} there" in err[0], name
+            assert f"{name} ({changes.get(name, 'other')!r} there" in err[0], name
 
 
 def test_a_folder_from_before_a_setting_was_there_goes_on_with_its_default(study, capsys, tmp_path, described):

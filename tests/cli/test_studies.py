@@ -91,24 +91,24 @@ def ended(load_study, tmp_path_factory):
 
 @every_study
 def test_a_study_trains_all_its_trials(ended, name):
-    one = ended(name)
-    study = load(one.folder)
+    end = ended(name)
+    study = load(end.folder)
     assert not study.problems
     assert not study.missing()
-    found = [read_trial(path.parent) for path in one.folder.glob("trials/*/trial.json")]
+    found = [read_trial(path.parent) for path in end.folder.glob("trials/*/trial.json")]
     trained, shared, pretraining = (sum(record.cost[cost] for record in found) for cost in COSTS)
     assert trained + shared == TINY["epochs"] * len(found)
-    assert f"{trained} trained, {shared} shared (from " in one.err
-    assert f"); {pretraining} epochs of pretraining\n" in one.err
+    assert f"{trained} trained, {shared} shared (from " in end.err
+    assert f"); {pretraining} epochs of pretraining\n" in end.err
 
 
 @every_study
 def test_a_study_ends_in_a_table_and_an_answer(ended, name):
-    one = ended(name)
-    header = read_study(one.folder)
-    assert f"# {header.question}" in one.out
-    assert "In " in one.out
-    table, answer = ((one.folder / file).read_text() for file in ("table.md", "answer.md"))
+    end = ended(name)
+    header = read_study(end.folder)
+    assert f"# {header.question}" in end.out
+    assert "In " in end.out
+    table, answer = ((end.folder / file).read_text() for file in ("table.md", "answer.md"))
     for arm in header.arms:
         assert f"| {arm}" in table
     for arm in header.compare:
@@ -119,10 +119,10 @@ def test_a_study_ends_in_a_table_and_an_answer(ended, name):
 
 @every_study
 def test_a_study_ends_in_a_report(ended, name):
-    one = ended(name)
-    report = (one.folder / "report.html").read_text()
+    end = ended(name)
+    report = (end.folder / "report.html").read_text()
     assert report.index("Answer") < report.index("Table") < report.index("Configuration")
-    assert (one.folder / "reliability.png").stat().st_size > 10_000
+    assert (end.folder / "reliability.png").stat().st_size > 10_000
     special = {"weight_balance": "Response surface", "scaling": "Growth with size"}
     for study, section in special.items():
         assert (section in report) == (study == name), section
@@ -140,13 +140,13 @@ def test_the_same_folder_is_taken_up_again(ended, name):
 
 
 def test_again_it_trains_nothing_and_says_the_same(ended):
-    one = ended("joint_search")
+    end = ended("joint_search")
     kinds = (".md", ".csv", ".tex", ".html", ".png")
-    first = {path.name: path.read_bytes() for path in one.folder.iterdir() if path.suffix in kinds}
-    _, err = one.again()
+    first = {path.name: path.read_bytes() for path in end.folder.iterdir() if path.suffix in kinds}
+    _, err = end.again()
     assert "all trials are recorded" in err
     for name, content in first.items():
-        assert (one.folder / name).read_bytes() == content, name
+        assert (end.folder / name).read_bytes() == content, name
 
 
 def test_a_vit_and_two_objectives(ended):
@@ -168,15 +168,15 @@ def test_arms_of_one_seed_start_alike(ended):
 @pytest.mark.parametrize(("name", "peers"), [("one network", 1), ("four networks", 4)])
 def test_any_number_of_networks_from_the_command_line_to_the_page(ended, name, peers):
     """Scores of every network and of all together; of one alone nothing is said that takes two."""
-    one = ended(name)
-    study = load(one.folder)
+    end = ended(name)
+    study = load(end.folder)
     assert not study.problems and not study.missing()
     record = study.records["with both" if peers > 1 else "single BNN", 1]
     assert list(record.test) == [*(f"peer_{number}" for number in range(1, peers + 1)), "pair"]
     values = study.curve(record.id).values
     assert all((np.isfinite(values[name]).all()) == (peers > 1) for name in ("disagreement", "w2_per_weight", "feature_kl"))
     assert study.curve(record.id).switch == (1 if peers > 1 else None)
-    table, report = ((one.folder / file).read_text() for file in ("table.md", "report.html"))
+    table, report = ((end.folder / file).read_text() for file in ("table.md", "report.html"))
     for title in ("Disagreement", "W2² per weight", "cosine of means", "feature KL"):
         assert (title in table) == (peers > 1), title
     assert "A peer's NLL" in table and "mean of all" in table

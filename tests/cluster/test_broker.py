@@ -25,7 +25,7 @@ def test_a_trial_goes_through():
         await broker.finish("g", "t", Outcome("finished"))
         assert await broker.poll("t", 1, 1) == ([], Outcome("finished"))
         assert await broker.next("g", 1, 0.01) is None
-        assert not broker.tickets
+        assert not broker.trials
 
     play(scene())
 
@@ -178,7 +178,7 @@ def test_nothing_is_kept_of_finished_trials(trials):
             await broker.report(str(index), {})
             await broker.finish("g", str(index), Outcome("finished"))
             await broker.poll(str(index), 0, 1)
-        assert not broker.tickets and not broker.waiting and not broker.holding
+        assert not broker.trials and not broker.waiting and not broker.holding
 
     play(scene())
 

@@ -48,33 +48,35 @@ def aws(tmp_path_factory):
         (Path.home() / ".ssh").mkdir()
         config = launcher.bootstrap_aws(config)
         provider = AWSNodeProvider(config["provider"], config["cluster_name"])
-        for name, one in config["available_node_types"].items():
+        for name, kind in config["available_node_types"].items():
             head = config["head_node"] if name == config["head_node_type"] else {}
-            provider.create_node(head | one["node_config"], {"ray-user-node-type": name}, 1)
-        found = [one for reservation in ec2.describe_instances()["Reservations"] for one in reservation["Instances"]]
-        instances = {tag["Value"]: one for one in found for tag in one["Tags"] if tag["Key"] == "ray-user-node-type"}
+            provider.create_node(head | kind["node_config"], {"ray-user-node-type": name}, 1)
+        found = [instance for reservation in ec2.describe_instances()["Reservations"] for instance in reservation["Instances"]]
+        instances = {
+            tag["Value"]: instance for instance in found for tag in instance["Tags"] if tag["Key"] == "ray-user-node-type"
+        }
         yield instances, ec2.describe_security_groups()["SecurityGroups"], launcher.DEFAULT_AMI.values()
 
 
 def test_a_head_without_gpu_and_workers_spot_or_on_demand(aws):
     instances, _, _ = aws
-    got = {name: (one["InstanceType"], one.get("InstanceLifecycle")) for name, one in instances.items()}
+    got = {name: (instance["InstanceType"], instance.get("InstanceLifecycle")) for name, instance in instances.items()}
     assert got == {"head": ("m6i.xlarge", None), "gpu_on_demand": ("g5.2xlarge", None), "gpu_spot": ("g5.2xlarge", "spot")}
 
 
 def test_every_machine_may_use_the_bucket(aws):
-    assert all(one["IamInstanceProfile"]["Arn"].endswith("/ray-autoscaler-v1") for one in aws[0].values())
+    assert all(instance["IamInstanceProfile"]["Arn"].endswith("/ray-autoscaler-v1") for instance in aws[0].values())
 
 
 def test_the_image_is_not_rays_own_which_is_too_old(aws):
     instances, _, old = aws
-    assert len({one["ImageId"] for one in instances.values()}) == 1
-    assert not {one["ImageId"] for one in instances.values()} & set(old)
+    assert len({instance["ImageId"] for instance in instances.values()}) == 1
+    assert not {instance["ImageId"] for instance in instances.values()} & set(old)
 
 
 def test_nothing_is_open_to_the_outside_but_ssh(aws):
     instances, groups, _ = aws
-    used = {one["GroupId"] for instance in instances.values() for one in instance["SecurityGroups"]}
+    used = {group["GroupId"] for instance in instances.values() for group in instance["SecurityGroups"]}
     rules = [rule for group in groups if group["GroupId"] in used for rule in group["IpPermissions"]]
     outside = [rule for rule in rules if rule["IpRanges"] or rule["Ipv6Ranges"] or rule["PrefixListIds"]]
     assert [(rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) for rule in outside] == [("tcp", 22, 22)]

@@ -22,12 +22,12 @@ def play(scheduler, trials, epochs, nll):
     """Every trial reports every epoch, epoch by epoch; for each the epoch at which it was told to stop, or None."""
     stopped = {}
     for epoch in range(epochs):
-        for number, one in enumerate(trials):
-            if one.trial_id not in stopped:
-                answer = scheduler.on_trial_result(None, one, {"epoch": epoch, "nll": nll(number, epoch)})
+        for number, trial in enumerate(trials):
+            if trial.trial_id not in stopped:
+                answer = scheduler.on_trial_result(None, trial, {"epoch": epoch, "nll": nll(number, epoch)})
                 if answer == STOP:
-                    stopped[one.trial_id] = epoch
-    return [stopped.get(one.trial_id) for one in trials]
+                    stopped[trial.trial_id] = epoch
+    return [stopped.get(trial.trial_id) for trial in trials]
 
 
 def test_nobody_is_judged_before_the_switch():

@@ -30,11 +30,11 @@ def alone(cpus):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     head = {"num_cpus": cpus, "include_dashboard": True, "dashboard_port": port}
-    one = Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        yield one
+        yield cluster
     finally:
-        one.shutdown()
+        cluster.shutdown()
 
 
 @contextlib.contextmanager
@@ -48,7 +48,7 @@ def joined(cluster):
 
 def groups():
     """The states of all placement groups that there ever were."""
-    return [one["state"] for one in ray.util.placement_group_table().values()]
+    return [group["state"] for group in ray.util.placement_group_table().values()]
 
 
 def busy(cluster):
@@ -67,7 +67,7 @@ def has_torch(process):
 def test_nothing_is_left(small, shared_cluster, tmp_path):
     """And nothing is started that nobody needs: an import of torch is 2 s of processor, an actor of Ray Train as many."""
     arms = [make_arm("plain", small, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", small, {}, ("alpha",))]
-    one, seen = Plan(arms, tmp_path, samples=1, seeds=(1,)), set()
+    plan, seen = Plan(arms, tmp_path, samples=1, seeds=(1,)), set()
     other, cpus = shared_cluster, 1 + len(shared_cluster.worker_nodes)
     with alone(2) as cluster:
 
@@ -75,8 +75,8 @@ def test_nothing_is_left(small, shared_cluster, tmp_path):
             seen.update((title, has_torch(process)) for title, process in busy(cluster).items())
 
         with joined(cluster):
-            tuner.run(one, tmp_path, resources=Resources(), progress=progress)
-            assert {find_trial(tmp_path, item.trial).status for item in one.assignments} == {"finished"}
+            tuner.run(plan, tmp_path, resources=Resources(), progress=progress)
+            assert {find_trial(tmp_path, item.trial).status for item in plan.assignments} == {"finished"}
             assert set(groups()) == {"REMOVED"}
             until(lambda: not busy(cluster))
             until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"] == 2)

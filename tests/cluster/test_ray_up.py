@@ -82,14 +82,14 @@ def cluster(tmp_path_factory):
     folder, checkout = tmp_path_factory.mktemp("machines"), tmp_path_factory.mktemp("checkout") / "mldiv"
     shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".?*", "results", "data", "docs"))
     with machines.machines(2, folder) as addresses:
-        one = Cluster(folder, checkout, addresses)
+        cluster = Cluster(folder, checkout, addresses)
         try:
-            one.ray("up", "-y", "--no-config-cache", FILE)
+            cluster.ray("up", "-y", "--no-config-cache", FILE)
             assert raylets()
-            yield one
-            one.ray("down", "-y", FILE)
+            yield cluster
+            cluster.ray("down", "-y", FILE)
         finally:
-            for left in Path("/tmp/ray").glob(f"cluster-{one.name}.*"):  # Ray's memory of which addresses are taken
+            for left in Path("/tmp/ray").glob(f"cluster-{cluster.name}.*"):  # Ray's memory of which addresses are taken
                 left.unlink()
         end = time.monotonic() + 120  # the worker's sees after a minute that its head has gone
         while raylets():

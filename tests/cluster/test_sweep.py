@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 import ray
-from helpers.sweeps import assert_as_trained_alone, broker, placed, plan
+from helpers.sweeps import assert_as_trained_alone, broker, make_plan, placed
 
 from mldiv import records
 from mldiv.cluster import tuner, worker_groups
@@ -25,31 +25,31 @@ def without_data(config):
     return make_arm("without data", dataclasses.replace(config, data="cifar10", data_root="/proc/nowhere"), {}, ())
 
 
-def of(one, *arms):
-    return [item for item in one.assignments if item.arm in arms]
+def of(plan, *arms):
+    return [item for item in plan.assignments if item.arm in arms]
 
 
 @pytest.fixture(scope="module")
 def searched(small, cluster, threads, tmp_path_factory):
     """A sweep of three arms, one searched, one without its data, trained by one group: folder, plan, and what was reported."""
     folder, seen = tmp_path_factory.mktemp("searched"), []
-    one = plan(folder, small, seeds=(1, 2), samples=2, more=[without_data(small)])
-    tuner.run(one, folder, resources=Resources(), groups=1, progress=lambda trial, result: seen.append((trial, result)))
-    return folder, one, seen
+    plan = make_plan(folder, small, seeds=(1, 2), samples=2, more=[without_data(small)])
+    tuner.run(plan, folder, resources=Resources(), groups=1, progress=lambda trial, result: seen.append((trial, result)))
+    return folder, plan, seen
 
 
 def test_every_trial_is_trained_and_reported(searched):
-    folder, one, seen = searched
-    assert one.done
-    assert one.answered == one.trials() == 8
-    assert {find_trial(folder, item.trial).status for item in of(one, "plain", "both")} == {"finished"}
-    assert {trial for trial, result in seen if result.get("ended")} == {item.trial for item in one.assignments}
-    assert records.read_assignments(folder) == one.assignments
+    folder, plan, seen = searched
+    assert plan.done
+    assert plan.answered == plan.trials() == 8
+    assert {find_trial(folder, item.trial).status for item in of(plan, "plain", "both")} == {"finished"}
+    assert {trial for trial, result in seen if result.get("ended")} == {item.trial for item in plan.assignments}
+    assert records.read_assignments(folder) == plan.assignments
 
 
 def test_trials_share_first_stages_and_pretraining(searched):
-    folder, one, _ = searched
-    found = [find_trial(folder, item.trial) for item in of(one, "plain", "both")]
+    folder, plan, _ = searched
+    found = [find_trial(folder, item.trial) for item in of(plan, "plain", "both")]
     assert all(sum(record.cost[name] for name in ("epochs_trained", "epochs_shared")) == 4 for record in found)
     assert sum(record.cost["epochs_shared"] for record in found) >= 2 * 2  # both arms begin at the defaults, and so on
     assert sum(record.cost["pretraining_epochs_trained"] for record in found) == 3  # one for each of three seeds
@@ -58,14 +58,14 @@ def test_trials_share_first_stages_and_pretraining(searched):
 
 def test_trials_are_as_trained_alone(searched, small, tmp_path):
     """Also the last of each arm, trained by a group that had trained others, and failed, before."""
-    folder, one, _ = searched
-    for changes in ({"alpha": 0.0, "beta": 0.0}, one.chosen()["both"]):
+    folder, plan, _ = searched
+    for changes in ({"alpha": 0.0, "beta": 0.0}, plan.chosen()["both"]):
         assert_as_trained_alone(folder, small.replace(seed=2, **changes), tmp_path)
 
 
 def test_a_trial_that_fails_says_why(searched):
-    folder, one, _ = searched
-    failed = [find_trial(folder, item.trial) for item in of(one, "without data")]
+    folder, plan, _ = searched
+    failed = [find_trial(folder, item.trial) for item in of(plan, "without data")]
     assert [record.status for record in failed] == ["failed"] * 2
     for part in ("DataError", "Traceback", "nowhere"):
         assert part in failed[0].reason
@@ -73,10 +73,10 @@ def test_a_trial_that_fails_says_why(searched):
 
 def test_the_same_plan_again_trains_what_failed(searched, small):
     folder, _, _ = searched
-    again = plan(folder, small, seeds=(1, 2), samples=2)
+    again = make_plan(folder, small, seeds=(1, 2), samples=2)
     assert again.ask() is None
     assert again.done
-    again = plan(folder, small, seeds=(1, 2), samples=2, more=[without_data(small)])
+    again = make_plan(folder, small, seeds=(1, 2), samples=2, more=[without_data(small)])
     assert again.ask().config.data == "cifar10"
 
 
@@ -95,10 +95,10 @@ def test_the_broker_is_lost(small, tmp_path):
             ray.kill(broker())
 
     with pytest.raises(RuntimeError, match="process between trials and worker groups, has died"):
-        tuner.run(plan(tmp_path / "study", config), tmp_path / "study", resources=Resources(), groups=1, progress=progress)
+        tuner.run(make_plan(tmp_path / "study", config), tmp_path / "study", resources=Resources(), groups=1, progress=progress)
     assert find_trial(tmp_path / "study", lost[0]).status == "running"
     assert len(list(records.read_lines(trial_folder(tmp_path / "study", lost[0]) / "metrics.jsonl"))) >= 4
-    again = plan(tmp_path / "study", config)
+    again = make_plan(tmp_path / "study", config)
     tuner.run(again, tmp_path / "study", resources=Resources(), groups=1)
     assert {find_trial(tmp_path / "study", item.trial).status for item in again.assignments} == {"finished"}
     assert_as_trained_alone(tmp_path / "study", config.replace(seed=1), tmp_path)
@@ -111,10 +111,10 @@ def test_no_group_can_start(small, tmp_path, monkeypatch):
         raise RuntimeError("nowhere to start")
 
     monkeypatch.setattr(worker_groups, "worker_loop", nowhere)
-    one = plan(tmp_path, small)
+    plan = make_plan(tmp_path, small)
     with pytest.raises(RuntimeError, match="every worker group failed; the last one: nowhere to start"):
-        tuner.run(one, tmp_path, resources=Resources())
-    assert one.answered == 0
+        tuner.run(plan, tmp_path, resources=Resources())
+    assert plan.answered == 0
 
 
 def test_the_only_group_is_lost_and_another_comes(small, tmp_path, monkeypatch):
@@ -127,19 +127,19 @@ def test_the_only_group_is_lost_and_another_comes(small, tmp_path, monkeypatch):
         loop(settings)
 
     monkeypatch.setattr(worker_groups, "worker_loop", lose_one)
-    one = plan(tmp_path, small)
-    tuner.run(one, tmp_path, resources=Resources(), groups=1)
+    plan = make_plan(tmp_path, small)
+    tuner.run(plan, tmp_path, resources=Resources(), groups=1)
     assert lost == ["group-0"]
-    assert {find_trial(tmp_path, item.trial).status for item in one.assignments} == {"finished"}
+    assert {find_trial(tmp_path, item.trial).status for item in plan.assignments} == {"finished"}
 
 
 def test_asha_stops_searched_trials_after_the_switch_and_no_repeat(small, tmp_path):
     """Nobody is judged in stage one; what was stopped is pruned and in no table; repeats are whole."""
     config = small.replace(epochs=14, switch_epoch=2)
     arm = make_arm("both", config, {}, ("lr",))
-    one = Plan([arm], tmp_path, samples=6, seeds=(1,), batch=6)
-    tuner.run(one, tmp_path, resources=Resources(), groups=1, scheduler=AfterSwitch.of([arm], config))
-    ends = {item.trial: (item.phase, find_trial(tmp_path, item.trial)) for item in one.assignments}
+    plan = Plan([arm], tmp_path, samples=6, seeds=(1,), batch=6)
+    tuner.run(plan, tmp_path, resources=Resources(), groups=1, scheduler=AfterSwitch.of([arm], config))
+    ends = {item.trial: (item.phase, find_trial(tmp_path, item.trial)) for item in plan.assignments}
     stopped = [record for phase, record in ends.values() if record.status == "stopped"]
     assert stopped
     assert all(2 < record.epochs < 14 for record in stopped)
@@ -160,7 +160,7 @@ def test_groups_follow_the_nodes_and_the_work(small, tmp_path, monkeypatch):
     start, made = tuner.Groups, []
     monkeypatch.setattr(tuner, "Groups", lambda *given, **more: made.append(start(*given, **more)) or made[0])
     arms = [make_arm(str(alpha), small, {"alpha": float(alpha)}, ()) for alpha in range(1, 6)]
-    one = Plan(arms, tmp_path, samples=0, seeds=(1,))
+    plan = Plan(arms, tmp_path, samples=0, seeds=(1,))
 
     def progress(trial, result):
         if made:
@@ -168,8 +168,8 @@ def test_groups_follow_the_nodes_and_the_work(small, tmp_path, monkeypatch):
         if len(most) == 5:
             present.append({"CPU": 1.0})
 
-    tuner.run(one, tmp_path, resources=Resources(), groups=2, progress=progress)
-    assert one.answered == 5
+    tuner.run(plan, tmp_path, resources=Resources(), groups=2, progress=progress)
+    assert plan.answered == 5
     assert set(most[:5]) == {1}
     assert max(most) == 2
     assert made[0].count == 0
@@ -183,15 +183,15 @@ def test_16_trials_on_four_groups(small, tmp_path, monkeypatch):
     monkeypatch.setattr(worker_groups, "nodes", lambda: [{"CPU": 1.0}] * 4)
     config = small.replace(epochs=2, switch_epoch=1)
     arms = [make_arm(str(alpha), config, {"alpha": float(alpha)}, ()) for alpha in range(8)]
-    one, brokers, groups = Plan(arms, tmp_path, samples=0, seeds=(1, 2)), set(), set()
+    plan, brokers, groups = Plan(arms, tmp_path, samples=0, seeds=(1, 2)), set(), set()
 
     def progress(trial, result):
         brokers.update(node for name, node in placed() if name == "Broker")
         groups.update(ray.get(broker().state.remote())["pids"])
 
-    tuner.run(one, tmp_path, resources=Resources(), progress=progress)
-    assert one.done
-    assert {find_trial(tmp_path, item.trial).status for item in one.assignments} == {"finished"}
-    assert len({item.trial for item in one.assignments}) == 16
+    tuner.run(plan, tmp_path, resources=Resources(), progress=progress)
+    assert plan.done
+    assert {find_trial(tmp_path, item.trial).status for item in plan.assignments} == {"finished"}
+    assert len({item.trial for item in plan.assignments}) == 16
     assert len(groups) == 4
     assert brokers == {ray.get_runtime_context().get_node_id()}

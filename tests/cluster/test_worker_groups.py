@@ -10,7 +10,7 @@ import ray
 from helpers import chaos
 from helpers.clusters import set_nodes
 from helpers.processes import running
-from helpers.sweeps import assert_as_trained_alone, broker, placed, plan
+from helpers.sweeps import assert_as_trained_alone, broker, make_plan, placed
 
 from mldiv import records
 from mldiv.cluster import tuner, worker_groups
@@ -47,11 +47,11 @@ def test_what_dies_and_what_fails(small, tmp_path, cluster, stored):
     place = f"{cluster.bucket}/study" if stored else tmp_path / "study"
     store = open_store(f"{cluster.bucket}/trunks") if stored else None
     with working_copy(place, fetch=False) as copy:
-        one = plan(copy.local, config, seeds=(1, 2) if stored else (1,), samples=1, more=[bad])
-        tuner.run(one, copy, resources=Resources(), groups=None if stored else 1, progress=progress, store=store)
-        assert one.done
-        failed = {item.trial for item in one.assignments if item.arm == "bad"}
-        assert dict(ends) == {item.trial: "failed" if item.trial in failed else "finished" for item in one.assignments}
+        plan = make_plan(copy.local, config, seeds=(1, 2) if stored else (1,), samples=1, more=[bad])
+        tuner.run(plan, copy, resources=Resources(), groups=None if stored else 1, progress=progress, store=store)
+        assert plan.done
+        failed = {item.trial for item in plan.assignments if item.arm == "bad"}
+        assert dict(ends) == {item.trial: "failed" if item.trial in failed else "finished" for item in plan.assignments}
         assert len(ends) == len(dict(ends))  # nobody saw that a trial was brought twice
     trial = f"trials/{bad.config.replace(seed=1).id}"
     text = Remote(f"{place}/{trial}").read("trial.json") if stored else (place / trial / "trial.json").read_text()
@@ -69,7 +69,7 @@ def test_what_dies_and_what_fails(small, tmp_path, cluster, stored):
 def test_a_rank_that_dies(cluster, small, tmp_path):
     """One of two, on two nodes, for every node has one processor, and not the one that tells the broker: what the other hears
     of it is no failure of the trial, which goes on."""
-    one = Plan([make_arm("both", small.replace(epochs=16, switch_epoch=10), {}, ())], tmp_path, samples=0, seeds=(1,))
+    plan = Plan([make_arm("both", small.replace(epochs=16, switch_epoch=10), {}, ())], tmp_path, samples=0, seeds=(1,))
     killed, seen = [], set()
 
     def progress(trial, result):
@@ -79,8 +79,8 @@ def test_a_rank_that_dies(cluster, small, tmp_path):
             killed.extend(pid for pid, _, title in running() if title.startswith("ray::RayTrainWorker") and pid not in told)
             os.kill(killed[0], signal.SIGKILL)
 
-    tuner.run(one, tmp_path, resources=Resources(workers=2), groups=1, progress=progress)
-    (record,) = (find_trial(tmp_path, item.trial) for item in one.assignments)
+    tuner.run(plan, tmp_path, resources=Resources(workers=2), groups=1, progress=progress)
+    (record,) = (find_trial(tmp_path, item.trial) for item in plan.assignments)
     assert (record.status, record.attempts, len(killed)) == ("finished", 2, 1), record.reason
     assert len(seen) >= 2
     assert record.environment["world_size"] == 2
@@ -111,8 +111,8 @@ def test_groups_come_with_nodes_and_go_with_the_work(small, tmp_path, cluster, m
     ends = {item.arm: find_trial(tmp_path, item.trial).status for item in plan.assignments}
     assert ends.pop("long") == "stopped"
     assert set(ends.values()) == {"finished"}
-    one = {"CPU": 0.9}
-    assert [wanted for wanted, _ in itertools.groupby(asked)] == [[one] * 2, [one], []]
+    processor = {"CPU": 0.9}
+    assert [wanted for wanted, _ in itertools.groupby(asked)] == [[processor] * 2, [processor], []]
 
 
 @pytest.fixture(scope="module")

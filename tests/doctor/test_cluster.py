@@ -14,7 +14,7 @@ from helpers.processes import environment
 from PIL import Image
 
 from mldiv.doctor import __main__ as doctor
-from mldiv.doctor import cluster as rollcall
+from mldiv.doctor import cluster as checks
 from mldiv.doctor import machine
 from mldiv.doctor.machine import FAILED, OK, WARNING
 
@@ -47,29 +47,29 @@ def lame(cluster, tmp_path_factory):
     """A third node, in mounts of its own: its name, and the folder that is empty there."""
     folder = tmp_path_factory.mktemp("lame")
     (hidden := folder / "hidden").mkdir()
-    changed, code = folder / "changed.py", Path(rollcall.__file__).parents[1] / "method" / "torchvision_networks.py"
+    changed, code = folder / "changed.py", Path(checks.__file__).parents[1] / "method" / "torchvision_networks.py"
     changed.write_text(f"{code.read_text()}# changed\n")
     script = LAME.format(hidden=hidden, changed=changed, code=code, python=sys.executable, address=cluster.address)
-    before = set(rollcall.nodes())
+    before = set(checks.nodes())
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdout=log, stderr=log, start_new_session=True)
     try:
         end = time.monotonic() + 60
-        while not (new := set(rollcall.nodes()) - before):
+        while not (new := set(checks.nodes()) - before):
             assert process.poll() is None and time.monotonic() < end, (folder / "log").read_text()
             time.sleep(0.2)
         yield new.pop(), hidden
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
-        while len(rollcall.nodes()) > len(before):
+        while len(checks.nodes()) > len(before):
             time.sleep(0.2)
 
 
-@pytest.mark.parametrize("name", rollcall.CHECKS)
+@pytest.mark.parametrize("name", checks.CHECKS)
 def test_a_sound_cluster(cluster, flags, tmp_path, name):
     given = flags("--workers", "2", "--out", f"{cluster.bucket}/study", "--cache", str(tmp_path))
-    found = rollcall.CHECKS[name](given)
+    found = checks.CHECKS[name](given)
     assert found.verdict == OK, found
     assert "2 nodes" in found.what or "2 processes on as many nodes add up" in found.what
 
@@ -91,16 +91,16 @@ def test_capacity(cluster, flags, monkeypatch):
 @pytest.mark.skipif(NO_MOUNTS != 0, reason="no mount namespaces here (unshare -m as root)")
 class TestALameNode:
     def test_other_code(self, lame, flags):
-        found = rollcall.same_software(flags())
+        found = checks.same_software(flags())
         assert found.verdict == FAILED and found.what.startswith(f"{lame[0]}: mldiv's code ") and ";" not in found.what
 
     def test_another_folder(self, lame, flags):
-        found = rollcall.same_results(flags("--out", str(lame[1])))
+        found = checks.same_results(flags("--out", str(lame[1])))
         assert found.verdict == FAILED and found.what == f"{lame[1]}: {lame[0]}: what is written here is not seen there"
         assert list(lame[1].iterdir()) == []
 
     def test_a_shared_folder(self, lame, flags, tmp_path):
-        assert rollcall.same_store(flags("--cache", str(tmp_path / "new"))).verdict == OK
+        assert checks.same_store(flags("--cache", str(tmp_path / "new"))).verdict == OK
         assert list(tmp_path.iterdir()) == []
 
     def test_no_data(self, lame, flags):
@@ -108,24 +108,24 @@ class TestALameNode:
             for kind in "ab":
                 (folder := lame[1] / "images" / split / kind).mkdir(parents=True)
                 Image.new("RGB", (8, 8)).save(folder / "1.png")
-        found = rollcall.same_data(flags("--data", "image_folder", "--data-root", str(lame[1] / "images")))
+        found = checks.same_data(flags("--data", "image_folder", "--data-root", str(lame[1] / "images")))
         shutil.rmtree(lame[1] / "images")
         assert found.verdict == FAILED and found.what.startswith(f"{lame[0]}: {lame[1]}/images: no such folder")
 
     def test_a_gpu_that_torch_lacks(self, lame, flags):
-        found = rollcall.same_gpus(flags())
+        found = checks.same_gpus(flags())
         assert found.verdict == FAILED and found.what == f"{lame[0]}: Ray counts 1 GPUs, torch can use 0"
 
     def test_no_way_to_the_others(self, lame, flags):
-        assert rollcall.reach_each_other(flags()).verdict == OK
-        found = rollcall.reach_each_other(flags("--workers", "2", "--limit", "15"))
+        assert checks.reach_each_other(flags()).verdict == OK
+        found = checks.reach_each_other(flags("--workers", "2", "--limit", "15"))
         assert found.verdict == FAILED and lame[0] in found.what and "GLOO_SOCKET_IFNAME" in found.mend
 
 
 def test_no_memory(cluster, flags, monkeypatch):
     monkeypatch.setattr(machine, "WORKER_BYTES", 1e15)
-    found = rollcall.memory(flags())
-    assert found.verdict == WARNING and all(name in found.what for name in rollcall.nodes()) and "Ray kills" in found.mend
+    found = checks.memory(flags())
+    assert found.verdict == WARNING and all(name in found.what for name in checks.nodes()) and "Ray kills" in found.mend
 
 
 @pytest.mark.parametrize(("off", "said"), [(-100, "99 s behind"), (100, "99 s ahead"), (20, None)])
@@ -135,25 +135,25 @@ def test_a_wrong_clock(cluster, flags, monkeypatch, off, said):
         time.sleep(1.0)
         return {"there": began + off + (0.9 if off < 0 else 0.1)}
 
-    monkeypatch.setattr(rollcall, "ask_all", ask_all)
-    found = rollcall.same_clocks(flags())
+    monkeypatch.setattr(checks, "ask_all", ask_all)
+    found = checks.same_clocks(flags())
     assert (found.verdict, said is None or said in found.what) == (OK if said is None else WARNING, True)
 
 
 def test_a_silent_node_is_not_waited_for(cluster):
     """One of two processes that are to meet waits for the other."""
-    first, began = next(iter(rollcall.nodes())), time.monotonic()
-    answers = rollcall.ask(rollcall.all_reduce_ones, {first: ("127.0.0.1", rollcall.free_port(), 0, 2, 100.0)}, 2.0)
-    assert isinstance(answers[first], rollcall.NoAnswer) and time.monotonic() - began < 10
+    first, began = next(iter(checks.nodes())), time.monotonic()
+    answers = checks.ask(checks.all_reduce_ones, {first: ("127.0.0.1", checks.free_port(), 0, 2, 100.0)}, 2.0)
+    assert isinstance(answers[first], checks.NoAnswer) and time.monotonic() - began < 10
 
 
 def test_nodes_that_lack_code_are_named(cluster, flags, monkeypatch):
     """This module is none of theirs."""
-    monkeypatch.setattr(rollcall, "software", unknown_there)
-    monkeypatch.setattr(rollcall, "machine", types.SimpleNamespace(dependencies=lambda: []))
-    found = rollcall.same_software(flags())
+    monkeypatch.setattr(checks, "software", unknown_there)
+    monkeypatch.setattr(checks, "machine", types.SimpleNamespace(dependencies=lambda: []))
+    found = checks.same_software(flags())
     assert found.verdict == FAILED
-    assert all(f"{name}: ModuleNotFoundError: No module named 'test_cluster'" in found.what for name in rollcall.nodes())
+    assert all(f"{name}: ModuleNotFoundError: No module named 'test_cluster'" in found.what for name in checks.nodes())
 
 
 def unknown_there(names):

@@ -13,9 +13,9 @@ SHAPES = Shapes(classes=10, channels=1, train_images=100)
 
 @pytest.fixture
 def peer(tiny):
-    one = make_pair(tiny, SHAPES).peers[0]
-    one(torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(2)))  # statistics for the normalisation
-    return one.eval()
+    network = make_pair(tiny, SHAPES).peers[0]
+    network(torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(2)))  # statistics for the normalisation
+    return network.eval()
 
 
 def draw(peer, samples):
@@ -69,7 +69,9 @@ def test_how_different_three_peers_are_is_the_mean_over_pairs(tiny):
 
 def test_three_peers_disagreement_is_the_mean_over_pairs():
     said = torch.eye(3)[torch.tensor([[0, 1, 2, 0], [0, 1, 2, 1], [1, 1, 0, 1]])]  # pairs differ on 1, 3 and 2 images of 4
-    members = {f"peer_{number}": Predictive(one, one.sum(1)) for number, one in enumerate(said, 1)}
+    members = {
+        f"peer_{number}": Predictive(probabilities, probabilities.sum(1)) for number, probabilities in enumerate(said, 1)
+    }
     members["pair"] = together(*members.values())
     assert predictive.disagreement(members) == pytest.approx((1 / 4 + 3 / 4 + 2 / 4) / 3)
 
@@ -79,8 +81,8 @@ def test_the_yardstick_is_the_same_whatever_the_trials_own_kernel(tiny, tiny_dat
     device = torch.device("cpu")
     configs = [tiny.replace(**changed) for changed in ({}, {"kernel": "rbf", "fusion": "frozen"})]
     given = [(config, make_pair(config, SHAPES), tiny_data, "validation") for config in configs]
-    one, two = (predictive.feature_kl(*each, epoch=0, device=device) for each in given)
-    assert one == two > 0
+    first, second = (predictive.feature_kl(*each, epoch=0, device=device) for each in given)
+    assert first == second > 0
     own = [predictive.feature_kl(*each, epoch=0, device=device, own=True) for each in given]
     assert own[0] != own[1]
 
@@ -93,6 +95,6 @@ def test_the_yardstick_is_the_same_whatever_the_trials_own_kernel(tiny, tiny_dat
         kernel.fill_diagonal_(0)
         p.append(kernel / kernel.sum(0))
     rows, columns = torch.where(~torch.eye(5, dtype=torch.bool))
-    a, b = (one[rows, columns] for one in p)
+    a, b = (conditional[rows, columns] for conditional in p)
     expected = ((a - b) * (a / b).log()).sum() / 5
     torch.testing.assert_close(predictive._yardstick([(features[0],), (features[1],)])[0], expected)

@@ -95,21 +95,21 @@ class Killer(threading.Thread):
         self.cluster.add_node(num_cpus=1)
 
 
-def plan(config: TrialConfig, folder) -> Plan:
+def make_plan(config: TrialConfig, folder) -> Plan:
     arms = [make_arm("plain", config, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", config, {}, ("alpha", "beta"))]
     return Plan(arms, folder, samples=2, seeds=(1, 2))
 
 
 def undisturbed(config: TrialConfig, folder) -> None:
     """The same sweep without Ray and without deaths."""
-    one = plan(config, folder)
-    in_process.run(one, folder, store=Store(folder / "store"))
-    records.write_assignments(folder, one.assignments)
+    plan = make_plan(config, folder)
+    in_process.run(plan, folder, store=Store(folder / "store"))
+    records.write_assignments(folder, plan.assignments)
 
 
 def sweep(cluster: Cluster, config: TrialConfig, folder, seed: int, deaths: int, longest: float = 3.0) -> list[str]:
     """The sweep with deaths; of what kinds they were."""
-    one, killer = plan(config, folder), Killer(cluster, seed, deaths, longest)
+    plan, killer = make_plan(config, folder), Killer(cluster, seed, deaths, longest)
     begun = threading.Event()
 
     def progress(trial, result):
@@ -118,12 +118,12 @@ def sweep(cluster: Cluster, config: TrialConfig, folder, seed: int, deaths: int,
             killer.start()
 
     try:
-        tuner.run(one, folder, resources=Resources(), groups=2, progress=progress, broker_options={"attempts": ATTEMPTS})
+        tuner.run(plan, folder, resources=Resources(), groups=2, progress=progress, broker_options={"attempts": ATTEMPTS})
     finally:
         killer.over.set()
         if begun.is_set():
             killer.join(60)
-    assert one.done
+    assert plan.done
     return killer.taken
 
 
@@ -188,6 +188,6 @@ def history(out) -> dict[str, list[tuple[str, dict, float | None]]]:
     names = optuna.study.get_all_study_names(storage)
     studies = {name: optuna.load_study(study_name=name, storage=storage) for name in names}
     return {
-        name: sorted(((one.state.name, one.params, one.value) for one in study.trials), key=str)
+        name: sorted(((trial.state.name, trial.params, trial.value) for trial in study.trials), key=str)
         for name, study in studies.items()
     }

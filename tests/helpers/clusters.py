@@ -15,13 +15,13 @@ from mldiv.cluster.nodes import connect
 def start() -> Iterator[Cluster]:
     """A head and a node of one processor each, and an object store that all processes find: ``bucket``."""
     with object_store.serve() as bucket:
-        one = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         try:
-            set_nodes(one, 1)
-            one.bucket = bucket
-            yield one
+            set_nodes(cluster, 1)
+            cluster.bucket = bucket
+            yield cluster
         finally:
-            one.shutdown()
+            cluster.shutdown()
 
 
 @contextlib.contextmanager
@@ -46,6 +46,6 @@ def set_nodes(cluster: Cluster, count: int) -> None:
 def assert_nothing_left() -> None:
     """No placement group, no actor of ours, all processors free."""
     until(lambda: {group["state"] for group in ray.util.placement_group_table().values()} <= {"REMOVED"}, 20)
-    named = {one["name"] for one in ray.util.list_named_actors(all_namespaces=True)}
+    named = {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
     assert named <= {"AutoscalingCoordinator"}  # Ray's own, one per cluster
     until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], 20)

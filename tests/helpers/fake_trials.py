@@ -18,24 +18,24 @@ def finish(folder, config, status="finished"):
     return record
 
 
-def ask(one):
+def ask(plan):
     """All trials that can be had, each free to start at once."""
     opened = []
-    while (task := one.ask()) is not None:
+    while (task := plan.ask()) is not None:
         opened.append(task.config)
-        one.progress(task.config.id, task.config.epochs)
+        plan.progress(task.config.id, task.config.epochs)
     return opened
 
 
-def conduct(one, folder, order=None, limit=10**6):
+def train_all(plan, folder, order=None, limit=10**6):
     """Train the plan with a fake trainer; ``order`` shuffles which of the open trials ends first."""
     opened, asked = [], []
     while len(asked) < limit:
-        while (task := one.ask()) is not None:
+        while (task := plan.ask()) is not None:
             opened.append(task.config)
             asked.append(task.config)
         if not opened:
             break
         config = opened.pop(order.randrange(len(opened)) if order else 0)
-        one.tell(config.id, finish(folder, config))
+        plan.tell(config.id, finish(folder, config))
     return asked

@@ -31,17 +31,19 @@ def train(config, folder, **options):
     return fit(config, folder / config.id, store=Store(folder / "store"), **options)
 
 
-def differing(one, two, where=""):
+def differing(first, second, where=""):
     """Names of what is not equal bit for bit, in nested dicts and lists of tensors and plain values."""
-    if isinstance(one, torch.Tensor):
-        alike = isinstance(two, torch.Tensor) and one.dtype == two.dtype and one.shape == two.shape
-        return [] if alike and torch.equal(one, two) else [where]
-    if isinstance(one, dict) and isinstance(two, dict):
-        keys = sorted(set(one) | set(two), key=str)
-        return [item for key in keys for item in differing(one.get(key), two.get(key), f"{where}/{key}")]
-    if isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
-        return [item for index, pair in enumerate(zip(one, two, strict=True)) for item in differing(*pair, f"{where}/{index}")]
-    return [] if type(one) is type(two) and one == two else [where]
+    if isinstance(first, torch.Tensor):
+        alike = isinstance(second, torch.Tensor) and first.dtype == second.dtype and first.shape == second.shape
+        return [] if alike and torch.equal(first, second) else [where]
+    if isinstance(first, dict) and isinstance(second, dict):
+        keys = sorted(set(first) | set(second), key=str)
+        return [item for key in keys for item in differing(first.get(key), second.get(key), f"{where}/{key}")]
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        return [
+            item for index, pair in enumerate(zip(first, second, strict=True)) for item in differing(*pair, f"{where}/{index}")
+        ]
+    return [] if type(first) is type(second) and first == second else [where]
 
 
 def without_origin(lines):

@@ -10,7 +10,7 @@ from mldiv.sweep.plan import Plan
 from mldiv.training.fit import fit
 
 
-def plan(folder, config, seeds=(1,), samples=0, more=()):
+def make_plan(folder, config, seeds=(1,), samples=0, more=()):
     """Mutual learning alone and with both terms, whose weights are searched where there are samples."""
     arms = [make_arm("plain", config, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", config, {}, ("alpha", "beta"))]
     return Plan([*arms, *more], folder, samples=samples, seeds=seeds)
@@ -31,11 +31,11 @@ def assert_as_trained_alone(folder, config, tmp_path):
 
 def broker():
     """The broker of the sweep that runs."""
-    (actor,) = [one for one in ray.util.list_named_actors(all_namespaces=True) if one["name"].startswith("broker-")]
+    (actor,) = [actor for actor in ray.util.list_named_actors(all_namespaces=True) if actor["name"].startswith("broker-")]
     return ray.get_actor(actor["name"], namespace=actor["namespace"])
 
 
 def placed():
     """Living actors by class, with the node that each is on."""
-    return [(one["ActorClassName"], one["Address"]["NodeID"]) for one in ray._private.state.actors().values()
-            if one["State"] == "ALIVE"]  # fmt: skip
+    return [(actor["ActorClassName"], actor["Address"]["NodeID"]) for actor in ray._private.state.actors().values()
+            if actor["State"] == "ALIVE"]  # fmt: skip

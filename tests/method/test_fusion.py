@@ -44,8 +44,8 @@ def test_forms(name):
     first.square().sum().backward()
     assert all(feature.grad is not None and feature.grad.abs().sum() > 0 for feature in given[0])
     trained = sum(value.numel() for value in fusion.parameters() if value.requires_grad)
-    one = sum(value.numel() for value in CrossAttention(CHANNELS, 8, 2).parameters())
-    known = {"shared": one, "per_peer": 2 * one, "frozen": 0}
+    parameters = sum(value.numel() for value in CrossAttention(CHANNELS, 8, 2).parameters())
+    known = {"shared": parameters, "per_peer": 2 * parameters, "frozen": 0}
     if name in known:
         assert trained == known[name]
         assert torch.equal(fusion.peer_1(given[1]), second) == (name != "per_peer")

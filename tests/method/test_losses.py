@@ -81,7 +81,7 @@ def test_logit_mutual_detaches_the_peer():
 def test_conditional_distribution_and_feature_kl_against_loops(name, diagonal):
     stream = torch.Generator().manual_seed(2)
     rows = torch.randn(2, 7, 4, generator=stream, dtype=torch.double)
-    p, q = (losses.conditional_distribution(KERNELS[name](one, one), include_diagonal=diagonal) for one in rows)
+    p, q = (losses.conditional_distribution(KERNELS[name](features, features), include_diagonal=diagonal) for features in rows)
     loops = []
     for batch, fast in zip(rows.tolist(), (p, q), strict=True):
         similarity = [[references.kernel(name, a, b, batch) for b in batch] for a in batch]
@@ -103,7 +103,7 @@ def test_feature_kl_gradient_through_the_zero_diagonal():
     rows = torch.randn(2, 5, 3, dtype=torch.double, generator=torch.Generator().manual_seed(3)).requires_grad_()
 
     def divergence(rows):
-        p, q = (losses.conditional_distribution(KERNELS["cosine"](one, one)) for one in rows)
+        p, q = (losses.conditional_distribution(KERNELS["cosine"](features, features)) for features in rows)
         return losses.feature_kl(p, q, direction="symmetric", reduction="batchmean")
 
     assert torch.autograd.gradcheck(divergence, rows)
@@ -169,5 +169,5 @@ def test_unknown_normalization_is_refused():
 @pytest.mark.parametrize("prior_std", [0.5, 2.0])
 def test_gradient_of_the_kl_to_the_prior_against_finite_differences(prior_std):
     """It is written out by hand."""
-    mean, sigma, _, _ = (one.requires_grad_() for one in gaussians())
+    mean, sigma, _, _ = (value.requires_grad_() for value in gaussians())
     assert torch.autograd.gradcheck(partial(losses.gaussian_kl_to_prior, prior_std=prior_std), (mean, sigma))

@@ -63,7 +63,7 @@ def named(changed):
     return ", ".join(f"{name} {value}" for name, value in changed.items())
 
 
-@pytest.mark.parametrize("changed", [one for one in combinations() if not impossible(one)], ids=named)
+@pytest.mark.parametrize("changed", [changed for changed in combinations() if not impossible(changed)], ids=named)
 def test_every_combination_that_config_allows_trains_a_step(tiny, changed):
     pair, total, _ = step(tiny.replace(**changed))
     assert total.isfinite()
@@ -72,7 +72,7 @@ def test_every_combination_that_config_allows_trains_a_step(tiny, changed):
         assert peer.rho.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("changed", [one for one in combinations() if impossible(one)], ids=named)
+@pytest.mark.parametrize("changed", [changed for changed in combinations() if impossible(changed)], ids=named)
 def test_a_bounded_transform_of_a_sum_is_refused(tiny, changed):
     with pytest.raises(ConfigError, match="param_normalization"):
         tiny.replace(**changed)
@@ -102,9 +102,9 @@ def test_each_peer_gets_the_gradient_of_its_own_loss(tiny):
     noise = torch.randn(2, pair.peers[0].mean.numel(), generator=torch.Generator().manual_seed(1))
     reference = make_pair(config, SHAPES)
     reference.set_scales(torch.tensor(0.5))
-    outs = [peer(images, weights=peer.sample(one)) for peer, one in zip(reference.peers, noise, strict=True)]
-    fused = [losses.normalize_features(one, center=True) for one in reference.fusion([outs[0][1], outs[1][1]])]
-    p = [losses.conditional_distribution(reference.kernel(one, one)) for one in fused]
+    outs = [peer(images, weights=peer.sample(drawn)) for peer, drawn in zip(reference.peers, noise, strict=True)]
+    fused = [losses.normalize_features(feature, center=True) for feature in reference.fusion([outs[0][1], outs[1][1]])]
+    p = [losses.conditional_distribution(reference.kernel(feature, feature)) for feature in fused]
     for own, other in ((0, 1), (1, 0)):
         mine, peer = reference.peers[own], reference.peers[other]
         loss = losses.expected_nll(outs[own][0], labels) + config.kl_weight * mine.kl_to_prior(1.0) / 100
@@ -127,11 +127,11 @@ def test_weights_may_be_tensors(tiny):
 
 def test_peers_start_apart_and_seeds_act():
     config = TrialConfig(arch="resnet8", width=0.25, fusion_dim=16)
-    one, same, other = (make_pair(config.replace(seed=seed), SHAPES) for seed in (0, 0, 1))
-    assert torch.equal(one.peers[0].mean, same.peers[0].mean)
-    assert not torch.equal(one.peers[0].mean, one.peers[1].mean)
-    assert not torch.equal(one.peers[0].mean, other.peers[0].mean)
-    assert not torch.equal(one.fusion.peer_1.block, other.fusion.peer_1.block)
+    pair, same, other = (make_pair(config.replace(seed=seed), SHAPES) for seed in (0, 0, 1))
+    assert torch.equal(pair.peers[0].mean, same.peers[0].mean)
+    assert not torch.equal(pair.peers[0].mean, pair.peers[1].mean)
+    assert not torch.equal(pair.peers[0].mean, other.peers[0].mean)
+    assert not torch.equal(pair.fusion.peer_1.block, other.fusion.peer_1.block)
 
 
 @pytest.mark.parametrize("normalization", ["sum", "mean", "switch"])

@@ -30,7 +30,7 @@ class Network(nn.Module):
 
 class LastFeatures(nn.Module):
     def forward(self, features):
-        return [one[-1] for one in features]
+        return [blocks[-1] for blocks in features]
 
 
 def make(peers, **changed):
@@ -60,7 +60,7 @@ class Peer:
     def detached(self):
         copy = object.__new__(Peer)
         copy.mean, copy.sigma, copy.features, copy.logits = (
-            one.detach() for one in (self.mean, self.sigma, self.features, self.logits)
+            value.detach() for value in (self.mean, self.sigma, self.features, self.logits)
         )
         return copy
 
@@ -152,12 +152,12 @@ def test_terms_and_gradients_against_loops(peers, kind, diverse):
 
     got = dict(zip(term_names(peers), terms.tolist(), strict=True))
     for name in ("nll", "kl", "mutual"):
-        for number, one in enumerate(expected, 1):
-            assert got[f"{name}_{number}"] == pytest.approx(one[name], rel=1e-4, abs=1e-7), (name, number)
-    assert got["param_distance"] == pytest.approx(sum(one["distance"] for one in expected) / peers, rel=1e-4)
-    assert got["feature_kl"] == pytest.approx(sum(one["feature_kl"] for one in expected) / peers, rel=1e-4)
+        for number, found in enumerate(expected, 1):
+            assert got[f"{name}_{number}"] == pytest.approx(found[name], rel=1e-4, abs=1e-7), (name, number)
+    assert got["param_distance"] == pytest.approx(sum(found["distance"] for found in expected) / peers, rel=1e-4)
+    assert got["feature_kl"] == pytest.approx(sum(found["feature_kl"] for found in expected) / peers, rel=1e-4)
     for name in ("param_diversity", "feature_diversity", "total"):
-        assert got[name] == pytest.approx(sum(one[name] for one in expected), rel=1e-4), name
+        assert got[name] == pytest.approx(sum(found[name] for found in expected), rel=1e-4), name
     assert total.item() == got["total"]
 
 
@@ -181,9 +181,9 @@ def test_names_of_parameters_and_scales(peers):
     means = [peer.mean.detach().double() for peer in pair.peers]
     sigmas = [peer.sigma.detach().double() for peer in pair.peers]
     apart = [
-        (means[one] - means[other]).square().sum() + (sigmas[one] - sigmas[other]).square().sum()
-        for one in range(peers)
-        for other in range(one)
+        (means[own] - means[other]).square().sum() + (sigmas[own] - sigmas[other]).square().sum()
+        for own in range(peers)
+        for other in range(own)
     ]
     assert pair.param_scale.item() == noted["param_distance"] == pytest.approx(float(sum(apart) / len(apart)), rel=1e-5)
     assert pair.feature_scale.item() == noted["feature_kl"] == value.item() > 0
@@ -195,7 +195,7 @@ def test_a_fusion_for_every_peer(name, peers):
     fusion = FUSIONS[name]((4, 6), 8, 2, 0, peers)
     features = [tuple(torch.randn(3, count, 2, 2) for count in (4, 6)) for _ in range(peers)]
     fused = fusion(features)
-    assert [one.shape for one in fused] == [(3, 8)] * peers
+    assert [feature.shape for feature in fused] == [(3, 8)] * peers
     modules = peers if name == "per_peer" else 1
     assert len({id(module) for module in fusion.of_peers}) == modules
     assert len({tuple(module.block.flatten().tolist()) for module in fusion.of_peers}) == modules
@@ -209,17 +209,17 @@ def test_a_fusion_of_vectors_takes_them_as_they_are():
 
 def test_a_fusion_of_before_is_read_by_its_old_names():
     """In a pair's checkpoint of mldiv 0.5.0."""
-    one, other = (
+    pair, other = (
         MutualPair([Network(0), Network(1)], Objective(TRAIN), fusion=FUSIONS["per_peer"]((HIDDEN,), 8, 2, seed))
         for seed in (0, 5)
     )
     old = {
         name.replace("fusion.peer_1", "fusion.first").replace("fusion.peer_2", "fusion.second"): value
-        for name, value in one.state_dict().items()
+        for name, value in pair.state_dict().items()
     }
-    assert len(old) == len(one.state_dict()) and not set(old) <= set(one.state_dict())
+    assert len(old) == len(pair.state_dict()) and not set(old) <= set(pair.state_dict())
     other.load_state_dict(old)
-    assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in pair.state_dict().items())
 
 
 def test_the_objective_has_the_configurations_defaults():
@@ -245,5 +245,5 @@ def test_what_cannot_be_is_said():
 def test_noise_is_drawn_where_none_is_given():
     pair = make(3)
     inputs, labels, _ = batch(pair)
-    one, other = (pair(inputs, labels)[0].item() for _ in range(2))
-    assert one != other and math.isfinite(one)
+    first, second = (pair(inputs, labels)[0].item() for _ in range(2))
+    assert first != second and math.isfinite(first)

@@ -59,7 +59,7 @@ def test_vmap_over_weight_samples_equals_the_loop(case):
     noise = torch.randn(4, posterior.mean.numel(), generator=torch.Generator().manual_seed(1))
     weights = posterior.sample(noise)
     together = logits(posterior.predict_samples(images, weights=weights, chunk=2))
-    single = torch.stack([logits(posterior(images, weights=one)) for one in weights])
+    single = torch.stack([logits(posterior(images, weights=sample)) for sample in weights])
     torch.testing.assert_close(together, single, rtol=1e-3, atol=1e-4)
 
 
@@ -87,8 +87,10 @@ def test_survives_copy_pickle_and_state_dict(case):
     with torch.no_grad():
         other.mean.add_(1)
     other.load_state_dict(state)
-    for one in (other, pickle.loads(pickle.dumps(posterior)), copy.deepcopy(posterior).to(torch.float64).float()):
-        torch.testing.assert_close(logits(one(images, weights=one.mean)), logits(posterior(images, weights=posterior.mean)))
+    for restored in (other, pickle.loads(pickle.dumps(posterior)), copy.deepcopy(posterior).to(torch.float64).float()):
+        torch.testing.assert_close(
+            logits(restored(images, weights=restored.mean)), logits(posterior(images, weights=posterior.mean))
+        )
 
 
 def test_initial_means_from_a_state_dict(case):
@@ -126,12 +128,12 @@ def test_relative_start_is_a_share_of_each_layers_size():
 
 
 def test_distance_and_cosine_by_layer():
-    one, two = (GaussianPosterior(build("resnet8", classes=5, width=0.5, seed=seed)) for seed in (0, 1))
-    expected = (one.mean - two.mean).square().sum() + (one.sigma - two.sigma).square().sum()
-    torch.testing.assert_close(one.distance(two), expected)
-    cosines = one.cosine_by_layer(two)
+    first, second = (GaussianPosterior(build("resnet8", classes=5, width=0.5, seed=seed)) for seed in (0, 1))
+    expected = (first.mean - second.mean).square().sum() + (first.sigma - second.sigma).square().sum()
+    torch.testing.assert_close(first.distance(second), expected)
+    cosines = first.cosine_by_layer(second)
     assert len(cosines) == 8 and all(abs(value) < 0.3 for value in cosines.values())
-    same = one.cosine_by_layer(one)
+    same = first.cosine_by_layer(first)
     assert all(value.item() == pytest.approx(1) for value in same.values())
 
 

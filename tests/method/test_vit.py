@@ -163,7 +163,7 @@ def test_samples_computed_together_are_those_computed_one_by_one(config, precisi
     images, _ = batch()
     weights = posterior.sample(torch.randn(5, posterior.mean.numel(), generator=torch.Generator().manual_seed(1))).detach()
     softmax = torch.stack(
-        [reference(posterior.module, posterior.views(one) | posterior.module.state_dict())[0](images) for one in weights]
+        [reference(posterior.module, posterior.views(sample) | posterior.module.state_dict())[0](images) for sample in weights]
     ).softmax(-1)
     close = {"rtol": 1e-4, "atol": 1e-5} if precision == "float32" else {"rtol": 0, "atol": 0.03}
     for at_once in (1, 3):
@@ -204,8 +204,8 @@ def test_the_feature_term_alone_reaches_every_layer(config):
     images, labels = batch(channels=1, count=12)
     quiet = {"kl_weight": 0.0, "alpha": 0.0, "mutual_weight": 0.0}
     with_term, without = (step(config.replace(beta=beta, fusion="frozen", **quiet), images, labels)[0] for beta in (1e6, 0.0))
-    one = with_term.peers[0]
-    difference = one.mean.grad - without.peers[0].mean.grad
+    peer_1 = with_term.peers[0]
+    difference = peer_1.mean.grad - without.peers[0].mean.grad
 
     fresh = make_pair(config.replace(fusion="frozen"), Shapes(10, 1, 100, 8))
     noise = torch.randn(2, fresh.peers[0].mean.numel(), generator=torch.Generator().manual_seed(1))
@@ -218,7 +218,7 @@ def test_the_feature_term_alone_reaches_every_layer(config):
     value = losses.feature_kl(p, q.detach(), direction="symmetric", reduction="batchmean")
     (expected,) = torch.autograd.grad(1e6 * torch.exp(-value / 0.01), fresh.peers[0].mean)
     torch.testing.assert_close(difference, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
-    for name, gradient in one.views(difference).items():
+    for name, gradient in peer_1.views(difference).items():
         assert gradient.any() == (name != "heads.head.weight"), name
 
 

@@ -19,26 +19,26 @@ from mldiv.training.fit import fit
 MLDIV = Path(in_process.__file__).parents[1]
 
 
-def plan(folder, tiny, **changes):
+def make_plan(folder, tiny, **changes):
     arms = [make_arm("plain", tiny, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", tiny.replace(**changes), {}, ("alpha",))]
     return Plan(arms, folder, samples=2, seeds=(1,))
 
 
 def test_every_trial_is_recorded_as_trained_alone(tiny, tmp_path):
-    one, heard = plan(tmp_path / "study", tiny), []
+    plan, heard = make_plan(tmp_path / "study", tiny), []
     in_process.run(
-        one, tmp_path / "study", store=Store(tmp_path / "store"), progress=lambda trial, line: heard.append((trial, line))
+        plan, tmp_path / "study", store=Store(tmp_path / "store"), progress=lambda trial, line: heard.append((trial, line))
     )
-    assert one.done
-    assert {item.phase for item in one.assignments} == {"search", "repeat"}
+    assert plan.done
+    assert {item.phase for item in plan.assignments} == {"search", "repeat"}
     ended = {(trial, line.get("status")) for trial, line in heard if line.get("ended")}
-    assert ended == {(item.trial, "finished") for item in one.assignments}
-    for item in one.assignments:
+    assert ended == {(item.trial, "finished") for item in plan.assignments}
+    for item in plan.assignments:
         assert find_trial(tmp_path / "study", item.trial).status == "finished", item
-    config = one.arms[1].chosen().replace(seed=1)
+    config = plan.arms[1].chosen().replace(seed=1)
     alone = fit(config, trial_folder(tmp_path / "alone", config.id), store=Store(tmp_path / "other"))
     assert find_trial(tmp_path / "study", config.id).test == alone.test
-    assert sum(find_trial(tmp_path / "study", item.trial).cost["epochs_shared"] for item in one.assignments) > 0
+    assert sum(find_trial(tmp_path / "study", item.trial).cost["epochs_shared"] for item in plan.assignments) > 0
 
 
 def test_a_trial_that_fails_leaves_its_traceback_and_the_others_go_on(tiny, tmp_path, monkeypatch):
@@ -48,15 +48,15 @@ def test_a_trial_that_fails_leaves_its_traceback_and_the_others_go_on(tiny, tmp_
         return fit(config, *args, **options)
 
     monkeypatch.setattr(attempt_module, "fit", broken)
-    one = plan(tmp_path, tiny)
-    in_process.run(one, tmp_path, store=Store(tmp_path / "store"))
-    ends = {item.arm: find_trial(tmp_path, item.trial) for item in one.assignments if item.phase == "repeat"}
+    plan = make_plan(tmp_path, tiny)
+    in_process.run(plan, tmp_path, store=Store(tmp_path / "store"))
+    ends = {item.arm: find_trial(tmp_path, item.trial) for item in plan.assignments if item.phase == "repeat"}
     assert ends["plain"].status == "finished"
     assert ends["both"].status == "failed"
     assert "RuntimeError: a rank died" in ends["both"].reason
     assert "Traceback" in ends["both"].reason
     monkeypatch.undo()
-    again = plan(tmp_path, tiny)
+    again = make_plan(tmp_path, tiny)
     in_process.run(again, tmp_path, store=Store(tmp_path / "store"))
     assert {find_trial(tmp_path, item.trial).status for item in again.assignments} == {"finished"}
 
@@ -72,10 +72,10 @@ def test_a_deadline_ends_it_and_the_same_call_goes_on(tiny, tmp_path, monkeypatc
 
     monkeypatch.setattr(attempt_module, "fit", recorded)
     left = iter([False] * trials + [True])
-    one = plan(tmp_path, tiny)
-    in_process.run(one, tmp_path, store=Store(tmp_path / "store"), deadline=lambda: next(left))
+    plan = make_plan(tmp_path, tiny)
+    in_process.run(plan, tmp_path, store=Store(tmp_path / "store"), deadline=lambda: next(left))
     assert len(trained) == len(list((tmp_path / "trials").glob("*/trial.json"))) == trials
-    again = plan(tmp_path, tiny)
+    again = make_plan(tmp_path, tiny)
     in_process.run(again, tmp_path, store=Store(tmp_path / "store"))
     assert again.done
     assert again.recorded == trials
@@ -90,9 +90,9 @@ def imported(name):
     """The modules that a module of mldiv imports, anywhere in it, and what it takes from them."""
     for node in ast.walk(ast.parse(file_of(name).read_text())):
         if isinstance(node, ast.Import):
-            yield from (one.name for one in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from (node.module, *(f"{node.module}.{one.name}" for one in node.names))
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
 
 
 @pytest.mark.parametrize("start", ["sweep.in_process", "training.step_cost"])
@@ -102,9 +102,9 @@ def test_nothing_that_it_imports_imports_ray(start):
         name = waiting.pop()
         found.add(name)
         names = set(imported(name))
-        assert not any(one.split(".")[0] == "ray" for one in names), f"mldiv.{name}"
-        ours = {one.removeprefix("mldiv.") for one in names if one.startswith("mldiv.")}
-        waiting += [one for one in ours - found if file_of(one).exists()]
+        assert not any(module.split(".")[0] == "ray" for module in names), f"mldiv.{name}"
+        ours = {module.removeprefix("mldiv.") for module in names if module.startswith("mldiv.")}
+        waiting += [module for module in ours - found if file_of(module).exists()]
     assert {"method.pair", "method.losses", "evaluation.metrics"} <= found
 
 
@@ -117,11 +117,11 @@ def test_no_ray_is_imported():
 def test_without_sharing_every_trial_trains_its_own_first_stage(tiny, tmp_path):
     """And leaves neither a store of its own nor anything in the study's."""
     arms = [make_arm("plain", tiny, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", tiny, {}, ())]
-    one, store = Plan(arms, tmp_path / "study", samples=0, seeds=(1,), share=False), Store(tmp_path / "store")
-    in_process.run(one, tmp_path / "study", store=store)
-    assert one.done
+    plan, store = Plan(arms, tmp_path / "study", samples=0, seeds=(1,), share=False), Store(tmp_path / "store")
+    in_process.run(plan, tmp_path / "study", store=store)
+    assert plan.done
     assert store.entries() == {}
-    for item in one.assignments:
+    for item in plan.assignments:
         cost = find_trial(tmp_path / "study", item.trial).cost
         assert (cost["epochs_trained"], cost["epochs_shared"], cost["pretraining_epochs_trained"]) == (4, 0, 1), item
         assert not (trial_folder(tmp_path / "study", item.trial) / "store").exists()

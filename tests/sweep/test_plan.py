@@ -3,7 +3,7 @@ from functools import partial
 
 import optuna
 import pytest
-from helpers.fake_trials import ask, conduct, finish, score
+from helpers.fake_trials import ask, finish, score, train_all
 from optuna.trial import TrialState
 
 from mldiv.config import ConfigError, TrialConfig
@@ -21,17 +21,17 @@ def arms():
     return [make_arm(name, base, change, SEARCHED) for name, change in changes.items()]
 
 
-def plan(folder, **options):
+def make_plan(folder, **options):
     return Plan(arms(), folder, **({"samples": 4, "seeds": (1, 2), "batch": 2} | options))
 
 
 def test_every_arm_is_searched_and_then_repeated(tmp_path):
-    one = plan(tmp_path)
-    asked = conduct(one, tmp_path)
-    assert one.done and len(asked) == one.trials() == one.answered == 3 * (4 + 2)
+    plan = make_plan(tmp_path)
+    asked = train_all(plan, tmp_path)
+    assert plan.done and len(asked) == plan.trials() == plan.answered == 3 * (4 + 2)
     assert {config.seed for config in asked} == {0, 1, 2}
-    for arm in one.arms:
-        repeats = [item for item in one.assignments if item.arm == arm.name and item.phase == "repeat"]
+    for arm in plan.arms:
+        repeats = [item for item in plan.assignments if item.arm == arm.name and item.phase == "repeat"]
         assert [item.seed for item in repeats] == [1, 2]
         best = min((trial.value for trial in arm.study.trials), default=None)
         chosen = arm.chosen()
@@ -46,18 +46,18 @@ def test_what_has_no_effect_or_is_fixed_is_not_searched():
 
 
 def test_the_papers_point_comes_first(tmp_path):
-    one = plan(tmp_path)
+    plan = make_plan(tmp_path)
     first = {}
-    for config in conduct(one, tmp_path):
+    for config in train_all(plan, tmp_path):
         first.setdefault((config.kernel, config.alpha > 0), config)
     assert (first["cosine", True].alpha, first["cosine", True].beta) == (1.0, 2.0)
 
 
 def test_arms_are_searched_at_common_points(tmp_path):
     """Each arm sees its part of the same points, however few settings it searches; TPE goes on from there."""
-    one = plan(tmp_path, samples=COMMON_POINTS + 3, seeds=(1,))
-    conduct(one, tmp_path)
-    baseline, rbf, searched = ([trial.params for trial in arm.study.trials] for arm in one.arms)
+    plan = make_plan(tmp_path, samples=COMMON_POINTS + 3, seeds=(1,))
+    train_all(plan, tmp_path)
+    baseline, rbf, searched = ([trial.params for trial in arm.study.trials] for arm in plan.arms)
     for a, b, c in zip(baseline[:COMMON_POINTS], rbf, searched, strict=False):
         assert a["temperature"] == b["temperature"] == c["temperature"] and b["alpha"] == c["alpha"]
     assert len({point["temperature"] for point in baseline}) == COMMON_POINTS + 3
@@ -66,14 +66,14 @@ def test_arms_are_searched_at_common_points(tmp_path):
 
 def beyond_the_common_points(folder, name, **options):
     """A plan in which what TPE suggests depends on what it was told."""
-    return plan(folder / name, samples=COMMON_POINTS + 4, **options)
+    return make_plan(folder / name, samples=COMMON_POINTS + 4, **options)
 
 
 def test_a_seed_repeats_the_suggestions_whatever_the_timing(tmp_path):
     def suggestions(folder, order, **options):
-        one = beyond_the_common_points(folder.parent, folder.name, **options)
-        conduct(one, folder, order)
-        return [(item.arm, item.phase, item.trial) for item in sorted(one.assignments, key=lambda i: (i.arm, i.phase))]
+        plan = beyond_the_common_points(folder.parent, folder.name, **options)
+        train_all(plan, folder, order)
+        return [(item.arm, item.phase, item.trial) for item in sorted(plan.assignments, key=lambda i: (i.arm, i.phase))]
 
     straight = suggestions(tmp_path / "a", None)
     for seed in range(5):
@@ -84,55 +84,55 @@ def test_a_seed_repeats_the_suggestions_whatever_the_timing(tmp_path):
 @pytest.mark.parametrize("done", [0, 5, 25, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 9, 23, 26, 40))])
 def test_started_again_it_goes_on_where_it_was(tmp_path, done):
     """Among the common points and among those that TPE suggests."""
-    plan = partial(beyond_the_common_points, tmp_path)
-    whole = conduct(plan("whole"), tmp_path / "whole")
-    conduct(plan("cut"), tmp_path / "cut", limit=done)
+    make = partial(beyond_the_common_points, tmp_path)
+    whole = train_all(make("whole"), tmp_path / "whole")
+    train_all(make("cut"), tmp_path / "cut", limit=done)
     trained = {path.name for path in (tmp_path / "cut" / "trials").glob("*")} if done else set()
-    again = plan("cut")
-    rest = conduct(again, tmp_path / "cut")
+    again = make("cut")
+    rest = train_all(again, tmp_path / "cut")
     assert again.done
     assert {config.id for config in rest} | trained == {config.id for config in whole}
     assert not {config.id for config in rest} & trained
-    assert plan("cut").ask() is None
+    assert make("cut").ask() is None
 
 
 def test_ends_are_told_to_optuna_as_what_they_are(tmp_path):
-    one = Plan([arms()[2]], tmp_path, samples=4, seeds=(1,), batch=4)
-    opened = ask(one)
-    assert len(opened) == 4 and one.ask() is None and not one.done
+    plan = Plan([arms()[2]], tmp_path, samples=4, seeds=(1,), batch=4)
+    opened = ask(plan)
+    assert len(opened) == 4 and plan.ask() is None and not plan.done
     for config, status in zip(opened, ("finished", "stopped", "diverged", None), strict=True):
-        one.tell(config.id, finish(tmp_path, config, status) if status else None)
-    states = [trial.state for trial in one.arms[0].study.trials]
+        plan.tell(config.id, finish(tmp_path, config, status) if status else None)
+    states = [trial.state for trial in plan.arms[0].study.trials]
     assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
-    assert one.ask().config.seed == 1
+    assert plan.ask().config.seed == 1
 
 
 def test_an_arm_without_a_finished_search_has_no_repeats(tmp_path):
-    one = Plan([arms()[2]], tmp_path, samples=2, seeds=(1,), batch=2)
-    for config in ask(one):
-        one.tell(config.id, finish(tmp_path, config, "diverged"))
-    assert one.ask() is None
-    assert one.done
-    assert one.chosen() == {}
+    plan = Plan([arms()[2]], tmp_path, samples=2, seeds=(1,), batch=2)
+    for config in ask(plan):
+        plan.tell(config.id, finish(tmp_path, config, "diverged"))
+    assert plan.ask() is None
+    assert plan.done
+    assert plan.chosen() == {}
 
 
 def test_without_samples_the_defaults_are_repeated(tmp_path):
-    one = plan(tmp_path, samples=0)
-    asked = conduct(one, tmp_path)
-    assert len(asked) == 6 and all(item.phase == "repeat" for item in one.assignments)
+    plan = make_plan(tmp_path, samples=0)
+    asked = train_all(plan, tmp_path)
+    assert len(asked) == 6 and all(item.phase == "repeat" for item in plan.assignments)
 
 
 def test_two_arms_that_ask_for_the_same_trial_train_it_once(tmp_path):
     base = TrialConfig(data="digits", epochs=12, switch_epoch=8)
     same = [make_arm(name, base, {}, ()) for name in ("one", "two")]
-    one = Plan(same, tmp_path, samples=0, seeds=(1,))
-    assert len(conduct(one, tmp_path)) == 1
-    assert one.done and len(one.assignments) == 2
+    plan = Plan(same, tmp_path, samples=0, seeds=(1,))
+    assert len(train_all(plan, tmp_path)) == 1
+    assert plan.done and len(plan.assignments) == 2
 
 
 def test_the_journal_holds_a_named_study_per_arm(tmp_path):
     storage = journal(tmp_path / "optuna.journal")
-    conduct(plan(tmp_path, storage=storage), tmp_path)
+    train_all(make_plan(tmp_path, storage=storage), tmp_path)
     names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
     assert sorted(names) == sorted(f"{tmp_path.name}: {arm.name}" for arm in arms())
     study = optuna.load_study(study_name=f"{tmp_path.name}: searched", storage=storage)

@@ -55,7 +55,7 @@ def test_nobody_waits_for_less_than_there_is():
     assert queue.take().config == between
 
 
-def test_a_pretraining_is_waited_for_across_trunks():
+def test_a_pretraining_is_waited_for_across_first_stages():
     """Two temperatures, one pretrained network."""
     queue = TrialQueue()
     configs = [BASE.replace(temperature=value, initialization="scratch_pretrained") for value in (2.0, 3.0)]

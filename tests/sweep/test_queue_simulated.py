@@ -37,7 +37,7 @@ def numbered(seed):
 
 @functools.cache
 def trials(seed, count=12):
-    """Different trials of a few trunks: seeds, temperatures, starts, arms, switch epochs from 0 to never."""
+    """Different trials of a few first stages: seeds, temperatures, starts, arms, switch epochs from 0 to never."""
     draw, found = random.Random(seed), {}
     while len(found) < count:
         weights = draw.choice([{}, {}, {"alpha": 0.0}, {"alpha": 0.0, "beta": 0.0}])
@@ -91,11 +91,11 @@ class World:
 
     def start(self, task):
         config = self.waiting.pop(task.config.id)  # KeyError: handed out twice, or never added
-        trunk = first_stage_id(task.config)
+        stage = first_stage_id(task.config)
         assert task.config == config
-        begin = max((epoch for epoch in self.stored[trunk] if epoch <= config.first_stage), default=0)
+        begin = max((epoch for epoch in self.stored[stage] if epoch <= config.first_stage), default=0)
         for other in self.running.values():
-            if first_stage_id(other.config) == trunk:
+            if first_stage_id(other.config) == stage:
                 useful = {epoch for epoch in other.publish if other.epochs < epoch <= config.first_stage}
                 assert max(useful, default=0) <= begin, "started although another still publishes a longer prefix for it"
         missing = [name for name in pretraining_ids(config) if name not in self.pretrained] if begin == 0 else []
@@ -106,24 +106,24 @@ class World:
         self.order.append(config)
         self.running[config.id] = Running(task, begin, missing)
 
-    def tick(self, one):
+    def tick(self, trial):
         """An epoch, or the report of a start from the store, or the end."""
         fails = self.draw.random() < self.fails
-        if one.epochs < one.config.epochs and (not fails or self.draw.random() < 0.5):
-            if one.reported or not one.begin:
-                one.epochs += 1
+        if trial.epochs < trial.config.epochs and (not fails or self.draw.random() < 0.5):
+            if trial.reported or not trial.begin:
+                trial.epochs += 1
                 self.trained += 1
-            one.reported = True
-            self.pretrained |= set(one.pretraining)
-            self.stored[first_stage_id(one.config)] |= {epoch for epoch in one.publish if epoch <= one.epochs}
+            trial.reported = True
+            self.pretrained |= set(trial.pretraining)
+            self.stored[first_stage_id(trial.config)] |= {epoch for epoch in trial.publish if epoch <= trial.epochs}
             if not fails:  # else it is stored, and nobody hears of it
-                self.queue.progress(one.config.id, one.epochs)
+                self.queue.progress(trial.config.id, trial.epochs)
                 return
-        del self.running[one.config.id]
-        self.queue.end(one.config.id)
+        del self.running[trial.config.id]
+        self.queue.end(trial.config.id)
 
 
-def by_trunk(configs):
+def by_first_stage(configs):
     found = defaultdict(list)
     for config in configs:
         found[first_stage_id(config)].append(config)
@@ -131,18 +131,18 @@ def by_trunk(configs):
 
 
 def fewest_epochs(configs, switches=()):
-    """Of each trunk the longest needed prefix once, the rest of those that go on alone, every second stage. Where one goes
-    on alone, all switches that others might have are prefixes."""
+    """Of each first stage the longest needed prefix once, the rest of those that go on alone, every second stage. Where a trial
+    goes on alone, all switches that others might have are prefixes."""
     total = 0
-    for trunk in by_trunk(configs):
-        alone = switches if any(not one.diverse for one in trunk) else ()
-        prefix = max((*alone, *(one.switch_epoch for one in trunk if one.diverse)), default=0)
-        total += prefix + sum(one.epochs - (one.switch_epoch if one.diverse else prefix) for one in trunk)
+    for alike in by_first_stage(configs):
+        alone = switches if any(not config.diverse for config in alike) else ()
+        prefix = max((*alone, *(config.switch_epoch for config in alike if config.diverse)), default=0)
+        total += prefix + sum(config.epochs - (config.switch_epoch if config.diverse else prefix) for config in alike)
     return total
 
 
 def fewest_pretrainings(configs):
-    return BASE.pretrain_epochs * len({name for one in configs for name in pretraining_ids(one)})
+    return BASE.pretrain_epochs * len({name for config in configs for name in pretraining_ids(config)})
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 5])
@@ -244,14 +244,14 @@ def test_without_a_report_of_its_start_a_trial_still_frees_those_who_wait(seeds)
 
 
 class BeginsFirst(World):
-    """Hands out a trial of a trunk that has been begun only when all trials of the others wait for a pretraining."""
+    """Hands out a trial whose first stage has been begun only when all trials of the others wait for a pretraining."""
 
     def __init__(self, groups, draw):
         super().__init__(groups, draw)
         self.begun = set()
 
     def start(self, task):
-        pretraining = {name for one in self.running.values() if not one.reported for name in one.pretraining}
+        pretraining = {name for other in self.running.values() if not other.reported for name in other.pretraining}
         if first_stage_id(task.config) in self.begun:
             for config in self.waiting.values():
                 assert first_stage_id(config) in self.begun or set(pretraining_ids(config)) & pretraining
@@ -277,15 +277,15 @@ class Watched(World):
         super().__init__(groups, draw)
         self.names, self.sizes = names, []
 
-    def tick(self, one):
+    def tick(self, trial):
         needed = [re.compile(pattern) for pattern in self.queue.needed()]
         opened = [*self.waiting.values(), *(other.config for other in self.running.values())]
         prefixes = {self.names[config.id] for config in opened if config.diverse and config.switch_epoch}
         networks = {f"pretrained/{name}-0123456789abcdef" for config in opened for name in pretraining_ids(config)}
-        matched = {name for name in {*self.names.values(), *networks} if any(one.fullmatch(name) for one in needed)}
+        matched = {name for name in {*self.names.values(), *networks} if any(pattern.fullmatch(name) for pattern in needed)}
         assert matched == prefixes | networks
         self.sizes.append(len(needed))
-        super().tick(one)
+        super().tick(trial)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -294,7 +294,10 @@ def test_needed_matches_the_names_of_what_is_open_and_shrinks(seeds, groups, tin
     for seed in seeds:
         with numbered(seed) as draw:
             configs = trials(seed)
-            names = {one.id: SharedFirstStage(one, tiny_data, Store(tmp_path), CPU).name(one.switch_epoch) for one in configs}
+            names = {
+                config.id: SharedFirstStage(config, tiny_data, Store(tmp_path), CPU).name(config.switch_epoch)
+                for config in configs
+            }
             world = Watched(groups, draw, names)
             for config in configs:
                 world.add(config)

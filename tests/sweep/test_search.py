@@ -5,7 +5,7 @@ import math
 import numpy as np
 import optuna
 import pytest
-from helpers.fake_trials import ask, conduct, finish
+from helpers.fake_trials import ask, finish, train_all
 from optuna.trial import TrialState
 
 from mldiv import records
@@ -44,8 +44,8 @@ def test_the_temperature_of_peers_that_do_not_teach_each_other_is_not_searched()
 
 def test_a_weight_can_be_zero_and_else_lies_in_its_range(tmp_path):
     arm = make_arm("searched", BASE, {}, ("alpha", "beta"), OR_ZERO)
-    one = Plan([arm], tmp_path, samples=60, seeds=(1,))
-    drawn = [config for config in conduct(one, tmp_path) if config.seed == 0]
+    plan = Plan([arm], tmp_path, samples=60, seeds=(1,))
+    drawn = [config for config in train_all(plan, tmp_path) if config.seed == 0]
     for name, smallest, largest in (("alpha", 0.01, 10), ("beta", 0.02, 20)):
         values = np.array([getattr(config, name) for config in drawn])
         assert (values == 0).any() and values[values > 0].min() >= smallest and values.max() <= largest
@@ -59,32 +59,32 @@ def noisy(config):
     return math.log10(config.alpha + 1e-9) ** 2 + (2 * math.log10(config.alpha + 1e-9) if config.seed == 0 else 0)
 
 
-def conduct_noisy(one, folder):
+def train_noisy(plan, folder):
     asked = []
-    while (task := one.ask()) is not None:
+    while (task := plan.ask()) is not None:
         record = TrialRecord(task.config.id, records.finite(vars(task.config)), status="finished")
         record.validation = {"pair": {"nll": noisy(task.config), "ece": task.config.beta}}
         records.write_trial(trial_folder(folder, task.config.id), record)
         asked.append(task.config)
-        one.progress(task.config.id, task.config.epochs)
-        one.tell(task.config.id, record)
+        plan.progress(task.config.id, task.config.epochs)
+        plan.tell(task.config.id, record)
     return asked
 
 
 def test_each_suggestion_is_judged_by_its_mean_over_the_search_seeds(tmp_path):
     def search(folder, seeds):
-        one = Plan([make_arm("x", BASE, {}, ("alpha",))], folder, samples=12, seeds=(1,), search_seeds=search_seeds(seeds))
-        return one, conduct_noisy(one, folder)
+        plan = Plan([make_arm("x", BASE, {}, ("alpha",))], folder, samples=12, seeds=(1,), search_seeds=search_seeds(seeds))
+        return plan, train_noisy(plan, folder)
 
-    one, asked = search(tmp_path / "five", 5)
-    assert len(asked) == one.trials() == 12 * 5 + 1 and one.done
+    plan, asked = search(tmp_path / "five", 5)
+    assert len(asked) == plan.trials() == 12 * 5 + 1 and plan.done
     assert {config.seed for config in asked} == {0, 10_001, 10_002, 10_003, 10_004, 1}
-    study = one.arms[0].study
-    for trial, config in zip(study.trials, one.arms[0].suggested, strict=True):
+    study = plan.arms[0].study
+    for trial, config in zip(study.trials, plan.arms[0].suggested, strict=True):
         expected = np.mean([noisy(config.replace(seed=seed)) for seed in search_seeds(5)])
         assert trial.value == pytest.approx(expected)
     alone, _ = search(tmp_path / "one", 1)
-    assert abs(math.log10(one.arms[0].chosen().alpha)) < abs(math.log10(alone.arms[0].chosen().alpha))
+    assert abs(math.log10(plan.arms[0].chosen().alpha)) < abs(math.log10(alone.arms[0].chosen().alpha))
     again = Plan([make_arm("x", BASE, {}, ("alpha",))], tmp_path / "five", samples=12, seeds=(1,), search_seeds=search_seeds(5))
     assert again.ask() is None and again.done and again.recorded == 61
 
@@ -99,10 +99,10 @@ def test_each_suggestion_is_judged_by_its_mean_over_the_search_seeds(tmp_path):
     ],
 )
 def test_a_suggestion_ends_as_its_worst_seed(tmp_path, ends, state):
-    one = Plan([make_arm("x", BASE, {}, ("alpha",))], tmp_path, samples=1, seeds=(1,), search_seeds=(0, 10_001))
-    for config, status in zip(ask(one), ends, strict=True):
-        one.tell(config.id, finish(tmp_path, config, status) if status else None)
-    assert one.arms[0].study.trials[0].state == state
+    plan = Plan([make_arm("x", BASE, {}, ("alpha",))], tmp_path, samples=1, seeds=(1,), search_seeds=(0, 10_001))
+    for config, status in zip(ask(plan), ends, strict=True):
+        plan.tell(config.id, finish(tmp_path, config, status) if status else None)
+    assert plan.arms[0].study.trials[0].state == state
 
 
 def test_two_objectives_choose_the_fronts_point_nearest_to_the_ideal(tmp_path):
@@ -113,13 +113,13 @@ def test_two_objectives_choose_the_fronts_point_nearest_to_the_ideal(tmp_path):
         return {"nll": (place + 1) ** 2, "ece": (place - 1) ** 2 / 100}
 
     arm = make_arm("x", BASE, {}, ("alpha",))
-    one = Plan([arm], tmp_path, samples=12, seeds=(1,), rule="validation_nll_and_ece")
-    while (task := one.ask()) is not None:
+    plan = Plan([arm], tmp_path, samples=12, seeds=(1,), rule="validation_nll_and_ece")
+    while (task := plan.ask()) is not None:
         record = TrialRecord(task.config.id, records.finite(vars(task.config)), status="finished")
         record.validation = {"pair": scores(task.config)}
         records.write_trial(trial_folder(tmp_path, task.config.id), record)
-        one.progress(task.config.id, task.config.epochs)
-        one.tell(task.config.id, record)
+        plan.progress(task.config.id, task.config.epochs)
+        plan.tell(task.config.id, record)
     values = np.array([trial.values for trial in arm.study.trials])
     front = np.array([row for row in values if not any((other <= row).all() and (other < row).any() for other in values)])
     low, span = front.min(0), np.ptp(front, 0)
@@ -131,12 +131,12 @@ def test_two_objectives_choose_the_fronts_point_nearest_to_the_ideal(tmp_path):
 
 def test_importance_names_what_matters(tmp_path):
     arm = make_arm("x", BASE, {}, ("alpha", "temperature"))
-    one = Plan([arm], tmp_path, samples=40, seeds=(1,))
-    conduct_noisy(one, tmp_path)
-    found = one.importance()["x"]
+    plan = Plan([arm], tmp_path, samples=40, seeds=(1,))
+    train_noisy(plan, tmp_path)
+    found = plan.importance()["x"]
     assert sum(found.values()) == pytest.approx(1) and found["alpha"] > 0.8
     few = Plan([make_arm("x", BASE, {}, ("alpha",))], tmp_path / "few", samples=IMPORTANCE_TRIALS - 1, seeds=(1,))
-    conduct_noisy(few, tmp_path / "few")
+    train_noisy(few, tmp_path / "few")
     assert few.importance() == {}
 
 
@@ -144,14 +144,14 @@ def test_single_networks_are_chosen_by_their_own_scores(tmp_path):
     """The pair likes small alphas, its peers large ones."""
     found = {}
     for member in ("pair", "peers"):
-        one = Plan([make_arm("x", BASE, {}, ("alpha",), member=member)], tmp_path / member, samples=8, seeds=(1,))
-        while (task := one.ask()) is not None:
+        plan = Plan([make_arm("x", BASE, {}, ("alpha",), scored_by=member)], tmp_path / member, samples=8, seeds=(1,))
+        while (task := plan.ask()) is not None:
             alpha = task.config.alpha
             record = TrialRecord(task.config.id, records.finite(vars(task.config)), status="finished")
             record.validation = {"pair": {"nll": alpha}, "peer_1": {"nll": 1 / alpha}, "peer_2": {"nll": 3 / alpha}}
-            one.tell(task.config.id, record)
-        values = [trial.value for trial in one.arms[0].study.trials]
-        alphas = [config.alpha for config in one.arms[0].suggested]
+            plan.tell(task.config.id, record)
+        values = [trial.value for trial in plan.arms[0].study.trials]
+        alphas = [config.alpha for config in plan.arms[0].suggested]
         assert values == pytest.approx(alphas if member == "pair" else [2 / alpha for alpha in alphas])
-        found[member] = one.arms[0].chosen().alpha, alphas
+        found[member] = plan.arms[0].chosen().alpha, alphas
     assert found["pair"][0] == min(found["pair"][1]) and found["peers"][0] == max(found["peers"][1])

@@ -34,7 +34,7 @@ PLANS = {
     "defaults": (METHOD, (), 0),
     "defaults with a baseline": (METHOD | BASELINE, (), 0),
     "search": (METHOD, ("alpha", "beta"), 4),
-    "search of trunks": (METHOD, ("temperature", "switch_epoch", "kernel"), 5),
+    "search of first stages": (METHOD, ("temperature", "switch_epoch", "kernel"), 5),
     "two baselines": (METHOD | BASELINE | NEVER, (), 0),
     "baselines only": (BASELINE | NEVER, (), 0),
     "search with a baseline": (METHOD | BASELINE, ("alpha", "beta"), 4),
@@ -47,7 +47,7 @@ def any_wins(config, number):
     return float(int(hashlib.sha256(settings.encode()).hexdigest()[:8], 16))
 
 
-def plan(name, folder, base=BASE, share=True):
+def make_plan(name, folder, base=BASE, share=True):
     arms, searched, samples = PLANS[name]
     made = [make_arm(arm, base, changes, searched) for arm, changes in arms.items()]
     return Plan(made, folder, samples=samples, seeds=(1, 2), batch=2, share=share)
@@ -57,11 +57,11 @@ def plan(name, folder, base=BASE, share=True):
 def count(tiny_data, tmp_path):
     """What training a plan takes, epoch by epoch, one trial after the other; `SharedFirstStage` says what a trial stores."""
 
-    def counted(one, result, prefixes=(), networks=()):
+    def counted(plan, result, prefixes=(), networks=()):
         work, stored, pretrained = Work(), defaultdict(set), set(networks)
-        for trunk, epoch in prefixes:
-            stored[trunk].add(epoch)
-        while (task := one.ask()) is not None:
+        for stage, epoch in prefixes:
+            stored[stage].add(epoch)
+        while (task := plan.ask()) is not None:
             config, mine = task.config, stored[first_stage_id(task.config)]
             wanted = SharedFirstStage(config, tiny_data, Store(tmp_path / "none"), torch.device("cpu"), task.publish).wanted
             diverse = (config.alpha > 0 or config.beta > 0) and config.switch_epoch < config.epochs
@@ -74,14 +74,14 @@ def count(tiny_data, tmp_path):
                     work.second_stage += 1
                 if epoch + 1 in wanted:
                     mine.add(epoch + 1)
-                one.progress(config.id, epoch + 1)
+                plan.progress(config.id, epoch + 1)
             work.trials, work.shared = work.trials + 1, work.shared + begin
             for name in pretraining_ids(config) if begin == 0 else ():
                 work.pretraining += 0 if name in pretrained else config.pretrain_epochs
                 pretrained.add(name)
             scores = {"pair": {"nll": result(config, work.trials)}}
-            one.tell(config.id, TrialRecord(config.id, {}, status="finished", validation=scores))
-        assert one.done
+            plan.tell(config.id, TrialRecord(config.id, {}, status="finished", validation=scores))
+        assert plan.done
         return work
 
     return counted
@@ -92,8 +92,8 @@ def count(tiny_data, tmp_path):
 @pytest.mark.parametrize("name", PLANS)
 def test_against_a_count_by_hand(tmp_path, count, name, result, initialization):
     base = BASE.replace(initialization=initialization)
-    work = simulate(plan(name, tmp_path, base), Store(tmp_path / "store"), result)
-    assert work == count(plan(name, tmp_path, base), result)
+    work = simulate(make_plan(name, tmp_path, base), Store(tmp_path / "store"), result)
+    assert work == count(make_plan(name, tmp_path, base), result)
     assert work.asked == work.trained + work.shared == work.trials * BASE.epochs
     assert not (tmp_path / "store").exists() and not (tmp_path / "trials").exists()
 
@@ -103,8 +103,8 @@ def test_without_sharing_every_trial_trains_everything(tmp_path, name):
     """Whatever is stored."""
     store = Store(tmp_path / "store")
     fill(store, {(first_stage_id(BASE.replace(seed=seed)), 8) for seed in (0, 1, 2)}, pretraining_ids(BASE.replace(seed=1)))
-    work = simulate(plan(name, tmp_path, share=False), store, first_wins)
-    assert work.trials == simulate(plan(name, tmp_path), store, first_wins).trials
+    work = simulate(make_plan(name, tmp_path, share=False), store, first_wins)
+    assert work.trials == simulate(make_plan(name, tmp_path), store, first_wins).trials
     assert (work.shared, work.trained, work.pretraining) == (0, 12 * work.trials, 3 * work.trials)
 
 
@@ -117,8 +117,8 @@ def test_the_numbers_of_a_small_plan(tmp_path):
 
 
 def fill(store, prefixes, networks):
-    for trunk, epoch in prefixes:
-        store.publish(f"trunks/{trunk}-0123456789abcdef/{epoch:05d}", {})
+    for stage, epoch in prefixes:
+        store.publish(f"trunks/{stage}-0123456789abcdef/{epoch:05d}", {})
     for name in networks:
         store.publish(f"pretrained/{name}-0123456789abcdef", {})
 
@@ -132,10 +132,10 @@ def test_what_is_stored_is_shared(tmp_path, count, seed):
         prefixes |= {(first_stage_id(BASE.replace(seed=number)), epoch) for epoch in known}
     networks = {name for number in draw.sample((0, 1, 2), 2) for name in pretraining_ids(BASE.replace(seed=number))}
     fill(store, prefixes, networks)
-    work = simulate(plan("search", tmp_path), store, first_wins)
-    assert work == count(plan("search", tmp_path), first_wins, prefixes, networks)
+    work = simulate(make_plan("search", tmp_path), store, first_wins)
+    assert work == count(make_plan("search", tmp_path), first_wins, prefixes, networks)
     assert len(store.entries()) == len(prefixes) + len(networks)
-    empty = simulate(plan("search", tmp_path), Store(tmp_path / "none"), first_wins)
+    empty = simulate(make_plan("search", tmp_path), Store(tmp_path / "none"), first_wins)
     assert empty.asked == work.asked and empty.trained >= work.trained and empty.pretraining > work.pretraining
 
 
@@ -144,37 +144,39 @@ def test_a_shorter_prefix_that_is_not_stored_is_trained(tmp_path, count):
     prefixes = {(first_stage_id(BASE.replace(seed=1)), 8)}
     store = Store(tmp_path)
     fill(store, prefixes, ())
-    assert simulate(plan("defaults", tmp_path), store, first_wins) == count(plan("defaults", tmp_path), first_wins, prefixes)
+    assert simulate(make_plan("defaults", tmp_path), store, first_wins) == count(
+        make_plan("defaults", tmp_path), first_wins, prefixes
+    )
 
 
 def test_what_is_recorded_is_not_counted(tmp_path):
-    whole = simulate(plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins)
-    one = plan("defaults", tmp_path)
+    whole = simulate(make_plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins)
+    plan = make_plan("defaults", tmp_path)
     for _ in range(3):
-        config = one.ask().config
-        one.progress(config.id, config.epochs)
+        config = plan.ask().config
+        plan.progress(config.id, config.epochs)
         record = TrialRecord(config.id, dataclasses.asdict(config), status="finished")
         records.write_trial(trial_folder(tmp_path, config.id), record)
-    rest = simulate(plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins)
+    rest = simulate(make_plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins)
     assert whole.trials == 8 and rest.trials == 5 and rest.asked == 5 * BASE.epochs
 
 
 def test_a_finished_plan_asks_for_nothing(tmp_path):
-    one = plan("defaults", tmp_path)
-    while (task := one.ask()) is not None:
-        one.progress(task.config.id, task.config.epochs)
+    plan = make_plan("defaults", tmp_path)
+    while (task := plan.ask()) is not None:
+        plan.progress(task.config.id, task.config.epochs)
         record = TrialRecord(task.config.id, dataclasses.asdict(task.config), status="finished")
         records.write_trial(trial_folder(tmp_path, record.id), record)
-        one.tell(record.id, record)
-    assert simulate(plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins) == Work()
+        plan.tell(record.id, record)
+    assert simulate(make_plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins) == Work()
 
 
 @pytest.mark.parametrize(
     "name",
-    ["search of trunks", "defaults with a baseline", pytest.param("search with a baseline", marks=pytest.mark.slow)],
+    ["search of first stages", "defaults with a baseline", pytest.param("search with a baseline", marks=pytest.mark.slow)],
 )
 def test_it_is_what_training_the_plan_takes(tiny, tmp_path, name):
-    """Really trained, one trial after the other; the rehearsal is told the scores that came out."""
+    """Really trained, one trial after the other; the simulation is told the scores that came out."""
     base = tiny.replace(train_size=32, validation_size=16, test_size=16, test_samples=1, epochs=6, switch_epoch=3)
     tamed = {"early": {"switch_epoch": 2}, "late": {"switch_epoch": 5}}
     arms, searched, _ = PLANS[name]
@@ -184,21 +186,21 @@ def test_it_is_what_training_the_plan_takes(tiny, tmp_path, name):
         made = [make_arm(arm, base, changes, searched) for arm, changes in arms.items()]
         return Plan(made, folder, samples=2 if searched else 0, seeds=(1,), batch=2)
 
-    one, scores, store = new(tmp_path / "study"), {}, Store(tmp_path / "store")
+    plan, scores, store = new(tmp_path / "study"), {}, Store(tmp_path / "store")
     trained = dict.fromkeys(records.COSTS, 0)
-    while (task := one.ask()) is not None:
+    while (task := plan.ask()) is not None:
         config = task.config
 
         def report(line, trial=config.id):
-            one.progress(trial, line["epoch"] + 1)
+            plan.progress(trial, line["epoch"] + 1)
             return False
 
         record = fit(config, trial_folder(tmp_path / "study", config.id), store=store, publish=task.publish, report=report)
         assert record.status == "finished"
         scores[config.id] = record.validation["pair"]["nll"]
         trained = {cost: trained[cost] + record.cost[cost] for cost in trained}
-        one.tell(config.id, record)
-    assert one.done
+        plan.tell(config.id, record)
+    assert plan.done
     work = simulate(new(tmp_path / "fresh"), Store(tmp_path / "other store"), lambda config, _: scores[config.id])
     assert (work.trained, work.shared, work.pretraining) == tuple(trained.values())
     assert work.trials == len(scores)

@@ -15,7 +15,8 @@ from mldiv.evaluation.predictive import predictives
 from mldiv.method.posterior import GaussianPosterior
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
-from mldiv.training.loop import dataset, make_pair, over_ranks
+from mldiv.training.loop import make_pair, over_ranks
+from mldiv.training.worker_cache import dataset
 
 CONFIG = TrialConfig(
     data="digits", train_size=480, validation_size=60, test_size=200, arch="resnet8", width=0.5, epochs=4, switch_epoch=3,
@@ -69,9 +70,9 @@ def folder(tmp_path_factory):
 def two(folder):
     """What two processes find together."""
     with processes(worker, (0, folder), (1, folder)) as started:
-        for one in started:
-            one.join(300)
-        assert [one.exitcode for one in started] == [0, 0]
+        for process in started:
+            process.join(300)
+        assert [process.exitcode for process in started] == [0, 0]
     return torch.load(folder / "found.pt", weights_only=True)
 
 
@@ -102,8 +103,8 @@ def test_its_checkpoint_evaluates_alone(two, folder):
     members, labels = predictives(
         CONFIG, pair, data, "test", samples=CONFIG.test_samples, epoch=CONFIG.epochs, device=torch.device("cpu")
     )
-    for member, one in members.items():
-        assert nll(one, labels).item() == pytest.approx(two["test"][member]["nll"], rel=1e-4), member
+    for member, prediction in members.items():
+        assert nll(prediction, labels).item() == pytest.approx(two["test"][member]["nll"], rel=1e-4), member
     right = (members["pair"].probabilities.argmax(-1) == labels).double().mean().item()
     assert right == pytest.approx(
         two["test"]["pair"]["accuracy"], abs=1.01 / CONFIG.test_size

@@ -13,8 +13,7 @@ from mldiv.config import TrialConfig
 from mldiv.evaluation import predictive, temperature_scaling
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
-from mldiv.training.loop import dataset
-from mldiv.training.worker_cache import Workspace
+from mldiv.training.worker_cache import Workspace, dataset
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ from mldiv.seeding import derive, generator
 from mldiv.storage.cache import Store
 from mldiv.training import fit as module
 from mldiv.training.fit import Diverged
-from mldiv.training.loop import dataset, learning_rate
+from mldiv.training.loop import learning_rate
 from mldiv.training.pretraining import pretrained
+from mldiv.training.worker_cache import dataset
 
 
 def lines(folder):
@@ -58,10 +59,10 @@ def test_killed_between_record_and_checkpoint(tiny, tmp_path, alone, monkeypatch
 def test_zero_weights_are_plain_mutual_learning_bit_for_bit(tiny, alone, fusion):
     """alpha = beta = 0 from the switch on, and no switch at all."""
     zero, never = tiny.replace(alpha=0.0, beta=0.0, fusion=fusion), tiny.replace(switch_epoch=tiny.epochs, fusion=fusion)
-    one, two = alone(zero), alone(never)
-    assert scores(one) == scores(two)
-    assert differing(pair(one), pair(two)) == []
-    assert scores(alone(tiny)) != scores(one)
+    weightless, unswitched = alone(zero), alone(never)
+    assert scores(weightless) == scores(unswitched)
+    assert differing(pair(weightless), pair(unswitched)) == []
+    assert scores(alone(tiny)) != scores(weightless)
 
 
 def test_zero_weights_with_the_terms_computed(tiny, tmp_path, alone, monkeypatch):

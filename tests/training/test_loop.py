@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mldiv.training import loop
-from mldiv.training.loop import dataset, epoch_batches, make_optimizer, make_pair, train_epoch
+from mldiv.training.loop import epoch_batches, make_optimizer, make_pair, train_epoch
+from mldiv.training.worker_cache import dataset
 
 
 def stepped(config, gradients):
@@ -61,11 +62,11 @@ def test_order_and_augmentation_depend_on_seed_purpose_and_epoch(tiny, tiny_data
         (tiny, 0, "fit"), (tiny, 0, "fit"), (tiny, 1, "fit"), (tiny, 0, "pretrain"), (tiny.replace(seed=1), 0, "fit"),
     ):  # fmt: skip
         assert list(epoch_batches(config, tiny_data, epoch, purpose, torch.device("cpu"))) == []
-    draws = {"order": [one["order"] for one in seen], "shifts": [one["augmentation"].shift_x for one in seen]}
+    draws = {"order": [given["order"] for given in seen], "shifts": [given["augmentation"].shift_x for given in seen]}
     for name, (first, again, *others) in draws.items():
         assert torch.equal(first, again), name
-        for one, other in itertools.combinations((first, *others), 2):
-            assert not torch.equal(one, other), name
+        for drawn, other in itertools.combinations((first, *others), 2):
+            assert not torch.equal(drawn, other), name
 
 
 def test_every_epoch_step_and_peer_has_its_own_weight_noise(tiny, tiny_data):
@@ -80,7 +81,7 @@ def test_every_epoch_step_and_peer_has_its_own_weight_noise(tiny, tiny_data):
         train_epoch(tiny, model, pair, optimizer, tiny_data, epoch, False, torch.device("cpu"))
     share = len(noise) // 3
     assert share == 2 * (len(tiny_data.train) // tiny.batch_size)
-    for one, other in itertools.combinations(noise[: 2 * share], 2):
-        assert not torch.equal(one, other)
-    for one, again in zip(noise[:share], noise[2 * share :], strict=True):
-        assert torch.equal(one, again)
+    for drawn, other in itertools.combinations(noise[: 2 * share], 2):
+        assert not torch.equal(drawn, other)
+    for drawn, again in zip(noise[:share], noise[2 * share :], strict=True):
+        assert torch.equal(drawn, again)

@@ -109,5 +109,5 @@ def _renamed(name, names):
 def test_peers_of_a_trial_are_all_unlike(once, tiny):
     config = tiny.replace(peers=4)
     state = torch.load(once(config) / config.id / "checkpoint.pt", weights_only=True)["pair"]
-    for one, other in itertools.combinations([state[f"peer_{number}.mean"] for number in (1, 2, 3, 4)], 2):
-        assert not torch.equal(one, other)
+    for mean, other in itertools.combinations([state[f"peer_{number}.mean"] for number in (1, 2, 3, 4)], 2):
+        assert not torch.equal(mean, other)

@@ -7,9 +7,9 @@ from mldiv import records
 from mldiv.storage.cache import Store
 from mldiv.training import first_stage
 from mldiv.training.first_stage import SharedFirstStage
-from mldiv.training.loop import dataset
+from mldiv.training.worker_cache import dataset
 
-#: The trunk's settings and the branch's.
+#: Settings of both trials, and further ones of the branch.
 PAIRS = [
     ({}, {}),
     ({}, {"kernel": "rbf", "fusion": "per_peer"}),
@@ -31,9 +31,9 @@ MORE = [
 ]
 
 
-@pytest.mark.parametrize(("trunk", "branch"), [*PAIRS, *(pytest.param(*one, marks=pytest.mark.slow) for one in MORE)])
-def test_a_branch_from_a_stored_trunk_is_the_trial_trained_alone(tiny, tmp_path, alone, led, trunk, branch):
-    lead, config = tiny.replace(kernel="laplacian", alpha=0.3, **trunk), tiny.replace(**trunk, **branch)
+@pytest.mark.parametrize(("common", "branch"), [*PAIRS, *(pytest.param(*both, marks=pytest.mark.slow) for both in MORE)])
+def test_a_branch_from_a_stored_prefix_is_the_trial_trained_alone(tiny, tmp_path, alone, led, common, branch):
+    lead, config = tiny.replace(kernel="laplacian", alpha=0.3, **common), tiny.replace(**common, **branch)
     networks = {"scratch": 0, "pretrained": 2}.get(config.initialization, 1)
     assert cost(led(lead, tmp_path)) == (4, 0, networks)
     record = train(config, tmp_path)
@@ -88,7 +88,7 @@ def test_a_prefix_made_of_prefixes_is_that_trained_at_once(tiny, tmp_path):
     assert differing(found, stage_one(tiny, tmp_path / "at once")) == []
 
 
-def test_other_trunks_and_environments_share_nothing(tiny, tmp_path, monkeypatch):
+def test_other_first_stages_and_environments_share_nothing(tiny, tmp_path, monkeypatch):
     train(tiny, tmp_path)
     for changes in ({"temperature": 2.0}, {"epochs": 5}, {"seed": 1}):
         assert cost(train(tiny.replace(**changes), tmp_path))[1] == 0
@@ -122,12 +122,12 @@ def test_a_branch_is_stopped_where_the_trial_alone_is(tiny, tmp_path):
 )
 def test_which_prefixes_a_trial_stores(tiny, tmp_path, changes, publish, wanted):
     config = tiny.replace(**changes)
-    trunk = SharedFirstStage(config, dataset(tiny), Store(tmp_path), CPU, publish)
-    assert trunk.wanted == wanted and trunk.last == max([0, *wanted])
-    assert trunk.missing(0) == [trunk.name(epoch) for epoch in wanted]
-    assert trunk.missing(1) == [trunk.name(epoch) for epoch in wanted if epoch > 1]
+    stage = SharedFirstStage(config, dataset(tiny), Store(tmp_path), CPU, publish)
+    assert stage.wanted == wanted and stage.last == max([0, *wanted])
+    assert stage.missing(0) == [stage.name(epoch) for epoch in wanted]
+    assert stage.missing(1) == [stage.name(epoch) for epoch in wanted if epoch > 1]
     train(config, tmp_path, publish=publish)
     assert epochs_stored(tmp_path) == wanted
     there = SharedFirstStage(config, dataset(tiny), Store(tmp_path / "store"), CPU, publish)
     assert not any(there.wants(epoch) for epoch in range(5)) and there.missing(0) == []
-    assert [epoch for epoch in range(5) if trunk.wants(epoch)] == wanted
+    assert [epoch for epoch in range(5) if stage.wants(epoch)] == wanted

@@ -177,21 +177,21 @@ def train_in_process(config, folder, hang_after):
     train(config, folder, report=report)
 
 
-def test_two_processes_train_a_trunk_once(tiny, tmp_path, alone):
+def test_two_processes_train_a_first_stage_once(tiny, tmp_path, alone):
     configs = [tiny.replace(kernel=kernel) for kernel in ("rbf", "linear")]
     with processes(train_in_process, *((config, tmp_path, None) for config in configs)) as started:
         until(lambda: len(list(tmp_path.glob("ready-*"))) == 2)
         (tmp_path / "go").touch()
-        for one in started:
-            one.join(60)
-        assert [one.exitcode for one in started] == [0, 0]
+        for process in started:
+            process.join(60)
+        assert [process.exitcode for process in started] == [0, 0]
     costs = [cost(records.read_trial(tmp_path / config.id)) for config in configs]
     assert sorted(costs) == [(2, 2, 0), (4, 0, 1)]
     for config in configs:
         check_as_alone(config, tmp_path / config.id, alone)
 
 
-def test_the_second_trains_the_trunk_when_the_first_is_killed(tiny, tmp_path, alone):
+def test_the_second_trains_the_first_stage_when_the_first_is_killed(tiny, tmp_path, alone):
     first, second = (tiny.replace(kernel=kernel) for kernel in ("rbf", "linear"))
     (tmp_path / "go").touch()
     with processes(train_in_process, (first, tmp_path, 0)) as (killed,):

@@ -18,8 +18,8 @@ from mldiv.datasets.splits import load
 from mldiv.setting import FIRST_STAGE, PRETRAINING, TRIAL, sparing
 from mldiv.storage.cache import Store
 from mldiv.training.first_stage import SharedFirstStage, environment_id, first_stage_id, pattern
-from mldiv.training.loop import dataset
 from mldiv.training.pretraining import pretrained, pretraining_id
+from mldiv.training.worker_cache import dataset
 
 PATHS = sparing(TrialConfig, TRIAL)
 BRANCH = sparing(TrialConfig, FIRST_STAGE) - PATHS
@@ -91,7 +91,7 @@ def test_every_setting_has_another_value():
 
 
 @pytest.mark.parametrize("name", CHANGED)
-def test_a_setting_is_part_of_the_trunk_or_of_the_branch(tiny, name):
+def test_a_setting_is_part_of_stage_one_or_of_the_branch(tiny, name):
     other = tiny.replace(**{name: CHANGED[name]})
     assert getattr(other, name) != getattr(tiny, name)
     assert (first_stage_id(other) == first_stage_id(tiny)) == (name in BRANCH | PATHS)
@@ -119,7 +119,7 @@ def test_a_trial_without_stage_two_has_the_same_stage_one(tiny, tmp_path, plain,
 
 
 @pytest.mark.parametrize("name", ["temperature", "momentum", "initialization", "validation_samples", "seed"])
-def test_a_trunk_setting_is_seen_in_stage_one(tiny, tmp_path, plain, name):
+def test_a_first_stage_setting_is_seen_in_stage_one(tiny, tmp_path, plain, name):
     """So the comparison can tell."""
     assert differing(stage_one(tiny.replace(**{name: CHANGED[name]}), tmp_path), plain(tiny)) != []
 
@@ -155,9 +155,9 @@ def test_equal_configurations_have_one_identity(tiny):
     whole, real = tiny.replace(width=1, lr=1), tiny.replace(width=1.0, lr=1.0)
     assert whole == real
     found = []
-    for one in (whole, real):
+    for config in (whole, real):
         first_stage_id.cache_clear()
-        found.append((one.id, first_stage_id(one)))
+        found.append((config.id, first_stage_id(config)))
     assert found[0] == found[1]
 
 
@@ -244,10 +244,10 @@ def grown(stat, path):
     return grown_stat
 
 
-def test_names_hold_trunk_environment_and_epoch(tiny, tiny_data, tmp_path):
-    trunk = SharedFirstStage(tiny, tiny_data, Store(tmp_path), CPU)
+def test_names_hold_first_stage_environment_and_epoch(tiny, tiny_data, tmp_path):
+    stage = SharedFirstStage(tiny, tiny_data, Store(tmp_path), CPU)
     moved = SharedFirstStage(tiny.replace(data_root="elsewhere", kernel="rbf"), tiny_data, Store(tmp_path), CPU)
-    assert trunk.name(2) == moved.name(2) == f"trunks/{first_stage_id(tiny)}-{environment_id(tiny_data, CPU)}/00002"
-    assert re.fullmatch(pattern(tiny, 2), trunk.name(2))
+    assert stage.name(2) == moved.name(2) == f"trunks/{first_stage_id(tiny)}-{environment_id(tiny_data, CPU)}/00002"
+    assert re.fullmatch(pattern(tiny, 2), stage.name(2))
     for other in (pattern(tiny, 3), pattern(tiny.replace(seed=1), 2), pattern(tiny, 20)):
-        assert not re.fullmatch(other, trunk.name(2))
+        assert not re.fullmatch(other, stage.name(2))
