@@ -6,7 +6,7 @@ Every way gives the mean of the softmax over weight samples, in float32 and eval
 
 mldiv, `evaluate.predict`: samples drawn once for all images, one pass for each, a running mean; it also computes the mean
 entropy that the mutual information needs.
-vmap, `GaussianPosterior.predict_samples`: the same samples, a chunk of them at once; the block features of all samples, which
+vmap, `torch.func.vmap` over weight samples: the same ones, a chunk of them at once; the block features of all samples, which
 the networks return beside the logits, are held too.
 bayesian-torch, the loop of its documentation on its reparameterization layers: the network is called once per sample, which
 draws the weights anew, and the stacked softmax is averaged.
@@ -24,6 +24,7 @@ import torch
 from rivals import SHAPES, bayesian_torch_network, missing
 from timing import Load, caption, interleaved, median, ratio, seconds, table
 from torch import Tensor, nn
+from torch.func import vmap
 
 from mldiv.config import TrialConfig
 from mldiv.evaluation.predictive import predict
@@ -63,7 +64,7 @@ def ways(config: TrialConfig, images: Tensor, samples: int, library: bool) -> tu
 
 
 def by_vmap(peer: GaussianPosterior, weights: Tensor, chunk: int, images: Tensor) -> Tensor:
-    logits, _ = peer.predict_samples(images, weights=weights, chunk=chunk)
+    logits = vmap(lambda flat: peer(images, weights=flat), chunk_size=chunk)(weights)[0]
     return logits.softmax(-1).mean(0)
 
 

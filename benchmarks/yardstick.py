@@ -11,6 +11,7 @@ benchmarks/yardstick.md.
 """
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from mldiv.evaluation.predictive import predict
 from mldiv.method.networks import build
 from mldiv.method.posterior import GaussianPosterior
 from mldiv.storage.cache import Store
+from mldiv.storage.files import State
 from mldiv.training.pretraining import pretrained, pretraining_id
 from mldiv.training.worker_cache import dataset
 
@@ -58,18 +60,33 @@ def public(path: Path, config: TrialConfig, device: torch.device) -> dict[str, f
     return score(module, config, data, "test", device)
 
 
-def trained(config: TrialConfig, store: Store, device: torch.device) -> tuple[dict[str, float], list[list[str]]]:
+class CurveStore(Store):
+    """A store that scores a network whenever its pretraining has come on by an epoch, but for the last, which is the result."""
+
+    hears: Callable[[int, State], None]
+
+    def keep_progress(self, name: str, state: State) -> None:
+        self.hears(state["epoch"], state["module"])
+        super().keep_progress(name, state)
+
+
+def trained(config: TrialConfig, store: CurveStore, device: torch.device) -> tuple[dict[str, float], list[list[str]]]:
     """Test scores, and the learning curve: epoch, validation accuracy and NLL."""
     data = dataset(config).to(device)
     kept = store.folder / f"curve-{pretraining_id(config, 'pretrain')}.jsonl"  # beside the store's progress, to be resumed too
 
-    def report(epoch: int, module: nn.Module) -> None:
-        found = score(module, config, data, "validation", device)
-        records.append_line(kept, {"epoch": epoch + 1} | found)
-        print(f"epoch {epoch + 1}: accuracy {found['accuracy']:.4f}, NLL {found['nll']:.4f}", flush=True)
-
-    state, _ = pretrained(config, data, store, device, report=report)
     module = _copy(nn.Module(), config, data).to(device)
+
+    def score_epoch(epochs: int, state: State) -> None:
+        module.load_state_dict(state)
+        found = score(module, config, data, "validation", device)
+        records.append_line(kept, {"epoch": epochs} | found)
+        print(f"epoch {epochs}: accuracy {found['accuracy']:.4f}, NLL {found['nll']:.4f}", flush=True)
+
+    store.hears = score_epoch
+    state, epochs = pretrained(config, data, store, device)
+    if epochs:
+        score_epoch(config.pretrain_epochs, state)
     module.load_state_dict(state)
     curve = {line["epoch"]: line for line in records.read_lines(kept)}
     rows = [[str(epoch), f"{100 * scores['accuracy']:.2f}", f"{scores['nll']:.4f}"] for epoch, scores in sorted(curve.items())]
@@ -98,7 +115,7 @@ def main() -> None:
         found, curve = public(flags.weights, config, device), []
         what = f"public weights {flags.weights.name}, {config.precision}"
     else:
-        found, curve = trained(config, Store(flags.store), device)
+        found, curve = trained(config, CurveStore(flags.store), device)
         what = f"{len(dataset(config).train):,} training images, {flags.epochs} epochs, SGD lr {config.lr}, {config.precision}"
     test = ", ".join(f"{name.upper() if len(name) < 4 else name} {_figure(name, found[name])}" for name in SCORES)
     lines = [

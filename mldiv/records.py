@@ -195,10 +195,9 @@ def code() -> str:
     return digest.hexdigest()[:12]
 
 
-def trial_id(config: dict[str, Any], without: frozenset[str] = frozenset()) -> str:
-    """Return the first 16 hex digits of SHA-256 over the configuration's canonical JSON, the keys in ``without`` left out."""
-    kept = {key: value for key, value in config.items() if key not in without}
-    canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def trial_id(config: dict[str, Any]) -> str:
+    """Return the first 16 hex digits of SHA-256 over the configuration's canonical JSON."""
+    canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 

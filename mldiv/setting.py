@@ -15,7 +15,6 @@ FIRST_STAGE = "first stage"  #: what comes before the switch
 PRETRAINING = "pretraining"  #: the deterministic network; what the data are is known there by their fingerprint
 STEP = "step"  #: the code of a compiled step, which takes the setting as a tensor or does not see it
 FIRST_STAGE_STEP = "first stage's step"  #: the code of a compiled step before the switch
-PARTS = (TRIAL, FIRST_STAGE, PRETRAINING, STEP, FIRST_STAGE_STEP)
 
 #: How much of a value a message shows.
 LONGEST_SHOWN_CHARACTERS = 80
@@ -35,7 +34,7 @@ def setting(
     """Declare a field of `TrialConfig`.
 
     choices: of a word, a registry or a tuple; bounds: gt, ge, lt, le or multiple_of, as pydantic names them; why: what is wrong
-    beyond them; spares: of PARTS, what the setting has no influence on; new: added after results were stored, so left out of
+    beyond them; spares: parts that the setting has no influence on; new: added after results were stored, so left out of
     every identity while it has its default.
     """
     metadata = {"help": help, "choices": choices, "why": why, "spares": spares, "search": search, "new": new, "bounds": bounds}

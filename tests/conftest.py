@@ -79,13 +79,13 @@ def cluster(shared_cluster):
 @pytest.fixture(scope="module")
 def threads():
     """Worker groups of `tune.run` are threads of this process: the plan, search, broker, clients and Tune are the real ones."""
-    from mldiv.cluster import tuner, worker_groups
+    from mldiv.cluster import worker_groups
 
-    def in_threads(*given, **more):
-        return worker_groups.Groups(*given, **more, launch=worker_groups.worker_loop)
+    def run_here(groups, settings):
+        worker_groups.worker_loop(settings)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuner, "Groups", in_threads)
+        patch.setattr(worker_groups.Groups, "_run_trainer", run_here)
         patch.setattr(worker_groups, "get_device", lambda: torch.device("cpu"))  # Ray's knows its own workers alone
         yield
 

@@ -10,7 +10,6 @@ from mldiv.config import ConfigError, TrialConfig
 from mldiv.setting import (
     FIRST_STAGE,
     FIRST_STAGE_STEP,
-    PARTS,
     PRETRAINING,
     STEP,
     TRIAL,
@@ -47,6 +46,7 @@ SPARING = {
     STEP: SEEN_BY_NO_STEP,
     FIRST_STAGE_STEP: SHAPES_OF_DIVERSITY,
 }
+PARTS = tuple(SPARING)
 
 
 @pytest.mark.parametrize("part", PARTS)

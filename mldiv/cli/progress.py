@@ -17,8 +17,8 @@ class Display:
     plan: which trial belongs to which arm and how many are answered; epochs: of a trial.
     """
 
-    def __init__(self, study: str, plan: Plan, epochs: int, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+    def __init__(self, study: str, plan: Plan, epochs: int) -> None:
+        self.console = Console(stderr=True)
         self.study, self.plan, self.epochs = study, plan, epochs
         self.trained = 0
         self.running: dict[str, dict[str, Any]] = {}

@@ -49,8 +49,7 @@ class QueuedTrial:
 class Broker:
     """All methods are coroutines, called by name from other processes."""
 
-    def __init__(self, attempts: int = ATTEMPTS, silence: float = SILENCE_SECONDS) -> None:
-        self.attempts, self.silence = attempts, silence
+    def __init__(self) -> None:
         self.trials: dict[str, QueuedTrial] = {}
         self.waiting: deque[str] = deque()
         self.holding: dict[str, str] = {}
@@ -116,8 +115,8 @@ class Broker:
                     return END
                 return None
             queued = self.trials[trial]
-            if queued.attempts == self.attempts:
-                reason = f"its worker group died {self.attempts} times without an epoch in between"
+            if queued.attempts == ATTEMPTS:
+                reason = f"its worker group died {ATTEMPTS} times without an epoch in between"
                 self._finish(group, trial, Outcome("failed", reason))
                 return None
             queued.attempts += 1
@@ -175,7 +174,7 @@ class Broker:
         return None
 
     def _silent(self, queued: QueuedTrial) -> bool:
-        return time.monotonic() - queued.last_poll > self.silence
+        return time.monotonic() - queued.last_poll > SILENCE_SECONDS
 
     def _finish(self, group: str, trial: str, outcome: Outcome) -> None:
         del self.holding[group]

@@ -45,11 +45,11 @@ def nodes() -> list[Node]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def largest(path: Path = BOOTSTRAP) -> list[Node]:
+def largest() -> list[Node]:
     """Return the head and every worker that the autoscaler of a cluster made by `ray up` may start, those with most GPUs first;
     nothing elsewhere, and where the nodes are a fixed list. Only the head knows."""
     try:
-        config: Any = yaml.safe_load(path.expanduser().read_text())
+        config: Any = yaml.safe_load(BOOTSTRAP.expanduser().read_text())
         types, head = dict(config["available_node_types"]), config["head_node_type"]
         first = types.pop(head)["resources"]
         total = config["max_workers"]
@@ -142,8 +142,8 @@ class Resources:
         """Return how many workers fit on a node."""
         fits = [_times(self.cpus, node.get("CPU", 0))]
         if self.gpus:
-            cards = node.get("GPU", 0)
-            fits.append(int(cards) * _times(self.gpus, 1.0) if self.gpus < 1 else _times(self.gpus, cards))
+            gpus = node.get("GPU", 0)
+            fits.append(int(gpus) * _times(self.gpus, 1.0) if self.gpus < 1 else _times(self.gpus, gpus))
         return min(fits)
 
     def groups(self, nodes: Sequence[Node], trials: int) -> int:
@@ -166,9 +166,9 @@ class Resources:
         return {"CPU": CPU_SHARE * self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
 
-def _times(need: float, room: float) -> int:
-    """How often ``need`` goes into ``room``; ten tenths are one."""
-    return math.floor(room / need + 1e-9)
+def _times(need: float, there: float) -> int:
+    """How often ``need`` goes into what is ``there``; ten tenths are one."""
+    return math.floor(there / need + 1e-9)
 
 
 def worker_resources(

@@ -4,7 +4,7 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 from mldiv import records
 from mldiv.cluster.nodes import Resources
 from mldiv.cluster.trial_client import EMPTY, client
-from mldiv.cluster.worker_groups import Groups, start_broker
+from mldiv.cluster.worker_groups import END_SECONDS, Groups, start_broker
 from mldiv.records import TrialRecord, TrialTask
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import Location, SyncedFolder, join
@@ -48,9 +48,9 @@ PUSH_SECONDS = 30.0
 class PlanSearch(Searcher):
     """A `Plan` as a Tune search algorithm: Tune asks it for trials and tells it of their ends."""
 
-    def __init__(self, plan: Plan, study: SyncedFolder, store: Store, room: Callable[[], int]) -> None:
+    def __init__(self, plan: Plan, study: SyncedFolder, store: Store, most_open: Callable[[], int]) -> None:
         super().__init__(metric="nll", mode="min")
-        self.plan, self.study, self.store, self.room = plan, study, store, room
+        self.plan, self.study, self.store, self.most_open = plan, study, store, most_open
         #: Why no trial can be trained any more, once that is so.
         self.given_up: str | None = None
         self.tasks: dict[str, TrialTask] = {}
@@ -63,7 +63,7 @@ class PlanSearch(Searcher):
         """Return a task; None while answers or a first stage must come first, or no group is free; FINISHED at the end."""
         if self.given_up is not None:
             return Searcher.FINISHED
-        task = self._next() if len(self.tasks) < self.room() else None
+        task = self._next() if len(self.tasks) < self.most_open() else None
         self._write()
         if task is not None:
             self.tasks[trial_id] = task
@@ -173,8 +173,6 @@ def run(
     groups: int | None = None,
     progress: Progress = lambda trial, result: None,
     scheduler: TrialScheduler | None = None,
-    stop: Callable[[str, Mapping[str, Any]], bool] | None = None,
-    broker_options: dict[str, Any] | None = None,
 ) -> None:
     """Train every trial of ``plan``; Ray must be initialised. Returns when all have ended.
 
@@ -182,7 +180,7 @@ def run(
 
     study: its folder, or the copy here of one on an object store; store: where trials share their first stages (default: in
     the study's folder); groups: most worker groups side by side (default: what the cluster has, and gets meanwhile);
-    scheduler, stop: Tune's own ways of stopping trials early.
+    scheduler: Tune's, which may stop trials early.
 
     Raises: RuntimeError with the reason when no worker group is left, the broker has died, or a group does not end in time.
     """
@@ -192,22 +190,20 @@ def run(
     store = store or open_store(join(study.place, "store"))
     mirror = join(study.place, "ray")
     study.remove("ray")
-    with _groups(plan, resources, mirror, groups, broker_options or {}) as standing:
-        search = PlanSearch(plan, study, store, room=lambda: standing.count + 1)  # so that a group never waits for a client
-        _tuner(search, standing.broker, mirror, progress, scheduler, stop).fit()
+    with _groups(plan, resources, mirror, groups) as standing:
+        search = PlanSearch(plan, study, store, most_open=lambda: standing.count + 1)  # a group never waits for a client
+        _tuner(search, standing.broker, mirror, progress, scheduler).fit()
     if search.given_up is not None:
         raise RuntimeError(search.given_up)
     if not standing.ended:
-        raise RuntimeError("a worker group did not end within 60 s after the study")
+        raise RuntimeError(f"a worker group did not end within {END_SECONDS:g} s after the study")
 
 
 @contextmanager
-def _groups(
-    plan: Plan, resources: Resources, storage: Location, most: int | None, broker_options: dict[str, Any]
-) -> Iterator[Groups]:
+def _groups(plan: Plan, resources: Resources, storage: Location, most: int | None) -> Iterator[Groups]:
     """Start a broker and standing worker groups, which end with the context."""
     name = f"broker-{uuid.uuid4().hex[:8]}"
-    broker = start_broker(name, **broker_options)
+    broker = start_broker(name)
     standing = Groups(broker, name, resources, storage, trials_left=lambda: plan.trials() - plan.answered, most=most)
     try:
         yield standing
@@ -218,9 +214,8 @@ def _groups(
 
 
 def _tuner(
-    search: PlanSearch, broker: Any, storage: Location, progress: Progress, scheduler: TrialScheduler | None,
-    stop: Callable[[str, Mapping[str, Any]], bool] | None,
-) -> tune.Tuner:  # fmt: skip
+    search: PlanSearch, broker: Any, storage: Location, progress: Progress, scheduler: TrialScheduler | None
+) -> tune.Tuner:
     """Make a Tuner with a client for each of the search's trials."""
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(client, broker=broker), {"CPU": 0.01}),
@@ -238,7 +233,6 @@ def _tuner(
             storage_path=storage,
             verbose=0,
             callbacks=[BrokerCallback(broker, search, progress)],
-            stop=stop,
             failure_config=tune.FailureConfig(max_failures=CLIENT_RESTARTS),
         ),
     )

@@ -37,6 +37,8 @@ START_TIMEOUT_SECONDS = 600
 #: Restarts of a group after deaths of its workers, over its whole life.
 RESTARTS = 100
 
+#: Seconds in which groups that are told to end do so.
+END_SECONDS = 60.0
 #: How long between two looks at whether more or fewer groups are wanted.
 ADAPT_SECONDS = 2.0
 #: Groups that may fail for good before no more are started.
@@ -54,7 +56,7 @@ ENVIRONMENT = {
 LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
-def start_broker(name: str, **options: Any) -> Any:
+def start_broker(name: str) -> Any:
     """Start the study's broker as a named Ray actor.
 
     It lives and dies with the driver, on whose node it is: other nodes may be lost.
@@ -62,11 +64,7 @@ def start_broker(name: str, **options: Any) -> Any:
     actor: Any = ray.remote(Broker)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     placed = actor.options(name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)
-    return placed.remote(**options)
-
-
-#: Runs a group's `worker_loop` with these settings, and returns when it has ended.
-Launch = Callable[[dict[str, Any]], None]
+    return placed.remote()
 
 
 class Groups:
@@ -74,16 +72,15 @@ class Groups:
 
     Their number follows the cluster and the work: as many as fit, at most ``most`` and as there are trials left. With
     ``most``, the cluster is asked to make room for so many (an autoscaler starts nodes), and groups start as nodes come;
-    groups that no trial needs any more end, so that their nodes can go. ``launch`` runs `worker_loop` with such settings until
-    it ends, by default in the processes of a TorchTrainer.
+    groups that no trial needs any more end, so that their nodes can go.
     """
 
     def __init__(
         self, broker: Any, broker_name: str, resources: Resources, storage: Location, *, trials_left: Callable[[], int],
-        most: int | None = None, launch: Launch | None = None,
+        most: int | None = None,
     ) -> None:  # fmt: skip
         self.broker, self.broker_name, self.resources, self.storage = broker, broker_name, resources, storage
-        self.trials_left, self.most, self.launch = trials_left, most, launch or self._run_trainer
+        self.trials_left, self.most = trials_left, most
         self.failures: list[str] = []
         self.threads: list[threading.Thread] = []
         self.closed = threading.Event()
@@ -125,7 +122,7 @@ class Groups:
     def _serve(self, index: int) -> None:
         group = f"group-{index}"
         try:
-            self.launch({"broker": self.broker_name, "group": group, "threads": max(1, int(self.resources.cpus))})
+            self._run_trainer({"broker": self.broker_name, "group": group, "threads": max(1, int(self.resources.cpus))})
         except Exception as error:
             self.failures.append(f"{group}: {error}")
             self._tell_lost(group, error)
@@ -159,15 +156,15 @@ class Groups:
         except Exception:  # the cluster itself is going down: the driver sees that in its own calls
             return
 
-    def close(self, reason: str = "the study is over", timeout: float = 60) -> None:
+    def close(self) -> None:
         """Tell all groups to end and wait for them (see `ended`)."""
         self.closed.set()
-        self.keeper.join(timeout)
+        self.keeper.join(END_SECONDS)
         if self.most is not None:
             request_resources(bundles=[])
         with suppress(ray.exceptions.RayActorError):  # then its groups end by themselves
-            ray.get(self.broker.close.remote(reason))
-        deadline = time.monotonic() + timeout
+            ray.get(self.broker.close.remote("the study is over"))
+        deadline = time.monotonic() + END_SECONDS
         for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         self.ended = not any(thread.is_alive() for thread in self.threads)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
@@ -62,13 +62,9 @@ class GaussianPosterior(nn.Module):
         """Standard deviations, softplus(rho)."""
         return functional.softplus(self.rho)
 
-    def sample(
-        self, noise: Float[Tensor, "*samples weights"] | None = None, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "*samples weights"]:
-        """Return weight samples from standard normal ``noise``; one sample from ``generator`` without it."""
-        if noise is None:
-            noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
-        return torch.addcmul(self.mean, self.sigma, noise)
+    def sample(self, noise: Float[Tensor, "*samples weights"] | None = None) -> Float[Tensor, "*samples weights"]:
+        """Return weight samples from standard normal ``noise``; a fresh one if None."""
+        return torch.addcmul(self.mean, self.sigma, torch.randn_like(self.mean) if noise is None else noise)
 
     def forward(self, *args: Any, weights: Float[Tensor, " weights"] | None = None, **kwargs: Any) -> Any:
         """Run the module with flat ``weights``: a fresh sample if None; ``posterior.mean`` for the mean network."""
@@ -81,17 +77,6 @@ class GaussianPosterior(nn.Module):
         return {
             name: part.view(shape) for names, shape, part in zip(self.names, self.shapes, parts, strict=True) for name in names
         }
-
-    def predict_samples(self, *args: Any, weights: Float[Tensor, "samples weights"], chunk: int | None = None) -> Any:
-        """Compute the outputs for every weight sample by ``torch.func.vmap``: the module's, with a leading dimension samples.
-
-        chunk: how many samples are computed at once, a bound on memory (None: all). Evaluation mode.
-        """
-        return vmap(lambda flat: self(*args, weights=flat), chunk_size=chunk)(weights)
-
-    def kl_to_prior(self, prior_std: float) -> Float[Tensor, ""]:
-        """Compute the KL to N(0, prior_std^2) in nats, summed over weights: `losses.gaussian_kl_to_prior`."""
-        return losses.gaussian_kl_to_prior(self.mean, self.sigma, prior_std)
 
     def distance(self, peer: "GaussianPosterior", kind: str = "w2") -> Float[Tensor, ""]:
         """Compute the distance to another posterior of the same architecture, summed over weights: `losses.PARAM_DISTANCES`."""

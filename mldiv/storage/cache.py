@@ -29,7 +29,6 @@ from mldiv import distributed, records
 from mldiv.records import write_atomically
 from mldiv.storage import object_store
 from mldiv.storage.files import State, dump, load
-from mldiv.storage.files import save_atomically as save_atomically
 
 #: What entries may take before those that no study references are deleted, the longest unused first.
 LIMIT_BYTES = 20 * 2**30

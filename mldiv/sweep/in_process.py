@@ -1,6 +1,5 @@
 """A plan trained in this process, one trial after the other: no Ray, the same records."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,17 @@ def run(
     *,
     store: Store,
     progress: Progress = lambda trial, result: None,
-    deadline: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train every trial of ``plan`` on the GPU, or on the processor where there is none; returns when all have ended.
 
     A trial that fails leaves its record, as `attempt` says, and the others go on.
 
-    study: its folder, or the copy here of one on an object store; deadline: asked before every trial; a true answer ends the
-    run, and the same call goes on later.
+    study: its folder, or the copy here of one on an object store.
     """
     study = study if isinstance(study, SyncedFolder) else SyncedFolder(Path(study).resolve())
     torch.set_num_threads(1)  # as a worker group has it: the same records, to the last bit
     workspace = Workspace(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    while not deadline() and (task := plan.ask()) is not None:
+    while (task := plan.ask()) is not None:
         trial = task.config.id
         record = attempt(plan.travelling(task, study, store), workspace=workspace, report=_report(plan, trial, progress))
         found = pull_record(study, trial)

@@ -53,7 +53,7 @@ class Plan:
 
     def __init__(
         self, arms: list[Arm], folder: Path, *, samples: int, seeds: tuple[int, ...], batch: int = 1,
-        rule: str = "validation_nll", search_seed: int = SEARCH_SEED, search_seeds: Sequence[int] = (SEARCH_SEED,),
+        rule: str = "validation_nll", search_seeds: Sequence[int] = (SEARCH_SEED,),
         storage: BaseStorage | None = None, share: bool = True,
     ) -> None:  # fmt: skip
         self.arms, self.folder, self.samples, self.seeds = arms, Path(folder), samples, seeds
@@ -64,7 +64,7 @@ class Plan:
         self.failures: dict[str, str] = {}
         self.answered = self.recorded = 0
         self.waiting_for: dict[str, list[tuple[Arm, str]]] = {}
-        points = _common_points(arms, min(samples, COMMON_POINTS), search_seed)
+        points = _common_points(arms, min(samples, COMMON_POINTS))
         switches = {arm.config.switch_epoch for arm in arms} | {
             point["switch_epoch"] for point in points if "switch_epoch" in point
         }
@@ -72,13 +72,13 @@ class Plan:
         for arm in arms:
             arm.config = arm.config.replace(seed=self.search_seeds[0])
             if arm.searched and samples:
-                arm.study = self._search(arm, points, search_seed, storage)
+                arm.study = self._search(arm, points, storage)
 
-    def _search(self, arm: Arm, points: list[dict[str, Any]], seed: int, storage: BaseStorage | None) -> optuna.Study:
+    def _search(self, arm: Arm, points: list[dict[str, Any]], storage: BaseStorage | None) -> optuna.Study:
         """The arm's search, which begins with its defaults, then with all but the first of the common points."""
         study = optuna.create_study(
             study_name=f"{self.folder.name}: {arm.name}",
-            sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=COMMON_POINTS),
+            sampler=optuna.samplers.TPESampler(seed=SEARCH_SEED, n_startup_trials=COMMON_POINTS),
             storage=storage,
             directions=["minimize"] * len(self.selection.objectives),
         )
@@ -256,12 +256,12 @@ def _importance(study: optuna.Study) -> dict[str, float]:
         return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), target=first)
 
 
-def _common_points(arms: list[Arm], count: int, seed: int) -> list[dict[str, Any]]:
+def _common_points(arms: list[Arm], count: int) -> list[dict[str, Any]]:
     """The first points of every arm's search, drawn at random over all that any arm searches: arms are compared at the same
     points, and trials at one point share their first stage."""
     ranges = {name: arm.ranges[name] for arm in reversed(arms) for name in arm.searched}
     names = tuple(dict.fromkeys(name for arm in arms for name in arm.searched))
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=SEARCH_SEED))
     points = []
     for _ in range(count if names else 0):
         trial = study.ask()

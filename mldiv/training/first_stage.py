@@ -16,7 +16,8 @@ from mldiv.config import TrialConfig, from_dict
 from mldiv.datasets.splits import ImageData
 from mldiv.records import trial_id
 from mldiv.setting import FIRST_STAGE, identity
-from mldiv.storage.cache import State, Store
+from mldiv.storage.cache import Store
+from mldiv.storage.files import State
 
 #: Raised whenever a change of mldiv moves numbers: what was stored before is then found no more.
 NUMBERS = 2

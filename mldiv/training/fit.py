@@ -20,7 +20,8 @@ from mldiv.evaluation import predictive
 from mldiv.evaluation.metrics import scores
 from mldiv.method.pair import OF_PAIRS, term_names
 from mldiv.records import TrialRecord
-from mldiv.storage.cache import Store, save_atomically
+from mldiv.storage.cache import Store
+from mldiv.storage.files import save_atomically
 from mldiv.training.final_scores import score
 from mldiv.training.first_stage import SharedFirstStage
 from mldiv.training.loop import Diverged, check_finite, learning_rate, make_optimizer, over_ranks, steps_per_epoch, train_epoch
@@ -39,7 +40,6 @@ def fit(
     *,
     store: Store,
     workspace: Workspace | None = None,
-    data: ImageData | None = None,
     publish: Collection[int] = (),
     report: Report = lambda line: False,
 ) -> TrialRecord:
@@ -49,14 +49,14 @@ def fit(
     stage, or a part of it, is in the store starts from there; on CPU the result is bit for bit that of an uninterrupted run
     alone.
 
-    workspace: device and whatever is kept between trials (default: CPU, nothing); data: other than the configured, on the
-    workspace's device; publish: epochs of stage one after which other trials want to branch off, besides this trial's switch.
+    workspace: device and whatever is kept between trials (default: CPU, nothing); publish: epochs of stage one after which
+    other trials want to branch off, besides this trial's switch.
 
     Raises: ConfigError when the data cannot fill a batch; OSError when the records cannot be written. A non-finite loss does
     not raise: the trial ends as "diverged".
     """
     workspace = workspace or Workspace()
-    data = data if data is not None else workspace.data(config)
+    data = workspace.data(config)
     record = distributed.from_first(_open_record(config, folder, data, workspace.device))
     if record.final:
         return record

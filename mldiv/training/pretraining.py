@@ -1,7 +1,5 @@
 """The deterministic networks whose weights become peers' initial posterior means."""
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
@@ -11,12 +9,10 @@ from mldiv.datasets.splits import ImageData
 from mldiv.evaluation.predictive import precision
 from mldiv.records import trial_id
 from mldiv.setting import PRETRAINING, identity
-from mldiv.storage.cache import State, Store
+from mldiv.storage.cache import Store
+from mldiv.storage.files import State
 from mldiv.training.first_stage import environment_id
 from mldiv.training.loop import epoch_batches, learning_rate, network, optimizer_of, over_ranks, steps_per_epoch
-
-#: Called after an epoch with its number and the network as it then is.
-Report = Callable[[int, nn.Module], None]
 
 
 def purposes(config: TrialConfig) -> list[tuple[int, str]]:
@@ -42,15 +38,13 @@ def pretraining_ids(config: TrialConfig) -> list[str]:
 
 
 def pretrained(
-    config: TrialConfig, data: ImageData, store: Store, device: torch.device, purpose: str = "pretrain",
-    report: Report = lambda epoch, module: None,
-) -> tuple[State, int]:  # fmt: skip
+    config: TrialConfig, data: ImageData, store: Store, device: torch.device, purpose: str = "pretrain"
+) -> tuple[State, int]:
     """Return the weights of a network pretrained with this configuration's data, recipe and seed, from the store or trained.
 
     With the state dict comes how many epochs were trained for it, interrupted attempts included: none when it was in the store.
 
-    purpose: names the random streams, so that a second, different network can be pretrained with the same seed; report: hears
-    of every epoch that is trained now, by its number, with the network after it.
+    purpose: names the random streams, so that a second, different network can be pretrained with the same seed.
     """
     name = f"pretrained/{pretraining_id(config, purpose)}-{environment_id(data, device)}"
     trained = 0
@@ -58,14 +52,12 @@ def pretrained(
     def compute() -> State:
         nonlocal trained
         trained = config.pretrain_epochs
-        return _train(config, data, store, name, device, purpose, report)
+        return _train(config, data, store, name, device, purpose)
 
     return store.get(name, compute, device), trained
 
 
-def _train(
-    config: TrialConfig, data: ImageData, store: Store, name: str, device: torch.device, purpose: str, report: Report
-) -> State:  # fmt: skip
+def _train(config: TrialConfig, data: ImageData, store: Store, name: str, device: torch.device, purpose: str) -> State:
     """Train the network by plain supervision, resumed at its last whole epoch."""
     steps_per_epoch(config, data)
     module = network(config, data.shapes, purpose).to(device)
@@ -88,7 +80,6 @@ def _train(
                 nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
             optimizer.step()
         distributed.average_buffers(module)
-        report(epoch, module)
         if distributed.rank() == 0 and epoch + 1 < config.pretrain_epochs:
             state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}
             store.keep_progress(name, state)

@@ -13,7 +13,7 @@ from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.method.pair import MutualPair
 from mldiv.records import TrialRecord
-from mldiv.storage.cache import State, load
+from mldiv.storage.files import State, load
 from mldiv.training.first_stage import SharedFirstStage
 from mldiv.training.pretraining import pretrained, purposes
 from mldiv.training.worker_cache import Workspace

@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 
+from mldiv.cluster import broker as broker_module
 from mldiv.cluster.broker import END, Broker, Outcome
 from mldiv.records import TrialTask
 
@@ -69,9 +70,11 @@ def test_a_stopped_trial_is_not_started():
     play(scene())
 
 
-def test_a_restarted_group_is_handed_its_trial_again_and_then_it_fails():
+def test_a_restarted_group_is_handed_its_trial_again_and_then_it_fails(monkeypatch):
+    monkeypatch.setattr(broker_module, "ATTEMPTS", 2)
+
     async def scene():
-        broker = Broker(attempts=2)
+        broker = Broker()
         await broker.submit(task("t"))
         await broker.submit(task("u"))
         assert await broker.next("g", 1, 1) == await broker.next("g", 2, 1) == task("t")
@@ -84,9 +87,11 @@ def test_a_restarted_group_is_handed_its_trial_again_and_then_it_fails():
     play(scene())
 
 
-def test_a_trial_that_gets_on_is_handed_out_again_and_again():
+def test_a_trial_that_gets_on_is_handed_out_again_and_again(monkeypatch):
+    monkeypatch.setattr(broker_module, "ATTEMPTS", 2)
+
     async def scene():
-        broker = Broker(attempts=2)
+        broker = Broker()
         await broker.submit(task("t"))
         for epoch in range(5):
             assert await broker.next("g", epoch, 1) == task("t")
@@ -112,9 +117,11 @@ def test_a_lost_groups_trial_goes_to_another_first():
     play(scene())
 
 
-def test_nobody_trains_for_a_silent_client():
+def test_nobody_trains_for_a_silent_client(monkeypatch):
+    monkeypatch.setattr(broker_module, "SILENCE_SECONDS", 0.05)
+
     async def scene():
-        broker = Broker(silence=0.05)
+        broker = Broker()
         await broker.submit(task("t"))
         await broker.submit(task("u"))
         await broker.next("g", 1, 1)

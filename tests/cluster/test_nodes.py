@@ -6,7 +6,8 @@ import pytest
 
 from mldiv.cli.flags import parse_flags
 from mldiv.cli.main import main
-from mldiv.cluster.nodes import Resources, connect, largest, worker_resources
+from mldiv.cluster import nodes
+from mldiv.cluster.nodes import Resources, connect, worker_resources
 from mldiv.config import ConfigError
 from mldiv.presets import PRESETS
 from mldiv.study import Study
@@ -73,17 +74,18 @@ available_node_types:
 """
 
 
-def test_the_largest_cluster_that_an_autoscaler_may_make(tmp_path):
+def test_the_largest_cluster_that_an_autoscaler_may_make(tmp_path, monkeypatch):
     path = tmp_path / "ray_bootstrap_config.yaml"
-    assert largest(path) == []
+    monkeypatch.setattr(nodes, "BOOTSTRAP", path)
+    assert nodes.largest() == []
     path.write_text(BOOTSTRAP)
-    assert largest(path) == [{"CPU": 4}] + 3 * [{"CPU": 8, "GPU": 4}]
+    assert nodes.largest() == [{"CPU": 4}] + 3 * [{"CPU": 8, "GPU": 4}]
     path.write_text(BOOTSTRAP.replace("on_demand: {", "on_demand: {max_workers: 1, "))
-    assert largest(path) == [{"CPU": 4}, {"CPU": 8, "GPU": 4}, {"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 1}]
-    assert Resources(1, 4.0, 1.0).fit(largest(path)) == 4 and Resources(1, 4.0).fit(largest(path)) == 7
+    assert nodes.largest() == [{"CPU": 4}, {"CPU": 8, "GPU": 4}, {"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 1}]
+    assert Resources(1, 4.0, 1.0).fit(nodes.largest()) == 4 and Resources(1, 4.0).fit(nodes.largest()) == 7
     for text in ("", "[", "max_workers: 1", "head_node_type: a\nmax_workers: 1\navailable_node_types: {a: {resources: {}}}"):
         path.write_text(text)
-        assert largest(path) == []
+        assert nodes.largest() == []
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from mldiv.sweep.plan import Plan
 @pytest.fixture
 def search(tiny, tmp_path):
     plan = Plan([make_arm("one", tiny, {}, ())], tmp_path, samples=0, seeds=(1, 2))
-    return PlanSearch(plan, SyncedFolder(tmp_path), Store(tmp_path / "store"), room=lambda: 2)
+    return PlanSearch(plan, SyncedFolder(tmp_path), Store(tmp_path / "store"), most_open=lambda: 2)
 
 
 def test_a_trial_that_lost_its_client_is_brought_again(search):

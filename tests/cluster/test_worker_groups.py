@@ -11,6 +11,7 @@ from helpers import chaos
 from helpers.clusters import set_nodes
 from helpers.processes import running
 from helpers.sweeps import assert_as_trained_alone, broker, make_plan, placed
+from ray.tune.schedulers import FIFOScheduler
 
 from mldiv import records
 from mldiv.cluster import tuner, worker_groups
@@ -104,10 +105,12 @@ def test_groups_come_with_nodes_and_go_with_the_work(small, tmp_path, cluster, m
             set_nodes(cluster, 1)
         free.append(ray.available_resources().get("CPU", 0.0))
 
-    def stop(trial, result):
-        return min(free, default=1) < 0.3 and free[-1] > 0.8 and plan.trials() - plan.answered == 1
+    class StopTheLast(FIFOScheduler):
+        def on_trial_result(self, controller, trial, result):
+            alone = min(free, default=1) < 0.3 and free[-1] > 0.8 and plan.trials() - plan.answered == 1
+            return self.STOP if alone else self.CONTINUE
 
-    tuner.run(plan, tmp_path, resources=Resources(), groups=2, progress=progress, stop=stop)
+    tuner.run(plan, tmp_path, resources=Resources(), groups=2, progress=progress, scheduler=StopTheLast())
     ends = {item.arm: find_trial(tmp_path, item.trial).status for item in plan.assignments}
     assert ends.pop("long") == "stopped"
     assert set(ends.values()) == {"finished"}

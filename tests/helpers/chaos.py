@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from unittest import mock
 
 import optuna
 import ray
@@ -16,7 +17,8 @@ from ray.cluster_utils import Cluster
 
 from helpers.processes import joint_search, running
 from mldiv import records
-from mldiv.cluster import tuner
+from mldiv.cluster import broker, tuner, worker_groups
+from mldiv.cluster.broker import Broker
 from mldiv.cluster.nodes import Resources
 from mldiv.config import TrialConfig
 from mldiv.records import find_trial, trial_folder
@@ -107,6 +109,17 @@ def undisturbed(config: TrialConfig, folder) -> None:
     records.write_assignments(folder, plan.assignments)
 
 
+def patient_broker() -> type[Broker]:
+    """A broker that hands a trial out ATTEMPTS times. A class made here travels to the broker's process by value."""
+
+    class PatientBroker(Broker):
+        def __init__(self):
+            broker.ATTEMPTS = ATTEMPTS
+            super().__init__()
+
+    return PatientBroker
+
+
 def sweep(cluster: Cluster, config: TrialConfig, folder, seed: int, deaths: int, longest: float = 3.0) -> list[str]:
     """The sweep with deaths; of what kinds they were."""
     plan, killer = make_plan(config, folder), Killer(cluster, seed, deaths, longest)
@@ -118,7 +131,8 @@ def sweep(cluster: Cluster, config: TrialConfig, folder, seed: int, deaths: int,
             killer.start()
 
     try:
-        tuner.run(plan, folder, resources=Resources(), groups=2, progress=progress, broker_options={"attempts": ATTEMPTS})
+        with mock.patch.object(worker_groups, "Broker", patient_broker()):
+            tuner.run(plan, folder, resources=Resources(), groups=2, progress=progress)
     finally:
         killer.over.set()
         if begun.is_set():

@@ -146,7 +146,7 @@ def test_weight_samples_act_in_every_mode(width):
     posterior = GaussianPosterior(small(width=width), initial_sigma=0.3)
     images, _ = batch()
     for seed in (0, 1):
-        sample = posterior.sample(generator=torch.Generator().manual_seed(seed)).detach()
+        sample = posterior.sample(torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(seed))).detach()
         expected = reference(posterior.module, posterior.views(sample) | posterior.module.state_dict())[0](images)
         for training in (True, False):
             posterior.train(training)

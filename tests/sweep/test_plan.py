@@ -8,6 +8,7 @@ from optuna.trial import TrialState
 
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.method.kernels import KERNELS
+from mldiv.sweep import plan as plan_module
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.plan import COMMON_POINTS, Plan, journal
 from mldiv.sweep.search_space import RANGES, suggest
@@ -64,21 +65,22 @@ def test_arms_are_searched_at_common_points(tmp_path):
     assert baseline[COMMON_POINTS:] != [{"temperature": point["temperature"]} for point in rbf[COMMON_POINTS:]]
 
 
-def beyond_the_common_points(folder, name, **options):
+def beyond_the_common_points(folder, name):
     """A plan in which what TPE suggests depends on what it was told."""
-    return make_plan(folder / name, samples=COMMON_POINTS + 4, **options)
+    return make_plan(folder / name, samples=COMMON_POINTS + 4)
 
 
-def test_a_seed_repeats_the_suggestions_whatever_the_timing(tmp_path):
-    def suggestions(folder, order, **options):
-        plan = beyond_the_common_points(folder.parent, folder.name, **options)
+def test_a_seed_repeats_the_suggestions_whatever_the_timing(tmp_path, monkeypatch):
+    def suggestions(folder, order):
+        plan = beyond_the_common_points(folder.parent, folder.name)
         train_all(plan, folder, order)
         return [(item.arm, item.phase, item.trial) for item in sorted(plan.assignments, key=lambda i: (i.arm, i.phase))]
 
     straight = suggestions(tmp_path / "a", None)
     for seed in range(5):
         assert sorted(suggestions(tmp_path / f"{seed}", random.Random(seed))) == sorted(straight), seed
-    assert sorted(suggestions(tmp_path / "other", None, search_seed=7)) != sorted(straight)
+    monkeypatch.setattr(plan_module, "SEARCH_SEED", 7)
+    assert sorted(suggestions(tmp_path / "other", None)) != sorted(straight)
 
 
 @pytest.mark.parametrize("done", [0, 5, 25, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 9, 23, 26, 40))])

@@ -57,12 +57,13 @@ def test_detection_against_sklearn(trained):
         assert record.uncertainty["pair"][f"ood_auroc_{name}"] == pytest.approx(roc_auc_score(*both), abs=1e-4)
 
 
-def test_test_labels_do_not_move_the_temperature(trained, tmp_path):
+def test_test_labels_do_not_move_the_temperature(trained, tmp_path, monkeypatch):
     """Other test labels, the same temperature, the same validation scores."""
     config, _, record = trained
     data = dataset(config)
     turned = replace(data, test=replace(data.test, labels=(data.test.labels + 1) % 10))
-    other = fit(config, tmp_path / "t", store=Store(tmp_path / "store"), data=turned)
+    monkeypatch.setattr(Workspace, "data", lambda workspace, config: turned)
+    other = fit(config, tmp_path / "t", store=Store(tmp_path / "store"))
     assert other.calibration_temperature == record.calibration_temperature and other.validation == record.validation
     assert other.test["pair"]["accuracy"] < record.test["pair"]["accuracy"]
 
