@@ -1,13 +1,14 @@
 """Every setting of a trial, each declared in one place. A misspelt name or an impossible value fails here, before any work."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from mldiv.datasets.ood import OOD
 from mldiv.datasets.sources import DATASETS
-from mldiv.method.fusion import FUSIONS
+from mldiv.method.fusion import FUSION_TRAINING, FUSIONS
 from mldiv.method.kernels import KERNELS, kernel_parameters
 from mldiv.method.losses import (
     BOUNDED_TRANSFORMS,
@@ -20,6 +21,7 @@ from mldiv.method.losses import (
 from mldiv.method.networks import MODELS
 from mldiv.records import trial_id
 from mldiv.setting import (
+    ALWAYS,
     FIRST_STAGE,
     FIRST_STAGE_STEP,
     PRETRAINING,
@@ -38,10 +40,12 @@ from mldiv.setting import (
 
 INITIALIZATIONS = ("scratch_pretrained", "scratch", "pretrained", "pretrained_same")
 SCHEDULES = ("cosine", "step", "constant")
+STAGE_SCHEDULES = ("continue", "restart")
 OPTIMIZERS = ("sgd", "adamw")
 TEST_SPLITS = ("official", "development")
 PRECISIONS = ("float32", "bf16")
 SIGMA_MODES = ("relative", "absolute")
+WEIGHTINGS = ("raw", "gradient")
 
 _size = partial(setting, gt=0, le=10**9, spares=(PRETRAINING,))
 _peers = partial(setting, spares=(PRETRAINING,))
@@ -97,7 +101,7 @@ class TrialConfig:
 
     peers: int = _peers(
         2, "networks that learn from each other: 1, a network alone; 2 [stated]; more, each learns the mean of what it would "
-        "learn from each of the others [chosen]", ge=1, le=8, new=True,
+        "learn from each of the others [chosen]", ge=1, le=8, before=2,
     )  # fmt: skip
 
     # Posterior.
@@ -137,6 +141,10 @@ class TrialConfig:
     # Diversity terms.
     alpha: float = _diversity_tensor(1.0, "weight of the parameter distance [stated]", ge=0, le=1e6, search=Log(0.01, 10.0))
     beta: float = _diversity_tensor(2.0, "weight of the feature KL [stated]", ge=0, le=1e6, search=Log(0.02, 20.0))
+    weighting: str = _diversity_tensor(
+        "raw", "raw: alpha and beta as they are; gradient: as shares of the cross-entropy's gradient in the peers' means, "
+        "measured at the switch over scale_batches batches and held [chosen]", choices=WEIGHTINGS, before="raw",
+    )  # fmt: skip
     param_distance: str = _diversity_code("w2", "distance between the posteriors; w2 [stated]", choices=PARAM_DISTANCES)
     param_transform: str = _diversity_code("exp", "what of that distance is minimised [chosen]", choices=TRANSFORMS)
     param_normalization: str = _diversity_code(
@@ -175,6 +183,20 @@ class TrialConfig:
     )
     center_features: bool = _diversity_code(True, "whether fused features lose their batch mean first [chosen]")
     fusion: str = _diversity("shared", "how the blocks' features are fused [chosen]", choices=FUSIONS)
+    fusion_training: str = _diversity(
+        "diversity", "what a fusion that is not frozen learns: to raise the feature KL as the networks do (diversity), to "
+        "lower what they raise (adversarial), to classify its images, which the networks learn nothing from, during stage two "
+        "(task) or before it, held from then on (switch) [chosen]", choices=FUSION_TRAINING, before="diversity",
+    )  # fmt: skip
+    fusion_epochs: int = _diversity_tensor(
+        1, "epochs over the training images in which fusion_training switch trains the fusion", ge=1, le=10**6, before=1
+    )
+    fusion_blocks: str = _diversity(
+        "all", "which of the networks' blocks are fused, by number from 1, such as 2,3 [chosen]", before="all"
+    )
+    fusion_grid: int = _diversity(
+        1, "cells along an image's side over which a block's features are averaged to tokens [chosen]", ge=1, le=64, before=1
+    )
     fusion_dim: int = _diversity(64, "length of a fused vector", gt=0, le=2**14)
     fusion_heads: int = _diversity(4, "heads of the fusion's attention", gt=0, le=2**14)
 
@@ -192,6 +214,22 @@ class TrialConfig:
     )  # fmt: skip
     momentum: float = _schedule(0.9, "momentum of the optimiser", ge=0, lt=1)
     schedule: str = _schedule("cosine", "how the learning rate falls [chosen]", choices=SCHEDULES)
+    stage_schedule: str = _peers_tensor(
+        "continue", "continue: one schedule over both stages; restart: stage two is a run of its own, which begins with the "
+        "full rate and without momentum, in arms without diversity terms too", choices=STAGE_SCHEDULES, before="continue",
+    )  # fmt: skip
+    stage_two_lr_scale: float = _diversity_tensor(
+        1.0, "factor of the learning rate in a stage two that restarts", gt=0, le=1e6, before=1.0
+    )
+    stage_two_warmup_epochs: float = _diversity_tensor(
+        0.0, "epochs in which the rate of a stage two that restarts rises from zero", ge=0, le=10**6, before=0.0
+    )
+    warmup_epochs: float = _peers_tensor(
+        0.0, "epochs in which the peers' rate rises from zero at the start", ge=0, le=10**6, before=0.0
+    )
+    pretrained_warmup_epochs: float = _peers_tensor(
+        0.0, "the same for peers that start at pretrained means, if longer", ge=0, le=10**6, before=0.0
+    )
     weight_decay: float = _schedule(
         5e-4, "of the deterministic pretraining; the peers are regularised by their prior alone", ge=0, le=1e6
     )
@@ -203,6 +241,11 @@ class TrialConfig:
     compile: bool = _peers(
         False, "torch.compile of forward and backward, on a GPU with CUDA graphs; where it fails, the record says why"
     )
+
+    gradient_points: float = setting(
+        0.0, "points of an epoch at which the gradients of all loss terms are measured and recorded; 0.5: every other epoch",
+        spares=(TRIAL, FIRST_STAGE, PRETRAINING, STEP), ge=0, le=1000,
+    )  # fmt: skip
 
     # Predictions.
     validation_samples: int = _peers_tensor(4, "weight samples per prediction, every epoch on validation data", gt=0, le=10**5)
@@ -234,8 +277,23 @@ class TrialConfig:
 
     @property
     def first_stage(self) -> int:
-        """Epochs without diversity terms: all of them in a trial without any."""
-        return self.switch_epoch if self.diverse else self.epochs
+        """Epochs before stage two: all of them in a trial that has none, without diversity terms and without a restart."""
+        return self.switch_epoch if self.diverse or self.restarts else self.epochs
+
+    @property
+    def restarts(self) -> bool:
+        """Whether the learning rate begins anew at the switch."""
+        return self.stage_schedule == "restart" and self.switch_epoch < self.epochs
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The fused blocks, counted from 0; none for all."""
+        return () if self.fusion_blocks == "all" else tuple(int(number) - 1 for number in self.fusion_blocks.split(","))
+
+    @property
+    def pretrained_peers(self) -> range:
+        """The numbers of the peers that start at the means of a pretrained network."""
+        return range({"scratch": self.peers + 1, "scratch_pretrained": 2}.get(self.initialization, 1), self.peers + 1)
 
     @property
     def kernel_options(self) -> dict[str, float | int]:
@@ -258,11 +316,12 @@ _check = make_check(TrialConfig)
 
 
 def from_dict(settings: dict[str, Any]) -> TrialConfig:
-    """Return the configuration of a record's ``config``.
+    """Return the configuration of a record's ``config``. What it does not name, it was stored before the setting existed.
 
     Raises: ConfigError as `TrialConfig.replace`.
     """
-    return TrialConfig().replace(**settings)
+    before = {name: item.metadata["before"] for name, item in fields(TrialConfig).items()}
+    return TrialConfig().replace(**({name: value for name, value in before.items() if value is not ALWAYS} | settings))
 
 
 def _check_together(config: TrialConfig) -> None:
@@ -273,6 +332,12 @@ def _check_together(config: TrialConfig) -> None:
         raise ConfigError(
             f"switch_epoch = {config.switch_epoch} lies after the end (epochs = {config.epochs}): "
             f"take at most {config.epochs}, which means never"
+        )
+    if not re.fullmatch(r"all|[1-9]\d?(,[1-9]\d?)*", config.fusion_blocks) or len(set(config.blocks)) < len(config.blocks):
+        raise ConfigError(f"fusion_blocks = {config.fusion_blocks!r}: expected all, or different numbers such as 2,3")
+    if config.stage_schedule == "continue" and (config.stage_two_lr_scale != 1 or config.stage_two_warmup_epochs):
+        raise ConfigError(
+            "stage_two_lr_scale and stage_two_warmup_epochs act where stage two restarts: set stage_schedule to 'restart'"
         )
     if config.initialization != "scratch" and config.pretrain_epochs == 0:
         raise ConfigError(

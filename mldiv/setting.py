@@ -16,6 +16,9 @@ PRETRAINING = "pretraining"  #: the deterministic network; what the data are is 
 STEP = "step"  #: the code of a compiled step, which takes the setting as a tensor or does not see it
 FIRST_STAGE_STEP = "first stage's step"  #: the code of a compiled step before the switch
 
+#: No value: a setting that is part of every identity.
+ALWAYS = object()
+
 #: How much of a value a message shows.
 LONGEST_SHOWN_CHARACTERS = 80
 
@@ -29,15 +32,18 @@ class ConfigError(ValueError):
 
 def setting(
     default: Any, help: str, *, choices: Collection[str] | None = None, why: str = "", spares: tuple[str, ...] = (),
-    search: Search | None = None, new: bool = False, **bounds: float,
+    search: Search | None = None, before: Any = ALWAYS, **bounds: float,
 ) -> Any:  # fmt: skip
     """Declare a field of `TrialConfig`.
 
     choices: of a word, a registry or a tuple; bounds: gt, ge, lt, le or multiple_of, as pydantic names them; why: what is wrong
-    beyond them; spares: parts that the setting has no influence on; new: added after results were stored, so left out of
-    every identity while it has its default.
+    beyond them; spares: parts that the setting has no influence on; before: of a setting added after results were stored,
+    the value by which trials were trained until then. It is left out of every identity: they keep theirs, whatever the
+    default becomes.
     """
-    metadata = {"help": help, "choices": choices, "why": why, "spares": spares, "search": search, "new": new, "bounds": bounds}
+    metadata = {
+        "help": help, "choices": choices, "why": why, "spares": spares, "search": search, "before": before, "bounds": bounds,
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -85,7 +91,7 @@ def identity(config: Any, part: str) -> dict[str, Any]:
     return {
         name: getattr(config, name)
         for name, item in fields(type(config)).items()
-        if name not in spared and not (item.metadata["new"] and getattr(config, name) == item.default)
+        if name not in spared and (item.metadata["before"] is ALWAYS or getattr(config, name) != item.metadata["before"])
     }
 
 

@@ -30,18 +30,22 @@ SHAPES_OF_DIVERSITY = words(
     "param_distance param_transform param_normalization kernel kernel_width kernel_degree include_diagonal feature_direction "
     "feature_reduction feature_transform feature_normalization center_features"
 )
-NUMBERS_OF_DIVERSITY = words("alpha beta scale_batches switch_epoch fusion_lr_scale test_samples")
-FUSION = words("fusion fusion_dim fusion_heads")
+NUMBERS_OF_DIVERSITY = words(
+    "alpha beta weighting scale_batches switch_epoch fusion_lr_scale fusion_epochs test_samples stage_two_lr_scale "
+    "stage_two_warmup_epochs"
+)
+FUSION = words("fusion fusion_dim fusion_heads fusion_training fusion_blocks fusion_grid")
 PRETRAINED_BY = words(
     "arch width pretrain_epochs batch_size lr optimizer momentum schedule weight_decay clip_norm precision channels_last seed"
 )
 SEEN_BY_NO_STEP = NUMBERS_OF_DIVERSITY | words(
     "temperature kl_weight mutual_weight initial_sigma seed split_seed initialization epochs pretrain_epochs lr momentum "
-    "optimizer schedule weight_decay rho_lr_scale clip_norm validation_samples samples_at_once data_root"
+    "optimizer schedule weight_decay rho_lr_scale clip_norm validation_samples samples_at_once data_root "
+    "stage_schedule warmup_epochs pretrained_warmup_epochs gradient_points"
 )
 SPARING = {
-    TRIAL: {"data_root"},
-    FIRST_STAGE: SHAPES_OF_DIVERSITY | NUMBERS_OF_DIVERSITY | FUSION | {"ood", "data_root"},
+    TRIAL: {"data_root", "gradient_points"},
+    FIRST_STAGE: SHAPES_OF_DIVERSITY | NUMBERS_OF_DIVERSITY | FUSION | {"ood", "data_root", "gradient_points"},
     PRETRAINING: {item.name for item in dataclasses.fields(TrialConfig)} - PRETRAINED_BY,
     STEP: SEEN_BY_NO_STEP,
     FIRST_STAGE_STEP: SHAPES_OF_DIVERSITY,
@@ -67,18 +71,19 @@ class Recipe:
 @dataclasses.dataclass(frozen=True)
 class Grown(Recipe):
     careless: int = setting(1, "declared with nothing but a default")
-    late: bool = setting(False, "added after results were stored", new=True)
+    late: bool = setting(False, "added after results were stored", before=True)
 
 
 def test_a_setting_declared_carelessly_is_part_of_everything():
     assert all("careless" not in sparing(Grown, part) for part in PARTS)
-    assert identity(Grown(), PRETRAINING) == {"careless": 1}
+    assert identity(Grown(), PRETRAINING) == {"careless": 1, "late": False}
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_new_setting_left_at_its_default_changes_no_identity(part):
-    assert "late" not in identity(Grown(), part)
-    assert identity(Grown(late=True), part)["late"] is True
+def test_a_new_setting_changes_no_identity_of_what_was_trained_before(part):
+    """Whatever its default is."""
+    assert "late" not in identity(Grown(late=True), part)
+    assert identity(Grown(), part)["late"] is False
 
 
 def test_one_and_one_point_nought_are_the_same_setting():

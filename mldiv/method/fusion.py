@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 Features = tuple[Tensor, ...]
@@ -36,32 +37,45 @@ def pool(feature: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batc
     return _Pool.apply(feature) if feature.dim() > 2 else feature.float()
 
 
+def pool_cells(feature: Float[Tensor, "batch channels *space"], grid: int) -> Float[Tensor, "batch cells channels"]:
+    """Average a block's feature map over the cells of a grid of ``grid`` x ``grid``, in float32; tokens in as many parts."""
+    if feature.dim() == 4:
+        return functional.adaptive_avg_pool2d(feature.float(), grid).flatten(2).transpose(1, 2)
+    return functional.adaptive_avg_pool1d(feature.float(), grid**2).transpose(1, 2)
+
+
 class CrossAttention(nn.Module):
-    """Attention from the deepest block to all blocks: one query, as many keys and values as blocks.
+    """Attention from the deepest block to all blocks: one query; keys and values are the blocks' averages over space.
 
     chosen: the paper says cross-attention over the features of several blocks and no more. Each block's feature map is
-    averaged over space to one token, projected to ``dim`` and given the block's learned embedding; tokens at every position
-    would cost as many times more as there are positions. The answer is added to the query and normalised.
+    averaged over the cells of a ``grid`` x ``grid`` (1: over all of space) to tokens, projected to ``dim`` and given the
+    block's learned embedding, and with several cells the cell's. The query is the mean of the deepest block's tokens; the
+    answer is added to it and normalised. With ``classes`` there is a linear classifier of the result, ``head``.
     Shapes: features, each [batch, channels_l, height_l, width_l]; result [batch, dim], float32.
     """
 
-    def __init__(self, channels: tuple[int, ...], dim: int = 64, heads: int = 4) -> None:
+    def __init__(self, channels: Sequence[int], dim: int = 64, heads: int = 4, grid: int = 1, classes: int = 0) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.grid = heads, grid
         self.project = nn.ModuleList(nn.Linear(count, dim) for count in channels)
         self.block = nn.Parameter(0.02 * torch.randn(len(channels), dim))
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
+        self.cell = nn.Parameter(0.02 * torch.randn(grid**2, dim)) if grid > 1 else None
+        self.head = nn.Linear(dim, classes) if classes else None
 
     def forward(self, features: Features) -> Float[Tensor, "batch dim"]:
         """Fuse the feature maps of a network's blocks."""
-        tokens = (
-            torch.stack([project(pool(feature)) for project, feature in zip(self.project, features, strict=True)], 1)
-            + self.block
-        )
-        last = tokens[:, -1:]
+        parts = zip(self.project, features, strict=True)
+        if self.cell is None:
+            tokens = torch.stack([project(pool(feature)) for project, feature in parts], 1) + self.block
+            last = tokens[:, -1:]
+        else:
+            cells = [project(pool_cells(feature, self.grid)) + self.cell for project, feature in parts]
+            tokens = torch.cat([block + own for block, own in zip(cells, self.block, strict=True)], 1)
+            last = tokens[:, -len(self.cell) :].mean(1, keepdim=True)
         query = self._heads(self.query(last))
         key, value = (self._heads(part) for part in self.key_value(tokens).chunk(2, -1))
         answer = functional.scaled_dot_product_attention(query, key, value)
@@ -73,19 +87,35 @@ class CrossAttention(nn.Module):
 
 
 class PeerFusion(nn.Module):
-    """The fusion of each peer: several may have the same module."""
+    """The fusion of each peer: several may have the same module.
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    blocks: which of a network's features are fused, counted from 0; none: all.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], blocks: Sequence[int] = ()) -> None:
         super().__init__()
         #: In the order of the peers' numbers; by name they are peer_1, peer_2 and so on.
-        self.of_peers = tuple(modules)
+        self.of_peers, self.blocks = tuple(modules), tuple(blocks)
         for number, module in enumerate(modules, 1):
             self.add_module(f"peer_{number}", module)
         self.register_load_state_dict_pre_hook(_rename)
 
-    def forward(self, features: Sequence[Features]) -> list[Tensor]:
-        """Fuse every peer's features, each [batch, channels, ...] a block, to a vector per image, [batch, dim]."""
-        return [module(blocks) for module, blocks in zip(self.of_peers, features, strict=True)]
+    def forward(self, features: Sequence[Features], sees: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
+        """Fuse every peer's features, each [batch, channels, ...] a block, to a vector per image, [batch, dim].
+
+        sees: what the result is made of in place of each of the fusion's weights, an entry of FUSION_TRAINING.
+        """
+        chosen = [tuple(blocks[place] for place in self.blocks) if self.blocks else blocks for blocks in features]
+        if sees is None:
+            return [module(blocks) for module, blocks in zip(self.of_peers, chosen, strict=True)]
+        return [
+            functional_call(module, {name: sees(value) for name, value in module.named_parameters()}, (blocks,))
+            for module, blocks in zip(self.of_peers, chosen, strict=True)
+        ]
+
+    def classify(self, fused: Sequence[Tensor]) -> list[Tensor]:
+        """Compute the logits [batch, classes] of each peer's classifier of its fused vectors."""
+        return [cast(Any, module).head(vectors) for module, vectors in zip(self.of_peers, fused, strict=True)]
 
 
 def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *given: Any) -> None:
@@ -96,34 +126,79 @@ def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *given: Any) 
             state[f"{prefix}{OLD_NAMES[first]}.{rest}"] = state.pop(name)
 
 
-def _seeded(channels: tuple[int, ...], dim: int, heads: int, seed: int) -> CrossAttention:
+def _seeded(channels: Sequence[int], dim: int, heads: int, seed: int, blocks: Sequence[int], **more: int) -> CrossAttention:
+    chosen = [channels[block] for block in blocks] or channels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return CrossAttention(channels, dim, heads)
+        return CrossAttention(chosen, dim, heads, **more)
 
 
-def shared(channels: tuple[int, ...], dim: int = 64, heads: int = 4, seed: int = 0, peers: int = 2) -> PeerFusion:
-    """Make one trained module for all peers.
+def shared(
+    channels: Sequence[int], dim: int = 64, heads: int = 4, seed: int = 0, peers: int = 2, blocks: Sequence[int] = (),
+    **more: int,
+) -> PeerFusion:  # fmt: skip
+    """Make one module for all peers.
 
-    Trained by a term that is maximised, it can kill that term (all vectors parallel) or inflate it with the networks
-    unchanged: watch the feature KL and the disagreement side by side.
+    blocks: which features are fused, counted from 0 (none: all); more: the grid and classes of `CrossAttention`.
     """
-    return PeerFusion([_seeded(channels, dim, heads, seed)] * peers)
+    return PeerFusion([_seeded(channels, dim, heads, seed, blocks, **more)] * peers, blocks)
 
 
-def per_peer(channels: tuple[int, ...], dim: int = 64, heads: int = 4, seed: int = 0, peers: int = 2) -> PeerFusion:
-    """Make a trained module for each peer: they can differ without the networks doing so."""
-    return PeerFusion([_seeded(channels, dim, heads, seed + place) for place in range(peers)])
+def per_peer(
+    channels: Sequence[int], dim: int = 64, heads: int = 4, seed: int = 0, peers: int = 2, blocks: Sequence[int] = (),
+    **more: int,
+) -> PeerFusion:  # fmt: skip
+    """Make a module for each peer: they can differ without the networks doing so."""
+    return PeerFusion([_seeded(channels, dim, heads, seed + place, blocks, **more) for place in range(peers)], blocks)
 
 
-def frozen(channels: tuple[int, ...], dim: int = 64, heads: int = 4, seed: int = 0, peers: int = 2) -> PeerFusion:
+def frozen(
+    channels: Sequence[int], dim: int = 64, heads: int = 4, seed: int = 0, peers: int = 2, blocks: Sequence[int] = (),
+    **more: int,
+) -> PeerFusion:  # fmt: skip
     """Make one random module for all, never trained: only the networks can change the feature KL."""
-    return shared(channels, dim, heads, seed, peers).requires_grad_(False)
+    return shared(channels, dim, heads, seed, peers, blocks, **more).requires_grad_(False)
 
 
-#: How the peers' features are fused [chosen: the paper is silent]: (channels, dim, heads, seed, peers) -> PeerFusion.
-FUSIONS: dict[str, Callable[[tuple[int, ...], int, int, int, int], PeerFusion]] = {
+#: How the peers' features are fused [chosen: the paper is silent]: (channels, dim, heads, seed, peers, blocks, grid=,
+#: classes=) -> PeerFusion.
+FUSIONS: dict[str, Callable[..., PeerFusion]] = {
     "shared": shared,
     "per_peer": per_peer,
     "frozen": frozen,
 }
+
+
+class _Reverse(torch.autograd.Function):
+    """The same value, with its gradient's sign turned."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        return -gradients[0]
+
+
+def reverse_gradient(value: Tensor) -> Tensor:
+    """Return the value; what is minimised in it is maximised by whatever it was made of (Ganin and Lempitsky, ICML 2015)."""
+    return _Reverse.apply(value)
+
+
+#: What a fusion's own weights learn from the diversity term [chosen: the paper is silent]: how the term sees them.
+FUSION_TRAINING: dict[str, Callable[[Tensor], Tensor]] = {
+    "diversity": lambda weight: weight,
+    "adversarial": reverse_gradient,
+    "task": Tensor.detach,
+    "switch": Tensor.detach,
+}
+
+#: Those whose fusion learns to classify its images, from features that learn nothing from it.
+TASK_TRAINED = frozenset({"task", "switch"})

@@ -25,7 +25,6 @@ class CifarBlock(nn.Module):
         self.stride, self.added = stride, channels - channels_in
 
     def forward(self, x: Images) -> BlockFeatures:
-        """Return the block's features."""
         """Add both convolutions to the shortcut."""
         out = functional.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))

@@ -5,22 +5,23 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from mldiv.method import losses
-from mldiv.method.fusion import Features, shared
+from mldiv.method.fusion import FUSION_TRAINING, Features, PeerFusion, shared
 from mldiv.method.kernels import cosine
 from mldiv.method.posterior import GaussianPosterior
 
 #: Loss terms with a value for every peer k: nll_k, kl_k (in nats per training image), mutual_k.
 OF_PEERS = ("nll", "kl", "mutual")
 
-#: Loss terms with one value: both distances raw, their mean over pairs of peers; both transformed, summed over peers.
-OF_PAIRS = ("param_distance", "feature_kl", "param_diversity", "feature_diversity")
+#: Loss terms with one value: both distances raw, their mean over pairs of peers; both transformed, summed over peers; the
+#: cross-entropy of what a fusion that is trained by the task makes of the features, summed over peers.
+OF_PAIRS = ("param_distance", "feature_kl", "param_diversity", "feature_diversity", "fusion_nll")
 
 #: By name: a value for every peer (OF_PEERS) or a single one (OF_PAIRS).
 Terms = dict[str, list[Tensor]]
@@ -49,7 +50,8 @@ class Objective:
     """The numbers and names that make the loss of `MutualPair`: weights [stated] for the diversity terms, the rest [chosen].
 
     train_images: N, by which the KL to the prior is divided; kl_weight: 1 is the true ELBO, less a cold posterior. Names are
-    keys of `losses.PARAM_DISTANCES` and TRANSFORMS, entries of NORMALIZATIONS, FEATURE_DIRECTIONS and FEATURE_REDUCTIONS.
+    keys of `losses.PARAM_DISTANCES` and TRANSFORMS, entries of NORMALIZATIONS, FEATURE_DIRECTIONS and FEATURE_REDUCTIONS, and
+    keys of `fusion.FUSION_TRAINING`.
 
     Raises: ValueError for a name that is none of these.
     """
@@ -68,11 +70,12 @@ class Objective:
     feature_reduction: str = "batchmean"
     feature_transform: str = "exp"
     feature_normalization: str = "switch"
+    fusion_training: str = "diversity"
     center_features: bool = True
     include_diagonal: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in losses.CHOICES.items():
+        for name, known in (losses.CHOICES | {"fusion_training": FUSION_TRAINING}).items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} = {value!r}: expected one of {', '.join(known)}")
 
@@ -108,6 +111,8 @@ class MutualPair(nn.Module):
 
     param_scale: Tensor
     feature_scale: Tensor
+    param_strength: Tensor
+    feature_strength: Tensor
 
     def __init__(
         self, networks: Iterable[nn.Module], objective: Objective, *, fusion: nn.Module | None = None, kernel: Kernel = cosine,
@@ -125,8 +130,8 @@ class MutualPair(nn.Module):
             self.add_module(f"peer_{number}", peer)
         self.fusion = shared(_channels(networks[0]), peers=len(networks)) if fusion is None else fusion
         self.objective, self.weights, self.kernel = objective, objective.weights, kernel
-        self.register_buffer("param_scale", torch.ones(()))
-        self.register_buffer("feature_scale", torch.ones(()))
+        for name in ("param_scale", "feature_scale", "param_strength", "feature_strength"):
+            self.register_buffer(name, torch.ones(()))
 
     def forward(
         self,
@@ -140,14 +145,41 @@ class MutualPair(nn.Module):
         noise: standard normal, one vector per peer (None: drawn here); diverse: whether the diversity terms act (stage two,
         with alpha or beta not zero).
         """
-        sigmas, outputs = self._outputs(inputs, noise)
-        terms = self.data_terms([logits for logits, _ in outputs], labels) | self.prior_terms(sigmas)
-        if diverse and len(self.peers) > 1:
-            terms |= self.param_terms(sigmas) | self.feature_terms([features for _, features in outputs])
-        total = self._total(terms)
+        terms = self.terms(inputs, labels, noise, diverse)
+        total = _sum(list(self.weighted(terms).values()))
         zero = [total.new_zeros(())]
         values = [value.detach() for name in (*OF_PEERS, *OF_PAIRS) for value in terms.get(name, zero)]
         return total, torch.stack([*values, total.detach()])
+
+    def terms(
+        self,
+        inputs: Shaped[Tensor, "batch *shape"],
+        labels: Int[Tensor, " batch"],
+        noise: Sequence[Float[Tensor, " weights"]] | None = None,
+        diverse: bool = False,
+    ) -> Terms:
+        """Compute the unweighted terms of the loss; arguments as for the forward pass."""
+        sigmas, outputs = self._outputs(inputs, noise)
+        features = [blocks for _, blocks in outputs]
+        terms = self.data_terms([logits for logits, _ in outputs], labels) | self.prior_terms(sigmas)
+        if diverse and len(self.peers) > 1:
+            terms |= self.param_terms(sigmas) | self.feature_terms(features)
+            if self.objective.fusion_training == "task":
+                terms |= self.fusion_terms(features, labels)
+        return terms
+
+    def weighted(self, terms: Terms) -> dict[str, Tensor]:
+        """Return what each term adds to the loss, summed over peers; every weight is applied here and nowhere else."""
+        weights = self.weights
+        found = {
+            "nll": _sum(terms["nll"]),
+            "kl": weights.kl_weight * _sum(terms["kl"]),
+            "mutual": weights.mutual_weight * _sum(terms["mutual"]),
+        }
+        if "param_diversity" in terms:
+            found["param_diversity"] = weights.alpha * self.param_strength * terms["param_diversity"][0]
+            found["feature_diversity"] = weights.beta * self.feature_strength * terms["feature_diversity"][0]
+        return found | ({"fusion_nll": terms["fusion_nll"][0]} if "fusion_nll" in terms else {})
 
     def _outputs(
         self, inputs: Tensor, noise: Sequence[Tensor] | None
@@ -207,7 +239,7 @@ class MutualPair(nn.Module):
         """
         objective = self.objective
         with torch.autocast(features[0][0].device.type, enabled=False):
-            fused = self.fusion(features)
+            fused = self._fuse(features)
             normalized = [losses.normalize_features(vectors, center=objective.center_features) for vectors in fused]
             distributions = [
                 losses.conditional_distribution(self.kernel(vectors, vectors), include_diagonal=objective.include_diagonal)
@@ -216,14 +248,18 @@ class MutualPair(nn.Module):
             named = {"direction": objective.feature_direction, "reduction": objective.feature_reduction}
             return [losses.feature_kl(own, other.detach(), **named) for own, other in permutations(distributions, 2)]
 
-    def _total(self, terms: Terms) -> Tensor:
-        """Add the terms; every weight is applied here and nowhere else."""
-        weights, total = self.weights, _sum(terms["nll"])
-        total = total + weights.kl_weight * _sum(terms["kl"])
-        total = total + weights.mutual_weight * _sum(terms["mutual"])
-        if "param_diversity" in terms:
-            total = total + weights.alpha * terms["param_diversity"][0] + weights.beta * terms["feature_diversity"][0]
-        return total
+    def fusion_terms(self, features: Sequence[Features], labels: Tensor) -> Terms:
+        """Compute the cross-entropy of the fusion's classifier, from which it alone learns, summed over peers."""
+        with torch.autocast(features[0][0].device.type, enabled=False):
+            fused = self.fusion([tuple(block.detach() for block in blocks) for blocks in features])
+            logits = cast(PeerFusion, self.fusion).classify(fused)
+        return {"fusion_nll": [_sum([losses.expected_nll(own, labels) for own in logits])]}
+
+    def _fuse(self, features: Sequence[Features]) -> list[Tensor]:
+        """Fuse the features as the diversity term does, by a fusion that learns from it what `fusion_training` says."""
+        if self.objective.fusion_training == "diversity":
+            return self.fusion(features)
+        return self.fusion(features, FUSION_TRAINING[self.objective.fusion_training])
 
     def _mean(self, values: Sequence[Tensor]) -> Tensor:
         """Average; zero where there are none: a peer without others."""
@@ -258,6 +294,12 @@ class MutualPair(nn.Module):
         """
         _, outputs = self._outputs(inputs, None)
         return self._mean(self.feature_divergences([features for _, features in outputs]))
+
+    @torch.no_grad()
+    def set_strengths(self, param: Tensor, feature: Tensor) -> None:
+        """Fix what multiplies alpha and beta from the switch on (`gradients.strengths`); it is 1 without this call."""
+        self.param_strength.copy_(param)
+        self.feature_strength.copy_(feature)
 
     @torch.no_grad()
     def set_scales(self, feature_kl: Tensor) -> dict[str, float]:

@@ -77,7 +77,8 @@ def make_arm(
     Raises: ConfigError for a change that is no setting.
     """
     config = base.replace(**changes)
-    without = set(changes) | (set() if config.diverse else DIVERSITY)
+    idle = set() if config.diverse else DIVERSITY - ({"switch_epoch"} if config.restarts else set())
+    without = set(changes) | idle
     kept = tuple(item for item in searched if item not in without)
     free = {item for item in kept if item.startswith("kernel_")} if "kernel" in kept and applies("kernel", config) else set()
     kept = tuple(item for item in kept if item in free or applies(item, config))

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from mldiv.config import TrialConfig
-from mldiv.training.first_stage import first_stage_id, pattern
+from mldiv.training.first_stage import branches, first_stage_id, own_prefix, pattern
 from mldiv.training.pretraining import pretraining_ids
 
 
@@ -84,16 +84,14 @@ class TrialQueue:
         """Epochs of the trial's first stage after which others want to branch off, or may want to."""
         if not self.share:
             return frozenset()
-        wanted = self.switches | {trial.first_stage for trial in stage.waiting if trial.diverse}
-        return frozenset(epoch for epoch in wanted if 0 < epoch <= min(config.first_stage, config.epochs - 1))
+        return branches(config, self.switches.union(*map(own_prefix, stage.waiting)))
 
     def _begin(self, name: str, config: TrialConfig, publish: frozenset[int]) -> None:
         """Note that the trial is under way: what it will publish that is not stored yet, and what it will pretrain."""
         stage = self.stages[name]
         stage.led = True
-        own = frozenset({config.switch_epoch} if config.diverse and config.switch_epoch else ())
         longest = stage.longest(config.first_stage)
-        if new := {epoch for epoch in publish | own if epoch > longest}:
+        if new := {epoch for epoch in publish | own_prefix(config) if epoch > longest}:
             self.leads[config.id] = Lead(name, frozenset(new), config.first_stage)
         if self.share and not longest:
             self.pretraining |= dict.fromkeys(set(pretraining_ids(config)) - self.pretrained, config.id)
@@ -148,5 +146,5 @@ class TrialQueue:
 
     def _used(self, config: TrialConfig) -> list[str]:
         """Patterns of the entries that the trial may start from or publish."""
-        prefixes = [pattern(config, config.switch_epoch)] if config.diverse and config.switch_epoch else []
+        prefixes = [pattern(config, epoch) for epoch in own_prefix(config)]
         return (prefixes + [f"pretrained/{name}-[0-9a-f]+" for name in pretraining_ids(config)]) if self.share else []

@@ -97,7 +97,7 @@ def effective(config: TrialConfig, searched: Collection[str] = ()) -> TrialConfi
         silent += feature
     off = {name: item.default for name, item in SETTINGS.items() if silent and name.startswith(silent)}
     if not config.diverse and not {"alpha", "beta"} & set(searched):
-        off |= {"alpha": 0.0, "beta": 0.0, "switch_epoch": config.epochs}
+        off |= {"alpha": 0.0, "beta": 0.0} | ({} if config.restarts else {"switch_epoch": config.epochs})
     return config.replace(**off)
 
 

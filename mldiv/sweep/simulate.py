@@ -7,7 +7,7 @@ from mldiv.config import TrialConfig
 from mldiv.records import TrialRecord, members_of
 from mldiv.storage.cache import Store
 from mldiv.sweep.plan import Plan
-from mldiv.training.first_stage import first_stage_id
+from mldiv.training.first_stage import first_stage_id, own_prefix
 from mldiv.training.pretraining import pretraining_ids
 from mldiv.training.step_cost import Work
 
@@ -35,10 +35,10 @@ def simulate(plan: Plan, store: Store, result: Result) -> Work:
             pretrained |= missing
         work.trials += 1
         work.shared += begin
-        work.first_stage += config.first_stage - begin
-        work.second_stage += config.epochs - config.first_stage
-        published = {*task.publish, config.switch_epoch} if config.diverse else set(task.publish)
-        prefixes[stage] |= {epoch for epoch in published if begin < epoch <= config.first_stage}
+        diverse = config.epochs - config.switch_epoch if config.diverse else 0
+        work.first_stage += config.epochs - diverse - begin
+        work.second_stage += diverse
+        prefixes[stage] |= {epoch for epoch in own_prefix(config).union(task.publish) if epoch > begin}
         plan.progress(config.id, config.epochs)
         scores = dict.fromkeys(plan.selection.objectives, result(config, work.trials))
         plan.tell(

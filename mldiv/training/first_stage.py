@@ -25,8 +25,12 @@ NUMBERS = 2
 
 @lru_cache(maxsize=2**16)
 def first_stage_id(config: TrialConfig) -> str:
-    """Return the identity of the trajectory that a trial follows before its switch, wherever it is computed."""
-    return trial_id(identity(config, FIRST_STAGE))
+    """Return the identity of the trajectory that a trial follows before its switch, wherever it is computed.
+
+    Where the learning rate begins anew at the switch, stage one's ends there and knows nothing of what follows.
+    """
+    known = identity(config, FIRST_STAGE)
+    return trial_id(known | {"epochs": config.switch_epoch} if config.restarts else known)
 
 
 def environment_id(data: ImageData, device: torch.device) -> str:
@@ -41,6 +45,20 @@ def environment_id(data: ImageData, device: torch.device) -> str:
             "threads": torch.get_num_threads(),
         }
     )
+
+
+def own_prefix(config: TrialConfig) -> frozenset[int]:
+    """Return the epoch at whose end a trial enters stage two; none where it has no first stage, or no second."""
+    return frozenset({config.first_stage} - {0, config.epochs})
+
+
+def branches(config: TrialConfig, epochs: Collection[int]) -> frozenset[int]:
+    """Return those of ``epochs`` after which another trial can go on from this one's state.
+
+    Where the learning rate begins anew at the switch, only trials with the same switch have its first stage.
+    """
+    last = min(config.first_stage, config.epochs - 1)
+    return frozenset(epoch for epoch in epochs if 0 < epoch <= last and (epoch == last or not config.restarts))
 
 
 def pattern(config: TrialConfig, epoch: int) -> str:
@@ -60,8 +78,7 @@ class SharedFirstStage:
     ) -> None:
         self.config, self.store, self.device = config, store, device
         self.folder = f"trunks/{first_stage_id(config)}-{environment_id(data, device)}"
-        wanted = {*publish, config.switch_epoch} if config.diverse else set(publish)
-        self.wanted = sorted(epoch for epoch in wanted if 0 < epoch <= min(config.first_stage, config.epochs - 1))
+        self.wanted = sorted(branches(config, {*publish, config.first_stage}))
 
     @property
     def last(self) -> int:

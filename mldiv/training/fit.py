@@ -1,10 +1,12 @@
 """Train one trial, without Ray: pretraining, stage one, the switch, stage two, test. Resumes exactly where it stopped."""
 
 import contextlib
+import itertools
 import platform
 import time
 from collections.abc import Collection
 from dataclasses import asdict
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,27 @@ from mldiv import distributed, records
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.evaluation import predictive
+from mldiv.evaluation.gradients import Trace, measure
 from mldiv.evaluation.metrics import scores
+from mldiv.method.gradients import strengths
 from mldiv.method.pair import OF_PAIRS, term_names
 from mldiv.records import TrialRecord
 from mldiv.storage.cache import Store
 from mldiv.storage.files import save_atomically
 from mldiv.training.final_scores import score
 from mldiv.training.first_stage import SharedFirstStage
-from mldiv.training.loop import Diverged, check_finite, learning_rate, make_optimizer, over_ranks, steps_per_epoch, train_epoch
+from mldiv.training.loop import (
+    Diverged,
+    check_finite,
+    epoch_batches,
+    let_fusion_learn,
+    make_optimizer,
+    over_ranks,
+    stage_rate,
+    steps_per_epoch,
+    train_epoch,
+)
+from mldiv.training.pretraining import train_fusion
 from mldiv.training.resume import Line, Report, Trial, begin, prefix
 from mldiv.training.worker_cache import Workspace
 
@@ -73,8 +88,9 @@ def fit(
                 started = time.perf_counter()
                 if model is None or trial.epoch == config.first_stage:
                     model = _begin_stage(trial)
-                terms = train_epoch(config, model, pair, trial.optimizer, data, trial.epoch, trial.diverse, trial.device)
-                stopped = _end_epoch(trial, terms, started, report, held)
+                trace = _trace(trial)
+                terms = train_epoch(config, model, pair, trial.optimizer, data, trial.epoch, trial.diverse, trial.device, trace)
+                stopped = _end_epoch(trial, terms, trace, started, report, held)
             _end_training(trial, stopped)
         except Diverged as error:
             record.status, record.reason = "diverged", str(error)
@@ -126,21 +142,29 @@ def _version(package: str) -> str:
 def _begin_stage(trial: Trial) -> nn.Module:
     """Return the pair as it is trained in the stage that the trial has come to, gradients averaged over ranks.
 
-    The fusion has gradients in stage two only. At the switch the scales of the diversity terms are fixed.
+    The fusion has gradients in stage two only. At the switch the scales of the diversity terms are fixed, and the optimiser
+    of a stage two that restarts forgets its momentum.
     """
     config, pair = trial.config, trial.pair
-    for value in pair.fusion.parameters() if config.fusion != "frozen" else ():
-        value.requires_grad_(trial.diverse)
-    model = over_ranks(pair, trial.device)
+    if config.restarts and trial.epoch == config.switch_epoch:
+        trial.optimizer.state.clear()
+    let_fusion_learn(config, pair, trial.diverse)
     if trial.diverse and trial.epoch == config.switch_epoch:
         _switch(trial)
-    return model
+    let_fusion_learn(config, pair, trial.diverse and config.fusion_training != "switch")
+    return over_ranks(pair, trial.device)
 
 
-def _end_epoch(trial: Trial, terms: Tensor, started: float, report: Report, held: contextlib.ExitStack) -> bool:
+def _trace(trial: Trial) -> Trace:
+    batches = partial(epoch_batches, trial.config, trial.data, trial.epoch, "gradients", trial.device)
+    return Trace(trial.config, trial.pair, trial.epoch, trial.diverse, batches)
+
+
+def _end_epoch(trial: Trial, terms: Tensor, trace: Trace, started: float, report: Report, held: contextlib.ExitStack) -> bool:
     """Evaluate and keep an epoch, let go of the locks when nothing is left to publish; tell whether to stop early."""
     distributed.average_buffers(trial.pair)
     line = _line(trial, trial.epoch, trial.diverse, terms)
+    line["gradients"] = trace.lines()
     line["seconds"] = time.perf_counter() - started
     trial.epoch += 1
     stop = _keep(trial, line, report) if distributed.rank() == 0 else False
@@ -171,11 +195,20 @@ def _close(trial: Trial) -> None:
 
 
 def _switch(trial: Trial) -> None:
-    """Fix the scales of the diversity terms, and note where both distances stand."""
-    level = predictive.feature_kl(
-        trial.config, trial.pair, trial.data, "train", epoch=trial.epoch, device=trial.device, own=True
-    )
-    trial.record.switch = trial.pair.set_scales(level)
+    """Fix the scales of the diversity terms, and their strengths; note these and where both distances stand."""
+    config, pair = trial.config, trial.pair
+    if config.fusion_training == "switch" and config.fusion != "frozen":
+        train_fusion(config, pair, trial.data, trial.device)
+    level = predictive.feature_kl(config, pair, trial.data, "train", epoch=trial.epoch, device=trial.device, own=True)
+    trial.record.switch = pair.set_scales(level)
+    if config.weighting == "gradient":
+        batches = itertools.islice(
+            epoch_batches(config, trial.data, trial.epoch, "gradients", trial.device), config.scale_batches
+        )
+        lengths = measure(config, pair, batches, epoch=trial.epoch, diverse=True, weighted=False)
+        found = strengths(lengths, len(pair.peers))
+        pair.set_strengths(found["param"], found["feature"])
+        trial.record.switch |= {f"{name}_strength": float(value) for name, value in found.items()}
     if distributed.rank() == 0:
         records.write_trial(trial.folder, trial.record)
 
@@ -211,9 +244,9 @@ def _line(trial: Trial, epoch: int, diverse: bool, terms: Tensor) -> Line:
         diversity["disagreement"] = predictive.disagreement(members)
     return {
         "epoch": epoch,
-        "stage": 2 if diverse else 1,
+        "stage": 1 if epoch < config.first_stage else 2,
         "shared": False,
-        "lr": learning_rate(config, epoch, config.epochs),
+        "lr": stage_rate(config, epoch),
         "train": train,
         "validation": validation,
         "diversity": diversity,

@@ -1,7 +1,7 @@
 """What a trial trains and how: the pair, its batches, learning rate, optimiser, steps, gradients over ranks."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any, cast
@@ -15,7 +15,7 @@ from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.splits import ImageData, Shapes, draw_augmentation, train_batches
 from mldiv.evaluation import predictive
 from mldiv.evaluation.metrics import Predictive
-from mldiv.method.fusion import FUSIONS
+from mldiv.method.fusion import FUSIONS, TASK_TRAINED, PeerFusion
 from mldiv.method.kernels import KERNELS
 from mldiv.method.networks import build
 from mldiv.method.pair import MutualPair, Objective, term_names
@@ -35,15 +35,24 @@ def make_pair(config: TrialConfig, shapes: Shapes, device: torch.device | str = 
     """Make the configured peers for such data at their random start, with their fusion and loss."""
     networks = [network(config, shapes, f"peer {number}") for number in range(1, config.peers + 1)]
     named = {item.name: getattr(config, item.name) for item in fields(Objective) if item.name != "train_images"}
-    widths, seed = cast(Any, networks[0].feature_channels), derive(config.seed, "fusion")
     return MutualPair(
         networks,
         Objective(shapes.train_images, **named),
-        fusion=FUSIONS[config.fusion](widths, config.fusion_dim, config.fusion_heads, seed, len(networks)),
+        fusion=_fusion(config, shapes, cast(Any, networks[0].feature_channels)),
         kernel=partial(KERNELS[config.kernel], **config.kernel_options),
         initial_sigma=config.initial_sigma,
         sigma_mode=config.sigma_mode,
     ).to(device)
+
+
+def _fusion(config: TrialConfig, shapes: Shapes, channels: Sequence[int]) -> PeerFusion:
+    if max(config.blocks, default=0) >= len(channels):
+        raise ConfigError(f"fusion_blocks = {config.fusion_blocks!r}: {config.arch} has {len(channels)} blocks")
+    classes = shapes.classes if config.fusion_training in TASK_TRAINED else 0
+    return FUSIONS[config.fusion](
+        channels, config.fusion_dim, config.fusion_heads, derive(config.seed, "fusion"), config.peers, config.blocks,
+        grid=config.fusion_grid, classes=classes,
+    )  # fmt: skip
 
 
 def learning_rate(config: TrialConfig, epoch: int, epochs: int) -> float:
@@ -56,6 +65,26 @@ def learning_rate(config: TrialConfig, epoch: int, epochs: int) -> float:
     if config.schedule == "step":
         return config.lr * 0.1 ** ((2 * epoch >= epochs) + (4 * epoch >= 3 * epochs))
     return config.lr
+
+
+def stage_rate(config: TrialConfig, epoch: int) -> float:
+    """Return a trial's learning rate in an epoch, before any warm-up: stage two goes on with stage one's, or restarts."""
+    if not config.restarts:
+        return learning_rate(config, epoch, config.epochs)
+    if epoch < config.switch_epoch:
+        return learning_rate(config, epoch, config.switch_epoch)
+    return config.stage_two_lr_scale * learning_rate(config, epoch - config.switch_epoch, config.epochs - config.switch_epoch)
+
+
+def warmup(config: TrialConfig, epochs: float, pretrained: bool) -> float:
+    """Return the factor of a peer's learning rate after so many epochs, fractions included: it rises linearly from zero.
+
+    pretrained: whether the peer started at pretrained means.
+    """
+    length = max(config.warmup_epochs, config.pretrained_warmup_epochs if pretrained else 0.0)
+    if config.restarts and epochs > config.switch_epoch:
+        epochs, length = epochs - config.switch_epoch, config.stage_two_warmup_epochs
+    return min(1.0, epochs / length) if length else 1.0
 
 
 def optimizer_of(config: TrialConfig, parameters: Iterable[Any], weight_decay: float) -> torch.optim.Optimizer:
@@ -133,45 +162,58 @@ def check_finite(members: Mapping[str, Predictive], when: str) -> None:
 
 
 def make_optimizer(config: TrialConfig, pair: MutualPair) -> torch.optim.Optimizer:
-    """Make the optimiser over three groups: means and point estimates, rho, fusion. No weight decay: the prior regularises."""
-    rho = [peer.rho for peer in pair.peers]
-    rest = [value for peer in pair.peers for name, value in peer.named_parameters() if name != "rho"]
-    groups = [
-        {"params": rest, "scale": 1.0},
-        {"params": rho, "scale": config.rho_lr_scale},
-        {"params": list(pair.fusion.parameters()), "scale": config.fusion_lr_scale},
-    ]
+    """Make the optimiser over every peer's means and point estimates, every peer's rho, the fusion.
+
+    A group's ``scale`` is its factor of the learning rate, ``peer`` the peer's number (0: the fusion). No weight decay: the
+    prior regularises.
+    """
+    rest = [[value for name, value in peer.named_parameters() if name != "rho"] for peer in pair.peers]
+    groups: list[dict[str, Any]] = [{"params": own, "scale": 1.0, "peer": number} for number, own in enumerate(rest, 1)]
+    groups += [{"params": [peer.rho], "scale": config.rho_lr_scale, "peer": place} for place, peer in enumerate(pair.peers, 1)]
+    groups += [{"params": list(pair.fusion.parameters()), "scale": config.fusion_lr_scale, "peer": 0}]
     return optimizer_of(config, groups, weight_decay=0.0)
+
+
+def set_rates(config: TrialConfig, optimizer: torch.optim.Optimizer, epoch: int, done: float) -> None:
+    """Give every group of `make_optimizer` its learning rate for a step of ``epoch``; done: the share of it that is over."""
+    rate = stage_rate(config, epoch)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"] * warmup(config, epoch + done, group["peer"] in config.pretrained_peers)
+
+
+def let_fusion_learn(config: TrialConfig, pair: MutualPair, learns: bool) -> None:
+    """Give the fusion's weights gradients, or take them: a frozen one never has any, one trained before stage two has then."""
+    if config.fusion != "frozen":
+        pair.fusion.requires_grad_(learns)
 
 
 def train_epoch(
     config: TrialConfig, model: nn.Module, pair: MutualPair, optimizer: torch.optim.Optimizer, data: ImageData, epoch: int,
-    diverse: bool, device: torch.device,
+    diverse: bool, device: torch.device, after_step: Callable[[float], None] = lambda done: None,
 ) -> Tensor:  # fmt: skip
     """Train for one epoch; return the mean of each of the pair's terms over steps and ranks.
 
     Nothing is read from the device before the epoch's end.
 
-    model: ``pair``, perhaps with its gradients averaged over ranks.
+    model: ``pair``, perhaps with its gradients averaged over ranks; after_step: hears of every step, by the share of the epoch
+    that is over.
 
     Raises: Diverged, naming the first term that was not finite, or the weights after the last step, on every rank alike.
     """
     names = term_names(len(pair.peers))
     pair.train()
-    rate = learning_rate(config, epoch, config.epochs)
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["scale"]
+    steps = steps_per_epoch(config, data)
     # The same noise on every rank: one weight sample per peer and step, whatever the number of ranks.
     streams = [generator(config.seed, f"weights {number}", epoch, device) for number in range(1, len(pair.peers) + 1)]
     total = torch.zeros(len(names), device=device)
     broken = torch.zeros(len(names), dtype=torch.bool, device=device)
-    steps = 0
-    for images, labels in epoch_batches(config, data, epoch, "fit", device):
+    for step, (images, labels) in enumerate(epoch_batches(config, data, epoch, "fit", device), 1):
+        set_rates(config, optimizer, epoch, step / steps)
         noise = [torch.randn(pair.peers[0].mean.numel(), generator=stream, device=device) for stream in streams]
         terms = train_step(config, model, pair, optimizer, images, labels, noise, diverse)
         broken |= ~terms.isfinite() & ~broken.any()
         total += terms
-        steps += 1
+        after_step(step / steps)
     weights = {name: value for name, value in pair.state_dict().items() if value.is_floating_point()}
     broken = torch.cat([broken, torch.stack([~value.isfinite().all() for value in weights.values()])])
     said = [f"loss term {name} was not finite" for name in names]
@@ -185,13 +227,16 @@ def train_step(
     config: TrialConfig, model: nn.Module, pair: MutualPair, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor,
     noise: Sequence[Tensor], diverse: bool,
 ) -> Tensor:  # fmt: skip
-    """Make one step: forward, backward, clipping of each peer's gradient, optimiser; return the vector of the pair's terms."""
+    """Make one step: forward, backward, clipping of each peer's gradient and of the fusion's, optimiser.
+
+    Returns the vector of the pair's terms.
+    """
     with predictive.precision(config, images.device):
         loss, terms = model(images, labels, noise, diverse)
     optimizer.zero_grad()
     loss.backward()
     if config.clip_norm:
-        for peer in pair.peers:
-            nn.utils.clip_grad_norm_(peer.parameters(), config.clip_norm)
+        for part in (*pair.peers, pair.fusion):
+            nn.utils.clip_grad_norm_(part.parameters(), config.clip_norm)
     optimizer.step()
     return terms

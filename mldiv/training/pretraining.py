@@ -1,4 +1,4 @@
-"""The deterministic networks whose weights become peers' initial posterior means."""
+"""What is trained before the pair: the networks whose weights become peers' initial posterior means, and its fusion."""
 
 import torch
 from torch import nn
@@ -6,13 +6,18 @@ from torch import nn
 from mldiv import distributed
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
-from mldiv.evaluation.predictive import precision
+from mldiv.evaluation.predictive import evaluation, precision
+from mldiv.method.pair import MutualPair
 from mldiv.records import trial_id
+from mldiv.seeding import generator
 from mldiv.setting import PRETRAINING, identity
 from mldiv.storage.cache import Store
 from mldiv.storage.files import State
 from mldiv.training.first_stage import environment_id
 from mldiv.training.loop import epoch_batches, learning_rate, network, optimizer_of, over_ranks, steps_per_epoch
+
+#: Of Adam, for a fusion that is trained before stage two.
+FUSION_LEARNING_RATE = 1e-3
 
 
 def purposes(config: TrialConfig) -> list[tuple[int, str]]:
@@ -20,11 +25,8 @@ def purposes(config: TrialConfig) -> list[tuple[int, str]]:
 
     The purpose names the network's random streams.
     """
-    if config.initialization == "scratch":
-        return []
-    first = 2 if config.initialization == "scratch_pretrained" else 1
     same = config.initialization == "pretrained_same"
-    return [(peer, "pretrain" if same or peer == 2 else f"pretrain peer {peer}") for peer in range(first, config.peers + 1)]
+    return [(peer, "pretrain" if same or peer == 2 else f"pretrain peer {peer}") for peer in config.pretrained_peers]
 
 
 def pretraining_id(config: TrialConfig, purpose: str) -> str:
@@ -84,3 +86,26 @@ def _train(config: TrialConfig, data: ImageData, store: Store, name: str, device
             state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}
             store.keep_progress(name, state)
     return module.state_dict()
+
+
+def train_fusion(config: TrialConfig, pair: MutualPair, data: ImageData, device: torch.device) -> None:
+    """Train the fusion to classify the training images, `fusion_epochs` long, from features of the peers as they are.
+
+    Adam at its usual rate, a weight sample of each peer for every batch, the peers in evaluation mode; the same on every rank.
+    """
+    weights = [value for value in pair.fusion.parameters() if value.requires_grad]
+    optimizer = torch.optim.Adam(weights, lr=FUSION_LEARNING_RATE)
+    for epoch in range(config.fusion_epochs):
+        streams = [generator(config.seed, f"fusion weights {place}", epoch, device) for place in range(len(pair.peers))]
+        for images, labels in epoch_batches(config, data, epoch, "fusion", device):
+            with torch.no_grad(), evaluation(pair), precision(config, device):
+                drawn = [
+                    torch.randn(peer.mean.shape, generator=way, device=device)
+                    for peer, way in zip(pair.peers, streams, strict=True)
+                ]
+                features = [peer(images, weights=peer.sample(noise))[1] for peer, noise in zip(pair.peers, drawn, strict=True)]
+            optimizer.zero_grad()
+            pair.fusion_terms(features, labels)["fusion_nll"][0].backward()
+            for value in weights:
+                value.grad = distributed.mean_over_ranks(value.grad) if value.grad is not None else None
+            optimizer.step()

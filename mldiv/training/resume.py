@@ -51,7 +51,7 @@ class Trial:
     @property
     def diverse(self) -> bool:
         """Whether the diversity terms act in the next epoch."""
-        return self.epoch >= self.config.first_stage
+        return self.config.diverse and self.epoch >= self.config.switch_epoch
 
     @property
     def lines(self) -> Path:
@@ -90,7 +90,7 @@ def _resume(trial: Trial) -> None:
     if data is not None:
         saved = load(data, trial.device)
         trial.pair.load_state_dict(saved["pair"])
-        trial.optimizer.load_state_dict(saved["optimizer"])
+        trial.optimizer.load_state_dict(trial.optimizer.state_dict() | {"state": saved["optimizer"]["state"]})
         trial.epoch = saved["epoch"]
 
 

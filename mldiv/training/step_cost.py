@@ -156,7 +156,8 @@ def _kept() -> Iterator[dict[int, int]]:
 
 @dataclass
 class Work:
-    """The epochs that trials not recorded yet ask for: trained in either stage, taken from the store; of pretraining."""
+    """The epochs that trials not recorded yet ask for: trained without and with diversity terms, taken from the store; of
+    pretraining."""
 
     trials: int = 0
     first_stage: int = 0

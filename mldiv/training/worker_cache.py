@@ -12,7 +12,7 @@ from mldiv.datasets.splits import ImageData, load
 from mldiv.evaluation import predictive
 from mldiv.method.pair import MutualPair
 from mldiv.setting import FIRST_STAGE_STEP, STEP, sparing
-from mldiv.training.loop import epoch_batches, make_pair
+from mldiv.training.loop import epoch_batches, let_fusion_learn, make_pair
 
 #: Settings that compiled steps take as tensors, or do not see: pairs that differ only in them share compiled steps.
 SHARED = sparing(TrialConfig, STEP)
@@ -104,9 +104,7 @@ def _try_steps(config: TrialConfig, pair: MutualPair, data: ImageData, device: t
 def _try_step(config: TrialConfig, pair: MutualPair, data: ImageData, diverse: bool, device: torch.device) -> None:
     images, labels = next(epoch_batches(config, data, 0, "compile", device))
     noise = [torch.randn_like(peer.mean) for peer in pair.peers]
-    trained = [value for value in pair.fusion.parameters() if config.fusion != "frozen"]
-    for value in trained:
-        value.requires_grad_(diverse)
+    let_fusion_learn(config, pair, diverse and config.fusion_training != "switch")
     with warnings.catch_warnings(), predictive.precision(config, device):
         warnings.simplefilter("ignore")
         loss, _ = pair(images, labels, noise, diverse)

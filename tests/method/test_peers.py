@@ -164,7 +164,7 @@ def test_terms_and_gradients_against_loops(peers, kind, diverse):
 def test_the_terms_of_a_pair_are_called_as_in_stored_records():
     assert term_names(2) == (
         "nll_1", "nll_2", "kl_1", "kl_2", "mutual_1", "mutual_2", "param_distance", "feature_kl", "param_diversity",
-        "feature_diversity", "total",
+        "feature_diversity", "fusion_nll", "total",
     )  # fmt: skip
 
 

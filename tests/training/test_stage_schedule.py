@@ -1,0 +1,97 @@
+"""The learning rate over both stages: one schedule that goes on, or a second that begins anew; warm-ups."""
+
+import math
+
+import pytest
+import torch
+from helpers.first_stages import check_as_alone, cost, stage_one, train
+
+from mldiv import records
+from mldiv.config import ConfigError, from_dict
+from mldiv.training.first_stage import first_stage_id
+from mldiv.training.loop import make_optimizer, make_pair, set_rates, stage_rate
+from mldiv.training.worker_cache import dataset
+
+RESTART = {"stage_schedule": "restart", "stage_two_lr_scale": 0.5}
+
+
+def cosine(rate, epoch, epochs):
+    return rate / 2 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def test_a_stage_two_that_restarts_has_a_schedule_of_its_own(tiny):
+    config = tiny.replace(epochs=5, switch_epoch=2, lr=0.1, **RESTART)
+    expected = [cosine(0.1, 0, 2), cosine(0.1, 1, 2), *(cosine(0.05, epoch, 3) for epoch in range(3))]
+    assert [stage_rate(config, epoch) for epoch in range(5)] == pytest.approx(expected)
+    steps = config.replace(schedule="step", epochs=6)
+    assert [stage_rate(steps, epoch) for epoch in range(6)] == pytest.approx([0.1, 0.01, 0.05, 0.05, 0.005, 0.0005])
+
+
+def test_one_that_continues_does_not(tiny):
+    config = tiny.replace(epochs=5, switch_epoch=2, lr=0.1)
+    assert [stage_rate(config, epoch) for epoch in range(5)] == pytest.approx([cosine(0.1, epoch, 5) for epoch in range(5)])
+
+
+def test_warm_ups(tiny):
+    """Of all peers over the first epoch and a half, of pretrained ones over two; over the first half epoch of stage two."""
+    config = tiny.replace(
+        schedule="constant", lr=0.1, epochs=5, switch_epoch=3, stage_schedule="restart", stage_two_warmup_epochs=0.5,
+        warmup_epochs=1.5, pretrained_warmup_epochs=2.0, rho_lr_scale=10.0,
+    )  # fmt: skip
+    pair = make_pair(config, dataset(config).shapes)
+    optimizer = make_optimizer(config, pair)
+
+    def rates(epoch, done):
+        set_rates(config, optimizer, epoch, done)
+        return {(group["peer"], group["scale"]): group["lr"] for group in optimizer.param_groups}
+
+    first = rates(0, 0.75)
+    assert first[1, 1.0] == pytest.approx(0.05) and first[2, 1.0] == pytest.approx(0.0375)
+    assert first[1, 10.0] == pytest.approx(0.5) and first[0, 1.0] == pytest.approx(0.05)
+    assert rates(1, 0.5)[1, 1.0] == pytest.approx(0.1) and rates(1, 0.5)[2, 1.0] == pytest.approx(0.075)
+    assert set(rates(2, 1.0).values()) == {0.1, 1.0}
+    assert rates(3, 0.25)[1, 1.0] == rates(3, 0.25)[2, 1.0] == pytest.approx(0.05)
+    assert set(rates(3, 0.5).values()) == {0.1, 1.0}
+
+
+def test_stage_one_of_a_restart_is_a_run_of_its_own(tiny, tmp_path):
+    """It is the whole trial of as many epochs: the same peers, bit for bit; stage two begins without its momentum."""
+    whole = tiny.replace(epochs=2, switch_epoch=2, alpha=0.0, beta=0.0)
+    restarted = tiny.replace(alpha=0.0, beta=0.0, **RESTART)
+    train(whole, tmp_path / "whole")
+    train(restarted, tmp_path / "restarted")
+    own, expected = (
+        [line["train"] for line in records.read_lines(folder / config.id / "metrics.jsonl")]
+        for folder, config in ((tmp_path / "restarted", restarted), (tmp_path / "whole", whole))
+    )
+    assert own[:2] == expected
+    last = torch.load(tmp_path / "whole" / whole.id / "checkpoint.pt", weights_only=True)
+    stored = stage_one(restarted, tmp_path / "stage one")["pair"]
+    assert all(torch.equal(value, last["pair"][name]) for name, value in stored.items())
+
+
+@pytest.mark.parametrize("changes", [{"alpha": 0.0, "beta": 0.0}, {"kernel": "rbf"}, {"stage_two_lr_scale": 0.1, "epochs": 5}])
+def test_arms_share_the_first_stage_of_a_restart(tiny, tmp_path, alone, led, changes):
+    lead, config = tiny.replace(**RESTART), tiny.replace(**(RESTART | changes))
+    led(lead, tmp_path)
+    record = train(config, tmp_path)
+    assert cost(record) == (config.epochs - 2, 2, 0)
+    assert [line["stage"] for line in records.read_lines(tmp_path / config.id / "metrics.jsonl")][1:3] == [1, 2]
+    check_as_alone(config, tmp_path / config.id, alone)
+
+
+def test_what_changes_the_first_stage_of_a_restart(tiny):
+    config = tiny.replace(**RESTART)
+    same = [{"epochs": 9}, {"stage_two_lr_scale": 2.0}, {"stage_two_warmup_epochs": 1.0}, {"alpha": 0.0, "beta": 0.0}]
+    other = [{"switch_epoch": 3}, {"warmup_epochs": 1.0}, {"stage_schedule": "continue", "stage_two_lr_scale": 1.0}]
+    assert {first_stage_id(config.replace(**changes)) for changes in same} == {first_stage_id(config)}
+    assert len({first_stage_id(config.replace(**changes)) for changes in [{}, *other]}) == 4
+
+
+def test_settings_of_a_restart_without_one_are_refused(tiny):
+    with pytest.raises(ConfigError, match="set stage_schedule to 'restart'"):
+        tiny.replace(stage_two_lr_scale=0.5)
+
+
+def test_a_record_from_before_a_setting_existed_was_trained_as_then(tiny):
+    assert from_dict({"lr": 0.2}).stage_schedule == "continue"
