@@ -7,7 +7,7 @@ from pathlib import Path
 
 from analysis import answer, tables
 from analysis.figures import reliability
-from analysis.records import effects, expected
+from analysis.records import alive, effects, expected
 from analysis.records.effects import Effects
 from analysis.records.load import StudyData, load
 from analysis.records.repeats import Repeats, gather, predictions
@@ -33,7 +33,7 @@ class Analysis:
 
     def answer(self, numbers: bool = True) -> str:
         """Write answer.md, or without the lists of numbers, for a page that draws them."""
-        sentences = [finding.answer for finding in self.findings]
+        sentences = alive.words(alive.dead_terms(self.study)) + [finding.answer for finding in self.findings]
         return answer.answer(self.study, self.differences, self.contrasts, sentences, numbers)
 
 

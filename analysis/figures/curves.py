@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from analysis.figures import html, svg
 from analysis.figures.palette import Style
+from analysis.records.alive import DEAD_SHARE
 from analysis.records.load import Curve, StudyData, of_peers
 
 #: With more arms than this, bands would hide the curves.
@@ -21,6 +22,13 @@ DIVERSITY: Panels = [
     ("Cosine of the peers' means", "cosine", "linear", 1),
     ("Feature KL (log scale)", "feature_kl", "log", 1),
     ("Disagreement (%)", "disagreement", "linear", 100),
+]
+#: Title, term of the loss.
+GRADIENTS = [
+    ("Parameter term", "param_diversity"),
+    ("Feature term", "feature_diversity"),
+    ("Mutual learning", "mutual"),
+    ("KL to the prior", "kl"),
 ]
 LEARNING: Panels = [("Validation NLL (nats)", "nll", "linear", 1), ("Validation accuracy (%)", "accuracy", "linear", 100)]
 
@@ -121,6 +129,52 @@ def diversity(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mappi
         "to a batch of validation images; share of validation images on which they predict different classes"
     )
     return html.figure(panels, _caption(what, curves), html.legend({arm: styles[arm] for arm in curves}))
+
+
+def gradients(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mapping[str, Style]) -> Markup:
+    """Draw how long each term's gradient in the peers' means is beside the cross-entropy's, against epochs."""
+    panels = []
+    for title, term in GRADIENTS:
+        if drawn := {arm: found for arm, several in curves.items() if (found := _shares(several, term)) is not None}:
+            panels.append(_gradient_panel(f"{title} (share, log scale)", f"gradient-{term}", drawn, curves, styles))
+    if not panels:
+        return html.paragraph("Gradients were not measured: set gradient_points to how many points an epoch should have.")
+    counts = sorted({sum(1 for curve in several if len(curve.points)) for several in curves.values()})
+    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    caption = (
+        "Length of each weighted term's gradient in the peers' means, on a training batch, as a share of the cross-entropy's; "
+        f"median over the finished repeats of each arm, {n} seeds per arm. Below the dotted line, {DEAD_SHARE:.0%}, a term all "
+        "but does not act. The marker on a curve is the arm's switch."
+    )
+    return html.figure(panels, caption, html.legend({arm: styles[arm] for arm in curves}))
+
+
+def _shares(several: Sequence[Curve], term: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """The points at which a term's share was measured in every seed, and the median over seeds there; None without any."""
+    known = [
+        dict(zip(curve.points[(kept := curve.shares[term] > 0)], curve.shares[term][kept], strict=True)) for curve in several
+    ]
+    common = sorted(set.intersection(*map(set, measured))) if (measured := [found for found in known if found]) else []
+    values = np.array([[found[at] for at in common] for found in measured])
+    return (np.array(common), np.median(values, axis=0)) if common else None
+
+
+def _gradient_panel(
+    title: str, name: str, drawn: Mapping[str, tuple[np.ndarray, np.ndarray]], curves: Mapping[str, list[Curve]],
+    styles: Mapping[str, Style],
+) -> Markup:  # fmt: skip
+    with svg.style():
+        figure = svg.canvas(200)
+        axes = figure.add_subplot()
+        for arm, (at, share) in drawn.items():
+            axes.plot(at, share, color=styles[arm].color, linestyle=styles[arm].linestyle)
+            for switch in switches(curves[arm]):
+                _mark(axes, at, share, switch, styles[arm])
+        axes.axhline(DEAD_SHARE, color="0.5", linestyle=":", linewidth=0.9)
+        _limits(axes, np.concatenate([[DEAD_SHARE], *(share for _, share in drawn.values())]), "log")
+        axes.set_title(title)
+        axes.set_xlabel("epochs trained")
+        return svg.svg(figure, name, f"{title} against epochs trained, {len(drawn)} arms")
 
 
 def zoom(curves: Mapping[str, list[Curve]]) -> int:

@@ -35,14 +35,24 @@ CURVES = {
 }
 
 
+#: Terms of the loss whose gradients in the peers' means are looked at, as they act in it; all but the first relative to that.
+GRADIENTS = ("nll", "kl", "mutual", "param_diversity", "feature_diversity")
+
+
 @dataclass(frozen=True)
 class Curve:
     """A trial epoch by epoch: stage, 1 or 2; values by the names of CURVES and of the peers' scores, NaN where not computed;
-    each [epochs]."""
+    each [epochs].
+
+    points: when gradients were measured, in epochs trained, [points]; shares: by term of GRADIENTS the length of its gradient
+    in the peers' means as a share of the cross-entropy's, NaN where it had no part in the loss, each [points].
+    """
 
     epoch: np.ndarray
     stage: np.ndarray
     values: dict[str, np.ndarray]
+    points: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    shares: dict[str, np.ndarray] = field(default_factory=lambda: dict.fromkeys(GRADIENTS[1:], np.zeros(0)))
 
     @property
     def switch(self) -> int | None:
@@ -200,7 +210,22 @@ def _curve(lines: list[dict[str, Any]]) -> Curve:
     epoch, stage = (np.array([line[name] for line in lines]) for name in ("epoch", "stage"))
     peers = [member for member in lines[0].get("validation", {}) if member != PAIR]
     paths = CURVES | {f"{peer}_{name}": ("validation", peer, name) for peer in peers for name in ("nll", "accuracy")}
-    return Curve(epoch, stage, {name: np.array([_at(line, path) for line in lines]) for name, path in paths.items()})
+    values = {name: np.array([_at(line, path) for line in lines]) for name, path in paths.items()}
+    return Curve(epoch, stage, values, *_gradients(lines))
+
+
+def _gradients(lines: list[dict[str, Any]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Read when gradients were measured, and each term's as a share of the cross-entropy's."""
+    found = [(line["epoch"] + point["at"], point) for line in lines for point in line.get("gradients") or []]
+    lengths = {term: np.array([_in_means(point.get(term)) for _, point in found]) for term in GRADIENTS}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = {term: lengths[term] / lengths["nll"] for term in GRADIENTS[1:]}
+    return np.array([at for at, _ in found], dtype=float), shares
+
+
+def _in_means(parts: dict[str, float | None] | None) -> float:
+    lengths = [np.nan if value is None else value for name, value in (parts or {}).items() if name.startswith("mean_")]
+    return float(sum(lengths)) if lengths else np.nan
 
 
 def of_peers(values: Mapping[str, Any], name: str) -> list[Any]:

@@ -48,6 +48,7 @@ def render(
         Section("Reliability", _reliability(study, predictions, nulls or {}, styles)),
         Section("Learning curves", _of_lines(curves.learning, study, lines, styles)),
         Section("Diversity over time", _of_lines(curves.diversity, study, lines, styles)),
+        Section("Which terms act", _of_lines(curves.gradients, study, lines, styles)),
         Section("Uncertainty as a detector", _detection(study, predictions, styles)),
         *extra,
         *([Section(account.IMPORTANCE, shares, account.EXPLAINED)] if (shares := account.importance(study)) else []),

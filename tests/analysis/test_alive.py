@@ -1,0 +1,84 @@
+"""A term whose gradient vanished is named, by the numbers of its own lines, and no other."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.synthetic_records import make
+
+from analysis.build import build
+from analysis.records import alive
+from analysis.records.load import load
+from mldiv.records import trial_folder
+
+
+def write_gradients(folder, trial, shares, points=(0.5, 1.0)):
+    """Each epoch's lines of the trial get points; shares: by term, a function of the epoch (the cross-entropy's is 2 + 4)."""
+    path = trial_folder(folder, trial) / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line["gradients"] = [
+            {"at": at, "nll": {"mean_1": 2.0, "mean_2": 4.0, "rho_1": 7.0, "fusion": 0.0}}
+            | {
+                term: {"mean_1": 6 * share(line["epoch"], at) - 0.01, "mean_2": 0.01, "rho_1": 9.0, "fusion": 9.0}
+                for term, share in shares.items()
+                if line["epoch"] >= 8 or term == "mutual"
+            }
+            for at in points
+        ]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two seeds of three arms: in a both terms act, in b the feature term only in the first half of its first epoch."""
+    made = make(tmp_path, {"mutual learning": [0.5, 0.6], "a": [0.4, 0.5], "b": [0.4, 0.5]})
+    constant = {"mutual": lambda epoch, at: 0.5}
+    for seed in (0, 1):
+        write_gradients(made, f"010{seed}", constant | dict.fromkeys(alive.TERMS, lambda epoch, at: 0.2))
+        fading = {
+            "feature_diversity": lambda epoch, at: 0.3 if epoch + at == 8.5 else 0.004,
+            "param_diversity": lambda epoch, at: 0.1,
+        }
+        write_gradients(made, f"020{seed}", constant | fading)
+    return made
+
+
+def test_shares_are_of_the_cross_entropys_gradient_in_all_means(folder):
+    curve = load(folder).curve("0200")
+    assert len(curve.points) == 24 and list(curve.points[-2:]) == [11.5, 12.0]
+    assert curve.shares["feature_diversity"][16:18] == pytest.approx([0.3, 0.004])
+    assert np.isnan(curve.shares["feature_diversity"][:16]).all() and curve.shares["mutual"] == pytest.approx(0.5)
+
+
+def test_a_term_is_dead_in_an_epoch_that_it_is_never_seen_alive_in(folder):
+    study = load(folder)
+    assert alive.dead_epochs(study.curve("0200"), "feature_diversity") == ([9, 10, 11], [8, 9, 10, 11])
+    assert alive.dead_epochs(study.curve("0100"), "feature_diversity") == ([], [8, 9, 10, 11])
+
+
+def test_the_arm_is_named_in_the_answer_with_its_numbers(folder):
+    (dead,) = alive.dead_terms(load(folder))
+    assert (dead.arm, dead.term, dead.trials, dead.measured, dead.epochs) == ("b", "feature_diversity", 2, 2, (6, 8))
+    text = build(folder, formats=("html",))
+    assert "**The feature term all but did not act** in 1 arm, which did not test what it says" in text
+    assert "b: 6 of 8 measured epochs, median 0.40%" in text and "parameter term all but" not in text
+    assert "Feature term (share, log scale) against epochs trained, 2 arms" in (folder / "report.html").read_text()
+
+
+def test_a_weight_of_zero_is_no_dead_term(folder):
+    study = load(folder)
+    for (arm, _), record in study.records.items():
+        record.config["beta"] = 0.0 if arm == "b" else 2.0
+    assert alive.dead_terms(study) == []
+
+
+def test_a_term_that_lives_in_half_of_the_seeds_is_not_named(folder):
+    write_gradients(folder, "0201", dict.fromkeys(alive.TERMS, lambda epoch, at: 0.2))
+    assert alive.dead_terms(load(folder)) == []
+
+
+def test_without_measurements_the_report_says_how_to_get_them(tmp_path):
+    folder = make(tmp_path, {"mutual learning": [0.5], "a": [0.4]})
+    assert "did not act" not in build(folder, formats=("html",))
+    assert "set gradient_points" in (folder / "report.html").read_text()
