@@ -86,13 +86,13 @@ def _terms(
         scale = losses.transform_scale(normalization, distance, count)
         if switched and normalization == "switch":
             scale = pair.param_scale
-        found[name] = losses.TRANSFORMS[transform](distance / scale)
+        found[name] = losses.TRANSFORMS[transform].function(distance / scale)
     divergence, _ = pair.feature_divergences([features for _, features in outputs])
     for name, (transform, normalization) in FEATURE.items():
         scale = losses.transform_scale(normalization, divergence, 1)
         if switched and normalization == "switch":
             scale = pair.feature_scale
-        found[name] = losses.TRANSFORMS[transform](divergence / scale)
+        found[name] = losses.TRANSFORMS[transform].function(divergence / scale)
     return found
 
 

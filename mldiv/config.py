@@ -11,7 +11,6 @@ from mldiv.datasets.sources import DATASETS
 from mldiv.method.fusion import FUSION_TRAINING, FUSIONS
 from mldiv.method.kernels import KERNELS, kernel_parameters
 from mldiv.method.losses import (
-    BOUNDED_TRANSFORMS,
     FEATURE_DIRECTIONS,
     FEATURE_REDUCTIONS,
     NORMALIZATIONS,
@@ -344,7 +343,7 @@ def _check_together(config: TrialConfig) -> None:
             f"initialization = {config.initialization!r} needs a pretrained network: "
             "set pretrain_epochs to at least 1, or initialization to 'scratch'"
         )
-    if config.param_transform in BOUNDED_TRANSFORMS and config.param_normalization == "sum":
+    if TRANSFORMS[config.param_transform].bounded and config.param_normalization == "sum":
         raise ConfigError(
             f"param_transform = {config.param_transform!r} of the raw sum has gradient 0 in float32 (the sum is in the "
             "thousands): set param_normalization to 'switch' or 'mean'"

@@ -12,7 +12,7 @@ class Preset:
     """The defaults of a study.
 
     settings: of every trial; samples: Optuna trials per searched arm; seeds: of the repeats, how many; cut: further settings
-    for real image data, so that the size stays what the preset promises; cpus, gpus: of a worker.
+    for real image data, so that the size stays what the preset promises (see `cut_of`); cpus, gpus: of a worker.
     """
 
     settings: dict[str, Any]
@@ -64,5 +64,10 @@ def configure(name: str, overrides: dict[str, Any], study: Mapping[str, Any] | N
     """
     preset = PRESETS[name]
     given = {key: value for key, value in overrides.items() if value is not None}
-    cut = preset.cut if given.get("data", preset.settings["data"]) != "digits" else {}
+    cut = cut_of(preset, given.get("data", preset.settings["data"]))
     return TrialConfig().replace(**(preset.settings | cut | dict(study or {}) | given))
+
+
+def cut_of(preset: Preset, data: str) -> dict[str, Any]:
+    """Return how many images a preset takes of a data set, by setting: upper bounds, all of a smaller one."""
+    return preset.cut if data != "digits" else {}

@@ -15,6 +15,7 @@ from mldiv import setting
 from mldiv.cluster.nodes import local_resources
 from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.datasets import ood, sources
+from mldiv.datasets.files import DataError
 from mldiv.method.networks import build
 from mldiv.records import StudyRecord
 from mldiv.storage.object_store import Location, Remote, is_url
@@ -112,8 +113,8 @@ def check_heard(given: dict[str, Any], base: TrialConfig, usual: TrialConfig, ar
     for name, value in given.items():
         try:
             others = arms(base.replace(**{name: getattr(usual, name)}))
-        except ConfigError:
-            continue  # the others need it
+        except (ConfigError, DataError):
+            continue  # the others, or the data, need it
         same = all(
             (effective(arm.config, arm.searched), arm.searched) == (effective(other.config, other.searched), other.searched)
             for arm, other in zip(made, others, strict=True)

@@ -6,7 +6,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,7 +28,9 @@ from mldiv.cli.checks import (
 from mldiv.cli.flags import full_path, parse_settings, places
 from mldiv.cluster.nodes import has_gpus
 from mldiv.config import ConfigError, TrialConfig, nearest
-from mldiv.presets import PRESETS, Preset, configure
+from mldiv.datasets.files import DataError
+from mldiv.datasets.splits import TooFewImages
+from mldiv.presets import PRESETS, Preset, configure, cut_of
 from mldiv.records import StudyRecord
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import Location, SyncedFolder, is_url, working_copy
@@ -94,15 +96,11 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
     check_flags(flags)
     preset = choose_preset(study, flags)
     base = configure_trials(study, flags, preset)
-    changes = choose_arms(study, flags.arm, base)
-    arms = make_arms(study, base, changes)
-    check_arms(arms, searches=count_trials(study, flags, preset) > 0)
-    check_heard(
-        parse_settings(flags.set), base, configure_trials(study, flags, preset, sets=()),
-        lambda config: make_arms(study, config, choose_arms(study, flags.arm, config)),
-    )  # fmt: skip
-    check_workers(flags, [arm.config for arm in arms])
+    with suppress(DataError):  # of arms that depend on the data; what can be said without them is said first
+        check_design(study, flags, preset, base)
     check_data(base, flags.download)
+    base = fit_cut(study, flags, preset, base)
+    changes, arms = check_design(study, flags, preset, base)
     check_trials([arm.config for arm in arms])
     return StudyRun(
         study=study,
@@ -150,6 +148,41 @@ def configure_trials(study: Study, flags: Namespace, preset: str, sets: Sequence
     root = str(full_path("--data-root", flags.data_root)) if flags.data_root else None
     given = {name: getattr(flags, name) for name in SETTING_FLAGS}
     return configure(preset, given | {"data_root": root}, study.settings).replace(**found)
+
+
+def fit_cut(study: Study, flags: Namespace, preset: str, base: TrialConfig) -> TrialConfig:
+    """Return the configuration less what the preset's cut asks of a data set that has fewer images; say so.
+
+    All of them are taken then, those for validation by validation_fraction. What the study or --set asks for stays.
+
+    Raises: DataError where that is more than there is.
+    """
+    cut = cut_of(PRESETS[preset], base.data).keys() - study.settings.keys() - parse_settings(flags.set).keys()
+    for names in (set(), {"test_size"}, {"train_size", "validation_size"}, cut):
+        fitted = base.replace(**dict.fromkeys(names & cut))
+        try:
+            data = dataset(fitted)
+        except TooFewImages:
+            if names >= cut:
+                raise
+            continue
+        break
+    if fitted != base:
+        print(f"{study.name}: fewer images than preset {preset} takes, so all there are: {data.describe()}", file=sys.stderr)
+    return fitted
+
+
+def check_design(study: Study, flags: Namespace, preset: str, base: TrialConfig) -> tuple[dict[str, Changes], list[Arm]]:
+    """Return what the arms change, and the arms, refusing what cannot be compared."""
+    changes = choose_arms(study, flags.arm, base)
+    arms = make_arms(study, base, changes)
+    check_arms(arms, searches=count_trials(study, flags, preset) > 0)
+    check_heard(
+        parse_settings(flags.set), base, configure_trials(study, flags, preset, sets=()),
+        lambda config: make_arms(study, config, choose_arms(study, flags.arm, config)),
+    )  # fmt: skip
+    check_workers(flags, [arm.config for arm in arms])
+    return changes, arms
 
 
 def choose_arms(study: Study, names: Sequence[str], base: TrialConfig) -> dict[str, Changes]:

@@ -115,6 +115,10 @@ class ImageData:
         )
 
 
+class TooFewImages(DataError):
+    """A data set is too small for what is asked of it; the message says by which setting."""
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """An epoch's random shifts, 0 to 2 ``padding``, and flips, by image: the same however many ranks share the epoch."""
@@ -136,7 +140,7 @@ def load(
     images; None keeps all. image_size: of a folder's images (the other sets have theirs). test_split "development": the test
     images are taken from the training set, as many as test_size or validation_fraction says; the official ones stay unused.
 
-    Raises: DataError for data that is missing or damaged, or sizes that it cannot give.
+    Raises: DataError for data that is missing or damaged, TooFewImages for sizes that it cannot give.
     """
     source = DATASETS[name]
     if image_size is not None and name != "image_folder" and image_size != source.size:
@@ -149,7 +153,7 @@ def load(
     elif test_size is not None:
         test = _cut(test, test_size, seed, "test_size")
     wanted = validation_size or round(validation_fraction * len(everything))
-    train, validation = _divide(everything, wanted, seed, "validation")
+    train, validation = _divide(everything, wanted, seed, "validation_size")
     if train_size is not None:
         train = _cut(train, train_size, seed, "train_size")
     train, validation, test = (_in_memory(split) for split in (train, validation, test))
@@ -163,7 +167,7 @@ def _divide(split: Split, count: int, seed: int, what: str) -> tuple[Split, Spli
     try:
         rest, taken = train_test_split(np.arange(len(split)), test_size=count, stratify=split.labels.numpy(), random_state=seed)
     except ValueError as error:
-        raise DataError(f"{what} = {count} of {len(split)} images cannot be taken: {error}") from None
+        raise TooFewImages(f"{what} = {count} of {len(split)} images cannot be taken: {error}") from None
     return split.take(np.sort(rest)), split.take(np.sort(taken))
 
 
@@ -171,7 +175,7 @@ def _cut(split: Split, count: int, seed: int, what: str) -> Split:
     if count == len(split):
         return split
     if count > len(split):
-        raise DataError(f"{what} = {count}: there are only {len(split)} images")
+        raise TooFewImages(f"{what} = {count}: there are only {len(split)} images")
     return _divide(split, count, seed, what)[1]
 
 

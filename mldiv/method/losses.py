@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -208,27 +208,35 @@ def transform_scale(normalization: str, value: Float[Tensor, ""], count: int) ->
     raise ValueError(f"normalization {normalization!r}: expected one of {', '.join(NORMALIZATIONS)}")
 
 
-#: How far apart two posteriors are: sums over weights of (mean, sigma, peer_mean, peer_sigma).
-PARAM_DISTANCES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
-    "w2": squared_w2,
-    "kl": gaussian_kl,
-    "symmetric_kl": symmetric_gaussian_kl,
+class Distance(NamedTuple):
+    """A distance of (mean, sigma, peer_mean, peer_sigma), a sum over weights. symmetric: whether it is the same either way."""
+
+    function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    symmetric: bool
+
+
+class Transform(NamedTuple):
+    """What is minimised of a distance x, divided by its stated scale, so that x grows. bounded: whether its push ends."""
+
+    function: Callable[[Tensor], Tensor]
+    bounded: bool
+
+
+#: How far apart two posteriors are.
+PARAM_DISTANCES = {
+    "w2": Distance(squared_w2, symmetric=True),
+    "kl": Distance(gaussian_kl, symmetric=False),
+    "symmetric_kl": Distance(symmetric_gaussian_kl, symmetric=True),
 }
 
-#: Those that are the same either way round.
-SYMMETRIC_DISTANCES = frozenset({"w2", "symmetric_kl"})
-
-#: What is minimised so that a distance x, divided by its stated scale, grows.
-TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
-    "negative": negative,
-    "negative_sqrt": negative_sqrt,
-    "negative_log": negative_log,
-    "softplus": softplus,
-    "exp": exponential,
+#: What makes distances grow.
+TRANSFORMS = {
+    "negative": Transform(negative, bounded=False),
+    "negative_sqrt": Transform(negative_sqrt, bounded=False),
+    "negative_log": Transform(negative_log, bounded=False),
+    "softplus": Transform(softplus, bounded=True),
+    "exp": Transform(exponential, bounded=True),
 }
-
-#: Transforms whose push ends at large x.
-BOUNDED_TRANSFORMS = frozenset({"softplus", "exp"})
 
 #: What each name in an objective may be.
 CHOICES: dict[str, Collection[str]] = {

@@ -212,22 +212,22 @@ class MutualPair(nn.Module):
     def param_terms(self, sigmas: Sequence[Tensor]) -> Terms:
         """Compute the distance of the posteriors, and what is minimised so that it grows."""
         distance = losses.PARAM_DISTANCES[self.objective.param_distance]
-        transform = losses.TRANSFORMS[self.objective.param_transform]
+        transform = losses.TRANSFORMS[self.objective.param_transform].function
         posteriors = [(peer.mean, sigma) for peer, sigma in zip(self.peers, sigmas, strict=True)]
-        if self.objective.param_distance in losses.SYMMETRIC_DISTANCES:  # both peers' gradient is one: once does for both
-            distances = [distance(*first, *second) for first, second in combinations(posteriors, 2)]
+        if distance.symmetric:  # both peers' gradient is one: once does for both
+            distances = [distance.function(*first, *second) for first, second in combinations(posteriors, 2)]
             diversities = [transform(value / self.param_scale) for value in distances]
             diversities = [value + value.detach() for value in diversities]
         else:
             fixed = [(mean.detach(), sigma.detach()) for mean, sigma in posteriors]
             places = permutations(range(len(posteriors)), 2)
-            distances = [distance(*posteriors[own], *fixed[other]) for own, other in places]
+            distances = [distance.function(*posteriors[own], *fixed[other]) for own, other in places]
             diversities = [transform(value / self.param_scale) for value in distances]
         return {"param_distance": [self._mean(distances)], "param_diversity": [self._over_others(diversities)]}
 
     def feature_terms(self, features: Sequence[Features]) -> Terms:
         """Compute the KL between the peers' feature similarities, and what is minimised so that it grows."""
-        transform = losses.TRANSFORMS[self.objective.feature_transform]
+        transform = losses.TRANSFORMS[self.objective.feature_transform].function
         divergences = self.feature_divergences(features)
         diversities = [transform(value / self.feature_scale) for value in divergences]
         return {"feature_kl": [self._mean(divergences)], "feature_diversity": [self._over_others(diversities)]}

@@ -80,7 +80,7 @@ class GaussianPosterior(nn.Module):
 
     def distance(self, peer: "GaussianPosterior", kind: str = "w2") -> Float[Tensor, ""]:
         """Compute the distance to another posterior of the same architecture, summed over weights: `losses.PARAM_DISTANCES`."""
-        return losses.PARAM_DISTANCES[kind](self.mean, self.sigma, peer.mean, peer.sigma)
+        return losses.PARAM_DISTANCES[kind].function(self.mean, self.sigma, peer.mean, peer.sigma)
 
     def cosine_by_layer(self, peer: "GaussianPosterior") -> dict[str, Float[Tensor, ""]]:
         """Compute the cosine of the angle between both posteriors' means, layer by layer."""

@@ -8,7 +8,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mldiv import records
 from mldiv.cli.execute import idleness
@@ -18,12 +20,15 @@ from mldiv.cli.progress import clock
 from mldiv.cli.run import choose_arms, configure_trials, make_arms, open_folder, prepare
 from mldiv.config import TrialConfig
 from mldiv.method.kernels import KERNELS
-from mldiv.presets import configure
+from mldiv.presets import PRESETS, configure
 from mldiv.setting import TRIAL, sparing
 from mldiv.storage.cache import Store
 from mldiv.study import Study
 from mldiv.sweep.simulate import first_wins, simulate
 from mldiv.training import step_cost
+
+#: Of the kernel sweep: each kernel and the baseline.
+ARMS = len(KERNELS) + 1
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +75,11 @@ def run(study, capsys, *argv):
         (["--ood", "photos"], "ood = 'photos' is unknown; did you mean 'photographs'?"),
         (["--ood", "digits"], "ood = 'digits': the networks are trained on digits"),
         (["--ood", "cifar10"], "--data-root is missing"),
-        (["--select", "test_nll"], "--select 'test_nll' is unknown; known: validation_nll"),
+        (["--select", "test_nll"], "--select 'test_nll' is unknown; "),
         (["--in-process", "--stop-early"], "--stop-early needs Ray"),
         (["--in-process", "--workers", "2"], "--workers needs Ray"),
         (["--set", "batch_size=2000"], "batch_size = 2000 exceeds the 1221 training images"),
-        (["--set", "validation_size=1437"], "validation = 1437 of 1437 images cannot be taken"),
+        (["--set", "validation_size=1437"], "validation_size = 1437 of 1437 images cannot be taken"),
         (["--cpus-per-worker", "4096", "--dry-run"], "lower --workers, --cpus-per-worker or --gpus-per-worker"),
     ],
 )
@@ -177,14 +182,54 @@ def test_other_images_in_the_same_place_are_refused(study, capsys, tmp_path):
     assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 0
 
 
+@pytest.fixture
+def few_images(tmp_path):
+    """The flags for a folder of 120 training and 40 test images."""
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 60), ("val", 20)):
+        for label in "ab":
+            (tmp_path / "images" / split / label).mkdir(parents=True)
+            for index in range(count):
+                pixels = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "images" / split / label / f"{index}.png")
+    return ["--preset", "demo", "--data", "image_folder", "--data-root", str(tmp_path / "images"), "--set", "image_size=8"]
+
+
+@pytest.mark.parametrize(
+    ("cut", "kept"),
+    [
+        ({"train_size": 1024, "validation_size": 256, "test_size": 512}, {}),
+        ({"train_size": 64, "validation_size": 16, "test_size": 512}, {"train_size": 64, "validation_size": 16}),
+        ({"train_size": 110, "validation_size": 16, "test_size": 30}, {"test_size": 30}),
+        ({"train_size": 64, "validation_size": 16, "test_size": 30}, None),
+    ],
+)
+def test_of_a_data_set_smaller_than_the_presets_cut_all_is_taken(study, capsys, monkeypatch, few_images, cut, kept):
+    monkeypatch.setitem(PRESETS, "demo", replace(PRESETS["demo"], cut=cut))
+    base = prepared(study, *few_images).base
+    assert {name: value for name in cut if (value := getattr(base, name)) is not None} == (cut if kept is None else kept)
+    said = capsys.readouterr().err
+    if kept is None:
+        assert said == ""
+    else:
+        images = f"{kept.get('train_size', 102)} training, {kept.get('validation_size', 18)} validation and "
+        assert f"fewer images than preset demo takes, so all there are: image_folder: {images}" in said
+
+
+@pytest.mark.parametrize("setting", ["train_size=500", "validation_size=130", "test_size=50"])
+def test_what_the_user_asks_of_a_small_data_set_is_refused(study, capsys, few_images, setting):
+    code, _, err = run(study, capsys, *few_images, "--set", setting)
+    assert code == 2 and len(err) == 1 and setting.replace("=", " = ") in err[0]
+
+
 def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):
     code, out, _ = run(study, capsys, *PLANNED, "--out", str(tmp_path / "x"))
     assert code == 0
     assert not (tmp_path / "x").exists()
-    assert "35 trials, 0 of them recorded already" in out
-    assert "420 epochs asked for" in out
+    assert f"{5 * ARMS} trials, 0 of them recorded already" in out
+    assert f"{12 * 5 * ARMS:,} epochs asked for" in out
     assert "mutual learning: 3 Optuna trials over lr, kl_weight, temperature, then 2 seeds" in out
-    assert "while arms are searched, 7 trials at once at most (--open-suggestions)" in out
+    assert f"while arms are searched, {ARMS} trials at once at most (--open-suggestions)" in out
     assert re.search(r"\n  [1-9]\d* epochs of pretraining to train\n", out)
     assert re.search(r"\d+ shared, \d+ to train \(if every search ends at its defaults\)\n", out)
     assert "digits: 1,221 training" in out
@@ -216,9 +261,9 @@ def test_dry_run_times_steps_here_and_now(study, capsys, tmp_path, monkeypatch):
 
 def test_batch_opens_more_trials(study, capsys, tmp_path):
     given = ["--dry-run", "--out", str(tmp_path / "x"), "--trials", "3", "--seeds", "2", "--open-suggestions", "2"]
-    assert "14 trials at once at most" in run(study, capsys, *given)[1]
+    assert f"{2 * ARMS} trials at once at most" in run(study, capsys, *given)[1]
     assert prepared(study, *given).header.batch == 2
-    assert prepared(study, *given, "--trials", "1").plan(tmp_path).open_at_once() == 7
+    assert prepared(study, *given, "--trials", "1").plan(tmp_path).open_at_once() == ARMS
     code, _, err = run(study, capsys, "--open-suggestions", "0")
     assert code == 2
     assert "--open-suggestions 0: must be at least 1" in err[0]
@@ -226,8 +271,9 @@ def test_batch_opens_more_trials(study, capsys, tmp_path):
 
 def test_groups_that_searches_cannot_keep_busy(study, tmp_path):
     searched = prepared(study, "--open-suggestions", "2").plan(tmp_path)
-    assert idleness(searched, 14) is None
-    assert "room for 15 trials at once, but the arms' searches keep 14 busy" in idleness(searched, 15)
+    assert idleness(searched, 2 * ARMS) is None
+    said = f"room for {2 * ARMS + 1} trials at once, but the arms' searches keep {2 * ARMS} busy"
+    assert said in idleness(searched, 2 * ARMS + 1)
     assert idleness(prepared(study, "--trials", "0").plan(tmp_path), 100) is None
 
 
@@ -361,7 +407,7 @@ def test_the_results_place_is_named_once(study, monkeypatch, tmp_path):
 
 def test_header_is_json_and_says_what_the_analysis_needs(study):
     header = json.loads(json.dumps(dataclasses.asdict(prepared(study).header)))
-    assert header["arms"][0] == header["baseline"] == "mutual learning" and len(header["arms"]) == 7
+    assert header["arms"][0] == header["baseline"] == "mutual learning" and len(header["arms"]) == ARMS
     assert header["settings"]["epochs"] == 12 and header["environment"]["commit"]
 
 

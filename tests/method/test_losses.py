@@ -12,7 +12,7 @@ from torch.distributions import Categorical, Normal, kl_divergence
 
 from mldiv.method import losses
 from mldiv.method.kernels import KERNELS
-from mldiv.method.losses import BOUNDED_TRANSFORMS, NORMALIZATIONS, PARAM_DISTANCES, TRANSFORMS, transform_scale
+from mldiv.method.losses import NORMALIZATIONS, PARAM_DISTANCES, TRANSFORMS, transform_scale
 
 DRAWS = 10_000
 
@@ -121,14 +121,22 @@ def test_centering():
     assert torch.equal(losses.normalize_features(rows, center=False), rows)
 
 
+@pytest.mark.parametrize("name", PARAM_DISTANCES)
+def test_a_distance_is_symmetric_where_it_says_so(name):
+    mean, sigma, peer_mean, peer_sigma = gaussians()
+    function, symmetric = PARAM_DISTANCES[name]
+    there, back = function(mean, sigma, peer_mean, peer_sigma), function(peer_mean, peer_sigma, mean, sigma)
+    assert (there.item() == pytest.approx(back.item(), rel=1e-9)) == symmetric
+
+
 @pytest.mark.parametrize("name", TRANSFORMS)
 @given(x=st.floats(0, 20), step=st.floats(0.01, 5))
 def test_transforms_fall_as_the_distance_grows(name, x, step):
     value = torch.tensor(x, dtype=torch.double, requires_grad=True)
-    loss = TRANSFORMS[name](value)
+    loss = TRANSFORMS[name].function(value)
     loss.backward()
     assert loss.isfinite() and value.grad is not None and value.grad.isfinite()
-    assert TRANSFORMS[name](torch.tensor(x + step, dtype=torch.double)) < loss
+    assert TRANSFORMS[name].function(torch.tensor(x + step, dtype=torch.double)) < loss
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +155,12 @@ def test_gradient_at_network_scale(name, normalization, distance, resnet20_means
     mean, peer = resnet20_means
     mean = mean.clone().requires_grad_()
     sigma = torch.full_like(peer, 0.05)
-    value = PARAM_DISTANCES[distance](mean, sigma, peer, sigma)
-    TRANSFORMS[name](value / transform_scale(normalization, value, peer.numel())).backward()
+    value = PARAM_DISTANCES[distance].function(mean, sigma, peer, sigma)
+    TRANSFORMS[name].function(value / transform_scale(normalization, value, peer.numel())).backward()
     assert mean.grad is not None
     norm = mean.grad.norm().item()
     assert math.isfinite(norm)
-    assert (norm > 0) == (not (name in BOUNDED_TRANSFORMS and normalization == "sum"))
+    assert (norm > 0) == (not (TRANSFORMS[name].bounded and normalization == "sum"))
     known = {
         ("negative", "sum"): 105, ("negative_sqrt", "sum"): 1.0, ("negative_log", "sum"): 0.038,
         ("softplus", "mean"): 1.9e-4, ("exp", "mean"): 3.8e-4,

@@ -9,7 +9,6 @@ from mldiv.method import losses
 from mldiv.method.fusion import FUSIONS
 from mldiv.method.kernels import KERNELS
 from mldiv.method.losses import (
-    BOUNDED_TRANSFORMS,
     FEATURE_DIRECTIONS,
     FEATURE_REDUCTIONS,
     NORMALIZATIONS,
@@ -56,7 +55,7 @@ def combinations():
 
 
 def impossible(changed):
-    return changed.get("param_normalization") == "sum" and changed["param_transform"] in BOUNDED_TRANSFORMS
+    return changed.get("param_normalization") == "sum" and TRANSFORMS[changed["param_transform"]].bounded
 
 
 def named(changed):

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from mldiv import records
 from mldiv.config import TrialConfig
-from mldiv.method.kernels import kernel_parameters
+from mldiv.method.kernels import KERNELS, kernel_parameters
 from mldiv.records import TrialRecord, trial_folder
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.plan import IMPORTANCE_TRIALS, Plan, search_seeds
@@ -34,7 +34,7 @@ def test_a_kernels_own_parameter_is_searched_with_that_kernel_only():
         own = {name.removeprefix("kernel_") for name in trial.params if name.startswith("kernel_")}
         assert own == set(kernel_parameters(config.kernel))
         seen.add(config.kernel)
-    assert len(seen) == 6
+    assert seen == set(KERNELS)
 
 
 def test_the_temperature_of_peers_that_do_not_teach_each_other_is_not_searched():

@@ -46,14 +46,14 @@ def test_bytes_grow_with_the_batch_and_the_similarities_with_its_square(tiny):
 
 
 def test_an_epochs_seconds_from_its_steps(tiny, monkeypatch):
-    """160 images in batches of 32 are 5 steps; at the end 60 test and 60 validation images with 3 samples, timed: 60 with 2."""
+    """64 images in batches of 32 are 2 steps; at the end 32 test and 48 validation images with 3 samples, timed: 48 with 2."""
     timed = iter([0.1, 0.3, 8.0])  # a step of either stage, an evaluation
     monkeypatch.setattr(step_cost, "_median_seconds", lambda run, device, repeats=3: next(timed))
-    cost = step_cost.measure(tiny)
-    assert cost.stage_1 == pytest.approx(5 * 0.1 + 8)
-    assert cost.stage_2 == pytest.approx(5 * 0.3 + 8)
-    assert cost.pretraining == pytest.approx(5 * 0.1 / 2)
-    assert cost.test == pytest.approx(8 * (60 + 60) * 3 / (60 * 2))
+    cost = step_cost.measure(tiny.replace(validation_size=48, test_samples=3))
+    assert cost.stage_1 == pytest.approx(2 * 0.1 + 8)
+    assert cost.stage_2 == pytest.approx(2 * 0.3 + 8)
+    assert cost.pretraining == pytest.approx(2 * 0.1 / 2)
+    assert cost.test == pytest.approx(8 * (32 + 48) * 3 / (48 * 2))
 
 
 def test_a_plans_seconds_from_its_epochs():
