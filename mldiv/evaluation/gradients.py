@@ -40,7 +40,7 @@ def measure(
                 scalars |= {name: terms[name][0] for name in ("param_diversity", "feature_diversity")}
             found.append(gradient_lengths(pair, scalars))
     return {
-        term: {part: distributed.mean_over_ranks(torch.stack([one[term][part] for one in found]).mean()) for part in parts}
+        term: {part: distributed.mean_over_ranks(torch.stack([batch[term][part] for batch in found]).mean()) for part in parts}
         for term, parts in found[0].items()
     }
 

@@ -142,8 +142,8 @@ def test_strengths_make_alpha_and_beta_shares_of_the_cross_entropys_gradient():
 
 def test_a_term_without_a_gradient_gets_no_strength():
     pair = pair_of()
-    one = torch.ones(())
-    parts = {"mean_1": one, "mean_2": one}
-    dead = {"mean_1": 0 * one, "mean_2": 0 * one}
+    unit = torch.ones(())
+    parts = {"mean_1": unit, "mean_2": unit}
+    dead = {"mean_1": 0 * unit, "mean_2": 0 * unit}
     assert strengths({"nll": parts, "param_diversity": parts, "feature_diversity": dead}, 2) == {"param": 1.0, "feature": 0.0}
     assert float(pair.param_strength) == 1.0
