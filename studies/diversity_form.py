@@ -1,58 +1,80 @@
-"""Which form of the diversity terms works best: what is measured, how it is transformed and normalised, through which fusion?
+"""Which form of the diversity terms works best: what is measured, how strongly, how transformed, through which fusion?
 
-One form is changed at a time, with both terms on at the paper's weights; two unbounded forms also at a tenth of theirs. None
-is tuned, so a form that fails here may do better at a weight of its own. For choosing defaults: scores are of development
-images, taken from the training set; the official test set is not used.
+One choice is changed at a time from a pair with both terms, whose weights are shares of the cross-entropy's gradient. None is
+tuned, so a form that fails here may do better at a weight of its own. For choosing defaults: scores are of development images,
+taken from the training set; the official test set is not used. The report draws whether each term acted.
 """
 
 from analysis.build import build
 from mldiv.cli.main import main
 from mldiv.study import Study
 
-BASELINE = "defaults"
+BASELINE = "no diversity"
+BOTH = "both terms"
+STRENGTH = {
+    "parameter term alone": {"beta": 0.0},
+    "feature term alone": {"alpha": 0.0},
+    "alpha 0.05": {"alpha": 0.05},
+    "alpha 0.5": {"alpha": 0.5},
+    "beta 0.05": {"beta": 0.05},
+    "beta 0.5": {"beta": 0.5},
+    "both 0.5": {"alpha": 0.5, "beta": 0.5},
+    "alpha 1, beta 2": {"alpha": 1.0, "beta": 2.0},
+}
 PARAMETER = {
-    "exp, mean": {"param_transform": "exp", "param_normalization": "mean"},
+    "exp, at switch": {"param_transform": "exp"},
     "softplus, at switch": {"param_transform": "softplus"},
-    "softplus, mean": {"param_transform": "softplus", "param_normalization": "mean"},
-    "-log": {"param_transform": "negative_log"},
-    "-log, alpha 0.1": {"param_transform": "negative_log", "alpha": 0.1},
     "-W2": {"param_transform": "negative_sqrt", "param_normalization": "sum"},
-    "-W2, alpha 0.1": {"param_transform": "negative_sqrt", "param_normalization": "sum", "alpha": 0.1},
-    "-W2², mean": {"param_transform": "negative", "param_normalization": "mean"},
-    "symmetric KL, exp, at switch": {"param_distance": "symmetric_kl"},
+    "-W2²": {"param_transform": "negative", "param_normalization": "mean"},
+    "symmetric KL": {"param_distance": "symmetric_kl"},
 }
 FEATURE = {
+    "exp, at switch": {"feature_transform": "exp"},
     "softplus, at switch": {"feature_transform": "softplus"},
-    "-log": {"feature_transform": "negative_log"},
-    "-log, beta 0.1": {"feature_transform": "negative_log", "beta": 0.1},
-    "-KL": {"feature_transform": "negative", "feature_normalization": "sum"},
-    "-KL, sum": {"feature_transform": "negative", "feature_normalization": "sum", "feature_reduction": "sum"},
-    "-KL, mean": {"feature_transform": "negative", "feature_normalization": "sum", "feature_reduction": "mean"},
-    "exp, not normalised": {"feature_normalization": "sum"},
+    "-KL": {"feature_transform": "negative"},
     "forward": {"feature_direction": "forward"},
     "reverse": {"feature_direction": "reverse"},
     "with diagonal": {"include_diagonal": True},
     "not centered": {"center_features": False},
-    "fusion per peer": {"fusion": "per_peer"},
-    "none": {"beta": 0.0},
-    "fusion frozen": {"fusion": "frozen"},
-    "fusion frozen, beta 0.2": {"fusion": "frozen", "beta": 0.2},
-    "fusion frozen, beta 0.02": {"fusion": "frozen", "beta": 0.02},
-    "fusion lr x 0.1": {"fusion_lr_scale": 0.1},
-    "fusion lr x 0.01": {"fusion_lr_scale": 0.01},
-    "fusion lr x 0.01, beta 0.2": {"fusion_lr_scale": 0.01, "beta": 0.2},
 }
+FUSION = {
+    "learns the term": {"fusion_training": "diversity"},
+    "learns the opposite": {"fusion_training": "adversarial"},
+    "learns the task before stage two": {"fusion_training": "switch"},
+    "frozen": {"fusion": "frozen"},
+    "per peer": {"fusion": "per_peer"},
+    "last block alone": {"fusion_blocks": "3"},
+    "2 x 2 tokens a block": {"fusion_grid": 2},
+}
+SCHEDULE = {
+    "stage two continues": {"stage_schedule": "continue"},
+    "stage two continues, no diversity": {"stage_schedule": "continue", "alpha": 0.0, "beta": 0.0},
+    "stage two at half the rate": {"stage_two_lr_scale": 0.5},
+    "stage two at half the rate, no diversity": {"stage_two_lr_scale": 0.5, "alpha": 0.0, "beta": 0.0},
+    "stage two warms up, no diversity": {"stage_two_warmup_epochs": 1.0, "alpha": 0.0, "beta": 0.0},
+}
+KINDS = {"": STRENGTH | SCHEDULE, "parameter: ": PARAMETER, "feature: ": FEATURE, "fusion: ": FUSION}
 
 STUDY = Study(
     name="diversity_form",
     question="Which form of the two diversity terms makes a pair best?",
     scientific="changed choice",
-    arms={BASELINE: {}, "no diversity": {"alpha": 0.0, "beta": 0.0}}
-    | {f"parameter: {name}": changes for name, changes in PARAMETER.items()}
-    | {f"feature: {name}": changes for name, changes in FEATURE.items()},
+    arms={BASELINE: {"alpha": 0.0, "beta": 0.0}, BOTH: {}}
+    | {f"{kind}{name}": changes for kind, several in KINDS.items() for name, changes in several.items()},
     searched=(),
     baseline=BASELINE,
-    settings={"test_split": "development", "ood": "none"},
+    settings={
+        "test_split": "development",
+        "ood": "none",
+        "alpha": 0.2,
+        "beta": 0.2,
+        "weighting": "gradient",
+        "stage_schedule": "restart",
+        "fusion_training": "task",
+        "param_transform": "negative_log",
+        "feature_transform": "negative_log",
+        "gradient_points": 1.0,
+    },
 )
 
 if __name__ == "__main__":

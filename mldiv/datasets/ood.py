@@ -9,10 +9,9 @@ import torch
 from jaxtyping import UInt8
 from sklearn.datasets import load_sample_image
 from torch import Tensor
-from torch.nn import functional
 
 from mldiv.datasets.sources import DATASETS, DataError, FolderImages
-from mldiv.datasets.splits import ImageData, Split
+from mldiv.datasets.splits import ImageData, Split, resized
 
 #: What may be asked for: nothing, patches of photographs, which come with scikit-learn, or a data set's test images.
 OOD = ("none", "photographs", *DATASETS)
@@ -111,6 +110,4 @@ def _fitted(images: UInt8[Tensor, "images before rows columns"], channels: int, 
     values = images.float()
     if channels == 1 and images.shape[1] == 3:
         values = (values * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    if images.shape[-2:] != (size, size):
-        values = functional.interpolate(values, (size, size), mode="bilinear", antialias=True)
-    return values.round().clamp(0, 255).to(torch.uint8).expand(-1, channels, -1, -1).contiguous()
+    return resized(values, size).expand(-1, channels, -1, -1).contiguous()

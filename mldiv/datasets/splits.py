@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -137,17 +137,17 @@ def load(
     """Read a data set and take a validation split from its training images by ``seed``; all cuts keep the classes' shares.
 
     validation_size: images, or None for validation_fraction of the training images. train_size, test_size: cut to so many
-    images; None keeps all. image_size: of a folder's images (the other sets have theirs). test_split "development": the test
-    images are taken from the training set, as many as test_size or validation_fraction says; the official ones stay unused.
+    images; None keeps all. image_size: pixels to which images are resized, None as they are; shifts shrink with them.
+    test_split "development": the test images are taken from the training set, as many as test_size or validation_fraction
+    says; the official ones stay unused.
 
     Raises: DataError for data that is missing or damaged, TooFewImages for sizes that it cannot give.
     """
-    source = DATASETS[name]
-    if image_size is not None and name != "image_folder" and image_size != source.size:
-        raise DataError(f"image_size = {image_size}: {name} has images of {source.size} pixels; leave it out")
+    source, size = DATASETS[name], image_size or DATASETS[name].size
     source.check(root)
-    (train_images, train_labels), (test_images, test_labels) = source.read(root, image_size or source.size)
-    everything, test = Split(train_images, train_labels), Split(test_images, test_labels)
+    parts = source.read(root, size)
+    everything, test = (Split(_sized(images, size), labels) for images, labels in parts)
+    classes = source.classes or int(everything.labels.max()) + 1
     if test_split == "development":
         everything, test = _divide(everything, test_size or round(validation_fraction * len(everything)), seed, "test_size")
     elif test_size is not None:
@@ -158,8 +158,22 @@ def load(
         train = _cut(train, train_size, seed, "train_size")
     train, validation, test = (_in_memory(split) for split in (train, validation, test))
     mean, std = (source.mean, source.std) if source.mean and source.std else _moments(train)
-    classes = source.classes or int(train_labels.max()) + 1
-    return ImageData(name, classes, train, validation, test, mean, std, source.padding, source.flip, test_split)
+    padding = source.padding if name == "image_folder" else -(-source.padding * size // source.size)
+    return ImageData(name, classes, train, validation, test, mean, std, padding, source.flip, test_split)
+
+
+def _sized(images: Any, size: int) -> Any:
+    """Resize images that are read at their own size; those of a folder come in the size that is asked for."""
+    if not isinstance(images, Tensor) or images.shape[-1] == size:
+        return images
+    return torch.cat([resized(part.float(), size) for part in images.split(1024)])
+
+
+def resized(images: Float[Tensor, "images channels rows columns"], size: int) -> UInt8[Tensor, "images channels {size} {size}"]:
+    """Resize images to ``size`` pixels a side by antialiased bilinear interpolation, rounded."""
+    if images.shape[-2:] != (size, size):
+        images = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    return images.round().clamp(0, 255).to(torch.uint8)
 
 
 def _divide(split: Split, count: int, seed: int, what: str) -> tuple[Split, Split]:

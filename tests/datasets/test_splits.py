@@ -1,7 +1,9 @@
 """How images are split, cut, shuffled, shared by ranks and augmented."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms import functional as tf
 
 from mldiv.datasets.sources import DataError
@@ -37,8 +39,17 @@ def test_cuts_keep_the_classes_and_leave_the_rest_alone():
     assert rows(cut.test) <= rows(whole.test)
     with pytest.raises(DataError, match="there are only"):
         digits(train_size=10_000)
-    with pytest.raises(DataError, match="leave it out"):
-        digits(image_size=16)
+
+
+def test_images_of_another_size_are_the_same_resized_and_shifted_less():
+    """As Pillow resizes them, but for its own rounding."""
+    whole, halved = digits(validation_size=100), digits(validation_size=100, image_size=4)
+    assert halved.shapes.image_size == 4 and halved.padding == 1
+    for own, image in zip(halved.train.images[:50, 0], whole.train.images[:50, 0], strict=True):
+        expected = np.asarray(Image.fromarray(image.numpy()).resize((4, 4), Image.Resampling.BILINEAR)).astype(int)
+        assert np.abs(own.numpy().astype(int) - expected).max() <= 1
+    assert torch.equal(halved.train.labels, whole.train.labels) and halved.fingerprint != whole.fingerprint
+    assert digits(validation_size=100, image_size=8).fingerprint == whole.fingerprint
 
 
 def test_development_images_come_from_the_training_set():
