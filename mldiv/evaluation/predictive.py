@@ -35,6 +35,11 @@ def precision(config: TrialConfig, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
+def layout(config: TrialConfig) -> torch.memory_format:
+    """Return the configured memory layout of images and features."""
+    return torch.channels_last if config.channels_last else torch.contiguous_format
+
+
 @torch.no_grad()
 def predict(peer: GaussianPosterior, images: Tensor, weights: Tensor, config: TrialConfig) -> Predictive:
     """Compute the predictive of one peer for a batch, from weight samples [samples, weights]; evaluation mode.
@@ -153,8 +158,7 @@ def _batches(
     for images, labels in eval_batches(
         data, split, batch_size=size, rank=distributed.rank(), world=distributed.size(), device=device, most=most
     ):
-        layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        yield images.contiguous(memory_format=layout), labels
+        yield images.contiguous(memory_format=layout(config)), labels
 
 
 @torch.no_grad()

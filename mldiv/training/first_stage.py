@@ -20,7 +20,7 @@ from mldiv.storage.cache import Store
 from mldiv.storage.files import State
 
 #: Raised whenever a change of mldiv moves numbers: what was stored before is then found no more.
-NUMBERS = 2
+NUMBERS = 3
 
 
 @lru_cache(maxsize=2**16)

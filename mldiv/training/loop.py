@@ -111,9 +111,7 @@ def epoch_batches(
         world=distributed.size(),
         device=device,
     ):
-        if config.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        yield images, labels
+        yield images.contiguous(memory_format=predictive.layout(config)), labels
 
 
 def steps_per_epoch(config: TrialConfig, data: ImageData) -> int:

@@ -76,8 +76,7 @@ def _pair(config: TrialConfig, device: torch.device) -> tuple[MutualPair, Tensor
     size, generator = shapes.image_size, torch.Generator().manual_seed(0)
     images = torch.randn(config.batch_size, shapes.channels, size, size, generator=generator).to(device)
     labels = torch.randint(shapes.classes, (config.batch_size,), generator=generator).to(device)
-    if config.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=predictive.layout(config))
     return make_pair(config, shapes, device), images, labels
 
 

@@ -1,11 +1,13 @@
 """The optimisers against their formulas, written out."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mldiv.training import loop
+from mldiv.training.fit import environment
 from mldiv.training.loop import epoch_batches, make_optimizer, make_pair, train_epoch
 from mldiv.training.worker_cache import dataset
 
@@ -85,3 +87,19 @@ def test_every_epoch_step_and_peer_has_its_own_weight_noise(tiny, tiny_data):
         assert not torch.equal(drawn, other)
     for drawn, again in zip(noise[:share], noise[2 * share :], strict=True):
         assert torch.equal(drawn, again)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_batches_of_colour_images_have_the_configured_layout(tiny, tiny_data, channels_last):
+    """Cut and mirrored at random, they come out of the gather with the channels last."""
+    images = tiny_data.train.images.expand(-1, 3, -1, -1)
+    coloured = replace(tiny_data, train=replace(tiny_data.train, images=images), mean=(0.5,) * 3, std=(0.5,) * 3)
+    (images, _), *_ = epoch_batches(tiny.replace(channels_last=channels_last), coloured, 0, "fit", torch.device("cpu"))
+    assert images.is_contiguous() is not channels_last
+    assert images.is_contiguous(memory_format=torch.channels_last) is channels_last
+
+
+def test_the_environment_names_the_device_that_is_used(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"GPU {device.index}")
+    assert environment(torch.device("cpu"))["device"] == "cpu" and environment(torch.device("cuda", 1))["device"] == "GPU 1"
