@@ -47,10 +47,14 @@ def _verdict(baseline: str, effects: Mapping[str, Difference]) -> str:
         return words
     if worse:
         return f"**No arm lowers the test NLL of {baseline}; {raised}** (Holm-adjusted p ≤ {LEVEL})."
-    return (
-        f"**The data cannot tell.** The best mean is that of {best}: a difference in test NLL to {baseline} of {size}. "
-        f"{_why_untold(effects, best)}"
-    )
+    if all(effect.mean > 0 for effect in effects.values()):
+        all_of_them = (
+            f"all {len(effects)} raised it, the least {best}: {size}" if len(effects) > 1 else f"{best} raised it: {size}"
+        )
+        said = f"**No arm lowered the test NLL of {baseline}** in these seeds; {all_of_them}. That they raise it is not proven."
+    else:
+        said = f"**The data cannot tell.** The best mean is that of {best}: a difference in test NLL to {baseline} of {size}."
+    return f"{said} {_why_untold(effects, best)}"
 
 
 def _why_untold(effects: Mapping[str, Difference], best: str) -> str:
@@ -94,8 +98,15 @@ def _power(effects: Mapping[str, Difference]) -> str:
     effect, comparisons = effects[best], len(effects)
     if effect.deviation is None:
         return f"Power: one seed says nothing of how differences vary, so nothing can be planned from it ({best})."
-    needed = seeds_for_power(effect.mean, effect.deviation, comparisons, POWER)
     smallest = detectable(effect.deviation, effect.n, comparisons, POWER)
+    if effect.mean > 0:
+        could = "no gain of any size" if smallest is None else f"a gain of {smallest:.4f} or more"
+        return (
+            f"Power: no arm has a gain to plan for. With {effect.n} seeds and differences that vary as those of {best} do "
+            f"(sample standard deviation {effect.deviation:.4f}), {could} would be shown with a chance of {POWER:.0%} after "
+            "Holm's correction."
+        )
+    needed = seeds_for_power(effect.mean, effect.deviation, comparisons, POWER)
     shown = "cannot show a difference of any size." if smallest is None else (
         f"show one of {smallest:.4f} or more with that chance."
     )  # fmt: skip
