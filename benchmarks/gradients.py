@@ -116,9 +116,9 @@ def main() -> None:
     what = f"{dataset(base).describe()}; preset small, both peers from scratch, {base.precision}, 1 seed, {len(rows)} trials."
     text = (
         "Length of each term's weighted gradient in the peers' means as a share of the cross-entropy's, on a training batch "
-        f"of {base.batch_size}, at four points of each of the {base.epochs - base.switch_epoch} epochs of stage two; the term's own "
-        "feature KL at the switch and at the end, and the networks' own share of its rise (through the fusion as it was at the "
-        "switch); scores of the pair on images held out from the training set.\n\n"
+        f"of {base.batch_size}, at four points of each of the {base.epochs - base.switch_epoch} epochs of stage two; the "
+        "term's own feature KL at the switch and at the end, and the networks' own share of its rise (through the fusion as it "
+        "was at the switch); scores of the pair on images held out from the training set.\n\n"
         f"{table(head, rows)}\n\n{caption(what, 1, [])}\n"
     )
     flags.out.write_text(text)
