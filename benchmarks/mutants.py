@@ -122,7 +122,7 @@ FAULTS = (
         ("tests/sweep",),
     ),
     Fault(
-        "plan", "mldiv/sweep/plan.py", "--no-store shares first stages all the same",
+        "plan", "mldiv/sweep/plan.py", "--no-cache shares first stages all the same",
         "store=store.place if self.queue.share else None,",
         "store=store.place,",
         ("tests/sweep",),

@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--published", type=float, required=True, metavar="PERCENT", help="the public accuracy")
-    parser.add_argument("--store", type=Path, default=Path("results/trunks"))
+    parser.add_argument("--cache", type=Path, default=Path("results/trunks"))
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     flags = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -115,7 +115,7 @@ def main() -> None:
         found, curve = public(flags.weights, config, device), []
         what = f"public weights {flags.weights.name}, {config.precision}"
     else:
-        found, curve = trained(config, CurveStore(flags.store), device)
+        found, curve = trained(config, CurveStore(flags.cache), device)
         what = f"{len(dataset(config).train):,} training images, {flags.epochs} epochs, SGD lr {config.lr}, {config.precision}"
     test = ", ".join(f"{name.upper() if len(name) < 4 else name} {_figure(name, found[name])}" for name in SCORES)
     lines = [
