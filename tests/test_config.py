@@ -72,8 +72,8 @@ def test_kernel_options_are_the_kernels_own():
 
 
 def test_a_kernels_parameter_that_is_no_setting_has_its_own_default(monkeypatch):
-    monkeypatch.setitem(KERNELS, "scaled", lambda a, b, *, scale=0.5: scale * a @ b.T)
-    assert TrialConfig(kernel="scaled").kernel_options == {"scale": 0.5}
+    monkeypatch.setitem(KERNELS, "scaled", lambda a, b, *, no_setting=0.5: no_setting * a @ b.T)
+    assert TrialConfig(kernel="scaled").kernel_options == {"no_setting": 0.5}
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -22,10 +22,13 @@ def first_wins(config: TrialConfig, number: int) -> float:
 
 def simulate(plan: Plan, store: Store, result: Result) -> Work:
     """Count what training ``plan`` with this store, trial after trial, would take if searches went as ``result`` says."""
-    work = Work()
+    work, records = Work(), dict[str, TrialRecord]()
     prefixes, pretrained = _stored(store)
     while (task := plan.ask()) is not None:
         config, stage = task.config, first_stage_id(task.config)
+        if config.id in records:  # another arm has come to the same trial
+            plan.tell(config.id, records[config.id])
+            continue
         if not plan.queue.share:
             prefixes, pretrained = defaultdict(set), set()
         begin = max((epoch for epoch in prefixes[stage] if epoch <= config.first_stage), default=0)
@@ -41,9 +44,9 @@ def simulate(plan: Plan, store: Store, result: Result) -> Work:
         prefixes[stage] |= {epoch for epoch in own_prefix(config).union(task.publish) if epoch > begin}
         plan.progress(config.id, config.epochs)
         scores = dict.fromkeys(plan.selection.objectives, result(config, work.trials))
-        plan.tell(
-            config.id, TrialRecord(config.id, {}, status="finished", validation=dict.fromkeys(members_of(config.peers), scores))
-        )
+        validation = dict.fromkeys(members_of(config.peers), scores)
+        records[config.id] = TrialRecord(config.id, {}, status="finished", validation=validation)
+        plan.tell(config.id, records[config.id])
     return work
 
 

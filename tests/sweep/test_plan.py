@@ -7,7 +7,7 @@ from helpers.fake_trials import ask, finish, score, train_all
 from optuna.trial import TrialState
 
 from mldiv.config import ConfigError, TrialConfig
-from mldiv.method.kernels import KERNELS
+from mldiv.method.kernels import KERNELS, kernel_parameters
 from mldiv.sweep import plan as plan_module
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.plan import COMMON_POINTS, Plan, journal
@@ -29,7 +29,8 @@ def make_plan(folder, **options):
 def test_every_arm_is_searched_and_then_repeated(tmp_path):
     plan = make_plan(tmp_path)
     asked = train_all(plan, tmp_path)
-    assert plan.done and len(asked) == plan.trials() == plan.answered == 3 * (4 + 2)
+    assert plan.done and plan.trials() == plan.answered == len(plan.assignments) == 3 * (4 + 2)
+    assert sorted(config.id for config in asked) == sorted({item.trial for item in plan.assignments})
     assert {config.seed for config in asked} == {0, 1, 2}
     for arm in plan.arms:
         repeats = [item for item in plan.assignments if item.arm == arm.name and item.phase == "repeat"]
@@ -143,7 +144,8 @@ def test_the_journal_holds_a_named_study_per_arm(tmp_path):
 
 @pytest.mark.parametrize("name", RANGES)
 def test_ranges_hold_the_default_and_give_valid_settings(name):
-    kernel = {"kernel_width": "rbf", "kernel_degree": "polynomial"}.get(name, "cosine")
+    own = name.removeprefix("kernel_")
+    kernel = next((kernel for kernel in KERNELS if own in kernel_parameters(kernel)), "cosine")
     config = TrialConfig(epochs=30, switch_epoch=20, kernel=kernel)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(30):

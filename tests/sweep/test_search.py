@@ -14,10 +14,10 @@ from mldiv.method.kernels import KERNELS, kernel_parameters
 from mldiv.records import TrialRecord, trial_folder
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.plan import IMPORTANCE_TRIALS, Plan, search_seeds
-from mldiv.sweep.search_space import OR_ZERO, suggest
+from mldiv.sweep.search_space import OR_ZERO, RANGES, suggest
 
 BASE = TrialConfig(data="digits", epochs=12, switch_epoch=8)
-KERNEL = ("alpha", "beta", "kernel", "kernel_width", "kernel_degree")
+KERNEL = ("alpha", "beta", "kernel", *(name for name in RANGES if name.startswith("kernel_")))
 
 
 def test_a_kernels_own_parameter_is_searched_with_that_kernel_only():

@@ -171,6 +171,15 @@ def test_a_finished_plan_asks_for_nothing(tmp_path):
     assert simulate(make_plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins) == Work()
 
 
+def test_what_two_arms_come_to_is_trained_once(tmp_path):
+    """One arm's search chooses the defaults, which the other has trained by then."""
+    arms = [make_arm("fixed", BASE, {}, ()), make_arm("searched", BASE, {}, ("alpha",))]
+    plan = Plan(arms, tmp_path, samples=3, seeds=(1, 2))
+    work = simulate(plan, Store(tmp_path / "store"), first_wins)
+    assert plan.done and plan.trials() == plan.answered == 2 + 3 + 2
+    assert work.trials == 2 + 3
+
+
 @pytest.mark.parametrize(
     "name",
     ["search of first stages", "defaults with a baseline", pytest.param("search with a baseline", marks=pytest.mark.slow)],
