@@ -217,8 +217,8 @@ def test_of_a_data_set_smaller_than_the_presets_cut_all_is_taken(study, capsys, 
 
 
 @pytest.mark.parametrize("setting", ["train_size=500", "validation_size=130", "test_size=50"])
-def test_what_the_user_asks_of_a_small_data_set_is_refused(study, capsys, few_images, setting):
-    code, _, err = run(study, capsys, *few_images, "--set", setting)
+def test_what_the_user_asks_of_a_small_data_set_is_refused(study, capsys, tmp_path, few_images, setting):
+    code, _, err = run(study, capsys, *few_images, "--set", setting, "--dry-run", "--out", str(tmp_path / "x"))
     assert code == 2 and len(err) == 1 and setting.replace("=", " = ") in err[0]
 
 
