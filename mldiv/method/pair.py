@@ -160,8 +160,9 @@ class MutualPair(nn.Module):
     ) -> Terms:
         """Compute the unweighted terms of the loss; arguments as for the forward pass."""
         sigmas, outputs = self._outputs(inputs, noise)
-        features = [blocks for _, blocks in outputs]
-        terms = self.data_terms([logits for logits, _ in outputs], labels) | self.prior_terms(sigmas)
+        logits, features = zip(*outputs, strict=True)
+        terms = {"nll": [losses.expected_nll(own, labels) for own in logits]}
+        terms |= self.mutual_terms(logits) | self.prior_terms(sigmas)
         if diverse and len(self.peers) > 1:
             terms |= self.param_terms(sigmas) | self.feature_terms(features)
             if self.objective.fusion_training == "task":
@@ -192,12 +193,11 @@ class MutualPair(nn.Module):
             for peer, sigma, drawn in zip(self.peers, sigmas, noise, strict=True)
         ]
 
-    def data_terms(self, logits: Sequence[Tensor], labels: Tensor) -> Terms:
-        """Compute what every peer learns from the labels, and from the others' predictions."""
+    def mutual_terms(self, logits: Sequence[Tensor]) -> Terms:
+        """Compute what every peer learns from the others' predictions."""
         temperature, others = self.weights.temperature, len(logits) - 1
-        nll = [losses.expected_nll(own, labels) for own in logits]
         mutual = [losses.logit_mutual(own, other, temperature) for own, other in permutations(logits, 2)]
-        return {"nll": nll, "mutual": [self._mean(mutual[own * others :][:others]) for own in range(len(logits))]}
+        return {"mutual": [self._mean(mutual[own * others :][:others]) for own in range(len(logits))]}
 
     def prior_terms(self, sigmas: Sequence[Tensor]) -> Terms:
         """Compute the KL of every peer to the prior, per training image."""

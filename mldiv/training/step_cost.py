@@ -65,7 +65,7 @@ def measure_step(config: TrialConfig, device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "seconds": _seconds(stages | _terms(pair, images, labels), device),
+        "seconds": _seconds(stages | _terms(pair, images), device),
         "bytes": {"state": _state_bytes(pair)} | {name: _bytes(run, device) for name, run in stages.items()},
     }
 
@@ -80,7 +80,7 @@ def _pair(config: TrialConfig, device: torch.device) -> tuple[MutualPair, Tensor
     return make_pair(config, shapes, device), images, labels
 
 
-def _terms(pair: MutualPair, images: Tensor, labels: Tensor) -> dict[str, Callable[[], None]]:
+def _terms(pair: MutualPair, images: Tensor) -> dict[str, Callable[[], None]]:
     """Make each term of the loss, forward and backward, cut off from the networks: by name, to be timed."""
     outputs = [peer(images, weights=peer.mean) for peer in pair.peers]
     logits = [peer_logits.detach().requires_grad_() for peer_logits, _ in outputs]
@@ -96,7 +96,7 @@ def _terms(pair: MutualPair, images: Tensor, labels: Tensor) -> dict[str, Callab
 
     found = {
         "kl_to_prior": run(lambda: pair.prior_terms(sigmas), "kl"),
-        "logit_mutual": run(lambda: pair.data_terms(logits, labels), "mutual"),
+        "logit_mutual": run(lambda: pair.mutual_terms(logits), "mutual"),
         "param_distance": run(lambda: pair.param_terms(sigmas), "param_diversity"),
         "feature_kl": run(lambda: pair.feature_terms(features), "feature_diversity"),
     }
