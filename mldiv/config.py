@@ -8,6 +8,7 @@ from typing import Any
 
 from mldiv.datasets.ood import OOD
 from mldiv.datasets.sources import DATASETS
+from mldiv.method.alignment import ALIGNMENTS
 from mldiv.method.fusion import FUSION_TRAINING, FUSIONS
 from mldiv.method.kernels import KERNELS, kernel_parameters
 from mldiv.method.losses import (
@@ -15,6 +16,7 @@ from mldiv.method.losses import (
     FEATURE_REDUCTIONS,
     NORMALIZATIONS,
     PARAM_DISTANCES,
+    PARAM_WEIGHTS,
     TRANSFORMS,
 )
 from mldiv.method.networks import MODELS
@@ -145,10 +147,18 @@ class TrialConfig:
         "measured at the switch over scale_batches batches and held [chosen]", choices=WEIGHTINGS, before="raw",
     )  # fmt: skip
     param_distance: str = _diversity_code("w2", "distance between the posteriors; w2 [stated]", choices=PARAM_DISTANCES)
+    param_weights: str = _diversity_code(
+        "raw", "what of the posteriors that distance compares: raw, all weights as they are; layer, each layer's over the norm "
+        "of its means, mean over layers, which cannot grow by norms alone [chosen]", choices=PARAM_WEIGHTS, before="raw",
+    )  # fmt: skip
+    param_alignment: str = _diversity(
+        "none", "how the peers' channels are matched to peer 1's before that distance compares them: by weights or activations "
+        "over scale_batches batches; at the switch, and held from then on [chosen]", choices=ALIGNMENTS, before="none",
+    )  # fmt: skip
     param_transform: str = _diversity_code("exp", "what of that distance is minimised [chosen]", choices=TRANSFORMS)
     param_normalization: str = _diversity_code(
-        "switch", "what divides that distance first: 1, the number of weights, its value at the switch [chosen]",
-        choices=NORMALIZATIONS,
+        "switch", "what divides that distance first: 1, the number of weights (by layer: a layer's), its value at the switch "
+        "[chosen]", choices=NORMALIZATIONS,
     )  # fmt: skip
     kernel: str = _diversity_code("cosine", "similarity of two images' features, Eq. (14)", choices=KERNELS, search=anything)
     kernel_width: float = _diversity_code(

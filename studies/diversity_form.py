@@ -27,6 +27,10 @@ PARAMETER = {
     "-W2": {"param_transform": "negative_sqrt", "param_normalization": "sum"},
     "-W2²": {"param_transform": "negative", "param_normalization": "mean"},
     "symmetric KL": {"param_distance": "symmetric_kl"},
+    "by layer": {"param_weights": "layer"},
+    "aligned by weights": {"param_alignment": "weights"},
+    "aligned by activations": {"param_alignment": "activations"},
+    "aligned by weights, by layer": {"param_alignment": "weights", "param_weights": "layer"},
 }
 FEATURE = {
     "exp, at switch": {"feature_transform": "exp"},

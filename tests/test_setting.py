@@ -27,14 +27,14 @@ def words(text: str) -> set[str]:
 
 
 SHAPES_OF_DIVERSITY = words(
-    "param_distance param_transform param_normalization kernel kernel_width kernel_degree include_diagonal feature_direction "
-    "feature_reduction feature_transform feature_normalization center_features"
+    "param_distance param_weights param_transform param_normalization kernel kernel_width kernel_degree include_diagonal "
+    "feature_direction feature_reduction feature_transform feature_normalization center_features"
 )
 NUMBERS_OF_DIVERSITY = words(
     "alpha beta weighting scale_batches switch_epoch fusion_lr_scale fusion_epochs test_samples stage_two_lr_scale "
     "stage_two_warmup_epochs"
 )
-FUSION = words("fusion fusion_dim fusion_heads fusion_training fusion_blocks fusion_grid")
+FUSION = words("fusion fusion_dim fusion_heads fusion_training fusion_blocks fusion_grid param_alignment")
 PRETRAINED_BY = words(
     "arch width pretrain_epochs batch_size lr optimizer momentum schedule weight_decay clip_norm precision channels_last seed"
 )

@@ -16,6 +16,7 @@ from mldiv.cluster.nodes import local_resources
 from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.datasets import ood, sources
 from mldiv.datasets.files import DataError
+from mldiv.method.alignment import channel_groups
 from mldiv.method.networks import build
 from mldiv.records import StudyRecord
 from mldiv.storage.object_store import Location, Remote, is_url
@@ -78,6 +79,8 @@ def check_workers(flags: Namespace, configs: Sequence[TrialConfig]) -> None:
     for config in configs:
         if config.batch_size % flags.workers:
             raise ConfigError(f"--workers {flags.workers}: the batch of {config.batch_size} cannot be shared evenly")
+        if config.diverse and config.batch_size // flags.workers < 2:
+            raise ConfigError(f"--workers {flags.workers}: of the batch of {config.batch_size} each needs at least two images")
 
 
 def check_data(base: TrialConfig, download: bool) -> None:
@@ -124,17 +127,20 @@ def check_heard(given: dict[str, Any], base: TrialConfig, usual: TrialConfig, ar
 
 
 def check_trials(configs: Sequence[TrialConfig]) -> None:
-    """Refuse arms whose data do not fill a batch, or whose network cannot be built for them."""
+    """Refuse arms whose data do not fill a batch, or whose network cannot be built for them, or aligned where that is asked."""
     built = set()
     for config in configs:
         data = dataset(config)
         steps_per_epoch(config, data)
         shape = data.classes, data.channels, data.train.images.shape[-1]
-        if (config.arch, config.width, shape) in built:
+        what = config.arch, config.width, shape, config.param_alignment != "none"
+        if what in built:
             continue
-        built.add((config.arch, config.width, shape))
+        built.add(what)
         try:
-            build(config.arch, classes=shape[0], channels=shape[1], width=config.width, seed=0, image_size=shape[2])
+            network = build(config.arch, classes=shape[0], channels=shape[1], width=config.width, seed=0, image_size=shape[2])
+            if config.param_alignment != "none":
+                channel_groups(network)
         except ValueError as error:
             raise ConfigError(str(error)) from None
 

@@ -92,7 +92,7 @@ def predictives(
     with evaluation(pair):
         batches = [
             (*(predict(peer, images, drawn, config) for peer, drawn in zip(pair.peers, weights, strict=True)), labels)
-            for images, labels in _batches(config, data, split, device)
+            for images, labels in shared_batches(config, data, split, device)
         ]
     *parts, shares = zip(*batches, strict=True)
     peers = [
@@ -123,7 +123,8 @@ def feature_kl(
     one yardstick for every trial and epoch: Eq. (14) on the last block's features, averaged over space and centered;
     symmetric, per image, diagonal left out; over YARDSTICK_BATCHES batches.
     Evaluation mode, one weight sample per peer; averaged over ranks. Batches hold batch_size / world size images, as in
-    training, because the divergence depends on that number.
+    training, because the divergence depends on that number; `_full_batches` says what is taken where there are none. Of a
+    split of one image it is no number.
     """
     measure = pair.feature_divergences if own else _yardstick
     most = config.scale_batches if own else YARDSTICK_BATCHES
@@ -134,11 +135,13 @@ def feature_kl(
     ]
     values = []
     with evaluation(pair):
-        for images, _ in _batches(config, data, split, device, most):
+        for images in _full_batches(config, data, split, device, most):
             with precision(config, device):
                 features = [peer(images, weights=sample)[1] for peer, sample in zip(pair.peers, samples, strict=True)]
             values.append(torch.stack(measure(features)).mean())
-    return distributed.mean_over_ranks(torch.stack(values).mean())
+    own_level = torch.stack(values).mean() if values else torch.zeros((), device=device)
+    measured = torch.full_like(own_level, bool(values))
+    return distributed.mean_over_ranks(own_level) / distributed.mean_over_ranks(measured)
 
 
 def _yardstick(features: Sequence[Features]) -> list[Tensor]:
@@ -151,9 +154,10 @@ def _yardstick(features: Sequence[Features]) -> list[Tensor]:
         return [losses.feature_kl(first, second, **named) for first, second in combinations(distributions, 2)]
 
 
-def _batches(
+def shared_batches(
     config: TrialConfig, data: ImageData, split: str, device: torch.device, most: int | None = None
 ) -> Iterator[tuple[Tensor, Labels]]:
+    """Yield a rank's share of a split in batches of batch_size / world size images, to be predicted. most: so many batches."""
     size = max(2, config.batch_size // distributed.size())
     for images, labels in eval_batches(
         data, split, batch_size=size, rank=distributed.rank(), world=distributed.size(), device=device, most=most
@@ -161,17 +165,42 @@ def _batches(
         yield images.contiguous(memory_format=layout(config)), labels
 
 
+def _full_batches(config: TrialConfig, data: ImageData, split: str, device: torch.device, most: int) -> Iterator[Tensor]:
+    """Yield the first full batches of this rank's share of a split, since the feature KL depends on a batch's size.
+
+    A share that fills none is a batch of its own, and of fewer than two images none. Where all shares are that small, every
+    rank takes the whole split.
+    """
+    world, count = distributed.size(), len(data.splits[split])
+    alone = -(-count // world) < 2
+    size = count if alone else max(2, config.batch_size // world)
+    rank, world = (0, 1) if alone else (distributed.rank(), world)
+    given = eval_batches(data, split, batch_size=size, rank=rank, world=world, device=device, most=most)
+    for place, (images, _) in enumerate(given):
+        if len(images) == size or (place == 0 and len(images) > 1):
+            yield images.contiguous(memory_format=layout(config))
+
+
 @torch.no_grad()
-def diversity(pair: MutualPair) -> dict[str, object]:
+def diversity(pair: MutualPair, aligned: bool = False) -> dict[str, object]:
     """Measure how far apart the posteriors are: W2 per weight, cosine of the means by layer, norms of the means, mean sigmas.
 
-    w2_per_weight is the squared 2-Wasserstein distance divided by the number of weights; it can grow by the norms alone,
-    so the norms and the cosines stand beside it. Both are means over pairs of peers; a single peer has neither.
+    w2_per_weight is the squared 2-Wasserstein distance divided by the number of weights, w2_share_means and w2_share_sigmas
+    what comes from either; it can grow by the norms alone, so the norms and the cosines stand beside it, and w2_by_layer, the
+    distance of weights over their layer's norm. w2_aligned: per weight, after the alignment of channels; None before.
+    All are means over pairs of peers; a single peer has none.
     """
     found: dict[str, object] = {}
     if len(pair.peers) > 1:
-        found["w2_per_weight"] = float(pair.distance("w2") / pair.peers[0].mean.numel())
-        cosines = [first.cosine_by_layer(second) for first, second in combinations(pair.peers, 2)]
+        pairs, count = list(combinations(pair.peers, 2)), pair.peers[0].mean.numel()
+        distance = pair.distance("w2")
+        found["w2_per_weight"] = float(distance / count)
+        sigmas = statistics.fmean(float((first.sigma - second.sigma).square().sum()) for first, second in pairs)
+        share = sigmas / float(distance) if distance > 0 else None
+        found |= {"w2_share_means": None if share is None else 1 - share, "w2_share_sigmas": share}
+        found["w2_by_layer"] = float(pair.distance("w2", "layer"))
+        found["w2_aligned"] = float(pair.distance("w2", aligned=True) / count) if aligned else None
+        cosines = [first.cosine_by_layer(second) for first, second in pairs]
         found["cosine"] = {name: statistics.fmean(float(by_layer[name]) for by_layer in cosines) for name in cosines[0]}
     found |= {f"norm_{number}": float(peer.mean.norm()) for number, peer in enumerate(pair.peers, 1)}
     return found | {f"sigma_{number}": float(peer.sigma.mean()) for number, peer in enumerate(pair.peers, 1)}

@@ -1,7 +1,7 @@
 """Every term of the objective as a pure function of tensors. Which terms are added with which weight: `pair`."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,9 @@ Scalar = float | Tensor
 
 #: Keeps logarithms and square roots finite at zero; far below every distance between networks.
 TINY = 1e-12
+
+#: Smallest norm of a layer's means that divides them: of a layer that starts at zero, sigmas are of this size.
+SMALLEST_NORM = 1e-3
 
 FEATURE_DIRECTIONS = ("forward", "reverse", "symmetric")
 FEATURE_REDUCTIONS = ("batchmean", "mean", "sum")
@@ -62,6 +65,28 @@ class _GaussianKL(torch.autograd.Function):
         mean, sigma = context.saved_tensors
         scale = gradients[0] / context.prior_std**2
         return mean * scale, torch.addcmul(sigma * scale, sigma.reciprocal(), gradients[0], value=-1), None
+
+
+def as_they_are(mean: Weights, sigma: Weights, sizes: Sequence[int]) -> tuple[Weights, Weights]:
+    """Return means and sigmas as they are."""
+    return mean, sigma
+
+
+def by_layer(mean: Weights, sigma: Weights, sizes: Sequence[int]) -> tuple[Weights, Weights]:
+    r"""Divide each layer's means and sigmas by the norm of its means, so that no distance can grow by norms alone.
+
+    .. math:: (\mu_l, \sigma_l) / \|\mu_l\|
+
+    chosen: the paper is silent (`param_weights`). With batch norm a convolution's weights are free of scale. The gradient
+    flows through the norm, which is at least SMALLEST_NORM. sizes: of the layers, in weights. Shapes: mean, sigma [weights];
+    results the same.
+    """
+    shares = [
+        part.norm().clamp_min(SMALLEST_NORM).reciprocal().expand(size)
+        for part, size in zip(mean.split(sizes), sizes, strict=True)
+    ]
+    scale = torch.cat(shares)
+    return mean * scale, sigma * scale
 
 
 def squared_w2(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: Weights) -> Float[Tensor, ""]:
@@ -195,7 +220,8 @@ def transform_scale(normalization: str, value: Float[Tensor, ""], count: int) ->
     """Return what divides a distance before its transform.
 
     chosen: the paper is silent (`param_normalization`, `feature_normalization`). sum: 1; mean: ``count``, the number of
-    weights (1 for the feature KL, a mean already); switch: the distance's value when the diversity terms start, detached.
+    weights, or of a layer's where the distance is a mean over layers (1 for the feature KL, a mean already); switch: the
+    distance's value when the diversity terms start, detached.
 
     Raises: ValueError for an unknown normalization.
     """
@@ -222,6 +248,17 @@ class Transform(NamedTuple):
     bounded: bool
 
 
+class Prepared(NamedTuple):
+    """What of a posterior is compared: (mean, sigma, layers' sizes) -> (mean, sigma). by_layer: whether distances of it are
+    means over layers."""
+
+    function: Callable[[Tensor, Tensor, Sequence[int]], tuple[Tensor, Tensor]]
+    by_layer: bool
+
+
+#: What of posteriors a distance compares.
+PARAM_WEIGHTS = {"raw": Prepared(as_they_are, by_layer=False), "layer": Prepared(by_layer, by_layer=True)}
+
 #: How far apart two posteriors are.
 PARAM_DISTANCES = {
     "w2": Distance(squared_w2, symmetric=True),
@@ -241,6 +278,7 @@ TRANSFORMS = {
 #: What each name in an objective may be.
 CHOICES: dict[str, Collection[str]] = {
     "param_distance": PARAM_DISTANCES,
+    "param_weights": PARAM_WEIGHTS,
     "param_transform": TRANSFORMS,
     "param_normalization": NORMALIZATIONS,
     "feature_direction": FEATURE_DIRECTIONS,

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mldiv.method.alignment import ChannelGroup, Channels, inner_group, read, written
+
 Images = Float[Tensor, "batch channels height width"]
 BlockFeatures = Float[Tensor, "batch features rows columns"]
 Output = tuple[Float[Tensor, "batch classes"], tuple[Tensor, ...]]
@@ -64,6 +66,34 @@ class CifarResNet(nn.Module):
         second = self.layer2(first)
         third = self.layer3(second)
         return self.linear(third.mean((2, 3))), (first, second, third)
+
+    def channel_groups(self) -> list[ChannelGroup]:
+        """Group the channels that may change places: those inside each block, and those of the stream that a stage adds to it.
+
+        A shortcut pads the stream with zeros on both sides, so a channel keeps its neighbours of the stage before.
+        """
+        stages = [[f"layer{stage}.{block}" for block in range(len(self.layer1))] for stage in (1, 2, 3)]
+        groups = [inner_group(self, block) for stage in stages for block in stage]
+        added: list[list[int]] = []
+        streams = []
+        for width in self.feature_channels:
+            before = (width - sum(map(len, added))) // 2
+            added = [[before + place for place in places] for places in added]
+            added.append([place for place in range(width) if not any(place in places for places in added)])
+            streams.append(added)
+        return groups + [self._stream_group(stages, streams, stage) for stage in range(3) if streams[-1][stage]]
+
+    def _stream_group(self, stages: list[list[str]], streams: list[list[list[int]]], born: int) -> ChannelGroup:
+        """Group the stream's channels that a stage added, counted from 0. streams: by stage, where the channels of each lie."""
+        entries: list[Channels] = []
+        for stage in range(born, 3):
+            writers = [f"{block}.{layer}" for block in stages[stage] for layer in ("conv2", "bn2", "activation2")]
+            readers = [f"{block}.conv1" for block in stages[stage][stage > 0 :]]
+            writers += ["conv1", "bn1", "activation1"] if stage == 0 else []
+            readers += [f"{stages[stage + 1][0]}.conv1"] if stage < 2 else ["linear"]
+            entries += written(self, writers, streams[stage][born], self.feature_channels[stage])
+            entries += read(readers, streams[stage][born])
+        return ChannelGroup(tuple(entries), Channels(f"layer{born + 1}", 1, tuple(streams[born][born])))
 
 
 def _kaiming(module: nn.Module) -> None:
@@ -124,7 +154,8 @@ def build(
 
 
 #: Constructors (classes, channels, width, image_size). The module returns (logits, block features [batch,
-#: channels, height, width] or [batch, channels, tokens]) and names the features' channels in ``feature_channels``.
+#: channels, height, width] or [batch, channels, tokens]) and names the features' channels in ``feature_channels``; its method
+#: ``channel_groups`` says which channels may change places (`alignment`).
 MODELS: dict[str, Callable[[int, int, float, int], nn.Module]] = {
     "resnet8": _cifar(1),
     "resnet20": _cifar(3),

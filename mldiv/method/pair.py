@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 from typing import NamedTuple, cast
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from mldiv.method import losses
+from mldiv.method.alignment import ALIGNMENTS, Permutation, channel_groups, flat_order
 from mldiv.method.fusion import FUSION_TRAINING, Features, PeerFusion, shared
 from mldiv.method.kernels import cosine
 from mldiv.method.posterior import GaussianPosterior
@@ -28,6 +29,9 @@ Terms = dict[str, list[Tensor]]
 
 #: Similarities [n, m] of two batches of fused vectors, [n, dim] and [m, dim].
 Kernel = Callable[[Tensor, Tensor], Tensor]
+
+#: What the other modules' names in an objective may be, beside `losses.CHOICES`.
+CHOICES: dict[str, Collection[str]] = {"fusion_training": FUSION_TRAINING, "param_alignment": ALIGNMENTS}
 
 
 def term_names(peers: int) -> tuple[str, ...]:
@@ -50,8 +54,8 @@ class Objective:
     """The numbers and names that make the loss of `MutualPair`: weights [stated] for the diversity terms, the rest [chosen].
 
     train_images: N, by which the KL to the prior is divided; kl_weight: 1 is the true ELBO, less a cold posterior. Names are
-    keys of `losses.PARAM_DISTANCES` and TRANSFORMS, entries of NORMALIZATIONS, FEATURE_DIRECTIONS and FEATURE_REDUCTIONS, and
-    keys of `fusion.FUSION_TRAINING`.
+    keys of `losses.PARAM_DISTANCES`, PARAM_WEIGHTS and TRANSFORMS, entries of NORMALIZATIONS, FEATURE_DIRECTIONS and
+    FEATURE_REDUCTIONS, of `alignment.ALIGNMENTS`, and keys of `fusion.FUSION_TRAINING`.
 
     Raises: ValueError for a name that is none of these.
     """
@@ -64,6 +68,8 @@ class Objective:
     mutual_weight: losses.Scalar = 1.0
     prior_std: float = 1.0
     param_distance: str = "w2"
+    param_weights: str = "raw"
+    param_alignment: str = "none"
     param_transform: str = "exp"
     param_normalization: str = "switch"
     feature_direction: str = "symmetric"
@@ -75,7 +81,7 @@ class Objective:
     include_diagonal: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in (losses.CHOICES | {"fusion_training": FUSION_TRAINING}).items():
+        for name, known in (losses.CHOICES | CHOICES).items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} = {value!r}: expected one of {', '.join(known)}")
 
@@ -105,7 +111,8 @@ class MutualPair(nn.Module):
     alpha -> weights.alpha; beta -> weights.beta; T -> weights.temperature; lambda -> weights.mutual_weight [chosen: 1];
     w -> weights.kl_weight; N -> train_images; D -> param_distance; F -> feature_kl; t -> param_transform, feature_transform.
 
-    Raises: ValueError for networks that cannot be peers, or without a fusion whose channels are not named.
+    Raises: ValueError for networks that cannot be peers, that are to be aligned and declare no channels, or without a fusion
+    whose channels are not named.
     References: Zhang et al., Deep Mutual Learning (CVPR 2018), section 3.3.
     """
 
@@ -132,6 +139,9 @@ class MutualPair(nn.Module):
         self.objective, self.weights, self.kernel = objective, objective.weights, kernel
         for name in ("param_scale", "feature_scale", "param_strength", "feature_strength"):
             self.register_buffer(name, torch.ones(()))
+        self.channel_groups = [] if objective.param_alignment == "none" else channel_groups(networks[0])
+        for name in self._order_names():
+            self.register_buffer(name, torch.arange(self.peers[0].mean.numel()))
 
     def forward(
         self,
@@ -211,19 +221,34 @@ class MutualPair(nn.Module):
 
     def param_terms(self, sigmas: Sequence[Tensor]) -> Terms:
         """Compute the distance of the posteriors, and what is minimised so that it grows."""
-        distance = losses.PARAM_DISTANCES[self.objective.param_distance]
         transform = losses.TRANSFORMS[self.objective.param_transform].function
-        posteriors = [(peer.mean, sigma) for peer, sigma in zip(self.peers, sigmas, strict=True)]
-        if distance.symmetric:  # both peers' gradient is one: once does for both
-            distances = [distance.function(*first, *second) for first, second in combinations(posteriors, 2)]
-            diversities = [transform(value / self.param_scale) for value in distances]
+        distances = self._distances(self.objective.param_distance, self.objective.param_weights, sigmas)
+        diversities = [transform(value / self.param_scale) for value in distances]
+        if losses.PARAM_DISTANCES[self.objective.param_distance].symmetric:  # both peers' gradient is one: once does for both
             diversities = [value + value.detach() for value in diversities]
+        return {"param_distance": [self._mean(distances)], "param_diversity": [self._over_others(diversities)]}
+
+    def _distances(self, kind: str, weights: str, sigmas: Sequence[Tensor], aligned: bool = True) -> list[Tensor]:
+        """Every two peers' distance: once where it is symmetric, otherwise as each of them sees it, with the other fixed."""
+        sizes = self.peers[0].sizes
+        prepared, distance = losses.PARAM_WEIGHTS[weights], losses.PARAM_DISTANCES[kind]
+        posteriors = [prepared.function(peer.mean, sigma, sizes) for peer, sigma in zip(self.peers, sigmas, strict=True)]
+        if aligned:
+            for place, name in enumerate(self._order_names(), 1):
+                (mean, sigma), order = posteriors[place], getattr(self, name)
+                posteriors[place] = mean.index_select(0, order), sigma.index_select(0, order)
+        if distance.symmetric:
+            found = [distance.function(*first, *second) for first, second in combinations(posteriors, 2)]
         else:
             fixed = [(mean.detach(), sigma.detach()) for mean, sigma in posteriors]
             places = permutations(range(len(posteriors)), 2)
-            distances = [distance.function(*posteriors[own], *fixed[other]) for own, other in places]
-            diversities = [transform(value / self.param_scale) for value in distances]
-        return {"param_distance": [self._mean(distances)], "param_diversity": [self._over_others(diversities)]}
+            found = [distance.function(*posteriors[own], *fixed[other]) for own, other in places]
+        return [value / len(sizes) for value in found] if prepared.by_layer else found
+
+    def _order_names(self) -> list[str]:
+        """Name the buffers that put the second and further peers' weights into the first's order; none without alignment."""
+        numbers = range(2, len(self.peers) + 1) if self.objective.param_alignment != "none" else ()
+        return [f"order_{number}" for number in numbers]
 
     def feature_terms(self, features: Sequence[Features]) -> Terms:
         """Compute the KL between the peers' feature similarities, and what is minimised so that it grows."""
@@ -282,9 +307,21 @@ class MutualPair(nn.Module):
             mine.initial_sigma, mine.sigma_mode = theirs.initial_sigma, theirs.sigma_mode
         self.zero_grad()
 
-    def distance(self, kind: str = "w2") -> Float[Tensor, ""]:
-        """Return the distance of the posteriors, a key of PARAM_DISTANCES, summed over weights; mean over pairs of peers."""
-        return self._mean([first.distance(second, kind) for first, second in combinations(self.peers, 2)])
+    def distance(self, kind: str = "w2", weights: str = "raw", *, aligned: bool = False) -> Float[Tensor, ""]:
+        """Return the distance of the posteriors, mean over pairs of peers, both ways round where that is not the same.
+
+        kind, weights: keys of PARAM_DISTANCES and PARAM_WEIGHTS; aligned: in the order of channels that `align` has fixed.
+        """
+        return self._mean(self._distances(kind, weights, [peer.sigma for peer in self.peers], aligned))
+
+    @torch.no_grad()
+    def align(self, found: Sequence[Sequence[Permutation]]) -> None:
+        """Fix which channels of the further peers are compared with which of the first peer's, from the switch on.
+
+        found: a permutation for each of ``channel_groups``, of each further peer.
+        """
+        for name, peer, own in zip(self._order_names(), self.peers[1:], found, strict=True):
+            getattr(self, name).copy_(flat_order(peer, self.channel_groups, own))
 
     @torch.no_grad()
     def feature_kl(self, inputs: Shaped[Tensor, "batch *shape"]) -> Float[Tensor, ""]:
@@ -308,8 +345,10 @@ class MutualPair(nn.Module):
         feature_kl: its value now, as the term measures it. Returns both distances' values now, raw.
         """
         objective = self.objective
-        value = self.distance(objective.param_distance)
-        count = self.peers[0].mean.numel()
+        value = self.distance(objective.param_distance, objective.param_weights, aligned=True)
+        count = self.peers[0].mean.numel() // (
+            len(self.peers[0].sizes) if losses.PARAM_WEIGHTS[objective.param_weights].by_layer else 1
+        )
         self.param_scale.copy_(losses.transform_scale(objective.param_normalization, value, count))
         self.feature_scale.copy_(losses.transform_scale(objective.feature_normalization, feature_kl, 1))
         return {"param_distance": float(value), "feature_kl": float(feature_kl)}

@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
-
-from mldiv.method import losses
 
 #: Smallest root mean square of a layer's weights that a relative start value of sigma multiplies (zero-initialised layers).
 SMALLEST_RMS = 1e-3
@@ -71,16 +69,12 @@ class GaussianPosterior(nn.Module):
         flat = self.sample() if weights is None else weights
         return functional_call(self.module, self.views(flat), args, kwargs)
 
-    def views(self, flat: Float[Tensor, " weights"]) -> dict[str, Tensor]:
+    def views(self, flat: Shaped[Tensor, " weights"]) -> dict[str, Tensor]:
         """View the flat vector as weights by name, in the layers' shapes: views, nothing is copied."""
         parts = flat.split(self.sizes)
         return {
             name: part.view(shape) for names, shape, part in zip(self.names, self.shapes, parts, strict=True) for name in names
         }
-
-    def distance(self, peer: "GaussianPosterior", kind: str = "w2") -> Float[Tensor, ""]:
-        """Compute the distance to another posterior of the same architecture, summed over weights: `losses.PARAM_DISTANCES`."""
-        return losses.PARAM_DISTANCES[kind].function(self.mean, self.sigma, peer.mean, peer.sigma)
 
     def cosine_by_layer(self, peer: "GaussianPosterior") -> dict[str, Float[Tensor, ""]]:
         """Compute the cosine of the angle between both posteriors' means, layer by layer."""

@@ -8,6 +8,8 @@ from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.vision_transformer import VisionTransformer
 
+from mldiv.method.alignment import ChannelGroup, Channels, inner_group, read, written
+
 #: Largest side of an image for which ResNet-18 keeps every pixel to its first stage; larger ones are halved twice first.
 SMALL_IMAGE_PIXELS = 64
 
@@ -46,6 +48,20 @@ class ResNet18(ResNet):
             x = stage(x)
             features.append(x)
         return self.fc(x.mean((2, 3))), tuple(features)
+
+    def channel_groups(self) -> list[ChannelGroup]:
+        """Group the channels that may change places: those inside each block, and each stage's stream."""
+        blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
+        return [inner_group(self, block) for block in blocks] + [self._stream_group(stage) for stage in (1, 2, 3, 4)]
+
+    def _stream_group(self, stage: int) -> ChannelGroup:
+        places = range(self.feature_channels[stage - 1])
+        start = ["conv1", "bn1"] if stage == 1 else [f"layer{stage}.0.downsample.{part}" for part in (0, 1)]
+        writers = start + [f"layer{stage}.{block}.{layer}" for block in (0, 1) for layer in ("conv2", "bn2")]
+        readers = [f"layer{stage}.{block}.conv1" for block in (0, 1) if stage == 1 or block]
+        readers += ["fc"] if stage == 4 else [f"layer{stage + 1}.0.{layer}" for layer in ("conv1", "downsample.0")]
+        entries = written(self, writers, places, len(places)) + read(readers, places)
+        return ChannelGroup(tuple(entries), Channels(f"layer{stage}", 1, tuple(places)))
 
 
 class SmallViT(VisionTransformer):
@@ -90,6 +106,28 @@ class SmallViT(VisionTransformer):
             features.append(x[:, 1:].transpose(1, 2))
         features[-1] = x[:, :1].transpose(1, 2)
         return self.heads(self.encoder.ln(x)[:, 0]), tuple(features)
+
+    def channel_groups(self) -> list[ChannelGroup]:
+        """Group the channels that may change places: hidden units of each layer's perceptron, and the tokens' channels.
+
+        Those inside an attention head, where any rotation would do, keep theirs.
+        """
+        layers = [f"encoder.layers.encoder_layer_{layer}" for layer in range(DEPTH)]
+        return [self._hidden_group(f"{layer}.mlp") for layer in layers] + [self._token_group(layers)]
+
+    def _hidden_group(self, perceptron: str) -> ChannelGroup:
+        places = range(MLP_RATIO * self.hidden_dim)
+        entries = written(self, [f"{perceptron}.0"], places, len(places)) + read([f"{perceptron}.3"], places)
+        return ChannelGroup(tuple(entries), Channels(f"{perceptron}.1", -1, tuple(places)))
+
+    def _token_group(self, layers: list[str]) -> ChannelGroup:
+        places = tuple(range(self.hidden_dim))
+        writers = [f"{layer}.{part}" for layer in layers for part in ("ln_1", "self_attention.out_proj", "ln_2", "mlp.3")]
+        entries = written(self, ["conv_proj", *writers, "encoder.ln"], places, len(places))
+        entries += read([*(f"{layer}.mlp.0" for layer in layers), "heads.head"], places)
+        entries += [Channels(f"{layer}.self_attention.in_proj_weight", 1, places) for layer in layers]
+        entries += [Channels(name, 2, places) for name in ("class_token", "encoder.pos_embedding")]
+        return ChannelGroup(tuple(entries), Channels("encoder.ln", -1, places))
 
 
 def attend(attention: nn.MultiheadAttention, x: Tokens) -> Tokens:

@@ -19,6 +19,7 @@ from mldiv import distributed, records
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.evaluation import predictive
+from mldiv.evaluation.alignment import align
 from mldiv.evaluation.gradients import Trace, measure
 from mldiv.evaluation.metrics import scores
 from mldiv.method.gradients import strengths
@@ -195,10 +196,11 @@ def _close(trial: Trial) -> None:
 
 
 def _switch(trial: Trial) -> None:
-    """Fix the scales of the diversity terms, and their strengths; note these and where both distances stand."""
+    """Fix the order of channels, the diversity terms' scales and strengths; note these and where both distances stand."""
     config, pair = trial.config, trial.pair
     if config.fusion_training == "switch" and config.fusion != "frozen":
         train_fusion(config, pair, trial.data, trial.device)
+    align(config, pair, trial.data, trial.device)
     level = predictive.feature_kl(config, pair, trial.data, "train", epoch=trial.epoch, device=trial.device, own=True)
     trial.record.switch = pair.set_scales(level)
     if config.weighting == "gradient":
@@ -238,7 +240,7 @@ def _line(trial: Trial, epoch: int, diverse: bool, terms: Tensor) -> Line:
     )
     check_finite(members, f"epoch {epoch}, validation")
     validation = {member: scores(prediction, labels, predictive.EPOCH_METRICS) for member, prediction in members.items()}
-    diversity = predictive.diversity(pair)
+    diversity = predictive.diversity(pair, diverse and config.param_alignment != "none")
     if len(pair.peers) > 1:
         diversity["feature_kl"] = float(predictive.feature_kl(config, pair, data, "validation", epoch=epoch, device=device))
         diversity["disagreement"] = predictive.disagreement(members)

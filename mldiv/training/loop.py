@@ -117,10 +117,16 @@ def epoch_batches(
 def steps_per_epoch(config: TrialConfig, data: ImageData) -> int:
     """Count the full global batches in the training set.
 
-    Raises: ConfigError when there is none, or when the ranks cannot share a batch evenly.
+    Raises: ConfigError when there is none, or when the ranks cannot share a batch evenly, at least two images each where the
+    diversity terms act.
     """
     if config.batch_size % distributed.size():
         raise ConfigError(f"batch_size = {config.batch_size} cannot be shared evenly by {distributed.size()} workers")
+    if config.diverse and config.batch_size // distributed.size() < 2:
+        raise ConfigError(
+            f"batch_size = {config.batch_size} leaves each of {distributed.size()} workers one image, and the feature term "
+            "compares those of a batch: take fewer workers, or a larger batch"
+        )
     steps = len(data.train.labels) // config.batch_size
     if steps == 0:
         raise ConfigError(f"batch_size = {config.batch_size} exceeds the {len(data.train.labels)} training images")

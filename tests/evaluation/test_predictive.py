@@ -1,5 +1,8 @@
 """The Monte Carlo predictive, against the samples taken one by one."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 
@@ -67,6 +70,28 @@ def test_how_different_three_peers_are_is_the_mean_over_pairs(tiny):
     assert [found[f"norm_{number}"] for number in (1, 2, 3)] == pytest.approx([float(mean.norm()) for mean in means], rel=1e-5)
 
 
+def test_where_the_distance_comes_from_is_said(tiny):
+    """What the sigmas and what the means make of it; by layer, of weights over their norms; aligned, if that is so."""
+    pair = make_pair(tiny.replace(sigma_mode="absolute"), SHAPES)
+    with torch.no_grad():
+        pair.peers[0].rho.add_(3)
+    found = predictive.diversity(pair)
+    (m, n), (s, r) = ([getattr(peer, name).detach().double() for peer in pair.peers] for name in ("mean", "sigma"))
+    means, sigmas = (m - n).square().sum(), (s - r).square().sum()
+    assert 0.05 < found["w2_share_sigmas"] == pytest.approx(float(sigmas / (means + sigmas)), rel=1e-5)
+    assert found["w2_share_means"] == pytest.approx(float(means / (means + sigmas)), rel=1e-5)
+    layers = [each.split(pair.peers[0].sizes) for each in (m, s, n, r)]
+    parts = [
+        (a / a.norm() - c / c.norm()).square().sum() + (b / a.norm() - d / c.norm()).square().sum()
+        for a, b, c, d in zip(*layers, strict=True)
+    ]
+    assert found["w2_by_layer"] == pytest.approx(float(sum(parts)) / len(parts), rel=1e-5)
+    assert found["w2_aligned"] is None
+    pair.peers[0].load_state_dict(pair.peers[1].state_dict())
+    same = predictive.diversity(pair, aligned=True)
+    assert same["w2_aligned"] == same["w2_by_layer"] == 0 and same["w2_share_means"] is same["w2_share_sigmas"] is None
+
+
 def test_three_peers_disagreement_is_the_mean_over_pairs():
     said = torch.eye(3)[torch.tensor([[0, 1, 2, 0], [0, 1, 2, 1], [1, 1, 0, 1]])]  # pairs differ on 1, 3 and 2 images of 4
     members = {
@@ -74,6 +99,48 @@ def test_three_peers_disagreement_is_the_mean_over_pairs():
     }
     members["pair"] = together(*members.values())
     assert predictive.disagreement(members) == pytest.approx((1 / 4 + 3 / 4 + 2 / 4) / 3)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(
+    ("images", "batch", "world", "taken"),
+    [
+        (33, 32, 1, [[32]]),  # the last one alone is no batch
+        (40, 16, 1, [[16, 16]]),
+        (20, 32, 1, [[20]]),  # none is full
+        (60, 32, 2, [[16], [16]]),
+        (31, 32, 2, [[16], [15]]),
+        (61, 32, 3, [[10, 10], [10, 10], [10]]),
+        (13, 12, 4, [[3], [3], [3], []]),  # shares of 4, 4, 4 and 1
+        (10, 16, 8, [[2], [2], [2], [2], [2], [], [], []]),
+        (12, 32, 16, [[12]] * 16),  # no share has two
+    ],
+)
+def test_the_feature_kl_is_that_of_full_batches(tiny, tiny_data, monkeypatch, own, images, batch, world, taken):
+    """Of every rank: one with fewer than two images has none, and the others' mean is the value."""
+    data = dataclasses.replace(tiny_data, train=tiny_data.train.take(np.arange(images)))
+    config = tiny.replace(batch_size=batch, train_size=None)
+    pair, levels = make_pair(config, SHAPES), []
+    measure = pair.feature_divergences if own else predictive._yardstick
+
+    def counted(features):
+        sizes.append(len(features[0][0]))
+        return measure(features)
+
+    monkeypatch.setattr(pair, "feature_divergences", counted)
+    monkeypatch.setattr(predictive, "_yardstick", counted)
+    monkeypatch.setattr(predictive.distributed, "size", lambda: world)
+    sums = []
+    monkeypatch.setattr(predictive.distributed, "mean_over_ranks", lambda value: sums.append(value) or value)
+    for rank in range(world):
+        sizes = []
+        monkeypatch.setattr(predictive.distributed, "rank", lambda rank=rank: rank)
+        level = predictive.feature_kl(config, pair, data, "train", epoch=0, device=torch.device("cpu"), own=own)
+        assert sizes == taken[rank]
+        levels += [level] if sizes else []
+    assert all(level.isfinite() and (level > 0 or world == 8) for level in levels)  # of two images it is 0
+    assert [float(weight) for weight in sums[1::2]] == [float(bool(sizes)) for sizes in taken]
+    assert all(value == 0 for value, weight in zip(sums[::2], sums[1::2], strict=True) if weight == 0)
 
 
 def test_the_yardstick_is_the_same_whatever_the_trials_own_kernel(tiny, tiny_data):

@@ -6,6 +6,7 @@ import torch
 from mldiv.config import INITIALIZATIONS, ConfigError, TrialConfig
 from mldiv.datasets.splits import Shapes
 from mldiv.method import losses
+from mldiv.method.alignment import ALIGNMENTS
 from mldiv.method.fusion import FUSIONS
 from mldiv.method.kernels import KERNELS
 from mldiv.method.losses import (
@@ -13,6 +14,7 @@ from mldiv.method.losses import (
     FEATURE_REDUCTIONS,
     NORMALIZATIONS,
     PARAM_DISTANCES,
+    PARAM_WEIGHTS,
     TRANSFORMS,
 )
 from mldiv.method.pair import Weights, term_names
@@ -44,6 +46,10 @@ def combinations():
     changes += [
         {"param_distance": d, "param_transform": t, "param_normalization": n}
         for d, t, n in itertools.product(PARAM_DISTANCES, TRANSFORMS, NORMALIZATIONS)
+    ]
+    changes += [
+        {"param_distance": d, "param_weights": w, "param_alignment": a}
+        for d, w, a in itertools.product(PARAM_DISTANCES, PARAM_WEIGHTS, ALIGNMENTS)
     ]
     changes += [
         {"feature_transform": t, "feature_normalization": n, "feature_direction": d, "feature_reduction": r}
@@ -147,3 +153,28 @@ def test_scales_at_the_switch(tiny, normalization):
     }[normalization]
     assert pair.param_scale.item() == param
     assert pair.feature_scale.item() == feature
+
+
+@pytest.mark.parametrize("peers", [2, 3])
+@pytest.mark.parametrize("distance", PARAM_DISTANCES)
+def test_the_scale_at_the_switch_is_the_term_there(tiny, distance, peers):
+    """So that the transform begins at 1, whichever way round a distance is taken; of "kl" both, as in the term."""
+    pair = make_pair(tiny.replace(param_distance=distance, peers=peers, sigma_mode="absolute"), SHAPES)
+    with torch.no_grad():
+        pair.peers[0].rho.add_(1)  # so that the two directions differ
+    noted = pair.set_scales(torch.tensor(0.25))
+    terms = pair.param_terms([peer.sigma for peer in pair.peers])
+    assert pair.param_scale.item() == noted["param_distance"] == terms["param_distance"][0].item()
+    both = [
+        PARAM_DISTANCES[distance].function(a.mean, a.sigma, b.mean, b.sigma).item()
+        for a, b in itertools.permutations(pair.peers, 2)
+    ]
+    assert noted["param_distance"] == pytest.approx(sum(both) / len(both), rel=1e-5)
+    assert distance != "kl" or abs(both[0] - both[peers - 1]) > 0.1 * both[0]
+
+
+def test_by_layer_the_mean_normalization_counts_a_layers_weights(tiny):
+    config = tiny.replace(param_transform="negative", param_normalization="mean", param_weights="layer")
+    pair = make_pair(config, SHAPES)
+    pair.set_scales(torch.tensor(0.25))
+    assert pair.param_scale.item() == pair.peers[0].mean.numel() // len(pair.peers[0].sizes)

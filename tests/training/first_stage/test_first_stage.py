@@ -15,6 +15,7 @@ PAIRS = [
     ({}, {"kernel": "rbf", "fusion": "per_peer"}),
     ({}, {"alpha": 0.0, "feature_direction": "reverse"}),
     ({}, {"beta": 0.0}),
+    ({}, {"param_alignment": "activations", "param_weights": "layer"}),
     ({}, {"fusion_dim": 32, "fusion_heads": 2, "fusion_lr_scale": 0.5, "test_samples": 5}),
     ({"initialization": "pretrained"}, {"kernel": "rbf", "fusion": "per_peer"}),
     ({"momentum": 0.0, "clip_norm": 0.0}, {"kernel": "rbf", "fusion": "per_peer"}),
@@ -26,6 +27,7 @@ MORE = [
     ({}, {"kernel": "polynomial", "fusion": "frozen", "alpha": 3.0}),
     ({}, {"kernel": "linear", "param_normalization": "mean", "feature_normalization": "sum"}),
     ({}, {"param_distance": "kl", "param_transform": "negative_log", "feature_transform": "softplus", "scale_batches": 1}),
+    ({"peers": 3, "initialization": "scratch"}, {"param_alignment": "weights"}),
     ({"initialization": "scratch"}, {"kernel": "rbf", "fusion": "per_peer"}),
     ({"schedule": "step", "rho_lr_scale": 0.5}, {"kernel": "rbf", "fusion": "per_peer"}),
 ]

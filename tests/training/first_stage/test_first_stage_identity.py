@@ -94,6 +94,8 @@ CHANGED = {
     "fusion_blocks": "1,3",
     "fusion_grid": 2,
     "gradient_points": 1.0,
+    "param_weights": "layer",
+    "param_alignment": "weights",
 }
 
 #: What else a setting needs in order to have an effect, or to be taken.
