@@ -67,12 +67,12 @@ class _GaussianKL(torch.autograd.Function):
         return mean * scale, torch.addcmul(sigma * scale, sigma.reciprocal(), gradients[0], value=-1), None
 
 
-def as_they_are(mean: Weights, sigma: Weights, sizes: Sequence[int]) -> tuple[Weights, Weights]:
+def as_they_are(mean: Weights, sigma: Weights, sizes: list[int]) -> tuple[Weights, Weights]:
     """Return means and sigmas as they are."""
     return mean, sigma
 
 
-def by_layer(mean: Weights, sigma: Weights, sizes: Sequence[int]) -> tuple[Weights, Weights]:
+def by_layer(mean: Weights, sigma: Weights, sizes: list[int]) -> tuple[Weights, Weights]:
     r"""Divide each layer's means and sigmas by the norm of its means, so that no distance can grow by norms alone.
 
     .. math:: (\mu_l, \sigma_l) / \|\mu_l\|
@@ -81,12 +81,40 @@ def by_layer(mean: Weights, sigma: Weights, sizes: Sequence[int]) -> tuple[Weigh
     flows through the norm, which is at least SMALLEST_NORM. sizes: of the layers, in weights. Shapes: mean, sigma [weights];
     results the same.
     """
-    shares = [
-        part.norm().clamp_min(SMALLEST_NORM).reciprocal().expand(size)
-        for part, size in zip(mean.split(sizes), sizes, strict=True)
-    ]
-    scale = torch.cat(shares)
-    return mean * scale, sigma * scale
+    prepared_mean, prepared_sigma, _ = _ByLayer.apply(mean, sigma, sizes)
+    return prepared_mean, prepared_sigma
+
+
+class _ByLayer(torch.autograd.Function):
+    """`by_layer` with its gradient written out, so that a layer costs two sums and not a dozen small operations: with
+    (y, z) = (mu, sigma) / n, dmu = (dy - y c) / n, dsigma = dz / n, c = <dy, y> + <dz, z>, which is 0 where n is its least."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(mean: Tensor, sigma: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        norms = torch.stack([part.norm() for part in mean.split(sizes)]).clamp_min(SMALLEST_NORM)
+        scale = _spread(norms.reciprocal(), sizes)
+        return mean * scale, sigma * scale, norms
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor, Tensor, list[int]], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        context.save_for_backward(*output)
+        context.mark_non_differentiable(output[2])
+        context.sizes = inputs[2]
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (mean, sigma, norms), (of_mean, of_sigma, _) = context.saved_tensors, gradients
+        along = torch.addcmul(of_mean * mean, of_sigma, sigma)
+        sums = torch.stack([part.sum() for part in along.split(context.sizes)]) * (norms > SMALLEST_NORM)
+        scale = _spread(norms.reciprocal(), context.sizes)
+        return scale * torch.addcmul(of_mean, mean, _spread(sums, context.sizes), value=-1), scale * of_sigma, None
+
+
+def _spread(values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Give each layer's weights its value."""
+    return torch.cat([value.expand(size) for value, size in zip(values.unbind(), sizes, strict=True)])
 
 
 def squared_w2(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: Weights) -> Float[Tensor, ""]:
@@ -252,7 +280,7 @@ class Prepared(NamedTuple):
     """What of a posterior is compared: (mean, sigma, layers' sizes) -> (mean, sigma). by_layer: whether distances of it are
     means over layers."""
 
-    function: Callable[[Tensor, Tensor, Sequence[int]], tuple[Tensor, Tensor]]
+    function: Callable[[Tensor, Tensor, list[int]], tuple[Tensor, Tensor]]
     by_layer: bool
 
 

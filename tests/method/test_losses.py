@@ -179,3 +179,21 @@ def test_gradient_of_the_kl_to_the_prior_against_finite_differences(prior_std):
     """It is written out by hand."""
     mean, sigma, _, _ = (value.requires_grad_() for value in gaussians())
     assert torch.autograd.gradcheck(partial(losses.gaussian_kl_to_prior, prior_std=prior_std), (mean, sigma))
+
+
+def test_by_layer_against_autograd():
+    """The written-out gradient of both vectors, through the norm; of a layer of zeros nothing flows through it."""
+    sizes = [3, 5, 2]
+    mean, sigma = (torch.randn(10, generator=torch.Generator().manual_seed(seed)).requires_grad_() for seed in (0, 1))
+    into = [torch.randn(10, generator=torch.Generator().manual_seed(seed)) for seed in (2, 3)]
+    with torch.no_grad():
+        mean[8:] = 0
+    found = torch.autograd.grad(losses.by_layer(mean, sigma, sizes), (mean, sigma), into)
+    least = torch.tensor(losses.SMALLEST_NORM, dtype=torch.float64)
+    m, s = (value.detach().double().requires_grad_() for value in (mean, sigma))
+    norms = [part.square().sum().sqrt() for part in m.split(sizes)[:2]] + [least]
+    expected = [torch.cat([part / norm for part, norm in zip(v.split(sizes), norms, strict=True)]) for v in (m, s)]
+    for value, own in zip(losses.by_layer(mean, sigma, sizes), expected, strict=True):
+        torch.testing.assert_close(value.double(), own, rtol=1e-5, atol=1e-6)
+    for value, own in zip(found, torch.autograd.grad(expected, (m, s), [v.double() for v in into]), strict=True):
+        torch.testing.assert_close(value.double(), own, rtol=1e-4, atol=1e-5)
