@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,54 +16,111 @@ BlockFeatures = Float[Tensor, "batch features rows columns"]
 Output = tuple[Float[Tensor, "batch classes"], tuple[Tensor, ...]]
 
 
+#: Below every mean square of a channel's responses that is not zero.
+SMALLEST_SQUARE = 1e-6
+
+
+class FilterResponseNorm(nn.Module):
+    r"""Divide each image's channel by its root mean square over space; scale and shift it. No image sees another one.
+
+    .. math:: y = \gamma \frac{x}{\sqrt{\nu^2 + \epsilon}} + \beta, \quad \nu^2 = \frac{1}{hw} \sum_{ij} x_{ij}^2
+
+    gamma -> weight; beta -> bias; epsilon -> SMALLEST_SQUARE, fixed. nu is computed in float32. Shapes: x, y [batch, channels,
+    height, width]. References: Singh and Krishnan, Filter Response Normalization Layer (CVPR 2020), section 3.1.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Images) -> Images:
+        """Normalise every image's every channel."""
+        squares = x.float().square().mean((2, 3), keepdim=True)
+        return torch.addcmul(self.bias, x, (squares + SMALLEST_SQUARE).rsqrt() * self.weight).to(x.dtype)
+
+
+class ThresholdedLinear(nn.Module):
+    """Cut each channel off below its own learned threshold, ``max(y, tau)``, where a ReLU does below 0, tau's start.
+
+    Shapes: [batch, channels, height, width]. References: Singh and Krishnan (CVPR 2020), section 3.2.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, y: Images) -> Images:
+        """Return the larger of both, element by element."""
+        return torch.maximum(y, self.threshold.to(y.dtype))
+
+
+class Norms(NamedTuple):
+    """What a network does after its convolutions: a normalisation, of so many channels, and an activation."""
+
+    normalize: Callable[[int], nn.Module]
+    activate: Callable[[int], nn.Module]
+
+
+#: Batch normalisation and ReLU.
+BATCH = Norms(nn.BatchNorm2d, lambda channels: nn.ReLU())
+
+#: Filter response normalisation and its thresholded linear unit: no statistics of a batch, so none of other weights' samples.
+FILTER_RESPONSE = Norms(FilterResponseNorm, ThresholdedLinear)
+
+
 class CifarBlock(nn.Module):
     """Two 3x3 convolutions around an identity shortcut; where the shape changes, subsampled and padded with zeros."""
 
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+    def __init__(self, channels_in: int, channels: int, stride: int, norms: Norms) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = norms.normalize(channels)
+        self.activation1 = norms.activate(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = norms.normalize(channels)
+        self.activation2 = norms.activate(channels)
         self.stride, self.added = stride, channels - channels_in
 
     def forward(self, x: Images) -> BlockFeatures:
         """Add both convolutions to the shortcut."""
-        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.activation1(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         if self.stride != 1 or self.added:
             x = x[:, :, :: self.stride, :: self.stride]
             x = functional.pad(x, (0, 0, 0, 0, self.added // 2, self.added - self.added // 2))
-        return functional.relu(out + x)
+        return self.activation2(out + x)
 
 
 class CifarResNet(nn.Module):
     """ResNet-(6n+2) for small images: three stages of n blocks with 16, 32 and 64 channels times ``width``.
 
-    Identity shortcuts without parameters ("option A"); names as in the public weights of that form. 269,722 parameters for
-    n = 3 and 10 classes. References: He et al. (CVPR 2016), section 4.2.
+    Identity shortcuts without parameters ("option A"); names as in the public weights of that form, where normalisations are
+    bn1 and bn2, whichever ``norms`` are taken. 269,722 parameters for n = 3, 10 classes and batch normalisation. References: He
+    et al. (CVPR 2016), section 4.2.
     """
 
-    def __init__(self, n: int, classes: int, channels: int = 3, width: float = 1.0) -> None:
+    def __init__(self, n: int, classes: int, channels: int = 3, width: float = 1.0, norms: Norms = BATCH) -> None:
         super().__init__()
         self.feature_channels = tuple(max(1, round(base * width)) for base in (16, 32, 64))
         first, second, third = self.feature_channels
         self.conv1 = nn.Conv2d(channels, first, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(first)
-        self.layer1 = self._stage(n, first, first, 1)
-        self.layer2 = self._stage(n, first, second, 2)
-        self.layer3 = self._stage(n, second, third, 2)
+        self.bn1 = norms.normalize(first)
+        self.activation1 = norms.activate(first)
+        self.layer1 = self._stage(n, first, first, 1, norms)
+        self.layer2 = self._stage(n, first, second, 2, norms)
+        self.layer3 = self._stage(n, second, third, 2, norms)
         self.linear = nn.Linear(third, classes)
         _kaiming(self)
 
     @staticmethod
-    def _stage(n: int, channels_in: int, channels: int, stride: int) -> nn.Sequential:
-        blocks = [CifarBlock(channels_in, channels, stride)]
-        return nn.Sequential(*blocks, *(CifarBlock(channels, channels, 1) for _ in range(n - 1)))
+    def _stage(n: int, channels_in: int, channels: int, stride: int, norms: Norms) -> nn.Sequential:
+        blocks = [CifarBlock(channels_in, channels, stride, norms)]
+        return nn.Sequential(*blocks, *(CifarBlock(channels, channels, 1, norms) for _ in range(n - 1)))
 
     def forward(self, x: Images) -> Output:
         """Return logits [batch, classes] and the three stages' outputs."""
-        first = self.layer1(functional.relu(self.bn1(self.conv1(x))))
+        first = self.layer1(self.activation1(self.bn1(self.conv1(x))))
         second = self.layer2(first)
         third = self.layer3(second)
         return self.linear(third.mean((2, 3))), (first, second, third)
@@ -105,9 +163,9 @@ def _kaiming(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def _cifar(n: int) -> Callable[..., nn.Module]:
+def _cifar(n: int, norms: Norms = BATCH) -> Callable[..., nn.Module]:
     def construct(classes: int, channels: int, width: float, image_size: int) -> nn.Module:
-        return CifarResNet(n, classes, channels, width)
+        return CifarResNet(n, classes, channels, width, norms)
 
     return construct
 
@@ -161,6 +219,8 @@ MODELS: dict[str, Callable[[int, int, float, int], nn.Module]] = {
     "resnet20": _cifar(3),
     "resnet32": _cifar(5),
     "resnet56": _cifar(9),
+    "resnet8_frn": _cifar(1, FILTER_RESPONSE),
+    "resnet20_frn": _cifar(3, FILTER_RESPONSE),
     "resnet18": _resnet18,
     "vit": _vit,
 }

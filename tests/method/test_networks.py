@@ -1,8 +1,11 @@
+import itertools
+import math
+
 import pytest
 import torch
 import torchvision
 
-from mldiv.method.networks import MODELS, build
+from mldiv.method.networks import MODELS, FilterResponseNorm, ThresholdedLinear, build
 
 
 @pytest.mark.parametrize(("name", "count"), [("resnet20", 269_722), ("resnet32", 464_154), ("resnet56", 853_018)])
@@ -34,6 +37,35 @@ def test_identity_shortcut_against_a_loop():
             for column in range(2):
                 expected[0, 8 + channel, row, column] = x[0, channel, 2 * row, 2 * column]
     torch.testing.assert_close(out, expected)
+
+
+def test_filter_response_normalisation_against_the_papers_formula():
+    """Element by element, in double precision: Singh and Krishnan (2020), equations 1 to 3, epsilon 1e-6."""
+    stream = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 4, 2, 5, generator=stream, dtype=torch.double) * torch.tensor([1e-4, 1.0, 30.0, 2.0]).view(1, 4, 1, 1)
+    norm, unit = FilterResponseNorm(4), ThresholdedLinear(4)
+    for value in (norm.weight, norm.bias, unit.threshold):
+        torch.nn.init.normal_(value, generator=stream)
+    found = unit(norm(x.float())).double()
+    for image, channel in itertools.product(range(3), range(4)):
+        gamma, beta, tau = (value[channel].item() for value in (norm.weight, norm.bias, unit.threshold))
+        values = x[image, channel].flatten().tolist()
+        nu = sum(value**2 for value in values) / len(values)
+        expected = [max(gamma * value / math.sqrt(nu + 1e-6) + beta, tau) for value in values]
+        assert found[image, channel].flatten().tolist() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.endswith("_frn")])
+def test_a_network_without_batch_statistics(name):
+    """An image's logits do not depend on its batch, in training either; nothing is counted while it trains."""
+    model = build(name, classes=7, channels=1, width=0.5, seed=0).train()
+    assert not list(model.buffers())
+    images = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(images)[0][:2], model(images[:2])[0], rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert {part.dtype for part in (model(images)[0], *model(images)[1])} == {torch.bfloat16}
+    model(images)[0].square().sum().backward()
+    assert all(value.grad.abs().sum() > 0 for name, value in model.named_parameters() if "threshold" not in name)
 
 
 def test_public_names_of_the_cifar_form():
