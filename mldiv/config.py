@@ -20,6 +20,7 @@ from mldiv.method.losses import (
     TRANSFORMS,
 )
 from mldiv.method.networks import MODELS
+from mldiv.method.posterior import PRIOR_MEANS, PRIOR_MODES, SIGMA_MODES
 from mldiv.records import trial_id
 from mldiv.setting import (
     ALWAYS,
@@ -45,7 +46,8 @@ STAGE_SCHEDULES = ("continue", "restart")
 OPTIMIZERS = ("sgd", "adamw")
 TEST_SPLITS = ("official", "development")
 PRECISIONS = ("float32", "bf16")
-SIGMA_MODES = ("relative", "absolute")
+POSTERIORS = ("gaussian", "deterministic")
+TEACHERS = ("none", "pretrained")
 WEIGHTINGS = ("raw", "gradient")
 
 _size = partial(setting, gt=0, le=10**9, spares=(PRETRAINING,))
@@ -105,7 +107,16 @@ class TrialConfig:
         "learn from each of the others [chosen]", ge=1, le=8, before=2,
     )  # fmt: skip
 
+    teacher: str = _peers(
+        "none", "pretrained: a network alone learns, beside the labels, from a finished one of its architecture, pretrained "
+        "for as many epochs as the trial has, so that both together cost what a pair costs", choices=TEACHERS, before="none",
+    )  # fmt: skip
+
     # Posterior.
+    posterior: str = _peers(
+        "gaussian", "gaussian [stated]; deterministic: networks without noise or prior, with weight_decay, for comparison",
+        choices=POSTERIORS, before="gaussian",
+    )  # fmt: skip
     initial_sigma: float = _peers_tensor(
         0.03,
         "standard deviation of the weights at the start, as sigma_mode says [chosen; measured, RESULTS.md]",
@@ -114,10 +125,27 @@ class TrialConfig:
     )
     sigma_mode: str = _peers(
         "relative",
-        "relative: initial_sigma times the root mean square of each layer's initial weights; absolute: as it is [chosen]",
+        "relative: initial_sigma times the root mean square of each layer's initial weights; absolute: as it is; weight: times "
+        "the size of each weight, at least a hundredth of that root mean square [chosen]",
         choices=SIGMA_MODES,
     )
-    prior_std: float = _peers(1.0, "standard deviation of the prior N(0, prior_std^2)", ge=1e-6, le=1e6)
+    prior_std: float = _peers(1.0, "standard deviation of the prior, as prior_mode says", ge=1e-6, le=1e6)
+    prior_mode: str = _peers(
+        "absolute", "absolute: prior_std as it is; relative: times the root mean square of each layer's initial weights "
+        "[chosen]", choices=PRIOR_MODES, before="absolute",
+    )  # fmt: skip
+    prior_mean: str = _peers(
+        "zero", "where the prior lies: at zero, or at the means at which a peer starts [chosen]", choices=PRIOR_MEANS,
+        before="zero",
+    )  # fmt: skip
+    mean_weight_decay: float = _peers_tensor(
+        0.0, "weight decay of the posterior's means, beside the prior or, with kl_weight 0, in its place [chosen]",
+        ge=0, le=1e6, before=0.0,
+    )  # fmt: skip
+    train_samples: int = _peers(
+        1, "weight samples per step, over which the loss is averaged: smaller noise in the gradient, at the cost of as many "
+        "steps", ge=1, le=1000, before=1,
+    )  # fmt: skip
     initialization: str = _peers_tensor(
         "scratch_pretrained",
         "peer 1 from scratch and peer 2 with the means of a pretrained deterministic network [stated]; both from scratch; both "
@@ -240,7 +268,7 @@ class TrialConfig:
         0.0, "the same for peers that start at pretrained means, if longer", ge=0, le=10**6, before=0.0
     )
     weight_decay: float = _schedule(
-        5e-4, "of the deterministic pretraining; the peers are regularised by their prior alone", ge=0, le=1e6
+        5e-4, "of the deterministic pretraining, and of peers whose posterior is deterministic", ge=0, le=1e6
     )
     rho_lr_scale: float = _peers_tensor(1.0, "factor of the learning rate of rho, from which sigma is made", gt=0, le=1e6)
     fusion_lr_scale: float = _diversity_tensor(1.0, "factor of the fusion's learning rate", ge=0, le=1e6)
@@ -262,6 +290,10 @@ class TrialConfig:
     samples_at_once: int = _peers_tensor(
         1, "weight samples computed together by vmap: a matter of speed and memory", gt=0, le=10**5
     )
+    batchnorm_batches: int = _peers_tensor(
+        0, "training batches from which batch norm's statistics are estimated anew for each weight sample of a prediction; 0: "
+        "those of training, which saw other samples", ge=0, le=10**6, before=0,
+    )  # fmt: skip
     ood: str = _diversity(
         "photographs", "images of another kind, whose uncertainty a trained pair is asked for: photographs, which come with a "
         "dependency, another data set's test images, or none", choices=OOD,
@@ -283,6 +315,11 @@ class TrialConfig:
     def diverse(self) -> bool:
         """Whether a diversity term acts in this trial at all."""
         return self.peers > 1 and (self.alpha > 0 or self.beta > 0) and self.switch_epoch < self.epochs
+
+    @property
+    def bayesian(self) -> bool:
+        """Whether the peers' weights have noise."""
+        return self.posterior != "deterministic"
 
     @property
     def first_stage(self) -> int:
@@ -352,6 +389,15 @@ def _check_together(config: TrialConfig) -> None:
         raise ConfigError(
             f"initialization = {config.initialization!r} needs a pretrained network: "
             "set pretrain_epochs to at least 1, or initialization to 'scratch'"
+        )
+    if config.teacher != "none" and config.peers > 1:
+        raise ConfigError(f"teacher = {config.teacher!r} teaches a network alone: set peers to 1")
+    if not config.bayesian and config.train_samples > 1:
+        raise ConfigError(f"train_samples = {config.train_samples}: without noise all samples are the same; leave it at 1")
+    if not config.bayesian and PARAM_DISTANCES[config.param_distance].needs_noise:
+        raise ConfigError(
+            f"param_distance = {config.param_distance!r} is infinite between networks without noise: set it to 'w2', or "
+            "posterior to 'gaussian'"
         )
     if TRANSFORMS[config.param_transform].bounded and config.param_normalization == "sum":
         raise ConfigError(

@@ -76,6 +76,9 @@ class TrialRecord:
     test_scaled: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: By member: how well its uncertainties detect its errors on test data, and images of another data set.
     uncertainty: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: How Bayesian the trial is, on validation data at its end. By member: NLL and accuracy of the mean network beside those of
+    #: the samples; of a peer the median of sigma over |mu|; of all together the mutual information within peers and between.
+    posterior: dict[str, dict[str, Any]] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     #: Both distances between the peers, raw, when stage two began.
     switch: dict[str, float] = field(default_factory=dict)

@@ -41,7 +41,7 @@ PRETRAINED_BY = words(
 SEEN_BY_NO_STEP = NUMBERS_OF_DIVERSITY | words(
     "temperature kl_weight mutual_weight initial_sigma seed split_seed initialization epochs pretrain_epochs lr momentum "
     "optimizer schedule weight_decay rho_lr_scale clip_norm validation_samples samples_at_once data_root "
-    "stage_schedule warmup_epochs pretrained_warmup_epochs gradient_points"
+    "stage_schedule warmup_epochs pretrained_warmup_epochs gradient_points mean_weight_decay batchnorm_batches"
 )
 SPARING = {
     TRIAL: {"data_root", "gradient_points"},

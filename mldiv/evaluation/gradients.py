@@ -32,9 +32,8 @@ def measure(
     found: list[Lengths] = []
     with as_it_is(pair):
         for images, labels in batches:
-            noise = [torch.randn(pair.peers[0].mean.numel(), generator=stream, device=device) for stream in streams]
             with precision(config, device):
-                terms = pair.terms(images, labels, noise, diverse)
+                terms = pair.terms(images, labels, pair.draw_noise(streams), diverse)
             scalars = pair.weighted(terms)
             if not weighted and diverse:
                 scalars |= {name: terms[name][0] for name in ("param_diversity", "feature_diversity")}

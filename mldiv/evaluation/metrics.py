@@ -39,6 +39,23 @@ def mutual_information(predictive: Predictive) -> Float[Tensor, " images"]:
     return (entropy(predictive.probabilities) - predictive.expected_entropy).clamp_min(0)
 
 
+def mutual_information_parts(*peers: Predictive) -> dict[str, float]:
+    r"""Split the mean mutual information of several networks together into what lies within and what between them, in nats.
+
+    .. math:: I = \frac{1}{K} \sum_k \left( H(\bar p_k) - \overline{H(p_k)} \right)
+              + \left( H(\bar p) - \frac{1}{K} \sum_k H(\bar p_k) \right)
+
+    derived: the first sum is the mean over networks of their own mutual information, what their weight samples disagree on;
+    the second how much the networks' predictives disagree. ``pair`` is their sum, exactly, and of `together`.
+    p_k bar -> probabilities of network k; p bar -> of all together. References: Houlsby et al., Bayesian Active Learning for
+    Classification and Preference Learning (2011), for I.
+    """
+    own = [entropy(peer.probabilities).double() for peer in peers]
+    within = torch.stack([found - peer.expected_entropy for found, peer in zip(own, peers, strict=True)]).mean()
+    between = (entropy(together(*peers).probabilities).double() - torch.stack(own).mean(0)).mean()
+    return {"mutual_information": float(within + between), "within": float(within), "between": float(between)}
+
+
 def accuracy(predictive: Predictive, labels: Int[Tensor, " images"]) -> Tensor:
     """Return the share of images whose most probable class is the label."""
     return (predictive.probabilities.argmax(-1) == labels).double().mean()

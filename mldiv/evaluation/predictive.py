@@ -12,7 +12,8 @@ from torch.func import vmap
 from mldiv import distributed
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData, eval_batches
-from mldiv.evaluation import metrics
+from mldiv.evaluation import batchnorm, metrics
+from mldiv.evaluation.batchnorm import Statistics
 from mldiv.evaluation.metrics import Predictive
 from mldiv.method import kernels, losses
 from mldiv.method.fusion import Features, pool
@@ -41,8 +42,12 @@ def layout(config: TrialConfig) -> torch.memory_format:
 
 
 @torch.no_grad()
-def predict(peer: GaussianPosterior, images: Tensor, weights: Tensor, config: TrialConfig) -> Predictive:
+def predict(
+    peer: GaussianPosterior, images: Tensor, weights: Tensor, config: TrialConfig, statistics: Sequence[Statistics] = ()
+) -> Predictive:
     """Compute the predictive of one peer for a batch, from weight samples [samples, weights]; evaluation mode.
+
+    statistics: of batch norm, for each sample (default: the peer's own).
 
     `samples_at_once` of them are computed together by torch.func.vmap, or fewer where the device's memory does not hold them;
     one at a time is the default, which is faster on a CPU (benchmarks/evaluation.md).
@@ -50,23 +55,25 @@ def predict(peer: GaussianPosterior, images: Tensor, weights: Tensor, config: Tr
     mean = torch.zeros((), device=images.device)
     expected = torch.zeros((), device=images.device)
     with precision(config, images.device):
-        for logits in _logits(peer, images, weights, config.samples_at_once):
+        for logits in _logits(peer, images, weights, config.samples_at_once, statistics or [{}] * len(weights)):
             probabilities = logits.float().softmax(-1)
             mean = mean + probabilities.sum(0)
             expected = expected + metrics.entropy(probabilities).sum(0)
     return Predictive(mean / len(weights), expected / len(weights))
 
 
-def _logits(peer: GaussianPosterior, images: Tensor, weights: Tensor, at_once: int) -> Iterator[Tensor]:
+def _logits(
+    peer: GaussianPosterior, images: Tensor, weights: Tensor, at_once: int, statistics: Sequence[Statistics]
+) -> Iterator[Tensor]:
     """Logits [samples, images, classes], some samples at a time; half as many again whenever memory runs out."""
     done = 0
     while done < len(weights):
-        part = weights[done : done + at_once]
+        part, buffers = weights[done : done + at_once], statistics[done : done + at_once]
         try:
             logits = (
-                vmap(lambda flat: peer(images, weights=flat)[0])(part)
+                vmap(lambda flat, own: peer(images, weights=flat, buffers=own)[0])(part, _stacked(buffers))
                 if at_once > 1
-                else peer(images, weights=part[0])[0][None]
+                else peer(images, weights=part[0], buffers=buffers[0])[0][None]
             )
         except torch.OutOfMemoryError:
             if at_once == 1:
@@ -77,6 +84,10 @@ def _logits(peer: GaussianPosterior, images: Tensor, weights: Tensor, at_once: i
         done += len(part)
 
 
+def _stacked(statistics: Sequence[Statistics]) -> Statistics:
+    return {name: torch.stack([each[name] for each in statistics]) for name in statistics[0]}
+
+
 @torch.no_grad()
 def predictives(
     config: TrialConfig, pair: MutualPair, data: ImageData, split: str, *, samples: int, epoch: int, device: torch.device
@@ -84,14 +95,19 @@ def predictives(
     """Predict all images of ``split`` by each peer and by all together, the pair; also give their labels. On every rank.
 
     The weight samples come from the stream (seed, purpose, epoch), the same on every rank; images are shared out.
+
+    samples: of each peer's weights; 0: the network of its means, which is all that a peer without noise has.
     """
-    count, weights = len(data.splits[split]), []
+    count, drawn = len(data.splits[split]), []
     for number, peer in enumerate(pair.peers, 1):
         stream = generator(config.seed, f"evaluate {split} {number}", epoch, device)
-        weights.append(peer.sample(torch.randn(samples, peer.mean.numel(), generator=stream, device=device)))
+        drawn.append(_draw(peer, samples, stream))
     with evaluation(pair):
+        networks = [
+            (peer, own, _statistics(config, peer, own, data, epoch)) for peer, own in zip(pair.peers, drawn, strict=True)
+        ]
         batches = [
-            (*(predict(peer, images, drawn, config) for peer, drawn in zip(pair.peers, weights, strict=True)), labels)
+            (*(predict(peer, images, own, config, estimated) for peer, own, estimated in networks), labels)
             for images, labels in shared_batches(config, data, split, device)
         ]
     *parts, shares = zip(*batches, strict=True)
@@ -100,6 +116,23 @@ def predictives(
     ]
     members = dict(zip(members_of(len(peers)), (*peers, metrics.together(*peers)), strict=True))
     return members, distributed.gather_rows(torch.cat(shares), count)
+
+
+def _draw(peer: GaussianPosterior, samples: int, stream: torch.Generator) -> Tensor:
+    """Weight samples [samples, weights]; the means alone where there is no noise, or none is asked for."""
+    if not samples or not peer.noisy:
+        return peer.mean[None]
+    return peer.sample(torch.randn(samples, peer.mean.numel(), generator=stream, device=peer.mean.device))
+
+
+def _statistics(
+    config: TrialConfig, peer: GaussianPosterior, weights: Tensor, data: ImageData, epoch: int
+) -> Sequence[Statistics]:
+    """Batch norm's statistics for each weight sample, where they are to be estimated."""
+    if not config.batchnorm_batches:
+        return ()
+    device = weights.device
+    return batchnorm.estimate(peer, weights, batchnorm.batches(config, data, epoch, device), precision(config, device))
 
 
 @contextmanager

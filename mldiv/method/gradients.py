@@ -26,7 +26,10 @@ def gradient_lengths(pair: MutualPair, terms: Mapping[str, Tensor]) -> Lengths:
     weights = [value for values in trained.values() for value in values]
     found: Lengths = {}
     for term, value in terms.items():
-        gradients = iter(torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True))
+        none = [None] * len(weights)  # of a term that is a constant, such as the KL of a network without noise
+        gradients = iter(
+            torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True) if value.requires_grad else none
+        )
         found[term] = {name: _length([next(gradients) for _ in values], value) for name, values in trained.items()}
     return found
 

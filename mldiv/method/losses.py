@@ -33,14 +33,23 @@ def expected_nll(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " b
     return functional.cross_entropy(logits.float(), labels)
 
 
-def gaussian_kl_to_prior(mean: Weights, sigma: Weights, prior_std: float) -> Float[Tensor, ""]:
+def gaussian_kl_to_prior(
+    mean: Weights, sigma: Weights, prior_std: float, center: Weights | None = None, scale: Weights | None = None
+) -> Float[Tensor, ""]:
     r"""Compute the KL of the diagonal Gaussian posterior to the prior, in nats, summed over weights.
 
-    .. math:: \mathrm{KL}(q \| p) = \sum_i \log\frac{s}{\sigma_i} + \frac{\sigma_i^2 + \mu_i^2}{2 s^2} - \frac12
+    .. math:: \mathrm{KL}(q \| p) =
+              \sum_i \log\frac{s c_i}{\sigma_i} + \frac{\sigma_i^2 + (\mu_i - m_i)^2}{2 s^2 c_i^2} - \frac12
 
-    paper, unnumbered here. q = N(mu, diag(sigma^2)), p = N(0, s^2). Nothing is divided here: `pair` divides by the number
-    of training images. mu -> mean; sigma -> sigma; s -> prior_std. Shapes: mean, sigma [weights]; result [].
+    paper, unnumbered here. q = N(mu, diag(sigma^2)), p = N(m, diag(s^2 c^2)); stated with m = 0 and c = 1, which None stands
+    for, else chosen (`prior_mean`, `prior_mode`). The KL does not change when all is shifted by -m and divided by c: so it is
+    computed. Nothing is divided by the number of training images here, `pair` does that. mu -> mean; sigma -> sigma; s ->
+    prior_std; m -> center; c -> scale. Shapes: mean, sigma, center, scale [weights]; result [].
     """
+    if center is not None:
+        mean = mean - center
+    if scale is not None:
+        mean, sigma = mean / scale, sigma / scale
     return _GaussianKL.apply(mean, sigma, prior_std)
 
 
@@ -263,10 +272,12 @@ def transform_scale(normalization: str, value: Float[Tensor, ""], count: int) ->
 
 
 class Distance(NamedTuple):
-    """A distance of (mean, sigma, peer_mean, peer_sigma), a sum over weights. symmetric: whether it is the same either way."""
+    """A distance of (mean, sigma, peer_mean, peer_sigma), a sum over weights. symmetric: whether it is the same either way;
+    needs_noise: whether it is infinite where a sigma is 0."""
 
     function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     symmetric: bool
+    needs_noise: bool = False
 
 
 class Transform(NamedTuple):
@@ -290,8 +301,8 @@ PARAM_WEIGHTS = {"raw": Prepared(as_they_are, by_layer=False), "layer": Prepared
 #: How far apart two posteriors are.
 PARAM_DISTANCES = {
     "w2": Distance(squared_w2, symmetric=True),
-    "kl": Distance(gaussian_kl, symmetric=False),
-    "symmetric_kl": Distance(symmetric_gaussian_kl, symmetric=True),
+    "kl": Distance(gaussian_kl, symmetric=False, needs_noise=True),
+    "symmetric_kl": Distance(symmetric_gaussian_kl, symmetric=True, needs_noise=True),
 }
 
 #: What makes distances grow.

@@ -5,7 +5,7 @@ import operator
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -26,6 +26,12 @@ OF_PAIRS = ("param_distance", "feature_kl", "param_diversity", "feature_diversit
 
 #: By name: a value for every peer (OF_PEERS) or a single one (OF_PAIRS).
 Terms = dict[str, list[Tensor]]
+
+#: Of a peer: standard normal, for one weight sample or for several.
+Noise = Float[Tensor, "*samples weights"]
+
+#: A network's logits and features.
+Output = tuple[Tensor, tuple[Tensor, ...]]
 
 #: Similarities [n, m] of two batches of fused vectors, [n, dim] and [m, dim].
 Kernel = Callable[[Tensor, Tensor], Tensor]
@@ -53,8 +59,9 @@ class Weights(NamedTuple):
 class Objective:
     """The numbers and names that make the loss of `MutualPair`: weights [stated] for the diversity terms, the rest [chosen].
 
-    train_images: N, by which the KL to the prior is divided; kl_weight: 1 is the true ELBO, less a cold posterior. Names are
-    keys of `losses.PARAM_DISTANCES`, PARAM_WEIGHTS and TRANSFORMS, entries of NORMALIZATIONS, FEATURE_DIRECTIONS and
+    train_images: N, by which the KL to the prior is divided; kl_weight: 1 is the true ELBO, less a cold posterior;
+    train_samples: weight samples of a step, over which the terms that depend on them are averaged. Names are keys of
+    `losses.PARAM_DISTANCES`, PARAM_WEIGHTS and TRANSFORMS, entries of NORMALIZATIONS, FEATURE_DIRECTIONS and
     FEATURE_REDUCTIONS, of `alignment.ALIGNMENTS`, and keys of `fusion.FUSION_TRAINING`.
 
     Raises: ValueError for a name that is none of these.
@@ -67,6 +74,7 @@ class Objective:
     kl_weight: losses.Scalar = 0.1
     mutual_weight: losses.Scalar = 1.0
     prior_std: float = 1.0
+    train_samples: int = 1
     param_distance: str = "w2"
     param_weights: str = "raw"
     param_alignment: str = "none"
@@ -104,9 +112,10 @@ class MutualPair(nn.Module):
     that of all feature terms).
 
     networks: a module for each peer, of one architecture, that gives logits [batch, classes] and a tuple of features [batch,
-    channels, ...], and is taken over; fusion: from a list of such tuples to a list of vectors [batch, dim] (default:
-    `fusion.shared`, of the channels that the first network names in ``feature_channels``); kernel: see `kernels`;
-    initial_sigma, sigma_mode: see `GaussianPosterior`.
+    channels, ...], and is taken over; teacher: a finished network of that kind, from which every peer learns as from another
+    peer, and which learns nothing (it stays in evaluation mode and is in no state dict); fusion: from a list of such tuples
+    to a list of vectors [batch, dim] (default: `fusion.shared`, of the channels that the first network names in
+    ``feature_channels``); kernel: see `kernels`; posterior: arguments of `GaussianPosterior`, such as initial_sigma.
 
     alpha -> weights.alpha; beta -> weights.beta; T -> weights.temperature; lambda -> weights.mutual_weight [chosen: 1];
     w -> weights.kl_weight; N -> train_images; D -> param_distance; F -> feature_kl; t -> param_transform, feature_transform.
@@ -123,19 +132,19 @@ class MutualPair(nn.Module):
 
     def __init__(
         self, networks: Iterable[nn.Module], objective: Objective, *, fusion: nn.Module | None = None, kernel: Kernel = cosine,
-        initial_sigma: float = 0.03, sigma_mode: str = "relative",
+        teacher: nn.Module | None = None, **posterior: Any,
     ) -> None:  # fmt: skip
         super().__init__()
         networks = _distinct(networks)
         #: In the order of their numbers; by name they are peer_1, peer_2 and so on.
-        self.peers = tuple(
-            GaussianPosterior(network, initial_sigma=initial_sigma, sigma_mode=sigma_mode) for network in networks
-        )
+        self.peers = tuple(GaussianPosterior(network, **posterior) for network in networks)
         if any(peer.shapes != self.peers[0].shapes for peer in self.peers):
             raise ValueError("the networks' weights have different shapes: peers are of one architecture")
         for number, peer in enumerate(self.peers, 1):
             self.add_module(f"peer_{number}", peer)
         self.fusion = shared(_channels(networks[0]), peers=len(networks)) if fusion is None else fusion
+        #: The finished network, if there is one.
+        self.teachers = () if teacher is None else (teacher.eval().requires_grad_(False),)
         self.objective, self.weights, self.kernel = objective, objective.weights, kernel
         for name in ("param_scale", "feature_scale", "param_strength", "feature_strength"):
             self.register_buffer(name, torch.ones(()))
@@ -147,13 +156,13 @@ class MutualPair(nn.Module):
         self,
         inputs: Shaped[Tensor, "batch *shape"],
         labels: Int[Tensor, " batch"],
-        noise: Sequence[Float[Tensor, " weights"]] | None = None,
+        noise: Sequence[Noise] | None = None,
         diverse: bool = False,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " terms"]]:
         """Return the total loss and the vector of its terms (detached, as in `term_names`), for one weight sample per peer.
 
-        noise: standard normal, one vector per peer (None: drawn here); diverse: whether the diversity terms act (stage two,
-        with alpha or beta not zero).
+        noise: as `draw_noise` makes it (None: drawn here); of several samples the terms that depend on them are averaged;
+        diverse: whether the diversity terms act (stage two, with alpha or beta not zero).
         """
         terms = self.terms(inputs, labels, noise, diverse)
         total = _sum(list(self.weighted(terms).values()))
@@ -165,19 +174,35 @@ class MutualPair(nn.Module):
         self,
         inputs: Shaped[Tensor, "batch *shape"],
         labels: Int[Tensor, " batch"],
-        noise: Sequence[Float[Tensor, " weights"]] | None = None,
+        noise: Sequence[Noise] | None = None,
         diverse: bool = False,
     ) -> Terms:
         """Compute the unweighted terms of the loss; arguments as for the forward pass."""
-        sigmas, outputs = self._outputs(inputs, noise)
-        logits, features = zip(*outputs, strict=True)
-        terms = {"nll": [losses.expected_nll(own, labels) for own in logits]}
-        terms |= self.mutual_terms(logits) | self.prior_terms(sigmas)
+        sigmas, samples = self._outputs(inputs, noise)
+        taught = self._taught(inputs)
+        terms = _average(
+            [
+                {"nll": [losses.expected_nll(own, labels) for own, _ in drawn]}
+                | self.mutual_terms([logits for logits, _ in drawn], taught)
+                for drawn in samples
+            ]
+        )
+        terms |= self.prior_terms(sigmas)
         if diverse and len(self.peers) > 1:
-            terms |= self.param_terms(sigmas) | self.feature_terms(features)
+            features = [[blocks for _, blocks in drawn] for drawn in samples]
+            terms |= self.param_terms(sigmas) | _average([self.feature_terms(drawn) for drawn in features])
             if self.objective.fusion_training == "task":
-                terms |= self.fusion_terms(features, labels)
+                terms |= _average([self.fusion_terms(drawn, labels) for drawn in features])
         return terms
+
+    def draw_noise(self, streams: Sequence[torch.Generator | None] | None = None) -> list[Noise]:
+        """Draw standard normal noise for a step: for every peer a vector, or [samples, weights] of `Objective.train_samples`.
+
+        streams: for each peer its own, on the pair's device.
+        """
+        count, device = self.objective.train_samples, self.param_scale.device
+        size = self.peers[0].mean.shape if count == 1 else (count, *self.peers[0].mean.shape)
+        return [torch.randn(size, generator=stream, device=device) for stream in streams or [None] * len(self.peers)]
 
     def weighted(self, terms: Terms) -> dict[str, Tensor]:
         """Return what each term adds to the loss, summed over peers; every weight is applied here and nowhere else."""
@@ -192,32 +217,37 @@ class MutualPair(nn.Module):
             found["feature_diversity"] = weights.beta * self.feature_strength * terms["feature_diversity"][0]
         return found | ({"fusion_nll": terms["fusion_nll"][0]} if "fusion_nll" in terms else {})
 
-    def _outputs(
-        self, inputs: Tensor, noise: Sequence[Tensor] | None
-    ) -> tuple[list[Tensor], list[tuple[Tensor, tuple[Tensor, ...]]]]:
-        """Each peer's sigma, and its logits and features for a weight sample."""
-        noise = [torch.randn_like(peer.mean) for peer in self.peers] if noise is None else noise
+    def _outputs(self, inputs: Tensor, noise: Sequence[Noise] | None) -> tuple[list[Tensor], list[list[Output]]]:
+        """Each peer's sigma, and for every weight sample each peer's logits and features."""
+        noise = self.draw_noise() if noise is None else noise
         sigmas = [peer.sigma for peer in self.peers]
+        samples = zip(*([drawn] if drawn.dim() == 1 else drawn.unbind() for drawn in noise), strict=True)
         return sigmas, [
-            peer(inputs, weights=torch.addcmul(peer.mean, sigma, drawn))
-            for peer, sigma, drawn in zip(self.peers, sigmas, noise, strict=True)
+            [
+                peer(inputs, weights=torch.addcmul(peer.mean, sigma, drawn) if peer.noisy else peer.mean)
+                for peer, sigma, drawn in zip(self.peers, sigmas, sample, strict=True)
+            ]
+            for sample in samples
         ]
 
-    def mutual_terms(self, logits: Sequence[Tensor]) -> Terms:
-        """Compute what every peer learns from the others' predictions."""
-        temperature, others = self.weights.temperature, len(logits) - 1
-        mutual = [losses.logit_mutual(own, other, temperature) for own, other in permutations(logits, 2)]
-        return {"mutual": [self._mean(mutual[own * others :][:others]) for own in range(len(logits))]}
+    @torch.no_grad()
+    def _taught(self, inputs: Tensor) -> list[Tensor]:
+        """The logits of the finished network, if there is one."""
+        return [teacher(inputs)[0] for teacher in self.teachers]
+
+    def mutual_terms(self, logits: Sequence[Tensor], taught: Sequence[Tensor] = ()) -> Terms:
+        """Compute what every peer learns from the others' predictions; taught: those of teachers."""
+        others = [(*logits[:place], *logits[place + 1 :], *taught) for place in range(len(logits))]
+        mutual = [
+            self._mean([losses.logit_mutual(own, other, self.weights.temperature) for other in known])
+            for own, known in zip(logits, others, strict=True)
+        ]
+        return {"mutual": mutual}
 
     def prior_terms(self, sigmas: Sequence[Tensor]) -> Terms:
         """Compute the KL of every peer to the prior, per training image."""
         prior, count = self.objective.prior_std, self.objective.train_images
-        return {
-            "kl": [
-                losses.gaussian_kl_to_prior(peer.mean, sigma, prior) / count
-                for peer, sigma in zip(self.peers, sigmas, strict=True)
-            ]
-        }
+        return {"kl": [peer.kl_to_prior(sigma, prior) / count for peer, sigma in zip(self.peers, sigmas, strict=True)]}
 
     def param_terms(self, sigmas: Sequence[Tensor]) -> Terms:
         """Compute the distance of the posteriors, and what is minimised so that it grows."""
@@ -329,8 +359,8 @@ class MutualPair(nn.Module):
 
         One fresh weight sample per peer is drawn; the networks stay in the mode that they are in.
         """
-        _, outputs = self._outputs(inputs, None)
-        return self._mean(self.feature_divergences([features for _, features in outputs]))
+        _, samples = self._outputs(inputs, None)
+        return self._mean(self.feature_divergences([features for _, features in samples[0]]))
 
     @torch.no_grad()
     def set_strengths(self, param: Tensor, feature: Tensor) -> None:
@@ -356,6 +386,16 @@ class MutualPair(nn.Module):
 
 def _sum(values: Sequence[Tensor]) -> Tensor:
     return functools.reduce(operator.add, values)
+
+
+def _average(samples: Sequence[Terms]) -> Terms:
+    """Average the terms over weight samples; those of a single one stay as they are."""
+    if len(samples) == 1:
+        return samples[0]
+    return {
+        name: [_sum(values) / len(samples) for values in zip(*(terms[name] for terms in samples), strict=True)]
+        for name in samples[0]
+    }
 
 
 def _distinct(networks: Iterable[nn.Module]) -> list[nn.Module]:

@@ -14,6 +14,24 @@ from torch.nn.modules.conv import _ConvNd
 #: Smallest root mean square of a layer's weights that a relative start value of sigma multiplies (zero-initialised layers).
 SMALLEST_RMS = 1e-3
 
+#: Smallest share of its layer's root mean square that counts as a weight's own size, where sigma is a share of that.
+SMALLEST_SHARE = 0.01
+
+#: What sigma at the start is a multiple of: 1, the root mean square of a layer's weights, each weight's own size.
+SIGMA_MODES = ("relative", "absolute", "weight")
+
+#: What the standard deviation of the prior is a multiple of: 1, the root mean square of the layer's weights at the start.
+PRIOR_MODES = ("absolute", "relative")
+
+#: Where the prior lies: at zero, or where the means start.
+PRIOR_MEANS = ("zero", "start")
+
+#: rho of a network without noise: its softplus is 0, in double precision too.
+RHO_OF_ZERO = -1000.0
+
+#: None of a module's own is replaced.
+NO_BUFFERS: Mapping[str, Tensor] = {}
+
 #: Which attributes of a module hold Bayesian weights [chosen]: weights of convolutions and linear layers, attention included.
 ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
@@ -23,22 +41,36 @@ class GaussianPosterior(nn.Module):
 
     .. math:: q(w) = N(\mu, \mathrm{diag}(\sigma^2)), \quad \sigma = \log(1 + e^\rho), \quad w = \mu + \sigma \epsilon
 
-    paper, unnumbered here; rho and the start of sigma chosen (`initial_sigma`, `sigma_mode`). Biases, normalisation layers
-    and everything else stay ordinary parameters and buffers of ``module``, which is taken over, not copied. A weight shared
-    by several layers is one weight here and stays shared.
+    paper, unnumbered here; rho, the start of sigma and the prior chosen (`initial_sigma`, `sigma_mode`, `prior_mode`,
+    `prior_mean`). Biases, normalisation layers and everything else stay ordinary parameters and buffers of ``module``, which
+    is taken over, not copied. A weight shared by several layers is one weight here and stays shared.
+
+    initial_sigma: 0 makes a network without noise, whose sigma stays 0 and whose rho is not trained.
 
     mu -> mean; rho -> rho; sigma -> sigma; epsilon -> noise. Shapes: mean, rho [weights], float32.
 
     Raises: ValueError for a module without such layers, or a start value or mode that cannot be.
+    References: Krishnan et al., Specifying Weight Priors in Bayesian Deep Neural Networks with Empirical Bayes (AAAI 2020), for
+    a sigma and a prior that are made of the weights at the start.
     """
 
-    def __init__(self, module: nn.Module, *, initial_sigma: float = 0.03, sigma_mode: str = "relative") -> None:
+    prior_center: Tensor | None
+    prior_scale: Tensor | None
+
+    def __init__(
+        self, module: nn.Module, *, initial_sigma: float = 0.03, sigma_mode: str = "relative", prior_mode: str = "absolute",
+        prior_mean: str = "zero",
+    ) -> None:  # fmt: skip
         super().__init__()
-        if sigma_mode not in ("relative", "absolute"):
-            raise ValueError(f"sigma_mode {sigma_mode!r}: expected relative or absolute")
-        if not initial_sigma > 0:
-            raise ValueError(f"initial_sigma = {initial_sigma}: must be greater than zero")
+        choices = {"sigma_mode": SIGMA_MODES, "prior_mode": PRIOR_MODES, "prior_mean": PRIOR_MEANS}
+        for name, value in (("sigma_mode", sigma_mode), ("prior_mode", prior_mode), ("prior_mean", prior_mean)):
+            if value not in choices[name]:
+                raise ValueError(f"{name} {value!r}: expected {' or '.join(choices[name])}")
+        if not initial_sigma >= 0:
+            raise ValueError(f"initial_sigma = {initial_sigma}: must not be negative")
         self.module, self.initial_sigma, self.sigma_mode = module, initial_sigma, sigma_mode
+        #: Whether weights are drawn at all.
+        self.noisy = initial_sigma > 0
         found: dict[int, tuple[list[str], Tensor]] = {}
         for name, weight in _bayesian_weights(module):
             found.setdefault(id(weight), ([], weight))[0].append(name)
@@ -50,7 +82,9 @@ class GaussianPosterior(nn.Module):
         self.sizes = [weight.numel() for _, weight in found.values()]
         flat = torch.cat([weight.detach().float().flatten() for _, weight in found.values()])
         self.mean = nn.Parameter(flat)
-        self.rho = nn.Parameter(self._initial_rho(flat))
+        self.rho = nn.Parameter(self._initial_rho(flat), requires_grad=self.noisy)
+        self.register_buffer("prior_center", flat.clone() if prior_mean == "start" else None)
+        self.register_buffer("prior_scale", self._layer_sizes(flat) if prior_mode == "relative" else None)
         for names in self.names:
             for name in names:
                 _make_placeholder(module, name)
@@ -64,10 +98,25 @@ class GaussianPosterior(nn.Module):
         """Return weight samples from standard normal ``noise``; a fresh one if None."""
         return torch.addcmul(self.mean, self.sigma, torch.randn_like(self.mean) if noise is None else noise)
 
-    def forward(self, *args: Any, weights: Float[Tensor, " weights"] | None = None, **kwargs: Any) -> Any:
-        """Run the module with flat ``weights``: a fresh sample if None; ``posterior.mean`` for the mean network."""
+    def forward(
+        self, *args: Any, weights: Float[Tensor, " weights"] | None = None, buffers: Mapping[str, Tensor] = NO_BUFFERS,
+        **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        """Run the module with flat ``weights``: a fresh sample if None; ``posterior.mean`` for the mean network.
+
+        buffers: by their names in the module, in place of its own.
+        """
         flat = self.sample() if weights is None else weights
-        return functional_call(self.module, self.views(flat), args, kwargs)
+        return functional_call(self.module, {**self.views(flat), **buffers}, args, kwargs)
+
+    def kl_to_prior(self, sigma: Float[Tensor, " weights"], prior_std: float) -> Float[Tensor, ""]:
+        """Compute the KL to this posterior's prior, in nats, summed over weights; 0 for a network without noise.
+
+        sigma: `sigma`, computed once for all terms; prior_std: as it is, or times what ``prior_mode`` says.
+        """
+        if not self.noisy:
+            return sigma.new_zeros(())
+        return losses.gaussian_kl_to_prior(self.mean, sigma, prior_std, self.prior_center, self.prior_scale)
 
     def views(self, flat: Shaped[Tensor, " weights"]) -> dict[str, Tensor]:
         """View the flat vector as weights by name, in the layers' shapes: views, nothing is copied."""
@@ -84,7 +133,7 @@ class GaussianPosterior(nn.Module):
 
     @torch.no_grad()
     def load_means(self, state: Mapping[str, Tensor]) -> None:
-        """Take the means, and all else, from a deterministic network of the same architecture; sigma starts anew.
+        """Take the means, and all else, from a deterministic network of the same architecture; sigma and prior start anew.
 
         Raises: ValueError naming the entries that are missing, unknown or of another shape.
         """
@@ -102,13 +151,27 @@ class GaussianPosterior(nn.Module):
             raise ValueError(f"not a state of this architecture: {'; '.join(problems[:5])} ({len(problems)} in all)")
         self.mean.copy_(torch.cat([state[names[0]].float().flatten() for names in self.names]))
         self.rho.copy_(self._initial_rho(self.mean))
+        if self.prior_center is not None:
+            self.prior_center.copy_(self.mean)
+        if self.prior_scale is not None:
+            self.prior_scale.copy_(self._layer_sizes(self.mean))
         self.module.load_state_dict({name: state[name] for name in ordinary})
 
     def _initial_rho(self, mean: Float[Tensor, " weights"]) -> Float[Tensor, " weights"]:
+        if not self.noisy:
+            return torch.full_like(mean, RHO_OF_ZERO)
+        if self.sigma_mode == "weight":
+            sizes = torch.maximum(mean.detach().abs(), SMALLEST_SHARE * self._layer_sizes(mean)).double()
+            sigma = self.initial_sigma * sizes
+            return (sigma + (-torch.expm1(-sigma)).log()).float()
         parts = mean.detach().split(self.sizes)
         scales = [1.0 if self.sigma_mode == "absolute" else _rms(part) for part in parts]
         rho = [_inverse_softplus(self.initial_sigma * scale) for scale in scales]
         return torch.cat([torch.full_like(part, value) for part, value in zip(parts, rho, strict=True)])
+
+    def _layer_sizes(self, mean: Float[Tensor, " weights"]) -> Float[Tensor, " weights"]:
+        """Return for every weight the root mean square of its layer's."""
+        return torch.cat([torch.full_like(part, _rms(part)) for part in mean.detach().split(self.sizes)])
 
 
 def _bayesian_weights(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -107,4 +107,6 @@ def applies(name: str, config: TrialConfig) -> bool:
         return False
     if name.startswith("kernel_"):
         return name.removeprefix("kernel_") in kernel_parameters(config.kernel)
-    return not (name == "temperature" and (config.mutual_weight == 0 or config.peers == 1))
+    if name == "temperature":
+        return config.mutual_weight > 0 and (config.peers > 1 or config.teacher != "none")
+    return name != "kl_weight" or config.bayesian

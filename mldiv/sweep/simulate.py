@@ -33,9 +33,9 @@ def simulate(plan: Plan, store: Store, result: Result) -> Work:
             prefixes, pretrained = defaultdict(set), set()
         begin = max((epoch for epoch in prefixes[stage] if epoch <= config.first_stage), default=0)
         if begin == 0:
-            missing = set(pretraining_ids(config)) - pretrained
-            work.pretraining += config.pretrain_epochs * len(missing)
-            pretrained |= missing
+            missing = {name: epochs for name, epochs in pretraining_ids(config).items() if name not in pretrained}
+            work.pretraining += sum(missing.values())
+            pretrained |= set(missing)
         work.trials += 1
         work.shared += begin
         diverse = config.epochs - config.switch_epoch if config.diverse else 0

@@ -27,6 +27,7 @@ def score(trial: Trial) -> None:
     record = trial.record
     validation, labels = _predict(trial, trial.data, "validation")
     record.validation = _scores(validation, labels)
+    record.posterior = _posterior(trial, validation, labels)
     record.calibration_temperature = {
         member: temperature_scaling.fit_temperature(prediction.probabilities, labels)
         for member, prediction in validation.items()
@@ -52,9 +53,25 @@ def score(trial: Trial) -> None:
             write_table(trial.folder / "ood.parquet", other_table(other))
 
 
-def _predict(trial: Trial, data: ImageData, split: str) -> tuple[Members, Tensor]:
+def _posterior(trial: Trial, sampled: Members, labels: Tensor) -> dict[str, dict[str, float]]:
+    """Say how far the predictions of the weight samples, of validation data, are from those of the means alone."""
+    means, _ = _predict(trial, trial.data, "validation", samples=0)
+    names = ("nll", "accuracy")
+    found = {
+        member: metrics.scores(sampled[member], labels, names)
+        | {f"mean_{name}": value for name, value in metrics.scores(prediction, labels, names).items()}
+        for member, prediction in means.items()
+    }
+    *peers, together = found
+    for name, peer in zip(peers, trial.pair.peers, strict=True):
+        found[name]["sigma_over_mean"] = float((peer.sigma / peer.mean.abs()).detach().median())
+    found[together] |= metrics.mutual_information_parts(*(sampled[name] for name in peers))
+    return found
+
+
+def _predict(trial: Trial, data: ImageData, split: str, samples: int | None = None) -> tuple[Members, Tensor]:
     config = trial.config
-    samples, epoch = config.test_samples, config.epochs
+    samples, epoch = config.test_samples if samples is None else samples, config.epochs
     found, labels = predictives(config, trial.pair, data, split, samples=samples, epoch=epoch, device=trial.device)
     check_finite(found, f"after the last epoch, {split}")
     return found, labels

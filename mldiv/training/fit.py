@@ -20,6 +20,7 @@ from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.evaluation import predictive
 from mldiv.evaluation.alignment import align
+from mldiv.evaluation.first_epoch import FirstEpoch
 from mldiv.evaluation.gradients import Trace, measure
 from mldiv.evaluation.metrics import scores
 from mldiv.method.gradients import strengths
@@ -89,9 +90,9 @@ def fit(
                 started = time.perf_counter()
                 if model is None or trial.epoch == config.first_stage:
                     model = _begin_stage(trial)
-                trace = _trace(trial)
-                terms = train_epoch(config, model, pair, trial.optimizer, data, trial.epoch, trial.diverse, trial.device, trace)
-                stopped = _end_epoch(trial, terms, trace, started, report, held)
+                watch = _Watch(trial)
+                terms = train_epoch(config, model, pair, trial.optimizer, data, trial.epoch, trial.diverse, trial.device, watch)
+                stopped = _end_epoch(trial, terms, watch, started, report, held)
             _end_training(trial, stopped)
         except Diverged as error:
             record.status, record.reason = "diverged", str(error)
@@ -156,16 +157,29 @@ def _begin_stage(trial: Trial) -> nn.Module:
     return over_ranks(pair, trial.device)
 
 
-def _trace(trial: Trial) -> Trace:
-    batches = partial(epoch_batches, trial.config, trial.data, trial.epoch, "gradients", trial.device)
-    return Trace(trial.config, trial.pair, trial.epoch, trial.diverse, batches)
+class _Watch:
+    """What is measured within an epoch, after its steps."""
+
+    def __init__(self, trial: Trial) -> None:
+        config, pair, epoch, device = trial.config, trial.pair, trial.epoch, trial.device
+        batches = partial(epoch_batches, config, trial.data, epoch, "gradients", device)
+        self.gradients = Trace(config, pair, epoch, trial.diverse, batches)
+        self.first_epoch = FirstEpoch(config, pair, trial.data, epoch, device)
+
+    def __call__(self, done: float) -> None:
+        self.gradients(done)
+        self.first_epoch(done)
+
+    def lines(self) -> Line:
+        """Return its part of the epoch's line."""
+        return {"gradients": self.gradients.lines(), "first_epoch": self.first_epoch.lines()}
 
 
-def _end_epoch(trial: Trial, terms: Tensor, trace: Trace, started: float, report: Report, held: contextlib.ExitStack) -> bool:
+def _end_epoch(trial: Trial, terms: Tensor, watch: _Watch, started: float, report: Report, held: contextlib.ExitStack) -> bool:
     """Evaluate and keep an epoch, let go of the locks when nothing is left to publish; tell whether to stop early."""
     distributed.average_buffers(trial.pair)
     line = _line(trial, trial.epoch, trial.diverse, terms)
-    line["gradients"] = trace.lines()
+    line |= watch.lines()
     line["seconds"] = time.perf_counter() - started
     trial.epoch += 1
     stop = _keep(trial, line, report) if distributed.rank() == 0 else False

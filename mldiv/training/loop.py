@@ -40,8 +40,11 @@ def make_pair(config: TrialConfig, shapes: Shapes, device: torch.device | str = 
         Objective(shapes.train_images, **named),
         fusion=_fusion(config, shapes, cast(Any, networks[0].feature_channels)),
         kernel=partial(KERNELS[config.kernel], **config.kernel_options),
-        initial_sigma=config.initial_sigma,
+        teacher=network(config, shapes, "teacher").to(device) if config.teacher != "none" else None,
+        initial_sigma=config.initial_sigma if config.bayesian else 0.0,
         sigma_mode=config.sigma_mode,
+        prior_mode=config.prior_mode,
+        prior_mean=config.prior_mean,
     ).to(device)
 
 
@@ -166,13 +169,20 @@ def check_finite(members: Mapping[str, Predictive], when: str) -> None:
 
 
 def make_optimizer(config: TrialConfig, pair: MutualPair) -> torch.optim.Optimizer:
-    """Make the optimiser over every peer's means and point estimates, every peer's rho, the fusion.
+    """Make the optimiser over every peer's means, its point estimates (all that is not Bayesian), every rho, the fusion.
 
-    A group's ``scale`` is its factor of the learning rate, ``peer`` the peer's number (0: the fusion). No weight decay: the
-    prior regularises.
+    A group's ``scale`` is its factor of the learning rate, ``peer`` the peer's number (0: the fusion). Weight decay: of the
+    means `mean_weight_decay`, since the prior regularises, and none of what has no prior; networks without noise have
+    `weight_decay` of all their parameters, as in pretraining.
     """
-    rest = [[value for name, value in peer.named_parameters() if name != "rho"] for peer in pair.peers]
-    groups: list[dict[str, Any]] = [{"params": own, "scale": 1.0, "peer": number} for number, own in enumerate(rest, 1)]
+    decays = (config.mean_weight_decay, 0.0) if config.bayesian else (config.weight_decay, config.weight_decay)
+    groups: list[dict[str, Any]] = []
+    for number, peer in enumerate(pair.peers, 1):
+        parts = [peer.mean], [value for name, value in peer.module.named_parameters()]
+        groups += [
+            {"params": own, "scale": 1.0, "peer": number, "weight_decay": decay}
+            for own, decay in zip(parts, decays, strict=True)
+        ]
     groups += [{"params": [peer.rho], "scale": config.rho_lr_scale, "peer": place} for place, peer in enumerate(pair.peers, 1)]
     groups += [{"params": list(pair.fusion.parameters()), "scale": config.fusion_lr_scale, "peer": 0}]
     return optimizer_of(config, groups, weight_decay=0.0)
@@ -207,14 +217,13 @@ def train_epoch(
     names = term_names(len(pair.peers))
     pair.train()
     steps = steps_per_epoch(config, data)
-    # The same noise on every rank: one weight sample per peer and step, whatever the number of ranks.
+    # The same noise on every rank: the same weight samples per peer and step, whatever the number of ranks.
     streams = [generator(config.seed, f"weights {number}", epoch, device) for number in range(1, len(pair.peers) + 1)]
     total = torch.zeros(len(names), device=device)
     broken = torch.zeros(len(names), dtype=torch.bool, device=device)
     for step, (images, labels) in enumerate(epoch_batches(config, data, epoch, "fit", device), 1):
         set_rates(config, optimizer, epoch, step / steps)
-        noise = [torch.randn(pair.peers[0].mean.numel(), generator=stream, device=device) for stream in streams]
-        terms = train_step(config, model, pair, optimizer, images, labels, noise, diverse)
+        terms = train_step(config, model, pair, optimizer, images, labels, pair.draw_noise(streams), diverse)
         broken |= ~terms.isfinite() & ~broken.any()
         total += terms
         after_step(step / steps)

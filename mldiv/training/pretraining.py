@@ -1,4 +1,4 @@
-"""What is trained before the pair: the networks whose weights become peers' initial posterior means, and its fusion."""
+"""What is trained before the pair: networks whose weights become peers' initial means, or that teach; and its fusion."""
 
 import torch
 from torch import nn
@@ -15,6 +15,9 @@ from mldiv.storage.cache import Store
 from mldiv.storage.files import State
 from mldiv.training.first_stage import environment_id
 from mldiv.training.loop import epoch_batches, learning_rate, network, optimizer_of, over_ranks, steps_per_epoch
+
+#: Names the random streams of a teacher's pretraining.
+TEACHER = "teacher"
 
 #: Of Adam, for a fusion that is trained before stage two.
 FUSION_LEARNING_RATE = 1e-3
@@ -34,9 +37,16 @@ def pretraining_id(config: TrialConfig, purpose: str) -> str:
     return trial_id(identity(config, PRETRAINING) | {"purpose": purpose})
 
 
-def pretraining_ids(config: TrialConfig) -> list[str]:
-    """Return the identities of the pretrainings that a trial from its very start needs."""
-    return list(dict.fromkeys(pretraining_id(config, purpose) for _, purpose in purposes(config)))
+def for_teacher(config: TrialConfig) -> TrialConfig:
+    """Return the configuration with which a trial's teacher is pretrained: for as many epochs as the trial has."""
+    return config.replace(pretrain_epochs=config.epochs)
+
+
+def pretraining_ids(config: TrialConfig) -> dict[str, int]:
+    """Return the identities of the pretrainings that a trial from its very start needs, with their epochs."""
+    needed = [(config, purpose) for _, purpose in purposes(config)]
+    needed += [(for_teacher(config), TEACHER)] if config.teacher != "none" else []
+    return {pretraining_id(by, purpose): by.pretrain_epochs for by, purpose in needed}
 
 
 def pretrained(

@@ -15,7 +15,7 @@ from mldiv.method.pair import MutualPair
 from mldiv.records import TrialRecord
 from mldiv.storage.files import State, load
 from mldiv.training.first_stage import SharedFirstStage
-from mldiv.training.pretraining import pretrained, purposes
+from mldiv.training.pretraining import TEACHER, for_teacher, pretrained, purposes
 from mldiv.training.worker_cache import Workspace
 
 Line = dict[str, Any]
@@ -73,6 +73,7 @@ def begin(trial: Trial, report: Report, held: contextlib.ExitStack) -> bool:
         _take(trial, stored)
     elif trial.epoch == 0:
         _initialize(trial)
+    _find_teacher(trial)
     extra = stored["lines"] if stored is not None else None
     if distributed.rank() == 0:
         kept = records.keep_epochs(trial.lines, trial.epoch - len(extra or []), extra)
@@ -115,6 +116,14 @@ def _initialize(trial: Trial) -> None:
     for number, purpose in purposes(trial.config):
         state, trained = pretrained(trial.config, trial.data, trial.shared.store, trial.device, purpose)
         trial.pair.peers[number - 1].load_means(state)
+        trial.record.cost["pretraining_epochs_trained"] += trained
+
+
+def _find_teacher(trial: Trial) -> None:
+    """Give the pair the weights of its teacher, wherever the trial begins: they are in no checkpoint."""
+    for module in trial.pair.teachers:
+        state, trained = pretrained(for_teacher(trial.config), trial.data, trial.shared.store, trial.device, TEACHER)
+        module.load_state_dict(state)
         trial.record.cost["pretraining_epochs_trained"] += trained
 
 

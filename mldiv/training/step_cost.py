@@ -45,7 +45,7 @@ def measure_step(config: TrialConfig, device: torch.device) -> dict[str, Any]:
     step holds at once beyond that: on a GPU measured as the peak, on a processor counted as the tensors kept for backward.
     """
     pair, images, labels = _pair(config, device)
-    noise = [torch.randn_like(peer.mean) for peer in pair.peers]
+    noise = pair.draw_noise()
     pair.set_scales(torch.tensor(0.01, device=device))
 
     def step(diverse: bool) -> None:
@@ -204,9 +204,8 @@ def measure(config: TrialConfig) -> Cost:
     images, labels = next(epoch_batches(config, data, 0, "estimate", device))
 
     def step(diverse: bool) -> None:
-        noise = [torch.randn_like(peer.mean) for peer in pair.peers]
         with predictive.precision(config, device):
-            loss, _ = pair(images, labels, noise, diverse)
+            loss, _ = pair(images, labels, pair.draw_noise(), diverse)
         loss.backward()
 
     first, second = (_median_seconds(partial(step, diverse), device) for diverse in (False, True))

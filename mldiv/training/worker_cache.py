@@ -103,7 +103,7 @@ def _try_steps(config: TrialConfig, pair: MutualPair, data: ImageData, device: t
 
 def _try_step(config: TrialConfig, pair: MutualPair, data: ImageData, diverse: bool, device: torch.device) -> None:
     images, labels = next(epoch_batches(config, data, 0, "compile", device))
-    noise = [torch.randn_like(peer.mean) for peer in pair.peers]
+    noise = pair.draw_noise()
     let_fusion_learn(config, pair, diverse and config.fusion_training != "switch")
     with warnings.catch_warnings(), predictive.precision(config, device):
         warnings.simplefilter("ignore")

@@ -15,6 +15,7 @@ from mldiv.evaluation.metrics import (
     auroc,
     disagreement,
     error_detection,
+    mutual_information_parts,
     scores,
     together,
     uncertainty_scores,
@@ -55,6 +56,21 @@ def test_against_loops(case):
     expected = stats.entropy(samples.numpy(), axis=-1).mean(0)
     assert got["entropy"] == pytest.approx(total.mean(), rel=1e-5)
     assert got["mutual_information"] == pytest.approx((total - expected).mean(), rel=1e-4)
+
+
+def test_the_parts_of_the_mutual_information():
+    """Against scipy, from samples of three networks: within and between them, which add up to that of all samples together."""
+    samples = (2 * torch.randn(3, 5, 40, 7, generator=torch.Generator().manual_seed(1), dtype=torch.double)).softmax(-1)
+    entropies = torch.tensor(stats.entropy(samples.numpy(), axis=-1))
+    peers = [Predictive(own.mean(0), entropy.mean(0)) for own, entropy in zip(samples, entropies, strict=True)]
+    found = mutual_information_parts(*peers)
+    own = stats.entropy(samples.mean(1).numpy(), axis=-1)
+    assert found["within"] == pytest.approx((own - entropies.mean(1).numpy()).mean())
+    total = stats.entropy(samples.mean((0, 1)).numpy(), axis=-1)
+    assert found["between"] == pytest.approx((total - own.mean(0)).mean())
+    assert found["mutual_information"] == pytest.approx((total - entropies.mean((0, 1)).numpy()).mean())
+    assert found["mutual_information"] == pytest.approx(scores(together(*peers), torch.zeros(40).long())["mutual_information"])
+    assert found["within"] > 0.1 and found["between"] > 0.01
 
 
 def test_adaptive_ece_against_a_loop(case):

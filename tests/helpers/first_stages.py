@@ -53,7 +53,10 @@ def without_origin(lines):
 def results(folder):
     """Everything of a trial that is a number."""
     record = dataclasses.asdict(records.read_trial(folder))
-    found = {name: record[name] for name in ("config", "status", "reason", "epochs", "validation", "test", "switch", "data")}
+    found = {
+        name: record[name]
+        for name in ("config", "status", "reason", "epochs", "validation", "test", "switch", "posterior", "data")
+    }
     found["lines"] = without_origin(records.read_lines(folder / "metrics.jsonl"))
     found["checkpoint"] = torch.load(folder / "checkpoint.pt", weights_only=True)
     if (folder / "predictions.parquet").exists():

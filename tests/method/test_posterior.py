@@ -11,7 +11,7 @@ from torch.func import vmap
 
 from mldiv.method import losses
 from mldiv.method.networks import build
-from mldiv.method.posterior import GaussianPosterior
+from mldiv.method.posterior import PRIOR_MEANS, PRIOR_MODES, GaussianPosterior
 
 
 def vit():
@@ -183,13 +183,89 @@ def test_without_noise_every_sample_is_a_fresh_one():
     assert not torch.equal(posterior.sample(), draws[2])
 
 
+def two_layers(seed=0):
+    """Weights of different sizes, one of them zero."""
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
+    nn.init.normal_(module[0].weight, std=2.0)
+    with torch.no_grad():
+        module[0].weight[0, 0] = 0.0
+    return module
+
+
+def test_a_start_that_is_a_share_of_each_weight():
+    """At least of a hundredth of its layer's size, so that rho is finite; after loading, of the weights that were loaded."""
+    posterior = GaussianPosterior(two_layers(), initial_sigma=0.1, sigma_mode="weight")
+    for state in (None, two_layers(1).state_dict()):
+        if state is not None:
+            posterior.load_means(state)
+        for name, sigma in posterior.views(posterior.sigma).items():
+            means = posterior.views(posterior.mean)[name].detach().double()
+            floor = 0.01 * float(means.square().mean()) ** 0.5
+            expected = 0.1 * means.abs().clamp_min(floor)
+            torch.testing.assert_close(sigma.double(), expected, rtol=1e-4, atol=0)
+    assert posterior.rho.isfinite().all()
+    smallest = GaussianPosterior(two_layers(), initial_sigma=1e-20, sigma_mode="weight")
+    assert smallest.rho.isfinite().all() and (smallest.sigma > 0).all()
+
+
+@pytest.mark.parametrize("prior_mode", PRIOR_MODES)
+@pytest.mark.parametrize("prior_mean", PRIOR_MEANS)
+def test_the_kl_to_every_prior_against_torch_distributions(prior_mode, prior_mean):
+    """The prior is made of the weights at the start, random or loaded, whatever the means become; its gradient too."""
+    posterior = GaussianPosterior(two_layers(), initial_sigma=0.3, prior_mode=prior_mode, prior_mean=prior_mean).double()
+    for state in (None, two_layers(1).state_dict()):
+        if state is not None:
+            posterior.load_means(state)
+        start = posterior.mean.detach().clone()
+        with torch.no_grad():
+            posterior.mean.add_(torch.randn(len(start), generator=torch.Generator().manual_seed(2)))
+        rms = torch.cat([part.square().mean().sqrt().expand(len(part)) for part in start.split(posterior.sizes)])
+        prior = Normal(
+            start if prior_mean == "start" else torch.zeros_like(start),
+            0.7 * (rms if prior_mode == "relative" else torch.ones_like(rms)),
+        )
+        expected = torch.distributions.kl_divergence(Normal(posterior.mean, posterior.sigma), prior).sum()
+        found = posterior.kl_to_prior(posterior.sigma, 0.7)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+        for value in (posterior.mean, posterior.rho):
+            own, other = (torch.autograd.grad(kl, value, retain_graph=True)[0] for kl in (found, expected))
+            torch.testing.assert_close(own, other, rtol=1e-6, atol=1e-9)
+
+
+def test_the_usual_prior_is_computed_as_it_always_was():
+    """Bit for bit, and it adds nothing to a state dict, so that what was stored before loads."""
+    posterior = GaussianPosterior(two_layers())
+    assert torch.equal(
+        posterior.kl_to_prior(posterior.sigma, 0.7), losses.gaussian_kl_to_prior(posterior.mean, posterior.sigma, 0.7)
+    )
+    assert set(posterior.state_dict()) == {"mean", "rho", "module.0.bias", "module.1.bias"}
+
+
+def test_the_prior_is_in_the_state_dict():
+    kinds = {"prior_mode": "relative", "prior_mean": "start"}
+    first, second = (GaussianPosterior(two_layers(seed), **kinds) for seed in (0, 1))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second.prior_center, first.mean)
+    torch.testing.assert_close(second.kl_to_prior(second.sigma, 1.0), first.kl_to_prior(first.sigma, 1.0))
+
+
+def test_a_network_without_noise():
+    posterior = GaussianPosterior(two_layers(), initial_sigma=0.0)
+    posterior.load_means(two_layers(1).state_dict())
+    assert not posterior.noisy and not posterior.rho.requires_grad and (posterior.sigma == 0).all()
+    assert torch.equal(posterior.sample(), posterior.mean) and posterior.kl_to_prior(posterior.sigma, 1.0) == 0
+
+
 def test_errors_say_what_is_wrong():
     with pytest.raises(ValueError, match="no convolution or linear layer"):
         GaussianPosterior(nn.ReLU())
-    with pytest.raises(ValueError, match="greater than zero"):
-        GaussianPosterior(nn.Linear(2, 2), initial_sigma=0.0)
-    with pytest.raises(ValueError, match="relative or absolute"):
+    with pytest.raises(ValueError, match="must not be negative"):
+        GaussianPosterior(nn.Linear(2, 2), initial_sigma=-0.1)
+    with pytest.raises(ValueError, match="sigma_mode 'x': expected relative or absolute or weight"):
         GaussianPosterior(nn.Linear(2, 2), sigma_mode="x")
+    with pytest.raises(ValueError, match="prior_mean 'x': expected zero or start"):
+        GaussianPosterior(nn.Linear(2, 2), prior_mean="x")
     with pytest.raises(ValueError, match=r"extra is unknown; weight has shape \(3, 2\), not \(2, 2\)"):
         GaussianPosterior(nn.Linear(2, 2)).load_means(
             {"weight": torch.ones(3, 2), "bias": torch.ones(2), "extra": torch.ones(1)}

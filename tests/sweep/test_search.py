@@ -40,6 +40,13 @@ def test_a_kernels_own_parameter_is_searched_with_that_kernel_only():
 def test_the_temperature_of_peers_that_do_not_teach_each_other_is_not_searched():
     arm = make_arm("single", BASE, {"mutual_weight": 0.0, "alpha": 0.0, "beta": 0.0}, ("lr", "temperature", "alpha"))
     assert arm.searched == ("lr",)
+    taught = make_arm("taught", BASE, {"peers": 1, "teacher": "pretrained"}, ("lr", "temperature", "alpha"))
+    assert taught.searched == ("lr", "temperature")
+
+
+def test_the_weight_of_the_prior_is_not_searched_where_there_is_none():
+    arm = make_arm("twin", BASE, {"posterior": "deterministic"}, ("lr", "kl_weight", "alpha"))
+    assert arm.searched == ("lr", "alpha")
 
 
 def test_a_weight_can_be_zero_and_else_lies_in_its_range(tmp_path):

@@ -13,6 +13,7 @@ from mldiv.config import TrialConfig
 from mldiv.evaluation import predictive, temperature_scaling
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
+from mldiv.training.loop import make_pair
 from mldiv.training.worker_cache import Workspace, dataset
 
 
@@ -44,6 +45,29 @@ def test_the_record_agrees_with_the_predictions(trained):
         assert record.test_scaled[member]["accuracy"] == record.test[member]["accuracy"]
         assert record.calibration_temperature[member] > 0
     assert set(record.test_scaled["pair"]) == set(record.test["pair"]) - {"mutual_information"}
+
+
+def test_how_bayesian_the_trial_is(trained):
+    """The mean network beside the samples, sigma over |mu|, and the mutual information in its parts, from the checkpoint."""
+    config, folder, record = trained
+    data, device = dataset(config), torch.device("cpu")
+    pair = make_pair(config, data.shapes)
+    pair.load_state_dict(torch.load(folder / "t" / "checkpoint.pt", weights_only=True)["pair"])
+    given = {"epoch": config.epochs, "device": device}
+    means, labels = predictive.predictives(config, pair, data, "validation", samples=0, **given)
+    assert list(record.posterior) == ["peer_1", "peer_2", "pair"]
+    for member, found in record.posterior.items():
+        chosen = means[member].probabilities[torch.arange(len(labels)), labels]
+        assert found["mean_nll"] == pytest.approx(-chosen.log().mean().item(), rel=1e-5) != found["nll"]
+        assert found["nll"] == record.validation[member]["nll"] and found["accuracy"] == record.validation[member]["accuracy"]
+    for number, peer in enumerate(pair.peers, 1):
+        ratio = np.median((peer.sigma / peer.mean.abs()).detach().numpy())
+        assert record.posterior[f"peer_{number}"]["sigma_over_mean"] == pytest.approx(ratio, rel=1e-3)
+    whole, parts = record.validation, record.posterior["pair"]
+    own = [whole[peer]["mutual_information"] for peer in ("peer_1", "peer_2")]
+    assert parts["within"] == pytest.approx(np.mean(own), rel=1e-3)
+    assert parts["mutual_information"] == pytest.approx(whole["pair"]["mutual_information"], rel=1e-3)
+    assert parts["between"] == pytest.approx(parts["mutual_information"] - parts["within"]) and parts["between"] > 0
 
 
 def test_detection_against_sklearn(trained):

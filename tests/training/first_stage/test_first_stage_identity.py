@@ -96,6 +96,13 @@ CHANGED = {
     "gradient_points": 1.0,
     "param_weights": "layer",
     "param_alignment": "weights",
+    "posterior": "deterministic",
+    "teacher": "pretrained",
+    "prior_mode": "relative",
+    "prior_mean": "start",
+    "mean_weight_decay": 0.01,
+    "train_samples": 2,
+    "batchnorm_batches": 2,
 }
 
 #: What else a setting needs in order to have an effect, or to be taken.
@@ -103,6 +110,7 @@ WITH = {
     "kernel_width": {"kernel": "rbf"},
     "kernel_degree": {"kernel": "polynomial"},
     "fusion_epochs": {"fusion_training": "switch"},
+    "teacher": {"peers": 1},
     "stage_two_lr_scale": {"stage_schedule": "restart"},
     "stage_two_warmup_epochs": {"stage_schedule": "restart"},
 }
