@@ -1,28 +1,51 @@
 """What does each part of the method give: mutual learning, parameter diversity, feature diversity, and both together?
 
-The paper's ablation, every arm trained for the same epochs and tuned with the same budget. The last four arms are a 2 x 2
-factorial with seeds as blocks: the main effect of each diversity term, and whether they help each other or do the same.
+The paper's ablation, every arm trained for the same epochs and tuned with the same budget. Four arms are a 2 x 2 factorial with
+seeds as blocks: the main effect of each diversity term, and whether they help each other or do the same.
+
+Is it the method, or is it two networks? Beside a single Bayesian network and two that never meet stand their deterministic
+twins, and what else the arithmetic of a pair buys: one wider network, one that a finished teacher taught, and at twice the cost
+four peers. Trials of fewer than 20 epochs (preset demo) have of these only the two deterministic pairs.
 """
 
 from analysis.build import build
 from mldiv.cli.main import main
+from mldiv.config import TrialConfig
 from mldiv.study import Study
 
 ALONE = {"mutual_weight": 0.0, "alpha": 0.0, "beta": 0.0}
+PLAIN = {"alpha": 0.0, "beta": 0.0}
 BASELINE, PARAMETER, FEATURE, BOTH = "mutual learning", "with parameter diversity", "with feature diversity", "with both"
+FEW_EPOCHS = 20
+
+#: The width at which a network of convolutions takes twice the arithmetic, which grows with its square.
+TWICE = 2**0.5
+
+
+def arms(base: TrialConfig) -> dict[str, dict]:
+    bayesian = {
+        "single BNN": ALONE,
+        "two single BNNs": ALONE,
+        BASELINE: PLAIN,
+        PARAMETER: {"beta": 0.0},
+        FEATURE: {"alpha": 0.0},
+        BOTH: {},
+    }
+    twins = {"two deterministic networks": ALONE, "deterministic mutual learning": PLAIN}
+    if base.epochs >= FEW_EPOCHS:
+        if base.arch != "resnet18":  # it has one width
+            twins["one deterministic network, twice the arithmetic"] = ALONE | {"peers": 1, "width": base.width * TWICE}
+        twins["one deterministic network, taught by a finished one"] = PLAIN | {"peers": 1, "teacher": "pretrained"}
+    twins = {name: changes | {"posterior": "deterministic"} for name, changes in twins.items() if base.bayesian}
+    four = {"four peers, with both": {"peers": 4}} if base.epochs >= FEW_EPOCHS and base.peers != 4 else {}
+    return bayesian | twins | four
+
 
 STUDY = Study(
     name="ablation",
     question="What do parameter diversity and feature diversity give a pair in mutual learning, alone and together?",
     scientific="method",
-    arms={
-        "single BNN": ALONE,
-        "two single BNNs": ALONE,
-        BASELINE: {"alpha": 0.0, "beta": 0.0},
-        PARAMETER: {"beta": 0.0},
-        FEATURE: {"alpha": 0.0},
-        BOTH: {},
-    },
+    arms=arms,
     searched=("lr", "kl_weight", "temperature", "alpha", "beta"),
     baseline=BASELINE,
     members={"single BNN": "peers"},

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mldiv import records
@@ -20,6 +21,7 @@ from mldiv.cli.progress import clock
 from mldiv.cli.run import choose_arms, configure_trials, make_arms, open_folder, prepare
 from mldiv.config import TrialConfig
 from mldiv.method.kernels import KERNELS
+from mldiv.method.networks import build
 from mldiv.presets import PRESETS, configure
 from mldiv.setting import TRIAL, sparing
 from mldiv.storage.cache import Store
@@ -320,7 +322,7 @@ def test_some_arms_alone(load_study, capsys, tmp_path):
     assert "single" not in out
     header = prepared(study, "--arm", "with both").header
     assert header.arms == ["mutual learning", "with both"] and header.compare == ["with both"] and not header.contrasts
-    whole = [flag for arm in list(study.arms)[3:] for flag in ("--arm", arm)]
+    whole = [flag for arm in prepared(study).header.arms[3:] for flag in ("--arm", arm)]
     assert len(prepared(study, *whole).header.contrasts) == 3
     named = prepared(load_study("initialization"), "--arm", "both scratch, no diversity").header
     assert named.compare == ["both scratch, no diversity"]
@@ -380,16 +382,33 @@ def test_what_a_study_compares_are_arms_of_its_own(load_study, name):
 
 
 def test_the_arms_are_what_their_names_say(load_study):
-    def made(name):
-        study, base = load_study(name), configure("demo", {})
+    def made(name, preset="demo", **settings):
+        study, base = load_study(name), configure(preset, settings)
         return {arm.name: arm.config for arm in make_arms(study, base, choose_arms(study, (), base))}
 
-    acting = {name: (config.mutual_weight > 0, config.alpha > 0, config.beta > 0) for name, config in made("ablation").items()}
-    assert acting == {
+    arms = made("ablation", "paper")
+    acting = {name: (config.mutual_weight > 0, config.alpha > 0, config.beta > 0) for name, config in arms.items()}
+    bayesian = {
         "single BNN": (False, False, False), "two single BNNs": (False, False, False),
         "mutual learning": (True, False, False), "with parameter diversity": (True, True, False),
         "with feature diversity": (True, False, True), "with both": (True, True, True),
     }  # fmt: skip
+    twins = {"two deterministic networks": (False, False, False), "deterministic mutual learning": (True, False, False)}
+    dear = {
+        "one deterministic network, twice the arithmetic": (False, False, False),
+        "one deterministic network, taught by a finished one": (True, False, False),
+        "four peers, with both": (True, True, True),
+    }  # fmt: skip
+    assert acting == bayesian | twins | dear
+    assert {name for name, config in arms.items() if not config.bayesian} == set(acting) - set(bayesian) - {
+        "four peers, with both"
+    }
+    assert [config.peers for config in arms.values()] == [2] * 8 + [1, 1, 4]
+    wide, taught, _ = dear
+    assert [name for name, config in arms.items() if config.teacher == "pretrained"] == [taught]
+    assert set(made("ablation")) == set(bayesian | twins)
+    assert set(made("ablation", "paper", arch="resnet18")) == set(acting) - {wide}
+    assert set(made("ablation", "paper", data="cifar10")) == set(acting)
     switches = {name: config.switch_epoch for name, config in made("stage_switch").items()}
     shares = {"at once": 0, "after 1/6": 2, "after 1/3": 4, "after 1/2": 6, "after 2/3": 8, "after 5/6": 10}
     assert switches == {"never": 12} | shares
@@ -454,3 +473,29 @@ def test_a_folder_from_before_a_setting_was_there_goes_on_with_its_default(study
     assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 0
     code, _, err = run(study, capsys, "--out", str(tmp_path), "--dry-run", "--set", "mutual_weight=0.5")
     assert code == 2 and "mutual_weight (1.0 there, 0.5 here)" in err[0]
+
+
+def multiply_adds(config, classes, channels, size):
+    """Of a network's convolutions and linear layers, for one image."""
+    module = build(config.arch, classes=classes, channels=channels, width=config.width, seed=0, image_size=size).eval()
+    found = []
+
+    def count(layer, inputs, output):
+        places = output[0, 0].numel() if output.dim() == 4 else 1
+        found.append(layer.weight.numel() * places)
+
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            layer.register_forward_hook(count)
+    module(torch.zeros(1, channels, size, size))
+    return sum(found)
+
+
+@pytest.mark.parametrize("preset", ["quick", "small", "paper"])
+def test_the_wider_network_takes_the_arithmetic_of_two(load_study, preset):
+    study, base = load_study("ablation"), configure(preset, {})
+    wide = {arm.name: arm.config for arm in make_arms(study, base, choose_arms(study, (), base))}[
+        "one deterministic network, twice the arithmetic"
+    ]
+    shape = (10, 1, 8) if base.data == "digits" else (10, 3, 32)
+    assert multiply_adds(wide, *shape) / multiply_adds(base, *shape) == pytest.approx(2, rel=0.05)
