@@ -11,6 +11,8 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
+from mldiv.method import losses
+
 #: Smallest root mean square of a layer's weights that a relative start value of sigma multiplies (zero-initialised layers).
 SMALLEST_RMS = 1e-3
 
