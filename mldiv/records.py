@@ -7,23 +7,24 @@ A study folder holds
     trials/<id>/         trial.json, metrics.jsonl (a line per epoch), predictions.parquet (an image and member a row)
     scaling.jsonl        a size a line: time and memory of a step, where the study measures them
 
-A trial's id is the hash of its configuration and seed without paths, so the same trial is the same everywhere. Only the
-standard library is used here: the analysis reads these files without torch, ray or optuna.
+A trial's id is the hash of its configuration and seed without paths, so the same trial is the same everywhere, and a record
+that was copied into another trial's folder is found out. Only the standard library is used here: the analysis reads these
+files without torch, ray or optuna.
 """
 
 import hashlib
 import json
-import math
 import os
+import re
 import subprocess
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
+
+from mldiv.record_files import Damaged, RecordError, check_fields, finite, read_json, read_lines, write_atomically
 
 SCHEMA = 3
 
@@ -33,6 +34,14 @@ ROOT = Path(__file__).resolve().parent.parent
 FINAL = frozenset({"finished", "stopped", "diverged"})
 STATUSES = FINAL | {"running", "failed"}
 
+#: Settings that are no part of a trial's identity: where its data lie, and those that came later while they have this default.
+PLACES = frozenset({"data_root"})
+LATER = {"peers": 2}
+#: What `trial_id` returns, and what the folder of a trial may be called at all.
+IDENTITY, FOLDER_NAME = re.compile("[0-9a-f]{16}"), re.compile(r"\w[\w.-]*")
+
+PHASES = ("search", "repeat")
+
 #: What a trial cost: epochs that it trained itself, that it took from the store, and of pretraining that it trained.
 COSTS = ("epochs_trained", "epochs_shared", "pretraining_epochs_trained")
 
@@ -40,8 +49,8 @@ COSTS = ("epochs_trained", "epochs_shared", "pretraining_epochs_trained")
 PAIR = "pair"
 
 
-class RecordError(ValueError):
-    """A record that cannot be read; the message names the file and what is wrong with it."""
+#: By member and name; None for a score that is not defined.
+Scores = dict[str, dict[str, float | None]]
 
 
 def members_of(peers: int) -> tuple[str, ...]:
@@ -69,19 +78,19 @@ class TrialRecord:
     epochs: int = 0
     attempts: int = 1
     seconds: float = 0.0
-    validation: dict[str, dict[str, Any]] = field(default_factory=dict)
-    test: dict[str, dict[str, Any]] = field(default_factory=dict)
+    validation: Scores = field(default_factory=dict)
+    test: Scores = field(default_factory=dict)
     #: By member: the temperature fitted on validation data, and the test scores after dividing log-probabilities by it.
-    calibration_temperature: dict[str, float] = field(default_factory=dict)
-    test_scaled: dict[str, dict[str, Any]] = field(default_factory=dict)
+    calibration_temperature: dict[str, float | None] = field(default_factory=dict)
+    test_scaled: Scores = field(default_factory=dict)
     #: By member: how well its uncertainties detect its errors on test data, and images of another data set.
-    uncertainty: dict[str, dict[str, Any]] = field(default_factory=dict)
+    uncertainty: Scores = field(default_factory=dict)
     #: How Bayesian the trial is, on validation data at its end. By member: NLL and accuracy of the mean network beside those of
     #: the samples; of a peer the median of sigma over |mu|; of all together the mutual information within peers and between.
-    posterior: dict[str, dict[str, Any]] = field(default_factory=dict)
+    posterior: Scores = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     #: Both distances between the peers, raw, when stage two began.
-    switch: dict[str, float] = field(default_factory=dict)
+    switch: dict[str, float | None] = field(default_factory=dict)
     cost: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COSTS, 0))
     notes: list[str] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
@@ -101,6 +110,13 @@ class Assignment:
     phase: str
     seed: int
     trial: str
+
+
+#: The fields of a line of ``metrics.jsonl``.
+LINE = {
+    "epoch": int, "stage": int, "shared": bool, "lr": float, "train": dict[str, float | None], "validation": Scores,
+    "diversity": dict[str, float | dict[str, float | None] | None], "seconds": float,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +157,7 @@ class StudyRecord:
     data: str
     environment: dict[str, Any]
     chosen: dict[str, dict[str, Any]] | None = None
-    importance: dict[str, dict[str, float]] | None = None
+    importance: Scores | None = None
     fingerprint: str | None = None
 
     @property
@@ -173,7 +189,7 @@ class TrialTask:
 
         Raises: RecordError for missing or unknown fields, or one of a wrong type.
         """
-        return _checked(cls, value, "a trial's task")
+        return _record(cls, value, "a trial's task")
 
 
 @lru_cache
@@ -204,35 +220,15 @@ def trial_id(config: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+def identity_of(config: dict[str, Any]) -> str:
+    """Return the identity that a recorded configuration gives its trial: `TrialConfig.id`, without torch."""
+    left = PLACES | {name for name, before in LATER.items() if config.get(name) == before}
+    return trial_id({name: value for name, value in config.items() if name not in left})
+
+
 def trial_folder(study: Path, trial: str) -> Path:
     """Return the trial's folder in a study's."""
     return Path(study) / "trials" / trial
-
-
-def finite(value: Any) -> Any:
-    """Return ``value`` with every non-finite number replaced by None (JSON has no NaN), in nested dicts and lists too."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_atomically(path: Path, data: str | bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old one or the new one and nothing between.
-
-    Raises: OSError, with no trace left, when it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -243,7 +239,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 #: What to do about a damaged file.
 MEND = {
     "study.json": "remove it and run the study's command again, which writes it anew and keeps every trial",
-    "trial.json": "remove it, and the study's command goes on with this trial from its checkpoint",
+    "trial.json": "run the study's command again, which sets it aside and goes on with this trial from its checkpoint",
 }
 
 #: Fields that a file must hold although a new record begins without them.
@@ -252,63 +248,23 @@ ALWAYS = frozenset({"status"})
 Record = TypeVar("Record", bound=TrialRecord | StudyRecord | TrialTask)
 
 
-def _read(kind: type[Record], path: Path) -> Record:
-    """Read the record in a file.
+def _record(kind: type[Record], value: dict[str, Any], where: str, mend: str = "") -> Record:
+    """Make a record of a JSON object.
 
-    Raises: RecordError, naming the file and what to do, when it is missing or damaged, or of another schema version.
-    """
-    mend = MEND[path.name]
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecordError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: not valid JSON ({error}); {mend}") from None
-    if not isinstance(value, dict):
-        raise RecordError(f"{path}: expected a JSON object, found {type(value).__name__}; {mend}")
-    if value.get("schema") != SCHEMA:
-        raise RecordError(
-            f"{path}: schema version {value.get('schema')!r}, this mldiv reads {SCHEMA}; take the version that wrote it, or "
-            "train anew in another folder"
-        )
-    return _checked(kind, value, str(path), f"; {mend}")
-
-
-def _checked(kind: type[Record], value: dict[str, Any], where: str, mend: str = "") -> Record:
-    """Make a record of a dictionary.
-
-    Raises: RecordError, naming ``where``, for missing or unknown fields and for values of a wrong type.
+    Raises: Damaged, naming ``where``, for missing or unknown fields and for values of a wrong type.
     """
     known = {item.name: item for item in fields(kind)}
-    if unknown := sorted(set(value) - set(known)):
-        raise RecordError(f"{where}: unknown fields {', '.join(unknown)}; if a newer mldiv wrote them, take that one{mend}")
     needed = {name for name, item in known.items() if item.default is item.default_factory is MISSING} | ALWAYS & set(known)
-    if missing := sorted(needed - set(value)):
-        raise RecordError(f"{where}: fields {', '.join(missing)} are missing{mend}")
-    for name, item in value.items():
-        if not _fits(item, known[name].type):
-            raise RecordError(f"{where}: {name} = {item!r:.80}: expected {_words(known[name].type)}{mend}")
+    check_fields(value, {name: item.type for name, item in known.items()}, where, needed=needed, mend=mend)
     return kind(**value)
 
 
-def _fits(value: Any, annotation: Any) -> bool:
-    """Return whether a value, as JSON has it, is of an annotated type. None stands for a number that was not finite."""
-    inside = get_args(annotation)
-    if annotation is Any:
-        return True
-    if isinstance(annotation, UnionType):
-        return any(_fits(value, kind) for kind in inside)
-    if get_origin(annotation) is list:
-        return isinstance(value, list) and all(_fits(item, inside[0]) for item in value)
-    if get_origin(annotation) is dict:
-        return isinstance(value, dict) and all(_fits(item, inside[1]) for item in value.values())
-    if annotation is float:
-        return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-    return isinstance(value, annotation) and (annotation is bool or not isinstance(value, bool))
-
-
-def _words(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+def _check_schema(value: dict[str, Any], path: Path) -> None:
+    if (schema := value.get("schema")) != SCHEMA:
+        raise RecordError(
+            f"{path}: schema version {schema!r:.80}, this mldiv reads {SCHEMA}; take the version that wrote it, or train anew "
+            "in another folder"
+        )
 
 
 def write_study(folder: Path, record: StudyRecord) -> None:
@@ -323,81 +279,108 @@ def read_study(folder: Path) -> StudyRecord:
 
     Raises: RecordError, naming the file and what to do, when it is missing, damaged or of another schema version.
     """
-    return _read(StudyRecord, folder / "study.json")
+    path, mend = folder / "study.json", f"; {MEND['study.json']}"
+    value = read_json(path, mend)
+    _check_schema(value, path)
+    return _record(StudyRecord, value, str(path), mend)
 
 
 def write_trial(folder: Path, record: TrialRecord) -> None:
-    """Write ``trial.json``."""
-    write_json(folder / "trial.json", asdict(record))
+    """Write ``trial.json``, with a checksum of all that it says."""
+    value = finite(asdict(record))
+    write_json(folder / "trial.json", value | {"checksum": trial_id(value)})
 
 
 def read_trial(folder: Path) -> TrialRecord:
-    """Read the trial in ``folder``.
+    """Read the trial in ``folder``. Records of mldiv 0.5.0 have no checksum.
 
-    Raises: RecordError when it is missing or damaged, of another schema version, or holds unknown fields or states.
+    Raises: RecordError when it is missing, cannot be read or is of another schema version; Damaged when it does not fit its
+    checksum, holds unknown fields or states, or is another trial's.
     """
-    record = _read(TrialRecord, folder / "trial.json")
-    if record.status not in STATUSES:
-        known = ", ".join(sorted(STATUSES))
-        raise RecordError(f"{folder / 'trial.json'}: unknown status {record.status!r}, expected one of {known}")
+    path, mend = folder / "trial.json", f"; {MEND['trial.json']}"
+    value = read_json(path, mend)
+    checksum = value.pop("checksum", None)
+    if checksum is not None and checksum != trial_id(value):
+        raise Damaged(f"{path}: its checksum does not fit its content{mend}")
+    _check_schema(value, path)
+    record = _record(TrialRecord, value, str(path), mend)
+    if why := _contradiction(record, folder.name):
+        raise Damaged(f"{path}: {why}{mend}")
+    record.cost = dict.fromkeys(COSTS, 0) | record.cost
     return record
+
+
+def _contradiction(record: TrialRecord, folder: str) -> str | None:
+    """Say why a record cannot be that of the trial in a folder of this name; None where it can."""
+    if record.id != folder and IDENTITY.fullmatch(folder):
+        return f"the record of another trial, {record.id!r:.80}"
+    if record.status not in STATUSES:
+        return f"unknown status {record.status!r:.80}, expected one of {', '.join(sorted(STATUSES))}"
+    if not record.final or not IDENTITY.fullmatch(record.id):
+        return None
+    return None if identity_of(record.config) == record.id else "its config is another trial's"
 
 
 def failed_trial(folder: Path, task: TrialTask, reason: str) -> TrialRecord:
     """Return the trial's record as it stands in ``folder``, or a new one where it cannot be read, marked as failed."""
     try:
         record = read_trial(folder)
-    except (RecordError, OSError):
+    except RecordError:
         record = TrialRecord(task.trial, task.config)
     record.status, record.reason = "failed", reason
     return record
 
 
 def find_trial(study: Path, trial: str) -> TrialRecord | None:
-    """Read the record of ``trial`` in a study folder; None when it has none yet."""
+    """Read the record of ``trial`` in a study folder; None when it has none yet, or a damaged one, which is trained again."""
     folder = trial_folder(study, trial)
-    return read_trial(folder) if (folder / "trial.json").exists() else None
+    with suppress(Damaged):
+        return read_trial(folder) if os.path.lexists(folder / "trial.json") else None
+    return None
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON line and push it to the disk."""
+    """Append one JSON line and push it to the disk.
+
+    Raises: OSError; for a link at ``path`` too, which may lead anywhere.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
+    opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with open(opened, "a", encoding="utf-8") as file:
         file.write(json.dumps(finite(value), allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON-lines file; none when there is no file.
+def epoch_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a ``metrics.jsonl``, one for each epoch from the first on; none when there is no file.
 
-    Raises: RecordError, naming file and line, at a line that is not valid JSON (a truncated write, say).
+    Raises: Damaged, naming file and line, at one that is cut, of wrong types, or of another epoch.
     """
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise RecordError(f"{path}, line {number}: not valid JSON ({error})") from None
+    for number, line in enumerate(read_lines(path)):
+        check_line(line, number, f"{path}, line {number + 1}")
+        yield line
+
+
+def check_line(line: Any, epoch: int, where: str) -> None:
+    """Look at a line of ``metrics.jsonl``. Raises: Damaged, naming ``where``, for one that is not the line of this epoch."""
+    check_fields(line if isinstance(line, dict) else {}, LINE, where)
+    if line["epoch"] != epoch or line["stage"] not in (1, 2):
+        raise Damaged(f"{where}: epoch {line['epoch']}, stage {line['stage']}, where epoch {epoch} was expected")
 
 
 def keep_epochs(path: Path, epochs: int, extra: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
-    """Drop every line of epoch ``epochs`` and later, and a half-written last line: what a resumed run writes anew.
+    """Drop every line of epoch ``epochs`` and later, and all from a half-written one on: what a resumed run writes anew.
 
     extra: lines that then follow. Returns the lines that the file holds now.
     """
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if value["epoch"] < epochs:
-            kept.append(value)
+    with suppress(Damaged):
+        for line in read_lines(path):
+            if isinstance(epoch := line.get("epoch"), int) and epoch < epochs:
+                kept.append(line)
     kept += extra or []
-    if path.exists() or kept:
+    if os.path.lexists(path) or kept:
         write_atomically(path, "".join(json.dumps(finite(value), allow_nan=False) + "\n" for value in kept))
     return kept
 
@@ -408,6 +391,20 @@ def write_assignments(study: Path, assignments: list[Assignment]) -> None:
     write_atomically(Path(study) / "assignments.jsonl", "".join(lines))
 
 
-def read_assignments(study: Path) -> list[Assignment]:
-    """Read ``assignments.jsonl`` in the study's folder; nothing where there is none."""
-    return [Assignment(**line) for line in read_lines(Path(study) / "assignments.jsonl")]
+def read_assignments(study: Path, problems: list[str] | None = None) -> list[Assignment]:
+    """Read ``assignments.jsonl`` in the study's folder; nothing where there is none.
+
+    problems: takes what is wrong with lines, which are then left out.
+
+    Raises: RecordError; Damaged for a wrong line where ``problems`` is not given.
+    """
+    kinds = {item.name: item.type for item in fields(Assignment)}
+
+    def check(line: dict[str, Any], where: str) -> None:
+        check_fields(line, kinds, where)
+        if line["phase"] not in PHASES:
+            raise Damaged(f"{where}: phase = {line['phase']!r:.80}: expected one of {', '.join(PHASES)}")
+        if not FOLDER_NAME.fullmatch(line["trial"]):
+            raise Damaged(f"{where}: trial = {line['trial']!r:.80}: expected the name of a folder in trials")
+
+    return [Assignment(**line) for line in read_lines(Path(study) / "assignments.jsonl", problems, check)]

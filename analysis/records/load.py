@@ -60,33 +60,6 @@ class Curve:
         return int(self.epoch[self.stage == 2][0]) if (self.stage == 2).any() else None
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """One member's predictions of the test images, each [images], in their order.
-
-    label, predicted: class indices; confidence: the probability of the predicted class; scaled_*: after temperature scaling;
-    entropy, mutual_information: in nats.
-    """
-
-    label: np.ndarray
-    predicted: np.ndarray
-    confidence: np.ndarray
-    label_probability: np.ndarray
-    scaled_confidence: np.ndarray
-    entropy: np.ndarray
-    mutual_information: np.ndarray
-
-    @property
-    def correct(self) -> np.ndarray:
-        """Whether the predicted class is the label, [images]."""
-        return self.predicted == self.label
-
-    @property
-    def nll(self) -> np.ndarray:
-        """Negative log-likelihood of the label, [images], in nats."""
-        return -np.log(np.maximum(self.label_probability.astype(float), np.finfo(np.float32).tiny))
-
-
 @dataclass
 class StudyData:
     """A study's records.
@@ -241,16 +214,3 @@ def _at(line: dict[str, Any], path: tuple[str, ...]) -> float:
         numbers = [number for number in value.values() if number is not None]
         return float(np.mean(numbers)) if numbers else np.nan
     return np.nan if value is None else float(value)
-
-
-def _read_predictions(path: Path, scored: str) -> list[Predictions]:
-    names = list(Predictions.__dataclass_fields__)
-    with pyarrow.parquet.ParquetFile(path, memory_map=False) as file:
-        table = file.read(columns=["member", *names], use_threads=False)
-    codes = table.column("member").combine_chunks()
-    member = np.asarray(codes.to_pylist())
-    columns = {name: table.column(name).to_numpy() for name in names}
-    rows = [np.flatnonzero(member == network) for network in scored_by(scored, dict.fromkeys(member.tolist()))]
-    if not rows or not all(len(row) for row in rows):
-        raise ValueError(f"{path}: no predictions of the {scored}")
-    return [Predictions(**{name: column[row] for name, column in columns.items()}) for row in rows]

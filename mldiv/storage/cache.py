@@ -7,8 +7,8 @@ Any number of processes, worker groups and studies may use one store at once. It
     progress/                  from where an interrupted computation goes on
     references/<study>.json    which entries a study still needs
 
-What goes wrong here costs time and never a number: a damaged entry counts as missing, and a disk that is full leaves the
-entry out. Both are told in ``messages``, for the trial's record.
+What goes wrong here costs time and never a number: a damaged entry counts as missing and is renamed to <name>.pt.damaged, and
+a disk that is full leaves the entry out. Both are told in ``messages``, for the trial's record.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from mldiv import distributed, records
-from mldiv.records import write_atomically
+from mldiv.record_files import Damaged, read_bytes, set_aside, write_atomically
 from mldiv.storage import object_store
 from mldiv.storage.files import State, dump, load
 
@@ -41,8 +41,12 @@ _SEAL = b"mldiv-store 1 "
 _DIGEST = 64
 
 
-class Damaged(ValueError):
-    """An entry whose bytes are not those that were published."""
+#: Looks at a state that was read. Raises: Damaged where it is not what was asked for.
+Check = Callable[[State], None]
+
+
+def accept(state: State) -> None:
+    """Accept any state."""
 
 
 def seal(state: State) -> bytes:
@@ -99,13 +103,13 @@ class Store:
         """Return what follows ``folder`` in the names of the entries directly in it."""
         return [path.stem for path in (self.folder / "entries" / folder).glob("*.pt")]
 
-    def read(self, name: str, device: torch.device) -> State | None:
-        """Return the entry, or None when there is none; one that is damaged is taken out of the store first."""
-        return self._read(self.path(name), device)
+    def read(self, name: str, device: torch.device, check: Check = accept) -> State | None:
+        """Return the entry, or None when there is none; one that is damaged, or that ``check`` refuses, is set aside first."""
+        return self._read(self.path(name), device, check)
 
-    def read_progress(self, name: str, device: torch.device) -> State | None:
-        """Return how far an interrupted computation of the entry came; None when it left nothing."""
-        return self._read(self._progress(name), device)
+    def read_progress(self, name: str, device: torch.device, check: Check = accept) -> State | None:
+        """Return how far an interrupted computation of the entry came; None when it left nothing that ``check`` accepts."""
+        return self._read(self._progress(name), device, check)
 
     def keep_progress(self, name: str, state: State) -> None:
         """Note how far a computation of the entry has come; without room, an interrupted one begins anew. Rank 0's call."""
@@ -126,13 +130,13 @@ class Store:
             return self.has(name)
         return True
 
-    def get(self, name: str, compute: Callable[[], State], device: torch.device) -> State:
-        """Return the entry, computed on every rank and published if it is missing.
+    def get(self, name: str, compute: Callable[[], State], device: torch.device, check: Check = accept) -> State:
+        """Return the entry, computed on every rank and published if it is missing, damaged, or refused by ``check``.
 
         Who needs it meanwhile waits, and computes it if this one dies.
         """
         with self.hold([name]):
-            state = self.read(name, device)
+            state = self.read(name, device, check)
             if state is None:
                 state = compute()
                 if distributed.rank() == 0:
@@ -176,10 +180,19 @@ class Store:
     def _progress(self, name: str) -> Path:
         return self.folder / "progress" / f"{name}.pt"
 
-    def _read(self, path: Path, device: torch.device) -> State | None:
+    def _read(self, path: Path, device: torch.device, check: Check) -> State | None:
         """Return on all ranks what rank 0 reads of a file."""
         payload = distributed.from_first(self._payload(path) if distributed.rank() == 0 else None)
-        return None if payload is None else load(payload, device)
+        if payload is None:
+            return None
+        try:
+            state = load(payload, device)
+            check(state)
+        except Damaged as error:
+            if distributed.rank() == 0:
+                self._replace(path, error)
+            return None
+        return state
 
     def _payload(self, path: Path) -> bytes | None:
         name = path.relative_to(self.folder)
@@ -190,21 +203,28 @@ class Store:
         except OSError as error:
             self._tell(f"{name} could not be read ({error.strerror or error}) and is computed anew")
         except Damaged as error:
-            self._tell(f"{name} was damaged ({error}) and is computed anew")
-            with contextlib.suppress(OSError):
-                self._remove(path)
+            self._replace(path, error)
         return None
+
+    def _replace(self, path: Path, error: Damaged) -> None:
+        """Tell of a damaged file and set it aside."""
+        self._tell(f"{path.relative_to(self.folder)} was damaged ({error}) and is computed anew")
+        with contextlib.suppress(OSError):
+            self._set_aside(path)
 
     # Files, which a store elsewhere keeps in its own way
 
     def _bytes(self, path: Path) -> bytes:
-        data = path.read_bytes()
+        data = read_bytes(path, None)
         with contextlib.suppress(OSError):  # another user's, or deleted just now
             os.utime(path)  # the time of last use, for eviction
         return data
 
     def _write(self, path: Path, data: bytes) -> None:
         write_atomically(path, data)
+
+    def _set_aside(self, path: Path) -> None:
+        set_aside(path)
 
     def _remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mldiv.records import write_atomically
+from mldiv.record_files import write_atomically
 from mldiv.storage.cache import LIMIT_BYTES, Entry, Store
 from mldiv.storage.object_store import Remote, is_url
 
@@ -70,6 +70,11 @@ class RemoteStore(Store):
         if self._kept_here(path):
             with contextlib.suppress(OSError):
                 write_atomically(path, data)
+
+    def _set_aside(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):  # there is a copy here of what is kept here
+            super()._set_aside(path)
+        self.remote.remove(self._object(path))
 
     def _remove(self, path: Path) -> None:
         super()._remove(path)

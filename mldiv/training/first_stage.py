@@ -6,6 +6,7 @@ bit (on CPU) the trial trained alone. The fusion has no part in stage one; each 
 """
 
 from collections.abc import Collection
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +17,7 @@ from mldiv.config import TrialConfig, from_dict
 from mldiv.datasets.splits import ImageData
 from mldiv.records import trial_id
 from mldiv.setting import FIRST_STAGE, identity
-from mldiv.storage.cache import Store
+from mldiv.storage.cache import Check, Store, accept
 from mldiv.storage.files import State
 
 #: Raised whenever a change of mldiv moves numbers: what was stored before is then found no more.
@@ -97,19 +98,23 @@ class SharedFirstStage:
         """Return the names of the prefixes that this trial is to store and that lie beyond its first ``done`` epochs."""
         return [self.name(epoch) for epoch in self.wanted if epoch > done and not self.store.has(self.name(epoch))]
 
-    def longest(self, beyond: int) -> State | None:
-        """Read the longest stored prefix of this trial's first stage with more than ``beyond`` epochs. All ranks' call."""
+    def longest(self, beyond: int, check: Check = accept) -> State | None:
+        """Read the longest stored prefix of this trial's first stage with more than ``beyond`` epochs. All ranks' call.
+
+        check: of a prefix that was read; one that it refuses is set aside.
+        """
         stored = distributed.from_first(self._stored(beyond) if distributed.rank() == 0 else None)
         for epoch in stored:
-            state = self.store.read(self.name(epoch), self.device)
+            state = self.store.read(self.name(epoch), self.device, check)
             if state is not None and self._mine(state, epoch):
                 return state
         return None
 
     def _mine(self, state: State, epoch: int) -> bool:
         """Tell whether an entry is what its name says: a file that was copied to another name is not."""
-        if state["epoch"] == epoch and first_stage_id(from_dict(state["config"])) == first_stage_id(self.config):
-            return True
+        with suppress(LookupError, TypeError, ValueError):
+            if state["epoch"] == epoch and first_stage_id(from_dict(state["config"])) == first_stage_id(self.config):
+                return True
         self.store.messages.append(f"{self.name(epoch)} is another first stage's prefix and was passed over")
         return False
 

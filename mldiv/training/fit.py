@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import platform
 import time
 from collections.abc import Collection
@@ -25,6 +26,7 @@ from mldiv.evaluation.gradients import Trace, measure
 from mldiv.evaluation.metrics import scores
 from mldiv.method.gradients import strengths
 from mldiv.method.pair import OF_PAIRS, term_names
+from mldiv.record_files import Damaged, set_aside
 from mldiv.records import TrialRecord
 from mldiv.storage.cache import Store
 from mldiv.storage.files import save_atomically
@@ -42,7 +44,7 @@ from mldiv.training.loop import (
     train_epoch,
 )
 from mldiv.training.pretraining import train_fusion
-from mldiv.training.resume import Line, Report, Trial, begin, prefix
+from mldiv.training.resume import CHECKPOINT, Line, Report, Trial, begin, prefix, state
 from mldiv.training.worker_cache import Workspace
 
 #: A fall of the feature KL below this share of its value at the switch means that the feature term died.
@@ -104,19 +106,33 @@ def _open_record(config: TrialConfig, folder: Path, data: ImageData, device: tor
     """Return the trial's record, new or as an interrupted attempt left it, marked as running (rank 0 only)."""
     if distributed.rank():
         return None
-    if (folder / "trial.json").exists():
-        record = records.read_trial(folder)
-        if record.final:
-            return record
-        record.attempts += 1
-    else:
-        record = TrialRecord(config.id, asdict(config))
+    record = _found(config, folder)
+    if record.final:
+        return record
+    record.config, record.attempts = asdict(config), record.attempts + 1
     sizes = {name: len(split) for name, split in data.splits.items()}
     record.status, record.reason = "running", None
     record.data = sizes | {"classes": data.classes, "fingerprint": data.fingerprint}
     record.environment = environment(device)
     records.write_trial(folder, record)
     return record
+
+
+def _found(config: TrialConfig, folder: Path) -> TrialRecord:
+    """Return the record in the folder, or a new one; one that is damaged or another trial's is set aside and noted."""
+    new = TrialRecord(config.id, asdict(config), attempts=0)
+    path = folder / "trial.json"
+    if not os.path.lexists(path):
+        return new
+    try:
+        record = records.read_trial(folder)
+        if record.id != config.id:
+            raise Damaged(f"{path}: the record of another trial, {record.id!r:.80}")
+        return record
+    except Damaged as error:
+        why = str(error).removeprefix(f"{path}: ").removesuffix(f"; {records.MEND['trial.json']}")
+        new.notes.append(f"trial.json was damaged ({why}) and is kept as {set_aside(path)}")
+        return new
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -204,7 +220,7 @@ def _close(trial: Trial) -> None:
     record.seconds = time.perf_counter() - trial.began
     if distributed.rank() == 0:
         fallback = [workspace.fallback] if trial.config.compile and workspace.fallback else []
-        record.notes = _notes(record, trial.lines) + store.messages + fallback
+        record.notes += _notes(record, trial.lines) + store.messages + fallback
         records.write_trial(trial.folder, record)
     store.messages.clear()
 
@@ -238,8 +254,7 @@ def _keep(trial: Trial, line: Line, report: Report) -> bool:
     record.seconds = time.perf_counter() - trial.began
     if trial.shared.wants(trial.epoch):  # before the checkpoint: a trial that resumes from there has published
         trial.shared.publish(trial.epoch, prefix(trial))
-    saved = {"pair": trial.pair.state_dict(), "optimizer": trial.optimizer.state_dict(), "epoch": trial.epoch}
-    save_atomically(trial.folder / "checkpoint.pt", saved)
+    save_atomically(trial.folder / CHECKPOINT, state(trial))
     return bool(report(line))
 
 

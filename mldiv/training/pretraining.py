@@ -8,11 +8,12 @@ from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.evaluation.predictive import evaluation, precision
 from mldiv.method.pair import MutualPair
+from mldiv.record_files import Damaged
 from mldiv.records import trial_id
 from mldiv.seeding import generator
 from mldiv.setting import PRETRAINING, identity
 from mldiv.storage.cache import Store
-from mldiv.storage.files import State
+from mldiv.storage.files import State, check_form, check_optimizer
 from mldiv.training.first_stage import environment_id
 from mldiv.training.loop import epoch_batches, learning_rate, network, optimizer_of, over_ranks, steps_per_epoch
 
@@ -66,7 +67,10 @@ def pretrained(
         trained = config.pretrain_epochs
         return _train(config, data, store, name, device, purpose)
 
-    return store.get(name, compute, device), trained
+    def check(state: State) -> None:
+        check_form(state, network(config, data.shapes, purpose).state_dict())
+
+    return store.get(name, compute, device, check), trained
 
 
 def _train(config: TrialConfig, data: ImageData, store: Store, name: str, device: torch.device, purpose: str) -> State:
@@ -75,9 +79,16 @@ def _train(config: TrialConfig, data: ImageData, store: Store, name: str, device
     module = network(config, data.shapes, purpose).to(device)
     optimizer = optimizer_of(config, module.parameters(), config.weight_decay)
     start = 0
-    if (state := store.read_progress(name, device)) is not None:
+
+    def check(state: State) -> None:
+        check_form(state.get("module"), module.state_dict())
+        check_optimizer(state.get("optimizer"), optimizer)
+        if type(epoch := state.get("epoch")) is not int or not 0 < epoch < config.pretrain_epochs:
+            raise Damaged(f"it is of epoch {epoch!r:.40} of {config.pretrain_epochs}")
+
+    if (state := store.read_progress(name, device, check)) is not None:
         module.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]["state"]})
         start = state["epoch"]
     model = over_ranks(module, device)
     for epoch in range(start, config.pretrain_epochs):

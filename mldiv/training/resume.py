@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from mldiv import distributed, records
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.method.pair import MutualPair
+from mldiv.record_files import Damaged, RecordError, read_bytes, set_aside
 from mldiv.records import TrialRecord
-from mldiv.storage.files import State, load
+from mldiv.storage.files import State, check_form, check_optimizer, fill, load
 from mldiv.training.first_stage import SharedFirstStage
 from mldiv.training.pretraining import TEACHER, for_teacher, pretrained, purposes
 from mldiv.training.worker_cache import Workspace
+
+CHECKPOINT = "checkpoint.pt"
 
 Line = dict[str, Any]
 
@@ -68,7 +72,7 @@ def begin(trial: Trial, report: Report, held: contextlib.ExitStack) -> bool:
     """
     _resume(trial)
     held.enter_context(trial.shared.store.hold(trial.shared.missing(trial.epoch)))
-    stored = trial.shared.longest(beyond=trial.epoch)
+    stored = trial.shared.longest(trial.epoch, partial(_check_prefix, trial))
     if stored is not None:
         _take(trial, stored)
     elif trial.epoch == 0:
@@ -85,14 +89,71 @@ def begin(trial: Trial, report: Report, held: contextlib.ExitStack) -> bool:
 
 
 def _resume(trial: Trial) -> None:
-    """Take up the folder's checkpoint, if there is one; rank 0 alone reads it, other ranks may be on another machine."""
-    path = trial.folder / "checkpoint.pt"
-    data = distributed.from_first(path.read_bytes() if distributed.rank() == 0 and path.exists() else None)
-    if data is not None:
-        saved = load(data, trial.device)
-        trial.pair.load_state_dict(saved["pair"])
-        trial.optimizer.load_state_dict(trial.optimizer.state_dict() | {"state": saved["optimizer"]["state"]})
-        trial.epoch = saved["epoch"]
+    """Take up the folder's checkpoint, if there is one; rank 0 alone reads it, other ranks may be on another machine.
+
+    One that is damaged, another trial's, or of epochs whose lines are lost is set aside, noted, and the trial begins anew.
+    """
+    data, lines = distributed.from_first(_checkpoint(trial) if distributed.rank() == 0 else None)
+    try:
+        if isinstance(data, Damaged):
+            raise data
+        if data is not None:
+            _take_up(trial, load(data, trial.device), lines)
+    except Damaged as error:
+        if distributed.rank() == 0:
+            name = set_aside(trial.folder / CHECKPOINT)
+            trial.record.notes.append(f"{CHECKPOINT} was damaged ({error}), is kept as {name}, and the trial was begun anew")
+
+
+def _checkpoint(trial: Trial) -> tuple[bytes | Damaged | None, int]:
+    """Return the checkpoint's bytes, or what is wrong with the file, and how many epochs' lines are whole."""
+    lines = 0
+    with contextlib.suppress(RecordError):
+        for _ in records.epoch_lines(trial.lines):
+            lines += 1
+    try:
+        return read_bytes(trial.folder / CHECKPOINT, None), lines
+    except FileNotFoundError:
+        return None, lines
+    except Damaged as error:
+        return error, lines
+
+
+def _take_up(trial: Trial, saved: State, lines: int) -> None:
+    """Set the trial to what a checkpoint holds. Raises: Damaged, with the trial as it was, where that is not this trial's.
+
+    A checkpoint of mldiv 0.5.0 does not say whose it is, nor where the distances stood at the switch.
+    """
+    owner, epoch = saved.get("trial", trial.config.id), saved.get("epoch")
+    if owner != trial.config.id:
+        raise Damaged(f"it is trial {owner!r:.40}'s")
+    if type(epoch) is not int or not 0 < epoch <= trial.config.epochs:
+        raise Damaged(f"it is of epoch {epoch!r:.40} of {trial.config.epochs}")
+    if epoch > lines:
+        raise Damaged(f"metrics.jsonl holds {lines} of its {epoch} epochs")
+    check_optimizer(saved.get("optimizer"), trial.optimizer)
+    fill(trial.pair, saved.get("pair"))
+    trial.optimizer.load_state_dict(trial.optimizer.state_dict() | {"state": saved["optimizer"]["state"]})
+    trial.epoch, trial.record.switch = epoch, dict(saved.get("switch") or trial.record.switch)
+
+
+def state(trial: Trial) -> State:
+    """Return the trial as its checkpoint holds it."""
+    return {
+        "pair": trial.pair.state_dict(), "optimizer": trial.optimizer.state_dict(), "epoch": trial.epoch,
+        "trial": trial.config.id, "switch": trial.record.switch,
+    }  # fmt: skip
+
+
+def _check_prefix(trial: Trial, stored: State) -> None:
+    """Raise Damaged for a stored prefix that does not hold what this trial goes on from."""
+    check_form(stored.get("pair"), _peers(trial))
+    check_optimizer({"state": stored.get("optimizer")}, trial.optimizer)
+    lines = stored.get("lines")
+    if not isinstance(lines, list) or len(lines) != stored.get("epoch"):
+        raise Damaged("its lines are not those of its epochs")
+    for number, line in enumerate(lines):
+        records.check_line(line, number, f"line {number + 1}")
 
 
 def _take(trial: Trial, stored: State) -> None:
@@ -105,10 +166,13 @@ def _take(trial: Trial, stored: State) -> None:
 
 def prefix(trial: Trial) -> dict[str, Any]:
     """Return the trial as the store keeps it for others."""
-    peers = {name: value for name, value in trial.pair.state_dict().items() if name.startswith("peer_")}
-    momentum = trial.optimizer.state_dict()["state"]
-    lines = list(records.read_lines(trial.lines))
-    return {"epoch": trial.epoch, "pair": peers, "optimizer": momentum, "lines": lines, "config": asdict(trial.config)}
+    momentum, lines = trial.optimizer.state_dict()["state"], list(records.epoch_lines(trial.lines))
+    return {"epoch": trial.epoch, "pair": _peers(trial), "optimizer": momentum, "lines": lines, "config": asdict(trial.config)}
+
+
+def _peers(trial: Trial) -> State:
+    """Return the peers' part of the pair's state."""
+    return {name: value for name, value in trial.pair.state_dict().items() if name.startswith("peer_")}
 
 
 def _initialize(trial: Trial) -> None:
