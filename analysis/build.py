@@ -14,6 +14,7 @@ from analysis.records.repeats import Repeats, gather, predictions
 from analysis.records.signatures import signatures, words
 from analysis.report import page
 from analysis.report.sections import Finding, findings
+from mldiv.record_files import write_atomically
 from mldiv.storage.object_store import is_url
 
 #: What can be written: the tables, the report, the reliability diagrams and response surfaces (png: as .png and .pdf).
@@ -86,7 +87,7 @@ def write(texts: Mapping[str, str], out: Path, formats: Collection[str]) -> list
     """Write the answer, and of the other texts those whose names end in one of ``formats``; return their names."""
     kept = [name for name in texts if name == "answer.md" or name.rpartition(".")[2] in formats]
     for name in kept:
-        (out / name).write_text(texts[name], encoding="utf-8")
+        write_atomically(out / name, texts[name])
     return kept
 
 

@@ -49,8 +49,14 @@ COSTS = ("epochs_trained", "epochs_shared", "pretraining_epochs_trained")
 PAIR = "pair"
 
 
-#: By member and name; None for a score that is not defined.
-Scores = dict[str, dict[str, float | None]]
+#: Numbers by name, and by two names, as a file holds them: None for one that was not finite, or is not defined.
+Numbers = dict[str, float | None]
+Scores = dict[str, Numbers]
+#: The fields that hold such.
+NUMBERS: dict[str, Any] = {
+    "switch": Numbers, "calibration_temperature": Numbers, "validation": Scores, "test": Scores, "test_scaled": Scores,
+    "uncertainty": Scores, "importance": Scores | None,
+}  # fmt: skip
 
 
 def members_of(peers: int) -> tuple[str, ...]:
@@ -78,19 +84,19 @@ class TrialRecord:
     epochs: int = 0
     attempts: int = 1
     seconds: float = 0.0
-    validation: Scores = field(default_factory=dict)
-    test: Scores = field(default_factory=dict)
+    validation: dict[str, dict[str, Any]] = field(default_factory=dict)
+    test: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: By member: the temperature fitted on validation data, and the test scores after dividing log-probabilities by it.
-    calibration_temperature: dict[str, float | None] = field(default_factory=dict)
-    test_scaled: Scores = field(default_factory=dict)
+    calibration_temperature: dict[str, float] = field(default_factory=dict)
+    test_scaled: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: By member: how well its uncertainties detect its errors on test data, and images of another data set.
-    uncertainty: Scores = field(default_factory=dict)
+    uncertainty: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: How Bayesian the trial is, on validation data at its end. By member: NLL and accuracy of the mean network beside those of
     #: the samples; of a peer the median of sigma over |mu|; of all together the mutual information within peers and between.
-    posterior: Scores = field(default_factory=dict)
+    posterior: dict[str, dict[str, Any]] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     #: Both distances between the peers, raw, when stage two began.
-    switch: dict[str, float | None] = field(default_factory=dict)
+    switch: dict[str, float] = field(default_factory=dict)
     cost: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COSTS, 0))
     notes: list[str] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
@@ -114,8 +120,8 @@ class Assignment:
 
 #: The fields of a line of ``metrics.jsonl``.
 LINE = {
-    "epoch": int, "stage": int, "shared": bool, "lr": float, "train": dict[str, float | None], "validation": Scores,
-    "diversity": dict[str, float | dict[str, float | None] | None], "seconds": float,
+    "epoch": int, "stage": int, "shared": bool, "lr": float, "train": Numbers, "validation": Scores,
+    "diversity": dict[str, float | Numbers | None], "seconds": float,
 }  # fmt: skip
 
 
@@ -157,7 +163,7 @@ class StudyRecord:
     data: str
     environment: dict[str, Any]
     chosen: dict[str, dict[str, Any]] | None = None
-    importance: Scores | None = None
+    importance: dict[str, dict[str, float]] | None = None
     fingerprint: str | None = None
 
     @property
@@ -255,7 +261,8 @@ def _record(kind: type[Record], value: dict[str, Any], where: str, mend: str = "
     """
     known = {item.name: item for item in fields(kind)}
     needed = {name for name, item in known.items() if item.default is item.default_factory is MISSING} | ALWAYS & set(known)
-    check_fields(value, {name: item.type for name, item in known.items()}, where, needed=needed, mend=mend)
+    kinds = {name: NUMBERS.get(name, item.type) for name, item in known.items()}
+    check_fields(value, kinds, where, needed=needed, mend=mend)
     return kind(**value)
 
 

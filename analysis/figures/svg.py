@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from analysis.figures import palette
 from analysis.figures.palette import Style
 from analysis.records.load import StudyData
+from mldiv.record_files import write_atomically
 
 #: Colours of a figure that the page replaces by its own; on paper they are what they say.
 INK, PAPER, FAINT = "#000000", "#ffffff", "#d4d5d6"
@@ -54,9 +55,12 @@ def canvas(height: float, width: float = WIDTH_POINTS, **options: Any) -> Figure
 
 def files(figure: Figure, out: Path, name: str) -> list[Path]:
     """Write the figure into ``out`` as name.png and name.pdf, the same bytes for the same figure; return both paths."""
+    png, pdf = io.BytesIO(), io.BytesIO()
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+    FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})
     paths = [out / f"{name}.png", out / f"{name}.pdf"]
-    FigureCanvasAgg(figure).print_png(str(paths[0]), metadata={"Software": None})
-    FigureCanvasPdf(figure).print_pdf(str(paths[1]), metadata={"CreationDate": None})
+    for path, buffer in zip(paths, (png, pdf), strict=True):
+        write_atomically(path, buffer.getvalue())
     return paths
 
 

@@ -1,21 +1,24 @@
 """Read a study folder as data: its header, its trials, what could not be read. Nothing is computed."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 
+from analysis.records import predictions
+from analysis.records.consistency import check_header, check_size, why_not
+from analysis.records.predictions import Members, Predictions
+from mldiv.record_files import Damaged, RecordError, read_lines
 from mldiv.records import (
     PAIR,
-    RecordError,
+    Assignment,
     StudyRecord,
     TrialRecord,
+    epoch_lines,
     read_assignments,
-    read_lines,
     read_study,
     read_trial,
     scored_by,
@@ -77,6 +80,8 @@ class StudyData:
     scaling: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     _curves: dict[str, Curve | None] = field(default_factory=dict)
+    _epochs: dict[str, int] = field(default_factory=dict)
+    _predictions: dict[str, Members | None] = field(default_factory=dict)
 
     @property
     def arms(self) -> list[str]:
@@ -130,53 +135,94 @@ class StudyData:
         """Return the trial's lines as arrays, read once; None when it has none, or a damaged file, named in ``problems``."""
         if trial not in self._curves:
             try:
-                lines = list(read_lines(trial_folder(self.folder, trial) / "metrics.jsonl"))
-                self._curves[trial] = _curve(lines) if lines else None
+                self._curves[trial] = self._read_curve(trial)
             except RecordError as error:
-                self._note(str(error).replace(f"{self.folder}/", ""))
+                self.note(error)
                 self._curves[trial] = None
         return self._curves[trial]
 
-    def predictions(self, arm: str, seed: int) -> list[Predictions] | None:
-        """Read the test predictions of the arm's members in a finished repeat; None, named in ``problems``, if damaged."""
-        path = trial_folder(self.folder, self.records[arm, seed].id) / "predictions.parquet"
-        try:
-            return _read_predictions(path, self.member(arm))
-        except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
-            self._note(f"{path.relative_to(self.folder)} cannot be read ({type(error).__name__})")
-            return None
+    def _read_curve(self, trial: str) -> Curve | None:
+        path = trial_folder(self.folder, trial) / "metrics.jsonl"
+        lines = list(epoch_lines(path))
+        if len(lines) != self._epochs.get(trial, len(lines)):
+            raise Damaged(f"{path}: {len(lines)} of {self._epochs[trial]} epochs")
+        return _curve(lines) if lines else None
 
-    def _note(self, problem: str) -> None:
-        if problem not in self.problems:
-            self.problems.append(problem)
+    def predictions(self, arm: str, seed: int) -> list[Predictions] | None:
+        """Return the test predictions of the arm's members in a finished repeat; None, named in ``problems``, if unreadable.
+
+        Raises: Damaged where they contradict the trial's scores.
+        """
+        record = self.records[arm, seed]
+        if record.id not in self._predictions:
+            self._predictions[record.id] = self._read_predictions(record)
+        found = self._predictions[record.id]
+        return None if found is None else [found[name] for name in scored_by(self.member(arm), found)]
+
+    def _read_predictions(self, record: TrialRecord) -> Members | None:
+        path = trial_folder(self.folder, record.id) / "predictions.parquet"
+        try:
+            return predictions.read(path, record)
+        except predictions.Unreadable as error:
+            self.note(f"{path} {error}")
+            return None
+        except Damaged as error:
+            raise Damaged(f"{path} {error}") from None
+
+    def note(self, problem: str | RecordError) -> None:
+        """Name what cannot be read or does not belong here, once."""
+        words = str(problem).replace(f"{self.folder}/", "")
+        if words not in self.problems:
+            self.problems.append(words)
 
 
 def load(folder: Path) -> StudyData:
-    """Read everything that tables and pictures need, but curves and predictions, which are read when they are asked for.
+    """Read everything that tables and pictures need; curves are read when they are asked for.
 
     Raises: RecordError when there is no study in ``folder``, or one that is damaged or of another schema version. Damaged
-    trials are not fatal: each is left out and named in ``problems``.
+    trials are not fatal, nor are those whose scores are not those of their predictions: each is left out and named in
+    ``problems``.
     """
-    study = StudyData(read_study(folder), folder)
-    study.scaling = list(read_lines(folder / "scaling.jsonl"))
-    for item in read_assignments(folder):
-        record = _record(study, item.trial)
+    study, problems = StudyData(read_study(folder), folder), list[str]()
+    check_header(study.header, folder / "study.json")
+    study.scaling = list(read_lines(folder / "scaling.jsonl", problems, check_size))
+    assignments = read_assignments(folder, problems)
+    for problem in problems:
+        study.note(problem)
+    for item in assignments:
+        record = _record(study, item)
         if item.phase == "repeat" and record is not None:
             study.records[item.arm, item.seed] = record
         elif item.phase == "search" and record is not None:
             study.searched.append((item.arm, record))
         elif item.phase == "search":
             study.lost += 1
+    for arm in study.arms:
+        for seed in study.finished(arm):
+            try:
+                study.predictions(arm, seed)
+            except Damaged as error:
+                study.note(error)
+                del study.records[arm, seed]
     return study
 
 
-def _record(study: StudyData, trial: str) -> TrialRecord | None:
-    path = trial_folder(study.folder, trial)
-    try:
-        return read_trial(path) if (path / "trial.json").exists() else None
-    except RecordError as error:
-        study._note(str(error).replace(f"{study.folder}/", ""))
+def _record(study: StudyData, item: Assignment) -> TrialRecord | None:
+    """Read an assignment's record; None, named in ``problems``, where there is none that can be used."""
+    path = trial_folder(study.folder, item.trial)
+    if not os.path.lexists(path / "trial.json"):
         return None
+    try:
+        record = read_trial(path)
+    except RecordError as error:
+        study.note(error)
+        return None
+    if (why := why_not(study.header, item, record)) is not None:
+        study.note(f"trials/{item.trial}/trial.json: {why}")
+        return None
+    if record.status == "finished":
+        study._epochs[record.id] = record.epochs
+    return record
 
 
 def _curve(lines: list[dict[str, Any]]) -> Curve:

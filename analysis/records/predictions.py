@@ -3,17 +3,18 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from analysis.stats.calibration import expected_calibration_error
-from mldiv.record_files import Damaged, read_bytes
-from mldiv.records import PAIR, TrialRecord, members_of
+from analysis.stats.calibration import reliability
+from mldiv.record_files import Damaged, RecordError, read_bytes
+from mldiv.records import PAIR, TrialRecord
 
-#: Of a file of predictions and of what it unpacks to.
-MOST_BYTES = 2**31
+#: Of a file of predictions, and of what it unpacks to.
+MOST_BYTES, MOST_ROWS = 2**31, 10**8
 #: What rounding may change in a mean over images, relative to its size or 1.
 ROUNDING = 1e-5
 
@@ -49,18 +50,80 @@ class Predictions:
 Members = dict[str, Predictions]
 
 
-def read(path: Path, record: TrialRecord) -> Members | None:
-    """Return the predictions of a finished trial; None when there is no file.
+class Unreadable(RecordError):
+    """Predictions that say nothing, for or against the trial's scores."""
 
-    Raises: Damaged, in a few words, when the file cannot be read, is another trial's, or contradicts the trial's scores.
+
+def read(path: Path, record: TrialRecord) -> Members:
+    """Return the predictions of a finished trial.
+
+    Raises: Unreadable, in a few words; Damaged when they are another trial's, or contradict the trial's scores.
     """
     try:
-        table = _table(path, record)
-    except FileNotFoundError:
+        owner, table = _table(path, record)
+        found = _members(table)
+    except (OSError, KeyError, ValueError, MemoryError, pyarrow.ArrowException) as error:
+        why = str(error).removeprefix(f"{path}: ") if isinstance(error, RecordError) else type(error).__name__
+        raise Unreadable(f"cannot be read ({why})") from None
+    if owner not in (None, record.id):
+        raise Damaged(f"holds the predictions of another trial, {owner!r:.40}")
+    if (why_not := _contradiction(found, record)) is not None:
+        raise Damaged(why_not)
+    return found
+
+
+def _table(path: Path, record: TrialRecord) -> tuple[Any, pyarrow.Table]:
+    """Return whose predictions a file says that it holds (None if it does not, as of mldiv 0.5.0), and its table."""
+    data = read_bytes(path, MOST_BYTES)
+    with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)) as file:
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        if sum(group.total_byte_size for group in groups) > MOST_BYTES or file.metadata.num_rows > MOST_ROWS:
+            raise Damaged(f"it unpacks to {file.metadata.num_rows:,} rows of more than {MOST_BYTES:,} bytes")
+        said = json.loads((file.schema_arrow.metadata or {}).get(b"PANDAS_ATTRS", b"{}"))
+        table = file.read(columns=["member", *Predictions.__dataclass_fields__], use_threads=False)
+    return said.get("trial") if isinstance(said, dict) else said, table
+
+
+def _members(table: pyarrow.Table) -> Members:
+    """Split a table by member. Raises: Damaged for values that no predictions have."""
+    member = np.asarray(table.column("member").combine_chunks().to_pylist())
+    columns = {name: table.column(name).to_numpy() for name in Predictions.__dataclass_fields__}
+    for name, column in columns.items():
+        if column.dtype.kind not in "iuf" or not np.isfinite(column).all() or not (column > -ROUNDING).all():
+            raise Damaged(f"{name} holds what is no number, not finite, or negative")
+        if name.endswith(("confidence", "probability")) and not (column < 1 + ROUNDING).all():
+            raise Damaged(f"{name} exceeds 1")
+    rows = {name: np.flatnonzero(member == name) for name in dict.fromkeys(member.tolist())}
+    return {name: Predictions(**{key: column[own] for key, column in columns.items()}) for name, own in rows.items()}
+
+
+def _contradiction(found: Members, record: TrialRecord) -> str | None:
+    """Say where a trial's scores are not those of its predictions; None where they are, or nothing is known."""
+    images = record.data.get("test")
+    if images is None:
         return None
-    except (OSError, pyarrow.ArrowException, ValueError, KeyError) as error:
-        raise Unreadable(f"cannot be read ({error if isinstance(error, Damaged) else type(error).__name__})") from None
-    members = _members(table)
-    if (why := _contradiction(members, record)) is not None:
-        raise Damaged(why)
-    return members
+    if set(found) != set(record.test) or any(len(member.label) != images for member in found.values()):
+        return f"holds no predictions of {images} images by each of {', '.join(record.test)}"
+    if any((member.label != found[PAIR].label).any() for member in found.values()):
+        return "holds unlike labels of the same images"
+    for name, member in found.items():
+        for metric, value, rounding in _scores(member):
+            said = record.test[name].get(metric, value)
+            if said is None or abs(said - value) > rounding * max(1.0, abs(value)):
+                return f"gives {metric} {value:.6g} of {name}, where trial.json says {said}"
+    return None
+
+
+def _scores(member: Predictions) -> list[tuple[str, float, float]]:
+    """Compute what predictions tell of a trial's scores: name, value, and what rounding may change in it.
+
+    An image on the edge of two bins may fall into either.
+    """
+    edge = 2 / len(member.label)
+    return [
+        ("accuracy", float(member.correct.mean()), ROUNDING),
+        ("nll", float(member.nll.mean()), ROUNDING),
+        ("ece", reliability(member.confidence, member.correct).ece, ROUNDING + edge),
+        ("entropy", float(member.entropy.mean(dtype=float)), ROUNDING),
+        ("mutual_information", float(member.mutual_information.mean(dtype=float)), ROUNDING),
+    ]

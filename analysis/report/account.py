@@ -44,7 +44,7 @@ def failures(study: StudyData, signatures: Sequence[str]) -> Markup:
     if missing := study.missing():
         parts.append(Markup("<h3>Repeats without a finished trial</h3>") + html.items(missing))
     if study.problems:
-        parts.append(Markup("<h3>Records that cannot be read</h3>") + html.items(study.problems))
+        parts.append(Markup("<h3>Records that cannot be used</h3>") + html.items(study.problems))
     if notes := provenance.notes(study):
         parts.append(Markup("<h3>Notes of trials</h3>") + html.table(["note", "trials", "which"], notes))
     if signatures:

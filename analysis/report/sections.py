@@ -169,10 +169,10 @@ def _front(study: StudyData) -> Finding | None:
 
 def _searched_settings(study: StudyData, objectives: Sequence[str]) -> list[tuple[str, np.ndarray]]:
     """Return every finished setting of the searches, arm by arm: its arm and its objectives' means over search seeds."""
-    by_arm: dict[str, dict[str, list[list[float]]]] = {}
+    by_arm: dict[str, dict[str, list[list[Any]]]] = {}
     for arm, record in study.searched:
         if record.status == "finished":
-            scores = [record.validation["pair"][name] for name in objectives]
+            scores = [record.validation["pair"].get(name) for name in objectives]
             setting = str(sorted((name, value) for name, value in record.config.items() if name != "seed"))
             if None not in scores:
                 by_arm.setdefault(arm, {}).setdefault(setting, []).append(scores)

@@ -162,6 +162,14 @@ def check_writable(flag: str, place: Location, dry_run: bool) -> None:
         raise ConfigError(f"--{flag} {place}: cannot be written ({why}); choose another folder") from None
 
 
+def check_links(folder: Path) -> None:
+    """Refuse a study's folder in which a folder of trials is a link: they would be trained into wherever it leads."""
+    trials = folder / "trials"
+    for path in (trials, *(trials.iterdir() if trials.is_dir() and not trials.is_symlink() else ()), folder / "ray"):
+        if path.is_symlink() or (path / "store").is_symlink():
+            raise ConfigError(f"{path} is a link, or holds one, which leads out of the study's folder: remove it")
+
+
 def check_same(here: StudyRecord, there: StudyRecord, place: Location) -> None:
     """Refuse to continue another study's folder; each field that differs is named, there and here."""
     compared = [(item.name, getattr(there, item.name), getattr(here, item.name)) for item in fields(StudyRecord)

@@ -1,5 +1,6 @@
 """One run of a study: its flags checked, its configuration and its arms, before any work starts."""
 
+import json
 import os
 import platform
 import sys
@@ -20,6 +21,7 @@ from mldiv.cli.checks import (
     check_data,
     check_flags,
     check_heard,
+    check_links,
     check_same,
     check_trials,
     check_workers,
@@ -31,6 +33,7 @@ from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.datasets.files import DataError
 from mldiv.datasets.splits import TooFewImages
 from mldiv.presets import PRESETS, Preset, configure, cut_of
+from mldiv.record_files import RecordError, read_json
 from mldiv.records import StudyRecord
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import Location, SyncedFolder, is_url, working_copy
@@ -261,6 +264,7 @@ def open_folder(run: StudyRun) -> Iterator[SyncedFolder]:
     check_writable("out", run.place, run.dry_run)
     check_writable("cache", run.store.place, run.dry_run)
     with working_copy(run.place, fetch=False) as folder, only_driver(run, folder):
+        check_links(folder.local)
         folder.pull_study(of_trials=("/trial.json",))
         if (folder.local / "study.json").exists():
             check_same(run.header, records.read_study(folder.local), run.place)
@@ -280,7 +284,9 @@ def only_driver(run: StudyRun, folder: SyncedFolder) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        said = " ".join(who.read_text(encoding="utf-8").split()) if who.exists() else "nobody says who"
+        said = "nobody says who"
+        with suppress(OSError, RecordError):
+            said = json.dumps(read_json(who))
         raise ConfigError(
             f"{run.place} is in use by another run of this study ({said}): wait for it, end it, or take another --out"
         ) from None

@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from mldiv.config import TrialConfig
+from mldiv.record_files import RecordError
 from mldiv.records import Assignment, TrialRecord, TrialTask, find_trial
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import SyncedFolder, join
@@ -272,8 +273,9 @@ def _common_points(arms: list[Arm], count: int) -> list[dict[str, Any]]:
 
 
 def pull_record(study: SyncedFolder, trial: str) -> TrialRecord | None:
-    """Fetch what a trial has left in the study's folder; None where that is nothing, or the object store does not answer."""
-    with suppress(OSError):
+    """Fetch what a trial has left in the study's folder; None where that is nothing that can be used, or the object store does
+    not answer."""
+    with suppress(OSError, RecordError):
         study.pull(lambda name: name.endswith("/trial.json"), f"trials/{trial}", deep=False)
         return find_trial(study.local, trial)
     return None

@@ -1,5 +1,6 @@
 """Give a trial its final scores: the only use of the test data, and of images of another kind."""
 
+import io
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from mldiv.datasets.splits import ImageData
 from mldiv.evaluation import metrics, temperature_scaling
 from mldiv.evaluation.metrics import Predictive
 from mldiv.evaluation.predictive import predictives
+from mldiv.record_files import write_atomically
 from mldiv.training.loop import check_finite
 from mldiv.training.resume import Trial
 
@@ -48,9 +50,9 @@ def score(trial: Trial) -> None:
         member: metrics.uncertainty_scores(prediction, labels, other.get(member)) for member, prediction in test.items()
     }
     if distributed.rank() == 0:
-        write_table(trial.folder / "predictions.parquet", predictions_table(test, scaled, labels))
+        write_table(trial.folder / "predictions.parquet", predictions_table(test, scaled, labels), record.id)
         if other:
-            write_table(trial.folder / "ood.parquet", other_table(other))
+            write_table(trial.folder / "ood.parquet", other_table(other), record.id)
 
 
 def _posterior(trial: Trial, sampled: Members, labels: Tensor) -> dict[str, dict[str, float]]:
@@ -135,10 +137,12 @@ def _extend(columns: dict[str, list], member: str, rows: dict[str, Tensor]) -> N
         columns.setdefault(name, []).extend(values.cpu().tolist())
 
 
-def write_table(path: Path, columns: dict[str, list]) -> None:
-    """Write a parquet file, in the smallest types that hold its columns, whole or not at all."""
+def write_table(path: Path, columns: dict[str, list], trial: str) -> None:
+    """Write a parquet file, in the smallest types that hold its columns, whole or not at all; it says whose it is."""
     kinds = {"image": "int32", "member": "category", "label": "int16", "predicted": "int16"}
     frame = pd.DataFrame(columns)
-    temporary = path.with_name(f".{path.name}")
-    frame.astype({name: kinds.get(name, "float32") for name in frame.columns}).to_parquet(temporary, index=False)
-    temporary.replace(path)
+    frame = frame.astype({name: kinds.get(name, "float32") for name in frame.columns})
+    frame.attrs["trial"] = trial
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_atomically(path, buffer.getvalue())

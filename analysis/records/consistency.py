@@ -1,0 +1,86 @@
+"""Say what in a study's records cannot be, or does not belong together."""
+
+from pathlib import Path
+from typing import Any
+
+from mldiv.record_files import Damaged, check_fields
+from mldiv.records import IDENTITY, MEND, PLACES, Assignment, StudyRecord, TrialRecord, members_of
+
+#: Settings of the study that its tables name.
+SETTINGS = {"arch": str, "width": float, "epochs": int, "batch_size": int, "test_samples": int, "data": str}
+#: Fields that a line of scaling.jsonl has at least, and what it says of a step's seconds and bytes.
+SIZE = {"arch": str, "width": float, "batch_size": int, "weights": int, "seconds": dict[str, float], "bytes": dict[str, float]}
+STAGES = frozenset({"stage_1", "stage_2"})
+#: Scores that a finished trial has of every member, on validation and test data.
+SCORED = frozenset({"accuracy", "nll"})
+
+
+def check_header(header: StudyRecord, path: Path) -> None:
+    """Raise Damaged, naming the file, for a study whose parts do not fit each other."""
+    mend = f"; {MEND['study.json']}"
+    check_fields(_part(header.settings, SETTINGS), SETTINGS, f"{path}: settings", mend=mend)
+    named = {
+        *header.compare,
+        *([header.baseline] if header.baseline else []),
+        *(arm for of in header.contrasts.values() for arm in of),
+    }
+    wrong = {
+        f"arms = {header.arms}": not header.arms or len(set(header.arms)) < len(header.arms),
+        f"baseline, compare and contrasts name {sorted(named - set(header.arms))}, which are no arms": named - set(header.arms),
+        f"members = {header.members}": set(header.members.values()) - {"pair", "peers"},
+        f"surface = {header.surface}": not _is_surface(header.surface),
+        f"samples = {header.samples}": header.samples < 0,
+        f"world_size = {header.world_size}": header.world_size < 1,
+    }
+    for words in (words for words, found in wrong.items() if found):
+        raise Damaged(f"{path}: {words:.200}{mend}")
+
+
+def _part(value: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
+    return {name: item for name, item in value.items() if name in kinds}
+
+
+def _is_surface(surface: dict[str, list[float]] | None) -> bool:
+    ends = [] if surface is None else [surface.get("alpha", []), surface.get("beta", [])]
+    return all(len(pair) == 2 and 0 < pair[0] < pair[1] for pair in ends)
+
+
+def check_size(line: dict[str, Any], where: str) -> None:
+    """Raise Damaged, naming ``where``, for a line of scaling.jsonl that cannot be."""
+    check_fields(_part(line, SIZE), SIZE, where)
+    positive = [line["width"], line["batch_size"], line["weights"], *line["seconds"].values()]
+    if min(positive) <= 0 or not line["seconds"].keys() >= STAGES or not line["bytes"].keys() >= STAGES | {"state"}:
+        raise Damaged(f"{where}: sizes and seconds that cannot be, or a stage is missing")
+
+
+def why_not(header: StudyRecord, item: Assignment, record: TrialRecord) -> str | None:
+    """Say why a record cannot be that of an assignment; None where it can."""
+    if item.arm not in header.arms:
+        return f"assigned to {item.arm!r:.80}, which is no arm"
+    if record.id != item.trial:
+        return f"the record of another trial, {record.id!r:.80}"
+    if record.status == "finished":
+        for scores in (record.validation, record.test if item.phase == "repeat" else record.validation):
+            if "pair" not in scores or not all(of_member.keys() >= SCORED for of_member in scores.values()):
+                return "finished without scores"
+    if not IDENTITY.fullmatch(record.id):
+        return None
+    whole = record.config["epochs"]
+    if not 0 <= record.epochs <= whole or (record.status == "finished" and record.epochs != whole):
+        return f"{record.status} after {record.epochs} of {whole} epochs"
+    if record.status == "finished" and set(record.test) != set(members_of(record.config.get("peers", 2))):
+        return f"scores of {', '.join(record.test)}"
+    return _other_settings(header, item, record)
+
+
+def _other_settings(header: StudyRecord, item: Assignment, record: TrialRecord) -> str | None:
+    """Say in which settings a trial differs from what its arm and seed ask for; what a search tunes may be anything."""
+    chosen = (header.chosen or {}).get(item.arm, {}) if item.phase == "repeat" else {}
+    expected = header.settings | header.changes.get(item.arm, {}) | chosen | {"seed": item.seed}
+    free = PLACES | (set(header.searched.get(item.arm, [])) - set(chosen) if header.samples else set())
+    differing = [
+        f"{name} = {record.config[name]!r:.40} in place of {value!r:.40}"
+        for name, value in expected.items()
+        if name in record.config and name not in free and record.config[name] != value
+    ]
+    return f"not the trial of {item.arm}, {item.phase}, seed {item.seed}: {'; '.join(differing)}" if differing else None
