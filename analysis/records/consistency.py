@@ -27,6 +27,7 @@ def check_header(header: StudyRecord, path: Path) -> None:
     wrong = {
         f"arms = {header.arms}": not header.arms or len(set(header.arms)) < len(header.arms),
         f"baseline, compare and contrasts name {sorted(named - set(header.arms))}, which are no arms": named - set(header.arms),
+        f"contrasts = {header.contrasts}": not all(header.contrasts.values()),
         f"members = {header.members}": set(header.members.values()) - {"pair", "peers"},
         f"surface = {header.surface}": not _is_surface(header.surface),
         f"samples = {header.samples}": header.samples < 0,
