@@ -34,9 +34,14 @@ ROOT = Path(__file__).resolve().parent.parent
 FINAL = frozenset({"finished", "stopped", "diverged"})
 STATUSES = FINAL | {"running", "failed"}
 
-#: Settings that are no part of a trial's identity: where its data lie, and those that came later while they have this default.
-PLACES = frozenset({"data_root"})
-LATER = {"peers": 2}
+#: Settings that are no part of a trial's identity, and those that came later while they have the value that trials had before:
+#: `spares` and `before` in their declarations, which need torch.
+SPARED = frozenset({"data_root", "gradient_points"})
+LATER = {
+    "peers": 2, "weighting": "raw", "fusion_training": "diversity", "fusion_epochs": 1, "fusion_blocks": "all",
+    "fusion_grid": 1, "stage_schedule": "continue", "stage_two_lr_scale": 1.0, "stage_two_warmup_epochs": 0.0,
+    "warmup_epochs": 0.0, "pretrained_warmup_epochs": 0.0,
+}  # fmt: skip
 #: What `trial_id` returns, and what the folder of a trial may be called at all.
 IDENTITY, FOLDER_NAME = re.compile("[0-9a-f]{16}"), re.compile(r"\w[\w.-]*")
 
@@ -121,8 +126,10 @@ class Assignment:
 #: The fields of a line of ``metrics.jsonl``.
 LINE = {
     "epoch": int, "stage": int, "shared": bool, "lr": float, "train": Numbers, "validation": Scores,
-    "diversity": dict[str, float | Numbers | None], "seconds": float,
+    "diversity": dict[str, float | Numbers | None], "seconds": float, "gradients": list[dict[str, float | Numbers | None]],
 }  # fmt: skip
+#: Those that not every line has.
+SOMETIMES = frozenset({"gradients"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +235,7 @@ def trial_id(config: dict[str, Any]) -> str:
 
 def identity_of(config: dict[str, Any]) -> str:
     """Return the identity that a recorded configuration gives its trial: `TrialConfig.id`, without torch."""
-    left = PLACES | {name for name, before in LATER.items() if config.get(name) == before}
+    left = SPARED | {name for name, before in LATER.items() if config.get(name) == before}
     return trial_id({name: value for name, value in config.items() if name not in left})
 
 
@@ -371,9 +378,11 @@ def epoch_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def check_line(line: Any, epoch: int, where: str) -> None:
     """Look at a line of ``metrics.jsonl``. Raises: Damaged, naming ``where``, for one that is not the line of this epoch."""
-    check_fields(line if isinstance(line, dict) else {}, LINE, where)
+    check_fields(line if isinstance(line, dict) else {}, LINE, where, needed=LINE.keys() - SOMETIMES)
     if line["epoch"] != epoch or line["stage"] not in (1, 2):
         raise Damaged(f"{where}: epoch {line['epoch']}, stage {line['stage']}, where epoch {epoch} was expected")
+    if any(isinstance(part, dict) is (name == "at") for point in line.get("gradients", []) for name, part in point.items()):
+        raise Damaged(f"{where}: gradients that cannot be")
 
 
 def keep_epochs(path: Path, epochs: int, extra: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:

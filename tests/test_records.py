@@ -4,7 +4,9 @@ from dataclasses import asdict
 
 import pytest
 
-from mldiv import records
+from mldiv import records, setting
+from mldiv.config import TrialConfig
+from mldiv.record_files import Damaged
 from mldiv.records import Assignment, RecordError, StudyRecord, TrialRecord, TrialTask, trial_id
 
 
@@ -179,3 +181,49 @@ def test_a_task_survives_its_way():
     ):
         with pytest.raises(RecordError, match=message):
             TrialTask.read(damage(asdict(task)))
+
+
+# Whose a record is
+
+
+def test_the_settings_that_are_no_part_of_an_identity_are_those_that_say_so():
+    """`records` may not import the settings, which need torch."""
+    settings = setting.fields(TrialConfig)
+    assert setting.sparing(TrialConfig, setting.TRIAL) == records.SPARED
+    later = {name: item.metadata["before"] for name, item in settings.items() if item.metadata["before"] is not setting.ALWAYS}
+    assert {name: value for name, value in later.items() if name not in records.SPARED} == records.LATER
+
+
+@pytest.mark.parametrize("changes", [{}, {"peers": 3}, {"data_root": "/x"}, {"lr": 0.3, "seed": 7}, {"fusion_grid": 2}])
+def test_a_recorded_configuration_gives_its_trials_identity(changes):
+    config = TrialConfig().replace(**changes)
+    assert records.identity_of(json.loads(json.dumps(asdict(config)))) == config.id
+
+
+@pytest.mark.parametrize("name", ["status", "epochs", "attempts", "seconds", "test", "validation", "switch", "notes", "reason"])
+def test_whatever_is_edited_in_a_record_is_found_out(tmp_path, name):
+    records.write_trial(tmp_path, TrialRecord("x", {"a": 1}, status="finished", test={"pair": {"nll": 0.5}}))
+    value = json.loads((tmp_path / "trial.json").read_text())
+    other = {"status": "stopped", "epochs": 3, "attempts": 2, "seconds": 9.0, "notes": ["x"], "reason": "x"}
+    (tmp_path / "trial.json").write_text(
+        json.dumps(value | {name: other.get(name, {})} if value[name] else value | {name: other.get(name, {"a": 1})})
+    )
+    with pytest.raises(Damaged, match="its checksum does not fit its content"):
+        records.read_trial(tmp_path)
+
+
+def test_a_record_without_a_checksum_is_read(tmp_path):
+    """As mldiv 0.5.0 left it."""
+    record = TrialRecord("x", {"a": 1}, status="finished")
+    records.write_json(tmp_path / "trial.json", asdict(record))
+    assert records.read_trial(tmp_path) == record
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "..", ".x", "a/b", ""])
+def test_an_assignment_stays_in_its_folder(tmp_path, name):
+    records.write_assignments(tmp_path, [Assignment("a", "search", 0, name), Assignment("b", "repeat", 1, "y")])
+    problems = []
+    assert [item.trial for item in records.read_assignments(tmp_path, problems)] == ["y"]
+    assert len(problems) == 1 and "assignments.jsonl, line 1: trial = " in problems[0]
+    with pytest.raises(Damaged, match="expected the name of a folder in trials"):
+        records.read_assignments(tmp_path)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mldiv.record_files import Damaged, check_fields
-from mldiv.records import IDENTITY, MEND, PLACES, Assignment, StudyRecord, TrialRecord, members_of
+from mldiv.records import IDENTITY, MEND, SPARED, Assignment, StudyRecord, TrialRecord, members_of
 
 #: Settings of the study that its tables name.
 SETTINGS = {"arch": str, "width": float, "epochs": int, "batch_size": int, "test_samples": int, "data": str}
@@ -78,7 +78,7 @@ def _other_settings(header: StudyRecord, item: Assignment, record: TrialRecord) 
     """Say in which settings a trial differs from what its arm and seed ask for; what a search tunes may be anything."""
     chosen = (header.chosen or {}).get(item.arm, {}) if item.phase == "repeat" else {}
     expected = header.settings | header.changes.get(item.arm, {}) | chosen | {"seed": item.seed}
-    free = PLACES | (set(header.searched.get(item.arm, [])) - set(chosen) if header.samples else set())
+    free = SPARED | (set(header.searched.get(item.arm, [])) - set(chosen) if header.samples else set())
     differing = [
         f"{name} = {record.config[name]!r:.40} in place of {value!r:.40}"
         for name, value in expected.items()

@@ -5,9 +5,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from analysis.records.load import StudyData
-from mldiv.records import COSTS, PLACES, TrialRecord
+from mldiv.records import COSTS, TrialRecord
 
 STATUSES = ("finished", "running", "stopped", "diverged", "failed")
+#: Settings that say where things lie on a machine.
+PLACES = frozenset({"data_root"})
 #: Trials named beside a reason or note.
 NAMED_TRIALS = 5
 
