@@ -34,14 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FINAL = frozenset({"finished", "stopped", "diverged"})
 STATUSES = FINAL | {"running", "failed"}
 
-#: Settings that are no part of a trial's identity, and those that came later while they have the value that trials had before:
-#: `spares` and `before` in their declarations, which need torch.
+#: Settings that are no part of any trial's identity: `spares` in their declarations, which need torch.
 SPARED = frozenset({"data_root", "gradient_points"})
-LATER = {
-    "peers": 2, "weighting": "raw", "fusion_training": "diversity", "fusion_epochs": 1, "fusion_blocks": "all",
-    "fusion_grid": 1, "stage_schedule": "continue", "stage_two_lr_scale": 1.0, "stage_two_warmup_epochs": 0.0,
-    "warmup_epochs": 0.0, "pretrained_warmup_epochs": 0.0,
-}  # fmt: skip
 #: What `trial_id` returns, and what the folder of a trial may be called at all.
 IDENTITY, FOLDER_NAME = re.compile("[0-9a-f]{16}"), re.compile(r"\w[\w.-]*")
 
@@ -84,6 +78,8 @@ class TrialRecord:
 
     id: str
     config: dict[str, Any]
+    #: The settings in ``config`` that have no part in ``id``: paths, and those that came later and are as trials were before.
+    left_out: list[str] = field(default_factory=list)
     status: str = "running"
     reason: str | None = None
     epochs: int = 0
@@ -233,12 +229,6 @@ def trial_id(config: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def identity_of(config: dict[str, Any]) -> str:
-    """Return the identity that a recorded configuration gives its trial: `TrialConfig.id`, without torch."""
-    left = SPARED | {name for name, before in LATER.items() if config.get(name) == before}
-    return trial_id({name: value for name, value in config.items() if name not in left})
-
-
 def trial_folder(study: Path, trial: str) -> Path:
     """Return the trial's folder in a study's."""
     return Path(study) / "trials" / trial
@@ -332,7 +322,8 @@ def _contradiction(record: TrialRecord, folder: str) -> str | None:
         return f"unknown status {record.status!r:.80}, expected one of {', '.join(sorted(STATUSES))}"
     if not record.final or not IDENTITY.fullmatch(record.id):
         return None
-    return None if identity_of(record.config) == record.id else "its config is another trial's"
+    known = {name: value for name, value in record.config.items() if name not in record.left_out}
+    return None if not record.left_out or trial_id(known) == record.id else "its config is another trial's"
 
 
 def failed_trial(folder: Path, task: TrialTask, reason: str) -> TrialRecord:

@@ -188,16 +188,7 @@ def test_a_task_survives_its_way():
 
 def test_the_settings_that_are_no_part_of_an_identity_are_those_that_say_so():
     """`records` may not import the settings, which need torch."""
-    settings = setting.fields(TrialConfig)
     assert setting.sparing(TrialConfig, setting.TRIAL) == records.SPARED
-    later = {name: item.metadata["before"] for name, item in settings.items() if item.metadata["before"] is not setting.ALWAYS}
-    assert {name: value for name, value in later.items() if name not in records.SPARED} == records.LATER
-
-
-@pytest.mark.parametrize("changes", [{}, {"peers": 3}, {"data_root": "/x"}, {"lr": 0.3, "seed": 7}, {"fusion_grid": 2}])
-def test_a_recorded_configuration_gives_its_trials_identity(changes):
-    config = TrialConfig().replace(**changes)
-    assert records.identity_of(json.loads(json.dumps(asdict(config)))) == config.id
 
 
 @pytest.mark.parametrize("name", ["status", "epochs", "attempts", "seconds", "test", "validation", "switch", "notes", "reason"])

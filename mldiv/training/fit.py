@@ -28,6 +28,7 @@ from mldiv.method.gradients import strengths
 from mldiv.method.pair import OF_PAIRS, term_names
 from mldiv.record_files import Damaged, set_aside
 from mldiv.records import TrialRecord
+from mldiv.setting import TRIAL, identity
 from mldiv.storage.cache import Store
 from mldiv.storage.files import save_atomically
 from mldiv.training.final_scores import score
@@ -110,6 +111,7 @@ def _open_record(config: TrialConfig, folder: Path, data: ImageData, device: tor
     if record.final:
         return record
     record.config, record.attempts = asdict(config), record.attempts + 1
+    record.left_out = sorted(set(record.config) - set(identity(config, TRIAL)))
     sizes = {name: len(split) for name, split in data.splits.items()}
     record.status, record.reason = "running", None
     record.data = sizes | {"classes": data.classes, "fingerprint": data.fingerprint}

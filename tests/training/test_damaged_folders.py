@@ -142,7 +142,7 @@ def finished(path):
 def finished_elsewhere(path):
     """A whole record, but of another configuration."""
     record = records.read_trial(path.parent)
-    records.write_trial(path.parent, TrialRecord(record.id, record.config | {"lr": 0.7}, status="finished", epochs=2))
+    records.write_trial(path.parent, TrialRecord(record.id, record.config | {"lr": 0.7}, record.left_out, "finished", epochs=2))
 
 
 RECORDS = {
