@@ -124,9 +124,17 @@ def test_centering():
 @pytest.mark.parametrize("name", PARAM_DISTANCES)
 def test_a_distance_is_symmetric_where_it_says_so(name):
     mean, sigma, peer_mean, peer_sigma = gaussians()
-    function, symmetric = PARAM_DISTANCES[name]
+    function, symmetric, _ = PARAM_DISTANCES[name]
     there, back = function(mean, sigma, peer_mean, peer_sigma), function(peer_mean, peer_sigma, mean, sigma)
     assert (there.item() == pytest.approx(back.item(), rel=1e-9)) == symmetric
+
+
+@pytest.mark.parametrize("name", PARAM_DISTANCES)
+def test_a_distance_is_finite_without_noise_where_it_says_so(name):
+    mean, sigma, peer_mean, _ = gaussians()
+    function, _, needs_noise = PARAM_DISTANCES[name]
+    value = function(mean, torch.zeros_like(sigma), peer_mean, torch.zeros_like(sigma))
+    assert value.isfinite().item() != needs_noise
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
