@@ -123,9 +123,10 @@ class Assignment:
 LINE = {
     "epoch": int, "stage": int, "shared": bool, "lr": float, "train": Numbers, "validation": Scores,
     "diversity": dict[str, float | Numbers | None], "seconds": float, "gradients": list[dict[str, float | Numbers | None]],
+    "first_epoch": list[Numbers],
 }  # fmt: skip
 #: Those that not every line has.
-SOMETIMES = frozenset({"gradients"})
+SOMETIMES = frozenset({"gradients", "first_epoch"})
 
 
 @dataclass(frozen=True, kw_only=True)
