@@ -180,7 +180,7 @@ def test_a_study_goes_on_whatever_its_files_hold(trained, tmp_path):
     """Its numbers are those of before, or what is missing is named, or it says in one line why it does not."""
     draw, counts = random.Random(1), Counter()
     expected = (trained / "table.csv").read_text()
-    for number in range(150):
+    for number in range(80):
         folder = shutil.copytree(trained, tmp_path / "study")
         path = file(folder, draw.choice((*FILES, "predictions.parquet", "checkpoint.pt", ".running.json", "optuna.journal")))
         path.touch()

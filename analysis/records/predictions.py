@@ -75,7 +75,7 @@ def read(path: Path, record: TrialRecord) -> Members:
 def _table(path: Path, record: TrialRecord) -> tuple[Any, pyarrow.Table]:
     """Return whose predictions a file says that it holds (None if it does not, as of mldiv 0.5.0), and its table."""
     data = read_bytes(path, MOST_BYTES)
-    with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)) as file:
+    with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data), page_checksum_verification=True) as file:
         groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
         if sum(group.total_byte_size for group in groups) > MOST_BYTES or file.metadata.num_rows > MOST_ROWS:
             raise Damaged(f"it unpacks to {file.metadata.num_rows:,} rows of more than {MOST_BYTES:,} bytes")
@@ -86,10 +86,17 @@ def _table(path: Path, record: TrialRecord) -> tuple[Any, pyarrow.Table]:
 
 def _members(table: pyarrow.Table) -> Members:
     """Split a table by member. Raises: Damaged for values that no predictions have."""
-    member = np.asarray(table.column("member").combine_chunks().to_pylist())
+    names = table.column("member").to_pylist()
+    if not all(isinstance(name, str) for name in names) or not {PAIR, "peer_1"} <= set(names):
+        raise Damaged("member names no networks")
+    member = np.asarray(names)
     columns = {name: table.column(name).to_numpy() for name in Predictions.__dataclass_fields__}
     for name, column in columns.items():
-        if column.dtype.kind not in "iuf" or not np.isfinite(column).all() or not (column > -ROUNDING).all():
+        if (
+            column.dtype.kind not in ("iu" if name in ("label", "predicted") else "iuf")
+            or not np.isfinite(column).all()
+            or not (column > -ROUNDING).all()
+        ):
             raise Damaged(f"{name} holds what is no number, not finite, or negative")
         if name.endswith(("confidence", "probability")) and not (column < 1 + ROUNDING).all():
             raise Damaged(f"{name} exceeds 1")

@@ -144,5 +144,5 @@ def write_table(path: Path, columns: dict[str, list], trial: str) -> None:
     frame = frame.astype({name: kinds.get(name, "float32") for name in frame.columns})
     frame.attrs["trial"] = trial
     buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
+    frame.to_parquet(buffer, index=False, write_page_checksum=True)
     write_atomically(path, buffer.getvalue())
