@@ -66,6 +66,8 @@ def _logits(
     peer: GaussianPosterior, images: Tensor, weights: Tensor, at_once: int, statistics: Sequence[Statistics]
 ) -> Iterator[Tensor]:
     """Logits [samples, images, classes], some samples at a time; half as many again whenever memory runs out."""
+    if at_once > 1 and images.is_cuda:
+        images = images.contiguous()  # mapped over samples, CUDA's batch norm cannot ask whether channels come last
     done = 0
     while done < len(weights):
         part, buffers = weights[done : done + at_once], statistics[done : done + at_once]

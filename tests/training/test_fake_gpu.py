@@ -1,0 +1,180 @@
+"""Whole trials on CUDA tensors without values: what mixes devices, or layouts that CUDA's kernels refuse, fails here."""
+
+import dataclasses
+import itertools
+import random
+
+import pytest
+import torch
+from helpers.fake_gpu import backward, fake_gpu
+
+from benchmarks import paper_size
+from mldiv.config import TrialConfig
+from mldiv.datasets.splits import ImageData, Split
+from mldiv.evaluation.metrics import scores
+from mldiv.evaluation.predictive import predictives
+from mldiv.setting import fields
+from mldiv.storage.cache import Store
+from mldiv.training import step_cost
+from mldiv.training.fit import fit
+from mldiv.training.loop import make_pair
+from mldiv.training.worker_cache import Workspace
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+SMALL = {
+    "epochs": 1, "switch_epoch": 0, "batch_size": 8, "pretrain_epochs": 1, "validation_samples": 2, "test_samples": 2,
+    "fusion_dim": 8, "fusion_heads": 2, "scale_batches": 1, "ood": "none",
+}  # fmt: skip
+#: Of settings without a list of choices; every other one that has such a list is taken with all of it.
+NUMBERS = {
+    "peers": (2, 4, 1, 1, 2), "samples_at_once": (2, 1, 3), "channels_last": (True, False), "include_diagonal": (False, True),
+    "center_features": (False, True), "clip_norm": (0.0, 5.0), "alpha": (1.0, 0.0), "beta": (2.0, 0.0),
+}  # fmt: skip
+#: Choices of the data, which are made here, and not read.
+ELSEWHERE = {"data", "ood", "test_split"}
+CHOICES = {
+    name: tuple(item.metadata["choices"])
+    for name, item in fields(TrialConfig).items()
+    if item.metadata["choices"] is not None and name not in ELSEWHERE
+} | NUMBERS
+#: Settings that meet in one operation: these are tried in all pairs, the others each value once. Of networks, one of a kind.
+MEET = {name: CHOICES[name] for name in ("samples_at_once", "channels_last", "precision", "peers", "fusion", "kernel")} | {
+    "arch": ("resnet8", "resnet18", "vit")
+}
+
+
+def images(count):
+    draw = torch.Generator().manual_seed(count)
+    pixels = torch.randint(256, (count, 3, 8, 8), generator=draw, dtype=torch.uint8)
+    return Split(pixels, torch.arange(count) % 5)
+
+
+#: Colours: an image of one channel is channels-last as it lies.
+DATA = ImageData("made up", 5, images(8), images(6), images(7), (0.5,) * 3, (0.2,) * 3, padding=1, flip=True)
+
+
+def configuration(chosen):
+    width = 1.0 if chosen["arch"] == "resnet18" else 0.25 if chosen["arch"] == "vit" else 0.1
+    if chosen["param_normalization"] == "sum" and chosen["param_transform"] in ("exp", "softplus"):
+        chosen = chosen | {"param_normalization": "mean"}
+    return TrialConfig().replace(**SMALL | chosen | {"width": width})
+
+
+def once_each():
+    """As few configurations as hold every value of every setting."""
+    count = max(len(values) for values in CHOICES.values())
+    return [{name: values[(place + turn) % len(values)] for place, (name, values) in enumerate(CHOICES.items())}
+            for turn in range(count)]  # fmt: skip
+
+
+def all_pairs():
+    """Configurations in which every two values of two settings of MEET are together."""
+    draw, found = random.Random(0), []
+    missing = {
+        ((first, one), (second, two))
+        for first, second in itertools.combinations(MEET, 2)
+        for one, two in itertools.product(MEET[first], MEET[second])
+    }
+    while missing:
+        wanted = dict(min(missing, key=repr))
+        tries = [{name: draw.choice(MEET.get(name, values)) for name, values in CHOICES.items()} | wanted for _ in range(50)]
+        best = max(tries, key=lambda chosen: len(pairs(chosen) & missing))
+        missing -= pairs(best)
+        found.append(best)
+    return found
+
+
+def pairs(chosen):
+    return {((first, chosen[first]), (second, chosen[second])) for first, second in itertools.combinations(MEET, 2)}
+
+
+def train(config, folder):
+    """A trial from pretraining to its final scores, on the GPU that is not there."""
+    with fake_gpu() as device:
+        data = DATA.to(device)
+        return fit(config, folder / "trial", store=Store(folder / "store"), workspace=Workspace(device), data=data)
+
+
+def assert_trained(record, config):
+    assert (record.status, record.epochs) == ("finished", config.epochs)
+    assert set(record.test) == {*(f"peer_{number}" for number in range(1, config.peers + 1)), "pair"}
+    assert record.environment["device"] == "a GPU that is not there"
+
+
+@pytest.mark.parametrize("chosen", once_each(), ids=lambda chosen: chosen["arch"])
+def test_every_value_of_every_setting(chosen, tmp_path):
+    config = configuration(chosen)
+    assert_trained(train(config, tmp_path), config)
+
+
+def test_both_stages_and_images_of_another_kind(tmp_path):
+    config = configuration(once_each()[0] | {"epochs": 2, "switch_epoch": 1, "ood": "photographs", "alpha": 1.0})
+    assert_trained(train(config, tmp_path), config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", all_pairs(), ids=lambda chosen: "-".join(str(chosen[name]) for name in MEET))
+def test_every_pair_of_settings_that_meet(chosen, tmp_path):
+    config = configuration(chosen)
+    assert_trained(train(config, tmp_path), config)
+
+
+@pytest.mark.parametrize("arch", ["resnet8", "resnet18", "vit"])
+@pytest.mark.parametrize("precision", CHOICES["precision"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_samples_computed_one_by_one_and_together(arch, precision, channels_last):
+    """Mapped over samples, batch norm asks a GPU's tensors for their layout, and not a processor's."""
+    chosen = {"arch": arch, "precision": precision, "channels_last": channels_last}
+    config = configuration(once_each()[0] | chosen | {"peers": 1})
+    with fake_gpu() as device:
+        data = DATA.to(device)
+        pair = make_pair(config, data.shapes, device)
+        for at_once in (1, 2, 5):
+            trial = config.replace(samples_at_once=at_once)
+            found, labels = predictives(trial, pair, data, "test", samples=3, epoch=0, device=device)
+            assert {*map(type, scores(found["pair"], labels).values())} == {float}
+            assert found["pair"].probabilities.device == labels.device == device
+            assert found["pair"].probabilities.shape == (7, 5)
+
+
+def test_the_benchmark_of_the_papers_size(tmp_path):
+    """Its own settings, at another number of images and epochs."""
+    flags = paper_size.parse(["--data", "cifar10", "--arch", "resnet8", "--epochs", "2", "--width", "0.1"])
+    settings = dataclasses.asdict(paper_size.configure(flags)) | {"batch_size": 8, "pretrain_epochs": 1, "ood": "none"}
+    config = TrialConfig().replace(**settings)
+    assert config.samples_at_once > 1 and config.channels_last and config.precision == "bf16"
+    assert_trained(train(config, tmp_path), config)
+
+
+def test_times_and_memory_of_a_step(monkeypatch):
+    """What scaling.jsonl holds."""
+    monkeypatch.setattr(step_cost, "dataset", lambda config: DATA)
+    monkeypatch.setattr(step_cost, "ROUNDS", 1)
+    with fake_gpu() as device:
+        line = step_cost.measure_step(configuration(once_each()[0]), device)
+    assert line["device"] == "a GPU that is not there" and set(line["bytes"]) == {"state", "stage_1", "stage_2"}
+
+
+def test_what_mixes_devices_is_seen():
+    with fake_gpu() as device:
+        there, here = torch.ones(3, device=device), torch.ones(3)
+        assert (there + 1.0).device == device
+        with pytest.raises(RuntimeError, match="device"):
+            there + here
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.randn(3, device=device, generator=torch.Generator("cpu"))
+
+
+def test_the_gradient_goes_where_torchs_own_goes():
+    """The stand-in for the engine, on a processor."""
+    config = configuration(once_each()[0] | {"fusion": "per_peer"})
+    pair = make_pair(config, DATA.shapes)
+    given = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 5
+    noise = [torch.zeros_like(peer.mean) for peer in pair.peers]
+    pair.set_scales(torch.tensor(0.1))
+    trained = {name: value for name, value in pair.named_parameters() if value.requires_grad}
+    expected = torch.autograd.grad(pair(*given, noise, True)[0], list(trained.values()), allow_unused=True)
+    backward(pair(*given, noise, True)[0])
+    for (name, value), grad in zip(trained.items(), expected, strict=True):
+        torch.testing.assert_close(value.grad, grad, msg=name)
