@@ -10,14 +10,16 @@ from analysis.build import FORMATS, build
 from analysis.join import join
 from mldiv.records import RecordError
 from mldiv.storage.object_store import is_url, working_copy
-from mldiv.terminal import patient_output, plain
+from mldiv.terminal import Parser, hide_secrets, patient_output, plain
 
 
 def main() -> int:
     """Read the command line and write what it asks for; the exit code is 2 for a folder or flag that cannot be."""
-    parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
+    parser = Parser(prog="python -m analysis", description=__doc__)
     parser.add_argument("places", nargs="+", metavar="DIR", help="a study's output folder or URL; several are joined")
-    parser.add_argument("--out", type=Path, help="where to write (default: DIR; for several: joined, beside the first or here)")
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="where to write (default: DIR; for several: joined, beside the first or here)"
+    )
     parser.add_argument("--format", default=",".join(FORMATS), help=f"what to write, of {','.join(FORMATS)} (default: all)")
     flags = parser.parse_args()
     with patient_output():
@@ -30,8 +32,11 @@ def _run(flags: argparse.Namespace) -> int:
     if unknown := [name for name in formats if name not in FORMATS]:
         print(f"analysis: --format {unknown[0]!r} is unknown; known: {', '.join(FORMATS)}", file=sys.stderr)
         return 2
+    if flags.out is not None and is_url(flags.out):
+        print(f"analysis: --out {hide_secrets(flags.out)}: a URL, where a folder of this machine is expected", file=sys.stderr)
+        return 2
     try:
-        print(plain(_analyse(flags.places, flags.out, formats)))
+        print(plain(_analyse(flags.places, None if flags.out is None else Path(flags.out), formats)))
     except BrokenPipeError:
         raise
     except (RecordError, OSError, ValueError) as error:

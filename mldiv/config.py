@@ -244,7 +244,7 @@ class TrialConfig:
         search=_a_third_to_five_sixths,
     )  # fmt: skip
     batch_size: int = setting(128, "images in a step", ge=2, le=10**6, why="the feature term compares the images of a batch")
-    lr: float = _schedule(0.1, "learning rate of the first epoch", gt=0, le=1e12, search=_around_lr)
+    lr: float = _schedule(0.1, "learning rate of the first epoch", ge=1e-30, le=1e12, search=_around_lr)
     optimizer: str = _schedule(
         "sgd", "sgd with momentum, or adamw, whose first beta is then the momentum; both peers and pretraining alike",
         choices=OPTIMIZERS,

@@ -1,6 +1,9 @@
 """Let the processes that train a trial together exchange what they know; a single one needs no torch.distributed."""
 
 import os
+import socket
+from datetime import timedelta
+from ipaddress import ip_address
 from typing import Any
 
 import torch
@@ -33,6 +36,29 @@ def meet_at(address: str) -> None:
     for interface, addresses in psutil.net_if_addrs().items():
         if any(own.address == address for own in addresses):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+            if ip_address(address).is_loopback:  # NCCL finds its way between machines, and would leave this one out
+                os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+
+
+def free_port(address: str) -> int:
+    """Find a port at this machine's ``address`` at which nothing listens."""
+    with _listener(address, 0) as listener:
+        return listener.getsockname()[1]
+
+
+def join(address: str, port: int, *, rank: int, size: int, backend: str, seconds: float) -> None:
+    """Make this process a rank of a group that meets at rank 0's ``address``; wait for the others for so many seconds.
+
+    There alone rank 0 listens. Left to itself, torch lets whoever comes read and write at every address of the machine.
+    """
+    limit = timedelta(seconds=seconds)
+    listens = _listener(address, port).detach() if rank == 0 else None
+    store = dist.TCPStore(address, port, size, rank == 0, limit, master_listen_fd=listens)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+
+
+def _listener(address: str, port: int) -> socket.socket:
+    return socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
 
 
 def from_first(value: Any) -> Any:

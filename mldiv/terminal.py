@@ -1,10 +1,35 @@
-"""What is printed: it never fails for the terminal's sake, and holds no codes that a terminal would obey."""
+"""What is printed: it never fails for the terminal's sake, and holds no secret and no codes that a terminal would obey."""
 
 import contextlib
 import io
 import os
+import re
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator
+from typing import NoReturn
+
+#: What a URL may hold that nobody else may read: s3://KEY:SECRET@bucket, where a secret may have any sign in it (of HDFS alone
+#: a host has a port), and a parameter of the query with such a name.
+SECRETS = (
+    re.compile(r"(?<=://)(?<!hdfs://)[^/@:]*:.*(?=@)|(?<=hdfs://)[^/@:]*:[^/@]*(?=@)", re.IGNORECASE),
+    re.compile(r"(?<=[?&])(?:sig|[^=&#]*(?:key|secret|token|password|credential|signature)[^=&#]*)=[^&#]+", re.IGNORECASE),
+)
+
+
+def hide_secrets(text: str) -> str:
+    """Return the text with what is secret in a URL replaced by three stars."""
+    for secret in SECRETS:
+        text = secret.sub("***", text)
+    return text
+
+
+class Parser(ArgumentParser):
+    """One that says what is wrong with a command line without the secrets in it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message after the usage, and end with code 2."""
+        super().error(hide_secrets(message))
 
 
 def plain(text: str) -> str:

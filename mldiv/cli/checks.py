@@ -11,12 +11,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from mldiv import setting
 from mldiv.cluster.nodes import local_resources
 from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.datasets import ood, sources
 from mldiv.datasets.files import DataError
 from mldiv.method.alignment import channel_groups
+from mldiv.method.fusion import FUSIONS
 from mldiv.method.networks import build
 from mldiv.records import StudyRecord
 from mldiv.storage.object_store import Location, Remote, is_url
@@ -25,8 +29,15 @@ from mldiv.sweep.search_space import SELECTION, effective
 from mldiv.training.loop import steps_per_epoch
 from mldiv.training.worker_cache import dataset
 
-#: Flags that are counts, and the least that each may be.
+#: Flags that are counts, and the least that each may be; and the most.
 COUNTS = {"seeds": 1, "trials": 0, "open-suggestions": 1, "workers": 1, "parallel-trials": 1}
+MOST = 100_000
+#: The largest --cache-size.
+LARGEST_GB = 10**9
+
+#: Vectors as long as the weights that training holds for a peer: means, rhos, their gradients and momenta.
+VECTORS = 6
+FLOAT_BYTES = 4
 
 #: Fields of study.json in which a folder's study may differ from the one that continues it; settings are compared one by one.
 FREE = frozenset({"environment", "settings", "data", "chosen", "importance", "fingerprint"})
@@ -40,13 +51,15 @@ def check_flags(flags: Namespace) -> None:
 
 
 def _check_counts(flags: Namespace) -> None:
-    """Refuse numbers of things that are too small."""
+    """Refuse numbers of things that are too small, or beyond all that can be."""
     for flag, least in COUNTS.items():
         value = getattr(flags, flag.replace("-", "_"))
         if value is not None and value < least:
             raise ConfigError(f"--{flag} {value}: must be at least {least}")
-    if not 0 < flags.cache_size < math.inf:
-        raise ConfigError(f"--cache-size {flags.cache_size:g}: must be greater than zero, and finite")
+        if value is not None and value > MOST:
+            raise ConfigError(f"--{flag} {setting.shown(value)}: must be at most {MOST:,}")
+    if not 0 < flags.cache_size <= LARGEST_GB:
+        raise ConfigError(f"--cache-size {flags.cache_size:g}: must be greater than zero, and at most {LARGEST_GB:,}")
 
 
 def _check_ways(flags: Namespace) -> None:
@@ -126,23 +139,50 @@ def check_heard(given: dict[str, Any], base: TrialConfig, usual: TrialConfig, ar
             raise ConfigError(f"--set {name}={value}: every arm of this study has its own {name}; leave it out")
 
 
-def check_trials(configs: Sequence[TrialConfig]) -> None:
-    """Refuse arms whose data do not fill a batch, or whose network cannot be built for them, or aligned where that is asked."""
-    built = set()
+def check_trials(configs: Sequence[TrialConfig], memory: float = math.inf) -> None:
+    """Refuse arms whose data do not fill a batch, or whose network cannot be built for them, aligned where that is asked, or
+    does not fit into ``memory`` bytes."""
+    built: dict[tuple[Any, ...], nn.Module] = {}
     for config in configs:
         data = dataset(config)
         steps_per_epoch(config, data)
-        shape = data.classes, data.channels, data.train.images.shape[-1]
-        what = config.arch, config.width, shape, config.param_alignment != "none"
-        if what in built:
-            continue
-        built.add(what)
-        try:
-            network = build(config.arch, classes=shape[0], channels=shape[1], width=config.width, seed=0, image_size=shape[2])
-            if config.param_alignment != "none":
-                channel_groups(network)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        shape = config.arch, config.width, data.classes, data.channels, data.train.images.shape[-1]
+        if shape not in built:
+            built[shape] = _outline(*shape)
+        if config.param_alignment != "none":
+            _check_alignment(built[shape])
+        _check_memory(config, built[shape], memory)
+
+
+def _outline(arch: str, width: float, classes: int, channels: int, size: int) -> nn.Module:
+    """A network's shapes, without its weights."""
+    try:
+        with torch.device("meta"):
+            return build(arch, classes=classes, channels=channels, width=width, seed=0, image_size=size)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _check_alignment(network: nn.Module) -> None:
+    try:
+        channel_groups(network)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _check_memory(config: TrialConfig, network: Any, memory: float) -> None:
+    """Refuse what does not fit, activations aside."""
+    with torch.device("meta"):
+        fusion = FUSIONS[config.fusion](network.feature_channels, config.fusion_dim, config.fusion_heads, 0, config.peers)
+    weights, fused = (sum(value.numel() for value in module.parameters()) for module in (network, fusion))
+    samples = max(config.validation_samples, config.test_samples)
+    need = FLOAT_BYTES * (weights * (VECTORS * config.peers + samples * (config.peers + 1)) + 3 * fused)
+    if need > memory:
+        raise ConfigError(
+            f"{config.arch} at width {config.width:g} has {weights:,} weights, its fusion {fused:,}: {config.peers} peers in "
+            f"training and {samples} samples of their weights take {need / 1e9:,.0f} GB, here are {memory / 1e9:,.0f}; lower "
+            "width, fusion_dim, peers, validation_samples or test_samples"
+        )
 
 
 def check_writable(flag: str, place: Location, dry_run: bool) -> None:

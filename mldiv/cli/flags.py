@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from mldiv.method.networks import MODELS
 from mldiv.storage import object_store
 from mldiv.study import Study
 from mldiv.sweep.search_space import DEFAULT_RULE, SELECTION
+from mldiv.terminal import Parser, hide_secrets
 
 #: Flags by their names of 0.5.0, accepted for one more version.
 RENAMED = {
@@ -30,7 +31,7 @@ RESULTS = "MLDIV_RESULTS"
 
 def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
     """Return the flags that a study is run with. argparse itself ends the process, with code 2, at an unknown one."""
-    parser = ArgumentParser(prog=f"studies/{study.name}.py", description=study.question)
+    parser = Parser(prog=f"studies/{study.name}.py", description=study.question)
     parser.add_argument("--preset", default="auto", help="auto (paper with GPUs, else demo), demo, quick, small or paper")
     parser.add_argument("--data", help="digits, fashion_mnist, cifar10, cifar100 or image_folder")
     parser.add_argument("--data-root", help="folder of the data (digits needs none)")
@@ -105,6 +106,10 @@ def _place(flag: str, given: str) -> object_store.Location:
     """Return a folder's full path, or a URL that pyarrow knows."""
     if not object_store.is_url(given):
         return str(full_path(f"--{flag}", given))
+    try:
+        object_store.check_no_secret(given)
+    except ValueError as error:
+        raise ConfigError(f"--{flag} {error}") from None
     scheme, _, path = given.partition("?")[0].partition("://")
     if flag == "out" and scheme in ("s3", "gs", "gcs") and "/" not in path.strip("/"):
         raise ConfigError(f"--out {given}: name a folder in a bucket, as in {scheme}://{path.strip('/') or 'bucket'}/results")
@@ -118,10 +123,14 @@ def _place(flag: str, given: str) -> object_store.Location:
 def full_path(flag: str, given: str) -> Path:
     """Return a path from the root on, links followed.
 
-    Raises: ConfigError, naming the flag, for a home that nobody has, links that go in a circle, and what no path can hold.
+    Raises: ConfigError, naming the flag, for a URL, a home that nobody has, links that go in a circle, and what is no path.
     """
+    if object_store.is_url(given):
+        raise ConfigError(f"{flag} {hide_secrets(given)}: a URL, where a folder of this machine is expected")
     try:
-        return Path(given).expanduser().resolve()
+        path = Path(given).expanduser().resolve()
+        str(path).encode()  # of such names alone pyarrow can write files
+        return path
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(f"{flag} {given}: no path ({error})") from None
 

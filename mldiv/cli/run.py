@@ -1,6 +1,7 @@
 """One run of a study: its flags checked, its configuration and its arms, before any work starts."""
 
 import json
+import math
 import os
 import platform
 import sys
@@ -28,7 +29,7 @@ from mldiv.cli.checks import (
     check_writable,
 )
 from mldiv.cli.flags import full_path, parse_settings, places
-from mldiv.cluster.nodes import has_gpus
+from mldiv.cluster.nodes import has_gpus, memory_here
 from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.datasets.files import DataError
 from mldiv.datasets.splits import TooFewImages
@@ -104,7 +105,7 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
     check_data(base, flags.download)
     base = fit_cut(study, flags, preset, base)
     changes, arms = check_design(study, flags, preset, base)
-    check_trials([arm.config for arm in arms])
+    check_trials([arm.config for arm in arms], memory_here() if flags.address == "local" else math.inf)
     return StudyRun(
         study=study,
         header=describe_study(study, flags, preset, base, arms, changes),

@@ -49,7 +49,7 @@ def largest() -> list[Node]:
     """Return the head and every worker that the autoscaler of a cluster made by `ray up` may start, those with most GPUs first;
     nothing elsewhere, and where the nodes are a fixed list. Only the head knows."""
     try:
-        config: Any = yaml.safe_load(BOOTSTRAP.expanduser().read_text())
+        config: Any = yaml.safe_load(BOOTSTRAP.expanduser().read_text(encoding="utf-8"))
         types, head = dict(config["available_node_types"]), config["head_node_type"]
         first = types.pop(head)["resources"]
         total = config["max_workers"]
@@ -65,6 +65,15 @@ def local_resources() -> dict[str, float]:
     return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
 
 
+def memory_here() -> float:
+    """Return the bytes of memory that trials may have on this machine: a GPU's where there is one."""
+    import psutil
+
+    if torch.cuda.is_available():
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    return float(psutil.virtual_memory().total)
+
+
 def has_gpus(address: str) -> bool:
     """Return whether the study's cluster has GPUs, or can start nodes that have; a local one has this machine's."""
     if address == "local":
@@ -74,8 +83,21 @@ def has_gpus(address: str) -> bool:
 
 
 def ray_folder() -> Path:
-    """Return the folder in which Ray keeps its sessions on this machine."""
+    """Return the folder in which a Ray that `ray start` has started on this machine keeps its sessions."""
     return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray"
+
+
+def private_folder() -> Path:
+    """Return the folder in which a Ray that a study starts keeps its sessions; Ray opens its own to everybody.
+
+    Raises: ConfigError where somebody else has made it.
+    """
+    folder = ray_folder().parent / f"ray-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise ConfigError(f"{folder} is not this user's own folder: remove it, or name another place: export RAY_TMPDIR=...")
+    folder.chmod(0o700)
+    return folder
 
 
 def head_of(address: str) -> str | None:
@@ -83,7 +105,7 @@ def head_of(address: str) -> str | None:
     if address != "auto":
         return address
     latest = ray_folder() / "ray_current_cluster"
-    return latest.read_text().strip() if latest.exists() else None
+    return latest.read_text(encoding="utf-8").strip() if latest.exists() else None
 
 
 def check_answer(head: str) -> None:
@@ -118,9 +140,22 @@ def connect(address: str) -> None:
     if address == "local":
         options |= {"num_cpus": int(local_resources()["CPU"]), "include_dashboard": False}
     try:
-        ray.init(address=address, **options)
+        if address == "local":
+            _start(options)
+        else:
+            ray.init(address=address, **options)
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"--address {address}: no Ray cluster could be joined there ({str(error).splitlines()[0]})") from None
+
+
+def _start(options: dict[str, Any]) -> None:
+    """Start Ray on this machine: nobody else reaches its processes, nor reads what they log."""
+    import ray
+
+    from mldiv.cluster.ray_private import at_loopback
+
+    with at_loopback():
+        ray.init(address="local", _temp_dir=str(private_folder() / "ray"), **options)
 
 
 @dataclass(frozen=True)

@@ -35,15 +35,16 @@ class ProcessGroup(BackendConfig):
 
 
 class _Backend(Backend):
-    """Ray's where there are several workers, who then meet at the addresses by which Ray knows their nodes."""
+    """A group of several, whose processes meet at the addresses by which Ray knows their nodes and listen nowhere else."""
 
     share_cuda_visible_devices = True
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         if len(worker_group) > 1:
-            worker_group.execute(_meet)
-            config = backend_config.of_ray()
-            config.backend_cls().on_start(worker_group, config)
+            address, port = worker_group.execute_single(0, _find_place)
+            given = len(worker_group), backend_config.backend, backend_config.timeout_s
+            ranks = range(len(worker_group))
+            ray.get([worker_group.execute_single_async(rank, _join, address, port, rank, *given) for rank in ranks])
 
     def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
         if len(worker_group) > 1:
@@ -51,7 +52,17 @@ class _Backend(Backend):
             config.backend_cls().on_shutdown(worker_group, config)
 
 
-def _meet() -> None:
-    from mldiv import distributed  # in the worker
+def _find_place() -> tuple[str, int]:
+    """Find the address and port at which a group meets: in its first worker."""
+    from mldiv import distributed
+
+    address = ray.util.get_node_ip_address()
+    return address, distributed.free_port(address)
+
+
+def _join(address: str, port: int, rank: int, size: int, backend: str, seconds: float) -> None:
+    """Join the group: in each worker."""
+    from mldiv import distributed
 
     distributed.meet_at(ray.util.get_node_ip_address())
+    distributed.join(address, port, rank=rank, size=size, backend=backend, seconds=seconds)

@@ -1,14 +1,39 @@
 """What is used of Ray although it does not promise to keep it, all of it here (Ray is pinned; tests notice a change)."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+from ray._private import ray_constants
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.train.torch import TorchTrainer
+from ray.tune.execution import class_cache
 
 #: Callbacks that start actors which are not needed here, each 2 s of processor in every group (docs/speed.md): one hands out
 #: Ray's own data sets; one removes what a killed controller leaves, if the machine's latest Ray, whichever that is, has a
 #: dashboard that says so. The driver does that itself.
 UNUSED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+
+#: What Tune hands from the driver to its trials, by way of a log that everybody on the machine may read.
+KEYS = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"})
+
+
+def keep_keys() -> None:
+    """Let Tune hand on no keys: every process has those of its own machine, or no access."""
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(KEYS)
+
+
+@contextlib.contextmanager
+def at_loopback() -> Iterator[None]:
+    """Let a Ray that is started meanwhile take loopback for this node's address, and so listen nowhere else.
+
+    As Ray does on a Mac, and where RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 is set before it is imported.
+    """
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def show_token(head: str) -> None:

@@ -18,6 +18,7 @@ from ray.tune.search import Searcher
 
 from mldiv import records
 from mldiv.cluster.nodes import Resources
+from mldiv.cluster.ray_private import keep_keys
 from mldiv.cluster.trial_client import EMPTY, client
 from mldiv.cluster.worker_groups import END_SECONDS, Groups, start_broker
 from mldiv.records import TrialRecord, TrialTask
@@ -186,6 +187,7 @@ def run(
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    keep_keys()
     study = study if isinstance(study, SyncedFolder) else SyncedFolder(Path(study).resolve())
     store = store or open_store(join(study.place, "store"))
     mirror = join(study.place, "ray")

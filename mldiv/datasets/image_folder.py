@@ -167,17 +167,19 @@ def check(root: Path | None) -> None:
             raise DataError(f"{folder}: no such folder; {LAYOUT}")
         classes.append({path.name for path in class_folders(folder)})
         for path in class_folders(folder):
-            _check_class(path)
+            _check_class(path, least=2 if split == "train" else 1)
     if len(classes[0]) < 2:
         raise DataError(f"{root}: {len(classes[0])} classes in train, at least 2 are needed; {LAYOUT}")
     if odd_classes := sorted(classes[0] ^ classes[1]):
         raise DataError(f"{root}: class {odd_classes[0]} is in only one of train and val; {LAYOUT}")
 
 
-def _check_class(folder: Path) -> None:
+def _check_class(folder: Path, least: int) -> None:
     files = image_files(folder)
     if not files:
         raise DataError(f"{folder}: an empty class folder; add images or remove it")
+    if len(files) < least:
+        raise DataError(f"{folder}: a class of one image, and at least two are needed: one of them validates; add images")
     for path in files:
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             raise DataError(f"{path}: not a JPEG or PNG file, but in a class folder; remove it")

@@ -7,19 +7,20 @@ check; the exit code is 1 when one failed.
 import os
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mldiv.cli.flags import current_names
-from mldiv.doctor import cluster, locations, machine
+from mldiv.doctor import cluster, locations, machine, ports
 from mldiv.doctor.machine import AS_LOCKED, FAILED, GROUP_BYTES, OK, SKIPPED, WARNING, Check, Finding, first_line
+from mldiv.terminal import Parser
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line; ``argv`` is that of the process where it is None."""
-    parser = ArgumentParser(prog="python -m mldiv.doctor", description="What would make a long sweep fail here?")
+    parser = Parser(prog="python -m mldiv.doctor", description="What would make a long sweep fail here?")
     parser.add_argument("--preset", default="auto", help="as the studies' flag of that name, like all but the last")
     parser.add_argument("--data")
     parser.add_argument("--data-root")
@@ -30,7 +31,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--parallel-trials", type=int, metavar="N")
     parser.add_argument("--cpus-per-worker", type=float, metavar="N")
     parser.add_argument("--gpus-per-worker", type=float, metavar="N")
-    parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS", "local"))
+    parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS") or "local")
     parser.add_argument("--limit", type=float, default=120.0, metavar="SECONDS", help="for each check (default 120)")
     return parser.parse_args(current_names(sys.argv[1:] if argv is None else argv))
 
@@ -39,7 +40,7 @@ def joined(flags: Namespace) -> Finding:
     """Start Ray on this machine, or join the cluster at --address."""
     import ray
 
-    from mldiv.cluster.nodes import connect
+    from mldiv.cluster.nodes import connect, private_folder
     from mldiv.config import ConfigError
 
     began, local = time.monotonic(), flags.address == "local"
@@ -49,7 +50,7 @@ def joined(flags: Namespace) -> Finding:
     try:
         connect(flags.address)
     except (ConfigError, ray.exceptions.RayError) as error:
-        mend = "its logs are in session_latest/logs of Ray's folder, /tmp/ray if RAY_TMPDIR names no other" if local else ""
+        mend = f"its logs are in {private_folder()}/ray/session_latest/logs" if local else ""
         return Finding(FAILED, first_line(error), mend)
     total = ray.cluster_resources()
     did = "starts on this machine" if local else f"joined at {flags.address}"
@@ -180,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 #: What is looked at once Ray runs.
-AFTER_RAY: dict[str, Check] = {"trials at once": check_capacity, **cluster.CHECKS}
+AFTER_RAY: dict[str, Check] = {"trials at once": check_capacity, **cluster.CHECKS, **ports.CHECKS}
 #: Every check by name, in order.
 CHECKS: dict[str, Check] = {**machine.CHECKS, **locations.CHECKS, "Ray": joined, "data": locations.data, **AFTER_RAY}
 

@@ -3,12 +3,10 @@
 import hashlib
 import os
 import platform
-import socket
 import time
 import uuid
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +62,7 @@ def ask_all(function: Callable[..., Any], *given: Any, seconds: float) -> dict[s
     return ask(function, dict.fromkeys(nodes(), given), seconds)
 
 
-def _problems(answers: Mapping[str, Any]) -> list[str]:
+def problems(answers: Mapping[str, Any]) -> list[str]:
     """Name the nodes that gave an exception, and say which."""
     return [f"{node}: {_said(answer)}" for node, answer in answers.items() if isinstance(answer, Exception)]
 
@@ -88,7 +86,7 @@ def same_software(flags: Namespace) -> Finding:
     """Check that every node runs what this machine runs."""
     names = machine.dependencies()
     here, answers = software(names), ask_all(software, names, seconds=flags.limit * 0.8)
-    wrong = _problems(answers)
+    wrong = problems(answers)
     for node, there in answers.items():
         if not isinstance(there, Exception):
             wrong += [f"{node}: {name} {there[name]}, {here[name]} here" for name in here if there[name] != here[name]]
@@ -114,7 +112,7 @@ def count_gpus() -> int:
 def same_gpus(flags: Namespace) -> Finding:
     """Check that Ray and torch see as many GPUs on every node."""
     known, answers = nodes(), ask_all(count_gpus, seconds=flags.limit * 0.8)
-    wrong, unused = _problems(answers), []
+    wrong, unused = problems(answers), []
     for node, torch_sees in answers.items():
         ray_sees = int(known[node]["Resources"].get("GPU", 0))
         if not isinstance(torch_sees, Exception):
@@ -138,7 +136,7 @@ def same_clocks(flags: Namespace) -> Finding:
     """Check that no node's clock is far from this machine's: its answer lies between question and answer."""
     asked = time.time()
     answers = ask_all(now, seconds=flags.limit * 0.8)
-    ended, wrong = time.time(), _problems(answers)
+    ended, wrong = time.time(), problems(answers)
     for node, there in answers.items():
         if not isinstance(there, Exception) and (off := max(asked - there, there - ended)) > CLOCK_SECONDS:
             wrong.append(f"{node}: {off:.0f} s {'behind' if there < asked else 'ahead'}")
@@ -150,7 +148,7 @@ def same_clocks(flags: Namespace) -> Finding:
 def memory(flags: Namespace) -> Finding:
     """Check that every node has room for a worker on each of its processors."""
     known, answers = nodes(), ask_all(machine.free_memory, seconds=flags.limit * 0.8)
-    wrong, mend = _problems(answers), ""
+    wrong, mend = problems(answers), ""
     for node, free in answers.items():
         if not isinstance(free, Exception):
             share = flags.cpus_per_worker or 1.0
@@ -248,16 +246,18 @@ def same_data(flags: Namespace) -> Finding:
     chosen = locations.dataset(flags)
     assert chosen is not None
     answers = ask_all(read_data, *chosen, seconds=flags.limit * 0.8)
-    if wrong := _problems(answers):
+    if wrong := problems(answers):
         return Finding(FAILED, some(wrong), "put it under the same path on every node, or mount it")
     return Finding(OK, f"{chosen[0]} on {count(answers)}")
 
 
-def free_port() -> int:
-    """Find a port of this node that nothing listens at."""
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return listener.getsockname()[1]
+def find_port() -> int:
+    """Find a port of this node at which nothing listens."""
+    import ray
+
+    from mldiv import distributed
+
+    return distributed.free_port(ray.util.get_node_ip_address())
 
 
 def all_reduce_ones(address: str, port: int, rank: int, size: int, seconds: float) -> float:
@@ -272,8 +272,7 @@ def all_reduce_ones(address: str, port: int, rank: int, size: int, seconds: floa
     from mldiv import distributed
 
     distributed.meet_at(ray.util.get_node_ip_address())
-    limit = timedelta(seconds=seconds)
-    dist.init_process_group("gloo", init_method=f"tcp://{address}:{port}", rank=rank, world_size=size, timeout=limit)
+    distributed.join(address, port, rank=rank, size=size, backend="gloo", seconds=seconds)
     try:
         total = torch.ones(1)
         dist.all_reduce(total)
@@ -288,13 +287,13 @@ def reach_each_other(flags: Namespace) -> Finding:
     if flags.workers < 2 or len(known) < 2:
         return Finding(OK, "not needed: " + ("one process per trial" if flags.workers < 2 else "one node"))
     first, seconds = next(iter(known)), flags.limit * 0.3
-    port = ask(free_port, {first: ()}, seconds)[first]
+    port = ask(find_port, {first: ()}, seconds)[first]
     if isinstance(port, Exception):
         return Finding(FAILED, f"{first}: {first_line(port)}")
     address = known[first]["NodeManagerAddress"]
     given = {node: (address, port, rank, len(known), seconds) for rank, node in enumerate(known)}
     answers = ask(all_reduce_ones, given, 2 * seconds)
-    wrong = _problems(answers) or [
+    wrong = problems(answers) or [
         f"{node}: {total:g} of {len(known)} ones" for node, total in answers.items() if total != len(known)
     ]
     if wrong:

@@ -136,9 +136,10 @@ def data(flags: Namespace) -> Finding:
 
 def dataset(flags: Namespace) -> tuple[str, str | None] | None:
     """Return the data set's name and folder; None where the preset depends on a cluster that was not joined."""
+    from mldiv.cli.flags import full_path
     from mldiv.presets import configure
 
-    root = str(Path(flags.data_root).expanduser().resolve()) if flags.data_root else None
+    root = str(full_path("--data-root", flags.data_root)) if flags.data_root else None
     if (name := preset(flags)) is None and flags.data is None:
         return None
     return configure(name or "demo", {"data": flags.data, "data_root": root}).data, root

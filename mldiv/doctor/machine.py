@@ -61,7 +61,7 @@ def packages(flags: Namespace) -> Finding:
     named = f"Python {here}, torch {version('torch')}, Ray {version('ray')}, Optuna {version('optuna')}"
     if not (lock := ROOT / "requirements.lock").exists():
         return Finding(OK, named)
-    locked = [line for line in lock.read_text().splitlines() if line and line[0] not in "# "]
+    locked = [line for line in lock.read_text(encoding="utf-8").splitlines() if line and line[0] not in "# "]
     others = [
         f"{name} {found} ({versions.removeprefix('==')} locked)"
         for name, versions, found in _unmet(locked)
@@ -88,7 +88,7 @@ def _unmet(lines: list[str]) -> list[tuple[str, str, str | None]]:
 def _wanted() -> tuple[str, list[str]]:
     """Return Python's range and the requirements, from the checkout or else from what is installed."""
     if (path := ROOT / "pyproject.toml").exists():
-        project = tomllib.loads(path.read_text())["project"]
+        project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
         return project["requires-python"], project["dependencies"]
     return metadata.metadata("mldiv")["Requires-Python"], metadata.requires("mldiv") or []
 
@@ -181,11 +181,11 @@ def judge_memory(free: float, workers: int, each: float) -> Finding:
 
 def free_memory() -> float:
     """Return the bytes that new processes may take: what the machine has left, or its container if that is less."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
     free = float(lines["MemAvailable"].split()[0]) * 1024
     try:
-        limit, taken = (float((CONTAINER / f"memory.{name}").read_text()) for name in ("max", "current"))
-        parts = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
+        limit, taken = (float((CONTAINER / f"memory.{name}").read_text(encoding="utf-8")) for name in ("max", "current"))
+        parts = dict(line.split() for line in (CONTAINER / "memory.stat").read_text(encoding="utf-8").splitlines())
     except (OSError, ValueError):  # no limit
         return free
     return min(free, limit - taken + float(parts["inactive_file"]))  # files read, which make way

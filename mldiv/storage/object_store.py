@@ -19,6 +19,8 @@ from typing import NamedTuple
 from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
+from mldiv.terminal import hide_secrets
+
 #: Downloads and uploads side by side: each is mostly waiting.
 SIDE_BY_SIDE = 16
 #: What the analysis reads in a trial's folder: all but the checkpoint.
@@ -39,6 +41,18 @@ class Object(NamedTuple):
 def is_url(place: str | Path) -> bool:
     """Return whether a place is a URL, and no path."""
     return "://" in str(place)
+
+
+def check_no_secret(place: str | Path) -> None:
+    """Refuse a URL with a secret in it: places are printed, recorded, and seen by whoever lists the machine's processes.
+
+    Raises: ValueError, which does not hold the secret.
+    """
+    if is_url(place) and (shown := hide_secrets(str(place))) != str(place):
+        raise ValueError(
+            f"{shown}: a URL must hold no secret, since places are recorded and printed; leave it out, and name the keys in "
+            "~/.aws/credentials or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
+        )
 
 
 def join(place: Location, *names: str) -> Location:
@@ -75,10 +89,12 @@ def name(place: Location) -> str:
 class Remote:
     """A folder on an object store.
 
-    Raises: ValueError, naming the URL, when pyarrow knows no such file system or cannot reach it. Its methods raise OSError.
+    Raises: ValueError, naming the URL, when it holds a secret, or pyarrow knows no such file system or cannot reach it. Its
+    methods raise OSError.
     """
 
     def __init__(self, url: str) -> None:
+        check_no_secret(url)
         self.url = url
         try:
             self.system, path = FileSystem.from_uri(url)

@@ -13,6 +13,7 @@ import pytest
 from helpers.processes import environment
 from PIL import Image
 
+from mldiv import distributed
 from mldiv.doctor import __main__ as doctor
 from mldiv.doctor import cluster as checks
 from mldiv.doctor import machine
@@ -143,7 +144,7 @@ def test_a_wrong_clock(cluster, flags, monkeypatch, off, said):
 def test_a_silent_node_is_not_waited_for(cluster):
     """One of two processes that are to meet waits for the other."""
     first, began = next(iter(checks.nodes())), time.monotonic()
-    answers = checks.ask(checks.all_reduce_ones, {first: ("127.0.0.1", checks.free_port(), 0, 2, 100.0)}, 2.0)
+    answers = checks.ask(checks.all_reduce_ones, {first: ("127.0.0.1", distributed.free_port("127.0.0.1"), 0, 2, 100.0)}, 2.0)
     assert isinstance(answers[first], checks.NoAnswer) and time.monotonic() - began < 10
 
 
