@@ -61,14 +61,14 @@ FAULTS = (
     # Training and going on
     Fault(
         "resume", "mldiv/training/resume.py", "a resumed trial starts with an empty momentum",
-        '        trial.optimizer.load_state_dict(saved["optimizer"])\n',
+        '    trial.optimizer.load_state_dict(trial.optimizer.state_dict() | {"state": saved["optimizer"]["state"]})\n',
         "",
         ("tests/training/test_fit.py",),
     ),
     Fault(
         "records", "mldiv/records.py", "a resumed trial keeps the line of the epoch that it writes anew",
-        'if value["epoch"] < epochs:',
-        'if value["epoch"] <= epochs:',
+        "isinstance(epoch := line.get(\"epoch\"), int) and epoch < epochs:",
+        "isinstance(epoch := line.get(\"epoch\"), int) and epoch <= epochs:",
         ("tests/test_records.py", "tests/training/test_fit.py"),
     ),
     Fault(
@@ -135,15 +135,15 @@ FAULTS = (
         ("tests/storage/test_cache.py",),
     ),
     Fault(
-        "records", "mldiv/records.py", "records, entries and checkpoints are written in place, not renamed when whole",
+        "records", "mldiv/record_files.py", "records, entries and checkpoints are written in place, not renamed when whole",
         "            os.fsync(file.fileno())\n        os.replace(temporary, path)\n",
         "            os.fsync(file.fileno())\n        path.write_bytes(temporary.read_bytes())\n",
         ("tests/storage/test_cache_processes.py", "tests/storage/test_cache_space.py"),
     ),
     Fault(
         "cache", "mldiv/storage/cache.py", "an entry is computed without its lock",
-        "        with self.hold([name]):\n            state = self.read(name, device)",
-        "        with contextlib.nullcontext():\n            state = self.read(name, device)",
+        "        with self.hold([name]):\n            state = self.read(name, device, check)",
+        "        with contextlib.nullcontext():\n            state = self.read(name, device, check)",
         ("tests/storage/test_cache_processes.py",),
     ),
     Fault(
