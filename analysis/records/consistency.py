@@ -69,9 +69,11 @@ def why_not(header: StudyRecord, item: Assignment, record: TrialRecord) -> str |
     whole = record.config["epochs"]
     if not 0 <= record.epochs <= whole or (record.status == "finished" and record.epochs != whole):
         return f"{record.status} after {record.epochs} of {whole} epochs"
+    if other := _other_settings(header, item, record):
+        return other
     if record.status == "finished" and set(record.test) != set(members_of(record.config.get("peers", 2))):
         return f"scores of {', '.join(record.test)}"
-    return _other_settings(header, item, record)
+    return None
 
 
 def _other_settings(header: StudyRecord, item: Assignment, record: TrialRecord) -> str | None:
