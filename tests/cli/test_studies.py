@@ -41,9 +41,10 @@ ARMS = {
     "recipe": ["adamw, lr 0.003", "rho_lr_scale 100", "schedule step"],
     "diversity_form": [
         "no diversity",
-        "feature: -KL, sum",
-        "parameter: symmetric KL, exp, at switch",
-        "feature: fusion frozen",
+        "feature: -KL",
+        "parameter: symmetric KL",
+        "parameter: aligned by weights, by layer",
+        "fusion: frozen",
     ],
 }
 #: Studies of the everyday run: contrasts and a pair of single networks, a response surface, growth.
