@@ -69,6 +69,8 @@ def read(path: Path, record: TrialRecord) -> Members:
         raise Damaged(f"holds the predictions of another trial, {owner!r:.40}")
     if (why_not := _contradiction(found, record)) is not None:
         raise Damaged(why_not)
+    if not {PAIR, "peer_1"} <= found.keys():
+        raise Unreadable("cannot be read (there are none of the pair, or of a peer)")
     return found
 
 
@@ -87,7 +89,7 @@ def _table(path: Path, record: TrialRecord) -> tuple[Any, pyarrow.Table]:
 def _members(table: pyarrow.Table) -> Members:
     """Split a table by member. Raises: Damaged for values that no predictions have."""
     names = table.column("member").to_pylist()
-    if not all(isinstance(name, str) for name in names) or not {PAIR, "peer_1"} <= set(names):
+    if not all(isinstance(name, str) for name in names):
         raise Damaged("member names no networks")
     member = np.asarray(names)
     columns = {name: table.column(name).to_numpy() for name in Predictions.__dataclass_fields__}
