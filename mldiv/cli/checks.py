@@ -19,14 +19,14 @@ from mldiv.cluster.nodes import local_resources
 from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.datasets import ood, sources
 from mldiv.datasets.files import DataError
+from mldiv.datasets.splits import Shapes
 from mldiv.method.alignment import channel_groups
-from mldiv.method.fusion import FUSIONS
 from mldiv.method.networks import build
 from mldiv.records import StudyRecord
 from mldiv.storage.object_store import Location, Remote, is_url
 from mldiv.sweep.arm import Arm
 from mldiv.sweep.search_space import SELECTION, effective
-from mldiv.training.loop import steps_per_epoch
+from mldiv.training.loop import make_fusion, steps_per_epoch
 from mldiv.training.worker_cache import dataset
 
 #: Flags that are counts, and the least that each may be; and the most.
@@ -151,7 +151,7 @@ def check_trials(configs: Sequence[TrialConfig], memory: float = math.inf) -> No
             built[shape] = _outline(*shape)
         if config.param_alignment != "none":
             _check_alignment(built[shape])
-        _check_memory(config, built[shape], memory)
+        _check_memory(config, data.shapes, built[shape], memory)
 
 
 def _outline(arch: str, width: float, classes: int, channels: int, size: int) -> nn.Module:
@@ -170,10 +170,10 @@ def _check_alignment(network: nn.Module) -> None:
         raise ConfigError(str(error)) from None
 
 
-def _check_memory(config: TrialConfig, network: Any, memory: float) -> None:
+def _check_memory(config: TrialConfig, shapes: Shapes, network: Any, memory: float) -> None:
     """Refuse what does not fit, activations aside."""
     with torch.device("meta"):
-        fusion = FUSIONS[config.fusion](network.feature_channels, config.fusion_dim, config.fusion_heads, 0, config.peers)
+        fusion = make_fusion(config, shapes, network.feature_channels)
     weights, fused = (sum(value.numel() for value in module.parameters()) for module in (network, fusion))
     samples = max(config.validation_samples, config.test_samples)
     need = FLOAT_BYTES * (weights * (VECTORS * config.peers + samples * (config.peers + 1)) + 3 * fused)

@@ -38,7 +38,7 @@ def make_pair(config: TrialConfig, shapes: Shapes, device: torch.device | str = 
     return MutualPair(
         networks,
         Objective(shapes.train_images, **named),
-        fusion=_fusion(config, shapes, cast(Any, networks[0].feature_channels)),
+        fusion=make_fusion(config, shapes, cast(Any, networks[0].feature_channels)),
         kernel=partial(KERNELS[config.kernel], **config.kernel_options),
         teacher=network(config, shapes, "teacher").to(device) if config.teacher != "none" else None,
         initial_sigma=config.initial_sigma if config.bayesian else 0.0,
@@ -48,7 +48,11 @@ def make_pair(config: TrialConfig, shapes: Shapes, device: torch.device | str = 
     ).to(device)
 
 
-def _fusion(config: TrialConfig, shapes: Shapes, channels: Sequence[int]) -> PeerFusion:
+def make_fusion(config: TrialConfig, shapes: Shapes, channels: Sequence[int]) -> PeerFusion:
+    """Make the configured fusion of blocks with so many channels.
+
+    Raises: ConfigError for a block that there is not.
+    """
     if max(config.blocks, default=0) >= len(channels):
         raise ConfigError(f"fusion_blocks = {config.fusion_blocks!r}: {config.arch} has {len(channels)} blocks")
     classes = shapes.classes if config.fusion_training in TASK_TRAINED else 0

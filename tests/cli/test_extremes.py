@@ -11,6 +11,7 @@ import pytest
 from mldiv.cli import checks
 from mldiv.cli.main import main
 from mldiv.config import ConfigError, TrialConfig
+from mldiv.datasets.splits import Shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = "1" * 400
@@ -60,9 +61,9 @@ def test_memory_is_counted_by_hand(monkeypatch):
     weights = sum(value.numel() for value in network.parameters())
     fused = (4 + 8 + 16) * 8 + 3 * 8 + 3 * 8 + 4 * 8 * 8 + 4 * 8 + 2 * 8
     need = 4 * (weights * (2 * 6 + 5 * 3) + 3 * fused)
-    checks._check_memory(config, network, need)
+    checks._check_memory(config, Shapes(10, 1, 100, 8), network, need)
     with pytest.raises(ConfigError, match=r"resnet8 at width 0\.25 has"):
-        checks._check_memory(config, network, need - 1)
+        checks._check_memory(config, Shapes(10, 1, 100, 8), network, need - 1)
 
 
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nosuch", "TkAgg"])

@@ -17,7 +17,7 @@ from helpers.object_store import BUCKET, serve
 
 from mldiv.config import ConfigError
 from mldiv.doctor import __main__ as doctor
-from mldiv.doctor import cluster, locations, machine
+from mldiv.doctor import cluster, locations, machine, ports
 from mldiv.doctor.machine import FAILED, OK, SKIPPED, WARNING, Finding
 
 Disk = collections.namedtuple("Disk", "total used free")
@@ -259,7 +259,15 @@ def test_what_is_said(monkeypatch, capsys, ray, first, code, ends):
 
 
 def test_every_check_is_gone_through():
-    assert set(doctor.CHECKS) == {*machine.CHECKS, *locations.CHECKS, "Ray", "data", "trials at once", *cluster.CHECKS}
+    assert set(doctor.CHECKS) == {
+        *machine.CHECKS,
+        *locations.CHECKS,
+        "Ray",
+        "data",
+        "trials at once",
+        *cluster.CHECKS,
+        *ports.CHECKS,
+    }
     assert [*doctor.CHECKS].index("Ray") < min([*doctor.CHECKS].index(name) for name in doctor.AFTER_RAY)
 
 

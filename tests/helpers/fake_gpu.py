@@ -60,23 +60,49 @@ def concerns_gpu(value) -> bool:
 
 def backward(loss: Tensor) -> None:
     """Do what `Tensor.backward` does, node by node: torch's engine asks for the device's streams, and there is no device."""
-    given = {loss.grad_fn: [torch.ones_like(loss)]}
+    for leaf, grad in gradients(loss).items():
+        leaf.grad = grad if leaf.grad is None else leaf.grad + grad
+
+
+def gradients(loss: Tensor) -> dict[Tensor, Tensor]:
+    """The gradient of every leaf that the loss depends on."""
+    given, found = {loss.grad_fn: [torch.ones_like(loss)]}, {}
     with torch.no_grad():
         for node in _from_loss_to_leaves(loss.grad_fn):
             grads = given.pop(node, None)
             if grads is None:
                 continue
             if hasattr(node, "variable"):
-                node.variable.grad = grads[0] if node.variable.grad is None else node.variable.grad + grads[0]
+                found[node.variable] = grads[0]
                 continue
-            found = node.apply(*grads) if isinstance(node, torch.autograd.function.BackwardCFunction) else node(*grads)
-            found = found if isinstance(found, tuple) else (found,)  # one more for a last argument that is no tensor
-            for (following, place), grad in zip(node.next_functions, found, strict=False):
+            for (following, place), grad in zip(node.next_functions, _through(node, grads), strict=False):
                 if following is not None and grad is not None:
                     expected = following._input_metadata
                     grad = grad.sum_to_size(expected[place].shape).to(expected[place].dtype)
                     slots = given.setdefault(following, [None] * len(expected))
                     slots[place] = grad if slots[place] is None else slots[place] + grad
+    return found
+
+
+def _through(node, grads) -> tuple:
+    """The gradients of a node's inputs; one more for a last argument that is no tensor."""
+    if isinstance(node, torch.autograd.function.BackwardCFunction):  # ours: what nothing uses has zeros
+        grads = [zeros(like) if grad is None else grad for grad, like in zip(grads, node._input_metadata, strict=True)]
+        found = node.apply(*grads)
+    else:
+        found = node(*grads)
+    return found if isinstance(found, tuple) else (found,)
+
+
+def grad(outputs, inputs, **given) -> tuple:
+    """Do what `torch.autograd.grad` does with one output, which it takes alone or as a tuple."""
+    (loss,) = outputs if isinstance(outputs, tuple) else (outputs,)
+    found = gradients(loss)
+    return tuple(found.get(leaf) for leaf in inputs)
+
+
+def zeros(like) -> Tensor:
+    return torch.zeros(like.shape, dtype=like.dtype, device=like.device)
 
 
 def _from_loss_to_leaves(root) -> list:
@@ -117,6 +143,7 @@ INSTEAD = {
     Tensor.to: move,
     Tensor.__getitem__: index,
     Tensor.backward: lambda loss, **given: backward(loss),
+    torch.autograd.grad: grad,
     torch._fused_sgd_: fused_step,
     torch._fused_adamw_: fused_step,
 }

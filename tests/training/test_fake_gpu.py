@@ -1,5 +1,6 @@
 """Whole trials on CUDA tensors without values: what mixes devices, or layouts that CUDA's kernels refuse, fails here."""
 
+import contextlib
 import dataclasses
 import itertools
 import random
@@ -9,16 +10,15 @@ import torch
 from helpers.fake_gpu import backward, fake_gpu
 
 from benchmarks import paper_size
-from mldiv.config import TrialConfig
+from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.splits import ImageData, Split
 from mldiv.evaluation.metrics import scores
 from mldiv.evaluation.predictive import predictives
 from mldiv.setting import fields
 from mldiv.storage.cache import Store
-from mldiv.training import step_cost
+from mldiv.training import step_cost, worker_cache
 from mldiv.training.fit import fit
 from mldiv.training.loop import make_pair
-from mldiv.training.worker_cache import Workspace
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -26,17 +26,17 @@ SMALL = {
     "epochs": 1, "switch_epoch": 0, "batch_size": 8, "pretrain_epochs": 1, "validation_samples": 2, "test_samples": 2,
     "fusion_dim": 8, "fusion_heads": 2, "scale_batches": 1, "ood": "none",
 }  # fmt: skip
-#: Of settings without a list of choices; every other one that has such a list is taken with all of it.
+#: Of settings without a list of choices; every other one that has such a list, or is a switch, is taken with all of it.
 NUMBERS = {
-    "peers": (2, 4, 1, 1, 2), "samples_at_once": (2, 1, 3), "channels_last": (True, False), "include_diagonal": (False, True),
-    "center_features": (False, True), "clip_norm": (0.0, 5.0), "alpha": (1.0, 0.0), "beta": (2.0, 0.0),
+    "peers": (1, 2, 4), "samples_at_once": (1, 2, 3), "train_samples": (1, 2), "clip_norm": (0.0, 5.0), "alpha": (0.0, 1.0),
+    "beta": (0.0, 2.0), "fusion_blocks": ("all", "2"), "stage_two_warmup_epochs": (0, 1),
 }  # fmt: skip
-#: Choices of the data, which are made here, and not read.
-ELSEWHERE = {"data", "ood", "test_split"}
+#: Of the data, which are made here and not read; compiled steps have tests of their own.
+ELSEWHERE = {"data", "ood", "test_split", "compile"}
 CHOICES = {
-    name: tuple(item.metadata["choices"])
+    name: (False, True) if item.type is bool else tuple(item.metadata["choices"])
     for name, item in fields(TrialConfig).items()
-    if item.metadata["choices"] is not None and name not in ELSEWHERE
+    if (item.type is bool or item.metadata["choices"] is not None) and name not in ELSEWHERE
 } | NUMBERS
 #: Settings that meet in one operation: these are tried in all pairs, the others each value once. Of networks, one of a kind.
 MEET = {name: CHOICES[name] for name in ("samples_at_once", "channels_last", "precision", "peers", "fusion", "kernel")} | {
@@ -54,46 +54,64 @@ def images(count):
 DATA = ImageData("made up", 5, images(8), images(6), images(7), (0.5,) * 3, (0.2,) * 3, padding=1, flip=True)
 
 
+#: Networks of which a single one is enough: resnet20 with more blocks, and one whose kind has four blocks.
+DEEP = ("resnet32", "resnet56", "resnet18")
+
+
 def configuration(chosen):
     width = 1.0 if chosen["arch"] == "resnet18" else 0.25 if chosen["arch"] == "vit" else 0.1
-    if chosen["param_normalization"] == "sum" and chosen["param_transform"] in ("exp", "softplus"):
-        chosen = chosen | {"param_normalization": "mean"}
     return TrialConfig().replace(**SMALL | chosen | {"width": width})
 
 
+def singles(chosen):
+    return set(chosen.items())
+
+
+def pairs(chosen):
+    kept = [(name, chosen[name]) for name in MEET if chosen[name] in MEET[name]]
+    return set(itertools.combinations(kept, 2))
+
+
+def cover(held, choices, wanted):
+    """Configurations that can be and that hold all that is wanted; held: what one of them holds."""
+    draw, found, missing = random.Random(0), [], set(wanted)
+    while missing:
+        first = min(missing, key=repr)
+        fixed = dict([first]) if held is singles else dict(first)
+        tries = []
+        while len(tries) < 20:
+            chosen = {name: draw.choice(values) for name, values in choices.items()} | fixed
+            with contextlib.suppress(ConfigError):
+                configuration(chosen)
+                if held is pairs or chosen["arch"] not in DEEP or chosen["peers"] == 1:
+                    tries.append(chosen)
+        found.append(max(tries, key=lambda chosen: len(held(chosen) & missing)))
+        missing -= held(found[-1])
+    return found
+
+
 def once_each():
-    """As few configurations as hold every value of every setting."""
-    count = max(len(values) for values in CHOICES.values())
-    return [{name: values[(place + turn) % len(values)] for place, (name, values) in enumerate(CHOICES.items())}
-            for turn in range(count)]  # fmt: skip
+    return cover(singles, CHOICES, {(name, value) for name, values in CHOICES.items() for value in values})
 
 
 def all_pairs():
-    """Configurations in which every two values of two settings of MEET are together."""
-    draw, found = random.Random(0), []
-    missing = {
+    wanted = {
         ((first, one), (second, two))
         for first, second in itertools.combinations(MEET, 2)
         for one, two in itertools.product(MEET[first], MEET[second])
     }
-    while missing:
-        wanted = dict(min(missing, key=repr))
-        tries = [{name: draw.choice(MEET.get(name, values)) for name, values in CHOICES.items()} | wanted for _ in range(50)]
-        best = max(tries, key=lambda chosen: len(pairs(chosen) & missing))
-        missing -= pairs(best)
-        found.append(best)
-    return found
+    return cover(pairs, CHOICES | MEET, wanted)
 
 
-def pairs(chosen):
-    return {((first, chosen[first]), (second, chosen[second])) for first, second in itertools.combinations(MEET, 2)}
+#: One that trains both terms.
+USUAL = {"arch": "resnet8", "samples_at_once": 2, "channels_last": True, "optimizer": "adamw"}
 
 
 def train(config, folder):
     """A trial from pretraining to its final scores, on the GPU that is not there."""
-    with fake_gpu() as device:
-        data = DATA.to(device)
-        return fit(config, folder / "trial", store=Store(folder / "store"), workspace=Workspace(device), data=data)
+    with pytest.MonkeyPatch.context() as patch, fake_gpu() as device:
+        patch.setattr(worker_cache, "dataset", lambda config: DATA)
+        return fit(config, folder / "trial", store=Store(folder / "store"), workspace=worker_cache.Workspace(device))
 
 
 def assert_trained(record, config):
@@ -109,7 +127,7 @@ def test_every_value_of_every_setting(chosen, tmp_path):
 
 
 def test_both_stages_and_images_of_another_kind(tmp_path):
-    config = configuration(once_each()[0] | {"epochs": 2, "switch_epoch": 1, "ood": "photographs", "alpha": 1.0})
+    config = configuration(USUAL | {"epochs": 2, "switch_epoch": 1, "ood": "photographs", "alpha": 1.0})
     assert_trained(train(config, tmp_path), config)
 
 
@@ -126,7 +144,7 @@ def test_every_pair_of_settings_that_meet(chosen, tmp_path):
 def test_samples_computed_one_by_one_and_together(arch, precision, channels_last):
     """Mapped over samples, batch norm asks a GPU's tensors for their layout, and not a processor's."""
     chosen = {"arch": arch, "precision": precision, "channels_last": channels_last}
-    config = configuration(once_each()[0] | chosen | {"peers": 1})
+    config = configuration(USUAL | chosen | {"peers": 1})
     with fake_gpu() as device:
         data = DATA.to(device)
         pair = make_pair(config, data.shapes, device)
@@ -152,7 +170,7 @@ def test_times_and_memory_of_a_step(monkeypatch):
     monkeypatch.setattr(step_cost, "dataset", lambda config: DATA)
     monkeypatch.setattr(step_cost, "ROUNDS", 1)
     with fake_gpu() as device:
-        line = step_cost.measure_step(configuration(once_each()[0]), device)
+        line = step_cost.measure_step(configuration(USUAL), device)
     assert line["device"] == "a GPU that is not there" and set(line["bytes"]) == {"state", "stage_1", "stage_2"}
 
 
@@ -168,7 +186,7 @@ def test_what_mixes_devices_is_seen():
 
 def test_the_gradient_goes_where_torchs_own_goes():
     """The stand-in for the engine, on a processor."""
-    config = configuration(once_each()[0] | {"fusion": "per_peer"})
+    config = configuration(USUAL | {"fusion": "per_peer"})
     pair = make_pair(config, DATA.shapes)
     given = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 5
     noise = [torch.zeros_like(peer.mean) for peer in pair.peers]
