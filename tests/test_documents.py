@@ -61,3 +61,34 @@ def test_what_documents_link_to_is_not_ignored():
     }
     done = subprocess.run(["git", "check-ignore", *map(str, targets)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout == ""
+
+
+COMMAND = re.compile(r'`python -m pytest ([^`"]+?)(?: -k "([^"]+)")?`')
+
+
+def unknown(text: str) -> list[str]:
+    """What a page's pytest commands name that is not there: files, folders, and parts of tests' names."""
+    missing = []
+    for places, names in COMMAND.findall(text):
+        paths = [ROOT / place for place in places.split()]
+        missing += [str(path) for path in paths if not path.exists()]
+        files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("test_*.py"))]
+        tests = [name for file in files if file.exists() for name in TEST.findall(file.read_text(encoding="utf-8"))]
+        missing += [part for part in filter(None, names.split(" or ")) if not any(part in name for name in tests)]
+    return missing
+
+
+TEST = re.compile(r"^def (test_\w+)", re.MULTILINE)
+
+
+def test_every_command_of_the_attacked_names_tests_that_there_are():
+    text = (ROOT / "docs" / "attacked.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert all(len(COMMAND.findall(row)) == 1 for row in rows)
+    assert len(rows) > 10
+    assert not unknown(text)
+
+
+def test_a_command_that_names_nothing_is_found():
+    text = '`python -m pytest tests/nowhere tests/test_terminal.py -k "codes_are_written_out or codes_are_obeyed"`'
+    assert unknown(text) == [str(ROOT / "tests/nowhere"), "codes_are_obeyed"]
