@@ -84,7 +84,9 @@ def check_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> None:
         raise Damaged("its optimiser's state is missing or another network's")
     for number, values in states.items():
         shapes = (torch.Size(), parameters[number].shape)
-        if not isinstance(values, Mapping) or not all(
-            value is None or (isinstance(value, Tensor) and value.shape in shapes) for value in values.values()
+        if (
+            not isinstance(values, Mapping)
+            or not values
+            or not all(value is None or (isinstance(value, Tensor) and value.shape in shapes) for value in values.values())
         ):
             raise Damaged("its optimiser's state is another network's")

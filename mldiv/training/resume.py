@@ -131,10 +131,15 @@ def _take_up(trial: Trial, saved: State, lines: int) -> None:
         raise Damaged(f"it is of epoch {epoch!r:.40} of {trial.config.epochs}")
     if epoch > lines:
         raise Damaged(f"metrics.jsonl holds {lines} of its {epoch} epochs")
+    switch = saved.get("switch") or trial.record.switch
+    if not isinstance(switch, dict) or not all(isinstance(value, float) for value in switch.values()):
+        raise Damaged("what it knows of the switch is wrong")
     check_optimizer(saved.get("optimizer"), trial.optimizer)
+    if not saved["optimizer"]["state"] and (trial.config.momentum or trial.config.optimizer == "adamw"):
+        raise Damaged("its optimiser has no momentum")
     fill(trial.pair, saved.get("pair"))
     trial.optimizer.load_state_dict(trial.optimizer.state_dict() | {"state": saved["optimizer"]["state"]})
-    trial.epoch, trial.record.switch = epoch, dict(saved.get("switch") or trial.record.switch)
+    trial.epoch, trial.record.switch = epoch, dict(switch)
 
 
 def state(trial: Trial) -> State:
