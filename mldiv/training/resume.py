@@ -135,11 +135,19 @@ def _take_up(trial: Trial, saved: State, lines: int) -> None:
     if not isinstance(switch, dict) or not all(isinstance(value, float) for value in switch.values()):
         raise Damaged("what it knows of the switch is wrong")
     check_optimizer(saved.get("optimizer"), trial.optimizer)
-    if not saved["optimizer"]["state"] and (trial.config.momentum or trial.config.optimizer == "adamw"):
-        raise Damaged("its optimiser has no momentum")
+    if not _with_momentum(trial) <= set(saved["optimizer"]["state"]):
+        raise Damaged("its optimiser has lost its momentum")
     fill(trial.pair, saved.get("pair"))
     trial.optimizer.load_state_dict(trial.optimizer.state_dict() | {"state": saved["optimizer"]["state"]})
     trial.epoch, trial.record.switch = epoch, dict(switch)
+
+
+def _with_momentum(trial: Trial) -> set[int]:
+    """The numbers of the peers' parameters in the optimiser's state: of all that are trained, from the first step on."""
+    groups = trial.optimizer.param_groups
+    numbered = enumerate((value, group["peer"]) for group in groups for value in group["params"])
+    kept = trial.config.momentum or trial.config.optimizer == "adamw"
+    return {number for number, (value, peer) in numbered if kept and peer and value.requires_grad}
 
 
 def state(trial: Trial) -> State:
