@@ -33,8 +33,8 @@ def test_every_field_with_every_wrong_value(study, name, marked):
         damages.rewrite(trial(study) / "trial.json", lambda value: changed(value, ("checksum",), MISSING))
     whole = path.read_text()
     for number, document in enumerate(documents(path)):
-        for place in places(document):
-            for new in WRONG:
+        for turn, place in enumerate(places(document)):
+            for new in WRONG if name != "trial.json" or not marked else WRONG[turn % 4 :: 4]:  # found by its checksum
                 value = changed(document, place, new)
                 path.write_text(with_document(path, number, value))
                 kept, problems = analysed(study)

@@ -40,7 +40,7 @@ CHOICES = {
 } | NUMBERS
 #: Settings that meet in one operation: these are tried in all pairs, the others each value once. Of networks, one of a kind.
 MEET = {name: CHOICES[name] for name in ("samples_at_once", "channels_last", "precision", "peers", "fusion")} | {
-    "arch": ("resnet8", "resnet18", "vit")
+    "arch": ("resnet8", "vit")
 }
 
 
