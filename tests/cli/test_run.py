@@ -294,7 +294,7 @@ def test_set_changes_any_setting(study, capsys, tmp_path):
         ("epochs=many", "epochs = 'many': expected int"),
         ("seed=3", "use --seeds"),
         ("data_root=x", "use --data-root"),
-        ("lr=-1", "must be greater than zero"),
+        ("lr=-1", "must be at least 1e-30"),
     ):
         code, _, err = run(study, capsys, "--set", wrong, "--out", str(tmp_path / "x"))
         assert code == 2, wrong
