@@ -380,7 +380,7 @@ def _check_together(config: TrialConfig) -> None:
             f"take at most {config.epochs}, which means never"
         )
     if not re.fullmatch(r"all|[1-9]\d?(,[1-9]\d?)*", config.fusion_blocks) or len(set(config.blocks)) < len(config.blocks):
-        raise ConfigError(f"fusion_blocks = {config.fusion_blocks!r}: expected all, or different numbers such as 2,3")
+        raise ConfigError(f"fusion_blocks = {shown(config.fusion_blocks)}: expected all, or different numbers such as 2,3")
     if config.stage_schedule == "continue" and (config.stage_two_lr_scale != 1 or config.stage_two_warmup_epochs):
         raise ConfigError(
             "stage_two_lr_scale and stage_two_warmup_epochs act where stage two restarts: set stage_schedule to 'restart'"

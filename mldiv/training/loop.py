@@ -54,7 +54,7 @@ def make_fusion(config: TrialConfig, shapes: Shapes, channels: Sequence[int]) ->
     Raises: ConfigError for a block that there is not.
     """
     if max(config.blocks, default=0) >= len(channels):
-        raise ConfigError(f"fusion_blocks = {config.fusion_blocks!r}: {config.arch} has {len(channels)} blocks")
+        raise ConfigError(f"fusion_blocks = {shown(config.fusion_blocks)}: {config.arch} has {len(channels)} blocks")
     classes = shapes.classes if config.fusion_training in TASK_TRAINED else 0
     return FUSIONS[config.fusion](
         channels, config.fusion_dim, config.fusion_heads, derive(config.seed, "fusion"), config.peers, config.blocks,
