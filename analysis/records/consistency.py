@@ -8,6 +8,8 @@ from mldiv.records import IDENTITY, MEND, SPARED, Assignment, StudyRecord, Trial
 
 #: Settings of the study that its tables name.
 SETTINGS = {"arch": str, "width": float, "epochs": int, "batch_size": int, "test_samples": int, "data": str}
+#: Settings of a trial that are looked at by name; records of mldiv 0.5.0 do not say of what their identity is made.
+CONFIG = {"epochs": int, "seed": int, "alpha": float, "beta": float, "peers": int}
 #: Fields that a line of scaling.jsonl has at least, and what it says of a step's seconds and bytes.
 SIZE = {"arch": str, "width": float, "batch_size": int, "weights": int, "seconds": dict[str, float], "bytes": dict[str, float]}
 STAGES = frozenset({"stage_1", "stage_2"})
@@ -66,12 +68,19 @@ def why_not(header: StudyRecord, item: Assignment, record: TrialRecord) -> str |
                 return "finished without scores"
     if not IDENTITY.fullmatch(record.id):
         return None
-    whole = record.config["epochs"]
+    return _other_end(record) or _other_settings(header, item, record)
+
+
+def _other_end(record: TrialRecord) -> str | None:
+    """Say where a trial's end is not that of its own configuration."""
+    try:
+        check_fields(_part({"peers": 2} | record.config, CONFIG), CONFIG, "config")
+    except Damaged as error:
+        return str(error)
+    whole, peers = record.config["epochs"], record.config.get("peers", 2)
     if not 0 <= record.epochs <= whole or (record.status == "finished" and record.epochs != whole):
         return f"{record.status} after {record.epochs} of {whole} epochs"
-    if other := _other_settings(header, item, record):
-        return other
-    if record.status == "finished" and set(record.test) != set(members_of(record.config.get("peers", 2))):
+    if record.status == "finished" and (peers + 1 != len(record.test) or set(record.test) != set(members_of(peers))):
         return f"scores of {', '.join(record.test)}"
     return None
 

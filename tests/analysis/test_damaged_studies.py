@@ -51,7 +51,9 @@ def test_of_an_undamaged_study_nothing_is_left_out(study):
 def unmarked(folder):
     """As mldiv 0.5.0 left it."""
     for path in folder.glob("trials/*/trial.json"):
-        damages.rewrite(path, lambda value: {name: item for name, item in value.items() if name != "checksum"})
+        damages.rewrite(
+            path, lambda value: {name: item for name, item in value.items() if name not in ("checksum", "left_out")}
+        )
         frame = pd.read_parquet(path.with_name("predictions.parquet"))
         frame.attrs.clear()
         frame.to_parquet(path.with_name("predictions.parquet"), index=False)
@@ -107,7 +109,9 @@ OWNERS = {
     "a folder copied over another": (copy_all, "the record of another trial"),
     "a record copied over another": (copy("trial.json"), "the record of another trial"),
     "its id changed too": (edit("id", to="0123456789abcdef"), "the record of another trial|its checksum does not fit"),
-    "its configuration edited": (edit("config", "lr", to=0.5), "its config is another trial's|its checksum"),
+    "its configuration lost": (edit("config", to={}), "config: fields .* are missing|its checksum"),
+    "its alpha a word": (edit("config", "alpha", to="x"), "alpha = 'x'|its checksum"),
+    "its configuration edited": (edit("config", "lr", to=0.5), "not the trial of both, repeat, seed 1: lr|its checksum"),
     "its accuracy edited": (edit("test", "pair", "accuracy", to=lambda was: was + 1 / 24), "gives accuracy|its checksum"),
     "its NLL edited": (edit("test", "pair", "nll", to=lambda was: was - 0.001), "gives nll .* of pair, where|its checksum"),
     "a peer's NLL edited": (edit("test", "peer_2", "nll", to=lambda was: was - 0.001), "gives nll .* of peer_2|its checksum"),
