@@ -38,6 +38,7 @@ from mldiv.setting import (
     make_check,
     nearest,
     setting,
+    shown,
 )
 
 INITIALIZATIONS = ("scratch_pretrained", "scratch", "pretrained", "pretrained_same")

@@ -20,6 +20,7 @@ from mldiv.method.kernels import KERNELS
 from mldiv.method.networks import build
 from mldiv.method.pair import MutualPair, Objective, term_names
 from mldiv.seeding import derive, generator
+from mldiv.setting import shown
 
 
 def network(config: TrialConfig, shapes: Shapes, purpose: str) -> nn.Module:
