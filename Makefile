@@ -4,7 +4,7 @@ BIN := .venv/bin
 FLAGS ?=
 PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: sweep test test-all check format bench lock clean
+.PHONY: sweep test test-all long long-ray check format bench lock clean
 
 # The environment, exactly as locked. Without the venv module (Debian packages it apart), virtualenv makes it. uv installs it in
 # a fifth of pip's time; pip does where uv cannot be had.
@@ -25,9 +25,15 @@ test: .venv
 	$(BIN)/python -m pytest -m "not ray and not slow" $(PARALLEL) $(FLAGS)
 	$(BIN)/python -m pytest -m "ray and not slow" $(FLAGS)
 
-# Every test there is: those of `test`, then the long ones.
+# Every test there is: those of `test`, then the long ones. Those that start Ray leave two processors idle for nearly half of
+# their time, which the others take at a lower priority; each half is printed when it ends.
 test-all: test
-	$(BIN)/python -m pytest -m "slow and not ray" $(PARALLEL) $(FLAGS)
+	$(MAKE) --jobs 2 --output-sync=target long long-ray
+
+long: .venv
+	nice -n 19 $(BIN)/python -m pytest -m "slow and not ray" $(PARALLEL) $(FLAGS)
+
+long-ray: .venv
 	$(BIN)/python -m pytest -m "slow and ray" $(FLAGS)
 
 check: .venv

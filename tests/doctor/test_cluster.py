@@ -108,10 +108,12 @@ class TestALameNode:
         for split in ("train", "val"):
             for kind in "ab":
                 (folder := lame[1] / "images" / split / kind).mkdir(parents=True)
-                Image.new("RGB", (8, 8)).save(folder / "1.png")
+                for name in "12":
+                    Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
         found = checks.same_data(flags("--data", "image_folder", "--data-root", str(lame[1] / "images")))
         shutil.rmtree(lame[1] / "images")
         assert found.verdict == FAILED and found.what.startswith(f"{lame[0]}: {lame[1]}/images: no such folder")
+        assert found.what.count(str(lame[1])) == 1, "the other nodes hold complete data"
 
     def test_a_gpu_that_torch_lacks(self, lame, flags):
         found = checks.same_gpus(flags())
