@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.records.repeats import Repeat
 from analysis.stats.calibration import debiased_calibration_error, null_ece
-from mldiv.records import scored_by
+from mldiv.records import PAIR, scored_by
 
 Value = Callable[[Repeat], float | None]
 
@@ -69,6 +69,23 @@ def _last(name: str) -> Value:
     return value
 
 
+def _posterior(name: str, member: str | None = None) -> Value:
+    return lambda repeat: mean_over_members(repeat.record.posterior, member or repeat.member, name)
+
+
+def _within(repeat: Repeat) -> float | None:
+    """Return the share of the pair's mutual information that lies within its peers, the rest being their disagreement."""
+    found = repeat.record.posterior.get(PAIR, {})
+    within, whole = found.get("within"), found.get("mutual_information")
+    return None if within is None or not whole else float(within / whole)
+
+
+def _survived(repeat: Repeat) -> float | None:
+    if repeat.curve is None or not np.isfinite(repeat.curve.survived):
+        return None
+    return repeat.curve.survived
+
+
 def _predicted(function: Callable[[np.ndarray, np.ndarray], float]) -> Value:
     """Average a function of confidences and correctness, [images] each, over the members."""
 
@@ -92,6 +109,10 @@ GROUPS: dict[str, str] = {
     "less than chance leaves); and the scores after temperature scaling, its temperature fitted on validation data.",
     "diversity": "How different the peers are: disagreement and feature KL after the last epoch on validation data, W2² and "
     "cosine between the posteriors' means.",
+    "posterior": "How Bayesian the networks are, on validation data at the end: the median over weights of sigma over the size "
+    "of the mean, mean over peers; the NLL of weight samples beside that of the mean networks; the share of the pair's mutual "
+    "information (MI) that lies within its peers, the rest being their disagreement. And what is left of a pretrained start: "
+    "the lowest accuracy of the pretrained peers in the first epoch, less that at which they began.",
     "uncertainty": "Uncertainty as a detector, area under the ROC curve: of the errors on test data, and of images of another "
     "kind, by entropy and by mutual information (MI); area under the risk-coverage curve by entropy.",
 }
@@ -116,6 +137,11 @@ COLUMNS: dict[str, Column] = {
     "w2_per_weight": Column("W2² per weight", _last("w2_per_weight"), "diversity", None, 1, 4),
     "cosine": Column("cosine of means", _last("cosine"), "diversity", None, 1, 3),
     "feature_kl": Column("feature KL", _last("feature_kl"), "diversity", None, 1, 4),
+    "sigma_over_mean": Column("sigma over mean %", _posterior("sigma_over_mean", "peers"), "posterior", None, 100),
+    "samples_nll": Column("NLL of samples", _posterior("nll"), "posterior", None, 1, 4),
+    "means_nll": Column("NLL of the means", _posterior("mean_nll"), "posterior", None, 1, 4),
+    "mi_within": Column("MI within peers %", _within, "posterior", None, 100, 1),
+    "survived": Column("pretrained, first epoch", _survived, "posterior", None, 100, 1),
     "error_entropy": Column("errors, entropy", _uncertainty("error_auroc_entropy"), "uncertainty", "high", 1, 3),
     "error_mi": Column("errors, MI", _uncertainty("error_auroc_mutual_information"), "uncertainty", "high", 1, 3),
     "ood_entropy": Column("other images, entropy", _uncertainty("ood_auroc_entropy"), "uncertainty", "high", 1, 3),

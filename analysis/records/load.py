@@ -48,7 +48,8 @@ class Curve:
     each [epochs].
 
     points: when gradients were measured, in epochs trained, [points]; shares: by term of GRADIENTS the length of its gradient
-    in the peers' means as a share of the cross-entropy's, NaN where it had no part in the loss, each [points].
+    in the peers' means as a share of the cross-entropy's, NaN where it had no part in the loss, each [points]. survived: the
+    lowest validation accuracy of the pretrained peers within the first epoch less that at its start, mean over them.
     """
 
     epoch: np.ndarray
@@ -56,6 +57,7 @@ class Curve:
     values: dict[str, np.ndarray]
     points: np.ndarray = field(default_factory=lambda: np.zeros(0))
     shares: dict[str, np.ndarray] = field(default_factory=lambda: dict.fromkeys(GRADIENTS[1:], np.zeros(0)))
+    survived: float = np.nan
 
     @property
     def switch(self) -> int | None:
@@ -230,7 +232,14 @@ def _curve(lines: list[dict[str, Any]]) -> Curve:
     peers = [member for member in lines[0].get("validation", {}) if member != PAIR]
     paths = CURVES | {f"{peer}_{name}": ("validation", peer, name) for peer in peers for name in ("nll", "accuracy")}
     values = {name: np.array([_at(line, path) for line in lines]) for name, path in paths.items()}
-    return Curve(epoch, stage, values, *_gradients(lines))
+    return Curve(epoch, stage, values, *_gradients(lines), _survived(lines[0].get("first_epoch") or []))
+
+
+def _survived(points: list[dict[str, float | None]]) -> float:
+    """Read how far the pretrained peers' accuracy fell below that of their start; NaN where none was pretrained."""
+    rows = [[np.nan if value is None else value for name, value in point.items() if name != "at"] for point in points]
+    means = [float(np.mean(row)) for row in rows if row]
+    return min(means) - means[0] if means else np.nan
 
 
 def _gradients(lines: list[dict[str, Any]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

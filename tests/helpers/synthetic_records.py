@@ -55,11 +55,14 @@ def write(folder: Path, trial: str, nll: float, accuracy: float, images: int, se
         "error_auroc_entropy": 0.8, "error_auroc_mutual_information": 0.75, "ood_auroc_entropy": 0.9,
         "ood_auroc_mutual_information": 0.85, "aurc_entropy": 0.02, "aurc_mutual_information": 0.03,
     }  # fmt: skip
+    bayesian = {"nll": nll, "accuracy": accuracy, "mean_nll": nll + 0.01, "mean_accuracy": accuracy}
+    posterior = {f"peer_{number}": bayesian | {"sigma_over_mean": 0.05 * number} for number in (1, 2)}
+    posterior["pair"] = bayesian | {"mutual_information": 0.05, "within": 0.01, "between": 0.04}
     record = TrialRecord(
         trial, SETTINGS | {"seed": seed} | config, status=status, epochs=12, validation=members,
         test=members if done else {}, calibration_temperature=dict.fromkeys(members, 0.8) if done else {},
         test_scaled=members if done else {}, uncertainty=dict.fromkeys(members, detection) if done else {},
-        switch={"param_distance": 3.0, "feature_kl": 0.01}, seconds=3.0,
+        posterior=posterior if done else {}, switch={"param_distance": 3.0, "feature_kl": 0.01}, seconds=3.0,
         cost={"epochs_trained": 8, "epochs_shared": 4, "pretraining_epochs_trained": 0},
     )  # fmt: skip
     path = trial_folder(folder, trial)
@@ -80,7 +83,8 @@ def _line(epoch: int, nll: float, accuracy: float, seed: int) -> dict:
         "sigma_2": 0.05,
     }  # fmt: skip
     train = {"nll_1": nll, "nll_2": nll, "feature_kl": 0.02 if stage == 2 else None}
-    return {
+    first = [{"at": 0.0, "peer_2": 0.5}, {"at": 0.5, "peer_2": 0.42}, {"at": 1.0, "peer_2": 0.47}]
+    return ({"first_epoch": first} if epoch == 0 else {}) | {
         "epoch": epoch, "stage": stage, "shared": epoch < 4, "lr": 0.1, "train": train, "seconds": 0.5,
         "validation": {member: dict(scores) for member in records.members_of(2)}, "diversity": diversity,
     }  # fmt: skip
