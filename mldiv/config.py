@@ -169,10 +169,16 @@ class TrialConfig:
     mutual_weight: float = _peers_tensor(1.0, "weight of what the peers learn from each other [chosen]", ge=0, le=1e6)
 
     # Diversity terms.
-    alpha: float = _diversity_tensor(1.0, "weight of the parameter distance [stated]", ge=0, le=1e6, search=Log(0.01, 10.0))
-    beta: float = _diversity_tensor(2.0, "weight of the feature KL [stated]", ge=0, le=1e6, search=Log(0.02, 20.0))
+    alpha: float = _diversity_tensor(
+        0.2, "weight of the parameter distance, as weighting says [chosen; stated: 1, of an unknown transform]", ge=0, le=1e6,
+        search=Log(0.01, 4.0),
+    )  # fmt: skip
+    beta: float = _diversity_tensor(
+        0.2, "weight of the feature KL, as weighting says [chosen; stated: 2, of an unknown transform]", ge=0, le=1e6,
+        search=Log(0.01, 4.0),
+    )  # fmt: skip
     weighting: str = _diversity_tensor(
-        "raw", "raw: alpha and beta as they are; gradient: as shares of the cross-entropy's gradient in the peers' means, "
+        "gradient", "raw: alpha and beta as they are; gradient: as shares of the cross-entropy's gradient in the peers' means, "
         "measured at the switch over scale_batches batches and held [chosen]", choices=WEIGHTINGS, before="raw",
     )  # fmt: skip
     param_distance: str = _diversity_code("w2", "distance between the posteriors; w2 [stated]", choices=PARAM_DISTANCES)
@@ -184,7 +190,7 @@ class TrialConfig:
         "none", "how the peers' channels are matched to peer 1's before that distance compares them: by weights or activations "
         "over scale_batches batches; at the switch, and held from then on [chosen]", choices=ALIGNMENTS, before="none",
     )  # fmt: skip
-    param_transform: str = _diversity_code("exp", "what of that distance is minimised [chosen]", choices=TRANSFORMS)
+    param_transform: str = _diversity_code("negative_log", "what of that distance is minimised [chosen]", choices=TRANSFORMS)
     param_normalization: str = _diversity_code(
         "switch", "what divides that distance first: 1, the number of weights (by layer: a layer's), its value at the switch "
         "[chosen]", choices=NORMALIZATIONS,
@@ -209,7 +215,7 @@ class TrialConfig:
     feature_reduction: str = _diversity_code(
         "batchmean", "how the feature KL is reduced over a batch [chosen]", choices=FEATURE_REDUCTIONS
     )
-    feature_transform: str = _diversity_code("exp", "what of the feature KL is minimised [chosen]", choices=TRANSFORMS)
+    feature_transform: str = _diversity_code("negative_log", "what of the feature KL is minimised [chosen]", choices=TRANSFORMS)
     feature_normalization: str = _diversity_code(
         "switch", "what divides the feature KL first: 1, its value at the switch [chosen]", choices=NORMALIZATIONS
     )
@@ -222,7 +228,7 @@ class TrialConfig:
     center_features: bool = _diversity_code(True, "whether fused features lose their batch mean first [chosen]")
     fusion: str = _diversity("shared", "how the blocks' features are fused [chosen]", choices=FUSIONS)
     fusion_training: str = _diversity(
-        "diversity", "what a fusion that is not frozen learns: to raise the feature KL as the networks do (diversity), to "
+        "task", "what a fusion that is not frozen learns: to raise the feature KL as the networks do (diversity), to "
         "lower what they raise (adversarial), to classify its images, which the networks learn nothing from, during stage two "
         "(task) or before it, held from then on (switch) [chosen]", choices=FUSION_TRAINING, before="diversity",
     )  # fmt: skip
@@ -253,7 +259,7 @@ class TrialConfig:
     momentum: float = _schedule(0.9, "momentum of the optimiser", ge=0, lt=1)
     schedule: str = _schedule("cosine", "how the learning rate falls [chosen]", choices=SCHEDULES)
     stage_schedule: str = _peers_tensor(
-        "continue", "continue: one schedule over both stages; restart: stage two is a run of its own, which begins with the "
+        "restart", "continue: one schedule over both stages; restart: stage two is a run of its own, which begins with the "
         "full rate and without momentum, in arms without diversity terms too", choices=STAGE_SCHEDULES, before="continue",
     )  # fmt: skip
     stage_two_lr_scale: float = _diversity_tensor(

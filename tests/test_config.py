@@ -27,7 +27,7 @@ from mldiv.presets import PRESETS, configure
         ({"fusion_dim": 30}, "multiple of fusion_heads"),
         ({"kernel_degree": 3}, "kernel_degree = 3: must be a multiple of 2 (odd, and similarities turn negative)"),
         ({"pretrain_epochs": 0}, "initialization to 'scratch'"),
-        ({"param_normalization": "sum"}, "gradient 0 in float32"),
+        ({"param_transform": "exp", "param_normalization": "sum"}, "gradient 0 in float32"),
         ({"epochs": 3.5}, "epochs = 3.5: expected int"),
         ({"seed": True}, "seed = True: expected int"),
         ({"data": 3}, "data = 3: expected str"),

@@ -78,11 +78,11 @@ class Objective:
     param_distance: str = "w2"
     param_weights: str = "raw"
     param_alignment: str = "none"
-    param_transform: str = "exp"
+    param_transform: str = "negative_log"
     param_normalization: str = "switch"
     feature_direction: str = "symmetric"
     feature_reduction: str = "batchmean"
-    feature_transform: str = "exp"
+    feature_transform: str = "negative_log"
     feature_normalization: str = "switch"
     fusion_training: str = "diversity"
     center_features: bool = True

@@ -31,7 +31,7 @@ NO_TEXT = os.fsdecode(b"\xff")
         (["--width", DIGITS], "width = inf: must be a finite number"),
         (["--width", "64", "--arch", "resnet56"], "resnet56 at width 64 has 3,47"),
         (["--set", "test_samples=100000", "--arch", "resnet56", "--width", "8"], "100000 samples of their weights take"),
-        (["--set", "fusion_dim=16384", "--set", "peers=8", "--set", "fusion=per_peer"], "its fusion 8,59"),
+        (["--set", "fusion_dim=16384", "--set", "peers=8", "--set", "fusion=per_peer"], "its fusion 8,60"),
         (["--set", "lr=1e-323", "--trials", "1"], "lr = 1e-323: must be at least 1e-30"),
         (["--set", "lr=1e308", "--trials", "1"], "lr = 1e+308: must be at most 1e+12"),
         (["--set", "epochs=" + "9" * 5000], "epochs = '999"),
@@ -59,7 +59,7 @@ def test_memory_is_counted_by_hand(monkeypatch):
     config = TrialConfig(arch="resnet8", width=0.25, fusion_dim=8, fusion_heads=2, validation_samples=3, test_samples=5)
     network = checks._outline("resnet8", 0.25, 10, 1, 8)
     weights = sum(value.numel() for value in network.parameters())
-    fused = (4 + 8 + 16) * 8 + 3 * 8 + 3 * 8 + 4 * 8 * 8 + 4 * 8 + 2 * 8
+    fused = (4 + 8 + 16) * 8 + 3 * 8 + 3 * 8 + 4 * 8 * 8 + 4 * 8 + 2 * 8 + 10 * 8 + 10
     need = 4 * (weights * (2 * 6 + 5 * 3) + 3 * fused)
     checks._check_memory(config, Shapes(10, 1, 100, 8), network, need)
     with pytest.raises(ConfigError, match=r"resnet8 at width 0\.25 has"):

@@ -234,7 +234,7 @@ def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):
     assert not (tmp_path / "x").exists()
     assert f"{5 * ARMS} trials, 0 of them recorded already" in out
     assert f"{12 * 5 * ARMS:,} epochs asked for" in out
-    assert "mutual learning: 3 Optuna trials over lr, kl_weight, temperature, then 2 seeds" in out
+    assert "mutual learning: 3 Optuna trials over lr, kl_weight, temperature, switch_epoch, then 2 seeds" in out
     assert f"while arms are searched, {ARMS} trials at once at most (--open-suggestions)" in out
     assert re.search(r"\n  [1-9]\d* epochs of pretraining to train\n", out)
     assert re.search(r"\d+ shared, \d+ to train \(if every search ends at its defaults\)\n", out)
@@ -415,7 +415,8 @@ def test_the_arms_are_what_their_names_say(load_study):
     assert set(made("ablation", "paper", data="cifar10")) == set(acting)
     switches = {name: config.switch_epoch for name, config in made("stage_switch").items()}
     shares = {"at once": 0, "after 1/6": 2, "after 1/3": 4, "after 1/2": 6, "after 2/3": 8, "after 5/6": 10}
-    assert switches == {"never": 12} | shares
+    twins = {f"{name}, without the terms": epoch for name, epoch in shares.items() if epoch}
+    assert switches == {"never": 12} | shares | twins
     kernels = made("kernel_sweep")
     assert {name for name, config in kernels.items() if config.kernel == name and config.diverse} == set(KERNELS)
     assert not kernels["mutual learning"].diverse

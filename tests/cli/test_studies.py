@@ -176,7 +176,7 @@ def test_any_number_of_networks_from_the_command_line_to_the_page(ended, name, p
     assert list(record.test) == [*(f"peer_{number}" for number in range(1, peers + 1)), "pair"]
     values = study.curve(record.id).values
     assert all((np.isfinite(values[name]).all()) == (peers > 1) for name in ("disagreement", "w2_per_weight", "feature_kl"))
-    assert study.curve(record.id).switch == (1 if peers > 1 else None)
+    assert study.curve(record.id).switch == 1
     table, report = ((end.folder / file).read_text() for file in ("table.md", "report.html"))
     for title in ("Disagreement", "W2² per weight", "cosine of means", "feature KL"):
         assert (title in table) == (peers > 1), title

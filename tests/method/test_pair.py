@@ -86,10 +86,11 @@ def test_a_bounded_transform_of_a_sum_is_refused(tiny, changed):
 def test_total_is_the_weighted_sum(tiny):
     config = tiny.replace(alpha=0.7, beta=1.3, kl_weight=0.2, mutual_weight=0.5)
     _, total, terms = step(config)
+    assert terms["fusion_nll"] > 0
     expected = (
         terms["nll_1"] + terms["nll_2"] + 0.2 * (terms["kl_1"] + terms["kl_2"])
         + 0.5 * (terms["mutual_1"] + terms["mutual_2"])
-        + 0.7 * terms["param_diversity"] + 1.3 * terms["feature_diversity"]
+        + 0.7 * terms["param_diversity"] + 1.3 * terms["feature_diversity"] + terms["fusion_nll"]
     )  # fmt: skip
     assert total.item() == pytest.approx(expected, rel=1e-5) == pytest.approx(terms["total"], rel=1e-5)
 
@@ -117,15 +118,16 @@ def test_each_peer_gets_the_gradient_of_its_own_loss(tiny):
         loss = losses.expected_nll(outs[own][0], labels) + config.kl_weight * prior
         loss = loss + losses.logit_mutual(outs[own][0], outs[other][0].detach(), config.temperature)
         distance = losses.squared_w2(mine.mean, mine.sigma, peer.mean.detach(), peer.sigma.detach())
-        loss = loss + config.alpha * torch.exp(-distance / reference.param_scale)
+        loss = loss + config.alpha * -torch.log(distance / reference.param_scale)
         kl = losses.feature_kl(p[own], p[other].detach(), direction="symmetric", reduction="batchmean")
-        loss = loss + config.beta * torch.exp(-kl / reference.feature_scale)
+        loss = loss + config.beta * -torch.log(kl / reference.feature_scale)
         (gradient,) = torch.autograd.grad(loss, mine.mean, retain_graph=True)
         torch.testing.assert_close(pair.peers[own].mean.grad, gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_weights_may_be_tensors(tiny):
     values = [torch.tensor(value, requires_grad=True) for value in (0.5, 1.5, 2.0, 0.1, 1.0)]
+    tiny = tiny.replace(param_transform="exp")  # minus the logarithm of what it is divided by is 0
     _, total, _ = step(tiny, weights=Weights(*values))
     _, same, _ = step(tiny, weights=Weights(0.5, 1.5, 2.0, 0.1, 1.0))
     assert total.item() == pytest.approx(same.item(), rel=1e-6)

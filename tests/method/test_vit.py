@@ -203,7 +203,10 @@ def test_the_feature_term_alone_reaches_every_layer(config):
     """Against the divergence of the tokens' means, written out. beta is large, so that little is lost in the difference."""
     images, labels = batch(channels=1, count=12)
     quiet = {"kl_weight": 0.0, "alpha": 0.0, "mutual_weight": 0.0}
-    with_term, without = (step(config.replace(beta=beta, fusion="frozen", **quiet), images, labels)[0] for beta in (1e6, 0.0))
+    with_term, without = (
+        step(config.replace(beta=beta, fusion="frozen", feature_transform="exp", **quiet), images, labels)[0]
+        for beta in (1e6, 0.0)
+    )
     peer_1 = with_term.peers[0]
     difference = peer_1.mean.grad - without.peers[0].mean.grad
 

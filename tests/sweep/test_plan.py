@@ -16,10 +16,12 @@ from mldiv.sweep.search_space import RANGES, suggest
 SEARCHED = ("alpha", "beta", "temperature", "kernel", "switch_epoch")
 
 
+BASE = TrialConfig(data="digits", epochs=12, switch_epoch=8)
+
+
 def arms():
-    base = TrialConfig(data="digits", epochs=12, switch_epoch=8)
     changes = {"baseline": {"alpha": 0.0, "beta": 0.0}, "rbf": {"kernel": "rbf"}, "searched": {}}
-    return [make_arm(name, base, change, SEARCHED) for name, change in changes.items()]
+    return [make_arm(name, BASE, change, SEARCHED) for name, change in changes.items()]
 
 
 def make_plan(folder, **options):
@@ -42,17 +44,18 @@ def test_every_arm_is_searched_and_then_repeated(tmp_path):
 
 def test_what_has_no_effect_or_is_fixed_is_not_searched():
     baseline, rbf, searched = arms()
-    assert baseline.searched == ("temperature",)
+    assert baseline.searched == ("temperature", "switch_epoch"), "stage two restarts there too"
+    assert make_arm("x", BASE, {"alpha": 0.0, "beta": 0.0, "stage_schedule": "continue"}, SEARCHED).searched == ("temperature",)
     assert rbf.searched == ("alpha", "beta", "temperature", "switch_epoch")
     assert searched.searched == SEARCHED
 
 
-def test_the_papers_point_comes_first(tmp_path):
+def test_the_defaults_come_first(tmp_path):
     plan = make_plan(tmp_path)
     first = {}
     for config in train_all(plan, tmp_path):
         first.setdefault((config.kernel, config.alpha > 0), config)
-    assert (first["cosine", True].alpha, first["cosine", True].beta) == (1.0, 2.0)
+    assert (first["cosine", True].alpha, first["cosine", True].beta) == (BASE.alpha, BASE.beta)
 
 
 def test_arms_are_searched_at_common_points(tmp_path):

@@ -6,7 +6,7 @@ from mldiv.config import TrialConfig
 from mldiv.sweep.queue import TrialQueue
 from mldiv.training.pretraining import pretraining_id
 
-BASE = TrialConfig(epochs=6, switch_epoch=4, pretrain_epochs=2, initialization="scratch")
+BASE = TrialConfig(epochs=6, switch_epoch=4, pretrain_epochs=2, initialization="scratch", stage_schedule="continue")
 
 
 def test_the_longest_first_stage_leads_and_publishes_for_all():

@@ -16,7 +16,7 @@ from mldiv.training.first_stage import SharedFirstStage, first_stage_id
 from mldiv.training.pretraining import pretraining_ids
 
 CPU = torch.device("cpu")
-BASE = TrialConfig(epochs=6, switch_epoch=4, pretrain_epochs=2, initialization="scratch")
+BASE = TrialConfig(epochs=6, switch_epoch=4, pretrain_epochs=2, initialization="scratch", stage_schedule="continue")
 
 
 def seeds(few, many):

@@ -20,7 +20,7 @@ from mldiv.training.fit import fit
 from mldiv.training.pretraining import pretraining_ids
 from mldiv.training.step_cost import Work
 
-BASE = TrialConfig(epochs=12, switch_epoch=8, pretrain_epochs=3)
+BASE = TrialConfig(epochs=12, switch_epoch=8, pretrain_epochs=3, stage_schedule="continue")
 METHOD = {
     "cosine": {},
     "rbf": {"kernel": "rbf"},
@@ -187,6 +187,7 @@ def test_what_two_arms_come_to_is_trained_once(tmp_path):
 def test_it_is_what_training_the_plan_takes(tiny, tmp_path, name):
     """Really trained, one trial after the other; the simulation is told the scores that came out."""
     base = tiny.replace(train_size=32, validation_size=16, test_size=16, test_samples=1, epochs=6, switch_epoch=3)
+    base = base.replace(stage_schedule="continue")
     tamed = {"early": {"switch_epoch": 2}, "late": {"switch_epoch": 5}}
     arms, searched, _ = PLANS[name]
     arms = {arm: tamed.get(arm, changes) for arm, changes in arms.items() if arm != "rbf"}

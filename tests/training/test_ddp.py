@@ -20,7 +20,8 @@ from mldiv.training.worker_cache import dataset
 
 CONFIG = TrialConfig(
     data="digits", train_size=480, validation_size=60, test_size=200, arch="resnet8", width=0.5, epochs=4, switch_epoch=3,
-    pretrain_epochs=3, batch_size=32, lr=0.05, fusion_dim=16, validation_samples=2, test_samples=4, ood="none",
+    stage_schedule="continue", pretrain_epochs=3, batch_size=32, lr=0.05, fusion_dim=16, validation_samples=2, test_samples=4,
+    ood="none",
 )  # fmt: skip
 
 

@@ -57,8 +57,9 @@ def test_killed_between_record_and_checkpoint(tiny, tmp_path, alone, monkeypatch
 
 @pytest.mark.parametrize("fusion", ["shared", "frozen"])
 def test_zero_weights_are_plain_mutual_learning_bit_for_bit(tiny, alone, fusion):
-    """alpha = beta = 0 from the switch on, and no switch at all."""
-    zero, never = tiny.replace(alpha=0.0, beta=0.0, fusion=fusion), tiny.replace(switch_epoch=tiny.epochs, fusion=fusion)
+    """alpha = beta = 0 from the switch on, and no switch at all, under one schedule."""
+    tiny = tiny.replace(stage_schedule="continue", fusion=fusion)
+    zero, never = tiny.replace(alpha=0.0, beta=0.0), tiny.replace(switch_epoch=tiny.epochs)
     weightless, unswitched = alone(zero), alone(never)
     assert scores(weightless) == scores(unswitched)
     assert differing(pair(weightless), pair(unswitched)) == []

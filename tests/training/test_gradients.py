@@ -50,7 +50,7 @@ def test_strengths_are_measured_at_the_switch_and_held(tiny, tmp_path):
 
 def test_terms_of_stage_two_are_measured_as_they_act(tiny):
     """Against the terms' own gradients by backward: weights, strengths and batch norm statistics as in training."""
-    config = tiny.replace(alpha=0.7, param_transform="negative_log")
+    config = tiny.replace(alpha=0.7, fusion_training="diversity")
     data = dataset(config)
     pair = make_pair(config, data.shapes)
     pair.set_strengths(torch.tensor(3.0), torch.tensor(1.0))

@@ -28,7 +28,7 @@ def test_a_stage_two_that_restarts_has_a_schedule_of_its_own(tiny):
 
 
 def test_one_that_continues_does_not(tiny):
-    config = tiny.replace(epochs=5, switch_epoch=2, lr=0.1)
+    config = tiny.replace(epochs=5, switch_epoch=2, lr=0.1, stage_schedule="continue")
     assert [stage_rate(config, epoch) for epoch in range(5)] == pytest.approx([cosine(0.1, epoch, 5) for epoch in range(5)])
 
 
@@ -90,7 +90,7 @@ def test_what_changes_the_first_stage_of_a_restart(tiny):
 
 def test_settings_of_a_restart_without_one_are_refused(tiny):
     with pytest.raises(ConfigError, match="set stage_schedule to 'restart'"):
-        tiny.replace(stage_two_lr_scale=0.5)
+        tiny.replace(stage_two_lr_scale=0.5, stage_schedule="continue")
 
 
 def test_a_record_from_before_a_setting_existed_was_trained_as_then(tiny):
