@@ -71,7 +71,7 @@ def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Iterator[Trainer]
     """Provide worker groups of a Ray cluster, joined or started here, as the trainer of a plan. Ray ends with the context."""
     import ray  # with what follows seconds, which a study that is recorded need not wait for
 
-    from mldiv.cluster import tuner
+    from mldiv.cluster import raylet, tuner
     from mldiv.cluster.early_stopping import AfterSwitch
 
     try:
@@ -85,7 +85,8 @@ def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Iterator[Trainer]
                 f"--stop-early will hardly stop anything: after the last switch there are {scheduler.after} epochs left to "
                 "compare trials in"
             )
-        yield partial(tuner.run, resources=resources, groups=groups, scheduler=scheduler)
+        with raylet.watched(raylet.find(), run.say):
+            yield partial(tuner.run, resources=resources, groups=groups, scheduler=scheduler)
     finally:
         ray.shutdown()
 

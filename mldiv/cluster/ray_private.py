@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from ray import _private
 from ray._private import ray_constants
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.train.torch import TorchTrainer
@@ -42,6 +43,12 @@ def show_token(head: str) -> None:
     Raises: ray.exceptions.AuthenticationError for another than the head's.
     """
     GcsClient(address=head)
+
+
+def raylet_socket() -> str:
+    """Return where the raylet that this process is connected to listens."""
+    node: Any = _private.worker._global_node
+    return str(node.raylet_socket_name)
 
 
 class LeanTrainer(TorchTrainer):
