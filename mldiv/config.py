@@ -23,7 +23,6 @@ from mldiv.method.networks import MODELS
 from mldiv.method.posterior import PRIOR_MEANS, PRIOR_MODES, SIGMA_MODES
 from mldiv.records import trial_id
 from mldiv.setting import (
-    ALWAYS,
     FIRST_STAGE,
     FIRST_STAGE_STEP,
     PRETRAINING,
@@ -33,6 +32,7 @@ from mldiv.setting import (
     Log,
     Steps,
     anything,
+    as_before,
     fields,
     identity,
     make_check,
@@ -373,8 +373,7 @@ def from_dict(settings: dict[str, Any]) -> TrialConfig:
 
     Raises: ConfigError as `TrialConfig.replace`.
     """
-    before = {name: item.metadata["before"] for name, item in fields(TrialConfig).items()}
-    return TrialConfig().replace(**({name: value for name, value in before.items() if value is not ALWAYS} | settings))
+    return TrialConfig().replace(**(as_before(TrialConfig) | settings))
 
 
 def _check_together(config: TrialConfig) -> None:

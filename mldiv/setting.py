@@ -95,6 +95,12 @@ def identity(config: Any, part: str) -> dict[str, Any]:
     }
 
 
+def as_before(cls: Any) -> dict[str, Any]:
+    """Return the values that a record stored without a setting was trained with, by setting."""
+    values = {name: (item.metadata["before"], item.default) for name, item in fields(cls).items()}
+    return {name: default if before is ALWAYS else before for name, (before, default) in values.items()}
+
+
 def make_check(cls: Any) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Make a function that returns a configuration's values, 1 as 1.0 where a float is expected.
 

@@ -214,7 +214,7 @@ def check_same(here: StudyRecord, there: StudyRecord, place: Location) -> None:
     """Refuse to continue another study's folder; each field that differs is named, there and here."""
     compared = [(item.name, getattr(there, item.name), getattr(here, item.name)) for item in fields(StudyRecord)
                 if item.name not in FREE]  # fmt: skip
-    before: dict[str, Any] = {name: item.default for name, item in setting.fields(TrialConfig).items()} | there.settings
+    before = setting.as_before(TrialConfig) | there.settings
     paths = setting.sparing(TrialConfig, setting.TRIAL)
     compared += [(name, before[name], value) for name, value in here.settings.items() if name not in paths]
     if there.fingerprint is not None:  # of a study begun by mldiv 0.5.0 it is not known

@@ -188,6 +188,16 @@ def test_other_images_in_the_same_place_are_refused(study, capsys, tmp_path):
     assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 0
 
 
+def test_a_study_from_before_a_setting_existed_was_trained_as_then(study, capsys, tmp_path):
+    """Whatever its default is by now."""
+    record = prepared(study, "--set", "stage_schedule=continue").header
+    old = {name: value for name, value in record.settings.items() if name != "stage_schedule"}
+    records.write_study(tmp_path, replace(record, settings=old))
+    code, _, err = run(study, capsys, "--out", str(tmp_path), "--dry-run")
+    assert code == 2 and "stage_schedule ('continue' there, 'restart' here)" in err[0]
+    assert run(study, capsys, "--out", str(tmp_path), "--dry-run", "--set", "stage_schedule=continue")[0] == 0
+
+
 @pytest.fixture
 def few_images(tmp_path):
     """The flags for a folder of 120 training and 40 test images."""
