@@ -4,7 +4,21 @@ from collections.abc import Mapping
 
 from analysis.records.effects import COMPARED, Effects
 from analysis.records.load import StudyData
-from analysis.stats.statistics import LEVEL, POWER, Difference, detectable, seeds_for_power, seeds_needed, smallest_p
+from analysis.stats.statistics import (
+    BETTER,
+    EQUIVALENT,
+    LEAST_SEEDS,
+    LEVEL,
+    MOST_SEEDS,
+    POWER,
+    UNDECIDED,
+    VERDICTS,
+    WORSE,
+    Difference,
+)
+
+#: Heads of the lists.
+ARMS, CONTRASTS = "Difference", "Contrasts"
 
 
 def answer(study: StudyData, effects: Effects, contrasts: Effects, further: list[str], numbers: bool = True) -> str:
@@ -21,101 +35,107 @@ def answer(study: StudyData, effects: Effects, contrasts: Effects, further: list
     if not effects["nll"]:
         lines.append(f"There is no answer yet: no arm has a finished trial on a seed of the baseline ({baseline}).")
         return "\n".join(lines) + "\n"
-    paragraphs = [_verdict(baseline, effects["nll"]), *further]
+    paragraphs = [_verdicts(study, effects["nll"]), *further]
     if contrasts["nll"]:
-        paragraphs.append(_contrasts(contrasts["nll"]))
+        paragraphs.append(_contrasts(study, contrasts["nll"]))
     if numbers:
-        paragraphs += [_list("Difference", f" to {baseline}", metric, effects[metric]) for metric in COMPARED]
-        paragraphs += [_list("Contrasts", "", metric, contrasts[metric]) for metric in COMPARED if contrasts["nll"]]
-    for paragraph in [*paragraphs, _power(effects["nll"])]:
+        paragraphs += [_list(study, ARMS, f" to {baseline}", metric, effects[metric]) for metric in COMPARED]
+        paragraphs += [_list(study, CONTRASTS, "", metric, contrasts[metric]) for metric in COMPARED if contrasts["nll"]]
+    for paragraph in paragraphs:
         lines += [paragraph, ""]
     return "\n".join([*lines, *_cautions(study, effects["nll"])]) + "\n"
 
 
-def _verdict(baseline: str, effects: Mapping[str, Difference]) -> str:
-    told = [arm for arm, effect in effects.items() if effect.adjusted <= LEVEL]
-    better, worse = ([arm for arm in told if sign * effects[arm].mean > 0] for sign in (-1, 1))
-    best = min(effects, key=lambda arm: effects[arm].mean)
-    size = f"{signed(effects[best].mean, 4)}{interval(effects[best], 4)}"
-    raised = f"{_join(worse)} raise{'s' * (len(worse) == 1)} it" if worse else ""
-    if better:
-        words = f"**{_join(better)} lower{'s' * (len(better) == 1)} the test NLL of {baseline}** (Holm-adjusted p ≤ {LEVEL})."
-        words += f" The largest mean gain is that of {best}: {size}."
-        words += f" {raised}." if worse else ""
-        if len(effects) > 1:
-            words += " The arms were not tested against each other: being the best mean is no proof of being the best."
-        return words
-    if worse:
-        return f"**No arm lowers the test NLL of {baseline}; {raised}** (Holm-adjusted p ≤ {LEVEL})."
-    if all(effect.mean > 0 for effect in effects.values()):
-        all_of_them = (
-            f"all {len(effects)} raised it, the least {best}: {size}" if len(effects) > 1 else f"{best} raised it: {size}"
-        )
-        said = f"**No arm lowered the test NLL of {baseline}** in these seeds; {all_of_them}. That they raise it is not proven."
+def _verdicts(study: StudyData, effects: Mapping[str, Difference]) -> str:
+    """Say which arms are better, equivalent, worse or undecided, and what stays after a correction for how many there are."""
+    margin = study.header.margins["nll"]
+    by_verdict: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
+    for arm, effect in effects.items():
+        by_verdict[effect.verdict(margin, COMPARED["nll"].more)].append(arm)
+    parts = [f"{join(arms)} {'is' if len(arms) == 1 else 'are'} {verdict}" for verdict, arms in by_verdict.items() if arms]
+    means = {BETTER: min, WORSE: max}
+    words = [f"**In test NLL, against {study.baseline}: {'; '.join(parts)}** (a difference below {margin:g} does not matter)."]
+    for verdict, most in means.items():
+        if arms := by_verdict[verdict]:
+            arm = most(arms, key=lambda name: effects[name].mean)
+            which = f"{'largest ' * (len(arms) > 1)}{'gain' if verdict == BETTER else 'loss'}"
+            words.append(f"The {which} is that of {arm}: {size(effects[arm], 4)}.")
+    if told := by_verdict[BETTER] + by_verdict[WORSE]:
+        words.append(_corrected(effects, told))
+    if by_verdict[BETTER] and len(effects) > 1:
+        words.append("The arms were not tested against each other: being the best mean is no proof of being the best.")
+    if arms := by_verdict[UNDECIDED]:
+        words.append(_plan({arm: effects[arm] for arm in arms}, margin))
+    return " ".join(word for word in words if word)
+
+
+def _corrected(effects: Mapping[str, Difference], told: list[str]) -> str:
+    """Say which of the arms that are told from the baseline still are after Holm's correction."""
+    lost = [arm for arm in told if effects[arm].adjusted > LEVEL]
+    if len(effects) == 1:
+        return ""
+    stays = "all of that stays" if not lost else f"{'none' if len(lost) == len(told) else 'not all'} of it stays"
+    without = f" ({join(lost)}: p ≤ {max(effects[arm].adjusted for arm in lost):.2g})" if lost else ""
+    return f"After Holm's correction over {len(effects)} comparisons {stays}{without}."
+
+
+def _plan(effects: Mapping[str, Difference], margin: float) -> str:
+    """Say how many seeds would decide what is undecided, were the differences what was found."""
+    if any(effect.error is None for effect in effects.values()):
+        return "One seed says nothing of how differences vary, so that nothing is decided and nothing can be planned."
+    needed = {arm: effect.seeds_to_decide(margin) for arm, effect in effects.items()}
+    known = {arm: number for arm, number in needed.items() if number is not None}
+    never = [arm for arm in needed if arm not in known]
+    words = []
+    if known:
+        n = max(known.values())
+        beside = f", of {join(never)} not even {MOST_SEEDS:,}" if never else ""
+        words.append(f"About {n} seeds would decide {'that' if len(known) == 1 else 'those'} (`--seeds {n}`){beside}")
     else:
-        said = f"**The data cannot tell.** The best mean is that of {best}: a difference in test NLL to {baseline} of {size}."
-    return f"{said} {_why_untold(effects, best)}"
-
-
-def _why_untold(effects: Mapping[str, Difference], best: str) -> str:
-    """Say that so few seeds could not tell, or the best arm's p where they could."""
-    n, comparisons = min(effect.n for effect in effects.values()), len(effects)
-    if comparisons * smallest_p(n) <= LEVEL:
-        return f"Its adjusted p is {effects[best].adjusted:.2g}."
-    needed = seeds_needed(comparisons)
-    return (
-        f"With {n} paired seeds the smallest p that the test can give is {smallest_p(n):.2g} before correction over "
-        f"{comparisons} comparison{'s' * (comparisons > 1)}, so it cannot reach {LEVEL}: that takes at least {needed} seeds "
-        f"(`--seeds {needed}`)."
-    )
-
-
-def _contrasts(contrasts: Mapping[str, Difference]) -> str:
-    """Say which contrasts in NLL are told from 0."""
-    told = [f"{name} ({signed(effect.mean, 4)})" for name, effect in contrasts.items() if effect.adjusted <= LEVEL]
-    if told:
-        return f"**Told from 0 in test NLL** (Holm-adjusted p ≤ {LEVEL} over {len(contrasts)} contrasts): {_join(told)}."
-    return f"No contrast in test NLL can be told from 0 (Holm-adjusted over {len(contrasts)} contrasts)."
-
-
-def _list(kind: str, to: str, metric: str, effects: Mapping[str, Difference]) -> str:
-    compared = COMPARED[metric]
-    head = f"{kind} in test {compared.title}{compared.unit}{to}, paired by seed, mean [95 % interval]:"
-    return "\n".join([head, "", *(f"- {name}: {describe(effect, compared.digits)}" for name, effect in effects.items())])
-
-
-def describe(effect: Difference, digits: int) -> str:
-    """Write an effect's mean, interval, p-values and number of seeds."""
-    return (
-        f"{signed(effect.mean, digits)}{interval(effect, digits)}, sign-flip p = {effect.p:.2g}, Holm-adjusted "
-        f"{effect.adjusted:.2g}, n = {effect.n}"
-    )
-
-
-def _power(effects: Mapping[str, Difference]) -> str:
-    """Say how many seeds it would take, and what so many seeds could have shown."""
-    best = min(effects, key=lambda arm: effects[arm].mean)
-    effect, comparisons = effects[best], len(effects)
-    if effect.deviation is None:
-        return f"Power: one seed says nothing of how differences vary, so nothing can be planned from it ({best})."
-    smallest = detectable(effect.deviation, effect.n, comparisons, POWER)
-    if effect.mean > 0:
-        could = "no gain of any size" if smallest is None else f"a gain of {smallest:.4f} or more"
-        return (
-            f"Power: no arm has a gain to plan for. With {effect.n} seeds and differences that vary as those of {best} do "
-            f"(sample standard deviation {effect.deviation:.4f}), {could} would be shown with a chance of {POWER:.0%} after "
-            "Holm's correction."
+        words.append(
+            f"Not even {MOST_SEEDS:,} seeds would decide: a difference is as large as what matters, or the images are few"
         )
-    needed = seeds_for_power(effect.mean, effect.deviation, comparisons, POWER)
-    shown = "cannot show a difference of any size." if smallest is None else (
-        f"show one of {smallest:.4f} or more with that chance."
-    )  # fmt: skip
-    return (
-        f"Power: for a difference in NLL as observed for {best} ({signed(effect.mean, 4)}, sample standard deviation "
-        f"{effect.deviation:.4f} over seeds), showing it with a chance of {POWER:.0%} after Holm's correction takes "
-        f"{f'about {needed}' if needed is not None else 'more than 10,000'} seeds; {effect.n} seeds {shown} The deviation is "
-        "itself an estimate from these seeds: a plan, not a promise."
+    return f"{words[0]}, with a chance of {POWER:.0%}, were the true differences those found here: a plan, not a promise."
+
+
+def _contrasts(study: StudyData, contrasts: Mapping[str, Difference]) -> str:
+    """Say which contrasts in NLL are told from 0, and which are too small to matter."""
+    margin = study.header.margins["nll"]
+    verdicts = {name: effect.verdict(margin, False) for name, effect in contrasts.items()}
+    told = [f"{name} ({signed(contrasts[name].mean, 4)})" for name, verdict in verdicts.items() if verdict in (BETTER, WORSE)]
+    small = [name for name, verdict in verdicts.items() if verdict == EQUIVALENT]
+    found = [f"{words}: {join(names)}" for words, names in (("told from 0", told), ("too small to matter", small)) if names]
+    return f"**Contrasts in test NLL**: {'; '.join(found) or 'none is told from 0, none is known to be too small to matter'}."
+
+
+def _list(study: StudyData, kind: str, to: str, metric: str, effects: Mapping[str, Difference]) -> str:
+    compared, margin = COMPARED[metric], study.header.margins[metric]
+    head = (
+        f"{kind} in test {compared.title}{compared.unit}{to}, paired by seed, mean [95 % interval] (what matters: {margin:g}):"
     )
+    rows = {name: (verdict(effect, metric, margin, kind), describe(effect, metric)) for name, effect in effects.items()}
+    return "\n".join([head, "", *(f"- {name}: **{word}**, {words}" for name, (word, words) in rows.items())])
+
+
+def verdict(effect: Difference, metric: str, margin: float, kind: str = ARMS) -> str:
+    """Return the verdict of an arm; of a contrast, which nobody trains, on which side of 0 it lies."""
+    found = effect.verdict(margin, COMPARED[metric].more)
+    if kind == ARMS or found not in (BETTER, WORSE):
+        return found
+    return "above 0" if effect.mean > 0 else "below 0"
+
+
+def describe(effect: Difference, metric: str) -> str:
+    """Write an effect's mean, interval, p-values, chance to be better, and number of seeds."""
+    compared, above = COMPARED[metric], effect.chance_above
+    chance = above if compared.more or above is None else 1 - above
+    likely = "" if chance is None else f", better with a chance of {percent(chance)}"
+    return f"{size(effect, compared.digits)}, p = {effect.p:.2g}, Holm-adjusted {effect.adjusted:.2g}{likely}, n = {effect.n}"
+
+
+def percent(chance: float) -> str:
+    """Write a chance, which is never quite 0 or 1."""
+    return "< 0.1 %" if chance < 0.001 else "> 99.9 %" if chance > 0.999 else f"{100 * chance:.3g} %"
 
 
 def _cautions(study: StudyData, effects: Mapping[str, Difference]) -> list[str]:
@@ -141,7 +161,7 @@ def _cautions(study: StudyData, effects: Mapping[str, Difference]) -> list[str]:
         if seed in baseline and baseline[seed].epochs != record.epochs
     ]
     if unequal:
-        lines.append(f"Left out, because the numbers of epochs differ: pairs of {_join(sorted(set(unequal)))}.")
+        lines.append(f"Left out, because the numbers of epochs differ: pairs of {join(sorted(set(unequal)))}.")
     return lines
 
 
@@ -157,9 +177,12 @@ def _intervals(effects: Mapping[str, Difference]) -> str:
             f"Intervals hold over seeds and over test images together ({max(number or 0 for number in images):,} images, "
             "shared by all seeds): a two-way bootstrap with t quantiles."
         )
-        if min(effect.n for effect in effects.values()) < 3:
-            words += " Two seeds are too few for its 95 % to be trusted."
-    return f"{words} The test is the exact two-sided sign-flip test over seeds, which takes differences as symmetric."
+    if min(effect.n for effect in effects.values()) < LEAST_SEEDS:
+        words += f" Fewer than {LEAST_SEEDS} seeds are too few for its 95 % to be trusted, and decide nothing."
+    return (
+        f"{words} Better or worse: the interval leaves out 0, so that p < {LEVEL}; equivalent: it lies within what matters, "
+        "stated before training. Each verdict has its own error rate; the adjusted p is corrected over all comparisons."
+    )
 
 
 def signed(value: float, digits: int) -> str:
@@ -167,12 +190,13 @@ def signed(value: float, digits: int) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}"  # no negative zero
 
 
-def interval(effect: Difference, digits: int) -> str:
-    """Write an effect's interval in brackets, after a space."""
+def size(effect: Difference, digits: int) -> str:
+    """Write an effect's mean and its interval in brackets."""
     if effect.interval is None:
-        return " (one seed, no interval)"
-    return f" [{signed(effect.interval[0], digits)}, {signed(effect.interval[1], digits)}]"
+        return f"{signed(effect.mean, digits)} (one seed, no interval)"
+    return f"{signed(effect.mean, digits)} [{signed(effect.interval[0], digits)}, {signed(effect.interval[1], digits)}]"
 
 
-def _join(names: list[str]) -> str:
+def join(names: list[str]) -> str:
+    """Write names as a sentence does."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -7,12 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import tables
-from analysis.answer import describe
+from analysis.answer import describe, verdict
 from analysis.build import FORMATS, Analysis, analyse, nearby, write
 from analysis.records.columns import GROUPS
 from analysis.records.effects import COMPARED
 from analysis.report.page import document
-from analysis.stats.statistics import LEVEL, holm
+from analysis.stats.statistics import holm
 from mldiv.records import RecordError
 
 
@@ -105,9 +105,9 @@ def answer(studies: dict[str, Analysis]) -> str:
             "",
         ]
         for ((name, arm), effect), p in zip(effects.items(), adjusted, strict=True):
-            better = "better" if (effect.mean > 0) == compared.more else "worse"
-            baseline, words = studies[name].study.baseline, describe(replace(effect, adjusted=p), compared.digits)
-            lines.append(f"- {name}: {arm} less {baseline}: {words}" + f" **({better})**" * (p <= LEVEL))
+            header = studies[name].study.header
+            word, words = verdict(effect, metric, header.margins[metric]), describe(replace(effect, adjusted=p), metric)
+            lines.append(f"- {name}: {arm} less {header.baseline}: **{word}**, {words}")
         if not effects:
             lines.append("- none: no study has pairs of finished trials")
         lines.append("")

@@ -122,9 +122,9 @@ def test_the_keys_of_study_json_and_their_order(tmp_path):
         "baseline", "arms", "changes", "seeds", "settings", "data", "environment",
     ]  # fmt: skip
     records.write_study(tmp_path, study())
-    assert list(json.loads((tmp_path / "study.json").read_text())) == keys
+    assert list(json.loads((tmp_path / "study.json").read_text())) == [*keys, "margins"]
     records.write_study(tmp_path, study(chosen={}, importance={}))
-    assert list(json.loads((tmp_path / "study.json").read_text())) == [*keys, "chosen", "importance"]
+    assert list(json.loads((tmp_path / "study.json").read_text())) == [*keys, "chosen", "importance", "margins"]
 
 
 def without(name):

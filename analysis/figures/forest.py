@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from analysis.figures import html, svg
 from analysis.figures.palette import Style
 from analysis.records.effects import COMPARED, Effects
-from analysis.stats.statistics import LEVEL, Difference
+from analysis.stats.statistics import UNDECIDED, Difference
 
 #: Heights of a row, and of title and axis together.
 ROW_POINTS, FRAME_POINTS = 31.0, 62.0
@@ -25,11 +25,12 @@ CONTRAST = Style(color=svg.INK, linestyle="-", marker="D")
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a panel: its name, cut into lines, and its difference, None for a heading."""
+    """A row of a panel: its name, cut into lines, its difference, None for a heading, and what stands beside it."""
 
     lines: list[str]
     effect: Difference | None
     style: Style
+    words: str = ""
 
     @property
     def height(self) -> float:
@@ -37,17 +38,20 @@ class Row:
         return (1.0 if self.effect else 0.7) + LINE_ROWS * (len(self.lines) - 1)
 
 
-def panels(effects: Effects, contrasts: Effects, styles: Mapping[str, Style]) -> list[Markup]:
-    """Draw a figure per metric that has a difference; arms in the order of ``styles``."""
+def panels(effects: Effects, contrasts: Effects, styles: Mapping[str, Style], margins: Mapping[str, float]) -> list[Markup]:
+    """Draw a figure per metric that has a difference; arms in the order of ``styles``.
+
+    margins: by metric the smallest difference that matters, drawn as a band around 0.
+    """
     found = []
     for name in dict.fromkeys([*effects, *contrasts]):
         arms = {arm: effects[name][arm] for arm in styles if arm in effects.get(name, {})}
         if arms or contrasts.get(name):
-            found.append(_panel(name, arms, dict(contrasts.get(name, {})), styles))
+            found.append(_panel(name, arms, dict(contrasts.get(name, {})), styles, margins[name]))
     return found
 
 
-def numbers(effects: Effects, contrasts: Effects, styles: Mapping[str, Style]) -> Markup:
+def numbers(effects: Effects, contrasts: Effects, styles: Mapping[str, Style], margins: Mapping[str, float]) -> Markup:
     """Tabulate what the panels show."""
     rows = []
     for name in dict.fromkeys([*effects, *contrasts]):
@@ -56,8 +60,9 @@ def numbers(effects: Effects, contrasts: Effects, styles: Mapping[str, Style]) -
         for arm, effect in [*arms, *contrasts.get(name, {}).items()]:
             mean, *ends = (f"{value:+.{metric.digits}f}" for value in (effect.mean, *(effect.interval or ())))
             p = f"{effect.p:.2g}", f"{effect.adjusted:.2g}"
-            rows.append([arm, f"{metric.title}{metric.unit}", mean, " to ".join(ends) or None, effect.n, *p])
-    head = ["", "metric", "mean difference", "95 % interval", "n", "p", "Holm-adjusted p"]
+            verdict = effect.verdict(margins[name], metric.more)
+            rows.append([arm, f"{metric.title}{metric.unit}", verdict, mean, " to ".join(ends) or None, effect.n, *p])
+    head = ["", "metric", "verdict", "mean difference", "95 % interval", "n", "p", "Holm-adjusted p"]
     return html.table(head, rows, rigid=True)
 
 
@@ -71,15 +76,18 @@ def limits(differences: list[Difference]) -> tuple[float, float]:
     return low - air, high + air
 
 
-def _panel(name: str, arms: dict[str, Difference], contrasts: dict[str, Difference], styles: Mapping[str, Style]) -> Markup:
+def _panel(
+    name: str, arms: dict[str, Difference], contrasts: dict[str, Difference], styles: Mapping[str, Style], margin: float
+) -> Markup:
     metric = COMPARED[name]
-    rows = _rows(arms, contrasts, styles)
+    rows = _rows(arms, contrasts, styles, margin, metric.more)
     height = sum(row.height for row in rows)
     with svg.style():
         figure = svg.canvas(FRAME_POINTS + ROW_POINTS * height, WIDTH_POINTS)
         axes = figure.add_subplot()
         axes.set(ylim=(height, 0), xlim=limits([*arms.values(), *contrasts.values()]), yticks=[])
         axes.spines.left.set_visible(False)
+        axes.axvspan(-margin, margin, color=svg.INK, alpha=0.08, linewidth=0, zorder=1)
         axes.axvline(0, color=svg.INK, linewidth=0.9, zorder=1.5)
         top = 0.0
         for row in rows:
@@ -91,20 +99,18 @@ def _panel(name: str, arms: dict[str, Difference], contrasts: dict[str, Differen
         return svg.svg(figure, f"forest-{name}", f"Differences in {metric.title}: {len(arms)} arms, {len(contrasts)} contrasts")
 
 
-def _rows(arms: dict[str, Difference], contrasts: dict[str, Difference], styles: Mapping[str, Style]) -> list[Row]:
-    rows = [Row(_wrapped(arm, effect), effect, styles[arm]) for arm, effect in arms.items()]
+def _rows(
+    arms: dict[str, Difference], contrasts: dict[str, Difference], styles: Mapping[str, Style], margin: float, more: bool
+) -> list[Row]:
+    def row(name: str, effect: Difference, style: Style) -> Row:
+        words = f"{effect.verdict(margin, more)}, n = {effect.n}"
+        lines = textwrap.wrap(name, ROW_LETTERS - len(words), max_lines=3, placeholder="…") or [""]
+        return Row(lines, effect, style, words)
+
+    rows = [row(arm, effect, styles[arm]) for arm, effect in arms.items()]
     if arms and contrasts:
         rows.append(Row(["Contrasts"], None, CONTRAST))
-    return rows + [Row(_wrapped(contrast, effect), effect, CONTRAST) for contrast, effect in contrasts.items()]
-
-
-def _wrapped(name: str, effect: Difference) -> list[str]:
-    return textwrap.wrap(name, ROW_LETTERS - len(_words(effect)), max_lines=3, placeholder="…") or [""]
-
-
-def _words(effect: Difference) -> str:
-    p = "< 0.001" if effect.adjusted < 0.001 else f"= {effect.adjusted:.2g}"
-    return f"n = {effect.n}, p {p}"
+    return rows + [row(contrast, effect, CONTRAST) for contrast, effect in contrasts.items()]
 
 
 def _draw(axes: Axes, top: float, row: Row) -> None:
@@ -117,8 +123,8 @@ def _draw(axes: Axes, top: float, row: Row) -> None:
         axes.axhline(top + 0.05, color=svg.INK, linewidth=0.6)
         return
     effect, style, middle = row.effect, row.style, top + row.height - 0.32
-    text(1, top + 0.42, _words(effect), ha="right")
+    text(1, top + 0.42, row.words, ha="right")
     if effect.interval:
         axes.plot(effect.interval, [middle] * 2, color=style.color, linewidth=2, solid_capstyle="butt")
-    face = style.color if effect.adjusted <= LEVEL else svg.PAPER
+    face = svg.PAPER if row.words.startswith(UNDECIDED) else style.color
     axes.plot([effect.mean], [middle], marker=style.marker, color=style.color, markerfacecolor=face, markersize=6)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mldiv.record_files import Damaged, check_fields
-from mldiv.records import IDENTITY, MEND, SPARED, Assignment, StudyRecord, TrialRecord, members_of
+from mldiv.records import IDENTITY, MARGINS, MEND, SPARED, Assignment, StudyRecord, TrialRecord, members_of
 
 #: Settings of the study that its tables name.
 SETTINGS = {"arch": str, "width": float, "epochs": int, "batch_size": int, "test_samples": int, "data": str}
@@ -32,6 +32,7 @@ def check_header(header: StudyRecord, path: Path) -> None:
         f"contrasts = {header.contrasts}": not all(header.contrasts.values()),
         f"members = {header.members}": set(header.members.values()) - {"pair", "peers"},
         f"surface = {header.surface}": not _is_surface(header.surface),
+        f"margins = {header.margins}": set(header.margins) != set(MARGINS) or not min(header.margins.values()) > 0,
         f"samples = {header.samples}": header.samples < 0,
         f"world_size = {header.world_size}": header.world_size < 1,
     }

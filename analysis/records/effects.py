@@ -73,7 +73,8 @@ def _effect(repeats: Repeats, metric: str, weights: Weights) -> Difference | Non
     interval = _interval({arm: [repeats[arm][seed].predictions or [] for seed in seeds] for arm in weights}, metric, weights)
     if interval is None:
         return effect
-    return replace(effect, interval=(factor * interval.low, factor * interval.high), images=interval.images)
+    errors = factor * interval.standard_error, interval.df, factor * interval.images_error
+    return Difference(effect.mean, effect.n, *errors, images=interval.images)
 
 
 def _scores(repeats: Mapping[int, Repeat], metric: str) -> dict[int, float]:

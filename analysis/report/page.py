@@ -111,7 +111,7 @@ def _missing(text: str) -> Markup:
 
 
 def _differences(study: StudyData, effects: Effects, contrasts: Effects, styles: Styles) -> Markup:
-    panels = forest.panels(effects, contrasts, styles)
+    panels = forest.panels(effects, contrasts, styles, study.header.margins)
     if not panels:
         why = "the study names no baseline" if study.baseline is None else (
             f"no arm has a finished repeat on a seed on which the baseline ({study.baseline}) has one"
@@ -120,14 +120,16 @@ def _differences(study: StudyData, effects: Effects, contrasts: Effects, styles:
     every = [effect for of_metric in [*effects.values(), *contrasts.values()] for effect in of_metric.values()]
     caption = (
         f"Test scores less those of the baseline ({study.baseline}), paired by seed: mean and 95 % interval {_over(every)}. n: "
-        "pairs of finished repeats. p: of the sign-flip test over seeds, adjusted by Holm within each block; a filled marker "
-        "means at most 0.05. The vertical line is no difference."
+        "pairs of finished repeats. The band holds differences too small to matter, stated before training: an interval within "
+        "it is equivalent, one beside 0 better or worse; an open marker is undecided."
     )
     if any(contrasts.values()):
         caption += " Contrasts are differences of means of arms (main effects, interactions), not to the baseline alone."
     if any(effect.interval is None for effect in every):
         caption += " A row without a line has a single pair and so no interval."
-    return html.figure(panels, caption, kind="threes") + html.details("The numbers", forest.numbers(effects, contrasts, styles))
+    return html.figure(panels, caption, kind="threes") + html.details(
+        "The numbers", forest.numbers(effects, contrasts, styles, study.header.margins)
+    )
 
 
 def _over(every: Sequence[Difference]) -> str:

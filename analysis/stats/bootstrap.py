@@ -55,7 +55,10 @@ PerSeed = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval over seeds and images, in the units of the scores; df as in the formula above."""
+    """An estimate with its interval over seeds and images, in the units of the scores; df as in the formula above.
+
+    images_error: the part of the standard error that is of the images alone, and that further seeds do not lower.
+    """
 
     estimate: float
     low: float
@@ -64,6 +67,7 @@ class Interval:
     df: float
     seeds: int
     images: int
+    images_error: float
 
 
 def two_way(values: np.ndarray) -> Interval | None:
@@ -122,7 +126,7 @@ def _interval(mean: float, over_seeds: float, over_images: float, rest: float, s
     df = 1 / (share / (seeds - 1) + (1 - share) / (images - 1))
     error = float(np.sqrt(variance))
     half = float(stats.t.ppf(1 - LEVEL / 2, df)) * error
-    return Interval(mean, mean - half, mean + half, error, float(df), seeds, images)
+    return Interval(mean, mean - half, mean + half, error, float(df), seeds, images, float(np.sqrt(images_only)))
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

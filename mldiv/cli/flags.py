@@ -1,6 +1,7 @@
 """The command line that all studies share."""
 
 import json
+import math
 import os
 import sys
 from argparse import Namespace
@@ -10,6 +11,7 @@ from typing import Any
 
 from mldiv.config import ConfigError
 from mldiv.method.networks import MODELS
+from mldiv.records import MARGINS
 from mldiv.storage import object_store
 from mldiv.study import Study
 from mldiv.sweep.search_space import DEFAULT_RULE, SELECTION
@@ -45,6 +47,10 @@ def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         "--arm", action="append", default=[], metavar="NAME", help="only this arm beside the baseline; repeatable"
     )
+    parser.add_argument(
+        "--margin", action="append", default=[], metavar="METRIC=SIZE",
+        help=f"smallest difference that matters (default {', '.join(f'{name}={size:g}' for name, size in MARGINS.items())})",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds on which each arm's choice is repeated")
     parser.add_argument("--trials", type=int, metavar="N", help="Optuna trials for each searched arm; 0: defaults as they are")
     parser.add_argument(
@@ -133,6 +139,25 @@ def full_path(flag: str, given: str) -> Path:
         return path
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(f"{flag} {given}: no path ({error})") from None
+
+
+def parse_margins(pairs: Sequence[str]) -> dict[str, float]:
+    """Return by metric the smallest difference that matters: MARGINS, and what ``--margin METRIC=SIZE`` says instead.
+
+    Raises: ConfigError for what is no such pair.
+    """
+    found = dict(MARGINS)
+    for pair in pairs:
+        name, _, size = pair.partition("=")
+        if name not in MARGINS:
+            raise ConfigError(f"--margin {pair}: expected METRIC=SIZE with a metric of {', '.join(MARGINS)}")
+        try:
+            found[name] = float(size)
+        except ValueError:
+            raise ConfigError(f"--margin {pair}: {size!r} is no number") from None
+        if not 0 < found[name] < math.inf:
+            raise ConfigError(f"--margin {pair}: must be greater than 0")
+    return found
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from mldiv.cli.checks import (
     check_workers,
     check_writable,
 )
-from mldiv.cli.flags import full_path, parse_settings, places
+from mldiv.cli.flags import full_path, parse_margins, parse_settings, places
 from mldiv.cluster.nodes import has_gpus, memory_here
 from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.datasets.files import DataError
@@ -235,6 +235,7 @@ def describe_study(
         selection=SELECTION[flags.select].title,
         objectives=list(SELECTION[flags.select].objectives),
         early_stopping=EARLY_STOPPING if flags.stop_early else None,
+        margins=parse_margins(flags.margin),
         surface={name: list(ends) for name, ends in study.surface.items()} if study.surface else None,
         settings=asdict(base),
         data=dataset(base).describe(),

