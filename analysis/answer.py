@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import pandas as pd
+
 from analysis.records.effects import COMPARED, Effects
 from analysis.records.load import StudyData
 from analysis.stats.statistics import (
@@ -16,16 +18,21 @@ from analysis.stats.statistics import (
     WORSE,
     Difference,
 )
+from mldiv.terminal import plain
 
 #: Heads of the lists.
 ARMS, CONTRASTS = "Difference", "Contrasts"
 
 
-def answer(study: StudyData, effects: Effects, contrasts: Effects, further: list[str], numbers: bool = True) -> str:
+def answer(
+    study: StudyData, effects: Effects, contrasts: Effects, further: list[str], numbers: bool = True,
+    singles: Mapping[str, Effects] | None = None,
+) -> str:  # fmt: skip
     """Write answer.md.
 
     effects, contrasts: differences to the baseline and contrasts, in printed units; further: paragraphs that a study's own
-    kind of question adds; numbers: list every difference.
+    kind of question adds; numbers: list every difference; singles: the differences once more, by whose predictions the arms are
+    judged: their single peers'.
     """
     lines = [f"# {study.header.question}", ""]
     baseline = study.baseline
@@ -35,11 +42,13 @@ def answer(study: StudyData, effects: Effects, contrasts: Effects, further: list
     if not effects["nll"]:
         lines.append(f"There is no answer yet: no arm has a finished trial on a seed of the baseline ({baseline}).")
         return "\n".join(lines) + "\n"
-    paragraphs = [_verdicts(study, effects["nll"]), *further]
+    singles = singles or {}
+    paragraphs = [_verdicts(study, effects["nll"]), *_unlike(study, effects["nll"], singles), *further]
     if contrasts["nll"]:
         paragraphs.append(_contrasts(study, contrasts["nll"]))
     if numbers:
         paragraphs += [_list(study, ARMS, f" to {baseline}", metric, effects[metric]) for metric in COMPARED]
+        paragraphs += [_by_whom(study, metric, effects[metric], singles) for metric in COMPARED if singles]
         paragraphs += [_list(study, CONTRASTS, "", metric, contrasts[metric]) for metric in COMPARED if contrasts["nll"]]
     for paragraph in paragraphs:
         lines += [paragraph, ""]
@@ -67,6 +76,34 @@ def _verdicts(study: StudyData, effects: Mapping[str, Difference]) -> str:
     if arms := by_verdict[UNDECIDED]:
         words.append(_plan({arm: effects[arm] for arm in arms}, margin))
     return " ".join(word for word in words if word)
+
+
+def _unlike(study: StudyData, effects: Mapping[str, Difference], singles: Mapping[str, Effects]) -> list[str]:
+    """Say where single peers are not as the pair: what a pair gains its peers may lose, and the other way round."""
+    margin, found = study.header.margins["nll"], []
+    for arm, effect in next(iter(singles.values()), {}).get("nll", {}).items():
+        of_pair, of_peers = (verdict(one, "nll", margin) for one in (effects[arm], effect))
+        if arm in effects and of_pair != of_peers:
+            found.append(f"{arm} is {of_peers} ({size(effect, 4)}) and not {of_pair}")
+    if not singles:
+        return []
+    return [f"**By the mean of its single peers**, {'; '.join(found)}." if found else "Single peers give the same verdicts."]
+
+
+def _by_whom(study: StudyData, metric: str, effects: Mapping[str, Difference], singles: Mapping[str, Effects]) -> str:
+    """Tabulate the verdicts by whose predictions an arm is judged."""
+    compared, margin = COMPARED[metric], study.header.margins[metric]
+    columns = {"as the arm is judged": effects, **{name: of[metric] for name, of in singles.items() if metric in of}}
+    rows = [
+        [plain(arm).replace("|", r"\|"), *(_cell(of.get(arm), metric, margin) for of in columns.values())] for arm in effects
+    ]
+    head = f"The same by whom: difference in test {compared.title}{compared.unit}, verdict, mean [95 % interval]:"
+    table = pd.DataFrame(rows, columns=[study.header.scientific, *columns]).to_markdown(index=False, disable_numparse=True)
+    return f"{head}\n\n{table}"
+
+
+def _cell(effect: Difference | None, metric: str, margin: float) -> str:
+    return "-" if effect is None else f"{verdict(effect, metric, margin)}, {size(effect, COMPARED[metric].digits)}"
 
 
 def _corrected(effects: Mapping[str, Difference], told: list[str]) -> str:

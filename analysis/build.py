@@ -8,13 +8,14 @@ from pathlib import Path
 from analysis import answer, tables
 from analysis.figures import reliability
 from analysis.records import alive, effects, expected
-from analysis.records.effects import Effects
+from analysis.records.effects import COMPARED, Effects
 from analysis.records.load import StudyData, load
-from analysis.records.repeats import Repeats, gather, predictions
+from analysis.records.repeats import STRONGER, Repeats, gather, predictions
 from analysis.records.signatures import signatures, words
 from analysis.report import page
 from analysis.report.sections import Finding, findings
 from mldiv.record_files import write_atomically
+from mldiv.records import scored_by
 from mldiv.storage.object_store import is_url
 
 #: What can be written: the tables, the report, the reliability diagrams and response surfaces (png: as .png and .pdf).
@@ -30,12 +31,13 @@ class Analysis:
     table: tables.Table
     differences: Effects
     contrasts: Effects
+    singles: dict[str, Effects]
     findings: list[Finding]
 
     def answer(self, numbers: bool = True) -> str:
         """Write answer.md, or without the lists of numbers, for a page that draws them."""
         sentences = alive.words(alive.dead_terms(self.study)) + [finding.answer for finding in self.findings]
-        return answer.answer(self.study, self.differences, self.contrasts, sentences, numbers)
+        return answer.answer(self.study, self.differences, self.contrasts, sentences, numbers, self.singles)
 
 
 def analyse(folder: Path) -> Analysis:
@@ -51,8 +53,23 @@ def analyse(folder: Path) -> Analysis:
         tables.summaries({arm: list(of_arm.values()) for arm, of_arm in repeats.items()}),
         effects.differences(repeats, study.baseline, study.header.compare) if study.baseline else {},
         effects.contrasts(repeats, study.header.contrasts),
+        _of_singles(study),
         findings(study),
     )
+
+
+def _of_singles(study: StudyData) -> dict[str, Effects]:
+    """Compare the arms once more, by their single peers: by the mean of all, by each, by the stronger; nothing of one peer."""
+    peers = {peer: None for record in study.records.values() for peer in scored_by("peers", record.test)}
+    if study.baseline is None or len(peers) < 2:
+        return {}
+    means = {"nll", "accuracy"}  # of a resampled score once is enough
+    return {
+        {"peers": "mean of single peers"}.get(whose, whose.replace("_", " ")): effects.differences(
+            gather(study, whose), study.baseline, study.header.compare, [m for m in COMPARED if whose == "peers" or m in means]
+        )
+        for whose in ("peers", *peers, STRONGER)
+    }
 
 
 def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORMATS, place: str = "") -> str:

@@ -68,12 +68,14 @@ def members_of(peers: int) -> tuple[str, ...]:
 
 
 def scored_by(member: str, members: Iterable[str]) -> tuple[str, ...]:
-    """Say by which of ``members`` an arm is judged: by all peers together ("pair") or by each peer alone ("peers", a score is
-    then their mean).
+    """Say by which of ``members`` an arm is judged: by all peers together ("pair"), by each peer alone ("peers", a score is
+    then their mean), or by one of them.
 
     Raises: KeyError for another ``member``.
     """
-    return {"pair": (PAIR,), "peers": tuple(name for name in members if name != PAIR)}[member]
+    members = tuple(members)
+    peers = tuple(name for name in members if name != PAIR)
+    return {"pair": (PAIR,), "peers": peers, **{name: (name,) for name in peers}}[member]
 
 
 @dataclass

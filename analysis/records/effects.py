@@ -1,6 +1,6 @@
 """Compare arms with the baseline, and contrast several arms with each other: paired by seed, with intervals and tests."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,17 +43,17 @@ OfArms = Mapping[str, Sequence[list[Predictions]]]
 Effects = Mapping[str, Mapping[str, Difference]]
 
 
-def differences(repeats: Repeats, baseline: str, arms: list[str]) -> Effects:
+def differences(repeats: Repeats, baseline: str, arms: list[str], metrics: Iterable[str] = COMPARED) -> Effects:
     """Subtract the baseline's scores from each arm's, in printed units, with Holm's correction over the arms.
 
-    Arms that share no seed with the baseline are left out.
+    metrics: of COMPARED. Arms that share no seed with the baseline are left out.
     """
-    return contrasts(repeats, {arm: {arm: 1.0, baseline: -1.0} for arm in arms if arm != baseline})
+    return contrasts(repeats, {arm: {arm: 1.0, baseline: -1.0} for arm in arms if arm != baseline}, metrics)
 
 
-def contrasts(repeats: Repeats, family: Mapping[str, Weights]) -> Effects:
+def contrasts(repeats: Repeats, family: Mapping[str, Weights], metrics: Iterable[str] = COMPARED) -> Effects:
     """Add up arms' scores with the weights of each contrast, in printed units, with Holm's correction over the contrasts."""
-    return {metric: _corrected(repeats, metric, family) for metric in COMPARED}
+    return {metric: _corrected(repeats, metric, family) for metric in metrics}
 
 
 def _corrected(repeats: Repeats, metric: str, family: Mapping[str, Weights]) -> dict[str, Difference]:

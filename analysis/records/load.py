@@ -150,8 +150,10 @@ class StudyData:
             raise Damaged(f"{path}: {len(lines)} of {self._epochs[trial]} epochs")
         return _curve(lines) if lines else None
 
-    def predictions(self, arm: str, seed: int) -> list[Predictions] | None:
+    def predictions(self, arm: str, seed: int, member: str | None = None) -> list[Predictions] | None:
         """Return the test predictions of the arm's members in a finished repeat; None, named in ``problems``, if unreadable.
+
+        member: whose, as `scored_by` names them (default: by whom the arm is judged).
 
         Raises: Damaged where they contradict the trial's scores.
         """
@@ -159,7 +161,7 @@ class StudyData:
         if record.id not in self._predictions:
             self._predictions[record.id] = self._read_predictions(record)
         found = self._predictions[record.id]
-        return None if found is None else [found[name] for name in scored_by(self.member(arm), found)]
+        return None if found is None else [found[name] for name in scored_by(member or self.member(arm), found)]
 
     def _read_predictions(self, record: TrialRecord) -> Members | None:
         path = trial_folder(self.folder, record.id) / "predictions.parquet"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from analysis.records.load import Curve, Predictions, StudyData
-from mldiv.records import TrialRecord
+from mldiv.records import TrialRecord, scored_by
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,36 @@ BySeed = Mapping[int, list[Predictions]]
 ByArm = Mapping[str, BySeed]
 
 
-def gather(study: StudyData) -> Repeats:
-    """Read every finished repeat; what cannot be read is named in ``study.problems``."""
-    return {
-        arm: {
-            seed: Repeat(record, study.member(arm), study.curve(record.id), study.predictions(arm, seed))
-            for seed, record in study.finished(arm).items()
-        }
-        for arm in study.arms
-    }
+#: Of a pair's peers, the one with the lowest NLL on validation data.
+STRONGER = "the stronger"
+
+
+def gather(study: StudyData, whose: str | None = None) -> Repeats:
+    """Read every finished repeat; what cannot be read is named in ``study.problems``.
+
+    whose: judge every arm by "peers", by a peer's name or by STRONGER instead of by what the study says of it; repeats without
+    such a peer are left out.
+    """
+    found: Repeats = {}
+    for arm in study.arms:
+        members = {seed: _member(study, arm, record, whose) for seed, record in study.finished(arm).items()}
+        found[arm] = {
+            seed: Repeat(study.records[arm, seed], member, study.curve(study.records[arm, seed].id),
+                         study.predictions(arm, seed, member))
+            for seed, member in members.items() if member is not None
+        }  # fmt: skip
+    return found
+
+
+def _member(study: StudyData, arm: str, record: TrialRecord, whose: str | None) -> str | None:
+    if whose is None:
+        return study.member(arm)
+    peers = scored_by("peers", record.test)
+    if whose == STRONGER:
+        nll = {peer: record.validation.get(peer, {}).get("nll") for peer in peers}
+        known = {peer: value for peer, value in nll.items() if value is not None}
+        return min(known, key=known.__getitem__) if len(known) == len(nll) else None
+    return whose if whose == "peers" or whose in peers else None
 
 
 def predictions(repeats: Repeats) -> ByArm:

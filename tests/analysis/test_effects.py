@@ -5,6 +5,7 @@ import pytest
 from helpers.synthetic_records import make, write
 from scipy import stats
 
+from analysis.build import analyse
 from analysis.records import effects
 from analysis.records.load import load
 from analysis.records.repeats import gather
@@ -81,3 +82,23 @@ def test_the_ece_of_a_difference_is_that_of_the_predictions(tmp_path):
     effect = effects.differences(repeats, "plain", ["both"])["ece"]["both"]
     assert effect.mean == 0 and effect.images == 200  # records and predictions alike
     assert effect.interval == pytest.approx((0, 0))
+
+
+def test_by_whom_a_pair_gains_what_its_peers_lose(tmp_path):
+    """The pair's NLL falls by 0.1 in each seed, that of peer 1 rises by 0.1, of peer 2 by 0.3; on validation peer 2 is the stronger."""
+    folder = make(tmp_path, {"plain": [0.5, 0.6, 0.55], "apart": [0.4, 0.5, 0.45]}, predictions=False)
+    for place, (first, second) in enumerate(((0.0, 0.0), (0.1, 0.3))):
+        for index in range(3):
+            path = trial_folder(folder, f"{place:02d}{index:02d}")
+            record = records.read_trial(path)
+            level = [0.5, 0.6, 0.55][index]
+            record.test["peer_1"]["nll"], record.test["peer_2"]["nll"] = level + first, level + second
+            record.validation["peer_1"]["nll"], record.validation["peer_2"]["nll"] = 0.9, 0.8
+            records.write_trial(path, record)
+    made = analyse(folder)
+    found = {whose: of["nll"]["apart"].mean for whose, of in made.singles.items()}
+    expected = {"mean of single peers": 0.2, "peer 1": 0.1, "peer 2": 0.3, "the stronger": 0.3}
+    assert found == pytest.approx(expected) and made.differences["nll"]["apart"].mean == pytest.approx(-0.1)
+    text = made.answer()
+    assert "**By the mean of its single peers**, apart is worse (+0.2000 [+0.2000, +0.2000]) and not better." in text
+    assert "| apart    | better, -0.1000 [-0.1000, -0.1000] | worse, +0.2000" in text
