@@ -132,8 +132,8 @@ class TrialConfig:
     )
     prior_std: float = _peers(1.0, "standard deviation of the prior, as prior_mode says", ge=1e-6, le=1e6)
     prior_mode: str = _peers(
-        "absolute", "absolute: prior_std as it is; relative: times the root mean square of each layer's initial weights "
-        "[chosen]", choices=PRIOR_MODES, before="absolute",
+        "relative", "absolute: prior_std as it is; relative: times the root mean square of each layer's initial weights "
+        "[chosen; measured, RESULTS.md]", choices=PRIOR_MODES, before="absolute",
     )  # fmt: skip
     prior_mean: str = _peers(
         "zero", "where the prior lies: at zero, or at the means at which a peer starts [chosen]", choices=PRIOR_MEANS,
@@ -157,7 +157,7 @@ class TrialConfig:
 
     # Variational and mutual terms.
     kl_weight: float = _peers_tensor(
-        0.1, "1 is the true ELBO, less a cold posterior [chosen; measured, RESULTS.md]", ge=0, le=1e6, search=Log(0.01, 1.0)
+        1.0, "1 is the true ELBO [stated], less a cold posterior [measured, RESULTS.md]", ge=0, le=1e6, search=Log(0.03, 3.0)
     )
     temperature: float = _peers_tensor(
         1.0,

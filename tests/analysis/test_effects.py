@@ -85,7 +85,7 @@ def test_the_ece_of_a_difference_is_that_of_the_predictions(tmp_path):
 
 
 def test_by_whom_a_pair_gains_what_its_peers_lose(tmp_path):
-    """The pair's NLL falls by 0.1 in each seed, that of peer 1 rises by 0.1, of peer 2 by 0.3; on validation peer 2 is the stronger."""
+    """The pair's NLL falls by 0.1 in each seed, that of peer 1 rises by 0.1, of peer 2, the stronger on validation, by 0.3."""
     folder = make(tmp_path, {"plain": [0.5, 0.6, 0.55], "apart": [0.4, 0.5, 0.45]}, predictions=False)
     for place, (first, second) in enumerate(((0.0, 0.0), (0.1, 0.3))):
         for index in range(3):
