@@ -71,7 +71,7 @@ class Objective:
     alpha: losses.Scalar = 1.0
     beta: losses.Scalar = 2.0
     temperature: losses.Scalar = 1.0
-    kl_weight: losses.Scalar = 1.0
+    kl_weight: losses.Scalar = 0.3
     mutual_weight: losses.Scalar = 1.0
     prior_std: float = 1.0
     train_samples: int = 1
