@@ -157,7 +157,11 @@ class TrialConfig:
 
     # Variational and mutual terms.
     kl_weight: float = _peers_tensor(
-        0.3, "1 is the true ELBO [stated], less a cold posterior [chosen; measured, RESULTS.md]", ge=0, le=1e6, search=Log(0.03, 3.0)
+        0.3,
+        "1 is the true ELBO [stated], less a cold posterior [chosen; measured, RESULTS.md]",
+        ge=0,
+        le=1e6,
+        search=Log(0.03, 3.0),
     )
     temperature: float = _peers_tensor(
         1.0,

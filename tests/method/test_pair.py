@@ -96,7 +96,7 @@ def test_total_is_the_weighted_sum(tiny):
 
 
 def test_kl_is_per_training_image(tiny):
-    pair, _, terms = step(tiny)
+    pair, _, terms = step(tiny.replace(prior_mode="absolute"))
     prior = losses.gaussian_kl_to_prior(pair.peers[0].mean, pair.peers[0].sigma, 1.0)
     assert terms["kl_1"] == pytest.approx(prior.item() / 100, rel=1e-5)
 
@@ -114,7 +114,7 @@ def test_each_peer_gets_the_gradient_of_its_own_loss(tiny):
     p = [losses.conditional_distribution(reference.kernel(feature, feature)) for feature in fused]
     for own, other in ((0, 1), (1, 0)):
         mine, peer = reference.peers[own], reference.peers[other]
-        prior = losses.gaussian_kl_to_prior(mine.mean, mine.sigma, 1.0) / 100
+        prior = losses.gaussian_kl_to_prior(mine.mean, mine.sigma, 1.0, None, mine.prior_scale) / 100
         loss = losses.expected_nll(outs[own][0], labels) + config.kl_weight * prior
         loss = loss + losses.logit_mutual(outs[own][0], outs[other][0].detach(), config.temperature)
         distance = losses.squared_w2(mine.mean, mine.sigma, peer.mean.detach(), peer.sigma.detach())

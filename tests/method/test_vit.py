@@ -227,7 +227,7 @@ def test_the_feature_term_alone_reaches_every_layer(config):
 
 def test_a_pair_learns_a_batch_of_digits(config, tiny_data):
     images, labels = next(eval_batches(tiny_data, "train", batch_size=32, device=CPU))
-    pair = make_pair(config, Shapes(10, 1, 32, 8))
+    pair = make_pair(config.replace(kl_weight=0.1, prior_mode="absolute"), Shapes(10, 1, 32, 8))  # few images, many weights
     pair.set_scales(torch.tensor(0.1))
     optimizer = torch.optim.SGD(pair.parameters(), lr=0.1, momentum=0.9)
     stream = torch.Generator().manual_seed(0)

@@ -21,7 +21,7 @@ from mldiv.training.worker_cache import dataset
 CONFIG = TrialConfig(
     data="digits", train_size=480, validation_size=60, test_size=200, arch="resnet8", width=0.5, epochs=4, switch_epoch=3,
     stage_schedule="continue", pretrain_epochs=3, batch_size=32, lr=0.05, fusion_dim=16, validation_samples=2, test_samples=4,
-    ood="none",
+    ood="none", kl_weight=0.1,
 )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ CHANGED = {
     "param_alignment": "weights",
     "posterior": "deterministic",
     "teacher": "pretrained",
-    "prior_mode": "relative",
+    "prior_mode": "absolute",
     "prior_mean": "start",
     "mean_weight_decay": 0.01,
     "train_samples": 2,
