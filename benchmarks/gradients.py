@@ -27,7 +27,8 @@ from mldiv.training.worker_cache import dataset
 CPU = torch.device("cpu")
 OLD = {
     "alpha": 1.0, "beta": 2.0, "weighting": "raw", "stage_schedule": "continue", "fusion": "shared",
-    "fusion_training": "diversity", "param_transform": "exp", "feature_transform": "exp",
+    "fusion_training": "diversity", "param_transform": "exp", "feature_transform": "exp", "prior_mode": "absolute",
+    "kl_weight": 0.1,
 }  # fmt: skip
 RESTART = OLD | {"stage_schedule": "restart"}
 SHARES = RESTART | {"weighting": "gradient", "alpha": 0.2, "beta": 0.2}
@@ -41,7 +42,9 @@ FORMS: dict[str, dict] = {
     "-log F, shares, fusion learns the opposite": LOG | {"fusion_training": "adversarial"},
     "-log F, shares, fusion learns the task before stage two": LOG | {"fusion_training": "switch"},
     "-log F, shares, fusion learns the task": LOG | {"fusion_training": "task"},
-    "no diversity": RESTART | {"alpha": 0.0, "beta": 0.0},
+    "the defaults: the same with the prior of each layer's size": {},
+    "the defaults at a tenth": {"alpha": 0.1, "beta": 0.1},
+    "the defaults without diversity": {"alpha": 0.0, "beta": 0.0},
 }
 
 
@@ -98,11 +101,13 @@ def main() -> None:
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--data-root", required=True)
     parser.add_argument("--train-size", type=int, default=10_000)
+    parser.add_argument("--image-size", type=int, default=16)
     parser.add_argument("--work", type=Path, default=Path("results/gradients"))
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     flags = parser.parse_args()
     torch.set_num_threads(1)
-    base = configure("small", {"data": flags.data, "data_root": flags.data_root, "train_size": flags.train_size}).replace(
+    given = {"data": flags.data, "data_root": flags.data_root, "train_size": flags.train_size, "image_size": flags.image_size}
+    base = configure("small", given).replace(
         test_split="development", ood="none", test_samples=8, gradient_points=4.0, initialization="scratch", seed=1
     )
     rows = []
