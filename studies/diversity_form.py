@@ -18,6 +18,7 @@ STRENGTH = {
     "alpha 0.5": {"alpha": 0.5},
     "beta 0.05": {"beta": 0.05},
     "beta 0.5": {"beta": 0.5},
+    "both 0.1": {"alpha": 0.1, "beta": 0.1},
     "both 0.5": {"alpha": 0.5, "beta": 0.5},
     "alpha 1, beta 2": {"alpha": 1.0, "beta": 2.0},
 }
@@ -70,13 +71,6 @@ STUDY = Study(
     settings={
         "test_split": "development",
         "ood": "none",
-        "alpha": 0.2,
-        "beta": 0.2,
-        "weighting": "gradient",
-        "stage_schedule": "restart",
-        "fusion_training": "task",
-        "param_transform": "negative_log",
-        "feature_transform": "negative_log",
         "gradient_points": 1.0,
     },
 )

@@ -13,6 +13,29 @@ from mldiv.study import Study
 BASELINE = "defaults"
 
 
+#: What makes of a posterior that is all but a point one that matters.
+POSTERIOR = {
+    "means decay": {"mean_weight_decay": 5e-4},
+    "prior of 0.32": {"prior_mode": "absolute", "prior_std": 0.32},
+    "prior of 1": {"prior_mode": "absolute"},
+    "prior of each layer's size": {"prior_mode": "relative"},
+    "prior of each layer's size, KL 0.3": {"prior_mode": "relative", "kl_weight": 0.3},
+    "prior of each layer's size, KL 1": {"prior_mode": "relative", "kl_weight": 1.0},
+    "sigma of each weight's size": {"sigma_mode": "weight", "initial_sigma": 0.1},
+    "sigma 0.1, rho x 100, means decay": {"initial_sigma": 0.1, "rho_lr_scale": 100.0, "mean_weight_decay": 5e-4},
+    "two samples a step": {"train_samples": 2},
+    "statistics of each sample": {"batchnorm_batches": 8},
+    "no batch norm": {"arch": "resnet8_frn"},
+    "deterministic": {"posterior": "deterministic"},
+}
+#: How the two peers start, and stage two.
+START = {
+    "warm-up": {"warmup_epochs": 1.0},
+    "pretrained peer warms up": {"pretrained_warmup_epochs": 2.0},
+    "stage two continues": {"stage_schedule": "continue"},
+}
+
+
 def arms(base: TrialConfig) -> dict[str, dict]:
     changed: dict[str, list] = {
         "initial_sigma": [0.01, 0.03, 0.1, 0.3],
@@ -31,7 +54,8 @@ def arms(base: TrialConfig) -> dict[str, dict]:
         if value != getattr(base, name)
     }
     found |= {f"adamw, lr {lr:g}": {"optimizer": "adamw", "lr": lr} for lr in (1e-3, 3e-3)}
-    return {BASELINE: {}} | found
+    several = {name: changes for name, changes in (POSTERIOR | START).items() if base.replace(**changes) != base}
+    return {BASELINE: {}} | found | several
 
 
 STUDY = Study(
