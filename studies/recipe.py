@@ -54,7 +54,8 @@ def arms(base: TrialConfig) -> dict[str, dict]:
         if value != getattr(base, name)
     }
     found |= {f"adamw, lr {lr:g}": {"optimizer": "adamw", "lr": lr} for lr in (1e-3, 3e-3)}
-    several = {name: changes for name, changes in (POSTERIOR | START).items() if base.replace(**changes) != base}
+    known = [base, *(base.replace(**changes) for changes in found.values())]
+    several = {name: changes for name, changes in (POSTERIOR | START).items() if base.replace(**changes) not in known}
     return {BASELINE: {}} | found | several
 
 
