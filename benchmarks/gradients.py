@@ -43,7 +43,7 @@ FORMS: dict[str, dict] = {
     "-log F, shares, fusion learns the task before stage two": LOG | {"fusion_training": "switch"},
     "-log F, shares, fusion learns the task": LOG | {"fusion_training": "task"},
     "the defaults: the same with the prior of each layer's size": {},
-    "the defaults at a tenth": {"alpha": 0.1, "beta": 0.1},
+    "the defaults at half the weights": {"alpha": 0.1, "beta": 0.1},
     "the defaults without diversity": {"alpha": 0.0, "beta": 0.0},
 }
 
