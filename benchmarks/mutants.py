@@ -237,10 +237,10 @@ FAULTS = (
     ),
     # Analysis
     Fault(
-        "statistics", "analysis/stats/statistics.py", "the deviation of paired differences divides by n, not by n - 1",
-        "deviation = float(values.std(ddof=1))",
-        "deviation = float(values.std())",
-        ("tests/analysis/test_statistics.py",),
+        "statistics", "analysis/stats/statistics.py", "the standard error of paired differences is that of n, not of n - 1",
+        "float(stats.sem(values)), len(values) - 1.0)",
+        "float(stats.sem(values, ddof=0)), len(values) - 1.0)",
+        ("tests/analysis/test_statistics.py", "tests/analysis/test_verdicts.py"),
     ),
     Fault(
         "bootstrap", "analysis/stats/bootstrap.py", "intervals over seeds and images hold over seeds alone",
@@ -274,9 +274,9 @@ FAULTS = (
         ("tests/analysis/test_figures.py",),
     ),
     Fault(
-        "answer", "analysis/answer.py", "the verdict names arms as better whose p is small before Holm's correction",
-        "told = [arm for arm, effect in effects.items() if effect.adjusted <= LEVEL]",
-        "told = [arm for arm, effect in effects.items() if effect.p <= LEVEL]",
+        "answer", "analysis/answer.py", "what stays after Holm's correction is judged by the p before it",
+        "lost = [arm for arm in told if effects[arm].adjusted > LEVEL]",
+        "lost = [arm for arm in told if effects[arm].p > LEVEL]",
         ("tests/analysis/test_analysis.py", "tests/analysis/test_golden.py"),
     ),
 )  # fmt: skip

@@ -58,7 +58,7 @@ Scores = dict[str, Numbers]
 #: The fields that hold such.
 NUMBERS: dict[str, Any] = {
     "switch": Numbers, "calibration_temperature": Numbers, "validation": Scores, "test": Scores, "test_scaled": Scores,
-    "uncertainty": Scores, "importance": Scores | None,
+    "uncertainty": Scores, "posterior": Scores, "importance": Scores | None,
 }  # fmt: skip
 
 

@@ -23,8 +23,7 @@ SMALL = {
     "data": "digits", "arch": "resnet8", "width": 0.1, "train_size": 24, "validation_size": 12, "test_size": 12, "epochs": 1,
     "switch_epoch": 0, "batch_size": 12, "pretrain_epochs": 1, "validation_samples": 1, "test_samples": 1, "fusion_dim": 8,
     "fusion_heads": 2, "ood": "none", "compile": False, "image_size": None, "scale_batches": 1,
-    "train_samples": 2, "batchnorm_batches": 1,
-    "fusion_epochs": 1, "fusion_grid": 2, "gradient_points": 1.0,
+    "train_samples": 1, "batchnorm_batches": 0, "fusion_epochs": 1, "fusion_grid": 1, "gradient_points": 0.0,
 }  # fmt: skip
 
 

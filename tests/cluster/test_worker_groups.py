@@ -25,9 +25,10 @@ from mldiv.sweep.plan import Plan
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("nothing_left")]
 
 
-@pytest.mark.parametrize("stored", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["on a disk", "on an object store"])
-def test_what_dies_and_what_fails(small, tmp_path, cluster, stored):
+def test_what_dies_and_what_fails(small, tmp_path, cluster):
     """A worker and two idle clients are killed, a trial fails for its settings; the others end as trained alone on a disk.
+
+    All of it on an object store, where each end must be pushed and pulled; on a disk: `test_deaths` and test_sweep.py.
 
     Of a client that dies between two trials Tune makes the next trial's error, and restarts nothing.
     """
@@ -45,17 +46,16 @@ def test_what_dies_and_what_fails(small, tmp_path, cluster, stored):
             if len(ends) in (1, 2):
                 os.kill(result["pid"], signal.SIGKILL)
 
-    place = f"{cluster.bucket}/study" if stored else tmp_path / "study"
-    store = open_store(f"{cluster.bucket}/trunks") if stored else None
+    place, store = f"{cluster.bucket}/study", open_store(f"{cluster.bucket}/trunks")
     with working_copy(place, fetch=False) as copy:
-        plan = make_plan(copy.local, config, seeds=(1, 2) if stored else (1,), samples=1, more=[bad])
-        tuner.run(plan, copy, resources=Resources(), groups=None if stored else 1, progress=progress, store=store)
+        plan = make_plan(copy.local, config, seeds=(1,), samples=1, more=[bad])
+        tuner.run(plan, copy, resources=Resources(), groups=1, progress=progress, store=store)
         assert plan.done
         failed = {item.trial for item in plan.assignments if item.arm == "bad"}
         assert dict(ends) == {item.trial: "failed" if item.trial in failed else "finished" for item in plan.assignments}
         assert len(ends) == len(dict(ends))  # nobody saw that a trial was brought twice
     trial = f"trials/{bad.config.replace(seed=1).id}"
-    text = Remote(f"{place}/{trial}").read("trial.json") if stored else (place / trial / "trial.json").read_text()
+    text = Remote(f"{place}/{trial}").read("trial.json")
     assert all(part in json.loads(text)["reason"] for part in ("DataError", "Traceback", "nowhere"))
     with working_copy(place) as copy:  # as the next run finds it
         first = find_trial(copy.local, hit[0])
