@@ -81,11 +81,12 @@ def _verdicts(study: StudyData, effects: Mapping[str, Difference]) -> str:
 def _unlike(study: StudyData, effects: Mapping[str, Difference], singles: Mapping[str, Effects]) -> list[str]:
     """Say where single peers are not as the pair: what a pair gains its peers may lose, and the other way round."""
     margin, found = study.header.margins["nll"], []
-    for arm, effect in next(iter(singles.values()), {}).get("nll", {}).items():
-        of_pair, of_peers = (verdict(one, "nll", margin) for one in (effects[arm], effect))
-        if arm in effects and of_pair != of_peers:
-            found.append(f"{arm} is {of_peers} ({size(effect, 4)}) and not {of_pair}")
-    if not singles:
+    of_peers = next(iter(singles.values()), {}).get("nll", {})
+    for arm in [arm for arm in effects if arm in of_peers]:
+        by_pair, by_peers = (verdict(one[arm], "nll", margin) for one in (effects, of_peers))
+        if by_pair != by_peers:
+            found.append(f"{arm} is {by_peers} ({size(of_peers[arm], 4)}) and not {by_pair}")
+    if not of_peers:
         return []
     return [f"**By the mean of its single peers**, {'; '.join(found)}." if found else "Single peers give the same verdicts."]
 

@@ -64,12 +64,13 @@ def _of_singles(study: StudyData) -> dict[str, Effects]:
     if study.baseline is None or len(peers) < 2:
         return {}
     means = {"nll", "accuracy"}  # of a resampled score once is enough
-    return {
+    found = {
         {"peers": "mean of single peers"}.get(whose, whose.replace("_", " ")): effects.differences(
             gather(study, whose), study.baseline, study.header.compare, [m for m in COMPARED if whose == "peers" or m in means]
         )
         for whose in ("peers", *peers, STRONGER)
     }
+    return {name: of for name, of in found.items() if of["nll"]}
 
 
 def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORMATS, place: str = "") -> str:
