@@ -38,6 +38,8 @@ ARMS = {
         for size in ("as it is", "width x 2", "batch x 2", "data / 4", "vit")
         for method in ("mutual learning", "both terms")
     ],
+    "kernel_sweep": ["cosine", "polynomial"],
+    "stage_switch": ["at once", "after 1/3", "after 1/3, without the terms"],
     "recipe": ["adamw, lr 0.003", "rho_lr_scale 100", "schedule step"],
     "diversity_form": [
         "no diversity",
