@@ -124,5 +124,8 @@ def _pictures(made: Analysis, out: Path) -> list[Path]:
 
 def nearby(out: Path) -> str:
     """Name a folder from the working directory where it lies below, else by its whole path."""
-    path = os.path.relpath(out)
+    try:
+        path = os.path.relpath(out)
+    except OSError:  # the working directory is gone
+        return str(out)
     return path if not path.startswith("..") else str(out)

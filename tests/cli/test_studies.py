@@ -35,7 +35,7 @@ OF_STUDY = {"one network": "ablation", "four networks": "ablation", "two objecti
 ARMS = {
     "scaling": [
         f"{method}, {size}"
-        for size in ("as it is", "width x 2", "batch x 2", "data / 4", "vit")
+        for size in ("as it is", "width x 2", "vit")
         for method in ("mutual learning", "both terms")
     ],
     "kernel_sweep": ["cosine", "polynomial"],
