@@ -1,10 +1,12 @@
 """A plan trained in this process, one trial after the other: no Ray, the same records."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mldiv import records
 from mldiv.records import TrialRecord
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import SyncedFolder
@@ -33,6 +35,9 @@ def run(
     workspace = Workspace(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     while (task := plan.ask()) is not None:
         trial = task.config.id
+        records.write_assignments(study.local, plan.assignments)  # what ends can be analysed, whatever comes
+        with suppress(OSError):
+            study.push(folders=False)
         record = attempt(plan.travelling(task, study, store), workspace=workspace, report=_report(plan, trial, progress))
         found = pull_record(study, trial)
         plan.tell(trial, record if record.status == "failed" else found)

@@ -34,9 +34,7 @@ FLAGS = {
 OF_STUDY = {"one network": "ablation", "four networks": "ablation", "two objectives": "joint_search"}
 ARMS = {
     "scaling": [
-        f"{method}, {size}"
-        for size in ("as it is", "width x 2", "vit")
-        for method in ("mutual learning", "both terms")
+        f"{method}, {size}" for size in ("as it is", "width x 2", "vit") for method in ("mutual learning", "both terms")
     ],
     "kernel_sweep": ["cosine", "polynomial"],
     "stage_switch": ["at once", "after 1/3", "after 1/3, without the terms"],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.fake_trials import finish
 
-from mldiv.records import find_trial, trial_folder
+from mldiv.records import find_trial, read_assignments, trial_folder
 from mldiv.storage.cache import Store
 from mldiv.sweep import in_process
 from mldiv.sweep.arm import make_arm
@@ -39,6 +39,23 @@ def test_every_trial_is_recorded_as_trained_alone(tiny, tmp_path):
     alone = fit(config, trial_folder(tmp_path / "alone", config.id), store=Store(tmp_path / "other"))
     assert find_trial(tmp_path / "study", config.id).test == alone.test
     assert sum(find_trial(tmp_path / "study", item.trial).cost["epochs_shared"] for item in plan.assignments) > 0
+
+
+def test_what_has_ended_is_assigned_whatever_comes(tiny, tmp_path, monkeypatch):
+    """A kill in the second trial: the first one's arm and seed are on disk, and the analysis finds its record."""
+
+    def killed(config, *args, **options):
+        if trained:
+            raise KeyboardInterrupt
+        trained.append(config.id)
+        return fit(config, *args, **options)
+
+    trained: list[str] = []
+    monkeypatch.setattr(attempt_module, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        in_process.run(make_plan(tmp_path, tiny), tmp_path, store=Store(tmp_path / "store"))
+    assigned = read_assignments(tmp_path)
+    assert assigned[0].trial == trained[0] and find_trial(tmp_path, trained[0]).status == "finished"
 
 
 def test_a_trial_that_fails_leaves_its_traceback_and_the_others_go_on(tiny, tmp_path, monkeypatch):
