@@ -1,6 +1,7 @@
 """Shape annotations are executed in the test run: jaxtyping's hook must come before mldiv is imported."""
 
 import itertools
+import shutil
 
 import pytest
 import torch
@@ -115,3 +116,19 @@ def stores(place, tmp_path, monkeypatch):
         return open_store(place, limit)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The folder of a finished study of two arms and one seed, to be looked at only."""
+    from helpers.small_study import run
+
+    folder = tmp_path_factory.mktemp("trained") / "study"
+    assert run(folder, seeds=1)[0] == 0
+    return folder
+
+
+@pytest.fixture
+def study(trained, tmp_path):
+    """A copy of it, to be damaged."""
+    return shutil.copytree(trained, tmp_path / "study")

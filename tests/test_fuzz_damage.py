@@ -21,18 +21,6 @@ from mldiv.training.fit import fit
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained") / "study"
-    assert run(folder, seeds=1)[0] == 0
-    return folder
-
-
-@pytest.fixture
-def study(trained, tmp_path):
-    return shutil.copytree(trained, tmp_path / "study")
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [*FILES, "predictions.parquet"])
 def test_files_that_are_cut_or_flipped(study, name):

@@ -1,6 +1,5 @@
 """Every field of every file of a study with every wrong value: named, and never a traceback."""
 
-import shutil
 from collections import Counter
 
 import numpy as np
@@ -8,21 +7,9 @@ import pandas as pd
 import pytest
 from helpers import damages
 from helpers.record_fuzz import FILES, MISSING, WRONG, analysed, changed, documents, file, places, with_document
-from helpers.small_study import run, trial
+from helpers.small_study import trial
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained") / "study"
-    assert run(folder, seeds=1)[0] == 0
-    return folder
-
-
-@pytest.fixture
-def study(trained, tmp_path):
-    return shutil.copytree(trained, tmp_path / "study")
 
 
 @pytest.mark.filterwarnings("ignore")
