@@ -14,7 +14,7 @@ from helpers.sweeps import assert_as_trained_alone, broker, make_plan, placed
 from ray.tune.schedulers import FIFOScheduler
 
 from mldiv import records
-from mldiv.cluster import tuner, worker_groups
+from mldiv.cluster import process_group, tuner, worker_groups
 from mldiv.cluster.nodes import Resources
 from mldiv.records import find_trial, trial_folder
 from mldiv.storage.object_store import Remote, working_copy
@@ -67,9 +67,10 @@ def test_what_dies_and_what_fails(small, tmp_path, cluster):
 
 
 @pytest.mark.slow
-def test_a_rank_that_dies(cluster, small, tmp_path):
+def test_a_rank_that_dies(cluster, small, tmp_path, monkeypatch):
     """One of two, on two nodes, for every node has one processor, and not the one that tells the broker: what the other hears
-    of it is no failure of the trial, which goes on."""
+    of it is no failure of the trial, which goes on. Before that the two fail to meet, and what they held is given back."""
+    monkeypatch.setattr(worker_groups, "ProcessGroup", late_for_once(tmp_path / "late"))
     plan = Plan([make_arm("both", small.replace(epochs=16, switch_epoch=10), {}, ())], tmp_path, samples=0, seeds=(1,))
     killed, seen = [], set()
 
@@ -85,6 +86,23 @@ def test_a_rank_that_dies(cluster, small, tmp_path):
     assert (record.status, record.attempts, len(killed)) == ("finished", 2, 1), record.reason
     assert len(seen) >= 2
     assert record.environment["world_size"] == 2
+    assert (tmp_path / "late").exists()
+
+
+def late_for_once(mark):
+    """A process group the first of whose starts fails as when a worker dies meanwhile. Classes made here travel by value."""
+
+    class Late(process_group._Backend):
+        def on_start(self, worker_group, backend_config):
+            if not mark.exists():
+                mark.touch()
+                raise ray.exceptions.RayActorError
+            super().on_start(worker_group, backend_config)
+
+    class LateGroup(process_group.ProcessGroup):
+        backend_cls = Late
+
+    return LateGroup
 
 
 @pytest.mark.slow
