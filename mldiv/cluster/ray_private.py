@@ -8,8 +8,9 @@ from ray import _private
 from ray._private import ray_constants
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.tune.execution import class_cache
+
+from mldiv.cluster.process_group import LeftPlacement
 
 #: Callbacks that start actors which are not needed here, each 2 s of processor in every group (docs/speed.md): one hands out
 #: Ray's own data sets; one removes what a killed controller leaves, if the machine's latest Ray, whichever that is, has a
@@ -50,26 +51,6 @@ def raylet_socket() -> str:
     """Return where the raylet that this process is connected to listens."""
     node: Any = _private.worker._global_node
     return str(node.raylet_socket_name)
-
-
-class LeftPlacement(WorkerGroupCallback, ControllerCallback):
-    """Gives back what a start that raised keeps: Ray forgets the placement of workers one of which dies as they meet."""
-
-    def __init__(self) -> None:
-        self.placement: Any = None
-
-    def after_worker_group_start(self, worker_group: Any) -> None:
-        """Note where the workers are."""
-        self.placement = worker_group.get_worker_group_state().placement_group_handle
-
-    def before_worker_group_start(self, worker_group_context: Any) -> None:
-        """Remove where the last ones were; once more does no harm."""
-        if self.placement is not None:
-            self.placement.shutdown()
-
-    def after_controller_finish(self, result: Any) -> None:
-        """Remove where the last ones of all were."""
-        self.before_worker_group_start(None)
 
 
 class LeanTrainer(TorchTrainer):
