@@ -75,8 +75,8 @@ def glass_blur(images: Values, severity: int, streams: Streams) -> Values:
 
 def motion_blur(images: Values, severity: int, streams: Streams) -> Values:
     """Smear along a direction of -45 to 45 degrees, each image's own."""
-    radius, sigma = ((6, 1.0), (6, 1.5), (6, 2.0), (8, 2.0), (9, 2.5))[severity - 1]
-    return smeared(images, radius, sigma, streams.uniform(-45, 45))
+    radius, sigma = ((6.0, 1.0), (6.0, 1.5), (6.0, 2.0), (8.0, 2.0), (9.0, 2.5))[severity - 1]
+    return smeared(images, radius, sigma, streams.uniform(-45.0, 45.0))
 
 
 def smeared(images: Values, radius: float, sigma: float, degrees: Float64[Tensor, " images"]) -> Values:

@@ -4,6 +4,7 @@ Kinds and strengths: see `noise`. Add a kind to CORRUPTIONS.
 """
 
 import difflib
+import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -52,20 +54,20 @@ def contrast(images: Values, severity: int, streams: Streams) -> Values:
 def elastic_transform(images: Values, severity: int, streams: Streams) -> Values:
     """Map three points elsewhere, and all between them, then move every pixel by smooth noise; bilinear."""
     size = images.shape[-1]
-    lengths = ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))
+    lengths = ((0.0, 0.0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))
     height, sigma, corner = (size * share for share in lengths[severity - 1])
     middle, third = size // 2, size // 3
     before = torch.tensor([[1.0, 1, 0], [1, -1, 0], [-1, -1, 0]], dtype=torch.float64) * third + middle
     before[:, 2] = 1
     after = before.repeat(len(images), 1, 1)
-    after[:, :, :2] += corner * streams.uniform(-1, 1, 3, 2)
+    after[:, :, :2] += corner * streams.uniform(-1.0, 1.0, 3, 2)
     back = torch.linalg.solve(after, before.expand_as(after))  # [x, y, 1] after -> before
     rows, columns = torch.meshgrid(*(torch.arange(size, dtype=torch.float64),) * 2, indexing="ij")
     grid = torch.stack([columns, rows, torch.ones_like(rows)], -1)
     places = (grid.flatten(0, 1) @ back)[..., :2].view(-1, size, size, 2)
     images = functional.grid_sample(images, places * 2 / (size - 1) - 1, padding_mode="reflection", align_corners=True)
     matrix = smoothing(size, sigma, 3.0, "symmetric")
-    moves = height * (matrix @ streams.uniform(-1, 1, 2, size, size) @ matrix.T)
+    moves = height * (matrix @ streams.uniform(-1.0, 1.0, 2, size, size) @ matrix.T)
     places = grid[..., :2] + moves.movedim(1, -1)
     return functional.grid_sample(images, (places * 2 + 1) / size - 1, padding_mode="reflection", align_corners=False)
 
@@ -85,12 +87,16 @@ def pixelate(images: Values, severity: int, streams: Streams) -> Values:
 
 
 def jpeg_compression(images: Values, severity: int, streams: Streams) -> Values:
-    """Compress to JPEG of quality 80 to 40, colours at half resolution."""
-    from torchvision import io  # torchvision takes two seconds to import
-
+    """Compress to JPEG of quality 80 to 40 by Pillow, colours at half resolution, and read that again."""
     quality = (80, 65, 58, 50, 40)[severity - 1]
-    files = io.encode_jpeg(list(_whole(images)), quality)
-    return torch.stack([io.decode_jpeg(file) for file in files]).to(images.dtype) / 255
+    return torch.stack([_compressed(image, quality) for image in _whole(images)]).to(images.dtype) / 255
+
+
+def _compressed(image: UInt8[Tensor, "channels size size"], quality: int) -> UInt8[Tensor, "channels size size"]:
+    pixels, file = image.permute(1, 2, 0).numpy(), io.BytesIO()
+    Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels).save(file, "JPEG", quality=quality)
+    with Image.open(file, formats=("JPEG",)) as compressed:
+        return torch.from_numpy(np.array(compressed)).view(*pixels.shape).permute(2, 0, 1)
 
 
 def _whole(values: Values) -> Pixels:

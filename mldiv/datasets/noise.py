@@ -76,5 +76,5 @@ def shot_noise(images: Values, severity: int, streams: Streams) -> Values:
 def impulse_noise(images: Values, severity: int, streams: Streams) -> Values:
     """Set 1 % to 7 % of the values to 0 or 1, either as often as the other."""
     amount = (0.01, 0.02, 0.03, 0.05, 0.07)[severity - 1]
-    hit, salt = streams.uniform(0, 1, 2, *images.shape[1:]).unbind(1)
+    hit, salt = streams.uniform(0.0, 1.0, 2, *images.shape[1:]).unbind(1)
     return torch.where(hit < amount, (salt < 0.5).to(images.dtype), images)

@@ -88,9 +88,9 @@ def load_other(name: str, root: Path | None, *, channels: int, size: int, count:
     Raises: DataError for missing or damaged files, or when they give not one image.
     """
     stream = torch.Generator().manual_seed(0)
-    if name == "noise":
+    if name == "noise" and count > 0:
         return torch.randint(256, (count, channels, size, size), generator=stream, dtype=torch.uint8)
-    images = _patches(size) if name == "photographs" else _test_images(name, root, size)
+    images = _patches(size) if name in ("photographs", "noise") else _test_images(name, root, size)
     order = torch.randperm(len(images), generator=stream)[:count]
     if len(order) == 0:
         raise DataError(f"ood = {name!r}: no image of {size} pixels to be had ({count} asked for)")

@@ -31,16 +31,16 @@ def grey(images: Tensor) -> Tensor:
 def snow(images: Values, severity: int, streams: Streams) -> Values:
     """Whiten the image and lay smeared flakes over it, and the same once more upside down."""
     mean, spread, zoom, least, radius, sigma, kept = (
-        (0.1, 0.2, 1.0, 0.6, 8, 3, 0.95),
-        (0.1, 0.2, 1.0, 0.5, 10, 4, 0.9),
-        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
-        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+        (0.1, 0.2, 1.0, 0.6, 8.0, 3.0, 0.95),
+        (0.1, 0.2, 1.0, 0.5, 10.0, 4.0, 0.9),
+        (0.15, 0.3, 1.75, 0.55, 10.0, 4.0, 0.9),
+        (0.25, 0.3, 2.25, 0.6, 12.0, 6.0, 0.85),
+        (0.3, 0.3, 1.25, 0.65, 14.0, 12.0, 0.8),
     )[severity - 1]
     size = images.shape[-1]
     flakes = zoomed(mean + spread * streams.normal(1, size, size), zoom * stretch(size))
     flakes = torch.where(flakes < least, 0.0, flakes).clamp(0, 1)
-    flakes = smeared(torch.floor(flakes * 255) / 255, radius, sigma, streams.uniform(-135, -45))
+    flakes = smeared(torch.floor(flakes * 255) / 255, radius, sigma, streams.uniform(-135.0, -45.0))
     whitened = kept * images + (1 - kept) * torch.maximum(images, 1.5 * grey(images) + 0.5)
     return whitened + flakes + flakes.flip(-1, -2)
 
@@ -51,7 +51,7 @@ def frost(images: Values, severity: int, streams: Streams) -> Values:
     chosen: the published files show crops of five photographs, which mldiv does not bring; ours has their range of brightness
     and of contrast, their tint and about their grain.
     """
-    kept, strength = ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))[severity - 1]
+    kept, strength = ((1.0, 0.2), (1.0, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))[severity - 1]
     return kept * images + strength * _frost(images.shape[1], images.shape[-1], streams)
 
 
@@ -63,7 +63,7 @@ def _frost(channels: int, size: int, streams: Streams) -> Values:
     fields = torch.fft.irfft2(waves, s=(size, size))
     cloud, crystals = _standardized(fields[:, 0]), _standardized(-fields[:, 1].abs())
     texture = _standardized(cloud + crystals)
-    share = streams.uniform(0, 1).view(-1, 1, 1)
+    share = streams.uniform(0.0, 1.0).view(-1, 1, 1)
     level, spread = (ends[0] + share * (ends[1] - ends[0]) for ends in (FROST_LEVELS, FROST_SPREADS))
     tint = torch.tensor(FROST_TINT if channels == 3 else (0.0,), dtype=torch.float64).view(1, -1, 1, 1)
     return ((level + spread * texture)[:, None] + tint).clamp(0, 255) / 255
@@ -76,7 +76,7 @@ def _standardized(maps: Maps) -> Maps:
 
 def fog(images: Values, severity: int, streams: Streams) -> Values:
     """Add fog that is denser here and thinner there, and darken the image to what it was at its brightest."""
-    density, decay = ((0.2, 3), (0.5, 3), (0.75, 2.5), (1.0, 2), (1.5, 1.75))[severity - 1]
+    density, decay = ((0.2, 3.0), (0.5, 3.0), (0.75, 2.5), (1.0, 2.0), (1.5, 1.75))[severity - 1]
     brightest = images.amax((1, 2, 3), keepdim=True)
     dense = images + density * _plasma(images.shape[-1], decay, streams)[:, None]
     return dense * brightest / (brightest + density)
@@ -88,7 +88,7 @@ def _plasma(size: int, decay: float, streams: Streams) -> Maps:
     decay: what divides the random steps' range from one level to the next; the range enters squared.
     """
     side = 1 << (size - 1).bit_length()
-    draws = streams.uniform(-1, 1, side * side)
+    draws = streams.uniform(-1.0, 1.0, side * side)
     heights, step, height, used = torch.zeros(len(draws), side, side, dtype=torch.float64), side, 100.0, 0
     while step >= 2:
         half, cells = step // 2, (side // step) ** 2
