@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from torch.nn import functional
 
-from mldiv.datasets.noise import Streams, Values, stretch
+from mldiv.datasets.noise import PUBLISHED_PIXELS, Streams, Values, stretch
 
 #: Tap of a blur below which it would not move a grey level.
 SMALLEST_TAP = 1e-5
@@ -99,8 +99,9 @@ def smeared(images: Values, radius: float, sigma: float, degrees: Float64[Tensor
 def zoom_blur(images: Values, severity: int, streams: Streams) -> Values:
     """Average the image with itself magnified by 1.00, 1.01, ... up to 1.06 to 1.25."""
     last = (6, 11, 15, 20, 25)[severity - 1]
-    smaller = max(1.0, 32 / images.shape[-1])  # as many pixels at the border as of 32
-    zooms = [zoomed(images, 1 + smaller * step * 0.01) for step in range(last + 1)]
+    smaller = max(1.0, PUBLISHED_PIXELS / images.shape[-1])  # as many pixels at the border as of 32
+    apart = smaller * (1.01 - 1)  # numpy.arange's step, whose last digit decides how 1.25 is cut to whole pixels
+    zooms = [zoomed(images, 1 + step * apart) for step in range(last + 1)]
     return (images + torch.stack(zooms).sum(0)) / (len(zooms) + 1)
 
 

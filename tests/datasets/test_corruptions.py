@@ -1,5 +1,6 @@
 """Corrupted images: properties of every kind, single kinds against loops, Pillow and SciPy, and the published files' checks."""
 
+import colorsys
 import io
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy import ndimage
 from sklearn.datasets import load_sample_image
 
 from mldiv.datasets import corruptions
-from mldiv.datasets.blur import smoothed, zoomed
+from mldiv.datasets.blur import smeared, smoothed, zoomed
 from mldiv.datasets.corruptions import CORRUPTIONS, SEVERITIES, check_files, corrupt, read_files, shifted
 from mldiv.datasets.files import DataError
 from mldiv.datasets.image_folder import FolderImages
@@ -113,8 +114,6 @@ def test_jpeg_and_pixelate_against_pillow():
 
 
 def test_brightness_keeps_hue_and_saturation():
-    import colorsys
-
     images = pictures(2, size=8)
     images[0, :, 0, 0] = 0
     for corrupted, image in zip(corrupt(images, "brightness", 4), images, strict=True):
@@ -146,16 +145,14 @@ def test_glass_shows_what_the_loop_over_pixels_shows():
 
 
 def test_motion_smears_a_point_to_one_side():
-    """Horizontally by half a normal curve; downwards where the angle is 90 degrees."""
-    from mldiv.datasets.blur import smeared
-
+    """To the left by half a normal curve; upwards where the angle is 90 degrees."""
     point = torch.zeros(2, 1, 32, 32, dtype=torch.float64)
     point[:, :, 16, 16] = 1
     flat, upright = smeared(point, 6.0, 2.0, torch.tensor([0.0, 90.0], dtype=torch.float64))[:, 0]
     taps = np.exp(-0.5 * (np.arange(13) / 2) ** 2)
     expected = np.floor(255 * taps / taps.sum() + 1e-6)
-    np.testing.assert_allclose(255 * flat[16, 16:3:-1].numpy(), expected)
-    np.testing.assert_allclose(255 * upright[16:3:-1, 16].numpy(), expected)
+    np.testing.assert_allclose(255 * flat[16, 4:17].flip(0).numpy(), expected)
+    np.testing.assert_allclose(255 * upright[4:17, 16].flip(0).numpy(), expected)
     assert float(flat.sum()) == pytest.approx(expected.sum() / 255)
 
 
