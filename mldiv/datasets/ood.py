@@ -12,55 +12,93 @@ from torch import Tensor
 
 from mldiv.datasets.sources import DATASETS, DataError, FolderImages
 from mldiv.datasets.splits import ImageData, Split, resized
+from mldiv.datasets.weather import LUMA
 
-#: What may be asked for: nothing, patches of photographs, which come with scikit-learn, or a data set's test images.
-OOD = ("none", "photographs", *DATASETS)
+#: What may be asked for: nothing, patches of photographs, which come with scikit-learn, noise, or a data set's test images.
+OOD = ("none", "photographs", "noise", *DATASETS)
 
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 #: Side of a photograph's patch; larger images get patches of their own size.
 PATCH_PIXELS = 32
 
-#: Shares of red, green and blue in a grey level (ITU-R BT.601).
-LUMA = (0.299, 0.587, 0.114)
-
 Pixels = UInt8[Tensor, "images channels height width"]
 
 
-def check(name: str, root: Path | None, data_name: str) -> None:
-    """Look at the files before any work starts. data_name: the data set that the networks are trained on.
+def names(ood: str) -> tuple[str, ...]:
+    """Return the sets that a list with commas asks for, in its order; none for "none".
 
-    Raises: DataError for an unknown name (with the nearest), for the training data's own name, for missing or damaged files.
+    Each is a name of OOD, or name@PLACE, a data set in a folder of its own: below --data-root unless it begins with a slash.
     """
-    if name not in OOD:
-        close = difflib.get_close_matches(name, OOD, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise DataError(f"ood = {name!r}: expected one of {', '.join(OOD)}{hint}")
-    if name == data_name:
-        raise DataError(f"ood = {name!r}: the networks are trained on {name}; take another data set, photographs or none")
-    if name == "photographs":
-        for photograph in PHOTOGRAPHS:
-            _photograph(photograph)
-    elif name != "none":
-        DATASETS[name].check(root)
+    return () if ood == "none" else tuple(ood.split(","))
+
+
+def label(name: str) -> str:
+    """Return what a set is called in records and tables: its name, or the last folder of its place."""
+    kind, _, place = name.partition("@")
+    return Path(place).name or kind
+
+
+def check_name(ood: str) -> str:
+    """Return a list of sets as it is, if each is known and none is there twice; no file is looked at.
+
+    Raises: DataError for an unknown name (with the nearest), a place of what has none, or two sets of one label.
+    """
+    seen: dict[str, str] = {}
+    for name in names(ood):
+        kind, at, place = name.partition("@")
+        if kind not in OOD:
+            close = difflib.get_close_matches(kind, OOD, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise DataError(f"ood = {name!r}: expected one of {', '.join(OOD)}{hint}")
+        if kind == "none":
+            raise DataError(f"ood = {ood!r}: none stands alone; leave it or the others out")
+        if at and (kind not in DATASETS or not Path(place).name):
+            raise DataError(f"ood = {name!r}: expected a data set before the @ and its folder behind it")
+        if label(name) in seen:
+            raise DataError(f"ood = {ood!r}: {seen[label(name)]} and {name} would both be called {label(name)}; leave out one")
+        seen[label(name)] = name
+    return ood
+
+
+def check(ood: str, root: Path | None, data_name: str) -> None:
+    """Look at all sets' files before any work starts. data_name: the data set that the networks are trained on.
+
+    Raises: DataError as `check_name` does, for the training data's own name, for missing or damaged files.
+    """
+    for name in names(check_name(ood)):
+        kind, folder = _placed(name, root)
+        if kind == data_name and (kind != "image_folder" or _same(folder, root)):
+            raise DataError(
+                f"ood = {name!r}: the networks are trained on {data_name}; take another data set, photographs, noise or none"
+            )
+        if kind == "photographs":
+            for photograph in PHOTOGRAPHS:
+                _photograph(photograph)
+        elif kind in DATASETS:
+            DATASETS[kind].check(folder)
 
 
 def load_other(name: str, root: Path | None, *, channels: int, size: int, count: int) -> Pixels:
-    """Load at most ``count`` images, the first of a fixed permutation, with so many channels and pixels a side.
+    """Load at most ``count`` images of one set, the first of a fixed permutation, with so many channels and pixels a side.
 
     A data set's test images are resized whole, bilinear with antialiasing; colours become grey by luma, grey levels equal
-    red, green and blue. Photographs give non-overlapping patches: 520 for images of up to 32 pixels, 120 for 64.
+    red, green and blue. Photographs give non-overlapping patches: 520 for images of up to 32 pixels, 120 for 64. Noise gives
+    ``count`` images of independent values, each level as likely as another.
 
-    Raises: DataError for missing or damaged files, or when there is not one image.
+    Raises: DataError for missing or damaged files, or when they give not one image.
     """
-    images = _patches(size) if name == "photographs" else _test_images(name, root, size)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]
+    stream = torch.Generator().manual_seed(0)
+    if name == "noise" and count > 0:
+        return torch.randint(256, (count, channels, size, size), generator=stream, dtype=torch.uint8)
+    images = _patches(size) if name in ("photographs", "noise") else _test_images(name, root, size)
+    order = torch.randperm(len(images), generator=stream)[:count]
     if len(order) == 0:
         raise DataError(f"ood = {name!r}: no image of {size} pixels to be had ({count} asked for)")
     return _fitted(_decoded(images, order), channels, size)
 
 
 def as_split(name: str, root: Path | None, data: ImageData, count: int) -> Split:
-    """Load images as `load_other` does, in the channels, size and place of ``data``'s test images; all labels are 0."""
+    """Load a set's images as `load_other` does, in the channels, size and place of ``data``'s test images; all labels are 0."""
     tested = data.test.images
     images = load_other(name, root, channels=data.channels, size=tested.shape[-1], count=count)
     split = Split(images, torch.zeros(len(images), dtype=torch.int64))
@@ -68,7 +106,7 @@ def as_split(name: str, root: Path | None, data: ImageData, count: int) -> Split
 
 
 def in_place_of_test(data: ImageData, name: str, root: Path | None) -> ImageData:
-    """Replace the test split by images of another kind, at most as many, normalised as the training images are."""
+    """Replace the test split by one set's images of another kind, at most as many, normalised as the training images are."""
     return replace(data, test=as_split(name, root, data, len(data.test)))
 
 
@@ -92,10 +130,21 @@ def _patches(size: int) -> Pixels:
     return torch.cat(parts) if parts else torch.empty(0, 3, side, side, dtype=torch.uint8)
 
 
+def _placed(name: str, root: Path | None) -> tuple[str, Path | None]:
+    """A set's kind and the folder of its data."""
+    kind, _, place = name.partition("@")
+    return kind, (root or Path()) / place if place else root
+
+
+def _same(folder: Path | None, root: Path | None) -> bool:
+    return folder is None or root is None or folder.resolve() == root.resolve()
+
+
 def _test_images(name: str, root: Path | None, size: int) -> Tensor | FolderImages:
-    source = DATASETS[name]
-    source.check(root)
-    return source.read(root, size)[1][0]
+    kind, folder = _placed(name, root)
+    source = DATASETS[kind]
+    source.check(folder)
+    return source.read(folder, size)[1][0]
 
 
 def _decoded(images: Tensor | FolderImages, order: Tensor) -> Pixels:

@@ -8,7 +8,7 @@ from sklearn.datasets import load_sample_image
 from torchvision.transforms.v2 import functional as tf
 
 from mldiv.datasets import ood, sources
-from mldiv.datasets.ood import OOD, as_split, check, in_place_of_test, load_other
+from mldiv.datasets.ood import OOD, as_split, check, check_name, in_place_of_test, label, load_other, names
 from mldiv.datasets.sources import DATASETS, DataError
 from mldiv.datasets.splits import eval_batches, load
 
@@ -44,7 +44,7 @@ def folder_of(root, count=5):
 
 
 def test_every_data_set_can_be_the_other_one():
-    assert ("none", "photographs", *DATASETS) == OOD
+    assert ("none", "photographs", "noise", *DATASETS) == OOD
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -140,3 +140,58 @@ def test_what_cannot_be_is_said_early(tmp_path, monkeypatch):
     monkeypatch.setattr(ood, "load_sample_image", lost)
     with pytest.raises(DataError, match=r"scikit-learn's china\.jpg cannot be read \(no such file"):
         check("photographs", None, "digits")
+
+
+def test_several_sets_at_once(tmp_path):
+    """In their order; a set in a place of its own is that folder's."""
+    root = folder_of(tmp_path / "tiny")
+    several = f"photographs,noise,image_folder@{root}"
+    assert names(check_name(several)) == ("photographs", "noise", f"image_folder@{root}") and names("none") == ()
+    assert [label(name) for name in names(several)] == ["photographs", "noise", "tiny"]
+    check(several, None, "digits")
+    check("image_folder@tiny", tmp_path, "digits")
+    expected = load_other("image_folder", root, channels=3, size=16, count=7)
+    assert torch.equal(load_other(f"image_folder@{root}", None, channels=3, size=16, count=7), expected)
+    assert torch.equal(load_other("image_folder@tiny", tmp_path, channels=3, size=16, count=7), expected)
+
+
+def test_noise_is_uniform_and_the_same_every_time(digits):
+    images = load_other("noise", None, channels=3, size=32, count=50)
+    assert images.shape == (50, 3, 32, 32) and images.dtype == torch.uint8
+    counts = torch.bincount(images.flatten().int(), minlength=256).double() / images.numel()
+    assert (counts - 1 / 256).abs().max() < 0.0008
+    assert torch.equal(load_other("noise", None, channels=3, size=32, count=20), images[:20])
+    assert len(in_place_of_test(digits, "noise", None).test) == 60
+    with pytest.raises(DataError, match="no image of 8 pixels"):
+        load_other("noise", None, channels=1, size=8, count=0)
+
+
+@pytest.mark.parametrize(
+    ("ood_names", "said"),
+    [
+        ("noise,cifar1O", r"ood = 'cifar1O': expected one of none.*did you mean 'cifar10'"),
+        ("noise,noise", "noise and noise would both be called noise"),
+        ("image_folder@/a/tiny,image_folder@/b/tiny", "would both be called tiny"),
+        ("noise,none", "none stands alone"),
+        ("noise,", "ood = '': expected one of"),
+        ("noise@/data", "expected a data set before the @"),
+        ("image_folder@", "expected a data set before the @"),
+    ],
+)
+def test_lists_that_cannot_be(ood_names, said):
+    with pytest.raises(DataError, match=said):
+        check_name(ood_names)
+    with pytest.raises(DataError, match=said):
+        check(ood_names, None, "digits")
+
+
+def test_the_training_data_are_no_other_kind(tmp_path):
+    one, other = (folder_of(tmp_path / name) for name in ("one", "other"))
+    for ood_names in ("noise,image_folder", f"image_folder@{one}"):
+        with pytest.raises(DataError, match="the networks are trained on image_folder"):
+            check(ood_names, one, "image_folder")
+    check(f"noise,image_folder@{other}", one, "image_folder")
+    with pytest.raises(DataError, match="the networks are trained on digits"):
+        check(f"digits@{one}", one, "digits")
+    with pytest.raises(DataError, match=r"nowhere: no such folder"):
+        check(f"noise,image_folder@{tmp_path}/nowhere", one, "digits")
