@@ -141,7 +141,8 @@ class StudyRecord:
 
     arms: in the order of the tables; changes: by arm, what it sets in ``settings``; compare: arms that are compared with the
     baseline; contrasts: name -> arms' weights; members: arm -> "peers", where not "pair"; samples: Optuna trials of
-    each searched arm, each trained with every one of search_seeds; searched: by arm, the settings; batch: suggestions open at
+    each searched arm, each trained with every one of search_seeds; searched: by arm, the settings; drawn: these in the order in
+    which the searches' common points draw them, a list for each time that the study grew; batch: suggestions open at
     once; surface: alpha's and beta's positive range, where their response surface is drawn; data: the data in words;
     world_size: worker processes of a trial; fingerprint: hash of all images and labels. chosen and importance come at the
     study's end: by arm, the settings that its search chose, and each one's share in what makes a trial good. margins: by
@@ -154,6 +155,7 @@ class StudyRecord:
     samples: int
     search_seeds: list[int]
     searched: dict[str, list[str]]
+    drawn: list[list[str]] = field(default_factory=list)
     batch: int = 1
     selection: str
     objectives: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What a run of a study is refused for, before any work: flags, data, networks, places, the folder of another study.
+"""What a run of a study is refused for, before any work: flags, data, networks, places.
 
 Every check raises ConfigError, naming the flag or setting, or DataError, naming the file.
 """
@@ -7,7 +7,6 @@ import math
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from mldiv.datasets.files import DataError
 from mldiv.datasets.splits import Shapes
 from mldiv.method.alignment import channel_groups
 from mldiv.method.networks import build
-from mldiv.records import StudyRecord
 from mldiv.storage.object_store import Location, Remote, is_url
 from mldiv.sweep.arm import Arm
 from mldiv.sweep.search_space import SELECTION, effective
@@ -38,9 +36,6 @@ LARGEST_GB = 10**9
 #: Vectors as long as the weights that training holds for a peer: means, rhos, their gradients and momenta.
 VECTORS = 6
 FLOAT_BYTES = 4
-
-#: Fields of study.json in which a folder's study may differ from the one that continues it; settings are compared one by one.
-FREE = frozenset({"environment", "settings", "data", "chosen", "importance", "fingerprint"})
 
 
 def check_flags(flags: Namespace) -> None:
@@ -208,20 +203,3 @@ def check_links(folder: Path) -> None:
     for path in (trials, *(trials.iterdir() if trials.is_dir() and not trials.is_symlink() else ()), folder / "ray"):
         if path.is_symlink() or (path / "store").is_symlink():
             raise ConfigError(f"{path} is a link, or holds one, which leads out of the study's folder: remove it")
-
-
-def check_same(here: StudyRecord, there: StudyRecord, place: Location) -> None:
-    """Refuse to continue another study's folder; each field that differs is named, there and here."""
-    compared = [(item.name, getattr(there, item.name), getattr(here, item.name)) for item in fields(StudyRecord)
-                if item.name not in FREE]  # fmt: skip
-    before = setting.as_before(TrialConfig) | there.settings
-    paths = setting.sparing(TrialConfig, setting.TRIAL)
-    compared += [(name, before[name], value) for name, value in here.settings.items() if name not in paths]
-    if there.fingerprint is not None:  # of a study begun by mldiv 0.5.0 it is not known
-        compared.append(("fingerprint", there.fingerprint, here.fingerprint))
-    differing = [f"{name} ({old!r} there, {new!r} here)" for name, old, new in compared if old != new]
-    if differing:
-        raise ConfigError(
-            f"{place} holds another configuration of this study: {'; '.join(differing)}. "
-            "Use the same flags to continue it, or another --out"
-        )

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from mldiv.cli.dry_run import describe
 from mldiv.cli.execute import ReportBuilder, execute
 from mldiv.cli.flags import parse_flags
-from mldiv.cli.run import open_folder, prepare
+from mldiv.cli.folder import open_folder
+from mldiv.cli.run import prepare
 from mldiv.config import ConfigError
 from mldiv.datasets.sources import DataError
 from mldiv.records import RecordError
@@ -20,7 +21,7 @@ def main(study: Study, report: ReportBuilder, argv: Sequence[str] | None = None)
     with patient_output():
         try:
             run = prepare(study, flags)
-            with open_folder(run) as folder:
+            with open_folder(run) as (run, folder):
                 if not run.dry_run:
                     return execute(run, folder, report)
                 print(plain(describe(run, folder.local)))

@@ -1,18 +1,13 @@
 """One run of a study: its flags checked, its configuration and its arms, before any work starts."""
 
-import json
 import math
-import os
-import platform
 import sys
-import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
 
 import mldiv
@@ -22,11 +17,8 @@ from mldiv.cli.checks import (
     check_data,
     check_flags,
     check_heard,
-    check_links,
-    check_same,
     check_trials,
     check_workers,
-    check_writable,
 )
 from mldiv.cli.flags import full_path, parse_margins, parse_settings, places
 from mldiv.cluster.nodes import has_gpus, memory_here
@@ -34,13 +26,13 @@ from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.datasets.files import DataError
 from mldiv.datasets.splits import TooFewImages
 from mldiv.presets import PRESETS, Preset, configure, cut_of
-from mldiv.record_files import RecordError, read_json
 from mldiv.records import StudyRecord
 from mldiv.storage.cache import Store
-from mldiv.storage.object_store import Location, SyncedFolder, is_url, working_copy
+from mldiv.storage.object_store import Location
 from mldiv.storage.remote_cache import open_store
 from mldiv.study import Changes, Study, Weights
 from mldiv.sweep.arm import Arm, make_arm
+from mldiv.sweep.common_points import settings_of
 from mldiv.sweep.plan import Plan, search_seeds
 from mldiv.sweep.search_space import SELECTION
 from mldiv.terminal import plain
@@ -84,6 +76,7 @@ class StudyRun:
         return Plan(
             make_arms(self.study, self.base, header.changes), folder, samples=header.samples, seeds=tuple(header.seeds),
             batch=header.batch, rule=self.rule, search_seeds=header.search_seeds, storage=storage, share=self.share,
+            drawn=header.drawn,
         )  # fmt: skip
 
     def say(self, text: str) -> None:
@@ -231,6 +224,7 @@ def describe_study(
         samples=count_trials(study, flags, preset),
         search_seeds=list(search_seeds(study.search_seeds)),
         searched={arm.name: list(arm.searched) for arm in arms},
+        drawn=[settings_of(arm.searched for arm in arms)],
         batch=study.batch if flags.open_suggestions is None else flags.open_suggestions,
         selection=SELECTION[flags.select].title,
         objectives=list(SELECTION[flags.select].objectives),
@@ -255,47 +249,3 @@ def choose_contrasts(study: Study, chosen: Sequence[str], arms: list[str]) -> di
     """Return the study's contrasts; where arms were chosen, those that these allow."""
     found = study.contrasts(arms) if callable(study.contrasts) else study.contrasts
     return {name: weights for name, weights in found.items() if not chosen or set(weights) <= set(arms)}
-
-
-@contextmanager
-def open_folder(run: StudyRun) -> Iterator[SyncedFolder]:
-    """Open the study's folder, or a copy here of one on an object store, with the records that are there.
-
-    Raises: ConfigError where a place cannot be written, or holds another configuration of the study; RecordError; OSError.
-    """
-    check_writable("out", run.place, run.dry_run)
-    check_writable("cache", run.store.place, run.dry_run)
-    with working_copy(run.place, fetch=False) as folder, only_driver(run, folder):
-        check_links(folder.local)
-        folder.pull_study(of_trials=("/trial.json",))
-        if (folder.local / "study.json").exists():
-            check_same(run.header, records.read_study(folder.local), run.place)
-        yield folder
-
-
-@contextmanager
-def only_driver(run: StudyRun, folder: SyncedFolder) -> Iterator[None]:
-    """Hold a study's folder on a disk against a second run of it.
-
-    Raises: ConfigError, saying who holds it.
-    """
-    if run.dry_run or is_url(run.place):
-        yield
-        return
-    lock, who = FileLock(folder.local / ".running", timeout=0), folder.local / ".running.json"
-    try:
-        lock.acquire()
-    except Timeout:
-        said = "nobody says who"
-        with suppress(OSError, RecordError):
-            said = json.dumps(read_json(who))
-        raise ConfigError(
-            f"{run.place} is in use by another run of this study ({said}): wait for it, end it, or take another --out"
-        ) from None
-    try:
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        records.write_json(who, {"process": os.getpid(), "host": platform.node(), "since": since})
-        yield
-    finally:
-        who.unlink(missing_ok=True)
-        lock.release()
