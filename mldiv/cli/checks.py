@@ -23,6 +23,7 @@ from mldiv.method.alignment import channel_groups
 from mldiv.method.networks import build
 from mldiv.storage.object_store import Location, Remote, is_url
 from mldiv.sweep.arm import Arm
+from mldiv.sweep.looks import LEAST_MOST, Sequential
 from mldiv.sweep.search_space import SELECTION, effective
 from mldiv.training.loop import make_fusion, steps_per_epoch
 from mldiv.training.worker_cache import dataset
@@ -49,6 +50,8 @@ def _check_counts(flags: Namespace) -> None:
     """Refuse numbers of things that are too small, or beyond all that can be."""
     for flag, least in COUNTS.items():
         value = getattr(flags, flag.replace("-", "_"))
+        if isinstance(value, Sequential):
+            flag, value, least = f"{flag} auto, at most", value.most, LEAST_MOST
         if value is not None and value < least:
             raise ConfigError(f"--{flag} {value}: must be at least {least}")
         if value is not None and value > MOST:

@@ -92,6 +92,8 @@ def _differing(here: StudyRecord, there: StudyRecord) -> Iterator[tuple[str, Any
     more_arms = len(here.arms) > len(there.arms)
     for name in (item.name for item in fields(StudyRecord) if item.name not in FREE):
         old, new = getattr(there, name), getattr(here, name)
+        if name == "seeds" and here.looks and here.looks == there.looks:
+            continue  # every run looks anew, from the first look on
         if old != new and not (name in EXTENDS and EXTENDS[name](old, new, more_arms)):
             yield name, old, new
     before, paths = setting.as_before(TrialConfig) | there.settings, setting.sparing(TrialConfig, setting.TRIAL)
@@ -133,11 +135,16 @@ def _grown(here: StudyRecord, there: StudyRecord) -> str:
     return ", ".join(f"{new} {name} in place of {old}" for name, (old, new) in counts.items() if new > old)
 
 
+def _seeds(there: StudyRecord) -> str:
+    return f"--seeds auto:{there.looks[-1]}" if there.looks else f"--seeds {len(there.seeds)}"
+
+
 #: By field of study.json, the flags that ask for what it holds.
 FLAGS: dict[str, Callable[[StudyRecord], str]] = {
     "preset": lambda there: f"--preset {there.preset}",
     "arms": lambda there: " ".join(f"--arm {shlex.quote(arm)}" for arm in there.arms if arm != there.baseline),
-    "seeds": lambda there: f"--seeds {len(there.seeds)}",
+    "seeds": _seeds,
+    "looks": _seeds,
     "samples": lambda there: f"--trials {there.samples}",
     "batch": lambda there: f"--open-suggestions {there.batch}",
     "margins": lambda there: " ".join(f"--margin {name}={size:g}" for name, size in there.margins.items()),
@@ -147,7 +154,7 @@ FLAGS: dict[str, Callable[[StudyRecord], str]] = {
 
 def _ways(place: Location, there: StudyRecord, differing: list[tuple[str, Any, Any]]) -> str:
     """Say which flags continue the study in ``place``, and how another one takes over what it shares with it."""
-    flags = [FLAGS[name](there) for name, _, _ in differing if name in FLAGS]
+    flags = list(dict.fromkeys(FLAGS[name](there) for name, _, _ in differing if name in FLAGS))
     flags += [f"--set {name}={json.dumps(old)}" for name, old, _ in differing if name in there.settings]
     asked = f" ({' '.join(flags)})" if flags else ""
     same = f"Use the same flags to continue it{asked}"

@@ -5,7 +5,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from optuna.storages import BaseStorage
@@ -26,13 +26,13 @@ from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.datasets.files import DataError
 from mldiv.datasets.splits import TooFewImages
 from mldiv.presets import PRESETS, Preset, configure, cut_of
-from mldiv.records import StudyRecord
+from mldiv.records import LEVEL, StudyRecord
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import Location
 from mldiv.storage.remote_cache import open_store
 from mldiv.study import Changes, Study, Weights
 from mldiv.sweep.arm import Arm, make_arm
-from mldiv.sweep.common_points import settings_of
+from mldiv.sweep.looks import Sequential
 from mldiv.sweep.plan import Plan, search_seeds
 from mldiv.sweep.search_space import SELECTION
 from mldiv.terminal import plain
@@ -78,6 +78,10 @@ class StudyRun:
             batch=header.batch, rule=self.rule, search_seeds=header.search_seeds, storage=storage, share=self.share,
             drawn=header.drawn,
         )  # fmt: skip
+
+    def at_look(self, seeds: int) -> "StudyRun":
+        """Return the run with so many seeds."""
+        return replace(self, header=replace(self.header, seeds=first_seeds(seeds)))
 
     def say(self, text: str) -> None:
         """Tell the user, beside what the study prints as its result."""
@@ -208,6 +212,7 @@ def describe_study(
     """Return study.json as the run begins with it."""
     names, usual = list(changes), PRESETS[preset]
     seeds = usual.seeds if flags.seeds is None else flags.seeds
+    looks = seeds.looks() if isinstance(seeds, Sequential) else []
     others = [arm for arm in names if arm != study.baseline]
     return StudyRecord(
         name=study.name,
@@ -220,11 +225,12 @@ def describe_study(
         compare=others if flags.arm else list(study.compare) or others,
         contrasts=choose_contrasts(study, flags.arm, names),
         members=study.members,
-        seeds=list(range(1, seeds + 1)),
+        seeds=first_seeds(looks[0] if looks else seeds),
+        looks=looks,
+        level=LEVEL / max(len(looks), 1),
         samples=count_trials(study, flags, preset),
         search_seeds=list(search_seeds(study.search_seeds)),
         searched={arm.name: list(arm.searched) for arm in arms},
-        drawn=[settings_of(arm.searched for arm in arms)],
         batch=study.batch if flags.open_suggestions is None else flags.open_suggestions,
         selection=SELECTION[flags.select].title,
         objectives=list(SELECTION[flags.select].objectives),
@@ -238,6 +244,11 @@ def describe_study(
         world_size=flags.workers,
         environment={"mldiv": mldiv.__version__, "commit": records.commit()},
     )
+
+
+def first_seeds(count: int) -> list[int]:
+    """Return the seeds of so many repeats."""
+    return list(range(1, count + 1))
 
 
 def count_trials(study: Study, flags: Namespace, preset: str) -> int:
