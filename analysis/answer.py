@@ -17,6 +17,7 @@ from analysis.stats.statistics import (
     VERDICTS,
     WORSE,
     Difference,
+    interval_name,
 )
 from mldiv.terminal import plain
 
@@ -43,7 +44,7 @@ def answer(
         lines.append(f"There is no answer yet: no arm has a finished trial on a seed of the baseline ({baseline}).")
         return "\n".join(lines) + "\n"
     singles = singles or {}
-    paragraphs = [_verdicts(study, effects["nll"]), *_unlike(study, effects["nll"], singles), *further]
+    paragraphs = [_verdicts(study, effects["nll"]), *_looks(study), *_unlike(study, effects["nll"], singles), *further]
     if contrasts["nll"]:
         paragraphs.append(_contrasts(study, contrasts["nll"]))
     if numbers:
@@ -74,8 +75,33 @@ def _verdicts(study: StudyData, effects: Mapping[str, Difference]) -> str:
     if by_verdict[BETTER] and len(effects) > 1:
         words.append("The arms were not tested against each other: being the best mean is no proof of being the best.")
     if arms := by_verdict[UNDECIDED]:
-        words.append(_plan({arm: effects[arm] for arm in arms}, margin))
+        words.append(_plan({arm: effects[arm] for arm in arms}, margin) if not study.header.looks else _further(study, arms))
     return " ".join(word for word in words if word)
+
+
+def _further(study: StudyData, arms: list[str]) -> str:
+    """Say what becomes of what is undecided in a study that adds seeds as needed."""
+    taken, planned = len(study.looks[-1]), study.header.looks
+    if taken < planned[-1]:
+        return f"The same command goes on to {planned[planned.index(taken) + 1]} seeds."
+    return (
+        f"With {taken} seeds, the stated most, {'that stays' if len(arms) == 1 else 'those stay'} undecided; more seeds are "
+        "another study (`--seeds auto:MOST`, another `--out`): this one has stated its looks."
+    )
+
+
+def _looks(study: StudyData) -> list[str]:
+    """Say when a study that adds seeds as needed has looked, and at which level."""
+    planned, level = study.header.looks, study.header.level
+    if not planned:
+        return []
+    return [
+        f"**Seeds were added as needed**: after looks at {join([str(len(seeds)) for seeds in study.looks])} seeds, of "
+        f"{join(list(map(str, planned)))} planned before training. Each look has {interval_name(level)}s, and p is multiplied "
+        f"by {len(planned)}, so that over all looks together a verdict errs at most as often as one at a level of {LEVEL:.0%}. "
+        "What a look has decided stays decided: verdict, mean, interval and n are that look's, of the undecided the last "
+        "one's. Tables hold the means of all seeds."
+    ]
 
 
 def _unlike(study: StudyData, effects: Mapping[str, Difference], singles: Mapping[str, Effects]) -> list[str]:
@@ -94,11 +120,12 @@ def _unlike(study: StudyData, effects: Mapping[str, Difference], singles: Mappin
 def _by_whom(study: StudyData, metric: str, effects: Mapping[str, Difference], singles: Mapping[str, Effects]) -> str:
     """Tabulate the verdicts by whose predictions an arm is judged."""
     compared, margin = COMPARED[metric], study.header.margins[metric]
+    interval = interval_name(study.header.level)
     columns = {"as the arm is judged": effects, **{name: of[metric] for name, of in singles.items() if metric in of}}
     rows = [
         [plain(arm).replace("|", r"\|"), *(_cell(of.get(arm), metric, margin) for of in columns.values())] for arm in effects
     ]
-    head = f"The same by whom: difference in test {compared.title}{compared.unit}, verdict, mean [95 % interval]:"
+    head = f"The same by whom: difference in test {compared.title}{compared.unit}, verdict, mean [{interval}]:"
     table = pd.DataFrame(rows, columns=[study.header.scientific, *columns]).to_markdown(index=False, disable_numparse=True)
     return f"{head}\n\n{table}"
 
@@ -149,7 +176,8 @@ def _contrasts(study: StudyData, contrasts: Mapping[str, Difference]) -> str:
 def _list(study: StudyData, kind: str, to: str, metric: str, effects: Mapping[str, Difference]) -> str:
     compared, margin = COMPARED[metric], study.header.margins[metric]
     head = (
-        f"{kind} in test {compared.title}{compared.unit}{to}, paired by seed, mean [95 % interval] (what matters: {margin:g}):"
+        f"{kind} in test {compared.title}{compared.unit}{to}, paired by seed, mean [{interval_name(study.header.level)}] (what "
+        f"matters: {margin:g}):"
     )
     rows = {name: (verdict(effect, metric, margin, kind), describe(effect, metric)) for name, effect in effects.items()}
     return "\n".join([head, "", *(f"- {name}: **{word}**, {words}" for name, (word, words) in rows.items())])

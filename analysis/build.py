@@ -8,12 +8,13 @@ from pathlib import Path
 from analysis import answer, tables
 from analysis.figures import reliability
 from analysis.records import alive, effects, expected
-from analysis.records.effects import COMPARED, Effects
+from analysis.records.effects import COMPARED, Effects, Looks
 from analysis.records.load import StudyData, load
 from analysis.records.repeats import STRONGER, Repeats, gather, predictions
 from analysis.records.signatures import signatures, words
 from analysis.report import page
 from analysis.report.sections import Finding, findings
+from analysis.stats.statistics import UNDECIDED
 from mldiv.record_files import write_atomically
 from mldiv.records import scored_by
 from mldiv.storage.object_store import is_url
@@ -46,16 +47,35 @@ def analyse(folder: Path) -> Analysis:
     Raises: RecordError when ``folder`` holds no study of this schema version.
     """
     study = load(folder)
-    repeats = gather(study)
+    repeats, looks = gather(study), _looks(study)
     return Analysis(
         study,
         repeats,
         tables.summaries({arm: list(of_arm.values()) for arm, of_arm in repeats.items()}),
-        effects.differences(repeats, study.baseline, study.header.compare) if study.baseline else {},
-        effects.contrasts(repeats, study.header.contrasts),
+        effects.differences(repeats, study.baseline, study.header.compare, looks=looks) if study.baseline else {},
+        effects.contrasts(repeats, study.header.contrasts, looks=looks),
         _of_singles(study),
         findings(study),
     )
+
+
+def undecided(folder: Path) -> list[str]:
+    """Name the arms and contrasts that are undecided in NLL by the looks that a study has taken; arms without a pair are none.
+
+    Raises: RecordError as `analyse`.
+    """
+    study = load(folder)
+    repeats, looks, header = gather(study), _looks(study), study.header
+    found = [effects.contrasts(repeats, header.contrasts, ["nll"], looks)]
+    if study.baseline is not None:
+        found.insert(0, effects.differences(repeats, study.baseline, header.compare, ["nll"], looks))
+    every = [pair for of in found for pair in of["nll"].items()]
+    return [name for name, effect in every if effect.verdict(header.margins["nll"], COMPARED["nll"].more) == UNDECIDED]
+
+
+def _looks(study: StudyData) -> Looks | None:
+    header = study.header
+    return Looks(study.looks, header.level, header.margins) if header.looks else None
 
 
 def _of_singles(study: StudyData) -> dict[str, Effects]:
@@ -66,7 +86,11 @@ def _of_singles(study: StudyData) -> dict[str, Effects]:
     means = {"nll", "accuracy"}  # of a resampled score once is enough
     found = {
         {"peers": "mean of single peers"}.get(whose, whose.replace("_", " ")): effects.differences(
-            gather(study, whose), study.baseline, study.header.compare, [m for m in COMPARED if whose == "peers" or m in means]
+            gather(study, whose),
+            study.baseline,
+            study.header.compare,
+            [m for m in COMPARED if whose == "peers" or m in means],
+            _looks(study),
         )
         for whose in ("peers", *peers, STRONGER)
     }

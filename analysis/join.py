@@ -12,7 +12,7 @@ from analysis.build import FORMATS, Analysis, analyse, nearby, write
 from analysis.records.columns import GROUPS
 from analysis.records.effects import COMPARED
 from analysis.report.page import document
-from analysis.stats.statistics import holm
+from analysis.stats.statistics import holm, interval_name
 from mldiv.records import RecordError
 
 
@@ -96,12 +96,13 @@ def latex(studies: dict[str, Analysis]) -> str:
 def answer(studies: dict[str, Analysis]) -> str:
     """List each study's differences to its baseline, p-values corrected over all of them."""
     lines = ["# Several studies", ""]
+    kinds = " or ".join(sorted({interval_name(made.study.header.level) for made in studies.values()}))
     for metric, compared in COMPARED.items():
         effects = {(name, arm): effect for name, made in studies.items() for arm, effect in made.differences[metric].items()}
         adjusted = holm([effect.p for effect in effects.values()])
         lines += [
-            f"Difference in test {compared.title}{compared.unit} to each study's baseline, paired by seed, mean [95 % "
-            f"interval]; p-values corrected over all {len(effects)} comparisons:",
+            f"Difference in test {compared.title}{compared.unit} to each study's baseline, paired by seed, mean [{kinds}]; "
+            f"p-values corrected over all {len(effects)} comparisons:",
             "",
         ]
         for ((name, arm), effect), p in zip(effects.items(), adjusted, strict=True):

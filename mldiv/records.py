@@ -44,6 +44,9 @@ PHASES = ("search", "repeat")
 #: What a trial cost: epochs that it trained itself, that it took from the store, and of pretraining that it trained.
 COSTS = ("epochs_trained", "epochs_shared", "pretraining_epochs_trained")
 
+#: How often a comparison of no difference may come out as one, over all looks at it together.
+LEVEL = 0.05
+
 #: By metric, the smallest difference that matters between two arms, unless a study states others: in NLL, points of accuracy
 #: and points of ECE, for data like CIFAR.
 MARGINS = {"nll": 0.005, "accuracy": 0.3, "ece": 0.5}
@@ -141,11 +144,14 @@ class StudyRecord:
 
     arms: in the order of the tables; changes: by arm, what it sets in ``settings``; compare: arms that are compared with the
     baseline; contrasts: name -> arms' weights; members: arm -> "peers", where not "pair"; samples: Optuna trials of
-    each searched arm, each trained with every one of search_seeds; searched: by arm, the settings; batch: suggestions open at
+    each searched arm, each trained with every one of search_seeds; searched: by arm, the settings; drawn: these in the order in
+    which the searches' common points draw them, a list for each time that the study grew; batch: suggestions open at
     once; surface: alpha's and beta's positive range, where their response surface is drawn; data: the data in words;
     world_size: worker processes of a trial; fingerprint: hash of all images and labels. chosen and importance come at the
     study's end: by arm, the settings that its search chose, and each one's share in what makes a trial good. margins: by
-    metric, the smallest difference that matters, stated before training.
+    metric, the smallest difference that matters, stated before training. looks: the numbers of seeds at which a study that adds
+    seeds as needed looks at its comparisons, stated before training too, none in any other; level: of each look's intervals,
+    LEVEL shared out evenly over the looks.
     """
 
     compare: list[str]
@@ -154,6 +160,7 @@ class StudyRecord:
     samples: int
     search_seeds: list[int]
     searched: dict[str, list[str]]
+    drawn: list[list[str]] = field(default_factory=list)
     batch: int = 1
     selection: str
     objectives: list[str] = field(default_factory=list)
@@ -177,6 +184,8 @@ class StudyRecord:
     importance: dict[str, dict[str, float]] | None = None
     fingerprint: str | None = None
     margins: dict[str, float] = field(default_factory=lambda: dict(MARGINS))
+    looks: list[int] = field(default_factory=list)
+    level: float = LEVEL
 
     @property
     def has_search(self) -> bool:
@@ -281,10 +290,10 @@ def _check_schema(value: dict[str, Any], path: Path) -> None:
 
 
 def write_study(folder: Path, record: StudyRecord) -> None:
-    """Write ``study.json``; what is not known yet, or was not when it was begun, is left out."""
-    later = ("chosen", "importance", "fingerprint")
+    """Write ``study.json``; what is not known yet, or what most studies have not, is left out."""
+    later: dict[str, Any] = {"chosen": None, "importance": None, "fingerprint": None, "drawn": [], "looks": [], "level": LEVEL}
     write_json(folder / "study.json", {name: value for name, value in asdict(record).items()
-                                       if value is not None or name not in later})  # fmt: skip
+                                       if name not in later or value != later[name]})  # fmt: skip
 
 
 def read_study(folder: Path) -> StudyRecord:

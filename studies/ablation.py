@@ -8,7 +8,7 @@ twins, and what else the arithmetic of a pair buys: one wider network, one that 
 four peers. Trials of fewer than 20 epochs (preset demo) have of these only the two deterministic pairs.
 """
 
-from analysis.build import build
+from analysis.build import build, undecided
 from mldiv.cli.main import main
 from mldiv.config import TrialConfig
 from mldiv.study import Study
@@ -57,4 +57,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(main(STUDY, build))
+    raise SystemExit(main(STUDY, build, undecided=undecided))

@@ -5,7 +5,7 @@ choice is repeated on the same seeds as the baseline, plain mutual learning, whi
 the same budget.
 """
 
-from analysis.build import build
+from analysis.build import build, undecided
 from mldiv.cli.main import main
 from mldiv.method.kernels import KERNELS
 from mldiv.study import Study
@@ -22,4 +22,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(main(STUDY, build))
+    raise SystemExit(main(STUDY, build, undecided=undecided))

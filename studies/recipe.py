@@ -5,7 +5,7 @@ For choosing defaults: scores are of development images, taken from the training
 is not used. Learning rate, schedule, clipping and optimiser act on the second peer's pretraining too; AdamW needs another rate.
 """
 
-from analysis.build import build
+from analysis.build import build, undecided
 from mldiv.cli.main import main
 from mldiv.config import TrialConfig
 from mldiv.study import Study
@@ -70,4 +70,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(main(STUDY, build))
+    raise SystemExit(main(STUDY, build, undecided=undecided))

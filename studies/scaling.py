@@ -5,7 +5,7 @@ full method against mutual learning at every size, both with their learning rate
 the defaults, for time).
 """
 
-from analysis.build import build
+from analysis.build import build, undecided
 from mldiv.cli.main import main
 from mldiv.config import TrialConfig
 from mldiv.study import Study
@@ -67,4 +67,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(main(STUDY, build))
+    raise SystemExit(main(STUDY, build, undecided=undecided))

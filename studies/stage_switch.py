@@ -4,7 +4,7 @@ Where the learning rate begins anew at the switch (`stage_schedule`), the switch
 twin without the terms whose rate begins anew at the same epoch, and what the terms give from there on is the difference.
 """
 
-from analysis.build import build
+from analysis.build import build, undecided
 from mldiv.cli.main import main
 from mldiv.config import TrialConfig
 from mldiv.study import Study
@@ -40,4 +40,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(main(STUDY, build))
+    raise SystemExit(main(STUDY, build, undecided=undecided))

@@ -6,7 +6,7 @@ kl_weight and temperature stay fixed, so that the surface is one of alpha and be
 chosen weights, the paper's (1, 2) and plain mutual learning are repeated on fresh seeds.
 """
 
-from analysis.build import build
+from analysis.build import build, undecided
 from mldiv.cli.main import main
 from mldiv.study import Study
 from mldiv.sweep.search_space import OR_ZERO, WEIGHTS
@@ -27,4 +27,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(main(STUDY, build))
+    raise SystemExit(main(STUDY, build, undecided=undecided))

@@ -125,6 +125,10 @@ def test_the_keys_of_study_json_and_their_order(tmp_path):
     assert list(json.loads((tmp_path / "study.json").read_text())) == [*keys, "margins"]
     records.write_study(tmp_path, study(chosen={}, importance={}))
     assert list(json.loads((tmp_path / "study.json").read_text())) == [*keys, "chosen", "importance", "margins"]
+    grown = study(drawn=[["lr"], ["alpha"]], looks=[3, 4], level=0.025)
+    records.write_study(tmp_path, grown)
+    assert set(json.loads((tmp_path / "study.json").read_text())) == {*keys, "margins", "drawn", "looks", "level"}
+    assert records.read_study(tmp_path) == grown
 
 
 def without(name):

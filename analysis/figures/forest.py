@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from analysis.figures import html, svg
 from analysis.figures.palette import Style
 from analysis.records.effects import COMPARED, Effects
-from analysis.stats.statistics import UNDECIDED, Difference
+from analysis.stats.statistics import LEVEL, UNDECIDED, Difference, interval_name
 
 #: Heights of a row, and of title and axis together.
 ROW_POINTS, FRAME_POINTS = 31.0, 62.0
@@ -62,7 +62,9 @@ def numbers(effects: Effects, contrasts: Effects, styles: Mapping[str, Style], m
             p = f"{effect.p:.2g}", f"{effect.adjusted:.2g}"
             verdict = effect.verdict(margins[name], metric.more)
             rows.append([arm, f"{metric.title}{metric.unit}", verdict, mean, " to ".join(ends) or None, effect.n, *p])
-    head = ["", "metric", "verdict", "mean difference", "95 % interval", "n", "p", "Holm-adjusted p"]
+    levels = {effect.level for of in (*effects.values(), *contrasts.values()) for effect in of.values()}
+    name = interval_name(levels.pop() if levels else LEVEL)
+    head = ["", "metric", "verdict", "mean difference", name, "n", "p", "Holm-adjusted p"]
     return html.table(head, rows, rigid=True)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mldiv.record_files import Damaged, check_fields
-from mldiv.records import IDENTITY, MARGINS, MEND, SPARED, Assignment, StudyRecord, TrialRecord, members_of
+from mldiv.records import IDENTITY, LEVEL, MARGINS, MEND, SPARED, Assignment, StudyRecord, TrialRecord, members_of
 
 #: Settings of the study that its tables name.
 SETTINGS = {"arch": str, "width": float, "epochs": int, "batch_size": int, "test_samples": int, "data": str}
@@ -12,6 +12,8 @@ SETTINGS = {"arch": str, "width": float, "epochs": int, "batch_size": int, "test
 CONFIG = {"epochs": int, "seed": int, "alpha": float, "beta": float, "peers": int}
 #: Fields that a line of scaling.jsonl has at least, and what it says of a step's seconds and bytes.
 SIZE = {"arch": str, "width": float, "batch_size": int, "weights": int, "seconds": dict[str, float], "bytes": dict[str, float]}
+#: Of a level that was divided by a number of looks.
+ROUNDING = 1e-9
 STAGES = frozenset({"stage_1", "stage_2"})
 #: Scores that a finished trial has of every member, on validation and test data.
 SCORED = frozenset({"accuracy", "nll"})
@@ -33,6 +35,7 @@ def check_header(header: StudyRecord, path: Path) -> None:
         f"members = {header.members}": set(header.members.values()) - {"pair", "peers"},
         f"surface = {header.surface}": not _is_surface(header.surface),
         f"margins = {header.margins}": set(header.margins) != set(MARGINS) or not min(header.margins.values()) > 0,
+        f"looks = {header.looks}, level = {header.level}, seeds = {header.seeds}": not _are_looks(header),
         f"samples = {header.samples}": header.samples < 0,
         f"world_size = {header.world_size}": header.world_size < 1,
     }
@@ -47,6 +50,14 @@ def _part(value: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
 def _is_surface(surface: dict[str, list[float]] | None) -> bool:
     ends = [] if surface is None else [surface.get("alpha", []), surface.get("beta", [])]
     return all(len(pair) == 2 and 0 < pair[0] < pair[1] for pair in ends)
+
+
+def _are_looks(header: StudyRecord) -> bool:
+    """Whether a study has looked when and at the level that it says; one that does not add seeds looks once."""
+    looks = header.looks
+    if abs(header.level * max(len(looks), 1) - LEVEL) > ROUNDING:
+        return False
+    return not looks or (looks == sorted(set(looks)) and looks[0] > 0 and len(header.seeds) in looks)
 
 
 def check_size(line: dict[str, Any], where: str) -> None:

@@ -10,7 +10,7 @@ from analysis.records.load import Predictions
 from analysis.records.repeats import Repeat, Repeats
 from analysis.stats.bootstrap import Interval, PerSeed, two_way, two_way_statistic
 from analysis.stats.calibration import image_eces
-from analysis.stats.statistics import Difference, contrast, difference, holm
+from analysis.stats.statistics import UNDECIDED, Difference, contrast, difference, holm
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,24 @@ COMPARED: dict[str, Compared] = {
     "ece": Compared("ECE", " in percentage points", 100.0, 2, False, None),
 }
 
+
+@dataclass(frozen=True)
+class Looks:
+    """The looks that a study which adds seeds as needed has taken.
+
+    taken: the seeds of each, a look's among those of the next; level: of each look's intervals; margins: by metric, the
+    smallest difference that matters. With level LEVEL over the number of planned looks, over all of them together a verdict is
+    wrong at most as often as a single look's at LEVEL, however the looks depend on each other (Bonferroni). The levels of
+    Pocock and of O'Brien and Fleming (spent as by Lan and DeMets 1983) with t quantiles are not enough where seeds are few and
+    vary more than images: of comparisons without a difference 5.6 % came out as better or worse at 3, 5, 8 and 12 seeds, here
+    3.9 %.
+    """
+
+    taken: Sequence[Sequence[int]]
+    level: float
+    margins: Mapping[str, float]
+
+
 #: By arm, how much it counts.
 Weights = Mapping[str, float]
 #: By arm and seed, the predictions of the arm's members.
@@ -43,23 +61,42 @@ OfArms = Mapping[str, Sequence[list[Predictions]]]
 Effects = Mapping[str, Mapping[str, Difference]]
 
 
-def differences(repeats: Repeats, baseline: str, arms: list[str], metrics: Iterable[str] = COMPARED) -> Effects:
+def differences(
+    repeats: Repeats, baseline: str, arms: list[str], metrics: Iterable[str] = COMPARED, looks: Looks | None = None
+) -> Effects:  # fmt: skip
     """Subtract the baseline's scores from each arm's, in printed units, with Holm's correction over the arms.
 
-    metrics: of COMPARED. Arms that share no seed with the baseline are left out.
+    metrics: of COMPARED; looks: judge at each, the first that decides. Arms that share no seed with the baseline are left out.
     """
-    return contrasts(repeats, {arm: {arm: 1.0, baseline: -1.0} for arm in arms if arm != baseline}, metrics)
+    return contrasts(repeats, {arm: {arm: 1.0, baseline: -1.0} for arm in arms if arm != baseline}, metrics, looks)
 
 
-def contrasts(repeats: Repeats, family: Mapping[str, Weights], metrics: Iterable[str] = COMPARED) -> Effects:
+def contrasts(
+    repeats: Repeats, family: Mapping[str, Weights], metrics: Iterable[str] = COMPARED, looks: Looks | None = None
+) -> Effects:  # fmt: skip
     """Add up arms' scores with the weights of each contrast, in printed units, with Holm's correction over the contrasts."""
-    return {metric: _corrected(repeats, metric, family) for metric in metrics}
+    return {metric: _corrected(repeats, metric, family, looks) for metric in metrics}
 
 
-def _corrected(repeats: Repeats, metric: str, family: Mapping[str, Weights]) -> dict[str, Difference]:
-    effects = {name: effect for name, weights in family.items() if (effect := _effect(repeats, metric, weights)) is not None}
+def _corrected(repeats: Repeats, metric: str, family: Mapping[str, Weights], looks: Looks | None) -> dict[str, Difference]:
+    found = {name: _at_looks(repeats, metric, weights, looks) for name, weights in family.items()}
+    effects = {name: effect for name, effect in found.items() if effect is not None}
     adjusted = holm([effect.p for effect in effects.values()])
     return {name: replace(effect, adjusted=p) for (name, effect), p in zip(effects.items(), adjusted, strict=True)}
+
+
+def _at_looks(repeats: Repeats, metric: str, weights: Weights, looks: Looks | None) -> Difference | None:
+    """Return the contrast at the first look that decides it, else at the last."""
+    if looks is None:
+        return _effect(repeats, metric, weights)
+    effect = None
+    for seeds in looks.taken:
+        of_look = {arm: {seed: repeats[arm][seed] for seed in seeds if seed in repeats.get(arm, {})} for arm in weights}
+        if (effect := _effect(of_look, metric, weights)) is not None:
+            effect = replace(effect, level=looks.level)
+            if effect.verdict(looks.margins[metric], COMPARED[metric].more) != UNDECIDED:
+                return effect
+    return effect
 
 
 def _effect(repeats: Repeats, metric: str, weights: Weights) -> Difference | None:

@@ -110,6 +110,17 @@ class StudyData:
         """The data that the final scores are of, in words."""
         return "development images, held out from the training set" if self.development else "test data"
 
+    @property
+    def looks(self) -> list[list[int]]:
+        """The seeds of each look that a study which adds seeds as needed has taken; the first counts as it comes.
+
+        A later one is taken when all of its trials have ended, and what it chose is noted.
+        """
+        ended = self.header.chosen is not None and all(record.final for record in self.records.values())
+        planned = [look for look in self.header.looks if look <= len(self.seeds)]
+        taken = planned if ended else planned[:-1] or planned
+        return [self.seeds[:look] for look in taken]
+
     def member(self, arm: str) -> str:
         """Return whose predictions the arm is judged by: "pair" or "peers"."""
         return self.header.members.get(arm, "pair")

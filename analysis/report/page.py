@@ -14,7 +14,7 @@ from analysis.records.effects import Effects
 from analysis.records.load import StudyData
 from analysis.records.repeats import ByArm
 from analysis.report import account
-from analysis.stats.statistics import Difference
+from analysis.stats.statistics import Difference, interval_name
 
 Styles = Mapping[str, Style]
 
@@ -119,8 +119,9 @@ def _differences(study: StudyData, effects: Effects, contrasts: Effects, styles:
         return _missing(f"There is nothing to compare: {why}.")
     every = [effect for of_metric in [*effects.values(), *contrasts.values()] for effect in of_metric.values()]
     caption = (
-        f"Test scores less those of the baseline ({study.baseline}), paired by seed: mean and 95 % interval {_over(every)}. n: "
-        "pairs of finished repeats. The band holds differences too small to matter, stated before training: an interval within "
+        f"Test scores less those of the baseline ({study.baseline}), paired by seed: mean and "
+        f"{interval_name(study.header.level)} {_over(every)}. n: pairs of finished repeats. The band "
+        "holds differences too small to matter, stated before training: an interval within "
         "it is equivalent, one beside 0 better or worse; an open marker is undecided."
     )
     if any(contrasts.values()):

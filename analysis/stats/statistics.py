@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.05
+from mldiv.records import LEVEL
+
 #: The chance with which a planned study is to decide a comparison.
 POWER = 0.8
 #: With fewer seeds an interval is not trusted (`bootstrap` has the coverage), and nothing is decided.
@@ -47,7 +48,7 @@ class Difference:
 
     error: the mean's standard error, over seeds and images where images is given; df: its degrees of freedom; images_error:
     the part of it that more seeds do not lower; images: over how many the interval holds too, None where it is over seeds
-    alone; adjusted: Holm's p.
+    alone; adjusted: Holm's p; level: of its interval, below LEVEL where that is shared out over several looks.
     """
 
     mean: float
@@ -57,20 +58,26 @@ class Difference:
     images_error: float = 0.0
     images: int | None = None
     adjusted: float = 1.0
+    level: float = LEVEL
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval, by Student's t; None for a single seed."""
+        """The interval at ``level`` (95 % at LEVEL), by Student's t; None for a single seed."""
         if self.error is None:
             return None
-        half = float(stats.t.ppf(1 - LEVEL / 2, self.df)) * self.error
+        half = float(stats.t.ppf(1 - self.level / 2, self.df)) * self.error
         return self.mean - half, self.mean + half
 
     @property
     def p(self) -> float:
-        """The two-sided p of no difference: at most LEVEL where the interval leaves out 0, and nowhere else; 1 for one seed."""
+        """The two-sided p of no difference: at most LEVEL where the interval leaves out 0, and nowhere else; 1 for one seed.
+
+        Of one of several looks it is multiplied by their number, as Bonferroni does.
+        """
         above = self.chance_above
-        return 1.0 if above is None else 2 * min(above, 1 - above) if self.error else float(self.mean == 0)
+        if above is None or not self.error:
+            return float(above is None or self.mean == 0)
+        return min(1.0, 2 * min(above, 1 - above) * LEVEL / self.level)
 
     @property
     def chance_above(self) -> float | None:
@@ -83,7 +90,7 @@ class Difference:
         """Judge by the interval: equivalent where it lies within the margin, better or worse where it lies beside 0.
 
         margin: the smallest difference that matters; more: whether a higher score is better. The first of the three is two
-        one-sided tests at half of LEVEL (Schuirmann 1987), the others are the two-sided test. Nothing is decided by fewer
+        one-sided tests at half of ``level`` (Schuirmann 1987), the others are the two-sided test. Nothing is decided by fewer
         than LEAST_SEEDS.
         """
         if self.interval is None or self.n < LEAST_SEEDS:
@@ -110,7 +117,7 @@ class Difference:
         if not variance[0]:
             return LEAST_SEEDS
         df = 1 / (seeds / variance / (n - 1) + images / variance / ((self.images or 2) - 1))
-        error, half = np.sqrt(variance), stats.t.ppf(1 - LEVEL / 2, df) * np.sqrt(variance)
+        error, half = np.sqrt(variance), stats.t.ppf(1 - self.level / 2, df) * np.sqrt(variance)
         untold = np.maximum(margin - half, 0.0), np.maximum(half, margin - half)  # |estimate| between them decides nothing
         cdf = [stats.norm.cdf((sign * end - self.mean) / error) for sign in (1, -1) for end in untold]
         chance = 1 - (cdf[1] - cdf[0]) - (cdf[2] - cdf[3])
@@ -124,6 +131,11 @@ def difference(pairs: Sequence[float]) -> Difference:
     if len(values) < 2:
         return Difference(float(values.mean()), len(values))
     return Difference(float(values.mean()), len(values), float(stats.sem(values)), len(values) - 1.0)
+
+
+def interval_name(level: float) -> str:
+    """Name an interval at this level."""
+    return f"{100 * (1 - level):.4g} % interval"
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""What a run of a study is refused for, before any work: flags, data, networks, places, the folder of another study.
+"""What a run of a study is refused for, before any work: flags, data, networks, places.
 
 Every check raises ConfigError, naming the flag or setting, or DataError, naming the file.
 """
@@ -7,7 +7,6 @@ import math
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ from mldiv.datasets.files import DataError
 from mldiv.datasets.splits import Shapes
 from mldiv.method.alignment import channel_groups
 from mldiv.method.networks import build
-from mldiv.records import StudyRecord
 from mldiv.storage.object_store import Location, Remote, is_url
 from mldiv.sweep.arm import Arm
+from mldiv.sweep.looks import LEAST_MOST, Sequential
 from mldiv.sweep.search_space import SELECTION, effective
 from mldiv.training.loop import make_fusion, steps_per_epoch
 from mldiv.training.worker_cache import dataset
@@ -39,9 +38,6 @@ LARGEST_GB = 10**9
 VECTORS = 6
 FLOAT_BYTES = 4
 
-#: Fields of study.json in which a folder's study may differ from the one that continues it; settings are compared one by one.
-FREE = frozenset({"environment", "settings", "data", "chosen", "importance", "fingerprint"})
-
 
 def check_flags(flags: Namespace) -> None:
     """Refuse flags that cannot be what they say, or that contradict each other."""
@@ -54,6 +50,8 @@ def _check_counts(flags: Namespace) -> None:
     """Refuse numbers of things that are too small, or beyond all that can be."""
     for flag, least in COUNTS.items():
         value = getattr(flags, flag.replace("-", "_"))
+        if isinstance(value, Sequential):
+            flag, value, least = f"{flag} auto, at most", value.most, LEAST_MOST
         if value is not None and value < least:
             raise ConfigError(f"--{flag} {value}: must be at least {least}")
         if value is not None and value > MOST:
@@ -208,20 +206,3 @@ def check_links(folder: Path) -> None:
     for path in (trials, *(trials.iterdir() if trials.is_dir() and not trials.is_symlink() else ()), folder / "ray"):
         if path.is_symlink() or (path / "store").is_symlink():
             raise ConfigError(f"{path} is a link, or holds one, which leads out of the study's folder: remove it")
-
-
-def check_same(here: StudyRecord, there: StudyRecord, place: Location) -> None:
-    """Refuse to continue another study's folder; each field that differs is named, there and here."""
-    compared = [(item.name, getattr(there, item.name), getattr(here, item.name)) for item in fields(StudyRecord)
-                if item.name not in FREE]  # fmt: skip
-    before = setting.as_before(TrialConfig) | there.settings
-    paths = setting.sparing(TrialConfig, setting.TRIAL)
-    compared += [(name, before[name], value) for name, value in here.settings.items() if name not in paths]
-    if there.fingerprint is not None:  # of a study begun by mldiv 0.5.0 it is not known
-        compared.append(("fingerprint", there.fingerprint, here.fingerprint))
-    differing = [f"{name} ({old!r} there, {new!r} here)" for name, old, new in compared if old != new]
-    if differing:
-        raise ConfigError(
-            f"{place} holds another configuration of this study: {'; '.join(differing)}. "
-            "Use the same flags to continue it, or another --out"
-        )

@@ -5,6 +5,7 @@ from pathlib import Path
 from mldiv.cli.progress import clock
 from mldiv.cli.run import StudyRun
 from mldiv.cluster.nodes import local_resources, worker_resources
+from mldiv.records import StudyRecord
 from mldiv.sweep.plan import Plan
 from mldiv.sweep.simulate import first_wins, simulate
 from mldiv.training.step_cost import GROUP_START_SECONDS, measure
@@ -27,6 +28,7 @@ def describe(run: StudyRun, folder: Path) -> str:
         "",
         *_arms(plan),
         "",
+        *_looks(plan, header),
         f"  {trials} trials, {plan.recorded} of them recorded already",
         f"  {work.asked:,} epochs asked for: {work.shared:,} shared, {work.trained:,} to train{assumed}",
         f"  {work.pretraining:,} epochs of pretraining to train",
@@ -48,6 +50,19 @@ def _arms(plan: Plan) -> list[str]:
         searched = f"{plan.samples} Optuna trials over {', '.join(arm.searched)}, then " if arm.study else ""
         lines.append(f"  {arm.name}: {searched}{len(plan.seeds)} seeds")
     return lines
+
+
+def _looks(plan: Plan, header: StudyRecord) -> list[str]:
+    """Say how seeds are added, where they are added as needed; what follows is of the first look."""
+    if not header.looks:
+        return []
+    looks, first = ", ".join(map(str, header.looks)), header.looks[0]
+    most = plan.trials() + len(plan.arms) * (header.looks[-1] - first)
+    return [
+        f"  seeds are added until every comparison is decided: looks at {looks} seeds, at a level of {header.level:.2%} each",
+        f"  at most {most} trials",
+        "  until the first look:",
+    ]
 
 
 def _side_by_side(run: StudyRun, trials: int) -> tuple[str, int, float]:

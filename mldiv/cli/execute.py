@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from mldiv import records
@@ -29,6 +30,8 @@ PATIENCE_SECONDS = 60.0
 
 #: Builds tables and pictures from a study folder and returns what to print. The studies pass `analysis.build`.
 ReportBuilder = Callable[..., str]
+#: Names the comparisons that are undecided in a study folder. The studies pass `analysis.build.undecided`.
+FindUndecided = Callable[[Path], list[str]]
 
 
 class Trainer(Protocol):
@@ -37,18 +40,34 @@ class Trainer(Protocol):
     def __call__(self, plan: Plan, study: SyncedFolder, *, store: Store, progress: Progress) -> None: ...
 
 
-def execute(run: StudyRun, folder: SyncedFolder, report: ReportBuilder) -> int:
-    """Train everything that is not recorded yet and build the report; the exit code: 0 done, 1 failed, 130 interrupted."""
-    records.write_study(folder.local, run.header)
-    folder.push(folders=False)
-    plan = run.plan(folder.local, journal(folder.local / "optuna.journal"))
-    if plan.catch_up():
+def execute(run: StudyRun, folder: SyncedFolder, report: ReportBuilder, undecided: FindUndecided | None = None) -> int:
+    """Train everything that is not recorded yet and build the report; the exit code: 0 done, 1 failed, 130 interrupted.
+
+    undecided: says at each look of a study that adds seeds as needed whether it adds more.
+    """
+    trained, further = False, True
+    while further:
+        records.write_study(folder.local, run.header)
+        folder.push(folders=False)
+        plan = run.plan(folder.local, journal(folder.local / "optuna.journal"))
+        if not plan.catch_up():
+            trained = True
+            if (code := train(run, folder, plan)) is not None:
+                return code
+        note_outcome(run, folder, plan)
+        further = (seeds := next_look(run, folder, plan, undecided)) is not None
+        run = run.at_look(seeds) if seeds is not None else run
+    if not trained:
         run.say("all trials are recorded, nothing to train")
-        return finish(run, folder, plan, report)
+    return finish(run, folder, plan, report)
+
+
+def train(run: StudyRun, folder: SyncedFolder, plan: Plan) -> int | None:
+    """Train a plan's trials; the exit code where that ended before its end, else None."""
     trainer = here if run.in_process else on_ray
     try:
-        with trainer(run, folder, plan) as train, Display(run.study.name, plan, run.base.epochs) as display:
-            train(plan, folder, store=run.store, progress=display.update)
+        with trainer(run, folder, plan) as of_plan, Display(run.study.name, plan, run.base.epochs) as display:
+            of_plan(plan, folder, store=run.store, progress=display.update)
     except KeyboardInterrupt:
         return interrupted(run, folder, plan)
     except RuntimeError as error:
@@ -56,7 +75,32 @@ def execute(run: StudyRun, folder: SyncedFolder, report: ReportBuilder) -> int:
         if os.environ.get("MLDIV_DEBUG"):
             traceback.print_exc()
         return 1
-    return finish(run, folder, plan, report)
+    return None
+
+
+def note_outcome(run: StudyRun, folder: SyncedFolder, plan: Plan) -> None:
+    """Write what a plan that has ended assigned and chose, and fetch all that the analysis reads."""
+    records.write_assignments(folder.local, plan.assignments)
+    records.write_study(folder.local, replace(run.header, chosen=plan.chosen(), importance=plan.importance()))
+    with suppress(OSError):
+        run.store.refer(run.place, ())
+    folder.pull_study()
+
+
+def next_look(run: StudyRun, folder: SyncedFolder, plan: Plan, undecided: FindUndecided | None) -> int | None:
+    """Return how many seeds to go on with; None where all is decided, the last look is taken, or trials failed.
+
+    What is decided is found in the records anew, whatever earlier runs found: a study that was killed goes on as it would have.
+    """
+    seeds = len(run.header.seeds)
+    further = next((look for look in run.header.looks if look > seeds), None)
+    if further is None or undecided is None or unfinished(folder, plan) or none_finished(folder, plan):
+        return None
+    if not (names := undecided(folder.local)):
+        run.say(f"look at {seeds} seeds: every comparison is decided")
+        return None
+    run.say(f"look at {seeds} seeds: undecided: {', '.join(names)}; going on to {further} seeds")
+    return further
 
 
 @contextmanager
@@ -135,12 +179,7 @@ def interrupted(run: StudyRun, folder: SyncedFolder, plan: Plan) -> int:
 
 
 def finish(run: StudyRun, folder: SyncedFolder, plan: Plan, report: ReportBuilder) -> int:
-    """Write what the searches chose and the report; print the table and where everything is. The exit code."""
-    records.write_assignments(folder.local, plan.assignments)
-    records.write_study(folder.local, replace(run.header, chosen=plan.chosen(), importance=plan.importance()))
-    with suppress(OSError):
-        run.store.refer(run.place, ())
-    folder.pull_study()
+    """Write the report of what is noted; print the table and where everything is. The exit code."""
     print(plain(report(folder.local, place=run.place)))
     folder.push(folders=False, patience=PATIENCE_SECONDS)
     run.say(cost(run, folder, plan))

@@ -14,6 +14,7 @@ from mldiv.method.networks import MODELS
 from mldiv.records import MARGINS
 from mldiv.storage import object_store
 from mldiv.study import Study
+from mldiv.sweep.looks import USUAL_MOST, parse_seeds
 from mldiv.sweep.search_space import DEFAULT_RULE, SELECTION
 from mldiv.terminal import Parser, hide_secrets
 
@@ -51,7 +52,12 @@ def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
         "--margin", action="append", default=[], metavar="METRIC=SIZE",
         help=f"smallest difference that matters (default {', '.join(f'{name}={size:g}' for name, size in MARGINS.items())})",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, metavar="N", help="seeds on which each arm's choice is repeated")
+    parser.add_argument(
+        "--seeds",
+        type=parse_seeds,
+        metavar="N",
+        help=f"seeds on which each arm's choice is repeated; auto, auto:MOST: what decides, at most {USUAL_MOST}, MOST",
+    )
     parser.add_argument("--trials", type=int, metavar="N", help="Optuna trials for each searched arm; 0: defaults as they are")
     parser.add_argument(
         "--open-suggestions",

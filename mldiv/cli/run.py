@@ -1,18 +1,13 @@
 """One run of a study: its flags checked, its configuration and its arms, before any work starts."""
 
-import json
 import math
-import os
-import platform
 import sys
-import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
 
 import mldiv
@@ -22,11 +17,8 @@ from mldiv.cli.checks import (
     check_data,
     check_flags,
     check_heard,
-    check_links,
-    check_same,
     check_trials,
     check_workers,
-    check_writable,
 )
 from mldiv.cli.flags import full_path, parse_margins, parse_settings, places
 from mldiv.cluster.nodes import has_gpus, memory_here
@@ -34,13 +26,13 @@ from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.datasets.files import DataError
 from mldiv.datasets.splits import TooFewImages
 from mldiv.presets import PRESETS, Preset, configure, cut_of
-from mldiv.record_files import RecordError, read_json
-from mldiv.records import StudyRecord
+from mldiv.records import LEVEL, StudyRecord
 from mldiv.storage.cache import Store
-from mldiv.storage.object_store import Location, SyncedFolder, is_url, working_copy
+from mldiv.storage.object_store import Location
 from mldiv.storage.remote_cache import open_store
 from mldiv.study import Changes, Study, Weights
 from mldiv.sweep.arm import Arm, make_arm
+from mldiv.sweep.looks import Sequential
 from mldiv.sweep.plan import Plan, search_seeds
 from mldiv.sweep.search_space import SELECTION
 from mldiv.terminal import plain
@@ -84,7 +76,12 @@ class StudyRun:
         return Plan(
             make_arms(self.study, self.base, header.changes), folder, samples=header.samples, seeds=tuple(header.seeds),
             batch=header.batch, rule=self.rule, search_seeds=header.search_seeds, storage=storage, share=self.share,
+            drawn=header.drawn,
         )  # fmt: skip
+
+    def at_look(self, seeds: int) -> "StudyRun":
+        """Return the run with so many seeds."""
+        return replace(self, header=replace(self.header, seeds=first_seeds(seeds)))
 
     def say(self, text: str) -> None:
         """Tell the user, beside what the study prints as its result."""
@@ -215,6 +212,7 @@ def describe_study(
     """Return study.json as the run begins with it."""
     names, usual = list(changes), PRESETS[preset]
     seeds = usual.seeds if flags.seeds is None else flags.seeds
+    looks = seeds.looks() if isinstance(seeds, Sequential) else []
     others = [arm for arm in names if arm != study.baseline]
     return StudyRecord(
         name=study.name,
@@ -227,7 +225,9 @@ def describe_study(
         compare=others if flags.arm else list(study.compare) or others,
         contrasts=choose_contrasts(study, flags.arm, names),
         members=study.members,
-        seeds=list(range(1, seeds + 1)),
+        seeds=first_seeds(looks[0] if looks else seeds),
+        looks=looks,
+        level=LEVEL / max(len(looks), 1),
         samples=count_trials(study, flags, preset),
         search_seeds=list(search_seeds(study.search_seeds)),
         searched={arm.name: list(arm.searched) for arm in arms},
@@ -246,6 +246,11 @@ def describe_study(
     )
 
 
+def first_seeds(count: int) -> list[int]:
+    """Return the seeds of so many repeats."""
+    return list(range(1, count + 1))
+
+
 def count_trials(study: Study, flags: Namespace, preset: str) -> int:
     """Return how many Optuna trials each searched arm gets."""
     return study.samples.get(preset, PRESETS[preset].samples) if flags.trials is None else flags.trials
@@ -255,47 +260,3 @@ def choose_contrasts(study: Study, chosen: Sequence[str], arms: list[str]) -> di
     """Return the study's contrasts; where arms were chosen, those that these allow."""
     found = study.contrasts(arms) if callable(study.contrasts) else study.contrasts
     return {name: weights for name, weights in found.items() if not chosen or set(weights) <= set(arms)}
-
-
-@contextmanager
-def open_folder(run: StudyRun) -> Iterator[SyncedFolder]:
-    """Open the study's folder, or a copy here of one on an object store, with the records that are there.
-
-    Raises: ConfigError where a place cannot be written, or holds another configuration of the study; RecordError; OSError.
-    """
-    check_writable("out", run.place, run.dry_run)
-    check_writable("cache", run.store.place, run.dry_run)
-    with working_copy(run.place, fetch=False) as folder, only_driver(run, folder):
-        check_links(folder.local)
-        folder.pull_study(of_trials=("/trial.json",))
-        if (folder.local / "study.json").exists():
-            check_same(run.header, records.read_study(folder.local), run.place)
-        yield folder
-
-
-@contextmanager
-def only_driver(run: StudyRun, folder: SyncedFolder) -> Iterator[None]:
-    """Hold a study's folder on a disk against a second run of it.
-
-    Raises: ConfigError, saying who holds it.
-    """
-    if run.dry_run or is_url(run.place):
-        yield
-        return
-    lock, who = FileLock(folder.local / ".running", timeout=0), folder.local / ".running.json"
-    try:
-        lock.acquire()
-    except Timeout:
-        said = "nobody says who"
-        with suppress(OSError, RecordError):
-            said = json.dumps(read_json(who))
-        raise ConfigError(
-            f"{run.place} is in use by another run of this study ({said}): wait for it, end it, or take another --out"
-        ) from None
-    try:
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        records.write_json(who, {"process": os.getpid(), "host": platform.node(), "since": since})
-        yield
-    finally:
-        who.unlink(missing_ok=True)
-        lock.release()

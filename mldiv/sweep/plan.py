@@ -24,6 +24,7 @@ from mldiv.records import Assignment, TrialRecord, TrialTask, find_trial
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import SyncedFolder, join
 from mldiv.sweep.arm import Arm, Suggestion
+from mldiv.sweep.common_points import COMMON_POINTS, common_points
 from mldiv.sweep.queue import Task, TrialQueue
 from mldiv.sweep.search_space import SELECTION, applies, suggest
 
@@ -33,9 +34,6 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 #: OTHER_SEARCH_SEEDS on beside it.
 SEARCH_SEED = 0
 OTHER_SEARCH_SEEDS = 10_001
-
-#: Points of a search that all arms have in common: the defaults, then random ones. What follows is TPE's, arm by arm.
-COMMON_POINTS = 10
 
 #: Hears of every report of a trial, and last of its end (``ended``).
 Progress = Callable[[str, dict[str, Any]], None]
@@ -49,13 +47,14 @@ class Plan:
 
     samples: Optuna trials of each searched arm; batch: how many of them are open at once (the unit of repetition);
     seeds: of the repeats; search_seeds: each suggestion is trained with every one of them and judged by the mean; share:
-    whether trials share first stages. failures: the first line of its reason for every trial that has failed.
+    whether trials share first stages; drawn: as `common_points` has it. failures: the first line of its reason for every trial
+    that has failed.
     """
 
     def __init__(
         self, arms: list[Arm], folder: Path, *, samples: int, seeds: tuple[int, ...], batch: int = 1,
         rule: str = "validation_nll", search_seeds: Sequence[int] = (SEARCH_SEED,),
-        storage: BaseStorage | None = None, share: bool = True,
+        storage: BaseStorage | None = None, share: bool = True, drawn: Sequence[Sequence[str]] = (),
     ) -> None:  # fmt: skip
         self.arms, self.folder, self.samples, self.seeds = arms, Path(folder), samples, seeds
         self.batch, self.selection, self.search_seeds = batch, SELECTION[rule], tuple(search_seeds)
@@ -65,7 +64,7 @@ class Plan:
         self.failures: dict[str, str] = {}
         self.answered = self.recorded = 0
         self.waiting_for: dict[str, list[tuple[Arm, str]]] = {}
-        points = _common_points(arms, min(samples, COMMON_POINTS))
+        points = common_points(arms, min(samples, COMMON_POINTS), drawn, SEARCH_SEED)
         switches = {arm.config.switch_epoch for arm in arms} | {
             point["switch_epoch"] for point in points if "switch_epoch" in point
         }
@@ -255,21 +254,6 @@ def _importance(study: optuna.Study) -> dict[str, float]:
         warnings.simplefilter("ignore")  # of several objectives' first, low is good: that is what we want
         first = (lambda trial: trial.values[0]) if len(study.directions) > 1 else None
         return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), target=first)
-
-
-def _common_points(arms: list[Arm], count: int) -> list[dict[str, Any]]:
-    """The first points of every arm's search, drawn at random over all that any arm searches: arms are compared at the same
-    points, and trials at one point share their first stage."""
-    ranges = {name: arm.ranges[name] for arm in reversed(arms) for name in arm.searched}
-    names = tuple(dict.fromkeys(name for arm in arms for name in arm.searched))
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=SEARCH_SEED))
-    points = []
-    for _ in range(count if names else 0):
-        trial = study.ask()
-        for name in names:
-            ranges[name](trial, arms[0].config)
-        points.append(trial.params)
-    return points
 
 
 def pull_record(study: SyncedFolder, trial: str) -> TrialRecord | None:

@@ -87,8 +87,10 @@ def test_a_whole_study_by_its_command(place, tmp_path, capsys, monkeypatch):
     assert main(study, build, [*flags, "--out", f"{place}/two", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "4 trials, 4 of them recorded already" in out and f"results in {place}/two" in out
-    assert main(study, build, [*flags, "--seeds", "3", "--out", f"{place}/two"]) == 2
+    assert main(study, build, [*flags, "--seeds", "1", "--out", f"{place}/two"]) == 2
     assert f"{place}/two holds another configuration of this study" in capsys.readouterr().err
+    assert main(study, build, [*flags, "--seeds", "3", "--out", f"{place}/two", "--dry-run"]) == 0
+    assert "6 trials, 4 of them recorded already" in capsys.readouterr().out
     analysed(there, tmp_path, monkeypatch)
 
 

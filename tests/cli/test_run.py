@@ -16,9 +16,10 @@ from PIL import Image
 from mldiv import records
 from mldiv.cli.execute import idleness
 from mldiv.cli.flags import RENAMED, RESULTS, parse_flags
+from mldiv.cli.folder import open_folder
 from mldiv.cli.main import main
 from mldiv.cli.progress import clock
-from mldiv.cli.run import choose_arms, configure_trials, make_arms, open_folder, prepare
+from mldiv.cli.run import choose_arms, configure_trials, make_arms, prepare
 from mldiv.config import TrialConfig
 from mldiv.method.kernels import KERNELS
 from mldiv.method.networks import build
@@ -348,9 +349,13 @@ def test_some_arms_alone(load_study, capsys, tmp_path):
 def test_a_folder_of_another_configuration_is_refused(study, capsys, tmp_path):
     header = prepared(study, "--out", str(tmp_path)).header
     records.write_study(tmp_path, header)
-    code, _, err = run(study, capsys, "--out", str(tmp_path), "--seeds", "5", "--arch", "resnet20", "--dry-run")
+    code, _, err = run(study, capsys, "--out", str(tmp_path), "--seeds", "2", "--arch", "resnet20", "--dry-run")
     assert code == 2 and len(err) == 1
-    assert "seeds ([1, 2, 3] there, [1, 2, 3, 4, 5] here)" in err[0] and "arch ('resnet8' there, 'resnet20' here)" in err[0]
+    assert (
+        "seeds ([1, 2, 3] there, [1, 2] here)" in err[0]
+        and '(--seeds 3 --set arch="resnet8")' in err[0]
+        and "arch ('resnet8' there, 'resnet20' here)" in err[0]
+    )
     records.write_study(tmp_path, dataclasses.replace(header, settings=header.settings | {"data_root": "/moved"}))
     assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 0
     (tmp_path / "study.json").write_text("{")
@@ -448,7 +453,7 @@ def test_header_is_json_and_says_what_the_analysis_needs(study):
 #: Other values of study.json's fields, of the right type, where "other", 17, ["other"] or {"other": {}} is not.
 OTHER = {
     "early_stopping": "other", "surface": {"alpha": [1.0, 2.0]}, "members": {"other": "pair"}, "searched": {"other": []},
-    "seeds": [17], "search_seeds": [17], "margins": {"nll": 1.0, "accuracy": 1.0, "ece": 1.0},
+    "seeds": [17], "looks": [17], "level": 0.5, "search_seeds": [17], "margins": {"nll": 1.0, "accuracy": 1.0, "ece": 1.0},
 }  # fmt: skip
 
 
@@ -468,7 +473,7 @@ def described(monkeypatch):
 def test_whatever_differs_in_a_folder_is_refused(study, capsys, tmp_path, described):
     """Every field of study.json and every setting, but what moves no number: versions, words about the data, paths."""
     header = prepared(study).header
-    left_out = {"settings", "schema", "chosen", "importance"}
+    left_out = {"settings", "schema", "chosen", "importance", "drawn"}
     changed = {name: {name: other(name, value)} for name, value in vars(header).items() if name not in left_out}
     changed |= {name: {"settings": header.settings | {name: "other"}} for name in header.settings if name != "data"}
     for name, changes in changed.items():

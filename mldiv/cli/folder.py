@@ -1,0 +1,167 @@
+"""The folder of a study: opened, held against a second run, and continued: as it is, or grown by seeds, arms and trials."""
+
+import json
+import os
+import platform
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mldiv import records, setting
+from mldiv.cli.checks import check_links, check_writable
+from mldiv.cli.run import StudyRun
+from mldiv.config import ConfigError, TrialConfig
+from mldiv.record_files import RecordError, read_json
+from mldiv.records import StudyRecord
+from mldiv.storage.object_store import Location, SyncedFolder, is_url, working_copy
+from mldiv.sweep.common_points import drawn_after
+
+#: Fields of study.json in which a folder's study may differ from the one that continues it; settings are compared one by one.
+FREE = frozenset({"environment", "settings", "data", "chosen", "importance", "fingerprint", "drawn"})
+
+
+@contextmanager
+def open_folder(run: StudyRun) -> Iterator[tuple[StudyRun, SyncedFolder]]:
+    """Open the study's folder, or a copy here of one on an object store, with the records that are there.
+
+    Yields the run too, as it continues what the folder holds.
+
+    Raises: ConfigError where a place cannot be written, or holds another configuration of the study; RecordError; OSError.
+    """
+    check_writable("out", run.place, run.dry_run)
+    check_writable("cache", run.store.place, run.dry_run)
+    with working_copy(run.place, fetch=False) as folder, only_driver(run, folder):
+        check_links(folder.local)
+        folder.pull_study(of_trials=("/trial.json",))
+        yield continued(run, folder), folder
+
+
+@contextmanager
+def only_driver(run: StudyRun, folder: SyncedFolder) -> Iterator[None]:
+    """Hold a study's folder on a disk against a second run of it.
+
+    Raises: ConfigError, saying who holds it.
+    """
+    if run.dry_run or is_url(run.place):
+        yield
+        return
+    lock, who = FileLock(folder.local / ".running", timeout=0), folder.local / ".running.json"
+    try:
+        lock.acquire()
+    except Timeout:
+        said = "nobody says who"
+        with suppress(OSError, RecordError):
+            said = json.dumps(read_json(who))
+        raise ConfigError(
+            f"{run.place} is in use by another run of this study ({said}): wait for it, end it, or take another --out"
+        ) from None
+    try:
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        records.write_json(who, {"process": os.getpid(), "host": platform.node(), "since": since})
+        yield
+    finally:
+        who.unlink(missing_ok=True)
+        lock.release()
+
+
+def continued(run: StudyRun, folder: SyncedFolder) -> StudyRun:
+    """Return the run as it continues the folder's study, extended where it has more seeds, arms or searched trials.
+
+    Raises: ConfigError, naming what differs and the flags that continue the study; RecordError.
+    """
+    if not (folder.local / "study.json").exists():
+        return run
+    here, there = run.header, records.read_study(folder.local)
+    if differing := list(_differing(here, there)):
+        words = "; ".join(f"{name} ({old!r} there, {new!r} here)" for name, old, new in differing)
+        raise ConfigError(
+            f"{run.place} holds another configuration of this study: {words}. {_ways(run.place, there, differing)}"
+        )
+    if grown := _grown(here, there):
+        run.say(f"extends the study in {run.place}: {grown}; trials that are recorded are kept")
+    return replace(run, header=replace(here, drawn=drawn_after(there.drawn, there.searched, here.searched)))
+
+
+def _differing(here: StudyRecord, there: StudyRecord) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, old and new value of what keeps ``here`` from continuing ``there``."""
+    more_arms = len(here.arms) > len(there.arms)
+    for name in (item.name for item in fields(StudyRecord) if item.name not in FREE):
+        old, new = getattr(there, name), getattr(here, name)
+        if name == "seeds" and here.looks and here.looks == there.looks:
+            continue  # every run looks anew, from the first look on
+        if old != new and not (name in EXTENDS and EXTENDS[name](old, new, more_arms)):
+            yield name, old, new
+    before, paths = setting.as_before(TrialConfig) | there.settings, setting.sparing(TrialConfig, setting.TRIAL)
+    yield from (
+        (name, before[name], value) for name, value in here.settings.items() if name not in paths and before[name] != value
+    )
+    if there.fingerprint not in (None, here.fingerprint):  # of a study begun by mldiv 0.5.0 it is not known
+        yield "fingerprint", there.fingerprint, here.fingerprint
+
+
+def _holds(old: Any, new: Any, more_arms: bool) -> bool:
+    return set(old) <= set(new)
+
+
+def _of_more_arms(old: dict[str, Any], new: dict[str, Any], more_arms: bool) -> bool:
+    return more_arms and all(new.get(name) == value for name, value in old.items())
+
+
+#: By field of study.json, whether its new value, unlike the old one, extends a study: (old, new, whether there are more arms).
+#: What was compared, and the contrasts, follow from the arms.
+EXTENDS: dict[str, Callable[[Any, Any, bool], bool]] = {
+    "seeds": _holds,
+    "arms": _holds,
+    "samples": lambda old, new, more_arms: new > old,
+    "changes": _of_more_arms,
+    "searched": _of_more_arms,
+    "contrasts": _of_more_arms,
+    "compare": lambda old, new, more_arms: more_arms,
+}
+
+
+def _grown(here: StudyRecord, there: StudyRecord) -> str:
+    """Say by what the study grows; nothing where it does not."""
+    counts = {
+        "arms": (len(there.arms), len(here.arms)),
+        "seeds": (len(there.seeds), len(here.seeds)),
+        "searched trials of an arm": (there.samples, here.samples),
+    }
+    return ", ".join(f"{new} {name} in place of {old}" for name, (old, new) in counts.items() if new > old)
+
+
+def _seeds(there: StudyRecord) -> str:
+    return f"--seeds auto:{there.looks[-1]}" if there.looks else f"--seeds {len(there.seeds)}"
+
+
+#: By field of study.json, the flags that ask for what it holds.
+FLAGS: dict[str, Callable[[StudyRecord], str]] = {
+    "preset": lambda there: f"--preset {there.preset}",
+    "arms": lambda there: " ".join(f"--arm {shlex.quote(arm)}" for arm in there.arms if arm != there.baseline),
+    "seeds": _seeds,
+    "looks": _seeds,
+    "samples": lambda there: f"--trials {there.samples}",
+    "batch": lambda there: f"--open-suggestions {there.batch}",
+    "margins": lambda there: " ".join(f"--margin {name}={size:g}" for name, size in there.margins.items()),
+    "world_size": lambda there: f"--workers {there.world_size}",
+}
+
+
+def _ways(place: Location, there: StudyRecord, differing: list[tuple[str, Any, Any]]) -> str:
+    """Say which flags continue the study in ``place``, and how another one takes over what it shares with it."""
+    flags = list(dict.fromkeys(FLAGS[name](there) for name, _, _ in differing if name in FLAGS))
+    flags += [f"--set {name}={json.dumps(old)}" for name, old, _ in differing if name in there.settings]
+    asked = f" ({' '.join(flags)})" if flags else ""
+    same = f"Use the same flags to continue it{asked}"
+    if is_url(place):
+        return f"{same}, or another --out, which shares first stages with it"
+    old, other = shlex.quote(str(place)), shlex.quote(f"{place}-2")
+    return (
+        f"{same}, or another --out, for instance --out {other}: it shares first stages with this one, and finished trials too "
+        f"after `mkdir {other} && cp -r {old}/trials {other}`"
+    )
