@@ -217,10 +217,15 @@ FAULTS = (
         "evaluation", "mldiv/evaluation/predictive.py", "it is the softmax of the mean logits, not the mean softmax",
         "            mean = mean + probabilities.sum(0)\n"
         "            expected = expected + metrics.entropy(probabilities).sum(0)\n"
-        "    return Predictive(mean / len(weights), expected / len(weights))",
-        "            mean = mean + logits.float().sum(0)\n"
+        "            partition = partition + logits.logsumexp(-1).sum(0)\n"
+        "            largest = largest + logits.amax(-1).sum(0)\n"
+        "    return Predictive(*(total / len(weights) for total in (mean, expected, partition, largest)))",
+        "            mean = mean + logits.sum(0)\n"
         "            expected = expected + metrics.entropy(probabilities).sum(0)\n"
-        "    return Predictive((mean / len(weights)).softmax(-1), expected / len(weights))",
+        "            partition = partition + logits.logsumexp(-1).sum(0)\n"
+        "            largest = largest + logits.amax(-1).sum(0)\n"
+        "    mean, *rest = (total / len(weights) for total in (mean, expected, partition, largest))\n"
+        "    return Predictive(mean.softmax(-1), *rest)",
         ("tests/evaluation", "tests/training/test_final_scores.py"),
     ),
     Fault(

@@ -25,6 +25,11 @@ and highest over 22 mixtures of the parts, 100,000 draws each, 50 to 10,000 imag
     here          90.6-96.4 %   94.2-96.5 %   94.8-96.3 %   94.9-96.1 %   94.9-95.9 %
     with squares  87.2-95.2 %   92.2-95.1 %   93.5-95.2 %   93.9-95.3 %   94.6-95.5 %
 
+Of a score that is no mean (`two_way_statistic`: ECE) an interval is never narrower than that of the images alone, of
+sqrt(V_images) and images - 1: by chance V_seeds can be less than the V_rest in it, and few seeds that happen to agree do not
+make test images more. Where the rest is nearly all there is, such intervals hold up to 99 % with three seeds and 97 % with
+eight (simulated for means); elsewhere the table stands, its lowest figures up to a point higher. Means have none of it.
+
 Two seeds are not enough for an interval to be trusted, and one seed has none: functions return None. Few images with very
 skewed scores are not normal on average: with lognormal image effects (sigma 1.2) intervals held 90 to 93 % at 100 images
 and 94 to 96 % at 1000.
@@ -107,7 +112,7 @@ def two_way_statistic(per_seed: PerSeed, seeds: int, images: int, *, draws: int 
     correction = images / (images - 1) / STEP**2
     rest = (scores - scores.mean(0)).var(1, ddof=1).sum() / (draws - 1) / seeds * correction
     over_images = scores.mean(1).var(ddof=1) * correction
-    return _interval(float(sample.mean()), sample.var(ddof=1) / seeds, over_images, rest, seeds, images)
+    return _interval(float(sample.mean()), sample.var(ddof=1) / seeds, over_images, rest, seeds, images, floored=True)
 
 
 def image_counts(images: int, draws: int) -> Iterator[np.ndarray]:
@@ -119,14 +124,21 @@ def image_counts(images: int, draws: int) -> Iterator[np.ndarray]:
         yield np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(float)
 
 
-def _interval(mean: float, over_seeds: float, over_images: float, rest: float, seeds: int, images: int) -> Interval:
+def _interval(
+    mean: float, over_seeds: float, over_images: float, rest: float, seeds: int, images: int, *, floored: bool = False
+) -> Interval:
     images_only = max(over_images - rest, 0.0)
     variance = over_seeds + images_only
     share = over_seeds / variance if variance > 0 else 1.0
-    df = 1 / (share / (seeds - 1) + (1 - share) / (images - 1))
+    both = variance, 1 / (share / (seeds - 1) + (1 - share) / (images - 1))
+    half, error, df = max(_width(*both), _width(over_images if floored else 0.0, images - 1.0), key=lambda width: width[0])
+    return Interval(mean, mean - half, mean + half, error, df, seeds, images, float(np.sqrt(images_only)))
+
+
+def _width(variance: float, df: float) -> tuple[float, float, float]:
+    """Return the half width with its standard error and degrees of freedom."""
     error = float(np.sqrt(variance))
-    half = float(stats.t.ppf(1 - LEVEL / 2, df)) * error
-    return Interval(mean, mean - half, mean + half, error, float(df), seeds, images, float(np.sqrt(images_only)))
+    return float(stats.t.ppf(1 - LEVEL / 2, df)) * error, error, float(df)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -98,7 +98,9 @@ def consistency_band(confidence: np.ndarray, draws: int) -> np.ndarray:
 
 
 def debiased_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> SquaredError:
-    """Return the squared (l2) calibration error over the same 15 bins, less what chance adds to it; inputs [images].
+    """Return the squared (l2) calibration error over 15 bins, less what chance adds to it; inputs [images].
+
+    The bins are those of ``reliability``, of equal width.
 
     square = sum_b n_b/N [(accuracy_b - confidence_b)² - accuracy_b (1 - accuracy_b)/(n_b - 1)], root = sign sqrt|square|
 
@@ -127,7 +129,12 @@ def ece_interval(confidence: np.ndarray, correct: np.ndarray, *, draws: int = bo
     """
     eces, (seeds, images) = image_eces(confidence, correct), np.shape(confidence)
     found = bootstrap.two_way_statistic(eces, seeds, images, draws=draws)
-    if found is None or found.estimate == 0:
+    return None if found is None else log_scale(found)
+
+
+def log_scale(found: Interval) -> Interval:
+    """Lay the interval of a calibration error on a log scale: error exp(± half width/error), at most 1; of 0 as it is."""
+    if found.estimate == 0:
         return found
     factor = float(np.exp((found.high - found.estimate) / found.estimate))
     return replace(found, low=found.estimate / factor, high=min(found.estimate * factor, 1.0))

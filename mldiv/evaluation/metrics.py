@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
-from sklearn.metrics import roc_auc_score
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from mldiv.evaluation.detection import augrc, aupr, aurc, auroc, error_detection, fpr95
+
 BINS = 15
+
+#: Of UNCERTAINTIES, those whose scores a trial's record holds, and whose values its files of predictions do.
+RECORDED = ("entropy", "mutual_information")
 
 
 class Predictive(NamedTuple):
@@ -17,16 +21,25 @@ class Predictive(NamedTuple):
 
     probabilities: mean over samples of the softmax, [images, classes].
     expected_entropy: mean over samples of the softmax's entropy in nats, [images].
+    log_partition, largest_logit: means over samples of the logits' logsumexp and of the largest of them, [images]; None where
+    probabilities alone are known.
     """
 
     probabilities: Float[Tensor, "images classes"]
     expected_entropy: Float[Tensor, " images"]
+    log_partition: Float[Tensor, " images"] | None = None
+    largest_logit: Float[Tensor, " images"] | None = None
 
 
 def together(*predictives: Predictive) -> Predictive:
-    """Mix several networks' predictives equally: their samples taken as one larger set of samples."""
-    columns = zip(*predictives, strict=True)
-    return Predictive(*(torch.stack(column).mean(0) for column in columns))
+    """Mix several networks' predictives equally: their samples taken as one larger set of samples.
+
+    What one of them does not know, all together do not.
+    """
+    logits = ("log_partition", "largest_logit")
+    known = [name for name in logits if all(getattr(own, name) is not None for own in predictives)]
+    names = ("probabilities", "expected_entropy", *known)
+    return Predictive(**{name: torch.stack([getattr(own, name) for own in predictives]).mean(0) for name in names})
 
 
 def entropy(probabilities: Float[Tensor, "*images classes"]) -> Float[Tensor, "*images"]:
@@ -37,6 +50,34 @@ def entropy(probabilities: Float[Tensor, "*images classes"]) -> Float[Tensor, "*
 def mutual_information(predictive: Predictive) -> Float[Tensor, " images"]:
     """Subtract the mean of the entropies from the entropy of the mean (BALD), in nats; not negative."""
     return (entropy(predictive.probabilities) - predictive.expected_entropy).clamp_min(0)
+
+
+def energy(predictive: Predictive) -> Float[Tensor, " images"] | None:
+    r"""Return the free energy of the logits, mean over samples; None where the predictive has none.
+
+    .. math:: E = -\log \sum_c e^{z_c}
+
+    z -> logits, at temperature 1. chosen: the mean over samples of each one's energy, the reference having one network; the
+    logarithm of the mean would be the energy of a sum of exponentials that no network computes. References: Liu et al.,
+    Energy-based Out-of-distribution Detection (NeurIPS 2020).
+    """
+    return None if predictive.log_partition is None else -predictive.log_partition
+
+
+def minus_largest_logit(predictive: Predictive) -> Float[Tensor, " images"] | None:
+    """Return minus the largest logit, mean over samples (chosen, as of `energy`); None where the predictive has none.
+
+    References: Hendrycks et al., Scaling Out-of-Distribution Detection for Real-World Settings (ICML 2022).
+    """
+    return None if predictive.largest_logit is None else -predictive.largest_logit
+
+
+def minus_confidence(predictive: Predictive) -> Float[Tensor, " images"]:
+    """Return minus the probability of the most probable class, -1 to -1/classes.
+
+    References: Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples (ICLR 2017).
+    """
+    return -predictive.probabilities.max(-1).values
 
 
 def mutual_information_parts(*peers: Predictive) -> dict[str, float]:
@@ -111,54 +152,41 @@ def disagreement(first: Predictive, second: Predictive) -> Tensor:
     return (first.probabilities.argmax(-1) != second.probabilities.argmax(-1)).double().mean()
 
 
-def auroc(positive: Float[Tensor, " positives"], negative: Float[Tensor, " negatives"]) -> float:
-    """Return the area under the ROC curve: how often a positive's score exceeds a negative's, ties counted half.
-
-    0.5 is chance; nan where there are no positives, no negatives, or a score is not finite.
-    """
-    values = torch.cat([positive, negative]).double().cpu()
-    if not len(positive) or not len(negative) or not values.isfinite().all():
-        return math.nan
-    truth = torch.arange(len(values)) < len(positive)
-    return float(roc_auc_score(truth.numpy(), values.numpy()))
-
-
-def error_detection(uncertainty: Float[Tensor, " images"], wrong: Bool[Tensor, " images"]) -> float:
-    """Return the AUROC of telling wrong predictions from right ones by uncertainty; nan where all are right, or all wrong."""
-    return auroc(uncertainty[wrong], uncertainty[~wrong])
-
-
-def aurc(uncertainty: Float[Tensor, " images"], wrong: Bool[Tensor, " images"]) -> float:
-    """Average the share of errors among the k least uncertain images over k = 1..N: the area under the risk-coverage curve.
-
-    0 is perfect; an uncertainty that says nothing gives about the error rate. Equally uncertain images count in the mean
-    over all their orders, whatever order they are in. nan without images, or where an uncertainty is not finite. References:
-    Geifman et al. (ICLR 2019).
-    """
-    values, errors = uncertainty.double().cpu(), wrong.double().cpu()
-    if not len(values) or not values.isfinite().all():
-        return math.nan
-    levels, level, counts = values.unique(return_inverse=True, return_counts=True)  # levels rise
-    shares = torch.zeros(len(levels), dtype=torch.double).index_add_(0, level, errors) / counts
-    risks = shares.repeat_interleave(counts).cumsum(0) / torch.arange(1, len(values) + 1)
-    return float(risks.mean())
-
-
 def uncertainty_scores(
     test: Predictive, labels: Int[Tensor, " images"], other: Predictive | None = None
 ) -> dict[str, float | None]:
     """Score how well entropy and mutual information find wrong predictions, and images of another data set.
 
-    error_auroc_*, aurc_*: wrong predictions on ``test``; ood_auroc_*: the images of ``other``. None for what is not defined:
-    all right, all wrong, no other data set.
+    error_auroc_*, aurc_*, augrc_*: wrong predictions on ``test``; ood_auroc_*: the images of ``other``. None for what is not
+    defined: all right, all wrong, no other data set.
     """
     wrong = test.probabilities.argmax(-1) != labels
     result: dict[str, float] = {}
-    for name, measure in UNCERTAINTIES.items():
+    for name in RECORDED:
+        measure = UNCERTAINTIES[name]
         uncertainty = measure(test)
         result[f"error_auroc_{name}"] = error_detection(uncertainty, wrong)
         result[f"ood_auroc_{name}"] = math.nan if other is None else auroc(measure(other), uncertainty)
         result[f"aurc_{name}"] = aurc(uncertainty, wrong)
+        result[f"augrc_{name}"] = augrc(uncertainty, wrong)
+    return _known(result)
+
+
+def detection_scores(test: Predictive, other: Predictive) -> dict[str, float | None]:
+    """Score how well each of UNCERTAINTIES finds the images of another data set, the positives, among ``test``'s.
+
+    auroc_*, aupr_*, fpr95_*, as of `detection`. None where a predictive does not have the measure, or it is not finite.
+    """
+    result: dict[str, float] = {}
+    for name, measure in UNCERTAINTIES.items():
+        positive, negative = measure(other), measure(test)
+        for score, function in (("auroc", auroc), ("aupr", aupr), ("fpr95", fpr95)):
+            known = positive is not None and negative is not None
+            result[f"{score}_{name}"] = function(positive, negative) if known else math.nan
+    return _known(result)
+
+
+def _known(result: dict[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in result.items()}
 
 
@@ -182,10 +210,13 @@ def _predictive_entropy(predictive: Predictive) -> Float[Tensor, " images"]:
     return entropy(predictive.probabilities)
 
 
-#: Measures of how uncertain a predictive is of each image.
-UNCERTAINTIES: dict[str, Callable[[Predictive], Tensor]] = {
+#: Measures of how uncertain a predictive is of each image; None where it has not what they need.
+UNCERTAINTIES: dict[str, Callable[[Predictive], Any]] = {
     "entropy": _predictive_entropy,
     "mutual_information": mutual_information,
+    "energy": energy,
+    "largest_logit": minus_largest_logit,
+    "confidence": minus_confidence,
 }
 
 METRICS: dict[str, Callable[[Predictive, Tensor], Tensor]] = {

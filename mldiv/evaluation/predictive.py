@@ -53,13 +53,16 @@ def predict(
     one at a time is the default, which is faster on a CPU (benchmarks/evaluation.md).
     """
     mean = torch.zeros((), device=images.device)
-    expected = torch.zeros((), device=images.device)
+    expected, partition, largest = mean, mean, mean
     with precision(config, images.device):
         for logits in _logits(peer, images, weights, config.samples_at_once, statistics or [{}] * len(weights)):
-            probabilities = logits.float().softmax(-1)
+            logits = logits.float()
+            probabilities = logits.softmax(-1)
             mean = mean + probabilities.sum(0)
             expected = expected + metrics.entropy(probabilities).sum(0)
-    return Predictive(mean / len(weights), expected / len(weights))
+            partition = partition + logits.logsumexp(-1).sum(0)
+            largest = largest + logits.amax(-1).sum(0)
+    return Predictive(*(total / len(weights) for total in (mean, expected, partition, largest)))
 
 
 def _logits(

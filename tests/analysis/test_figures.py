@@ -20,7 +20,7 @@ from analysis.report import account, provenance
 from analysis.stats.calibration import reliability as binned
 from analysis.stats.statistics import difference
 from mldiv import records
-from mldiv.evaluation import metrics
+from mldiv.evaluation import detection as scores
 from mldiv.records import trial_folder
 
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=40)
@@ -46,7 +46,7 @@ def test_risk_against_a_loop_with_ties(pairs):
 @given(PAIRS)
 def test_mean_risk_is_the_recorded_area(pairs):
     uncertainty, correct = (np.array(column) for column in zip(*pairs, strict=True))
-    area = metrics.aurc(torch.tensor(uncertainty, dtype=torch.double), ~torch.tensor(correct))
+    area = scores.aurc(torch.tensor(uncertainty, dtype=torch.double), ~torch.tensor(correct))
     assert detection.risk(uncertainty, correct).mean() == pytest.approx(area)
 
 

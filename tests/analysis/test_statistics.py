@@ -142,3 +142,23 @@ def test_two_way_covers_a_difference_of_accuracies(spread, seeds):
         found = bootstrap.two_way(np.diff((score > 0).astype(float), axis=0)[0])
         hits.append(found.low <= truth <= found.high)
     assert 0.93 < np.mean(hits) < 0.97
+
+
+def test_no_interval_of_a_score_is_narrower_than_that_of_the_images_alone():
+    """Against Student's t over the images' means: of seeds that agree more than chance has them, and of any others."""
+    generator = np.random.default_rng(0)
+    agreeing = generator.normal(size=(3, 40))
+    agreeing -= agreeing.mean(1, keepdims=True)  # the seeds' means are all 0
+    found = []
+    for values in (agreeing, *(generator.normal(size=(3, 40)) + generator.normal(size=40) for _ in range(20))):
+        alone = stats.ttest_1samp(values.mean(0), 0).confidence_interval()
+        interval = bootstrap.two_way_statistic(lambda weights, values=values: weights @ values.T / 40, 3, 40, draws=4000)
+        found.append((interval.high - interval.low) / (alone.high - alone.low))
+        half = stats.t.ppf(0.975, interval.df) * interval.standard_error
+        assert interval.high - interval.estimate == pytest.approx(half)
+    assert found[0] == pytest.approx(1, abs=0.05) and min(found) > 0.95  # drawn, up to noise
+    assert bootstrap.two_way(agreeing).standard_error < 0.95 * alone_error(agreeing)  # what is mended
+
+
+def alone_error(values):
+    return stats.sem(values.mean(0))

@@ -5,16 +5,15 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics.functional.classification as reference
-from scipy import stats
+from scipy import special, stats
 
 from mldiv.evaluation import metrics
+from mldiv.evaluation.detection import aurc, auroc, error_detection
 from mldiv.evaluation.metrics import (
     METRICS,
     Predictive,
-    aurc,
-    auroc,
+    detection_scores,
     disagreement,
-    error_detection,
     mutual_information_parts,
     scores,
     together,
@@ -192,4 +191,34 @@ def test_uncertainty_scores_without_errors_or_other_data():
     got = uncertainty_scores(Predictive(torch.eye(4), torch.zeros(4)), labels)
     undefined = {f"{what}_auroc_{name}" for what in ("error", "ood") for name in ("entropy", "mutual_information")}
     assert {name for name, value in got.items() if value is None} == undefined
-    assert got["aurc_entropy"] == got["aurc_mutual_information"] == 0 and len(got) == 6
+    assert got["aurc_entropy"] == got["aurc_mutual_information"] == got["augrc_entropy"] == 0 and len(got) == 8
+
+
+def test_detection_scores_of_every_measure():
+    """The measures from the logits of every sample, by scipy; and without logits there is no score of them."""
+    stream = torch.Generator().manual_seed(3)
+    logits = [2 * torch.randn(5, 60, 7, generator=stream), torch.randn(5, 40, 7, generator=stream)]
+    given, expected = [], []
+    for own in logits:
+        p, z = special.softmax(own.numpy(), -1), own.numpy()
+        inside = stats.entropy(p, axis=-1).mean(0)
+        parts = p.mean(0), inside, special.logsumexp(z, -1).mean(0), z.max(-1).mean(0)
+        given.append(Predictive(*map(torch.from_numpy, parts)))
+        total = stats.entropy(p.mean(0), axis=-1)
+        expected.append((total, total - inside, -parts[2], -parts[3], -p.mean(0).max(-1)))
+    test, other = given
+    got = detection_scores(test, other)
+    truth = torch.cat([torch.ones(40), torch.zeros(60)]).long()
+    for name, known, others in zip(metrics.UNCERTAINTIES, *expected, strict=True):
+        scores = torch.from_numpy(np.concatenate([others, known])).double()
+        assert got[f"auroc_{name}"] == pytest.approx(reference.binary_auroc(scores.sigmoid(), truth).item(), abs=1e-5)
+        assert got[f"aupr_{name}"] == pytest.approx(
+            reference.binary_average_precision(scores.sigmoid(), truth).item(), abs=1e-5
+        )
+        assert got[f"fpr95_{name}"] == pytest.approx(np.mean(known >= np.sort(others)[2]))
+    assert len(got) == 15 and len({got[f"auroc_{name}"] for name in metrics.UNCERTAINTIES}) == 5
+    assert together(test, test)[2].equal(test.log_partition)
+    without = together(test, Predictive(*test[:2]))
+    assert without.log_partition is without.largest_logit is None
+    lacking = {name for name, value in detection_scores(without, other).items() if value is None}
+    assert lacking == {f"{score}_{name}" for score in ("auroc", "aupr", "fpr95") for name in ("energy", "largest_logit")}

@@ -31,9 +31,12 @@ def test_samples_computed_together_are_those_computed_one_by_one(tiny, peer, at_
     images, noise = draw(peer, 7)
     weights = peer.sample(noise).detach()
     got = predictive.predict(peer, images, weights, tiny.replace(samples_at_once=at_once))
-    softmax = torch.stack([peer(images, weights=sample)[0].softmax(-1) for sample in weights]).detach()
+    logits = torch.stack([peer(images, weights=sample)[0] for sample in weights]).detach()
+    softmax = logits.softmax(-1)
     torch.testing.assert_close(got.probabilities, softmax.mean(0), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(got.expected_entropy, entropy(softmax).mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(got.log_partition, logits.exp().sum(-1).log().mean(0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got.largest_logit, logits.max(-1).values.mean(0), rtol=1e-5, atol=1e-5)
 
 
 def test_where_memory_runs_out_fewer_are_computed_together(tiny, peer, monkeypatch):
