@@ -7,7 +7,7 @@ from pathlib import Path
 
 from analysis import answer, tables
 from analysis.figures import reliability
-from analysis.records import alive, effects, expected
+from analysis.records import alive, effects, expected, other_images, worth
 from analysis.records.effects import COMPARED, Effects, Looks
 from analysis.records.load import StudyData, load
 from analysis.records.repeats import STRONGER, Repeats, gather, predictions
@@ -109,7 +109,8 @@ def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORM
     out = out or folder
     out.mkdir(parents=True, exist_ok=True)
     made = analyse(folder)
-    table = tables.markdown(made.study, made.table, more=expected.markdown(made.repeats))
+    more = [*expected.markdown(made.repeats), *worth.markdown(made.study), *other_images.markdown(made.study)]
+    table = tables.markdown(made.study, made.table, more=more)
     texts = {
         "table.md": table,
         "table.csv": tables.frame(made.study, made.table).to_csv(index=False, float_format="%.10g"),

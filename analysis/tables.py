@@ -10,6 +10,7 @@ from analysis.records.columns import COLUMNS, GROUPS, Column
 from analysis.records.load import StudyData
 from analysis.records.repeats import Repeat
 from analysis.stats.statistics import Summary, summarize
+from mldiv.records import TEMPERATURES, at_bound
 from mldiv.terminal import plain
 
 #: By arm and column.
@@ -48,6 +49,7 @@ def caption(study: StudyData) -> list[str]:
     lines.append(f"Repeats that do not enter: {', '.join(counted)}." if counted else "No repeat failed or diverged.")
     if missing := study.missing():
         lines.append(f"Without a finished trial: {'; '.join(missing)}.")
+    lines += _bounds(study)
     for record in study.records.values():
         lines += [f"Note on {record.id}: {note}." for note in record.notes]
     lines += [f"Left out: {problem}." for problem in study.problems]
@@ -57,6 +59,20 @@ def caption(study: StudyData) -> list[str]:
     commit = header.environment.get("commit", "unknown")
     lines.append(f"mldiv {header.environment.get('mldiv')}, commit {commit}.")
     return lines
+
+
+def _bounds(study: StudyData) -> list[str]:
+    """Say which arms' calibration temperatures were stopped by a bound."""
+    found = []
+    for arm in study.arms:
+        repeats = list(study.finished(arm).values())
+        stopped = sum(any(at_bound(value) for value in record.calibration_temperature.values()) for record in repeats)
+        if stopped:
+            found.append(f"{arm} ({stopped} of {len(repeats)} repeats)")
+    ends = " or ".join(f"{end:g}" for end in TEMPERATURES)
+    return [f"A fitted temperature lies at its bound, {ends}, and what follows from it is no optimum: {', '.join(found)}."] if (
+        found
+    ) else []  # fmt: skip
 
 
 def _members(study: StudyData) -> str:

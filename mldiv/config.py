@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mldiv.datasets.ood import OOD
+from mldiv.datasets import ood as other_images
+from mldiv.datasets.files import DataError
 from mldiv.datasets.sources import DATASETS
 from mldiv.method.alignment import ALIGNMENTS
 from mldiv.method.fusion import FUSION_TRAINING, FUSIONS
@@ -41,6 +42,8 @@ from mldiv.setting import (
     shown,
 )
 
+#: Where corrupted test images come from.
+SHIFT_IMAGES = ("computed", "files")
 INITIALIZATIONS = ("scratch_pretrained", "scratch", "pretrained", "pretrained_same")
 SCHEDULES = ("cosine", "step", "constant")
 STAGE_SCHEDULES = ("continue", "restart")
@@ -306,8 +309,17 @@ class TrialConfig:
         "those of training, which saw other samples", ge=0, le=10**6, before=0,
     )  # fmt: skip
     ood: str = _diversity(
-        "photographs", "images of another kind, whose uncertainty a trained pair is asked for: photographs, which come with a "
-        "dependency, another data set's test images, or none", choices=OOD,
+        "photographs", "images of another kind, whose uncertainty a trained pair is asked for, with commas: photographs, which "
+        "come with a dependency, noise, another data set's test images, name@FOLDER for one in a folder of its own, below "
+        "data_root (or a full path, which then is in the trial's identity), or none",
+    )  # fmt: skip
+    shift_share: float = _diversity_tensor(
+        0.0, "largest share of the training's arithmetic that predictions of corrupted test images may take, 15 kinds at five "
+        "severities; 0: none are made", ge=0, le=10, before=0.0,
+    )  # fmt: skip
+    shift_images: str = _diversity(
+        "computed", "corrupted images: computed from the test images, or files, CIFAR-10-C's or CIFAR-100-C's in a folder of "
+        "that name below data_root", choices=SHIFT_IMAGES, before="computed",
     )  # fmt: skip
 
     seed: int = _schedule(0, "of everything random in a trial", ge=0, lt=2**63)
@@ -315,6 +327,7 @@ class TrialConfig:
     def __post_init__(self) -> None:
         for name, value in _check(vars(self)).items():  # 1 and 1.0 are one setting, and have one identity
             object.__setattr__(self, name, value)
+        _check_ood(self)
         _check_together(self)
 
     @property
@@ -378,6 +391,13 @@ def from_dict(settings: dict[str, Any]) -> TrialConfig:
     Raises: ConfigError as `TrialConfig.replace`.
     """
     return TrialConfig().replace(**(as_before(TrialConfig) | settings))
+
+
+def _check_ood(config: TrialConfig) -> None:
+    try:
+        other_images.check_name(config.ood)
+    except DataError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _check_together(config: TrialConfig) -> None:

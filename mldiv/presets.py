@@ -33,7 +33,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "quick": Preset(
         {"data": "digits", "arch": "resnet20", "width": 0.5, "epochs": 45, "switch_epoch": 30, "pretrain_epochs": 20}
-        | {"batch_size": 64, "lr": 0.05, "validation_fraction": 0.15, "validation_samples": 4, "gradient_points": 0.125},
+        | {"batch_size": 64, "lr": 0.05, "validation_fraction": 0.15, "validation_samples": 4, "gradient_points": 0.125}
+        | {"shift_share": 0.1},
         samples=6,
         seeds=8,
         cut={"train_size": 8192, "validation_size": 1024, "test_size": 4096},
@@ -41,14 +42,15 @@ PRESETS: dict[str, Preset] = {
     "small": Preset(
         {"data": "cifar10", "arch": "resnet8", "width": 0.5, "epochs": 24, "switch_epoch": 16, "pretrain_epochs": 10}
         | {"batch_size": 128, "lr": 0.1, "precision": "bf16", "channels_last": True, "validation_samples": 2}
-        | {"gradient_points": 0.5},
+        | {"gradient_points": 0.5, "shift_share": 0.1},
         samples=4,
         seeds=5,
         cut={"train_size": 10_000, "validation_size": 2_000, "test_size": 4_000},
     ),
     "paper": Preset(
         {"data": "cifar100", "arch": "resnet20", "epochs": 300, "switch_epoch": 200, "pretrain_epochs": 200}
-        | {"batch_size": 128, "lr": 0.1, "precision": "bf16", "channels_last": True, "gradient_points": 1.0},
+        | {"batch_size": 128, "lr": 0.1, "precision": "bf16", "channels_last": True, "gradient_points": 1.0}
+        | {"shift_share": 0.1},
         samples=20,
         seeds=8,
         cut={},

@@ -51,6 +51,9 @@ LEVEL = 0.05
 #: and points of ECE, for data like CIFAR.
 MARGINS = {"nll": 0.005, "accuracy": 0.3, "ece": 0.5}
 
+#: Between which a calibration temperature is looked for; within 1 % of an end it was stopped there, and the best is not known.
+TEMPERATURES = (0.05, 20.0)
+
 #: The member that is all peers together, however many they are.
 PAIR = "pair"
 
@@ -61,8 +64,15 @@ Scores = dict[str, Numbers]
 #: The fields that hold such.
 NUMBERS: dict[str, Any] = {
     "switch": Numbers, "calibration_temperature": Numbers, "validation": Scores, "test": Scores, "test_scaled": Scores,
-    "uncertainty": Scores, "posterior": Scores, "importance": Scores | None,
+    "uncertainty": Scores, "posterior": Scores, "importance": Scores | None, "recalibrated": Scores, "other": Scores,
+    "shift": Scores, "ensembles": Scores, "generalized": Scores, "size": Numbers,
 }  # fmt: skip
+
+
+def at_bound(temperature: float) -> bool:
+    """Return whether a fitted temperature lies within 1 % of an end of TEMPERATURES, or beyond it."""
+    low, high = TEMPERATURES
+    return not 1.01 * low < temperature < 0.99 * high
 
 
 def members_of(peers: int) -> tuple[str, ...]:
@@ -104,6 +114,18 @@ class TrialRecord:
     #: How Bayesian the trial is, on validation data at its end. By member: NLL and accuracy of the mean network beside those of
     #: the samples; of a peer the median of sigma over |mu|; of all together the mutual information within peers and between.
     posterior: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: By member: test scores after a recalibration fitted on validation data, as vector_nll.
+    recalibrated: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: By member: how well its uncertainties tell each set of other images, as cifar100/auroc_energy.
+    other: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: By member: scores on corrupted test images, all kinds together, as nll_5 at the highest severity; images: of each kind.
+    shift: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: By number k: test scores of the first k peers together, with scaled_nll after a temperature of their own.
+    ensembles: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: On test and on training images: how much the peers disagree, and how much their mean gains in NLL over one of them.
+    generalized: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: What a prediction costs: parameters of all peers, floating-point operations of an image with one weight sample each.
+    size: dict[str, float] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     #: Both distances between the peers, raw, when stage two began.
     switch: dict[str, float] = field(default_factory=dict)

@@ -4,8 +4,9 @@ The paper's ablation, every arm trained for the same epochs and tuned with the s
 seeds as blocks: the main effect of each diversity term, and whether they help each other or do the same.
 
 Is it the method, or is it two networks? Beside a single Bayesian network and two that never meet stand their deterministic
-twins, and what else the arithmetic of a pair buys: one wider network, one that a finished teacher taught, and at twice the cost
-four peers. Trials of fewer than 20 epochs (preset demo) have of these only the two deterministic pairs.
+twins, and what else the arithmetic of a pair buys: one wider network, one that a finished teacher taught, at twice the cost
+four peers, and at four times an ensemble, by which every arm's worth in independent networks is told. Trials of fewer than 20
+epochs (preset demo) have of these only the two deterministic pairs.
 """
 
 from analysis.build import build, undecided
@@ -17,6 +18,9 @@ ALONE = {"mutual_weight": 0.0, "alpha": 0.0, "beta": 0.0}
 PLAIN = {"alpha": 0.0, "beta": 0.0}
 BASELINE, PARAMETER, FEATURE, BOTH = "mutual learning", "with parameter diversity", "with feature diversity", "with both"
 FEW_EPOCHS = 20
+
+#: By which the tables tell how many independent networks every arm is worth.
+ENSEMBLE = "eight deterministic networks"
 
 #: The width at which a network of convolutions takes twice the arithmetic, which grows with its square.
 TWICE = 2**0.5
@@ -35,6 +39,7 @@ def arms(base: TrialConfig) -> dict[str, dict]:
     if base.epochs >= FEW_EPOCHS:
         if base.arch != "resnet18":  # it has one width
             twins["one deterministic network, twice the arithmetic"] = ALONE | {"peers": 1, "width": base.width * TWICE}
+        twins[ENSEMBLE] = ALONE | {"peers": 8}
         twins["one deterministic network, taught by a finished one"] = PLAIN | {"peers": 1, "teacher": "pretrained"}
     twins = {name: changes | {"posterior": "deterministic"} for name, changes in twins.items() if base.bayesian}
     four = {"four peers, with both": {"peers": 4}} if base.epochs >= FEW_EPOCHS and base.peers != 4 else {}

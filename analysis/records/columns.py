@@ -8,7 +8,11 @@ import numpy as np
 
 from analysis.records.repeats import Repeat
 from analysis.stats.calibration import debiased_calibration_error, null_ece
+from analysis.stats.smooth_calibration import smooth_error
 from mldiv.records import PAIR, scored_by
+
+#: Of corrupted images, as in a trial's record.
+SEVERITIES = range(1, 6)
 
 Value = Callable[[Repeat], float | None]
 
@@ -49,6 +53,45 @@ def _test(name: str, member: str | None = None) -> Value:
 
 def _scaled(name: str) -> Value:
     return lambda repeat: mean_over_members(repeat.record.test_scaled, repeat.member, name)
+
+
+def _recalibrated(name: str) -> Value:
+    return lambda repeat: mean_over_members(repeat.record.recalibrated, repeat.member, name)
+
+
+def _shift(name: str) -> Value:
+    """Average a score on corrupted images over the severities."""
+    return lambda repeat: _mean(
+        [mean_over_members(repeat.record.shift, repeat.member, f"{name}_{level}") for level in SEVERITIES]
+    )
+
+
+def _at(severity: int, name: str) -> Value:
+    return lambda repeat: mean_over_members(repeat.record.shift, repeat.member, f"{name}_{severity}")
+
+
+def _generalized(split: str, name: str) -> Value:
+    return lambda repeat: repeat.record.generalized.get(split, {}).get(name)
+
+
+def _lost(repeat: Repeat) -> float | None:
+    """Return how much more the mean of the peers gains over one of them on training images than on test images."""
+    test, train = (_generalized(split, "gain")(repeat) for split in ("test", "train"))
+    return None if test is None or train is None else train - test
+
+
+def _forward(repeat: Repeat) -> float | None:
+    """Return the operations of a prediction, in 10^9: of all peers, with as many weight samples as it takes."""
+    flops = repeat.record.size.get("forward_flops")
+    noisy = repeat.record.config.get("posterior") != "deterministic"
+    return None if flops is None else flops * (repeat.record.config["test_samples"] if noisy else 1) / 1e9
+
+
+def _training(repeat: Repeat) -> float | None:
+    """Return the operations of training, in 10^12: forward and twice as many backward, of every image of every epoch."""
+    flops, images = repeat.record.size.get("forward_flops"), repeat.record.data.get("train")
+    steps = repeat.record.config.get("train_samples", 1) * repeat.record.epochs
+    return None if flops is None or images is None else 3 * flops * images * steps / 1e12
 
 
 def _uncertainty(name: str) -> Value:
@@ -105,8 +148,16 @@ def _debiased(confidence: np.ndarray, correct: np.ndarray) -> float:
 GROUPS: dict[str, str] = {
     "scores": "Scores.",
     "calibration": "Calibration: the expected calibration error (15 bins) beside what a perfectly calibrated model with these "
-    "confidences would score on so many images, for ECE is never 0 even then; the debiased root mean square error (negative: "
-    "less than chance leaves); and the scores after temperature scaling, its temperature fitted on validation data.",
+    "confidences would score on so many images, for ECE is never 0 even then; the debiased root mean square error over 15 bins "
+    "(negative: less than chance leaves); the smooth error, which has no bins; and scores after temperature, vector and "
+    "isotonic scaling, fitted on validation data.",
+    "shift": "Under shift: test images under 15 kinds of corruption, all together, mean over five severities and at the "
+    "strongest.",
+    "worth": "Whether the diversity generalises: the peers' disagreement relative to their mean error, and the gain in NLL of "
+    "their mean over one of them, on test images; and how much greater that gain is on training images (above 0: diversity "
+    "that does not generalise).",
+    "cost": "What an arm costs: parameters of all its networks, floating-point operations of a prediction of one image and of "
+    "training (forward and backward, without pretraining), seconds of the trial as it was run here.",
     "diversity": "How different the peers are: disagreement and feature KL after the last epoch on validation data, W2² and "
     "cosine between the posteriors' means.",
     "posterior": "How Bayesian the networks are, on validation data at the end: the median over weights of sigma over the size "
@@ -114,7 +165,8 @@ GROUPS: dict[str, str] = {
     "information (MI) that lies within its peers, the rest being their disagreement. And what is left of a pretrained start: "
     "the lowest accuracy of the pretrained peers in the first epoch, less that at which they began.",
     "uncertainty": "Uncertainty as a detector, area under the ROC curve: of the errors on test data, and of images of another "
-    "kind, by entropy and by mutual information (MI); area under the risk-coverage curve by entropy.",
+    "kind (the first set), by entropy and by mutual information (MI); area under the risk-coverage curve by entropy, and under "
+    "the generalised one.",
 }
 
 #: Columns in their order. Scores are of the pair on test data unless the title, or the arm, says otherwise.
@@ -133,6 +185,20 @@ COLUMNS: dict[str, Column] = {
     "scaling_temperature": Column("temperature", _temperature, "calibration"),
     "scaled_ece": Column("ECE % scaled", _scaled("ece"), "calibration", "low", 100),
     "scaled_nll": Column("NLL scaled", _scaled("nll"), "calibration", "low", 1, 4),
+    "smooth": Column("smooth error %", _predicted(smooth_error), "calibration", "low", 100),
+    "vector_nll": Column("NLL vector", _recalibrated("vector_nll"), "calibration", "low", 1, 4),
+    "isotonic_nll": Column("NLL isotonic", _recalibrated("isotonic_nll"), "calibration", "low", 1, 4),
+    "vector_ece": Column("ECE % vector", _recalibrated("vector_ece"), "calibration", "low", 100),
+    "isotonic_ece": Column("ECE % isotonic", _recalibrated("isotonic_ece"), "calibration", "low", 100),
+    "shift_accuracy": Column("Accuracy %", _shift("accuracy"), "shift", "high", 100),
+    "shift_nll": Column("NLL", _shift("nll"), "shift", "low", 1, 4),
+    "shift_ece": Column("ECE %", _shift("ece"), "shift", "low", 100),
+    "shift_brier": Column("Brier", _shift("brier"), "shift", "low", 1, 4),
+    "strongest_accuracy": Column("Accuracy %, severity 5", _at(5, "accuracy"), "shift", "high", 100),
+    "strongest_nll": Column("NLL, severity 5", _at(5, "nll"), "shift", "low", 1, 4),
+    "over_error": Column("disagreement over error", _generalized("test", "over_error"), "worth", None, 1, 3),
+    "gain": Column("gain in NLL", _generalized("test", "gain"), "worth", None, 1, 4),
+    "lost": Column("more of it on training images", _lost, "worth", None, 1, 4),
     "disagreement": Column("Disagreement %", _last("disagreement"), "diversity", None, 100),
     "w2_per_weight": Column("W2² per weight", _last("w2_per_weight"), "diversity", None, 1, 4),
     "cosine": Column("cosine of means", _last("cosine"), "diversity", None, 1, 3),
@@ -147,4 +213,9 @@ COLUMNS: dict[str, Column] = {
     "ood_entropy": Column("other images, entropy", _uncertainty("ood_auroc_entropy"), "uncertainty", "high", 1, 3),
     "ood_mi": Column("other images, MI", _uncertainty("ood_auroc_mutual_information"), "uncertainty", "high", 1, 3),
     "aurc": Column("risk-coverage", _uncertainty("aurc_entropy"), "uncertainty", "low", 1, 4),
+    "augrc": Column("generalised", _uncertainty("augrc_entropy"), "uncertainty", "low", 1, 4),
+    "parameters": Column("parameters 10⁶", lambda repeat: repeat.record.size.get("parameters"), "cost", None, 1e-6, 3),
+    "forward": Column("prediction 10⁹", _forward, "cost", None, 1, 3),
+    "training": Column("training 10¹²", _training, "cost", None, 1, 3),
+    "seconds": Column("seconds", lambda repeat: repeat.record.seconds, "cost", None, 1, 0),
 }  # fmt: skip

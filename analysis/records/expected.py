@@ -10,6 +10,8 @@ from analysis.records.load import Predictions
 from analysis.records.repeats import Repeats
 from analysis.stats.bootstrap import Interval, two_way_statistic
 from analysis.stats.calibration import ece_interval, image_eces, null_distribution
+from analysis.stats.smooth_calibration import NEGLIGIBLE, judge
+from analysis.stats.statistics import UNDECIDED
 
 #: Seeds whose confidences stand for an arm's in the null; more would not move its range.
 NULL_SEEDS = 8
@@ -17,8 +19,13 @@ NULL_SEEDS = 8
 WORDS = (
     "ECE, mean over seeds, with its 95 % interval over seeds and test images (of the expected ECE at so many images, its "
     "upward bias included), and the mean and the range of 95 % of the ECEs that a perfectly calibrated model with these "
-    "confidences would score on one such test set."
+    "confidences would score on one such test set. The smooth calibration error (no bins) with the interval of that at "
+    f"infinitely many images, and whether it is known to be below {100 * NEGLIGIBLE:g} %: calibrated well enough, "
+    "miscalibrated, or undecided."
 )
+
+#: Titles of what `smooth` writes.
+SMOOTH = ["smooth error % [95 % interval]", "calibrated"]
 
 #: By seed, the predictions of the arm's members.
 OfSeeds = Sequence[list[Predictions]]
@@ -31,10 +38,11 @@ def markdown(repeats: Repeats) -> list[str]:
         seeds = [repeat.predictions for repeat in of_arm.values() if repeat.predictions]
         if seeds:
             low, mean, high = null_range(seeds)
-            rows.append([arm, _percent(interval(seeds), len(seeds)), f"{mean:.2f} [{low:.2f}, {high:.2f}]"])
+            ece = [_percent(interval(seeds), len(seeds)), f"{mean:.2f} [{low:.2f}, {high:.2f}]"]
+            rows.append([arm, *ece, *smooth(seeds)])
     if not rows:
         return []
-    frame = pd.DataFrame(rows, columns=["arm", "ECE % [95 % interval]", "if calibrated [95 % range]"])
+    frame = pd.DataFrame(rows, columns=["arm", "ECE % [95 % interval]", "if calibrated [95 % range]", *SMOOTH])
     return [WORDS, frame.to_markdown(index=False, disable_numparse=True)]
 
 
@@ -52,6 +60,15 @@ def interval(seeds: OfSeeds) -> Interval | None:
     return two_way_statistic(
         lambda weights: np.mean([eces(weights) for eces in of_members], axis=0), len(seeds), len(seeds[0][0].label)
     )
+
+
+def smooth(seeds: OfSeeds) -> list[str]:
+    """Write the smooth calibration error with its interval, and the verdict; of several members the worst one's."""
+    if len({len(member.label) for members in seeds for member in members}) > 1:
+        return ["no interval", UNDECIDED]
+    judged = [judge(*stacked(of_member)) for of_member in zip(*seeds, strict=True)]
+    worst = max(judged, key=lambda found: found.interval.estimate if found.interval else 0.0)
+    return [_percent(worst.interval, len(seeds)), worst.verdict]
 
 
 def null_range(seeds: OfSeeds) -> tuple[float, float, float]:

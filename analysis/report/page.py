@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis.figures import curves, detection, forest, html, reliability, svg
+from analysis.figures import curves, detection, forest, html, reliability, shift, svg
 from analysis.figures.palette import Style
 from analysis.records.effects import Effects
 from analysis.records.load import StudyData
@@ -50,6 +50,7 @@ def render(
         Section("Diversity over time", _of_lines(curves.diversity, study, lines, styles)),
         Section("Which terms act", _of_lines(curves.gradients, study, lines, styles)),
         Section("Uncertainty as a detector", _detection(study, predictions, styles)),
+        *([Section("Under shift", shifted)] if (shifted := shift.panels(study, styles)) else []),
         *extra,
         *([Section(account.IMPORTANCE, shares, account.EXPLAINED)] if (shares := account.importance(study)) else []),
         Section("What failed or is missing", account.failures(study, signatures)),

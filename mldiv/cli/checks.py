@@ -16,7 +16,8 @@ from torch import nn
 from mldiv import setting
 from mldiv.cluster.nodes import local_resources
 from mldiv.config import ConfigError, TrialConfig, nearest
-from mldiv.datasets import ood, sources
+from mldiv.datasets import corruptions, ood, sources
+from mldiv.datasets.corruptions import FILE_PIXELS
 from mldiv.datasets.files import DataError
 from mldiv.datasets.splits import Shapes
 from mldiv.method.alignment import channel_groups
@@ -95,10 +96,14 @@ def check_workers(flags: Namespace, configs: Sequence[TrialConfig]) -> None:
 
 
 def check_data(base: TrialConfig, download: bool) -> None:
-    """Refuse images that are not there or damaged, those of another kind too; download them where that is asked for."""
+    """Refuse images that are not there or damaged, of another kind or corrupted ones too; download them where asked to."""
     root = Path(base.data_root) if base.data_root else None
     sources.check(base.data, root, download=download)
     ood.check(base.ood, root, base.data)
+    if base.shift_share and base.shift_images == "files":
+        if base.image_size not in (None, FILE_PIXELS):
+            raise ConfigError(f"shift_images = 'files': those have {FILE_PIXELS} pixels a side, image_size = {base.image_size}")
+        corruptions.check_files(corruptions.published(base.data, base.data_root), dataset(base).test.labels)
 
 
 def check_arms(arms: Sequence[Arm], searches: bool) -> None:

@@ -44,7 +44,9 @@ def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of mldiv/config.py; may be repeated"
     )
-    parser.add_argument("--ood", help="images of another kind: photographs (default), another data set's name, or none")
+    parser.add_argument(
+        "--ood", help="images of another kind, a list with commas: photographs (default), noise, a data set's name, or none"
+    )
     parser.add_argument(
         "--arm", action="append", default=[], metavar="NAME", help="only this arm beside the baseline; repeatable"
     )

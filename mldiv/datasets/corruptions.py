@@ -29,8 +29,10 @@ BATCH_IMAGES = 500
 #: What rounding may take from a grey level: the published files are cut to whole levels, not rounded.
 ROUNDING = 1e-6
 
-#: Test images in a published file, at each severity.
-FILE_IMAGES = 10_000
+#: Test images in a published file, at each severity, and pixels of their sides.
+FILE_IMAGES, FILE_PIXELS = 10_000, 32
+#: Folders of published files below the data's, by data set.
+PUBLISHED = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C"}
 FILES_HINT = "it should hold CIFAR-10-C's or CIFAR-100-C's <kind>.npy, 15 of them, and labels.npy"
 
 Pixels = UInt8[Tensor, "images channels size size"]
@@ -185,6 +187,16 @@ def _decoded(split: Split, indices: Tensor) -> Pixels:
     return torch.cat(list(split.images.decoded(list(indices.split(256)))))
 
 
+def published(name: str, root: str | None) -> Path:
+    """Return the folder of a data set's published corrupted images.
+
+    Raises: DataError for a data set that has none, or without a place of the data.
+    """
+    if name not in PUBLISHED or root is None:
+        raise DataError(f"corrupted images of {name!r} from files: there are some of {', '.join(PUBLISHED)}, below --data-root")
+    return Path(root) / PUBLISHED[name]
+
+
 def check_files(folder: Path, labels: Tensor) -> None:
     """Look at CIFAR-10-C's or CIFAR-100-C's files before any work starts.
 
@@ -194,7 +206,7 @@ def check_files(folder: Path, labels: Tensor) -> None:
     """
     existing_folder(folder, FILES_HINT)
     for kind in CORRUPTIONS:
-        _opened(folder / f"{kind}.npy", (len(SEVERITIES) * FILE_IMAGES, 32, 32, 3))
+        _opened(folder / f"{kind}.npy", (len(SEVERITIES) * FILE_IMAGES, FILE_PIXELS, FILE_PIXELS, 3))
     path = folder / "labels.npy"
     found = np.asarray(_opened(path, (len(SEVERITIES) * FILE_IMAGES,)))
     expected = labels.cpu().numpy()
@@ -218,7 +230,7 @@ def read_files(folder: Path, kind: str, severity: int, labels: Tensor) -> Split:
 
 
 def _from_file(folder: Path, kind: str, severity: int, indices: np.ndarray) -> Pixels:
-    images = _opened(folder / f"{kind}.npy", (len(SEVERITIES) * FILE_IMAGES, 32, 32, 3))
+    images = _opened(folder / f"{kind}.npy", (len(SEVERITIES) * FILE_IMAGES, FILE_PIXELS, FILE_PIXELS, 3))
     chosen = np.ascontiguousarray(images[(severity - 1) * FILE_IMAGES + indices])
     return torch.from_numpy(chosen).permute(0, 3, 1, 2).contiguous()
 

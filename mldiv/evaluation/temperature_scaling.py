@@ -7,10 +7,9 @@ from jaxtyping import Float, Int
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-#: Between which temperatures the best one is looked for.
-LOWEST, HIGHEST = 0.05, 20.0
-#: A temperature within this share of a bound was stopped by it.
-NEAR_BOUND = 0.01
+from mldiv.records import TEMPERATURES
+
+LOWEST, HIGHEST = TEMPERATURES
 
 Probabilities = Float[Tensor, "images classes"]
 
@@ -46,11 +45,6 @@ def fit_temperature(probabilities: Probabilities, labels: Int[Tensor, " images"]
     bounds = math.log(LOWEST), math.log(HIGHEST)
     found = minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-6})
     return math.exp(found.x) if found.fun < nll(0.0) else 1.0
-
-
-def at_bound(temperature: float) -> bool:
-    """Return whether a fitted temperature lies within 1 % of a bound, or beyond it: the best one is not known then."""
-    return not LOWEST * (1 + NEAR_BOUND) < temperature < HIGHEST * (1 - NEAR_BOUND)
 
 
 def _logs(probabilities: Probabilities) -> Float[Tensor, "images classes"]:

@@ -1,58 +1,87 @@
 """Give a trial its final scores: the only use of the test data, and of images of another kind."""
 
 import io
+import statistics
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mldiv import distributed
-from mldiv.datasets import ood
-from mldiv.datasets.splits import ImageData
-from mldiv.evaluation import metrics, temperature_scaling
+from mldiv.config import TrialConfig
+from mldiv.datasets import corruptions, ood
+from mldiv.datasets.splits import ImageData, Split
+from mldiv.evaluation import metrics, recalibration, temperature_scaling
 from mldiv.evaluation.metrics import Predictive
-from mldiv.evaluation.predictive import predictives
+from mldiv.evaluation.predictive import disagreement, evaluation, predictives
 from mldiv.record_files import write_atomically
+from mldiv.records import PAIR
 from mldiv.training.loop import check_finite
 from mldiv.training.resume import Trial
 
 Members = dict[str, Predictive]
 
+#: A step of training takes the arithmetic of so many predictions: forward once, backward twice.
+STEP_PASSES = 3
+
+#: Scores of a few peers together, and what recalibration is judged by.
+PROPER = ("nll", "accuracy", "ece")
+
 
 def score(trial: Trial) -> None:
     """Enter a trial's final scores into its record, and write predictions.parquet and ood.parquet.
 
-    The scores are those on validation and test data; the same on test data after temperature scaling, with the temperature
-    fitted on validation data; how well uncertainty detects errors and the images of ``config.ood``. Every rank's call.
+    The scores are those on validation and test data; the same on test data after temperature scaling and other recalibrations,
+    fitted on validation data; of the first peers together; how well uncertainty detects errors and each set of ``config.ood``;
+    on corrupted test images. Every rank's call.
     """
     record = trial.record
-    validation, labels = _predict(trial, trial.data, "validation")
-    record.validation = _scores(validation, labels)
-    record.posterior = _posterior(trial, validation, labels)
+    validation, known = _predict(trial, trial.data, "validation")
+    record.validation = _scores(validation, known)
+    record.posterior = _posterior(trial, validation, known)
     record.calibration_temperature = {
-        member: temperature_scaling.fit_temperature(prediction.probabilities, labels)
+        member: temperature_scaling.fit_temperature(prediction.probabilities, known)
         for member, prediction in validation.items()
     }
     test, labels = _predict(trial, trial.data, "test")
     record.test = _scores(test, labels)
     scaled = {
-        member: Predictive(
-            temperature_scaling.scale(prediction.probabilities, record.calibration_temperature[member]),
-            prediction.expected_entropy,
+        member: prediction._replace(
+            probabilities=temperature_scaling.scale(prediction.probabilities, record.calibration_temperature[member])
         )
         for member, prediction in test.items()
     }
     names = tuple(name for name in metrics.METRICS if name != "mutual_information")  # what scaling leaves undefined
     record.test_scaled = {member: metrics.scores(prediction, labels, names) for member, prediction in scaled.items()}
-    other = _other(trial)
-    record.uncertainty = {
-        member: metrics.uncertainty_scores(prediction, labels, other.get(member)) for member, prediction in test.items()
+    record.recalibrated = {
+        member: _recalibrated(validation[member], known, prediction, labels) for member, prediction in test.items()
     }
+    record.ensembles = _ensembles(validation, known, test, labels)
+    record.generalized = _generalized(trial, test, labels)
+    record.size = _size(trial)
+    others = _others(trial)
+    first = next(iter(others.values()), {})
+    record.uncertainty = {
+        member: metrics.uncertainty_scores(prediction, labels, first.get(member)) for member, prediction in test.items()
+    }
+    record.other = {
+        member: {
+            f"{name}/{score}": value
+            for name, other in others.items()
+            for score, value in metrics.detection_scores(prediction, other[member]).items()
+        }
+        for member, prediction in test.items()
+        if others
+    }
+    record.shift = _shift(trial)
     if distributed.rank() == 0:
         write_table(trial.folder / "predictions.parquet", predictions_table(test, scaled, labels), record.id)
-        if other:
-            write_table(trial.folder / "ood.parquet", other_table(other), record.id)
+        if first:
+            write_table(trial.folder / "ood.parquet", other_table(first), record.id)
 
 
 def _posterior(trial: Trial, sampled: Members, labels: Tensor) -> dict[str, dict[str, float]]:
@@ -83,14 +112,109 @@ def _scores(members: Members, labels: Tensor) -> dict[str, dict[str, float]]:
     return {member: metrics.scores(prediction, labels) for member, prediction in members.items()}
 
 
-def _other(trial: Trial) -> Members:
-    """Predict as many images of another kind as there are test images, with the same weight samples."""
-    config, data = trial.config, trial.data
-    if config.ood == "none":
+def _recalibrated(validation: Predictive, known: Tensor, test: Predictive, labels: Tensor) -> dict[str, float]:
+    """Score a member's test predictions after each recalibration but the temperature's, which has a place of its own."""
+    found: dict[str, float] = {}
+    for name, fit in recalibration.RECALIBRATORS.items():
+        if name != "temperature":
+            made = test._replace(probabilities=fit(validation.probabilities, known)(test.probabilities))
+            found |= {f"{name}_{metric}": value for metric, value in metrics.scores(made, labels, PROPER).items()}
+    return found
+
+
+def _ensembles(validation: Members, known: Tensor, test: Members, labels: Tensor) -> dict[str, dict[str, float]]:
+    """Score the first 1, 2, ... peers together, also after a temperature that is fitted to so many."""
+    peers, found = [name for name in test if name != PAIR], {}
+    for count in range(1, len(peers) + 1):
+        fitted, made = (metrics.together(*(of[name] for name in peers[:count])) for of in (validation, test))
+        temperature = temperature_scaling.fit_temperature(fitted.probabilities, known)
+        scaled = made._replace(probabilities=temperature_scaling.scale(made.probabilities, temperature))
+        found[str(count)] = metrics.scores(made, labels, PROPER) | {"scaled_nll": float(metrics.nll(scaled, labels))}
+    return found
+
+
+def _generalized(trial: Trial, test: Members, labels: Tensor) -> dict[str, dict[str, float | None]]:
+    """Measure the peers' diversity on test images, and on as many training images, as they are: what of it generalises."""
+    if len(test) < 3:
         return {}
+    train = trial.data.train
+    places = np.linspace(0, len(train) - 1, min(len(train), len(labels))).round().astype(int)
+    seen, their = _predict(trial, replace(trial.data, test=train.take(places)), "test")
+    return {"test": diversity_scores(test, labels), "train": diversity_scores(seen, their)}
+
+
+def diversity_scores(members: Members, labels: Tensor) -> dict[str, float | None]:
+    """Return the peers' disagreement, the share of it in their mean error, and the gain in NLL of all over their mean.
+
+    over_error is None where no peer errs: of independent errors it is at most 2, in a joint error less. gain: never negative,
+    by Jensen's inequality: Abe et al., Pathologies of Predictive Diversity in Deep Ensembles (TMLR 2024).
+    """
+    peers = [prediction for name, prediction in members.items() if name != PAIR]
+    error = 1 - statistics.fmean(float(metrics.accuracy(peer, labels)) for peer in peers)
+    apart = disagreement(members)
+    mean = statistics.fmean(float(metrics.nll(peer, labels)) for peer in peers)
+    found = {"disagreement": apart, "error": error, "gain": mean - float(metrics.nll(members[PAIR], labels))}
+    return found | {"over_error": apart / error if error else None}
+
+
+def _size(trial: Trial) -> dict[str, float]:
+    """Count all peers' parameters, and the floating-point operations of an image's prediction by one weight sample each."""
+    image = torch.zeros(1, *trial.data.train.images.shape[1:], device=trial.device)
+    with torch.no_grad(), evaluation(trial.pair), FlopCounterMode(display=False) as counter:
+        for peer in trial.pair.peers:
+            peer(image, weights=peer.mean)
+    parameters = sum(value.numel() for peer in trial.pair.peers for value in peer.parameters() if value.requires_grad)
+    return {"parameters": float(parameters), "forward_flops": float(counter.get_total_flops())}
+
+
+def _others(trial: Trial) -> dict[str, Members]:
+    """Predict as many images of each other set as there are test images, with the same weight samples."""
+    config, data = trial.config, trial.data
     root = Path(config.data_root) if config.data_root else None
-    other, _ = _predict(trial, ood.in_place_of_test(data, config.ood, root), "test")
-    return other
+    return {
+        ood.label(name): _predict(trial, ood.in_place_of_test(data, name, root), "test")[0] for name in ood.names(config.ood)
+    }
+
+
+def shifted_images(config: TrialConfig, data: ImageData) -> int:
+    """Return how many test images of each corruption are predicted: by ``shift_share``, at most those that are its own.
+
+    A prediction of an image takes ``test_samples`` passes of each peer, an epoch's training on one STEP_PASSES. Networks
+    without noise, and those trained on several samples, get the same images as the others.
+    """
+    training = config.epochs * len(data.train) * STEP_PASSES
+    cells = len(corruptions.CORRUPTIONS) * len(corruptions.SEVERITIES)
+    within = int(config.shift_share * training / (cells * config.test_samples))
+    return min(within, len(data.test) // len(corruptions.CORRUPTIONS))
+
+
+def _shift(trial: Trial) -> dict[str, dict[str, float]]:
+    """Score corrupted test images by severity, all kinds together, with the same weight samples."""
+    config, data = trial.config, trial.data
+    count = shifted_images(config, data)
+    if not count:
+        if config.shift_share:
+            trial.record.notes.append("no corrupted images: shift_share leaves room for none of a kind, or there are too few")
+        return {}
+    files = corruptions.published(config.data, config.data_root) if config.shift_images == "files" else None
+    parts = list(corruptions.shifted(data, count, files=files))
+    images, labels = (torch.cat([getattr(part.split, name) for part in parts]) for name in ("images", "labels"))
+    members, labels = _predict(trial, replace(data, test=Split(images, labels)), "test")
+    severity = torch.tensor([part.severity for part in parts]).repeat_interleave(count).to(labels.device)
+    found: dict[str, dict[str, float]] = {}
+    for member, prediction in members.items():
+        scores = {
+            f"{name}_{level}": value
+            for level in corruptions.SEVERITIES
+            for name, value in metrics.scores(chosen(prediction, severity == level), labels[severity == level]).items()
+        }
+        found[member] = scores | {"images": float(count)}
+    return found
+
+
+def chosen(prediction: Predictive, rows: Tensor) -> Predictive:
+    """Return the prediction of some images."""
+    return type(prediction)(*(None if values is None else values[rows] for values in prediction))  # type: ignore[arg-type]
 
 
 def predictions_table(members: Members, scaled: Members, labels: Tensor) -> dict[str, list]:

@@ -84,6 +84,6 @@ def test_a_row_without_a_step_stays_what_it_was():
     ("temperature", "bound"), [(0.05, True), (0.0504, True), (0.051, False), (1.0, False), (19.7, False), (19.9, True)]
 )
 def test_a_temperature_at_its_bound(temperature, bound):
-    assert temperature_scaling.at_bound(temperature) == bound
+    assert records.at_bound(temperature) == bound
     certain = torch.eye(4)
-    assert temperature_scaling.at_bound(temperature_scaling.fit_temperature(certain, torch.tensor([1, 2, 3, 0])))
+    assert records.at_bound(temperature_scaling.fit_temperature(certain, torch.tensor([1, 2, 3, 0])))
