@@ -3,12 +3,13 @@
 A client submits a trial and polls for its reports; a group asks for the next trial, reports each epoch and finishes it.
 An early stop is the answer to a report: nothing is killed. A group that asks for work while it still holds a trial has
 been restarted: it is handed the same trial again, a bounded number of times without an epoch in between. A trial whose
-client has fallen silent is stopped at its next report, and one that no group has taken yet is dropped.
+client has fallen silent is stopped at its next report, and one that no group has taken yet is dropped. What a worker says
+before it ends by an error of its own is the reason: at once where trying again cannot help, else when that was in vain.
 """
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -57,6 +58,9 @@ class Broker:
         self.placements: dict[str, Any] = {}
         self.surplus = 0
         self.closed: str | None = None
+        #: By group: how often each rank of it has ended by an error since the group last asked for work; and the last error.
+        self.deaths: dict[str, Counter[int]] = {}
+        self.last_words: dict[str, str] = {}
         self.changed = asyncio.Condition()
 
     # Clients
@@ -104,6 +108,7 @@ class Broker:
         self.pids.setdefault(group, [])
         if pid not in self.pids[group]:
             self.pids[group].append(pid)
+        self.deaths.pop(group, None)
         await self._wait(lambda: self.waiting or group in self.holding or self.closed or self.surplus, timeout)
         async with self.changed:
             if self.closed:
@@ -115,8 +120,11 @@ class Broker:
                     return END
                 return None
             queued = self.trials[trial]
+            if not queued.attempts:
+                self.last_words.pop(group, None)
             if queued.attempts == ATTEMPTS:
-                reason = f"its worker group died {ATTEMPTS} times without an epoch in between"
+                said = f"; the last time: {self.last_words[group]}" if group in self.last_words else ""
+                reason = f"its worker group died {ATTEMPTS} times without an epoch in between{said}"
                 self._finish(group, trial, Outcome("failed", reason))
                 return None
             queued.attempts += 1
@@ -137,6 +145,28 @@ class Broker:
         async with self.changed:
             if self.holding.get(group) == trial:
                 self._finish(group, trial, outcome)
+
+    async def died(self, group: str, rank: int, reason: str, hopeless: bool) -> bool:
+        """Take why a worker ends outside of a trial; return whether to start it anew.
+
+        hopeless: whether that cannot help: then the study ends with the reason.
+        """
+        async with self.changed:
+            self.last_words[group] = reason
+            self.deaths.setdefault(group, Counter())[rank] += 1
+            if hopeless and not self.closed:
+                self.closed = reason
+            self.changed.notify_all()
+        return await self.given_up(group) is None and not self.closed
+
+    async def given_up(self, group: str) -> str | None:
+        """Return the last error of a group whose workers end before they ask for work, ATTEMPTS times; None for any other."""
+        most = max(self.deaths.get(group, {}).values(), default=0)
+        return self.last_words[group] if most >= ATTEMPTS else None
+
+    async def over(self, group: str) -> bool:
+        """Return whether a worker of this group that starts need not begin."""
+        return self.closed is not None or await self.given_up(group) is not None
 
     # The driver
 

@@ -23,7 +23,7 @@ from mldiv.cluster.process_group import ProcessGroup
 from mldiv.cluster.ray_private import LeanTrainer
 from mldiv.records import TrialTask
 from mldiv.storage.object_store import Location
-from mldiv.training.attempt import StudyOver, attempt
+from mldiv.training.attempt import HOPELESS, StudyOver, attempt
 from mldiv.training.fit import summary
 from mldiv.training.worker_cache import Workspace
 
@@ -123,6 +123,8 @@ class Groups:
         group = f"group-{index}"
         try:
             self._run_trainer({"broker": self.broker_name, "group": group, "threads": max(1, int(self.resources.cpus))})
+            if (reason := ray.get(self.broker.given_up.remote(group))) is not None:
+                raise RuntimeError(reason)
         except Exception as error:
             self.failures.append(f"{group}: {error}")
             self._tell_lost(group, error)
@@ -171,10 +173,26 @@ class Groups:
 
 
 def worker_loop(settings: dict[str, Any]) -> None:
-    """Train the trials that the group is handed until told END; what each of its worker processes runs."""
+    """Train the trials that the group is handed until told END; what each of its worker processes runs.
+
+    An error outside of a trial is told to the broker, and raised where starting anew may help.
+    """
+    broker, group = ray.get_actor(settings["broker"], namespace=NAMESPACE), settings["group"]
+    with suppress(ray.exceptions.RayActorError):  # a broker that has died is noticed with the next task
+        if ray.get(broker.over.remote(group)):
+            return
+    try:
+        _train_all(broker, settings)
+    except Exception as error:
+        told = group, distributed.rank(), f"{type(error).__name__}: {error}", isinstance(error, HOPELESS)
+        if ray.get(broker.died.remote(*told)) or distributed.size() > 1:  # the others may wait in a collective
+            raise
+
+
+def _train_all(broker: Any, settings: dict[str, Any]) -> None:
+    """Train one trial after the other."""
     torch.set_num_threads(settings["threads"])
     workspace, group = Workspace(get_device()), settings["group"]
-    broker = ray.get_actor(settings["broker"], namespace=NAMESPACE)
     with suppress(ray.exceptions.RayActorError):  # a broker that has died is noticed with the next task
         left: Any = ray.get(broker.placed.remote(group, ray.util.get_current_placement_group()))
         if left is not None:

@@ -5,7 +5,8 @@ import time
 import traceback
 
 from mldiv import distributed, records
-from mldiv.config import from_dict
+from mldiv.config import ConfigError, from_dict
+from mldiv.datasets.files import DataError
 from mldiv.records import TrialRecord, TrialTask
 from mldiv.storage.object_store import SyncedFolder, working_copy
 from mldiv.storage.remote_cache import open_store
@@ -15,6 +16,9 @@ from mldiv.training.worker_cache import Workspace
 
 #: Seconds for which a finished trial's record is pushed again to an object store that refuses it.
 PATIENCE_SECONDS = 600.0
+
+#: Errors that stay while nobody mends their cause, and that no other rank's death brings about.
+HOPELESS = (ConfigError, DataError, ImportError, SyntaxError)
 
 
 class StudyOver(BaseException):
@@ -30,7 +34,8 @@ def attempt(task: TrialTask, *, workspace: Workspace, report: Report, grace_seco
     Nothing that befalls the trial alone is raised: after any Exception (settings or data that cannot be, a full disk, an object
     store that has refused the end for PATIENCE_SECONDS) the record returned says "failed" and why, with the traceback, and so
     does trial.json where it can be written, by rank 0. In a group of several a rank also fails because another one has died,
-    which is no failure of the trial: for so many seconds nothing is written, in which this process may be ended for that.
+    which is no failure of the trial: for so many seconds nothing is written, in which this process may be ended for that;
+    not where the error is HOPELESS.
     A rank that gets such a record may have left the others waiting in a
     collective: the group is to be started anew. KeyboardInterrupt, StudyOver and other BaseExceptions pass.
     """
@@ -45,7 +50,7 @@ def attempt(task: TrialTask, *, workspace: Workspace, report: Report, grace_seco
             _end(folder, task)
             return record
         except Exception as error:
-            if distributed.size() > 1:
+            if distributed.size() > 1 and not isinstance(error, HOPELESS):
                 time.sleep(grace_seconds)
             return _fail(folder, task, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
 

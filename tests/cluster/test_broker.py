@@ -203,3 +203,61 @@ def test_a_surplus_group_ends_when_nothing_waits_for_it():
         assert await broker.next("i", 3, 0.01) is None
 
     play(scene())
+
+
+def test_the_last_words_of_a_group_that_dies_too_often(monkeypatch):
+    """They are the reason; of another trial's deaths nothing is said."""
+    monkeypatch.setattr(broker_module, "ATTEMPTS", 2)
+
+    async def scene():
+        broker = Broker()
+        for trial in ("t", "u"):
+            await broker.submit(task(trial))
+        assert await broker.next("g", 1, 1) == task("t")
+        assert await broker.died("g", 0, "RuntimeError: no memory", False)
+        assert await broker.next("g", 2, 1) == task("t")
+        assert await broker.next("g", 3, 1) is None
+        _, outcome = await broker.poll("t", 0, 1)
+        reason = "its worker group died 2 times without an epoch in between"
+        assert outcome == Outcome("failed", f"{reason}; the last time: RuntimeError: no memory")
+        for pid in (4, 5):
+            assert await broker.next("g", pid, 1) == task("u")
+        assert await broker.next("g", 6, 1) is None
+        assert (await broker.poll("u", 0, 1))[1] == Outcome("failed", reason)
+
+    play(scene())
+
+
+def test_a_worker_that_cannot_begin_ends_the_study_with_its_reason():
+    """At its first death where starting anew cannot help: whoever waits hears it, and no worker begins again."""
+
+    async def scene():
+        broker = Broker()
+        await broker.submit(task("t"))
+        client = asyncio.create_task(broker.poll("t", 0, 5))
+        await asyncio.sleep(0.01)
+        assert not await broker.over("g")
+        assert not await broker.died("g", 0, "ImportError: no module named 'x'", True)
+        assert await client == ([], Outcome("interrupted", "ImportError: no module named 'x'"))
+        assert await broker.over("g") and await broker.over("other")
+        assert await broker.given_up("g") is None
+
+    play(scene())
+
+
+def test_a_group_whose_workers_die_before_they_ask_is_given_up(monkeypatch):
+    """Each rank's deaths count by themselves, from the last time that the group asked for work; the other groups go on."""
+    monkeypatch.setattr(broker_module, "ATTEMPTS", 2)
+
+    async def scene():
+        broker = Broker()
+        assert await broker.died("g", 0, "first", False)
+        await broker.next("g", 1, 0.01)
+        assert await broker.died("g", 0, "again", False)
+        assert await broker.died("g", 1, "the other rank", False)
+        assert not await broker.over("g")
+        assert not await broker.died("g", 0, "no such device", False)
+        assert await broker.over("g") and await broker.given_up("g") == "no such device"
+        assert not await broker.over("other") and await broker.given_up("other") is None
+
+    play(scene())

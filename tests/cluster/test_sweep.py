@@ -195,3 +195,19 @@ def test_16_trials_on_four_groups(small, tmp_path, monkeypatch):
     assert len({item.trial for item in plan.assignments}) == 16
     assert len(groups) == 4
     assert brokers == {ray.get_runtime_context().get_node_id()}
+
+
+def test_a_worker_that_cannot_begin_says_why_at_once(small, tmp_path, monkeypatch):
+    """Where trying again cannot help: the study ends with the reason, of the first group, at its first try."""
+    began = []
+
+    def broken(device):
+        began.append(device)
+        raise ImportError("no module named 'plug_in'")
+
+    monkeypatch.setattr(worker_groups, "Workspace", broken)
+    plan = make_plan(tmp_path, small)
+    with pytest.raises(RuntimeError, match=r"^ImportError: no module named 'plug_in'$"):
+        tuner.run(plan, tmp_path, resources=Resources(), groups=1)
+    assert len(began) == 1
+    assert plan.answered == 0

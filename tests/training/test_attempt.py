@@ -6,7 +6,8 @@ import pytest
 from helpers.first_stages import check_as_alone
 
 from mldiv import records
-from mldiv.config import from_dict
+from mldiv.config import ConfigError, from_dict
+from mldiv.datasets.files import DataError
 from mldiv.records import TrialTask
 from mldiv.storage.object_store import SyncedFolder
 from mldiv.training import attempt as module
@@ -121,6 +122,26 @@ def test_only_rank_0_writes_a_failure(make_task, tmp_path, monkeypatch):
     assert record.status == "failed"
     assert "No space left on device" in record.reason
     assert not list(tmp_path.rglob("trial.json"))
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [(RuntimeError("Connection closed by peer"), True), (OSError(5, "Input/output error"), True),
+     (ConfigError("kernel = 'x' is unknown"), False), (DataError("no such folder"), False), (ImportError("no x"), False)],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)  # fmt: skip
+def test_only_what_another_ranks_death_can_bring_about_waits_for_it(make_task, monkeypatch, error, waits):
+    slept = []
+
+    def fail(*given, **options):
+        raise error
+
+    monkeypatch.setattr(module, "fit", fail)
+    monkeypatch.setattr("mldiv.distributed.size", lambda: 2)
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    record = attempt(make_task(), workspace=Workspace(), report=go_on, grace_seconds=20.0)
+    assert record.reason.startswith(f"{type(error).__name__}: {error}")
+    assert slept == [20.0] * waits
 
 
 # Pushes, to an object store
