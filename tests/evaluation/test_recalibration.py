@@ -6,6 +6,7 @@ from scipy.special import log_softmax
 from sklearn.isotonic import isotonic_regression
 from sklearn.linear_model import LogisticRegression
 
+from mldiv import records
 from mldiv.evaluation import temperature_scaling
 from mldiv.evaluation.metrics import Predictive, ece, nll
 from mldiv.evaluation.recalibration import RECALIBRATORS, isotonic, vector
