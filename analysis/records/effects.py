@@ -44,8 +44,8 @@ class Looks:
     smallest difference that matters. With level LEVEL over the number of planned looks, over all of them together a verdict is
     wrong at most as often as a single look's at LEVEL, however the looks depend on each other (Bonferroni). The levels of
     Pocock and of O'Brien and Fleming (spent as by Lan and DeMets 1983) with t quantiles are not enough where seeds are few and
-    vary more than images: of comparisons without a difference 5.6 % came out as better or worse at 3, 5, 8 and 12 seeds, here
-    3.9 %.
+    vary more than images: of 80,000 comparisons without a difference, looked at with 3, 5, 8 and 12 seeds, 5.8 % and 5.3 % came
+    out as better or worse, here 4.3 %.
     """
 
     taken: Sequence[Sequence[int]]
