@@ -31,7 +31,7 @@ SHAPES_OF_DIVERSITY = words(
     "feature_direction feature_reduction feature_transform feature_normalization center_features"
 )
 NUMBERS_OF_DIVERSITY = words(
-    "alpha beta weighting scale_batches switch_epoch fusion_lr_scale fusion_epochs test_samples stage_two_lr_scale "
+    "alpha beta weighting scale_batches switch_epoch fusion_lr_scale fusion_epochs test_samples stage_two_lr_scale shift_share "
     "stage_two_warmup_epochs"
 )
 FUSION = words("fusion fusion_dim fusion_heads fusion_training fusion_blocks fusion_grid param_alignment")
@@ -45,7 +45,7 @@ SEEN_BY_NO_STEP = NUMBERS_OF_DIVERSITY | words(
 )
 SPARING = {
     TRIAL: {"data_root", "gradient_points"},
-    FIRST_STAGE: SHAPES_OF_DIVERSITY | NUMBERS_OF_DIVERSITY | FUSION | {"ood", "data_root", "gradient_points"},
+    FIRST_STAGE: SHAPES_OF_DIVERSITY | NUMBERS_OF_DIVERSITY | FUSION | {"ood", "shift_images", "data_root", "gradient_points"},
     PRETRAINING: {item.name for item in dataclasses.fields(TrialConfig)} - PRETRAINED_BY,
     STEP: SEEN_BY_NO_STEP,
     FIRST_STAGE_STEP: SHAPES_OF_DIVERSITY,

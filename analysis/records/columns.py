@@ -157,7 +157,7 @@ GROUPS: dict[str, str] = {
     "their mean over one of them, on test images; and how much greater that gain is on training images (above 0: diversity "
     "that does not generalise).",
     "cost": "What an arm costs: parameters of all its networks, floating-point operations of a prediction of one image and of "
-    "training (forward and backward, without pretraining), seconds of the trial as it was run here.",
+    "training (forward and backward, without pretraining). Hours are in the report, for they are the machine's.",
     "diversity": "How different the peers are: disagreement and feature KL after the last epoch on validation data, W2² and "
     "cosine between the posteriors' means.",
     "posterior": "How Bayesian the networks are, on validation data at the end: the median over weights of sigma over the size "
@@ -217,5 +217,4 @@ COLUMNS: dict[str, Column] = {
     "parameters": Column("parameters 10⁶", lambda repeat: repeat.record.size.get("parameters"), "cost", None, 1e-6, 3),
     "forward": Column("prediction 10⁹", _forward, "cost", None, 1, 3),
     "training": Column("training 10¹²", _training, "cost", None, 1, 3),
-    "seconds": Column("seconds", lambda repeat: repeat.record.seconds, "cost", None, 1, 0),
 }  # fmt: skip

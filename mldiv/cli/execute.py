@@ -45,37 +45,29 @@ def execute(run: StudyRun, folder: SyncedFolder, report: ReportBuilder, undecide
 
     undecided: says at each look of a study that adds seeds as needed whether it adds more.
     """
-    trained, further = False, True
+    trainer, trained, further = here if run.in_process else on_ray, False, True
     while further:
         records.write_study(folder.local, run.header)
         folder.push(folders=False)
         plan = run.plan(folder.local, journal(folder.local / "optuna.journal"))
-        if not plan.catch_up():
-            trained = True
-            if (code := train(run, folder, plan)) is not None:
-                return code
+        try:
+            if not plan.catch_up():
+                trained = True
+                with trainer(run, folder, plan) as train, Display(run.study.name, plan, run.base.epochs) as display:
+                    train(plan, folder, store=run.store, progress=display.update)
+        except KeyboardInterrupt:
+            return interrupted(run, folder, plan)
+        except RuntimeError as error:
+            run.say(str(error))
+            if os.environ.get("MLDIV_DEBUG"):
+                traceback.print_exc()
+            return 1
         note_outcome(run, folder, plan)
         further = (seeds := next_look(run, folder, plan, undecided)) is not None
         run = run.at_look(seeds) if seeds is not None else run
     if not trained:
         run.say("all trials are recorded, nothing to train")
     return finish(run, folder, plan, report)
-
-
-def train(run: StudyRun, folder: SyncedFolder, plan: Plan) -> int | None:
-    """Train a plan's trials; the exit code where that ended before its end, else None."""
-    trainer = here if run.in_process else on_ray
-    try:
-        with trainer(run, folder, plan) as of_plan, Display(run.study.name, plan, run.base.epochs) as display:
-            of_plan(plan, folder, store=run.store, progress=display.update)
-    except KeyboardInterrupt:
-        return interrupted(run, folder, plan)
-    except RuntimeError as error:
-        run.say(str(error))
-        if os.environ.get("MLDIV_DEBUG"):
-            traceback.print_exc()
-        return 1
-    return None
 
 
 def note_outcome(run: StudyRun, folder: SyncedFolder, plan: Plan) -> None:

@@ -265,12 +265,13 @@ def latex(folder):
 
 def test_latex_is_well_formed(tmp_path):
     made, text = latex(tmp_path)
-    assert text.count(r"\begin{") == text.count(r"\end{") == 2 * len(GROUPS)
+    groups = [group for group in GROUPS if tables.filled(made.table, group)]
+    assert text.count(r"\begin{") == text.count(r"\end{") == 2 * len(groups) >= 10
     assert text.count("{") == text.count("}")
     assert r"inverse\_multiquadric" in text
     assert r"$\pm$" in text
     assert r"\textbf{0.4500}" in text
-    for part, group in zip(text.split(r"\begin{table}")[1:], GROUPS, strict=True):
+    for part, group in zip(text.split(r"\begin{table}")[1:], groups, strict=True):
         rows = [line for line in part.splitlines() if line.endswith(r"\\")]
         assert {line.count(" & ") for line in rows} == {len(tables.filled(made.table, group))}
     assert "±" not in text

@@ -75,7 +75,7 @@ def run(study, capsys, *argv):
         (["--cache-size", "0"], "--cache-size 0: must be greater than zero, and at most 1,000,000,000"),
         (["--parallel-trials", "0"], "--parallel-trials 0: must be at least 1"),
         (["--arch", "resnet18"], "width = 0.5: resnet18 comes in width 1 only"),
-        (["--ood", "photos"], "ood = 'photos' is unknown; did you mean 'photographs'?"),
+        (["--ood", "photos"], "did you mean 'photographs'?"),
         (["--ood", "digits"], "ood = 'digits': the networks are trained on digits"),
         (["--ood", "cifar10"], "--data-root is missing"),
         (["--select", "test_nll"], "--select 'test_nll' is unknown; "),
@@ -416,14 +416,15 @@ def test_the_arms_are_what_their_names_say(load_study):
     dear = {
         "one deterministic network, twice the arithmetic": (False, False, False),
         "one deterministic network, taught by a finished one": (True, False, False),
+        "eight deterministic networks": (False, False, False),
         "four peers, with both": (True, True, True),
     }  # fmt: skip
     assert acting == bayesian | twins | dear
     assert {name for name, config in arms.items() if not config.bayesian} == set(acting) - set(bayesian) - {
         "four peers, with both"
     }
-    assert [config.peers for config in arms.values()] == [2] * 8 + [1, 1, 4]
-    wide, taught, _ = dear
+    assert [config.peers for config in arms.values()] == [2] * 8 + [1, 8, 1, 4]
+    wide, taught, *_ = dear
     assert [name for name, config in arms.items() if config.teacher == "pretrained"] == [taught]
     assert set(made("ablation")) == set(bayesian | twins)
     assert set(made("ablation", "paper", arch="resnet18")) == set(acting) - {wide}

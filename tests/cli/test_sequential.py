@@ -65,6 +65,7 @@ def test_seeds_are_added_until_all_is_decided(tmp_path):
     assert code == 0 and "all trials are recorded, nothing to train" in said and read_study(tmp_path / "auto") == header
 
 
+@pytest.mark.slow
 def test_a_killed_study_ends_as_it_would_have(tmp_path, monkeypatch):
     """Killed in the first look, between looks, and in the last; with the analysis' own verdicts."""
     assert run(tmp_path / "whole", "--seeds", "auto:4", "--margin", "nll=1e-9")[0] == 0

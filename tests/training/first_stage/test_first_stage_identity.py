@@ -82,6 +82,8 @@ CHANGED = {
     "test_samples": 4,
     "samples_at_once": 2,
     "ood": "none",
+    "shift_share": 0.1,
+    "shift_images": "files",
     "seed": 1,
     "stage_schedule": "restart",
     "stage_two_lr_scale": 0.5,
