@@ -36,8 +36,10 @@ def together(*predictives: Predictive) -> Predictive:
 
     What one of them does not know, all together do not.
     """
-    columns = zip(*predictives, strict=True)
-    return Predictive(*(None if any(own is None for own in column) else torch.stack(column).mean(0) for column in columns))
+    logits = ("log_partition", "largest_logit")
+    known = [name for name in logits if all(getattr(own, name) is not None for own in predictives)]
+    names = ("probabilities", "expected_entropy", *known)
+    return Predictive(**{name: torch.stack([getattr(own, name) for own in predictives]).mean(0) for name in names})
 
 
 def entropy(probabilities: Float[Tensor, "*images classes"]) -> Float[Tensor, "*images"]:
