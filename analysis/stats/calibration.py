@@ -124,8 +124,9 @@ def ece_interval(confidence: np.ndarray, correct: np.ndarray, *, draws: int = bo
     It covers the expected ECE of such a model on test sets of this size, upward bias included (compare ``null_ece``), not
     the ECE at infinitely many images. A resample is biased once more; so resamples only serve for the variance, and the
     interval stands around the ECE of the sample (``bootstrap.two_way_statistic``), on a log scale because a mean of few
-    ECEs is skewed: ECE exp(± half width/ECE), at most 1. In simulations with 3 to 8 seeds and 300 to 2000 images 95 %
-    intervals held 93 to 97 %, and 91 to 94 % where seeds differed by 30 % in how sharp their confidences were.
+    ECEs is skewed: ECE exp(± half width/ECE), at most 1. It is never narrower than that of the images alone, and
+    therefore wide: in simulations with 3 to 8 seeds and 300 images 95 % intervals held 96 to 99 % for overconfident models
+    and 99.5 % or more for calibrated ones.
     """
     eces, (seeds, images) = image_eces(confidence, correct), np.shape(confidence)
     found = bootstrap.two_way_statistic(eces, seeds, images, draws=draws)
