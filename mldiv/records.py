@@ -143,7 +143,8 @@ class StudyRecord:
     baseline; contrasts: name -> arms' weights; members: arm -> "peers", where not "pair"; samples: Optuna trials of
     each searched arm, each trained with every one of search_seeds; searched: by arm, the settings; batch: suggestions open at
     once; surface: alpha's and beta's positive range, where their response surface is drawn; data: the data in words;
-    world_size: worker processes of a trial; fingerprint: hash of all images and labels. chosen and importance come at the
+    world_size: worker processes of a trial; fingerprint: hash of all images and labels; plugins: by name, the hash of each
+    plug-in's source. chosen and importance come at the
     study's end: by arm, the settings that its search chose, and each one's share in what makes a trial good. margins: by
     metric, the smallest difference that matters, stated before training.
     """
@@ -176,6 +177,7 @@ class StudyRecord:
     chosen: dict[str, dict[str, Any]] | None = None
     importance: dict[str, dict[str, float]] | None = None
     fingerprint: str | None = None
+    plugins: dict[str, str] = field(default_factory=dict)
     margins: dict[str, float] = field(default_factory=lambda: dict(MARGINS))
 
     @property
@@ -283,8 +285,9 @@ def _check_schema(value: dict[str, Any], path: Path) -> None:
 def write_study(folder: Path, record: StudyRecord) -> None:
     """Write ``study.json``; what is not known yet, or was not when it was begun, is left out."""
     later = ("chosen", "importance", "fingerprint")
+    without = () if record.plugins else ("plugins",)
     write_json(folder / "study.json", {name: value for name, value in asdict(record).items()
-                                       if value is not None or name not in later})  # fmt: skip
+                                       if name not in without and (value is not None or name not in later)})  # fmt: skip
 
 
 def read_study(folder: Path) -> StudyRecord:

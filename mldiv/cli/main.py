@@ -9,6 +9,7 @@ from mldiv.cli.flags import parse_flags
 from mldiv.cli.run import open_folder, prepare
 from mldiv.config import ConfigError
 from mldiv.datasets.sources import DataError
+from mldiv.plugins.loading import PluginError, load_named
 from mldiv.records import RecordError
 from mldiv.study import Study
 from mldiv.terminal import patient_output, plain
@@ -19,13 +20,14 @@ def main(study: Study, report: ReportBuilder, argv: Sequence[str] | None = None)
     flags = parse_flags(study, argv)
     with patient_output():
         try:
+            load_named(flags.plugin)
             run = prepare(study, flags)
             with open_folder(run) as folder:
                 if not run.dry_run:
                     return execute(run, folder, report)
                 print(plain(describe(run, folder.local)))
                 return 0
-        except (ConfigError, RecordError, DataError) as error:
+        except (ConfigError, RecordError, DataError, PluginError) as error:
             print(plain(f"{study.name}: {error}"), file=sys.stderr)
             return 2
         except BrokenPipeError:
