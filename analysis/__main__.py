@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analysis.build import FORMATS, build
 from analysis.join import join
+from mldiv.plugins.loading import load_named
 from mldiv.records import RecordError
 from mldiv.storage.object_store import is_url, working_copy
 from mldiv.terminal import Parser, hide_secrets, patient_output, plain
@@ -21,6 +22,9 @@ def main() -> int:
         "--out", metavar="FOLDER", help="where to write (default: DIR; for several: joined, beside the first or here)"
     )
     parser.add_argument("--format", default=",".join(FORMATS), help=f"what to write, of {','.join(FORMATS)} (default: all)")
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="FILE", help="load own columns (or a module's name); repeatable"
+    )
     flags = parser.parse_args()
     with patient_output():
         return _run(flags)
@@ -36,6 +40,7 @@ def _run(flags: argparse.Namespace) -> int:
         print(f"analysis: --out {hide_secrets(flags.out)}: a URL, where a folder of this machine is expected", file=sys.stderr)
         return 2
     try:
+        load_named(flags.plugin)
         print(plain(_analyse(flags.places, None if flags.out is None else Path(flags.out), formats)))
     except BrokenPipeError:
         raise

@@ -127,7 +127,8 @@ def scored(test: Predicted) -> list[Compared]:
         ("classwise ECE", ours["classwise_ece"], tu,
          uncertainty("ClasswiseCalibrationError", p, y, num_bins=15, **classes), ""),
         ("debiased error, squared", debiased.square, "uncertainty-calibration", kumar, ""),
-        ("SmoothECE", smooth_error(confidence, right), "relplot", relplot, "theirs: a mesh of 200 points (with 20,001: -4e-05), a width bisected to 2^-10"),
+        ("SmoothECE", smooth_error(confidence, right), "relplot", relplot,
+         "theirs: a mesh of 200 points (with 20,001: -4e-05), a width bisected to 2^-10"),
         ("SmoothECE", smooth_error(confidence, right), tu,
          uncertainty("SmoothCalibrationError", p.float(), y, kernel_type="reflected"), "the same as relplot"),
         ("entropy", ours["entropy"], tu, uncertainty("Entropy", p), ""),
@@ -230,7 +231,8 @@ def recalibrated(validation: Predicted, test: Predicted) -> list[Compared]:
     temperature = temperature_scaling.fit_temperature(fit, validation.labels)
     scaled, vectored = nll(temperature_scaling.scale(p, temperature)), nll(vector(fit, validation.labels)(p))
     return [
-        ("NLL, temperature", scaled, "torch-uncertainty", lambda: scaler("TemperatureScaler"), "theirs stops at 1.0145, worse in validation NLL by 2e-07; ours at 1.0152"),
+        ("NLL, temperature", scaled, "torch-uncertainty", lambda: scaler("TemperatureScaler"),
+         "theirs stops at 1.0145, worse in validation NLL by 2e-07; ours at 1.0152"),
         ("NLL, vector", vectored, "torch", by_gradient, "where either fit stopped"),
         ("NLL, vector", vectored, "torch-uncertainty", lambda: scaler("VectorScaler", num_classes=CLASSES),
          "theirs has weights and no biases"),

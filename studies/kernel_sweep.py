@@ -16,7 +16,7 @@ STUDY = Study(
     name="kernel_sweep",
     question="Which similarity kernel in Eq. (14) makes a pair of Bayesian networks teach each other best?",
     scientific="kernel",
-    arms={BASELINE: {"alpha": 0.0, "beta": 0.0}} | {kernel: {"kernel": kernel} for kernel in KERNELS},
+    arms=lambda config: {BASELINE: {"alpha": 0.0, "beta": 0.0}} | {kernel: {"kernel": kernel} for kernel in KERNELS},
     searched=("lr", "kl_weight", "temperature", "alpha", "beta", "kernel_width", "kernel_degree", "switch_epoch"),
     baseline=BASELINE,
 )

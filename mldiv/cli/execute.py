@@ -17,6 +17,8 @@ from mldiv.cli.progress import Display
 from mldiv.cli.run import StudyRun
 from mldiv.cluster.nodes import Resources, connect, largest, nodes, worker_resources
 from mldiv.config import TrialConfig
+from mldiv.plugins import loading
+from mldiv.plugins.loading import Plugin
 from mldiv.records import find_trial
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import SyncedFolder
@@ -113,8 +115,8 @@ def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Iterator[Trainer]
     try:
         connect(run.address)
         resources, groups = share_out(run, plan)
-        measure = ray.remote(step_cost.measure_all).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
-        time_sizes(run, folder, lambda sizes: ray.get(measure.remote(sizes)))
+        measure = ray.remote(measure_with).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
+        time_sizes(run, folder, lambda sizes: ray.get(measure.remote(loading.loaded(), sizes)))
         scheduler = AfterSwitch.of(plan.arms, run.base) if run.stop_early else None
         if scheduler is not None and scheduler.after <= 2:
             run.say(
@@ -125,6 +127,12 @@ def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Iterator[Trainer]
             yield partial(tuner.run, resources=resources, groups=groups, scheduler=scheduler)
     finally:
         ray.shutdown()
+
+
+def measure_with(plugins: list[Plugin], sizes: list[TrialConfig]) -> list[dict[str, Any]]:
+    """Time steps of several sizes where plug-ins are to be loaded first."""
+    loading.load(plugins)
+    return step_cost.measure_all(sizes)
 
 
 def share_out(run: StudyRun, plan: Plan) -> tuple[Resources, int | None]:

@@ -95,6 +95,9 @@ def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         "--address", default=os.environ.get("RAY_ADDRESS") or "local", help="Ray cluster (default: this machine)"
     )
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="FILE", help="load own kernels, networks, ... (or a module's name)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     return parser.parse_args(current_names(sys.argv[1:] if argv is None else argv))
 

@@ -10,6 +10,7 @@ from mldiv.cli.folder import open_folder
 from mldiv.cli.run import prepare
 from mldiv.config import ConfigError
 from mldiv.datasets.sources import DataError
+from mldiv.plugins.loading import PluginError, load_named
 from mldiv.records import RecordError
 from mldiv.study import Study
 from mldiv.terminal import patient_output, plain
@@ -25,6 +26,7 @@ def main(
     flags = parse_flags(study, argv)
     with patient_output():
         try:
+            load_named(flags.plugin)
             run = prepare(study, flags)
             if run.header.looks and undecided is None:
                 raise ConfigError("--seeds auto: this study does not say what is undecided; its main takes undecided=")
@@ -33,7 +35,7 @@ def main(
                     return execute(run, folder, report, undecided)
                 print(plain(describe(run, folder.local)))
                 return 0
-        except (ConfigError, RecordError, DataError) as error:
+        except (ConfigError, RecordError, DataError, PluginError) as error:
             print(plain(f"{study.name}: {error}"), file=sys.stderr)
             return 2
         except BrokenPipeError:

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 import ray
@@ -21,6 +22,8 @@ from mldiv.cluster.broker import END, NAMESPACE, Broker, Outcome
 from mldiv.cluster.nodes import Resources, nodes
 from mldiv.cluster.process_group import ProcessGroup
 from mldiv.cluster.ray_private import LeanTrainer
+from mldiv.plugins import loading
+from mldiv.plugins.loading import Plugin
 from mldiv.records import TrialTask
 from mldiv.storage.object_store import Location
 from mldiv.training.attempt import HOPELESS, StudyOver, attempt
@@ -122,7 +125,8 @@ class Groups:
     def _serve(self, index: int) -> None:
         group = f"group-{index}"
         try:
-            self._run_trainer({"broker": self.broker_name, "group": group, "threads": max(1, int(self.resources.cpus))})
+            settings = {"broker": self.broker_name, "group": group, "threads": max(1, int(self.resources.cpus))}
+            self._run_trainer(settings | {"plugins": [asdict(plugin) for plugin in loading.loaded()]})
             if (reason := ray.get(self.broker.given_up.remote(group))) is not None:
                 raise RuntimeError(reason)
         except Exception as error:
@@ -190,7 +194,8 @@ def worker_loop(settings: dict[str, Any]) -> None:
 
 
 def _train_all(broker: Any, settings: dict[str, Any]) -> None:
-    """Train one trial after the other."""
+    """Load the study's plug-ins, then train one trial after the other."""
+    loading.load(Plugin(**plugin) for plugin in settings["plugins"])
     torch.set_num_threads(settings["threads"])
     workspace, group = Workspace(get_device()), settings["group"]
     with suppress(ray.exceptions.RayActorError):  # a broker that has died is noticed with the next task

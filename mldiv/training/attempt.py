@@ -7,6 +7,7 @@ import traceback
 from mldiv import distributed, records
 from mldiv.config import ConfigError, from_dict
 from mldiv.datasets.files import DataError
+from mldiv.plugins.loading import PluginError
 from mldiv.records import TrialRecord, TrialTask
 from mldiv.storage.object_store import SyncedFolder, working_copy
 from mldiv.storage.remote_cache import open_store
@@ -18,7 +19,7 @@ from mldiv.training.worker_cache import Workspace
 PATIENCE_SECONDS = 600.0
 
 #: Errors that stay while nobody mends their cause, and that no other rank's death brings about.
-HOPELESS = (ConfigError, DataError, ImportError, SyntaxError)
+HOPELESS = (ConfigError, DataError, ImportError, PluginError, SyntaxError)
 
 
 class StudyOver(BaseException):

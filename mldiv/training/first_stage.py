@@ -15,6 +15,7 @@ import torch
 from mldiv import distributed
 from mldiv.config import TrialConfig, from_dict
 from mldiv.datasets.splits import ImageData
+from mldiv.plugins.loading import hashes
 from mldiv.records import trial_id
 from mldiv.setting import FIRST_STAGE, identity
 from mldiv.storage.cache import Check, Store, accept
@@ -35,7 +36,8 @@ def first_stage_id(config: TrialConfig) -> str:
 
 
 def environment_id(data: ImageData, device: torch.device) -> str:
-    """Return the identity of what besides the settings can change a number: data, library, processor, ranks, threads."""
+    """Return the identity of what besides the settings can change a number: data, plug-ins, library, device, ranks."""
+    plugins = {"plugins": found} if (found := hashes()) else {}
     return trial_id(
         {
             "numbers": NUMBERS,
@@ -45,6 +47,7 @@ def environment_id(data: ImageData, device: torch.device) -> str:
             "world_size": distributed.size(),
             "threads": torch.get_num_threads(),
         }
+        | plugins
     )
 
 

@@ -26,6 +26,7 @@ from mldiv.evaluation.gradients import Trace, measure
 from mldiv.evaluation.metrics import scores
 from mldiv.method.gradients import strengths
 from mldiv.method.pair import OF_PAIRS, term_names
+from mldiv.plugins.loading import hashes
 from mldiv.record_files import Damaged, set_aside
 from mldiv.records import TrialRecord
 from mldiv.setting import TRIAL, identity
@@ -150,6 +151,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "world_size": distributed.size(),
         "threads": torch.get_num_threads(),
+        **({"plugins": found} if (found := hashes()) else {}),
     }
 
 

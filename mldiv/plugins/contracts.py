@@ -1,0 +1,177 @@
+"""Say what an entry of a registry owes to those who use it, as a list of what it does not keep: nothing where it keeps all.
+
+The tests of the package's own entries and `mldiv check-plugin` use the same functions.
+"""
+
+import inspect
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mldiv.datasets.sources import DATASETS, Source
+from mldiv.evaluation.metrics import METRICS, Predictive
+from mldiv.method.fusion import FUSIONS, PeerFusion
+from mldiv.method.kernels import KERNELS
+from mldiv.method.losses import PARAM_DISTANCES, TRANSFORMS, Distance, Transform
+from mldiv.method.networks import build
+
+#: Yields what is wrong, in words.
+Faults = Iterator[str]
+
+
+def kernel(function: Callable[..., Tensor]) -> Faults:
+    """Check similarities of a batch with itself: in [0, 1], symmetric, free of scale and order, finite gradients."""
+    for parameter in list(inspect.signature(function).parameters.values())[2:]:
+        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
+            yield f"its parameter {parameter.name} must come by keyword, with a default"
+            return
+    for rows in _batches():
+        rows.requires_grad_()
+        values = function(rows, rows)
+        if values.shape != (len(rows), len(rows)):
+            yield f"similarities of {len(rows)} images have the shape {tuple(values.shape)}"
+            return
+        yield from _of_similarities(values.detach())
+        (gradient,) = torch.autograd.grad(values.sum(), rows, allow_unused=True)
+        if gradient is None or not gradient.isfinite().all():
+            yield "its gradient is not finite (look at equal rows: a root has none at 0)"
+        fixed, order = rows.detach(), torch.arange(len(rows)).flip(0)
+        if not torch.allclose(function(fixed[order], fixed[order]), values.detach()[order][:, order], atol=1e-6):
+            yield "another order of the images gives other similarities"
+        if not torch.allclose(function(5 * fixed, 5 * fixed), values.detach(), rtol=1e-6, atol=1e-6):
+            yield "it is not free of scale: take it from the batch (a mean, a median), detached"
+
+
+def _batches() -> Iterator[Tensor]:
+    """Random rows; two that are equal and one that is opposite to them."""
+    stream = torch.Generator().manual_seed(0)
+    yield torch.randn(7, 3, dtype=torch.double, generator=stream)
+    row = torch.randn(1, 4, dtype=torch.double, generator=stream)
+    yield torch.cat([row, row, -row / 2, torch.randn(2, 4, dtype=torch.double, generator=stream)])
+
+
+def _of_similarities(values: Tensor) -> Faults:
+    if not values.isfinite().all():
+        yield "a similarity is not finite"
+    elif values.min() < 0 or values.max() > 1 + 1e-9:
+        yield f"similarities from {values.min():.3g} to {values.max():.3g}, not within [0, 1]"
+    if not torch.allclose(values, values.T):
+        yield "it is not symmetric"
+
+
+def network(name: str) -> Faults:
+    """Check a network of MODELS on small images: logits, features, their channels, a start that its seed alone decides."""
+    module, again = (build(name, classes=5, channels=1, seed=3, image_size=8) for _ in range(2))
+    result = module.eval()(torch.randn(3, 1, 8, 8))
+    if not isinstance(result, tuple) or len(result) != 2:
+        yield "forward must return (logits, (features of a block, ...))"
+        return
+    logits, features = result
+    if logits.shape != (3, 5):
+        yield f"logits of 3 images and 5 classes have the shape {tuple(logits.shape)}"
+    channels = getattr(module, "feature_channels", None)
+    if channels is None or tuple(channels) != tuple(feature.shape[1] for feature in features):
+        yield f"feature_channels is {channels}, its features have {[feature.shape[1] for feature in features]} channels"
+    if any(not torch.equal(value, again.state_dict()[key]) for key, value in module.state_dict().items()):
+        yield "two of the same seed differ: draw initial weights from torch's random state alone"
+    logits.square().sum().backward()
+    if idle := [key for key, value in module.named_parameters() if value.grad is None]:
+        yield f"{idle[0]} has no gradient"
+
+
+def distance(entry: Distance) -> Faults:
+    """Check a distance of posteriors: a scalar, not negative, 0 of equals, symmetric where it says so."""
+    stream = torch.Generator().manual_seed(0)
+    first, second = ((torch.randn(9, generator=stream), torch.rand(9, generator=stream) + 0.1) for _ in range(2))
+    value, back = entry.function(*first, *second), entry.function(*second, *first)
+    if value.dim() or not value.isfinite() or value < 0:
+        yield f"of two posteriors it gives {value}, where a number from 0 on is expected"
+        return
+    if abs(float(entry.function(*first, *first))) > 1e-5:
+        yield "of equal posteriors it is not 0"
+    if entry.symmetric and not torch.allclose(value, back):
+        yield "it says that it is symmetric, and is not"
+
+
+def transform(entry: Transform) -> Faults:
+    """Check what is minimised of a distance: finite, falling, with a finite slope at 0 too."""
+    points = torch.tensor([0.0, 0.3, 1.0, 4.0], requires_grad=True)
+    values = torch.stack([entry.function(point) for point in points])
+    (slopes,) = torch.autograd.grad(values.sum(), points)
+    if not values.isfinite().all() or not slopes.isfinite().all():
+        yield "value or slope is not finite at one of 0, 0.3, 1, 4"
+    elif (slopes > 0).any() or not (values[1:] < values[:-1]).all():
+        yield "it does not fall: minimised, it would make the distance smaller"
+
+
+def fusion(function: Callable[..., PeerFusion]) -> Faults:
+    """Check a fusion of three peers' features: a vector per image and peer, the same from the same seed."""
+    stream = torch.Generator().manual_seed(0)
+    features = (torch.randn(4, 3, 4, 4, generator=stream), torch.randn(4, 5, 2, 2, generator=stream))
+    made = [function((3, 5), dim=8, heads=2, seed=1, peers=3) for _ in range(2)]
+    first, second = (module([features] * 3) for module in made)
+    if [tuple(vectors.shape) for vectors in first] != [(4, 8)] * 3:
+        yield f"of 4 images and 3 peers it gives {[tuple(vectors.shape) for vectors in first]}, (4, 8) each is expected"
+    elif any(not torch.equal(one, other) for one, other in zip(first, second, strict=True)):
+        yield "two of the same seed differ"
+
+
+def data_set(source: Source, root: Path | None = None) -> Faults:
+    """Check a data set's images and labels, in its own size."""
+    source.check(root)
+    for part, (images, labels) in zip(("training", "test"), source.read(root, source.size), strict=True):
+        if isinstance(images, Tensor) and (images.dtype != torch.uint8 or images.dim() != 4):
+            yield f"{part} images are {images.dtype} {tuple(images.shape)}: uint8 [images, channels, height, width] is expected"
+        if labels.dtype != torch.int64 or labels.dim() != 1 or len(labels) != images.shape[0]:
+            yield f"{part} labels are {labels.dtype} {tuple(labels.shape)}: int64 [images] is expected"
+        elif labels.min() < 0 or (source.classes is not None and labels.max() >= source.classes):
+            yield f"{part} labels go from {labels.min()} to {labels.max()}, of {source.classes} classes"
+
+
+def metric(function: Callable[[Predictive, Tensor], Tensor]) -> Faults:
+    """Check a score of predictions: one finite number, the same in another order of the images."""
+    stream = torch.Generator().manual_seed(0)
+    probabilities = torch.randn(40, 4, generator=stream).softmax(-1)
+    expected = torch.special.entr(probabilities).sum(-1) * 0.9
+    labels, order = torch.randint(4, (40,), generator=stream), torch.randperm(40, generator=stream)
+    value = float(function(Predictive(probabilities, expected), labels))
+    if not math.isfinite(value):
+        yield f"it gives {value} where all predictions are finite"
+    elif abs(value - float(function(Predictive(probabilities[order], expected[order]), labels[order]))) > 1e-6:
+        yield "another order of the images gives another score"
+
+
+def column(entry: Any) -> Faults:
+    """Check that a column stands in a table that there is."""
+    groups = getattr(sys.modules.get(type(entry).__module__), "GROUPS", {})
+    if entry.group not in groups:
+        yield f"its group {entry.group!r} is none of {', '.join(groups)}"
+
+
+#: How an entry of each kind of `loading.REGISTRIES` is checked, by its name.
+CONTRACTS: dict[str, Callable[[str], Faults]] = {
+    "kernel": lambda name: kernel(KERNELS[name]),
+    "distance": lambda name: distance(PARAM_DISTANCES[name]),
+    "transform": lambda name: transform(TRANSFORMS[name]),
+    "fusion": lambda name: fusion(FUSIONS[name]),
+    "network": network,
+    "data set": lambda name: data_set(DATASETS[name]),
+    "metric": lambda name: metric(METRICS[name]),
+    "column": lambda name: column(sys.modules["analysis.records.columns"].COLUMNS[name]),
+}
+
+
+def faults(kind: str, name: str) -> list[str]:
+    """Return what an entry does not keep, each once; an error that it raises is one more."""
+    found: dict[str, None] = {}
+    try:
+        for fault in CONTRACTS[kind](name):
+            found[fault] = None
+    except Exception as error:
+        found[f"raises {type(error).__name__}: {error}"] = None
+    return list(found)
