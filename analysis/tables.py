@@ -66,7 +66,10 @@ def _bounds(study: StudyData) -> list[str]:
     found = []
     for arm in study.arms:
         repeats = list(study.finished(arm).values())
-        stopped = sum(any(at_bound(value) for value in record.calibration_temperature.values()) for record in repeats)
+        stopped = sum(
+            any(value is not None and at_bound(value) for value in record.calibration_temperature.values())
+            for record in repeats
+        )
         if stopped:
             found.append(f"{arm} ({stopped} of {len(repeats)} repeats)")
     ends = " or ".join(f"{end:g}" for end in TEMPERATURES)

@@ -11,7 +11,7 @@ from analysis.figures.palette import Style
 from analysis.records.columns import SEVERITIES, mean_over_members
 from analysis.records.load import StudyData
 from analysis.stats.statistics import Summary, summarize
-from mldiv.records import TrialRecord
+from mldiv.records import PAIR, TrialRecord
 
 #: By score in a record: the panel's title and the factor for print.
 PANELS = {"nll": ("NLL (nats)", 1.0), "accuracy": ("Accuracy (%)", 100.0), "ece": ("ECE (%)", 100.0)}
@@ -43,9 +43,8 @@ def panels(study: StudyData, styles: Mapping[str, Style]) -> Markup:
     found = {name: lines(study, name) for name in PANELS}
     if not (arms := list(found["nll"])):
         return Markup("")
-    images = sorted(
-        {int(record.shift["pair"]["images"]) for arm in arms for record in study.finished(arm).values() if record.shift}
-    )
+    records = [record for arm in arms for record in study.finished(arm).values()]
+    images = sorted({int(number) for record in records if (number := record.shift.get(PAIR, {}).get("images")) is not None})
     count = " or ".join(f"{number:,}" for number in images)
     band = " with one standard error either way as a band" if len(arms) <= BAND_ARMS else ""
     caption = (

@@ -82,16 +82,21 @@ def _lost(repeat: Repeat) -> float | None:
 
 def _forward(repeat: Repeat) -> float | None:
     """Return the operations of a prediction, in 10^9: of all peers, with as many weight samples as it takes."""
-    flops = repeat.record.size.get("forward_flops")
-    noisy = repeat.record.config.get("posterior") != "deterministic"
-    return None if flops is None else flops * (repeat.record.config["test_samples"] if noisy else 1) / 1e9
+    flops, config = repeat.record.size.get("forward_flops"), repeat.record.config
+    samples = _count(config.get("test_samples")) if config.get("posterior") != "deterministic" else 1
+    return None if flops is None or samples is None else flops * samples / 1e9
 
 
 def _training(repeat: Repeat) -> float | None:
     """Return the operations of training, in 10^12: forward and twice as many backward, of every image of every epoch."""
-    flops, images = repeat.record.size.get("forward_flops"), repeat.record.data.get("train")
-    steps = repeat.record.config.get("train_samples", 1) * repeat.record.epochs
-    return None if flops is None or images is None else 3 * flops * images * steps / 1e12
+    flops, images = repeat.record.size.get("forward_flops"), _count(repeat.record.data.get("train"))
+    samples = _count(repeat.record.config.get("train_samples", 1))
+    return None if None in (flops, images, samples) else 3 * flops * images * samples * repeat.record.epochs / 1e12  # type: ignore[operator]
+
+
+def _count(value: Any) -> int | None:
+    """Return a number of images or samples; None for what is none, in a file that was written by hand."""
+    return value if type(value) is int and 0 <= value < 2**53 else None
 
 
 def _uncertainty(name: str) -> Value:

@@ -70,6 +70,11 @@ def worth(nll: Sequence[float], curves: np.ndarray) -> tuple[float, tuple[float,
     return found, (max(low, 0.0), high)
 
 
+def _curve(record: TrialRecord, most: int) -> np.ndarray:
+    """Return the calibrated NLL of 1, 2, ... networks; NaN where a record has none."""
+    return np.array([record.ensembles.get(str(size), {}).get("scaled_nll") for size in range(1, most + 1)], float)
+
+
 def markdown(study: StudyData) -> list[str]:
     """Write the words and a table with a row per arm that shares seeds with the ensemble; nothing where there is none."""
     if (name := ensemble(study)) is None:
@@ -80,11 +85,10 @@ def markdown(study: StudyData) -> list[str]:
     for arm in study.arms:
         found = {seed: mean_over_members(record.test_scaled, study.member(arm), "nll") for seed, record in
                  study.finished(arm).items() if seed in networks}  # fmt: skip
-        nll = {seed: value for seed, value in found.items() if value is not None}
-        sizes = [str(size) for size in range(1, most + 1)]
-        curves = np.array([[networks[seed].ensembles[size]["scaled_nll"] for size in sizes] for seed in nll], float)
+        curves = {seed: _curve(networks[seed], most) for seed in found}
+        nll = {seed: value for seed, value in found.items() if value is not None and np.isfinite(curves[seed]).all()}
         if nll:
-            rows.append([arm, _cell(*worth(list(nll.values()), curves), most), len(nll)])
+            rows.append([arm, _cell(*worth(list(nll.values()), np.array([curves[seed] for seed in nll])), most), len(nll)])
     frame = pd.DataFrame(rows, columns=["arm", "independent networks [95 % interval]", "n"])
     return [WORDS.format(arm=name), frame.to_markdown(index=False, disable_numparse=True)]
 
