@@ -49,13 +49,13 @@ def check_name(ood: str) -> str:
         if kind not in OOD:
             close = difflib.get_close_matches(kind, OOD, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise DataError(f"ood = {name!r}: expected one of {', '.join(OOD)}{hint}")
+            raise DataError(f"ood = {name!r:.80}: expected one of {', '.join(OOD)}{hint}")
         if kind == "none":
-            raise DataError(f"ood = {ood!r}: none stands alone; leave it or the others out")
+            raise DataError(f"ood = {ood!r:.80}: none stands alone; leave it or the others out")
         if at and (kind not in DATASETS or not Path(place).name):
-            raise DataError(f"ood = {name!r}: expected a data set before the @ and its folder behind it")
+            raise DataError(f"ood = {name!r:.80}: expected a data set before the @ and its folder behind it")
         if label(name) in seen:
-            raise DataError(f"ood = {ood!r}: {seen[label(name)]} and {name} would both be called {label(name)}; leave out one")
+            raise DataError(f"ood = {ood!r:.80}: two are called {label(name)!r:.80}; leave out one")
         seen[label(name)] = name
     return ood
 

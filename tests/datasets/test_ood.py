@@ -170,8 +170,8 @@ def test_noise_is_uniform_and_the_same_every_time(digits):
     ("ood_names", "said"),
     [
         ("noise,cifar1O", r"ood = 'cifar1O': expected one of none.*did you mean 'cifar10'"),
-        ("noise,noise", "noise and noise would both be called noise"),
-        ("image_folder@/a/tiny,image_folder@/b/tiny", "would both be called tiny"),
+        ("noise,noise", "two are called 'noise'"),
+        ("image_folder@/a/tiny,image_folder@/b/tiny", "two are called 'tiny'"),
         ("noise,none", "none stands alone"),
         ("noise,", "ood = '': expected one of"),
         ("noise@/data", "expected a data set before the @"),
