@@ -181,7 +181,8 @@ def test_ece_interval_covers_the_expected_ece(sharpness, spread, seeds):
     generator = np.random.default_rng(2)
     truth = np.mean([mean_ece(*model(generator, 3, 300, sharpness, spread)) for _ in range(1200)])
     found = [calibration.ece_interval(*model(generator, seeds, 300, sharpness, spread), draws=60) for _ in range(800)]
-    assert np.mean([interval.low <= truth <= interval.high for interval in found]) > 0.93
+    held = np.mean([interval.low <= truth <= interval.high for interval in found])
+    assert 0.93 < held <= (0.995 if sharpness < 1 else 1)
 
 
 @pytest.mark.parametrize("seeds", [3, *(pytest.param(seeds, marks=pytest.mark.slow) for seeds in (5, 8))])

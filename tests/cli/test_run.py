@@ -75,7 +75,7 @@ def run(study, capsys, *argv):
         (["--cache-size", "0"], "--cache-size 0: must be greater than zero, and at most 1,000,000,000"),
         (["--parallel-trials", "0"], "--parallel-trials 0: must be at least 1"),
         (["--arch", "resnet18"], "width = 0.5: resnet18 comes in width 1 only"),
-        (["--ood", "photos"], "did you mean 'photographs'?"),
+        (["--ood", "photos"], "ood = 'photos': expected one of none, photographs, "),
         (["--ood", "digits"], "ood = 'digits': the networks are trained on digits"),
         (["--ood", "cifar10"], "--data-root is missing"),
         (["--select", "test_nll"], "--select 'test_nll' is unknown; "),
