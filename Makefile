@@ -2,9 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 FLAGS ?=
-PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: sweep test test-all long long-ray check format bench lock clean
+.PHONY: sweep test test-all long plain-tests ray-tests check format bench lock clean
 
 # The environment, exactly as locked. Without the venv module (Debian packages it apart), virtualenv makes it. uv installs it in
 # a fifth of pip's time; pip does where uv cannot be had.
@@ -20,21 +19,22 @@ PARALLEL := --numprocesses auto --dist loadfile
 sweep: .venv
 	$(BIN)/python studies/kernel_sweep.py --preset demo $(FLAGS)
 
-# Tests that start Ray come after the others, in one process: they take all processors.
+# Tests that start Ray run in a process of their own. They leave two processors idle for nearly half of their time, which the
+# others take at a lower priority; what they say is printed after the others.
 test: .venv
-	$(BIN)/python -m pytest -m "not ray and not slow" $(PARALLEL) $(FLAGS)
-	$(BIN)/python -m pytest -m "ray and not slow" $(FLAGS)
+	@$(MAKE) --no-print-directory --jobs 2 plain-tests ray-tests SPEED="not slow"; code=$$?; cat .pytest-ray.log; exit $$code
 
-# Every test there is: those of `test`, then the long ones. Those that start Ray leave two processors idle for nearly half of
-# their time, which the others take at a lower priority; each half is printed when it ends.
-test-all: test
-	$(MAKE) --jobs 2 --output-sync=target long long-ray
+# Every test there is: those of `test`, then the long ones.
+test-all: test long
 
 long: .venv
-	nice -n 19 $(BIN)/python -m pytest -m "slow and not ray" $(PARALLEL) $(FLAGS)
+	@$(MAKE) --no-print-directory --jobs 2 plain-tests ray-tests SPEED=slow; code=$$?; cat .pytest-ray.log; exit $$code
 
-long-ray: .venv
-	$(BIN)/python -m pytest -m "slow and ray" $(FLAGS)
+plain-tests:
+	@nice -n 19 $(BIN)/python -m pytest -m "not ray and $(SPEED)" --numprocesses auto --dist loadfile $(FLAGS)
+
+ray-tests:
+	@$(BIN)/python -m pytest -m "ray and $(SPEED)" $(FLAGS) > .pytest-ray.log 2>&1
 
 check: .venv
 	$(BIN)/ruff format --check .
@@ -56,4 +56,4 @@ lock:
 	uv pip compile --universal --no-header --no-emit-index-url --python-version 3.11 --all-extras -o requirements.lock pyproject.toml
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .pytest-ray.log build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

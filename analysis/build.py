@@ -55,7 +55,7 @@ def analyse(folder: Path) -> Analysis:
         effects.differences(repeats, study.baseline, study.header.compare, looks=looks) if study.baseline else {},
         effects.contrasts(repeats, study.header.contrasts, looks=looks),
         _of_singles(study),
-        findings(study),
+        findings(study, repeats),
     )
 
 

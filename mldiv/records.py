@@ -168,7 +168,8 @@ class StudyRecord:
     baseline; contrasts: name -> arms' weights; members: arm -> "peers", where not "pair"; samples: Optuna trials of
     each searched arm, each trained with every one of search_seeds; searched: by arm, the settings; drawn: these in the order in
     which the searches' common points draw them, a list for each time that the study grew; batch: suggestions open at
-    once; surface: alpha's and beta's positive range, where their response surface is drawn; data: the data in words;
+    once; surface: alpha's and beta's positive range, where their response surface is drawn; trends: by axis and
+    effect, the size of each of its contrasts; data: the data in words;
     world_size: worker processes of a trial; fingerprint: hash of all images and labels; plugins: by name, the hash of each
     plug-in's source. chosen and importance come at the
     study's end: by arm, the settings that its search chose, and each one's share in what makes a trial good. margins: by
@@ -189,6 +190,7 @@ class StudyRecord:
     objectives: list[str] = field(default_factory=list)
     early_stopping: str | None = None
     surface: dict[str, list[float]] | None = None
+    trends: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     data_is_subset: bool
     world_size: int
     schema: int = SCHEMA

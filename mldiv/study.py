@@ -9,6 +9,8 @@ from mldiv.sweep.search_space import RANGES, Ranges
 
 Changes = dict[str, Any]
 Weights = dict[str, float]
+#: By an axis in words and an effect: the size at which each of its contrasts is taken.
+Trends = dict[str, dict[str, Weights]]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Study:
     batch: open Optuna trials per arm; samples: of each arm's search, where the preset's number does not serve;
     settings: what this study sets in the preset's configuration, e.g. that the official test set is not used;
     search_seeds: with how many seeds each suggestion is trained; ranges: of what is searched; surface: alpha's and beta's
-    positive range, where their response surface is to be drawn; sizes: configurations whose step is timed.
+    positive range, where their response surface is to be drawn; sizes: configurations whose step is timed; trends: by which
+    sizes contrasts are drawn and carried on.
     """
 
     name: str
@@ -41,3 +44,4 @@ class Study:
     ranges: Ranges = field(default_factory=lambda: RANGES)
     surface: dict[str, tuple[float, float]] | None = None
     sizes: Callable[[TrialConfig], list[TrialConfig]] | None = None
+    trends: Callable[[TrialConfig], Trends] | None = None

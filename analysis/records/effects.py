@@ -100,9 +100,10 @@ def _at_looks(repeats: Repeats, metric: str, weights: Weights, looks: Looks | No
 
 
 def _effect(repeats: Repeats, metric: str, weights: Weights) -> Difference | None:
-    """Return the contrast over the seeds that all its arms finished with as many epochs; None when there is none."""
+    """Return the contrast over the seeds on which all its arms fell as far short of their epochs; None when there is none."""
     per_seed = contrast({arm: _scores(repeats.get(arm, {}), metric) for arm in weights}, weights)
-    seeds = [seed for seed in per_seed if len({repeats[arm][seed].record.epochs for arm in weights}) == 1]
+    records = {seed: [repeats[arm][seed].record for arm in weights] for seed in per_seed}
+    seeds = [seed for seed, of in records.items() if len({record.config["epochs"] - record.epochs for record in of}) == 1]
     if not seeds:
         return None
     factor = COMPARED[metric].factor

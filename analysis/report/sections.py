@@ -1,4 +1,4 @@
-"""Add what a study's own kind of question asks for: a response surface, a Pareto front, growth with size."""
+"""Add what a study's own kind of question asks for: a response surface, a Pareto front, growth of costs and effects."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ from threadpoolctl import threadpool_limits
 from analysis.figures import html, pareto, svg
 from analysis.figures.contours import draw_surface
 from analysis.records.load import StudyData
-from analysis.report import sizes
+from analysis.records.repeats import Repeats
+from analysis.report import sizes, trends
 from analysis.report.page import Section
 from analysis.stats.surface import FLAT_LEVEL, LEAST_TRIALS, PAPER, Surface, fit_surface
 from mldiv.records import TrialRecord
@@ -30,9 +31,10 @@ class Finding:
     draw: Callable[[Path], list[Path]] | None = None
 
 
-def findings(study: StudyData) -> list[Finding]:
+def findings(study: StudyData, repeats: Repeats) -> list[Finding]:
     """Return all that this study's records allow."""
-    return [finding for finding in (_surfaces(study), _front(study), _growth(study)) if finding is not None]
+    every = _surfaces(study), _front(study), _growth(study), _trends(study, repeats)
+    return [finding for finding in every if finding is not None]
 
 
 def _surfaces(study: StudyData) -> Finding | None:
@@ -188,3 +190,14 @@ def _growth(study: StudyData) -> Finding | None:
     body += html.table(sizes.HEAD, sizes.rows(study.scaling)) + html.paragraph(sizes.words(grown))
     body += html.paragraph(sizes.ON_PAPER) + html.table(*sizes.huge())
     return Finding(Section("Growth with size", body), f"**Cost.** {sizes.words(grown)} {sizes.huge_words()}")
+
+
+def _trends(study: StudyData, repeats: Repeats) -> Finding | None:
+    """Draw effects against sizes, where the study names some."""
+    found = trends.trends(study, repeats)
+    if not found:
+        return None
+    panels = [_panel(name, title, draw) for name, title, draw in trends.panels(found)]
+    said = trends.words(found)
+    body = html.figure(panels, trends.caption(study, found), kind="pairs") + html.paragraph(said)
+    return Finding(Section("Effects against size", body), f"**Growth**, in NLL: {said}")

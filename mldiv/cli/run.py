@@ -237,6 +237,7 @@ def describe_study(
         objectives=list(SELECTION[flags.select].objectives),
         early_stopping=EARLY_STOPPING if flags.stop_early else None,
         margins=parse_margins(flags.margin),
+        trends=study.trends(base) if study.trends else {},
         surface={name: list(ends) for name, ends in study.surface.items()} if study.surface else None,
         settings=asdict(base),
         data=dataset(base).describe(),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.first_stages import differing, results
-from helpers.processes import PROCESSES, processes
+from helpers.processes import processes
 
 from analysis.records.load import load
 from mldiv import records
@@ -77,16 +77,9 @@ def check_seeds_side_by_side(whole, folder):
 SIDE_BY_SIDE = [*TINY, "--seeds", "2", "--processes", "2"]
 
 
-def test_seeds_side_by_side_are_the_same(script, whole, tmp_path, monkeypatch, capsys):
-    """In two processes, forks of one that has imported torch."""
-    monkeypatch.setattr("multiprocessing.get_context", lambda method: PROCESSES)
-    assert script.main([*SIDE_BY_SIDE, "--out", str(tmp_path)]) == script.ALL_ENDED
-    assert "8 of 8 trials have ended" in capsys.readouterr().out
-    check_seeds_side_by_side(whole, tmp_path)
-
-
 @pytest.mark.slow
 def test_seeds_side_by_side_on_a_command_line(whole, tmp_path):
+    """In two processes, forks of one that has imported torch."""
     ask = [sys.executable, str(SCRIPT), *SIDE_BY_SIDE, "--out", str(tmp_path)]
     found = subprocess.run(ask, capture_output=True, text=True, check=True)
     assert "8 of 8 trials have ended" in found.stdout

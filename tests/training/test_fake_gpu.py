@@ -120,7 +120,11 @@ def assert_trained(record, config):
     assert record.environment["device"] == "a GPU that is not there"
 
 
-@pytest.mark.parametrize("chosen", once_each(), ids=lambda chosen: chosen["arch"])
+@pytest.mark.parametrize(
+    "chosen",
+    [pytest.param(chosen, marks=pytest.mark.slow if chosen["arch"] in DEEP else ()) for chosen in once_each()],
+    ids=lambda chosen: chosen["arch"],
+)
 def test_every_value_of_every_setting(chosen, tmp_path):
     config = configuration(chosen)
     assert_trained(train(config, tmp_path), config)
