@@ -95,6 +95,8 @@ def _drawing(trend: Trend) -> Callable[[Axes], None]:
         for size, effect in trend.at.items():
             axes.plot([size] * 2, effect.interval or [effect.mean] * 2, color=look.color, linewidth=1.6)
             axes.plot([size], [effect.mean], color=look.color, marker="o", markersize=5)
+        if trend.axis in ENDS:
+            axes.axvline(ENDS[trend.axis][0], color=svg.INK, linewidth=0.9, linestyle=":")
         axes.set(xscale="log", xlabel=trend.axis, ylabel=f"{metric.title}{' points' if metric.unit else ''}")
         axes.set_title(trend.effect)
 
@@ -104,7 +106,7 @@ def _drawing(trend: Trend) -> Callable[[Axes], None]:
 def caption(study: StudyData, found: Sequence[Trend]) -> str:
     """Say what the panels show, and what they cannot."""
     end = "".join(
-        f" The line goes on to {ENDS[axis][1]}: that it goes on straight there is nothing that was measured."
+        f" The line goes on to {ENDS[axis][1]} (dotted): that it goes on straight there is nothing that was measured."
         for axis in dict.fromkeys(trend.axis for trend in found)
         if axis in ENDS
     )

@@ -30,7 +30,7 @@ def test_too_few_sizes_are_refused():
         bend_weights(np.array([3.0, 4.0]))
 
 
-def grown(folder, effect, seeds=5):
+def grown(folder, effect, seeds=5, predictions=False):
     """A study whose effect of both terms at each size is as given, with noise of its own and seeds at levels of theirs."""
     generator, names = np.random.default_rng(1), [f"size {place}" for place in range(len(SIZES))]
     nll = {}
@@ -42,12 +42,12 @@ def grown(folder, effect, seeds=5):
         }
     family = {f"both terms, {name}": {f"both, {name}": 1.0, f"plain, {name}": -1.0} for name in names}
     axis = {AXIS: {"both terms": {f"both terms, {name}": float(size) for name, size in zip(names, SIZES, strict=True)}}}
-    return make(folder, nll, contrasts=family, trends=axis)
+    return make(folder, nll, predictions=predictions, contrasts=family, trends=axis)
 
 
 def test_a_planted_line_is_found_and_carried_on(tmp_path):
     """It falls by 0.01 for each doubling: 0.08 at 100,000 images, at 15 million 0.0077."""
-    made = build.analyse(grown(tmp_path, lambda size: 0.08 - 0.01 * np.log2(size / 1e5)))
+    made = build.analyse(grown(tmp_path, lambda size: 0.08 - 0.01 * np.log2(size / 1e5), predictions=True))
     trend = next(trend for trend in trends.trends(made.study, made.repeats) if trend.metric == "nll")
     low, high = trend.slope.interval
     assert low < -0.01 < high and high - low < 0.002
