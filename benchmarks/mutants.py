@@ -187,9 +187,9 @@ FAULTS = (
         ("tests/test_config.py",),
     ),
     Fault(
-        "checks", "mldiv/cli/checks.py", "a folder's study may be continued with another selection rule",
-        '"chosen", "importance", "fingerprint"})',
-        '"chosen", "importance", "fingerprint", "selection", "objectives"})',
+        "folder", "mldiv/cli/folder.py", "a folder's study may be continued with another selection rule",
+        '"fingerprint", "drawn", "trends"})',
+        '"fingerprint", "drawn", "trends", "selection", "objectives"})',
         ("tests/cli/test_run.py",),
     ),
     # Data
@@ -236,8 +236,8 @@ FAULTS = (
     ),
     Fault(
         "temperature_scaling", "mldiv/evaluation/temperature_scaling.py", "temperatures below 0.5 are not looked for",
-        "LOWEST, HIGHEST = 0.05, 20.0",
-        "LOWEST, HIGHEST = 0.5, 20.0",
+        "LOWEST, HIGHEST = TEMPERATURES",
+        "LOWEST, HIGHEST = 0.5, TEMPERATURES[1]",
         ("tests/evaluation/test_temperature_scaling.py",),
     ),
     # Analysis
