@@ -80,6 +80,24 @@ def test_every_module_can_be_imported_from_the_wheel(installed):
 
 
 @pytest.mark.slow
+def test_the_doctor_asks_an_installed_wheel_for_what_studies_need(installed):
+    printed, _ = installed("python", "-c", "from mldiv.doctor import machine; print(*machine.dependencies())")
+    wanted = set(printed.split())
+    assert {"torch", "ray", "optuna", "matplotlib"} <= wanted and not {"boto3", "mldiv", "pytest"} & wanted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("missing", "argv", "extra"),
+    [("optuna", ["run", "kernel_sweep", "--dry-run"], "studies"), ("matplotlib", ["report", "nowhere"], "analysis")],
+)
+def test_what_the_library_alone_lacks_is_named_with_its_extra(installed, missing, argv, extra):
+    script = f"import sys; sys.modules[{missing!r}] = None; sys.stderr = sys.stdout\n"
+    printed, _ = installed("python", "-c", f"{script}from mldiv.__main__ import main; print(main({argv}))")
+    assert f"{missing} is not installed: pip install 'mldiv[{extra}]'\n2\n" in printed
+
+
+@pytest.mark.slow
 def test_from_a_study_to_its_report_by_the_wheel(installed):
     listed, here = installed("mldiv", "studies")
     assert "kernel_sweep" in listed and len(listed.splitlines()) == len(list((ROOT / "studies").glob("*.py")))
