@@ -113,8 +113,8 @@ def test_from_a_study_to_its_report_by_the_wheel(installed):
         "0",
         *(f"--set={one}" for one in TINY),
     ]
-    printed, _ = installed("mldiv", "run", "kernel_sweep", *flags, "--out", "out")
+    column = str(ROOT / "examples" / "plugin" / "column.py")
+    printed, _ = installed("mldiv", "run", "kernel_sweep", *flags, "--out", "out", "--plugin", column)
     assert "| rbf" in printed and (here / "out" / "report.html").exists()
-    column = ROOT / "examples" / "plugin" / "column.py"
-    printed, _ = installed("mldiv", "report", "out", "--out", "again", "--format", "html", "--plugin", str(column))
+    printed, _ = installed("mldiv", "report", "out", "--out", "again", "--format", "html", "--plugin", column)
     assert "| rbf" in printed and (here / "again" / "report.html").exists()
