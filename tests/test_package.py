@@ -101,18 +101,8 @@ def test_what_the_library_alone_lacks_is_named_with_its_extra(installed, missing
 def test_from_a_study_to_its_report_by_the_wheel(installed):
     listed, here = installed("mldiv", "studies")
     assert "kernel_sweep" in listed and len(listed.splitlines()) == len(list((ROOT / "studies").glob("*.py")))
-    flags = [
-        "--preset",
-        "demo",
-        "--in-process",
-        "--arm",
-        "rbf",
-        "--seeds",
-        "2",
-        "--trials",
-        "0",
-        *(f"--set={one}" for one in TINY),
-    ]
+    flags = ["--preset", "demo", "--in-process", "--arm", "rbf", "--seeds", "2", "--trials", "0"]
+    flags += [f"--set={setting}" for setting in TINY]
     column = str(ROOT / "examples" / "plugin" / "column.py")
     printed, _ = installed("mldiv", "run", "kernel_sweep", *flags, "--out", "out", "--plugin", column)
     assert "| rbf" in printed and (here / "out" / "report.html").exists()
