@@ -6,33 +6,38 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from analysis.build import FORMATS, build
-from analysis.join import join
+from mldiv.extras import install_hint
 from mldiv.plugins.loading import load_named
 from mldiv.records import RecordError
 from mldiv.storage.object_store import is_url, working_copy
 from mldiv.terminal import Parser, hide_secrets, patient_output, plain
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m analysis") -> int:
     """Read the command line and write what it asks for; the exit code is 2 for a folder or flag that cannot be."""
-    parser = Parser(prog="python -m analysis", description=__doc__)
+    parser = Parser(prog=prog, description=__doc__)
     parser.add_argument("places", nargs="+", metavar="DIR", help="a study's output folder or URL; several are joined")
     parser.add_argument(
         "--out", metavar="FOLDER", help="where to write (default: DIR; for several: joined, beside the first or here)"
     )
-    parser.add_argument("--format", default=",".join(FORMATS), help=f"what to write, of {','.join(FORMATS)} (default: all)")
+    parser.add_argument("--format", metavar="NAMES", help="what to write, of md,csv,tex,html,png (default: all)")
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="FILE", help="load own columns (or a module's name); repeatable"
     )
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
     with patient_output():
+        print("analysis: reading the records ...", file=sys.stderr)
         return _run(flags)
     return 1  # who reads the output has gone
 
 
 def _run(flags: argparse.Namespace) -> int:
-    formats = [name.strip() for name in flags.format.split(",")]
+    try:
+        from analysis.build import FORMATS  # with pandas and matplotlib seconds, for which --help does not wait
+    except ModuleNotFoundError as error:
+        print(f"analysis: {install_hint(error)}", file=sys.stderr)
+        return 2
+    formats = list(FORMATS) if flags.format is None else [name.strip() for name in flags.format.split(",")]
     if unknown := [name for name in formats if name not in FORMATS]:
         print(f"analysis: --format {unknown[0]!r} is unknown; known: {', '.join(FORMATS)}", file=sys.stderr)
         return 2
@@ -55,6 +60,9 @@ def _analyse(places: Sequence[str], out: Path | None, formats: Sequence[str]) ->
 
     Raises: RecordError, OSError; ValueError for a URL that cannot be.
     """
+    from analysis.build import build  # as above
+    from analysis.join import join
+
     with ExitStack() as stack:
         copies = [stack.enter_context(working_copy(place, fetch=False)) for place in places]
         for copy in copies:

@@ -24,6 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mldiv.checkout import CARRIED
 from mldiv.record_files import Damaged, RecordError, check_fields, finite, read_json, read_lines, write_atomically
 
 SCHEMA = 3
@@ -263,6 +264,8 @@ def code() -> str:
     """Return the first 12 hex digits of SHA-256 over the package's sources, which say more than a commit does."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
+        if path.is_relative_to(CARRIED):  # a wheel's is as its checkout's
+            continue
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 

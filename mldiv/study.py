@@ -1,16 +1,35 @@
-"""A study: a question and its arms. `mldiv.cli.main` runs it from flags to table."""
+"""A study: a question and its arms. `mldiv.cli.main` runs it from flags to table.
+
+Nothing of torch or Optuna is imported here, nor where a study is defined: `--help` need not wait for them.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mldiv.config import TrialConfig
-from mldiv.sweep.search_space import RANGES, Ranges
+if TYPE_CHECKING:
+    from mldiv.config import TrialConfig
+    from mldiv.sweep.search_space import Ranges
 
 Changes = dict[str, Any]
 Weights = dict[str, float]
 #: By an axis in words and an effect: the size at which each of its contrasts is taken.
 Trends = dict[str, dict[str, Weights]]
+
+#: Builds tables and pictures from a study folder and returns what to print, as `analysis.build.build`.
+ReportBuilder = Callable[..., str]
+#: Names the comparisons that are undecided in a study folder, as `analysis.build.undecided`.
+FindUndecided = Callable[[Path], list[str]]
+
+
+def declared() -> Ranges:
+    """Return the ranges that the settings themselves declare."""
+    from mldiv.sweep.search_space import RANGES  # with torch and Optuna
+
+    return RANGES
 
 
 @dataclass(frozen=True)
@@ -23,9 +42,9 @@ class Study:
     function of the arms; members: whose predictions an arm is judged by, where not by the pair's.
     batch: open Optuna trials per arm; samples: of each arm's search, where the preset's number does not serve;
     settings: what this study sets in the preset's configuration, e.g. that the official test set is not used;
-    search_seeds: with how many seeds each suggestion is trained; ranges: of what is searched; surface: alpha's and beta's
-    positive range, where their response surface is to be drawn; sizes: configurations whose step is timed; trends: by which
-    sizes contrasts are drawn and carried on.
+    search_seeds: with how many seeds each suggestion is trained; ranges: gives those of what is searched; surface: gives
+    alpha's and beta's positive range, where their response surface is to be drawn; sizes: configurations whose step is timed;
+    trends: by which sizes contrasts are drawn and carried on.
     """
 
     name: str
@@ -41,7 +60,7 @@ class Study:
     settings: Changes = field(default_factory=dict)
     samples: dict[str, int] = field(default_factory=dict)
     search_seeds: int = 1
-    ranges: Ranges = field(default_factory=lambda: RANGES)
-    surface: dict[str, tuple[float, float]] | None = None
+    ranges: Callable[[], Ranges] = declared
+    surface: Callable[[], dict[str, tuple[float, float]]] | None = None
     sizes: Callable[[TrialConfig], list[TrialConfig]] | None = None
     trends: Callable[[TrialConfig], Trends] | None = None

@@ -9,10 +9,13 @@ four peers, and at four times an ensemble, by which every arm's worth in indepen
 epochs (preset demo) have of these only the two deterministic pairs.
 """
 
-from analysis.build import build, undecided
+from typing import TYPE_CHECKING
+
 from mldiv.cli.main import main
-from mldiv.config import TrialConfig
 from mldiv.study import Study
+
+if TYPE_CHECKING:  # torch comes with it
+    from mldiv.config import TrialConfig
 
 ALONE = {"mutual_weight": 0.0, "alpha": 0.0, "beta": 0.0}
 PLAIN = {"alpha": 0.0, "beta": 0.0}
@@ -26,7 +29,7 @@ ENSEMBLE = "eight deterministic networks"
 TWICE = 2**0.5
 
 
-def arms(base: TrialConfig) -> dict[str, dict]:
+def arms(base: "TrialConfig") -> dict[str, dict]:
     bayesian = {
         "single BNN": ALONE,
         "two single BNNs": ALONE,
@@ -62,4 +65,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(main(STUDY, build, undecided=undecided))
+    raise SystemExit(main(STUDY))

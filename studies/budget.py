@@ -6,11 +6,13 @@ Each effect is drawn against the images that a peer sees, with what a straight l
 training, and how little that is.
 """
 
-from analysis.build import build, undecided
+from typing import TYPE_CHECKING
+
 from mldiv.cli.main import main
-from mldiv.config import TrialConfig
 from mldiv.study import Study, Trends
-from mldiv.training.worker_cache import dataset
+
+if TYPE_CHECKING:  # torch comes with it
+    from mldiv.config import TrialConfig
 
 LONGEST = "as it is"
 #: What the lengths are divided by; those of fewer than FEWEST_EPOCHS are left out.
@@ -41,7 +43,7 @@ EFFECTS = {
 }
 
 
-def lengths(base: TrialConfig) -> dict[str, dict[str, int]]:
+def lengths(base: "TrialConfig") -> dict[str, dict[str, int]]:
     """Return the settings of each length, the shortest first."""
     shorter = {
         f"epochs / {divisor}": {
@@ -53,7 +55,7 @@ def lengths(base: TrialConfig) -> dict[str, dict[str, int]]:
     return shorter | {LONGEST: {}}
 
 
-def widths(base: TrialConfig) -> dict[str, float]:
+def widths(base: "TrialConfig") -> dict[str, float]:
     """Return the width of each size that is compared by width, the smallest first."""
     at = f"epochs / {WIDTHS_AT}"
     if at not in lengths(base) or base.arch == "resnet18":  # it has one width
@@ -61,7 +63,7 @@ def widths(base: TrialConfig) -> dict[str, float]:
     return {f"{at}, width / 2": base.width / 2, at: base.width, f"{at}, width x 2": base.width * 2}
 
 
-def arms(base: TrialConfig) -> dict[str, dict]:
+def arms(base: "TrialConfig") -> dict[str, dict]:
     """Return every method at every size."""
     sizes = lengths(base)
     at = sizes.get(f"epochs / {WIDTHS_AT}", {})
@@ -81,8 +83,10 @@ def contrasts(names: list[str]) -> dict[str, dict[str, float]]:
     return {name: weights for name, weights in found.items() if set(weights) <= set(names)}
 
 
-def trends(base: TrialConfig) -> Trends:
+def trends(base: "TrialConfig") -> Trends:
     """Return by which size each effect is drawn: the images that a peer sees in its training, and the width."""
+    from mldiv.training.worker_cache import dataset  # with torch: seconds, for which --help does not wait
+
     images = len(dataset(base).train)
     seen = {size: images * changes.get("epochs", base.epochs) for size, changes in lengths(base).items()}
     return {
@@ -105,4 +109,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(main(STUDY, build, undecided=undecided))
+    raise SystemExit(main(STUDY))

@@ -5,7 +5,6 @@ tuned, so a form that fails here may do better at a weight of its own. For choos
 taken from the training set; the official test set is not used. The report draws whether each term acted.
 """
 
-from analysis.build import build, undecided
 from mldiv.cli.main import main
 from mldiv.study import Study
 
@@ -76,4 +75,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(main(STUDY, build, undecided=undecided))
+    raise SystemExit(main(STUDY))

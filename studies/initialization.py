@@ -3,7 +3,6 @@
 Every start with the diversity terms, compared with the paper's; and for every start what the diversity terms change there.
 """
 
-from analysis.build import build, undecided
 from mldiv.cli.main import main
 from mldiv.study import Study
 
@@ -29,4 +28,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(main(STUDY, build, undecided=undecided))
+    raise SystemExit(main(STUDY))

@@ -1,6 +1,5 @@
 """How much do both diversity terms gain when everything about them is searched at once, the kernel included?"""
 
-from analysis.build import build, undecided
 from mldiv.cli.main import main
 from mldiv.study import Study
 
@@ -17,4 +16,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(main(STUDY, build, undecided=undecided))
+    raise SystemExit(main(STUDY))

@@ -5,10 +5,13 @@ For choosing defaults: scores are of development images, taken from the training
 is not used. Learning rate, schedule, clipping and optimiser act on the second peer's pretraining too; AdamW needs another rate.
 """
 
-from analysis.build import build, undecided
+from typing import TYPE_CHECKING
+
 from mldiv.cli.main import main
-from mldiv.config import TrialConfig
 from mldiv.study import Study
+
+if TYPE_CHECKING:  # torch comes with it
+    from mldiv.config import TrialConfig
 
 BASELINE = "defaults"
 
@@ -36,7 +39,7 @@ START = {
 }
 
 
-def arms(base: TrialConfig) -> dict[str, dict]:
+def arms(base: "TrialConfig") -> dict[str, dict]:
     changed: dict[str, list] = {
         "initial_sigma": [0.01, 0.03, 0.1, 0.3],
         "kl_weight": [0.0, 0.01, 0.1, 1.0],
@@ -70,4 +73,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(main(STUDY, build, undecided=undecided))
+    raise SystemExit(main(STUDY))

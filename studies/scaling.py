@@ -5,16 +5,20 @@ full method against mutual learning at every size, both with their learning rate
 the defaults, for time).
 """
 
-from analysis.build import build, undecided
+from typing import TYPE_CHECKING
+
 from mldiv.cli.main import main
-from mldiv.config import TrialConfig
 from mldiv.study import Study
-from mldiv.training.worker_cache import dataset
+
+if TYPE_CHECKING:  # torch comes with it
+    from mldiv.config import TrialConfig
 
 PLAIN, FULL = "mutual learning", "both terms"
 
 
-def sizes(base: TrialConfig) -> dict[str, dict]:
+def sizes(base: "TrialConfig") -> dict[str, dict]:
+    from mldiv.training.worker_cache import dataset  # with torch: seconds, for which --help does not wait
+
     images, other = len(dataset(base).train), "vit" if base.arch != "vit" else "resnet20"
     widths = {"width / 2": {"width": base.width / 2}, "width x 2": {"width": base.width * 2}}
     return (
@@ -30,7 +34,7 @@ def sizes(base: TrialConfig) -> dict[str, dict]:
     )
 
 
-def arms(base: TrialConfig) -> dict[str, dict]:
+def arms(base: "TrialConfig") -> dict[str, dict]:
     plain = {"alpha": 0.0, "beta": 0.0}
     return {
         f"{method}, {size}": changes | extra
@@ -44,7 +48,7 @@ def contrasts(names: list[str]) -> dict[str, dict[str, float]]:
     return {f"effect of both terms, {size}": {f"{FULL}, {size}": 1.0, f"{PLAIN}, {size}": -1.0} for size in found}
 
 
-def timed(base: TrialConfig) -> list[TrialConfig]:
+def timed(base: "TrialConfig") -> "list[TrialConfig]":
     """Widths and batches over a wide range, for this architecture and a ViT."""
     factors = (0.5, 1, 2, 4, 8, 16) if base.arch != "resnet18" else (1,)
     widths = [base.replace(width=base.width * factor) for factor in factors]
@@ -67,4 +71,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(main(STUDY, build, undecided=undecided))
+    raise SystemExit(main(STUDY))

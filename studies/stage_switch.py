@@ -4,10 +4,13 @@ Where the learning rate begins anew at the switch (`stage_schedule`), the switch
 twin without the terms whose rate begins anew at the same epoch, and what the terms give from there on is the difference.
 """
 
-from analysis.build import build, undecided
+from typing import TYPE_CHECKING
+
 from mldiv.cli.main import main
-from mldiv.config import TrialConfig
 from mldiv.study import Study
+
+if TYPE_CHECKING:  # torch comes with it
+    from mldiv.config import TrialConfig
 
 BASELINE = "never"
 SHARES = {"at once": 0.0, "after 1/6": 1 / 6, "after 1/3": 1 / 3, "after 1/2": 1 / 2, "after 2/3": 2 / 3, "after 5/6": 5 / 6}
@@ -16,7 +19,7 @@ SHARES = {"at once": 0.0, "after 1/6": 1 / 6, "after 1/3": 1 / 3, "after 1/2": 1
 TWIN = ", without the terms"
 
 
-def arms(base: TrialConfig) -> dict[str, dict]:
+def arms(base: "TrialConfig") -> dict[str, dict]:
     names = {round(share * base.epochs): name for name, share in reversed(SHARES.items())}  # with few epochs some are the same
     starts = {name: {"switch_epoch": epoch} for epoch, name in sorted(names.items()) if epoch < base.epochs}
     restarts = [name for name in starts if base.stage_schedule == "restart" and starts[name]["switch_epoch"] > 0]
@@ -40,4 +43,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(main(STUDY, build, undecided=undecided))
+    raise SystemExit(main(STUDY))

@@ -6,12 +6,28 @@ kl_weight and temperature stay fixed, so that the surface is one of alpha and be
 chosen weights, the paper's (1, 2) and plain mutual learning are repeated on fresh seeds.
 """
 
-from analysis.build import build, undecided
+from typing import TYPE_CHECKING
+
 from mldiv.cli.main import main
 from mldiv.study import Study
-from mldiv.sweep.search_space import OR_ZERO, WEIGHTS
+
+if TYPE_CHECKING:  # torch comes with it
+    from mldiv.sweep.search_space import Ranges
 
 BASELINE = "mutual learning"
+
+
+def ranges() -> "Ranges":
+    from mldiv.sweep.search_space import OR_ZERO  # with torch: seconds, for which --help does not wait
+
+    return OR_ZERO
+
+
+def surface() -> dict[str, tuple[float, float]]:
+    from mldiv.sweep.search_space import WEIGHTS  # as above
+
+    return WEIGHTS
+
 
 STUDY = Study(
     name="weight_balance",
@@ -19,12 +35,12 @@ STUDY = Study(
     scientific="weights",
     arms={BASELINE: {"alpha": 0.0, "beta": 0.0}, "alpha 1, beta 2": {"alpha": 1.0, "beta": 2.0}, "searched": {}},
     searched=("alpha", "beta"),
-    ranges=OR_ZERO,
+    ranges=ranges,
     baseline=BASELINE,
     samples={"demo": 16, "quick": 32, "paper": 48},
     search_seeds=2,
-    surface=WEIGHTS,
+    surface=surface,
 )
 
 if __name__ == "__main__":
-    raise SystemExit(main(STUDY, build, undecided=undecided))
+    raise SystemExit(main(STUDY))

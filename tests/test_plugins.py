@@ -8,7 +8,7 @@ import torch
 from helpers.small_study import TINY
 
 from analysis.build import build
-from mldiv.cli import command
+from mldiv import __main__ as command
 from mldiv.cli.main import main
 from mldiv.method.kernels import KERNELS
 from mldiv.plugins import loading

@@ -1,4 +1,4 @@
-"""What a run of a study is refused for, before any work: flags, data, networks, places.
+"""What a run of a study is refused for, before any work: data, networks, places. Flags by themselves: `flags.check_flags`.
 
 Every check raises ConfigError, naming the flag or setting, or DataError, naming the file.
 """
@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mldiv import setting
 from mldiv.cluster.nodes import local_resources
-from mldiv.config import ConfigError, TrialConfig, nearest
+from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets import corruptions, ood, sources
 from mldiv.datasets.corruptions import FILE_PIXELS
 from mldiv.datasets.files import DataError
@@ -24,64 +23,13 @@ from mldiv.method.alignment import channel_groups
 from mldiv.method.networks import build
 from mldiv.storage.object_store import Location, Remote, is_url
 from mldiv.sweep.arm import Arm
-from mldiv.sweep.looks import LEAST_MOST, Sequential
-from mldiv.sweep.search_space import SELECTION, effective
+from mldiv.sweep.search_space import effective
 from mldiv.training.loop import make_fusion, steps_per_epoch
 from mldiv.training.worker_cache import dataset
-
-#: Flags that are counts, and the least that each may be; and the most.
-COUNTS = {"seeds": 1, "trials": 0, "open-suggestions": 1, "workers": 1, "parallel-trials": 1}
-MOST = 100_000
-#: The largest --cache-size.
-LARGEST_GB = 10**9
 
 #: Vectors as long as the weights that training holds for a peer: means, rhos, their gradients and momenta.
 VECTORS = 6
 FLOAT_BYTES = 4
-
-
-def check_flags(flags: Namespace) -> None:
-    """Refuse flags that cannot be what they say, or that contradict each other."""
-    _check_counts(flags)
-    _check_ways(flags)
-    _check_shares(flags)
-
-
-def _check_counts(flags: Namespace) -> None:
-    """Refuse numbers of things that are too small, or beyond all that can be."""
-    for flag, least in COUNTS.items():
-        value = getattr(flags, flag.replace("-", "_"))
-        if isinstance(value, Sequential):
-            flag, value, least = f"{flag} auto, at most", value.most, LEAST_MOST
-        if value is not None and value < least:
-            raise ConfigError(f"--{flag} {value}: must be at least {least}")
-        if value is not None and value > MOST:
-            raise ConfigError(f"--{flag} {setting.shown(value)}: must be at most {MOST:,}")
-    if not 0 < flags.cache_size <= LARGEST_GB:
-        raise ConfigError(f"--cache-size {flags.cache_size:g}: must be greater than zero, and at most {LARGEST_GB:,}")
-
-
-def _check_ways(flags: Namespace) -> None:
-    """Refuse a way of searching that is unknown, and ways of training that do not go together."""
-    if flags.select not in SELECTION:
-        raise ConfigError(f"--select {flags.select!r} is unknown{nearest(flags.select, SELECTION)}")
-    needs_ray = {
-        "workers": flags.workers > 1,
-        "parallel-trials": flags.parallel_trials is not None,
-        "stop-early": flags.stop_early,
-    }
-    for flag, given in needs_ray.items():
-        if given and flags.in_process:
-            raise ConfigError(f"--{flag} needs Ray: leave it out, or leave out --in-process")
-
-
-def _check_shares(flags: Namespace) -> None:
-    """Refuse shares of a machine that Ray cannot give."""
-    cpus, gpus = flags.cpus_per_worker, flags.gpus_per_worker
-    if cpus is not None and not 0 < cpus < math.inf:
-        raise ConfigError(f"--cpus-per-worker {cpus:g}: must be greater than zero, and finite")
-    if gpus is not None and (not 0 <= gpus < math.inf or (gpus > 1 and gpus % 1)):
-        raise ConfigError(f"--gpus-per-worker {gpus:g}: must be a fraction of one, or a whole number")
 
 
 def check_workers(flags: Namespace, configs: Sequence[TrialConfig]) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 from mldiv import records
@@ -22,6 +21,7 @@ from mldiv.plugins.loading import Plugin
 from mldiv.records import find_trial
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import SyncedFolder
+from mldiv.study import FindUndecided, ReportBuilder
 from mldiv.sweep import in_process
 from mldiv.sweep.plan import Plan, Progress, journal
 from mldiv.terminal import plain
@@ -30,11 +30,6 @@ from mldiv.training import step_cost
 #: Seconds for which the finished study is pushed again to an object store that refuses it.
 PATIENCE_SECONDS = 60.0
 
-#: Builds tables and pictures from a study folder and returns what to print. The studies pass `analysis.build`.
-ReportBuilder = Callable[..., str]
-#: Names the comparisons that are undecided in a study folder. The studies pass `analysis.build.undecided`.
-FindUndecided = Callable[[Path], list[str]]
-
 
 class Trainer(Protocol):
     """Trains every trial of a plan: `in_process.run`, or `tuner.run` with what it needs of a cluster."""
@@ -42,7 +37,7 @@ class Trainer(Protocol):
     def __call__(self, plan: Plan, study: SyncedFolder, *, store: Store, progress: Progress) -> None: ...
 
 
-def execute(run: StudyRun, folder: SyncedFolder, report: ReportBuilder, undecided: FindUndecided | None = None) -> int:
+def execute(run: StudyRun, folder: SyncedFolder, report: ReportBuilder, undecided: FindUndecided) -> int:
     """Train everything that is not recorded yet and build the report; the exit code: 0 done, 1 failed, 130 interrupted.
 
     undecided: says at each look of a study that adds seeds as needed whether it adds more.
@@ -81,14 +76,14 @@ def note_outcome(run: StudyRun, folder: SyncedFolder, plan: Plan) -> None:
     folder.pull_study()
 
 
-def next_look(run: StudyRun, folder: SyncedFolder, plan: Plan, undecided: FindUndecided | None) -> int | None:
+def next_look(run: StudyRun, folder: SyncedFolder, plan: Plan, undecided: FindUndecided) -> int | None:
     """Return how many seeds to go on with; None where all is decided, the last look is taken, or trials failed.
 
     What is decided is found in the records anew, whatever earlier runs found: a study that was killed goes on as it would have.
     """
     seeds = len(run.header.seeds)
     further = next((look for look in run.header.looks if look > seeds), None)
-    if further is None or undecided is None or unfinished(folder, plan) or none_finished(folder, plan):
+    if further is None or unfinished(folder, plan) or none_finished(folder, plan):
         return None
     if not (names := undecided(folder.local)):
         run.say(f"look at {seeds} seeds: every comparison is decided")

@@ -1,4 +1,4 @@
-"""The command line that all studies share."""
+"""The command line that all studies share, and what it is refused for by itself, before torch is loaded."""
 
 import json
 import math
@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mldiv.config import ConfigError
-from mldiv.method.networks import MODELS
 from mldiv.records import MARGINS
+from mldiv.setting import ConfigError, nearest, shown
 from mldiv.storage import object_store
 from mldiv.study import Study
-from mldiv.sweep.looks import USUAL_MOST, parse_seeds
-from mldiv.sweep.search_space import DEFAULT_RULE, SELECTION
+from mldiv.sweep.looks import LEAST_MOST, USUAL_MOST, Sequential, parse_seeds
+from mldiv.sweep.selection import DEFAULT_RULE, SELECTION
 from mldiv.terminal import Parser, hide_secrets
 
 #: Flags by their names of 0.5.0, accepted for one more version.
@@ -28,18 +27,27 @@ RENAMED = {
     "--no-store": "--no-cache",
 }
 
+#: Flags that are counts, and the least that each may be; and the most.
+COUNTS = {"seeds": 1, "trials": 0, "open-suggestions": 1, "workers": 1, "parallel-trials": 1}
+MOST = 100_000
+#: The largest --cache-size.
+LARGEST_GB = 10**9
+
 #: Environment variable with the place under which every study has its folder, where --out does not say otherwise.
 RESULTS = "MLDIV_RESULTS"
 
 
-def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
-    """Return the flags that a study is run with. argparse itself ends the process, with code 2, at an unknown one."""
-    parser = Parser(prog=f"studies/{study.name}.py", description=study.question)
+def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = None) -> Namespace:
+    """Return the flags that a study is run with, as ``prog``. argparse itself ends the process, with code 2, at an unknown one.
+
+    No registry of torch's is asked for its names: what is entered there stands in the help by hand, and a test compares.
+    """
+    parser = Parser(prog=prog or f"studies/{study.name}.py", description=study.question)
     parser.add_argument("--preset", default="auto", help="auto (paper with GPUs, else demo), demo, quick, small or paper")
     parser.add_argument("--data", help="digits, fashion_mnist, cifar10, cifar100 or image_folder")
     parser.add_argument("--data-root", help="folder of the data (digits needs none)")
     parser.add_argument("--download", action="store_true", help="let torchvision download missing data into --data-root")
-    parser.add_argument("--arch", help=f"{', '.join(MODELS)}")
+    parser.add_argument("--arch", help="resnet8, resnet20, resnet32, resnet56, resnet8_frn, resnet20_frn, resnet18 or vit")
     parser.add_argument("--width", type=float, help="factor of the network's channels")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of mldiv/config.py; may be repeated"
@@ -100,6 +108,50 @@ def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     return parser.parse_args(current_names(sys.argv[1:] if argv is None else argv))
+
+
+def check_flags(flags: Namespace) -> None:
+    """Refuse flags that cannot be what they say, or that contradict each other."""
+    _check_counts(flags)
+    _check_ways(flags)
+    _check_shares(flags)
+
+
+def _check_counts(flags: Namespace) -> None:
+    """Refuse numbers of things that are too small, or beyond all that can be."""
+    for flag, least in COUNTS.items():
+        value = getattr(flags, flag.replace("-", "_"))
+        if isinstance(value, Sequential):
+            flag, value, least = f"{flag} auto, at most", value.most, LEAST_MOST
+        if value is not None and value < least:
+            raise ConfigError(f"--{flag} {value}: must be at least {least}")
+        if value is not None and value > MOST:
+            raise ConfigError(f"--{flag} {shown(value)}: must be at most {MOST:,}")
+    if not 0 < flags.cache_size <= LARGEST_GB:
+        raise ConfigError(f"--cache-size {flags.cache_size:g}: must be greater than zero, and at most {LARGEST_GB:,}")
+
+
+def _check_ways(flags: Namespace) -> None:
+    """Refuse a way of searching that is unknown, and ways of training that do not go together."""
+    if flags.select not in SELECTION:
+        raise ConfigError(f"--select {flags.select!r} is unknown{nearest(flags.select, SELECTION)}")
+    needs_ray = {
+        "workers": flags.workers > 1,
+        "parallel-trials": flags.parallel_trials is not None,
+        "stop-early": flags.stop_early,
+    }
+    for flag, given in needs_ray.items():
+        if given and flags.in_process:
+            raise ConfigError(f"--{flag} needs Ray: leave it out, or leave out --in-process")
+
+
+def _check_shares(flags: Namespace) -> None:
+    """Refuse shares of a machine that Ray cannot give."""
+    cpus, gpus = flags.cpus_per_worker, flags.gpus_per_worker
+    if cpus is not None and not 0 < cpus < math.inf:
+        raise ConfigError(f"--cpus-per-worker {cpus:g}: must be greater than zero, and finite")
+    if gpus is not None and (not 0 <= gpus < math.inf or (gpus > 1 and gpus % 1)):
+        raise ConfigError(f"--gpus-per-worker {gpus:g}: must be a fraction of one, or a whole number")
 
 
 def current_names(argv: Sequence[str]) -> list[str]:

@@ -15,7 +15,6 @@ from mldiv import records
 from mldiv.cli.checks import (
     check_arms,
     check_data,
-    check_flags,
     check_heard,
     check_trials,
     check_workers,
@@ -35,7 +34,7 @@ from mldiv.study import Changes, Study, Weights
 from mldiv.sweep.arm import Arm, make_arm
 from mldiv.sweep.looks import Sequential
 from mldiv.sweep.plan import Plan, search_seeds
-from mldiv.sweep.search_space import SELECTION
+from mldiv.sweep.selection import SELECTION
 from mldiv.terminal import plain
 from mldiv.training.worker_cache import dataset
 
@@ -95,7 +94,6 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
     Raises: ConfigError, naming the flag or setting; DataError, naming the file and how to get it.
     """
     place, store = places(flags, study.name)
-    check_flags(flags)
     preset = choose_preset(study, flags)
     base = configure_trials(study, flags, preset)
     with suppress(DataError):  # of arms that depend on the data; what can be said without them is said first
@@ -202,7 +200,7 @@ def choose_arms(study: Study, names: Sequence[str], base: TrialConfig) -> dict[s
 def make_arms(study: Study, base: TrialConfig, changes: dict[str, Changes]) -> list[Arm]:
     """Make the arms, of which nothing has been asked yet."""
     return [
-        make_arm(name, base, settings, study.searched, study.ranges, study.members.get(name, "pair"))
+        make_arm(name, base, settings, study.searched, study.ranges(), study.members.get(name, "pair"))
         for name, settings in changes.items()
     ]
 
@@ -238,7 +236,7 @@ def describe_study(
         early_stopping=EARLY_STOPPING if flags.stop_early else None,
         margins=parse_margins(flags.margin),
         trends=study.trends(base) if study.trends else {},
-        surface={name: list(ends) for name, ends in study.surface.items()} if study.surface else None,
+        surface={name: list(ends) for name, ends in study.surface().items()} if study.surface else None,
         settings=asdict(base),
         data=dataset(base).describe(),
         fingerprint=dataset(base).whole_fingerprint,

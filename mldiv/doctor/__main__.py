@@ -11,6 +11,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 from mldiv.cli.flags import current_names
 from mldiv.doctor import cluster, locations, machine, ports
@@ -18,9 +19,9 @@ from mldiv.doctor.machine import AS_LOCKED, FAILED, GROUP_BYTES, OK, SKIPPED, WA
 from mldiv.terminal import Parser
 
 
-def parse(argv: Sequence[str] | None = None) -> Namespace:
+def parse(argv: Sequence[str] | None = None, prog: str = "python -m mldiv.doctor") -> Namespace:
     """Read the command line; ``argv`` is that of the process where it is None."""
-    parser = Parser(prog="python -m mldiv.doctor", description="What would make a long sweep fail here?")
+    parser = Parser(prog=prog, description="What would make a long sweep fail here?")
     parser.add_argument("--preset", default="auto", help="as the studies' flag of that name, like all but the last")
     parser.add_argument("--data")
     parser.add_argument("--data-root")
@@ -159,9 +160,9 @@ def examine(check: Check, flags: Namespace, pool: ThreadPoolExecutor) -> Finding
         return Finding(FAILED, kind + first_line(error))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m mldiv.doctor") -> int:
     """Go through all checks and print their findings; the exit code is 1 when one failed, else 0."""
-    flags = parse(argv)
+    flags = parse(argv, prog)
     verdicts: dict[str, str] = {}
     # Its threads stay to the end: what Ray starts dies with the thread that started it.
     pool = ThreadPoolExecutor(len(CHECKS) + 1)
@@ -186,7 +187,12 @@ AFTER_RAY: dict[str, Check] = {"trials at once": check_capacity, **cluster.CHECK
 CHECKS: dict[str, Check] = {**machine.CHECKS, **locations.CHECKS, "Ray": joined, "data": locations.data, **AFTER_RAY}
 
 
-if __name__ == "__main__":
-    code = main()
+def run(argv: Sequence[str] | None = None, **prog: str) -> NoReturn:
+    """Do what `main` does and end the process."""
+    code = main(argv, **prog)
     sys.stdout.flush()
     os._exit(code)  # a check that had no answer may wait for ever
+
+
+if __name__ == "__main__":
+    run()

