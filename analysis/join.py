@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import tables
-from analysis.answer import describe, verdict
+from analysis.answer.document import describe, verdict
 from analysis.build import FORMATS, Analysis, analyse, nearby, write
 from analysis.records.columns import GROUPS, mean_over_members
 from analysis.records.effects import COMPARED
@@ -60,7 +60,7 @@ def label(found: list[Analysis]) -> dict[str, Analysis]:
 
 
 def _rows(studies: dict[str, Analysis], names: list[str], bold: str) -> list[list[str]]:
-    return [[study, *row] for study, made in studies.items() for row in tables.cells(made.table, names, bold)]
+    return [[study, *row] for study, made in studies.items() for row in tables.cells(made.table, names, bold, said=0)]
 
 
 def markdown(studies: dict[str, Analysis]) -> str:

@@ -2,17 +2,21 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from markupsafe import Markup
 from matplotlib.markers import MarkerStyle
 
-from analysis.figures.palette import Style
+from analysis.figures.palette import Style, variable
 
-_BOX = Markup('<div class="box" tabindex="0" role="region" aria-label="table, scrolls sideways">')
-_NUMBER = re.compile(r"[-+]?\d[\d.,e+±()%* -]*")
+_BOX = Markup('<div class="box" tabindex="0" role="region" aria-label="table">')
+_NUMBER = re.compile(r"[-+<>]?\s?\d[\d.,e+±()\[\]%* -]*")
+#: A table of more columns than these stays one only where there is room for it; its rows turn into cards elsewhere.
+FEW_COLUMNS, SOME_COLUMNS = 3, 8
 _HEADINGS = {"h1": "h3", "h2": "h3", "h3": "h4", "h4": "h5", "h5": "h6"}
 _DASHES = {"-": "", "--": "6 3", ":": "2 2.5", "-.": "7 3 2 3"}
 
@@ -23,8 +27,44 @@ def markdown(text: str) -> Markup:
     tokens = parser.parse(text)
     for token in tokens:
         token.tag = _HEADINGS.get(token.tag, token.tag)
+    _label(tokens)
     html = parser.renderer.render(tokens, parser.options, {})
-    return Markup(html.replace("<table>", f'{_BOX}<table class="rigid">').replace("</table>", "</table></div>"))
+    return Markup(html.replace("<table", f"{_BOX}<table").replace("</table>", "</table></div>"))
+
+
+def _label(tokens: Sequence[Token]) -> None:
+    """Make the first cell of each row its heading, and give every other its column's title, as `table` does; `unbroken`."""
+    titles: list[str] = []
+    column, whole = 0, None
+    for token, content in pairwise([*tokens, Token("end", "", 0)]):
+        if token.type == "table_open":
+            titles, whole = [], token
+        elif token.type == "thead_close" and whole is not None:
+            whole.attrSet("class", _kind(len(titles)))
+        elif token.type == "inline":
+            for child in token.children or []:
+                child.content = unbroken(child.content)
+        elif token.type in ("th_open", "td_open"):
+            token.attrs.pop("style", None)
+            if token.type == "th_open":
+                titles.append(content.content.replace("**", ""))
+                token.attrSet("scope", "col")
+            elif column == 0:
+                token.tag = "th"
+                token.attrSet("scope", "row")
+            else:
+                token.attrSet("data-label", titles[column])
+                token.attrSet("class", _alignment(content.content))
+        elif token.type == "td_close":
+            token.tag = "th" if column == 0 else "td"
+            column += 1
+        elif token.type == "tr_open":
+            column = 0
+
+
+def line(text: str) -> Markup:
+    """Turn a sentence of Markdown into HTML without a paragraph around it."""
+    return Markup(str(markdown(text)).strip().removeprefix("<p>").removesuffix("</p>"))
 
 
 def without_title(text: str) -> str:
@@ -32,21 +72,37 @@ def without_title(text: str) -> str:
     return re.sub(r"\A\s*# .*\n", "", text)
 
 
-def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], rigid: bool = False) -> Markup:
-    """Make a table in a box that scrolls by itself; the first cell of a row names it. rigid: cells never wrap."""
+def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Markup:
+    """Make a table; the first cell of a row names it, the others bear their column's title for where it stands alone."""
     titles = Markup("").join(Markup('<th scope="col">{}</th>').format(title) for title in head)
-    lines = [Markup('<tr><th scope="row">{}</th>{}</tr>').format(row[0], Markup("").join(map(_cell, row[1:]))) for row in rows]
-    body = Markup("").join(lines)
-    return Markup("{}<table{}><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>").format(
-        _BOX, Markup(' class="rigid"') if rigid else "", titles, body
+    lines = [
+        Markup('<tr><th scope="row">{}</th>{}</tr>').format(
+            row[0], Markup("").join(_cell(title, cell) for title, cell in zip(head[1:], row[1:], strict=True))
+        )
+        for row in rows
+    ]
+    return Markup('{}<table class="{}"><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>').format(
+        _BOX, _kind(len(head)), titles, Markup("").join(lines)
     )
 
 
-def _cell(value: Any) -> Markup:
-    """Put numbers to the right, text to the left."""
+def _cell(title: Any, value: Any) -> Markup:
     text = "-" if value is None else value
-    number = text == "-" or _NUMBER.fullmatch(str(value))
-    return Markup("<td{}>{}</td>").format(Markup(' class="number"') if number else "", text)
+    words = text if isinstance(text, Markup) else unbroken(str(text))
+    return Markup('<td data-label="{}" class="{}">{}</td>').format(title, _alignment(str(text)), words)
+
+
+def _alignment(text: str) -> str:
+    return "number" if text == "-" or _NUMBER.fullmatch(text) else "words"
+
+
+def _kind(columns: int) -> str:
+    return "few" if columns <= FEW_COLUMNS else "some" if columns <= SOME_COLUMNS else "lots"
+
+
+def unbroken(text: str) -> str:
+    """Keep an error with its sign, and an interval with its ends, on one line."""
+    return re.sub(r"± |\[[^\[\]]*\]", lambda found: found[0].replace(" ", "\u00a0"), text)
 
 
 def figure(panels: Sequence[Markup], caption: str, legend: Markup | None = None, kind: str = "pairs") -> Markup:
@@ -83,12 +139,22 @@ def legend(styles: Mapping[str, Style]) -> Markup:
 
 def _swatch(style: Style) -> Markup:
     line = Markup('<line x1="0" y1="6" x2="30" y2="6" stroke-dasharray="{}"/>').format(_DASHES[style.linestyle])
+    start = Markup('<svg class="swatch" viewBox="0 0 30 12" aria-hidden="true" style="color:{}">').format(variable(style.color))
+    return start + line + _shapes(style, 7, 15) + Markup("</svg>")
+
+
+def marker(style: Style, hollow: bool = False) -> Markup:
+    """Draw an arm's marker alone, filled or hollow."""
+    start = Markup('<svg viewBox="0 0 12 12" aria-hidden="true" class="marker{}" style="color:{}">').format(
+        " hollow" * hollow, variable(style.color)
+    )
+    return start + _shapes(style, 9, 6) + Markup("</svg>")
+
+
+def _shapes(style: Style, size: float, center: float) -> Markup:
     marker = MarkerStyle(style.marker)
-    path = marker.get_path().transformed(marker.get_transform())
-    polygons = path.to_polygons(closed_only=False)
-    outlines: list[np.ndarray] = [np.asarray(polygon) * (7, -7) + (15, 6) for polygon in polygons]
-    shapes = Markup("").join(
+    polygons = marker.get_path().transformed(marker.get_transform()).to_polygons(closed_only=False)
+    outlines: list[np.ndarray] = [np.asarray(polygon) * (size, -size) + (center, 6) for polygon in polygons]
+    return Markup("").join(
         Markup('<polygon points="{}"/>').format(" ".join(f"{x:.1f},{y:.1f}" for x, y in outline)) for outline in outlines
     )
-    start = Markup('<svg class="swatch" viewBox="0 0 30 12" aria-hidden="true" style="color:{}">').format(style.color)
-    return start + line + shapes + Markup("</svg>")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from helpers.synthetic_records import SETTINGS, make, write
 
-from analysis import answer, build, tables
+from analysis import build, tables
+from analysis.answer import document
 from analysis.records import effects, load
 from analysis.records.columns import GROUPS
 from analysis.records.repeats import gather
@@ -98,7 +99,7 @@ def answers(tmp_path_factory):
                 for repeat, value in zip(repeats[arm].values(), values, strict=True):
                     repeat.record.test["pair"]["nll"] = value
             differences = effects.differences(repeats, study.baseline, study.arms)
-            found[seed] = answer.answer(study, differences, effects.contrasts(repeats, {}), [])
+            found[seed] = document.answer(study, differences, effects.contrasts(repeats, {}), [])
         return found
 
     return draw

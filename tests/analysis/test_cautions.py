@@ -7,7 +7,7 @@ import pytest
 from helpers.synthetic_records import make
 
 from analysis.build import build
-from analysis.records import alive
+from analysis.records import cautions
 from analysis.records.load import load
 from mldiv.records import trial_folder
 
@@ -35,7 +35,7 @@ def folder(tmp_path):
     made = make(tmp_path, {"mutual learning": [0.5, 0.6], "a": [0.4, 0.5], "b": [0.4, 0.5]})
     constant = {"mutual": lambda epoch, at: 0.5}
     for seed in (0, 1):
-        write_gradients(made, f"010{seed}", constant | dict.fromkeys(alive.TERMS, lambda epoch, at: 0.2))
+        write_gradients(made, f"010{seed}", constant | dict.fromkeys(cautions.TERMS, lambda epoch, at: 0.2))
         fading = {
             "feature_diversity": lambda epoch, at: 0.3 if epoch + at == 8.5 else 0.004,
             "param_diversity": lambda epoch, at: 0.1,
@@ -53,12 +53,12 @@ def test_shares_are_of_the_cross_entropys_gradient_in_all_means(folder):
 
 def test_a_term_is_dead_in_an_epoch_that_it_is_never_seen_alive_in(folder):
     study = load(folder)
-    assert alive.dead_epochs(study.curve("0200"), "feature_diversity") == ([9, 10, 11], [8, 9, 10, 11])
-    assert alive.dead_epochs(study.curve("0100"), "feature_diversity") == ([], [8, 9, 10, 11])
+    assert cautions.dead_epochs(study.curve("0200"), "feature_diversity") == ([9, 10, 11], [8, 9, 10, 11])
+    assert cautions.dead_epochs(study.curve("0100"), "feature_diversity") == ([], [8, 9, 10, 11])
 
 
 def test_the_arm_is_named_in_the_answer_with_its_numbers(folder):
-    (dead,) = alive.dead_terms(load(folder))
+    (dead,) = cautions.dead_terms(load(folder))
     assert (dead.arm, dead.term, dead.trials, dead.measured, dead.epochs) == ("b", "feature_diversity", 2, 2, (6, 8))
     text = build(folder, formats=("html",))
     assert "**The feature term all but did not act** in 1 arm, which did not test what it says" in text
@@ -70,12 +70,12 @@ def test_a_weight_of_zero_is_no_dead_term(folder):
     study = load(folder)
     for (arm, _), record in study.records.items():
         record.config["beta"] = 0.0 if arm == "b" else 2.0
-    assert alive.dead_terms(study) == []
+    assert cautions.dead_terms(study) == []
 
 
 def test_a_term_that_lives_in_half_of_the_seeds_is_not_named(folder):
-    write_gradients(folder, "0201", dict.fromkeys(alive.TERMS, lambda epoch, at: 0.2))
-    assert alive.dead_terms(load(folder)) == []
+    write_gradients(folder, "0201", dict.fromkeys(cautions.TERMS, lambda epoch, at: 0.2))
+    assert cautions.dead_terms(load(folder)) == []
 
 
 def test_without_measurements_the_report_says_how_to_get_them(tmp_path):
