@@ -63,9 +63,9 @@ def caption(study: StudyData) -> list[str]:
 def scored(study: StudyData) -> str:
     """Say whose scores on which data a table holds, and how to read a cell."""
     return (
-        f"Scores of {_members(study)} ({study.header.settings['test_samples']} weight samples per peer) on {study.scored}: mean "
-        "± sample standard error over seeds, to as many digits as a column's errors allow; n = 1 has no error. Bold: the best "
-        "mean of a column and what equals it to these digits, which is not yet significant."
+        f"Scores of {_members(study)} ({study.header.settings['test_samples']} weight samples per peer) on {study.scored}: "
+        "mean ± sample standard error over seeds, to as many digits as a column's errors allow; n = 1 has no error. Bold: the "
+        "best mean of a column and what equals it to these digits, which is not yet significant."
     )
 
 

@@ -50,7 +50,9 @@ def found(study: StudyData, effects: Effects) -> str:
     margin, header = study.header.margins["nll"], study.header
     by_verdict = headline.by_verdict(nll, margin)
     words = [f"**{headline.headline(nll, baseline, margin, planned=bool(header.looks))}.**"]
-    brackets = "" if all(effect.interval is None for effect in nll.values()) else f"; in brackets: {interval_name(header.level)}s"
+    brackets = (
+        "" if all(effect.interval is None for effect in nll.values()) else f"; in brackets: {interval_name(header.level)}s"
+    )
     words.append(
         f"NLL is the negative log-likelihood, lower is better{brackets}. A difference below {margin:g} does not matter, as was "
         "stated before training."
@@ -156,7 +158,10 @@ def by_whom(study: StudyData, effects: Effects, singles: Mapping[str, Effects]) 
     parts = []
     for metric in [metric for metric in COMPARED if singles and effects["nll"]]:
         compared, margin = COMPARED[metric], study.header.margins[metric]
-        columns = {"as the arm is judged": effects[metric], **{name: of[metric] for name, of in singles.items() if metric in of}}
+        columns = {
+            "as the arm is judged": effects[metric],
+            **{name: of[metric] for name, of in singles.items() if metric in of},
+        }
         rows = [[_name(arm), *(_cell(of.get(arm), metric, margin) for of in columns.values())] for arm in effects[metric]]
         interval = interval_name(study.header.level)
         parts.append(f"The same by whom: difference in test {compared.title}{compared.unit}, verdict, mean [{interval}]:")
@@ -202,7 +207,9 @@ def _contrasts(study: StudyData, contrasts: Mapping[str, Difference]) -> str:
     """Say which contrasts in NLL are told from 0, and which are too small to matter."""
     margin = study.header.margins["nll"]
     verdicts = {name: effect.verdict(margin, False) for name, effect in contrasts.items()}
-    told = [f"{name} ({fixed(contrasts[name].mean, 4, '+')})" for name, verdict in verdicts.items() if verdict in (BETTER, WORSE)]
+    told = [
+        f"{name} ({fixed(contrasts[name].mean, 4, '+')})" for name, verdict in verdicts.items() if verdict in (BETTER, WORSE)
+    ]
     small = [name for name, verdict in verdicts.items() if verdict == EQUIVALENT]
     found = [f"{words}: {names(some)}" for words, some in (("not 0", told), ("too small to matter", small)) if some]
     return f"**Contrasts in test NLL**: {'; '.join(found) or 'none is known not to be 0, none to be too small to matter'}."

@@ -84,7 +84,9 @@ def could(effects: Arms, margin: float) -> str:
     known = sorted({seeds for seeds in needed if seeds is not None})
     if not known:
         return f", nor could {MOST_SEEDS:,}"
-    span = " to ".join(number(seeds) if known[-1] < len(WORDS) else f"{seeds:,}" for seeds in dict.fromkeys((known[0], known[-1])))
+    span = " to ".join(
+        number(seeds) if known[-1] < len(WORDS) else f"{seeds:,}" for seeds in dict.fromkeys((known[0], known[-1]))
+    )
     return f", about {span} could{' in part' * (None in needed)}"
 
 

@@ -54,9 +54,8 @@ def _table(
     levels = " or ".join(sorted({interval_name(effect.level) for effect in every}))
     way = "higher is better →" if metric.more else "← lower is better"
     head = Markup(
-        '<thead><tr><th scope="col"></th><th scope="col">Difference in {}{} ({})</th><th scope="col" class="verdict">verdict</th>'
-        '<th scope="col" class="numbers">mean [{}]'
-        "</th></tr></thead>"
+        '<thead><tr><th scope="col"></th><th scope="col">Difference in {}{} ({})</th>'
+        '<th scope="col" class="verdict">verdict</th><th scope="col" class="numbers">mean [{}]</th></tr></thead>'
     ).format(metric.title, metric.unit, way, levels)
     foot = Markup('<tfoot><tr><td></td><td class="strip"><div class="axis">{}</div></td><td></td><td></td></tr></tfoot>')
     body = Markup("<tbody>{}</tbody>").format(Markup("").join(rows))

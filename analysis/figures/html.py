@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup
 from matplotlib.markers import MarkerStyle
@@ -15,8 +15,8 @@ from analysis.figures.palette import Style, variable
 
 _BOX = Markup('<div class="box" tabindex="0" role="region" aria-label="table">')
 _NUMBER = re.compile(r"[-+<>]?\s?\d[\d.,e+±()\[\]%* -]*")
-#: A table of more columns than these stays one only where there is room for it; its rows turn into cards elsewhere.
-FEW_COLUMNS, SOME_COLUMNS = 3, 8
+#: By the letters that a table is wide when its cells wrap: its class, by which a narrower page turns its rows into cards.
+NARROW, WIDE = 44, 80
 _HEADINGS = {"h1": "h3", "h2": "h3", "h3": "h4", "h4": "h5", "h5": "h6"}
 _DASHES = {"-": "", "--": "6 3", ":": "2 2.5", "-.": "7 3 2 3"}
 
@@ -24,42 +24,27 @@ _DASHES = {"-": "", "--": "6 3", ":": "2 2.5", "-.": "7 3 2 3"}
 def markdown(text: str) -> Markup:
     """Turn Markdown into HTML below a heading, without raw HTML, images and links: names in it come from records."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink", "reference"])
-    tokens = parser.parse(text)
-    for token in tokens:
+    renderer = RendererHTML(parser)
+    parts: list[str] = []
+    between: list[Token] = []
+    rows: list[list[Markup]] | None = None
+    for token in parser.parse(text):
         token.tag = _HEADINGS.get(token.tag, token.tag)
-    _label(tokens)
-    html = parser.renderer.render(tokens, parser.options, {})
-    return Markup(html.replace("<table", f"{_BOX}<table").replace("</table>", "</table></div>"))
-
-
-def _label(tokens: Sequence[Token]) -> None:
-    """Make the first cell of each row its heading, and give every other its column's title, as `table` does; `unbroken`."""
-    titles: list[str] = []
-    column, whole = 0, None
-    for token, content in pairwise([*tokens, Token("end", "", 0)]):
+        for child in token.children or []:
+            child.content = unbroken(child.content)
         if token.type == "table_open":
-            titles, whole = [], token
-        elif token.type == "thead_close" and whole is not None:
-            whole.attrSet("class", _kind(len(titles)))
-        elif token.type == "inline":
-            for child in token.children or []:
-                child.content = unbroken(child.content)
-        elif token.type in ("th_open", "td_open"):
-            token.attrs.pop("style", None)
-            if token.type == "th_open":
-                titles.append(content.content.replace("**", ""))
-                token.attrSet("scope", "col")
-            elif column == 0:
-                token.tag = "th"
-                token.attrSet("scope", "row")
-            else:
-                token.attrSet("data-label", titles[column])
-                token.attrSet("class", _alignment(content.content))
-        elif token.type == "td_close":
-            token.tag = "th" if column == 0 else "td"
-            column += 1
+            parts.append(renderer.render(between, parser.options, {}))
+            between, rows = [], []
+        elif token.type == "table_close" and rows:
+            parts.append(table(rows[0], rows[1:]))
+            rows = None
+        elif rows is None:
+            between.append(token)
         elif token.type == "tr_open":
-            column = 0
+            rows.append([])
+        elif token.type == "inline":
+            rows[-1].append(Markup(renderer.renderInline(token.children or [], parser.options, {})))
+    return Markup("".join([*parts, renderer.render(between, parser.options, {})]))
 
 
 def line(text: str) -> Markup:
@@ -74,6 +59,7 @@ def without_title(text: str) -> str:
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Markup:
     """Make a table; the first cell of a row names it, the others bear their column's title for where it stands alone."""
+    rows = list(rows)
     titles = Markup("").join(Markup('<th scope="col">{}</th>').format(title) for title in head)
     lines = [
         Markup('<tr><th scope="row">{}</th>{}</tr>').format(
@@ -82,22 +68,25 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Markup:
         for row in rows
     ]
     return Markup('{}<table class="{}"><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>').format(
-        _BOX, _kind(len(head)), titles, Markup("").join(lines)
+        _BOX, _kind(list(zip(head, *rows, strict=True))), titles, Markup("").join(lines)
     )
 
 
 def _cell(title: Any, value: Any) -> Markup:
     text = "-" if value is None else value
-    words = text if isinstance(text, Markup) else unbroken(str(text))
-    return Markup('<td data-label="{}" class="{}">{}</td>').format(title, _alignment(str(text)), words)
+    number = "number" if text == "-" or _NUMBER.fullmatch(_words(text)) else "words"
+    shown = text if isinstance(text, Markup) else unbroken(str(text))
+    return Markup('<td data-label="{}" class="{}">{}</td>').format(_words(title), number, shown)
 
 
-def _alignment(text: str) -> str:
-    return "number" if text == "-" or _NUMBER.fullmatch(text) else "words"
+def _words(cell: Any) -> str:
+    return cell.striptags() if isinstance(cell, Markup) else str(cell)
 
 
-def _kind(columns: int) -> str:
-    return "few" if columns <= FEW_COLUMNS else "some" if columns <= SOME_COLUMNS else "lots"
+def _kind(columns: Iterable[Sequence[Any]]) -> str:
+    """Return a table's class: narrow, wide or wider, by the longest piece of each column that does not wrap."""
+    letters = sum(2 + max(len(piece) for cell in column for piece in unbroken(_words(cell)).split(" ")) for column in columns)
+    return "narrow" if letters <= NARROW else "wide" if letters <= WIDE else "wider"
 
 
 def unbroken(text: str) -> str:

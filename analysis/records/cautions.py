@@ -85,7 +85,9 @@ def _known(study: StudyData, signatures: Sequence[Signature]) -> list[str]:
         arms = [found.arm for found in signatures if found.kind == kind and found.arm]
         head, _, rest = kind.partition(":")
         shown = ", ".join(f"{arm} {arms.count(arm)} of {len(study.finished(arm))}" for arm in dict.fromkeys(arms))
-        lines.append(f"**{head[0].upper()}{head[1:]}** in {len(arms)} repeat{'s' * (len(arms) > 1)} ({shown}){':' * bool(rest)}{rest}.")
+        lines.append(
+            f"**{head[0].upper()}{head[1:]}** in {len(arms)} repeat{'s' * (len(arms) > 1)} ({shown}){':' * bool(rest)}{rest}."
+        )
     return lines
 
 
@@ -122,9 +124,8 @@ def bounds(study: StudyData) -> list[str]:
         if stopped:
             found.append(f"{arm} ({stopped} of {len(repeats)} repeats)")
     ends = " or ".join(f"{end:g}" for end in TEMPERATURES)
-    return [f"**A fitted temperature lies at its bound**, {ends}, and what follows from it is no optimum: {', '.join(found)}."] if (
-        found
-    ) else []  # fmt: skip
+    text = f"**A fitted temperature lies at its bound**, {ends}, and what follows from it is no optimum: {', '.join(found)}."
+    return [text] if found else []
 
 
 def words(found: list[Dead]) -> list[str]:

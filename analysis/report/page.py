@@ -60,7 +60,11 @@ def render(
         Section("Which terms act", _of_lines(curves.gradients, study, lines, styles) + folded("posterior")),
         Section("Uncertainty as a detector", _detection(predictions, styles) + folded("uncertainty")),
         *([Section("Under shift", shifted + folded("shift"))] if (shifted := shift.panels(study, styles)) else []),
-        *([Section("Further tables", further)] if (further := folded(*(group for group in tables if group not in SHOWN))) else []),
+        *(
+            [Section("Further tables", further)]
+            if (further := folded(*(group for group in tables if group not in SHOWN)))
+            else []
+        ),
         *extra,
         *([Section(account.IMPORTANCE, shares, account.EXPLAINED)] if (shares := account.importance(study)) else []),
         Section("What failed or is missing", account.failures(study, signatures)),
