@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.answer import headline
 from analysis.answer.headline import names
-from analysis.records.effects import COMPARED, Effects
+from analysis.records.effects import COMPARED, Effects, verdict
 from analysis.records.load import StudyData
 from analysis.stats.statistics import (
     BETTER,
@@ -18,7 +18,6 @@ from analysis.stats.statistics import (
     UNDECIDED,
     WORSE,
     Difference,
-    fixed,
     interval_name,
 )
 from mldiv.terminal import plain
@@ -42,14 +41,14 @@ def answer(
 
 
 def found(study: StudyData, effects: Effects) -> str:
-    """Answer the question in a sentence, and say how to read it and how sure it is: one paragraph of Markdown."""
+    """Answer the question in a sentence, and say how to read it and how sure it is: a paragraph of Markdown each."""
     if (baseline := study.baseline) is None or not study.finished(baseline):
         return f"There is no answer yet: the baseline ({baseline}) has no finished trial."
     if not (nll := effects["nll"]):
         return f"There is no answer yet: no arm has a finished trial on a seed of the baseline ({baseline})."
     margin, header = study.header.margins["nll"], study.header
     by_verdict = headline.by_verdict(nll, margin)
-    words = [f"**{headline.headline(nll, baseline, margin, planned=bool(header.looks))}.**"]
+    words = []
     brackets = (
         "" if all(effect.interval is None for effect in nll.values()) else f"; in brackets: {interval_name(header.level)}s"
     )
@@ -63,7 +62,8 @@ def found(study: StudyData, effects: Effects) -> str:
         words.append("The arms were not tested against each other: the best mean is no proof of being the best.")
     if arms := by_verdict.get(UNDECIDED):
         words.append(_further(study, arms) if header.looks else _plan({arm: nll[arm] for arm in arms}, margin))
-    return " ".join(word for word in words if word)
+    sentence = headline.headline(nll, baseline, margin, planned=bool(header.looks))
+    return f"**{sentence}.**\n\n{' '.join(word for word in words if word)}"
 
 
 def notes(
@@ -97,7 +97,7 @@ def _table(study: StudyData, kind: tuple[str, str], metric: str, effects: Mappin
     tested = any(effect.n >= LEAST_SEEDS for effect in effects.values())
     columns: dict[str, list[str]] = {study.header.scientific: [_name(name) for name in effects]}
     if whole:
-        columns["verdict"] = [verdict(effect, metric, margin, kind[0]) for effect in effects.values()]
+        columns["verdict"] = [verdict(effect, metric, margin, kind[0] == CONTRASTS) for effect in effects.values()]
         columns[f"mean [{interval_name(study.header.level)}]"] = [effect.text(compared.digits) for effect in effects.values()]
     if tested:
         columns["p"] = [f"{effect.p:.2g}" for effect in effects.values()]
@@ -148,9 +148,9 @@ def _unlike(study: StudyData, effects: Mapping[str, Difference], singles: Mappin
         by_pair, by_peers = (verdict(one[arm], "nll", margin) for one in (effects, of_peers))
         if by_pair != by_peers:
             found.append(f"{arm} is {by_peers} ({of_peers[arm].text(4)}) and not {by_pair}")
-    if not of_peers:
-        return []
-    return [f"**By the mean of its single peers**, {'; '.join(found)}." if found else "Single peers give the same verdicts."]
+    if not of_peers or not found:
+        return ["Single peers, judged alone, give the same verdicts."] if of_peers else []
+    return [f"**By the mean of its single peers**, {'; '.join(found)}."]
 
 
 def by_whom(study: StudyData, effects: Effects, singles: Mapping[str, Effects]) -> list[str]:
@@ -204,23 +204,13 @@ def _plan(effects: Mapping[str, Difference], margin: float) -> str:
 
 
 def _contrasts(study: StudyData, contrasts: Mapping[str, Difference]) -> str:
-    """Say which contrasts in NLL are told from 0, and which are too small to matter."""
+    """Say which contrasts in NLL are not 0, and which are too small to matter."""
     margin = study.header.margins["nll"]
-    verdicts = {name: effect.verdict(margin, False) for name, effect in contrasts.items()}
-    told = [
-        f"{name} ({fixed(contrasts[name].mean, 4, '+')})" for name, verdict in verdicts.items() if verdict in (BETTER, WORSE)
-    ]
-    small = [name for name, verdict in verdicts.items() if verdict == EQUIVALENT]
-    found = [f"{words}: {names(some)}" for words, some in (("not 0", told), ("too small to matter", small)) if some]
+    verdicts = {name: verdict(effect, "nll", margin, contrast=True) for name, effect in contrasts.items()}
+    told = [f"{names([name])} is {word} ({contrasts[name].text(4)})" for name, word in verdicts.items() if word.endswith(" 0")]
+    small = [name for name, word in verdicts.items() if word == EQUIVALENT]
+    found = [*told, *([f"too small to matter: {names(small)}"] if small else [])]
     return f"**Contrasts in test NLL**: {'; '.join(found) or 'none is known not to be 0, none to be too small to matter'}."
-
-
-def verdict(effect: Difference, metric: str, margin: float, kind: str = ARMS) -> str:
-    """Return the verdict of an arm; of a contrast, which nobody trains, on which side of 0 it lies."""
-    found = effect.verdict(margin, COMPARED[metric].more)
-    if kind == ARMS or found not in (BETTER, WORSE):
-        return found
-    return "above 0" if effect.mean > 0 else "below 0"
 
 
 def describe(effect: Difference, metric: str) -> str:

@@ -10,9 +10,11 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import html, svg
 from analysis.figures.palette import Style, variable
-from analysis.records.effects import COMPARED, Effects
+from analysis.records.effects import COMPARED, Effects, verdict
 from analysis.stats.statistics import UNDECIDED, Difference, fixed, interval_name
 
+#: More rows than this stand closer.
+MANY_ROWS = 8
 CONTRAST = Style(color=svg.INK, linestyle="-", marker="D")
 
 
@@ -60,25 +62,26 @@ def _table(
     foot = Markup('<tfoot><tr><td></td><td class="strip"><div class="axis">{}</div></td><td></td><td></td></tr></tfoot>')
     body = Markup("<tbody>{}</tbody>").format(Markup("").join(rows))
     label = f"Differences in {metric.title}: {len(arms)} arms, {len(contrasts)} contrasts"
-    return Markup('<table class="forest" aria-label="{}">{}{}{}</table>').format(label, head, body, foot.format(_ticks(axis)))
+    return Markup('<table class="forest{}" aria-label="{}">{}{}{}</table>').format(
+        " dense" * (len(rows) > MANY_ROWS), label, head, body, foot.format(_ticks(axis))
+    )
 
 
 def _row(
     name: str, effect: Difference, style: Style, metric: str, margin: float, axis: tuple[float, float], usual: int
 ) -> Markup:  # fmt: skip
     """Write a row: name, interval and mean on the axis, verdict, numbers; n where it is not the ``usual`` one."""
-    compared = COMPARED[metric]
-    verdict = effect.verdict(margin, compared.more)
+    word = verdict(effect, metric, margin, contrast=style is CONTRAST)
     parts = [_span("band", -margin, margin, axis), _span("zero", 0, 0, axis)]
     if effect.interval:
         parts.append(_span("bar", *effect.interval, axis, f"background:{variable(style.color)}"))
-    mark = html.marker(style, hollow=verdict == UNDECIDED)
+    mark = html.marker(style, hollow=word == UNDECIDED)
     parts.append(Markup('<span class="mark" style="left:{}%">{}</span>').format(f"{_place(effect.mean, axis):.2f}", mark))
-    numbers = effect.text(compared.digits) + (f", n = {effect.n}" if effect.n != usual else "")
+    numbers = effect.text(COMPARED[metric].digits) + (f", n = {effect.n}" if effect.n != usual else "")
     return Markup(
         '<tr><th scope="row">{}</th><td class="strip"><div aria-hidden="true">{}</div></td><td class="verdict {}">{}</td>'
         '<td class="numbers">{}</td></tr>'
-    ).format(name, Markup("").join(parts), verdict, verdict, html.unbroken(numbers))
+    ).format(name, Markup("").join(parts), word.replace(" 0", ""), word, html.unbroken(numbers))
 
 
 def _place(value: float, axis: tuple[float, float]) -> float:

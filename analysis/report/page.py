@@ -50,7 +50,7 @@ def render(
     differences = forest.panels(effects, contrasts, styles, study.header.margins)
     folded = partial(_folded, tables)
     sections = [
-        Section("Answer", html.markdown(answer) + _first(study, differences, effects, contrasts)),
+        Section("Answer", _first(study, answer, differences, effects, contrasts)),
         *([Section("What else the records say", html.items(map(html.line, notes)))] if notes else []),
         *([Section("Other scores", _others(differences, numbers))] if differences else []),
         Section("Scores", _open(tables, "scores")),
@@ -86,14 +86,15 @@ def _folded(tables: Mapping[str, Sequence[str]], *groups: str) -> Markup:
 
 
 def _first(
-    study: StudyData, differences: Mapping[str, Markup], effects: Effects, contrasts: Effects
+    study: StudyData, answer: str, differences: Mapping[str, Markup], effects: Effects, contrasts: Effects
 ) -> Markup:  # fmt: skip
-    """Show the verdict of every arm in NLL and where its interval lies, or say why there is none."""
+    """Show the answer's sentence, each arm's verdict in NLL and where its interval lies, then how to read them."""
+    sentence, _, rest = answer.partition("\n\n")
     if not differences:
         why = "the study names no baseline" if study.baseline is None else (
             f"no arm has a finished repeat on a seed on which the baseline ({study.baseline}) has one"
         )  # fmt: skip
-        return _missing(f"There is nothing to compare: {why}.")
+        return html.markdown(answer) + _missing(f"There is nothing to compare: {why}.")
     first = next(iter(differences))
     every = [*effects.get(first, {}).values(), *contrasts.get(first, {}).values()]
     n = sorted({effect.n for effect in every})
@@ -106,7 +107,8 @@ def _first(
         caption += " Contrasts are differences of means of arms (main effects, interactions), not to the baseline alone."
     if any(effect.interval is None for effect in every):
         caption += " A row without a line has a single pair and so no interval."
-    return differences[first] + Markup('<p class="note">{}</p>').format(caption)
+    note = Markup('<p class="note">{}</p>').format(caption)
+    return html.markdown(sentence) + differences[first] + note + html.markdown(rest)
 
 
 def _others(differences: Mapping[str, Markup], numbers: Sequence[str]) -> Markup:

@@ -271,7 +271,7 @@ def test_latex_is_well_formed(tmp_path):
     assert text.count("{") == text.count("}")
     assert r"inverse\_multiquadric" in text
     assert r"$\pm$" in text
-    assert r"\textbf{0.4500}" in text
+    assert r"\textbf{0.45}" in text
     for part, group in zip(text.split(r"\begin{table}")[1:], groups, strict=True):
         rows = [line for line in part.splitlines() if line.endswith(r"\\")]
         assert {line.count(" & ") for line in rows} == {len(tables.filled(made.table, group))}

@@ -191,6 +191,7 @@ def test_a_forests_row_has_name_verdict_and_numbers_and_lies_on_one_axis():
     rows = re.findall(r"<tr><th scope=\"row\">(.*?)</th>.*?</tr>", text)
     assert rows == ["wide", "a name, however long " * 5, "nothing", "an effect"]
     assert re.findall(r'class="verdict \w+">(\w+)<', text) == ["worse", "better", "equivalent", "equivalent"]
+    assert ">above 0<" in str(forest.panels({}, {"nll": {"an effect": wide}}, styles, {"nll": 0.005})["nll"])
     assert ">+0.0600 [+0.0200,\u00a0+0.1000]<" in text and "n = " not in text
     low, length = -0.04 - 0.06 * 0.14, 0.14 * 1.12
     places = [f"{100 * (end - low) / length:.2f}" for end in (0.02, -0.04)]
