@@ -9,6 +9,7 @@ from helpers.synthetic_records import make
 from analysis.build import build
 from analysis.records import cautions
 from analysis.records.load import load
+from analysis.records.signatures import Signature
 from mldiv.records import trial_folder
 
 
@@ -82,3 +83,33 @@ def test_without_measurements_the_report_says_how_to_get_them(tmp_path):
     folder = make(tmp_path, {"mutual learning": [0.5], "a": [0.4]})
     assert "did not act" not in build(folder, formats=("html",))
     assert "set gradient_points" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("chosen", "said"), [
+    ({"mutual learning": {"lr": 0.1}, "a": {"alpha": 1.0}, "b": {"lr": 0.05, "beta": 2.0}},
+     "in 2 of 3 arms (all but mutual learning), of 2 settings tried in each: the baseline was tuned, the others are as they "
+     "come."),
+    ({"a": {"alpha": 1.0}, "b": {"alpha": 1.0}}, "in every arm, of 2 settings tried in each."),
+    ({"mutual learning": {"lr": 0.05}, "a": {"alpha": 3.0}, "b": {"beta": 2.0}},
+     "in 2 of 3 arms (all but a), of 2 settings tried in each."),
+    ({"a": {"alpha": 3.0}, "b": {"alpha": 5.0}}, None),
+    ({}, None),
+])  # fmt: skip
+def test_a_search_that_chose_the_defaults_is_named(tmp_path, chosen, said):
+    """By default lr is 0.05, alpha 1 and beta 2."""
+    arms = {"mutual learning": [0.5], "a": [0.4], "b": [0.3]}
+    study = load(make(tmp_path, arms, chosen=chosen, searched=dict.fromkeys(arms, ["lr"]), predictions=False))
+    assert cautions.searches(study) == ([f"**The search chose the defaults** {said}"] if said else [])
+
+
+def test_an_arms_own_setting_is_its_default(tmp_path):
+    arms = {"mutual learning": [0.5], "a": [0.4]}
+    study = load(make(tmp_path, arms, changes={"a": {"alpha": 3.0}}, chosen={"a": {"alpha": 3.0}}, predictions=False))
+    assert cautions.searches(study) == ["**The search chose the defaults** in every arm, of 2 settings tried in each."]
+
+
+def test_ways_to_fail_are_counted_by_repeats_and_arms(tmp_path):
+    study = load(make(tmp_path, {"mutual learning": [0.5, 0.6], "a": [0.4, 0.5], "b": [0.4, 0.5]}, predictions=False))
+    found = [Signature("it died: nothing grew", "", "", arm) for arm in ("a", "a", "b", None)]
+    assert cautions.cautions(study, found) == ["**It died** in 3 repeats (a 2 of 2, b 1 of 2): nothing grew."]
+    assert cautions.cautions(study, found[3:]) == []
