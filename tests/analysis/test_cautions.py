@@ -98,7 +98,7 @@ def test_without_measurements_the_report_says_how_to_get_them(tmp_path):
 def test_a_search_that_chose_the_defaults_is_named(tmp_path, chosen, said):
     """By default lr is 0.05, alpha 1 and beta 2."""
     arms = {"mutual learning": [0.5], "a": [0.4], "b": [0.3]}
-    study = load(make(tmp_path, arms, chosen=chosen, searched=dict.fromkeys(arms, ["lr"]), predictions=False))
+    study = load(make(tmp_path, arms, chosen=chosen, searched={arm: ["lr"] for arm in arms}, predictions=False))
     assert cautions.searches(study) == ([f"**The search chose the defaults** {said}"] if said else [])
 
 
