@@ -5,13 +5,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis import answer, tables
+from analysis import tables
+from analysis.answer import document
 from analysis.figures import reliability
-from analysis.records import alive, effects, expected, other_images, worth
+from analysis.records import effects, expected, other_images, worth
+from analysis.records.cautions import cautions
+from analysis.records.columns import GROUPS
 from analysis.records.effects import COMPARED, Effects, Looks
 from analysis.records.load import StudyData, load
 from analysis.records.repeats import STRONGER, Repeats, gather, predictions
-from analysis.records.signatures import signatures, words
+from analysis.records.signatures import Signature, signatures, words
 from analysis.report import page
 from analysis.report.sections import Finding, findings
 from analysis.stats.statistics import UNDECIDED
@@ -34,11 +37,16 @@ class Analysis:
     contrasts: Effects
     singles: dict[str, Effects]
     findings: list[Finding]
+    signatures: list[Signature]
 
-    def answer(self, numbers: bool = True) -> str:
-        """Write answer.md, or without the lists of numbers, for a page that draws them."""
-        sentences = alive.words(alive.dead_terms(self.study)) + [finding.answer for finding in self.findings]
-        return answer.answer(self.study, self.differences, self.contrasts, sentences, numbers, self.singles)
+    @property
+    def further(self) -> list[str]:
+        """What stands beside the answer: the study's own kind of finding, and what speaks against taking it at its word."""
+        return [*(finding.answer for finding in self.findings), *cautions(self.study, self.signatures)]
+
+    def answer(self) -> str:
+        """Write answer.md."""
+        return document.answer(self.study, self.differences, self.contrasts, self.further, self.singles)
 
 
 def analyse(folder: Path) -> Analysis:
@@ -56,6 +64,7 @@ def analyse(folder: Path) -> Analysis:
         effects.contrasts(repeats, study.header.contrasts, looks=looks),
         _of_singles(study),
         findings(study, repeats),
+        signatures(study),
     )
 
 
@@ -109,8 +118,11 @@ def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORM
     out = out or folder
     out.mkdir(parents=True, exist_ok=True)
     made = analyse(folder)
-    more = [*expected.markdown(made.repeats), *worth.markdown(made.study), *other_images.markdown(made.study)]
-    table = tables.markdown(made.study, made.table, more=more)
+    more = {
+        "calibration": expected.markdown(made.repeats), "worth": worth.markdown(made.study),
+        "uncertainty": other_images.markdown(made.study),
+    }  # fmt: skip
+    table = tables.markdown(made.study, made.table, more=[part for parts in more.values() for part in parts])
     texts = {
         "table.md": table,
         "table.csv": tables.frame(made.study, made.table).to_csv(index=False, float_format="%.10g"),
@@ -118,7 +130,7 @@ def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORM
         "answer.md": made.answer(),
     }
     if "html" in formats:
-        texts["report.html"] = _report(made, table)
+        texts["report.html"] = _report(made, more)
     files = write(texts, out, formats)
     if "png" in formats:
         files += [path.name for path in _pictures(made, out)]
@@ -134,11 +146,19 @@ def write(texts: Mapping[str, str], out: Path, formats: Collection[str]) -> list
     return kept
 
 
-def _report(made: Analysis, table: str) -> str:
+def _report(made: Analysis, more: Mapping[str, list[str]]) -> str:
+    """Write the page; more: by group of columns, further tables as Markdown."""
+    study, differences = made.study, made.differences
+    parts = {group: [*tables.part(study, made.table, group), *more.get(group, [])] for group in GROUPS}
+    if scores := parts["scores"]:
+        scores[0] = f"{tables.scored(study)} {scores[0].removeprefix(GROUPS['scores']).lstrip()}"
+    numbers = document.numbers(study, differences, made.contrasts, whole=False)
     return page.render(
-        made.study, table=table, answer=made.answer(numbers=False), effects=made.differences, contrasts=made.contrasts,
-        signatures=words(signatures(made.study)), predictions=predictions(made.repeats),
-        nulls=tables.means(made.table, "null_ece"), extra=[finding.section for finding in made.findings],
+        study, answer=document.found(study, differences), tables=parts, effects=differences, contrasts=made.contrasts,
+        notes=document.notes(study, differences, made.contrasts, made.further, made.singles),
+        numbers=[*numbers, *document.by_whom(study, differences, made.singles)], signatures=words(made.signatures),
+        predictions=predictions(made.repeats), nulls=tables.means(made.table, "null_ece"),
+        extra=[finding.section for finding in made.findings],
     )  # fmt: skip
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from analysis import tables
-from analysis.answer import describe, verdict
+from analysis.answer.document import describe
 from analysis.build import FORMATS, Analysis, analyse, nearby, write
 from analysis.records.columns import GROUPS, mean_over_members
-from analysis.records.effects import COMPARED
+from analysis.records.effects import COMPARED, verdict
 from analysis.report.page import document
 from analysis.stats.aggregate import aggregate, improvement
 from analysis.stats.statistics import holm, interval_name
@@ -60,7 +60,7 @@ def label(found: list[Analysis]) -> dict[str, Analysis]:
 
 
 def _rows(studies: dict[str, Analysis], names: list[str], bold: str) -> list[list[str]]:
-    return [[study, *row] for study, made in studies.items() for row in tables.cells(made.table, names, bold)]
+    return [[study, *row] for study, made in studies.items() for row in tables.cells(made.table, names, bold, said=0)]
 
 
 def markdown(studies: dict[str, Analysis]) -> str:

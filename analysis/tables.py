@@ -1,16 +1,17 @@
 """Write a study's tables: a row per arm, mean and standard error over seeds, as Markdown, CSV and LaTeX."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
 
 import pandas as pd
 
+from analysis.records.cautions import bounds
 from analysis.records.columns import COLUMNS, GROUPS, Column
 from analysis.records.load import StudyData
 from analysis.records.repeats import Repeat
-from analysis.stats.statistics import Summary, summarize
-from mldiv.records import TEMPERATURES, at_bound
+from analysis.stats.statistics import Summary, digits_of, fixed, summarize
 from mldiv.terminal import plain
 
 #: By arm and column.
@@ -39,9 +40,7 @@ def caption(study: StudyData) -> list[str]:
         f"Data: {header.data}{subset}. Network: {settings['arch']} at width {settings['width']:g}, every arm trained "
         f"for {settings['epochs']} epochs, batch {settings['batch_size']} over {header.world_size} worker(s), unless the "
         f"arm says otherwise; preset {header.preset}.",
-        f"Scores of {_members(study)} ({settings['test_samples']} weight samples per peer) on {study.scored}: mean ± "
-        "sample standard error over seeds (n); n = 1 has no error. Bold: best mean of the column, which is not yet a "
-        "significant one.",
+        scored(study),
         f"Selection: {_selection(study)}; the choice repeated on seeds {', '.join(map(str, study.seeds))}.",
     ]
     bad = {status: sum(study.count(arm, status) for arm in study.arms) for status in ("failed", "diverged", "stopped")}
@@ -49,7 +48,7 @@ def caption(study: StudyData) -> list[str]:
     lines.append(f"Repeats that do not enter: {', '.join(counted)}." if counted else "No repeat failed or diverged.")
     if missing := study.missing():
         lines.append(f"Without a finished trial: {'; '.join(missing)}.")
-    lines += _bounds(study)
+    lines += bounds(study)
     for record in study.records.values():
         lines += [f"Note on {record.id}: {note}." for note in record.notes]
     lines += [f"Left out: {problem}." for problem in study.problems]
@@ -61,21 +60,13 @@ def caption(study: StudyData) -> list[str]:
     return lines
 
 
-def _bounds(study: StudyData) -> list[str]:
-    """Say which arms' calibration temperatures were stopped by a bound."""
-    found = []
-    for arm in study.arms:
-        repeats = list(study.finished(arm).values())
-        stopped = sum(
-            any(value is not None and at_bound(value) for value in record.calibration_temperature.values())
-            for record in repeats
-        )
-        if stopped:
-            found.append(f"{arm} ({stopped} of {len(repeats)} repeats)")
-    ends = " or ".join(f"{end:g}" for end in TEMPERATURES)
-    return [f"A fitted temperature lies at its bound, {ends}, and what follows from it is no optimum: {', '.join(found)}."] if (
-        found
-    ) else []  # fmt: skip
+def scored(study: StudyData) -> str:
+    """Say whose scores on which data a table holds, and how to read a cell."""
+    return (
+        f"Scores of {_members(study)} ({study.header.settings['test_samples']} weight samples per peer) on {study.scored}: "
+        "mean ± sample standard error over seeds, to as many digits as a column's errors allow; n = 1 has no error. Bold: the "
+        "best mean of a column and what equals it to these digits, which is not yet significant."
+    )
 
 
 def _members(study: StudyData) -> str:
@@ -104,23 +95,43 @@ def _counts(study: StudyData) -> str:
     return ", ".join(f"{ends[status]} {status}" for status in sorted(ends.index))
 
 
-def _best(table: Table, name: str) -> float | None:
-    means = [summary.mean for row in table.values() if (summary := row[name]) is not None]
-    if COLUMNS[name].better is None or len(set(means)) < 2:
-        return None
-    return max(means) if COLUMNS[name].better == "high" else min(means)
+def usual(table: Table, names: Sequence[str]) -> int:
+    """Return the number of seeds that most of the columns' cells are means over; 0 where there is none."""
+    counts = Counter(summary.n for row in table.values() for name in names if (summary := row[name]) is not None)
+    return counts.most_common(1)[0][0] if counts else 0
 
 
-def cells(table: Table, names: Sequence[str], bold: str) -> list[list[str]]:
-    """Return a row of text per arm: its name, then the columns ``names``; bold: a format for the best mean."""
-    best = {name: _best(table, name) for name in names}
-    return [[arm, *(_cell(row[name], COLUMNS[name].digits, best[name], bold) for name in names)] for arm, row in table.items()]
+def counted(table: Table, names: Sequence[str]) -> str:
+    """Say over how many seeds the columns' means are."""
+    n = usual(table, names)
+    others = any(summary.n != n for row in table.values() for name in names if (summary := row[name]) is not None)
+    return f"n = {n}{' where no other number stands in brackets' * others}."
 
 
-def _cell(summary: Summary | None, digits: int, best: float | None, bold: str) -> str:
-    if summary is None:
-        return "-"
-    return f"{summary.text(digits, bold if summary.mean == best else '{}')} ({summary.n})"
+def cells(table: Table, names: Sequence[str], bold: str, said: int | None = None) -> list[list[str]]:
+    """Return a row of text per arm: its name, then the columns ``names``; bold: a format for the best mean.
+
+    said: the number of seeds that a cell need not repeat, by default the `usual` one.
+    """
+    said = usual(table, names) if said is None else said
+    columns = [_column(COLUMNS[name], [row[name] for row in table.values()], bold, said) for name in names]
+    return [list(row) for row in zip(table, *columns, strict=True)]
+
+
+def _column(column: Column, summaries: Sequence[Summary | None], bold: str, said: int) -> list[str]:
+    """Write a column: digits by its errors; bold is the best mean, and what is as good as it to these digits."""
+    known = [summary for summary in summaries if summary is not None]
+    digits = digits_of([summary.error for summary in known if summary.error], column.digits)
+    means = {float(fixed(summary.mean, digits)) for summary in known}
+    best = None if column.better is None or len(means) < 2 else max(means) if column.better == "high" else min(means)
+
+    def cell(summary: Summary | None) -> str:
+        if summary is None:
+            return "-"
+        text = summary.text(digits, bold if float(fixed(summary.mean, digits)) == best else "{}")
+        return text if summary.n == said else f"{text} ({summary.n})"
+
+    return [cell(summary) for summary in summaries]
 
 
 def filled(table: Table, group: str) -> list[str]:
@@ -132,13 +143,19 @@ def filled(table: Table, group: str) -> list[str]:
 def markdown(study: StudyData, table: Table, groups: Iterable[str] = GROUPS, more: Sequence[str] = ()) -> str:
     """Write table.md: the caption, a table for each of the groups of columns, ``more``, then what the searches chose."""
     parts = [f"# {study.header.name}", "\n\n".join(caption(study))]
-    first = study.header.scientific
     for group in groups:
-        if names := filled(table, group):
-            rows = [[plain(arm).replace("|", r"\|"), *scores] for arm, *scores in cells(table, names, MARKDOWN_BOLD)]
-            frame = pd.DataFrame(rows, columns=[first, *titles(names)])
-            parts += [GROUPS[group], frame.to_markdown(index=False, disable_numparse=True)]
+        parts += part(study, table, group)
     return "\n\n".join([*parts, *more, *settings(study)]) + "\n"
+
+
+def part(study: StudyData, table: Table, group: str) -> list[str]:
+    """Write a group of columns as Markdown: what it shows, the table; nothing where no arm has a value in it."""
+    names = filled(table, group)
+    if not names:
+        return []
+    rows = [[plain(arm).replace("|", r"\|"), *scores] for arm, *scores in cells(table, names, MARKDOWN_BOLD)]
+    frame = pd.DataFrame(rows, columns=[study.header.scientific, *titles(names)])
+    return [f"{GROUPS[group]} {counted(table, names)}", frame.to_markdown(index=False, disable_numparse=True)]
 
 
 def settings(study: StudyData) -> list[str]:
@@ -178,7 +195,7 @@ def latex(first: str, table: Table, sentences: Sequence[str]) -> str:
     parts: list[str] = []
     for group, words in GROUPS.items():
         if names := filled(table, group):
-            text = " ".join([words, *(sentences if not parts else [])])
+            text = " ".join([words, counted(table, names), *(sentences if not parts else [])])
             parts.append(environment([first], cells(table, names, LATEX_BOLD), names, text))
     return "\n".join(parts)
 

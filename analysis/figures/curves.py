@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from analysis.figures import html, svg
 from analysis.figures.palette import Style
-from analysis.records.alive import DEAD_SHARE
+from analysis.records.cautions import DEAD_SHARE
 from analysis.records.load import Curve, StudyData, of_peers
 
 #: With more arms than this, bands would hide the curves.

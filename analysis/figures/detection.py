@@ -1,4 +1,4 @@
-"""Show uncertainty as a detector: areas under ROC curves from the records, risk-coverage curves from the predictions."""
+"""Draw uncertainty as a detector of errors: risk-coverage curves from the predictions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,20 +8,9 @@ from markupsafe import Markup
 from analysis.figures import html, svg
 from analysis.figures.curves import BAND_ARMS, Mean
 from analysis.figures.palette import Style
-from analysis.records.columns import mean_over_members
-from analysis.records.load import Predictions, StudyData
+from analysis.records.load import Predictions
 from analysis.records.repeats import ByArm
-from analysis.stats.statistics import Summary, summarize
 
-#: Scores in record.uncertainty, with their titles and digits.
-SCORES = {
-    "error_auroc_entropy": ("errors, by entropy", 3),
-    "error_auroc_mutual_information": ("errors, by mutual information", 3),
-    "ood_auroc_entropy": ("other images, by entropy", 3),
-    "ood_auroc_mutual_information": ("other images, by mutual information", 3),
-    "aurc_entropy": ("risk-coverage area, by entropy", 4),
-    "aurc_mutual_information": ("risk-coverage area, by mutual information", 4),
-}
 UNCERTAINTIES = {"entropy": "entropy", "mutual_information": "mutual information"}
 #: Shares of the test images that are kept.
 COVERAGE = np.linspace(0.01, 1, 100)
@@ -54,38 +43,6 @@ def risk_coverage(by_seed: Mapping[int, Sequence[Predictions]], uncertainty: str
     table = 100 * np.array(rows)
     error = table.std(0, ddof=1) / np.sqrt(len(table)) if len(table) > 1 else np.full(len(COVERAGE), np.nan)
     return Mean(100 * COVERAGE, table.mean(0), error, np.full(len(COVERAGE), len(table)))
-
-
-def scores(study: StudyData) -> dict[str, dict[str, Summary | None]]:
-    """Summarise each arm's scores over its finished repeats; arms without any are left out."""
-    found: dict[str, dict[str, Summary | None]] = {}
-    for arm, member in ((arm, study.member(arm)) for arm in study.arms):
-        repeats = study.finished(arm).values()
-        row = {name: summarize([mean_over_members(record.uncertainty, member, name) for record in repeats]) for name in SCORES}
-        if any(summary is not None for summary in row.values()):
-            found[arm] = row
-    return found
-
-
-def table(study: StudyData) -> Markup:
-    """Tabulate the scores that any arm has; empty when there are none."""
-    found = scores(study)
-    names = [name for name in SCORES if any(row[name] is not None for row in found.values())]
-    rows = [[arm, *(_cell(row[name], SCORES[name][1]) for name in names)] for arm, row in found.items()]
-    return html.table(["", *(SCORES[name][0] for name in names)], rows, rigid=True) if rows else Markup("")
-
-
-def explanation(study: StudyData) -> str:
-    """Say what the table's numbers mean."""
-    other = sorted(
-        {str(record.config["ood"]) for record in study.records.values() if record.config.get("ood", "none") != "none"}
-    )
-    kind = f" Other images: {', '.join(other)}." if other else ""
-    return (
-        "Area under the ROC curve when the uncertainty of a prediction is used to tell wrong from right predictions on test "
-        "data, and test images from images of another kind (1: perfectly, 0.5: not at all); and the area under the "
-        "risk-coverage curve (lower is better). Mean ± standard error over finished repeats (n)." + kind
-    )
 
 
 def panels(predictions: ByArm, styles: Mapping[str, Style]) -> Markup:
@@ -121,7 +78,3 @@ def _panel(name: str, by_arm: Mapping[str, Mean], styles: Mapping[str, Style], t
         axes.set(xlim=(0, 100), ylim=(0, top), xlabel="coverage: test images kept (%)")
         axes.set_title(f"Errors among the kept (%), by {UNCERTAINTIES[name]}")
         return svg.svg(figure, f"risk-{name}", f"Error rate against coverage by {UNCERTAINTIES[name]}, {len(by_arm)} arms")
-
-
-def _cell(summary: Summary | None, digits: int) -> str | None:
-    return f"{summary.text(digits)} ({summary.n})" if summary is not None else None

@@ -1,74 +1,39 @@
-"""Draw forest plots: differences to the baseline with their intervals, a panel per metric, arms first, contrasts below."""
+"""Draw forest plots as tables: a row per arm or contrast, its name, its interval on an axis that all share, its verdict.
 
-import textwrap
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+They are HTML, not pictures: names wrap beside the axis at any width, and on a phone a row's parts move below each other.
+"""
+
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
-from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import html, svg
-from analysis.figures.palette import Style
-from analysis.records.effects import COMPARED, Effects
-from analysis.stats.statistics import LEVEL, UNDECIDED, Difference, interval_name
+from analysis.figures.palette import Style, variable
+from analysis.records.effects import COMPARED, Effects, verdict
+from analysis.stats.statistics import UNDECIDED, Difference, fixed, interval_name
 
-#: Heights of a row, and of title and axis together.
-ROW_POINTS, FRAME_POINTS = 31.0, 62.0
-#: Height of a further line of a name.
-LINE_ROWS = 0.4
-WIDTH_POINTS = 240.0
-#: What fits side by side into a row: a name's line and the numbers.
-ROW_LETTERS = 42
+#: More rows than this stand closer.
+MANY_ROWS = 8
 CONTRAST = Style(color=svg.INK, linestyle="-", marker="D")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of a panel: its name, cut into lines, its difference, None for a heading, and what stands beside it."""
-
-    lines: list[str]
-    effect: Difference | None
-    style: Style
-    words: str = ""
-
-    @property
-    def height(self) -> float:
-        """Height in units of ROW_POINTS."""
-        return (1.0 if self.effect else 0.7) + LINE_ROWS * (len(self.lines) - 1)
-
-
-def panels(effects: Effects, contrasts: Effects, styles: Mapping[str, Style], margins: Mapping[str, float]) -> list[Markup]:
-    """Draw a figure per metric that has a difference; arms in the order of ``styles``.
+def panels(
+    effects: Effects, contrasts: Effects, styles: Mapping[str, Style], margins: Mapping[str, float]
+) -> dict[str, Markup]:  # fmt: skip
+    """Make a table per metric that has a difference; arms in the order of ``styles``, contrasts below.
 
     margins: by metric the smallest difference that matters, drawn as a band around 0.
     """
-    found = []
+    found = {}
     for name in dict.fromkeys([*effects, *contrasts]):
         arms = {arm: effects[name][arm] for arm in styles if arm in effects.get(name, {})}
         if arms or contrasts.get(name):
-            found.append(_panel(name, arms, dict(contrasts.get(name, {})), styles, margins[name]))
+            found[name] = _table(name, arms, contrasts.get(name, {}), styles, margins[name])
     return found
 
 
-def numbers(effects: Effects, contrasts: Effects, styles: Mapping[str, Style], margins: Mapping[str, float]) -> Markup:
-    """Tabulate what the panels show."""
-    rows = []
-    for name in dict.fromkeys([*effects, *contrasts]):
-        metric = COMPARED[name]
-        arms = [(arm, effects[name][arm]) for arm in styles if arm in effects.get(name, {})]
-        for arm, effect in [*arms, *contrasts.get(name, {}).items()]:
-            mean, *ends = (f"{value:+.{metric.digits}f}" for value in (effect.mean, *(effect.interval or ())))
-            p = f"{effect.p:.2g}", f"{effect.adjusted:.2g}"
-            verdict = effect.verdict(margins[name], metric.more)
-            rows.append([arm, f"{metric.title}{metric.unit}", verdict, mean, " to ".join(ends) or None, effect.n, *p])
-    levels = {effect.level for of in (*effects.values(), *contrasts.values()) for effect in of.values()}
-    name = interval_name(levels.pop() if levels else LEVEL)
-    head = ["", "metric", "verdict", "mean difference", name, "n", "p", "Holm-adjusted p"]
-    return html.table(head, rows, rigid=True)
-
-
-def limits(differences: list[Difference]) -> tuple[float, float]:
+def limits(differences: Sequence[Difference]) -> tuple[float, float]:
     """Return the ends of an axis that shows every interval and zero, with some air."""
     ends = [0.0]
     for difference in differences:
@@ -78,55 +43,61 @@ def limits(differences: list[Difference]) -> tuple[float, float]:
     return low - air, high + air
 
 
-def _panel(
-    name: str, arms: dict[str, Difference], contrasts: dict[str, Difference], styles: Mapping[str, Style], margin: float
+def _table(
+    name: str, arms: Mapping[str, Difference], contrasts: Mapping[str, Difference], styles: Mapping[str, Style], margin: float
 ) -> Markup:
-    metric = COMPARED[name]
-    rows = _rows(arms, contrasts, styles, margin, metric.more)
-    height = sum(row.height for row in rows)
-    with svg.style():
-        figure = svg.canvas(FRAME_POINTS + ROW_POINTS * height, WIDTH_POINTS)
-        axes = figure.add_subplot()
-        axes.set(ylim=(height, 0), xlim=limits([*arms.values(), *contrasts.values()]), yticks=[])
-        axes.spines.left.set_visible(False)
-        axes.axvspan(-margin, margin, color=svg.INK, alpha=0.08, linewidth=0, zorder=1)
-        axes.axvline(0, color=svg.INK, linewidth=0.9, zorder=1.5)
-        top = 0.0
-        for row in rows:
-            _draw(axes, top, row)
-            top += row.height
-        axes.set_title(f"Difference in {metric.title}{metric.unit}")
-        axes.set_xlabel("higher is better →" if metric.more else "← lower is better")
-        axes.locator_params(axis="x", nbins=5)
-        return svg.svg(figure, f"forest-{name}", f"Differences in {metric.title}: {len(arms)} arms, {len(contrasts)} contrasts")
-
-
-def _rows(
-    arms: dict[str, Difference], contrasts: dict[str, Difference], styles: Mapping[str, Style], margin: float, more: bool
-) -> list[Row]:
-    def row(name: str, effect: Difference, style: Style) -> Row:
-        words = f"{effect.verdict(margin, more)}, n = {effect.n}"
-        lines = textwrap.wrap(name, ROW_LETTERS - len(words), max_lines=3, placeholder="…") or [""]
-        return Row(lines, effect, style, words)
-
-    rows = [row(arm, effect, styles[arm]) for arm, effect in arms.items()]
+    metric, every = COMPARED[name], [*arms.values(), *contrasts.values()]
+    axis = limits(every)
+    usual = max(effect.n for effect in every)
+    rows = [_row(arm, effect, styles[arm], name, margin, axis, usual) for arm, effect in arms.items()]
     if arms and contrasts:
-        rows.append(Row(["Contrasts"], None, CONTRAST))
-    return rows + [row(contrast, effect, CONTRAST) for contrast, effect in contrasts.items()]
+        rows.append(Markup('<tr class="heading"><th scope="rowgroup" colspan="4">Contrasts</th></tr>'))
+    rows += [_row(contrast, effect, CONTRAST, name, margin, axis, usual) for contrast, effect in contrasts.items()]
+    levels = " or ".join(sorted({interval_name(effect.level) for effect in every}))
+    way = "higher is better →" if metric.more else "← lower is better"
+    head = Markup(
+        '<thead><tr><th scope="col"></th><th scope="col">Difference in {}{} ({})</th>'
+        '<th scope="col" class="verdict">verdict</th><th scope="col" class="numbers">mean [{}]</th></tr></thead>'
+    ).format(metric.title, metric.unit, way, levels)
+    foot = Markup('<tfoot><tr><td></td><td class="strip"><div class="axis">{}</div></td><td></td><td></td></tr></tfoot>')
+    body = Markup("<tbody>{}</tbody>").format(Markup("").join(rows))
+    label = f"Differences in {metric.title}: {len(arms)} arms, {len(contrasts)} contrasts"
+    return Markup('<table class="forest{}" aria-label="{}">{}{}{}</table>').format(
+        " dense" * (len(rows) > MANY_ROWS), label, head, body, foot.format(_ticks(axis))
+    )
 
 
-def _draw(axes: Axes, top: float, row: Row) -> None:
-    """Draw name to the left, numbers to the right, point and interval below; text is on paper, so no line crosses it."""
-    paper = {"facecolor": svg.PAPER, "edgecolor": "none", "pad": 0.6}
-    text = partial(axes.text, transform=axes.get_yaxis_transform(), fontsize=9, parse_math=False, bbox=paper)
-    for place, line in enumerate(row.lines):
-        text(0, top + 0.42 + LINE_ROWS * place, line, style="normal" if row.effect else "italic")
-    if row.effect is None:
-        axes.axhline(top + 0.05, color=svg.INK, linewidth=0.6)
-        return
-    effect, style, middle = row.effect, row.style, top + row.height - 0.32
-    text(1, top + 0.42, row.words, ha="right")
+def _row(
+    name: str, effect: Difference, style: Style, metric: str, margin: float, axis: tuple[float, float], usual: int
+) -> Markup:  # fmt: skip
+    """Write a row: name, interval and mean on the axis, verdict, numbers; n where it is not the ``usual`` one."""
+    word = verdict(effect, metric, margin, contrast=style is CONTRAST)
+    parts = [_span("band", -margin, margin, axis), _span("zero", 0, 0, axis)]
     if effect.interval:
-        axes.plot(effect.interval, [middle] * 2, color=style.color, linewidth=2, solid_capstyle="butt")
-    face = svg.PAPER if row.words.startswith(UNDECIDED) else style.color
-    axes.plot([effect.mean], [middle], marker=style.marker, color=style.color, markerfacecolor=face, markersize=6)
+        parts.append(_span("bar", *effect.interval, axis, f"background:{variable(style.color)}"))
+    mark = html.marker(style, hollow=word == UNDECIDED)
+    parts.append(Markup('<span class="mark" style="left:{}%">{}</span>').format(f"{_place(effect.mean, axis):.2f}", mark))
+    numbers = effect.text(COMPARED[metric].digits) + (f", n = {effect.n}" if effect.n != usual else "")
+    return Markup(
+        '<tr><th scope="row">{}</th><td class="strip"><div aria-hidden="true">{}</div></td><td class="verdict {}">{}</td>'
+        '<td class="numbers">{}</td></tr>'
+    ).format(name, Markup("").join(parts), word.replace(" 0", ""), word, html.unbroken(numbers))
+
+
+def _place(value: float, axis: tuple[float, float]) -> float:
+    """Return where a value lies on the axis, in percent of its length."""
+    return min(100.0, max(0.0, 100 * (value - axis[0]) / (axis[1] - axis[0])))
+
+
+def _span(kind: str, low: float, high: float, axis: tuple[float, float], more: str = "") -> Markup:
+    left, right = _place(low, axis), _place(high, axis)
+    return Markup('<span class="{}" style="left:{}%;width:{}%;{}"></span>').format(
+        kind, f"{left:.2f}", f"{right - left:.2f}", more
+    )
+
+
+def _ticks(axis: tuple[float, float]) -> Markup:
+    values = [value for value in MaxNLocator(nbins=4).tick_values(*axis) if axis[0] <= value <= axis[1]]
+    tick = Markup('<span style="left:{}%">{}</span>')
+    digits = max(len(f"{value:.10g}".partition(".")[2]) for value in values)
+    return Markup("").join(tick.format(f"{_place(value, axis):.2f}", fixed(value, digits)) for value in values)

@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from analysis.figures import svg
+from analysis.figures import html, svg
 from analysis.figures.palette import Style
 from analysis.records.load import StudyData
 from analysis.records.repeats import ByArm, BySeed
@@ -89,10 +90,10 @@ def panels(study: StudyData, predictions: ByArm, nulls: Mapping[str, float], sty
         with svg.style():
             figure = svg.canvas(285, 240, layout="none")  # the same margins in every panel
             axes = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
-            figure.subplots_adjust(left=0.17, right=0.97, top=0.98, bottom=0.13, hspace=0.12)
+            figure.subplots_adjust(left=0.2, right=0.97, top=0.98, bottom=0.13, hspace=0.12)
             _draw(axes[0], axes[1], shown, styles[arm])
             axes[0].set_ylabel("accuracy")
-            axes[1].set(xlabel="confidence", ylabel="share")
+            axes[1].set(xlabel="confidence", ylabel="count")
             drawn = svg.svg(figure, f"reliability-{place}", f"Reliability diagram of {arm}, ECE {shown.ece.mean:.2f} %")
         text = Markup('<p class="name">{}</p>{}<p class="note">{}</p>').format(arm, drawn, _words(shown, nulls.get(arm)))
         found.append(text)
@@ -129,7 +130,7 @@ def _file(study: StudyData, diagrams: dict[str, Diagram], nulls: Mapping[str, fl
         bottom.set_xlabel("confidence")
         if column == 0:
             top.set_ylabel("accuracy")
-            bottom.set_ylabel("share")
+            bottom.set_ylabel("count")
     figure.legend(handles=_handles(), loc="outside lower center", ncols=2 if columns < 3 else 4, fontsize=9, frameon=False)
     return figure
 
@@ -144,9 +145,10 @@ def _draw(top: Axes, bottom: Axes, shown: Diagram, style: Style) -> None:
         top.plot(bins.confidence[some], bins.accuracy[some], color=style.color, linestyle=line, marker="o", markersize=4,
                  markerfacecolor=face)  # fmt: skip
     top.set(xlim=(0, 1), ylim=(0, 1.02))
-    share = shown.raw.count / shown.raw.count.sum()
-    bottom.bar(centers, share, 1 / BINS, color=style.color, edgecolor=svg.PAPER, linewidth=0.4)
-    bottom.set_ylim(0, 1)
+    bottom.bar(centers, shown.raw.count, 1 / BINS, color=style.color, edgecolor=svg.PAPER, linewidth=0.4)
+    bottom.set_ylim(0, 1.08 * shown.raw.count.max())
+    bottom.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+    bottom.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     top.tick_params(labelbottom=False)
 
 
@@ -166,6 +168,5 @@ def _short(shown: Diagram, null: float | None) -> str:
 
 
 def _words(shown: Diagram, null: float | None) -> str:
-    calibrated = f"; a calibrated model would score {null:.2f} %" if null is not None else ""
-    size = f"n = {shown.ece.n}, {shown.images:,} images"
-    return f"ECE {shown.ece.text(2)} %{calibrated}; after scaling {shown.scaled_ece.text(2)} % ({size})"
+    calibrated = f", {null:.2f} % if calibrated" if null is not None else ""
+    return html.unbroken(f"ECE {shown.ece.text(2)} %{calibrated}; {shown.scaled_ece.text(2)} % after scaling")

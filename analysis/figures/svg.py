@@ -25,7 +25,9 @@ from mldiv.record_files import write_atomically
 
 #: Colours of a figure that the page replaces by its own; on paper they are what they say.
 INK, PAPER, FAINT = "#000000", "#ffffff", "#d4d5d6"
-THEME = {INK: "currentColor", PAPER: "var(--paper)", FAINT: "var(--line)"}
+THEME = {INK: "currentColor", PAPER: "var(--paper)", FAINT: "var(--line)"} | {
+    color: palette.variable(color) for color in palette.COLORS
+}
 
 #: Figures are drawn under these, both for the page and for files. Units are points, which the page scales to its width.
 STYLE: dict[Any, Any] = {
@@ -67,8 +69,8 @@ def files(figure: Figure, out: Path, name: str) -> list[Path]:
 def svg(figure: Figure, name: str, label: str) -> Markup:
     """Turn the figure into an <svg> element; ``label`` says to a screen reader what it shows.
 
-    name: unique on the page; ids are made from it, so the same figure gives the same bytes. Black, white and FAINT become the
-    page's ink, paper and lines (what is to stay white in the dark says #fefefe); text stays text in the page's font.
+    name: unique on the page; ids are made from it, so the same figure gives the same bytes. Black, white, FAINT and the
+    arms' colours become the page's own (what is to stay white in the dark says #fefefe); text stays text in the page's font.
     """
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):

@@ -187,7 +187,7 @@ COLUMNS: dict[str, Column] = {
     "debiased": Column("debiased error %", _predicted(_debiased), "calibration", "low", 100),
     "adaptive_ece": Column("adaptive ECE %", _test("adaptive_ece"), "calibration", "low", 100),
     "classwise_ece": Column("classwise ECE %", _test("classwise_ece"), "calibration", "low", 100),
-    "scaling_temperature": Column("temperature", _temperature, "calibration"),
+    "scaling_temperature": Column("temperature", _temperature, "calibration", None, 1, 3),
     "scaled_ece": Column("ECE % scaled", _scaled("ece"), "calibration", "low", 100),
     "scaled_nll": Column("NLL scaled", _scaled("nll"), "calibration", "low", 1, 4),
     "smooth": Column("smooth error %", _predicted(smooth_error), "calibration", "low", 100),

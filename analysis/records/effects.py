@@ -10,7 +10,7 @@ from analysis.records.load import Predictions
 from analysis.records.repeats import Repeat, Repeats
 from analysis.stats.bootstrap import Interval, PerSeed, two_way, two_way_statistic
 from analysis.stats.calibration import image_eces
-from analysis.stats.statistics import UNDECIDED, Difference, contrast, difference, holm
+from analysis.stats.statistics import BETTER, UNDECIDED, WORSE, Difference, contrast, difference, holm
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,14 @@ def contrasts(
 ) -> Effects:  # fmt: skip
     """Add up arms' scores with the weights of each contrast, in printed units, with Holm's correction over the contrasts."""
     return {metric: _corrected(repeats, metric, family, looks) for metric in metrics}
+
+
+def verdict(effect: Difference, metric: str, margin: float, contrast: bool = False) -> str:
+    """Return the verdict of an arm; of a contrast, which nobody trains, on which side of 0 it lies."""
+    found = effect.verdict(margin, COMPARED[metric].more)
+    if not contrast or found not in (BETTER, WORSE):
+        return found
+    return "above 0" if effect.mean > 0 else "below 0"
 
 
 def _corrected(repeats: Repeats, metric: str, family: Mapping[str, Weights], looks: Looks | None) -> dict[str, Difference]:

@@ -7,7 +7,7 @@ A fourth was seen here (RESULTS.md): the trained fusion takes up the feature ter
 chosen: the thresholds below; the paper gives none.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,17 +29,24 @@ NAMED_TRIALS = 3
 
 @dataclass(frozen=True)
 class Signature:
-    """A known way to fail: what happened, in words; the trial's arm, phase and seed; the numbers that show it."""
+    """A known way to fail: what happened, in words; the trial's arm, phase and seed; the numbers that show it.
+
+    arm: of a repeat, None of a searched trial.
+    """
 
     kind: str
     where: str
     detail: str
+    arm: str | None = None
 
 
 RAN_APART = "alpha too high: the networks ran apart and learned less"
 DISSIMILAR_FEATURES = "beta too high: the features grew too dissimilar and mutual learning lost its benefit"
 NO_EFFECT = "weights too low: nothing but mutual learning"
-TAKEN_UP = "the fusion took up the feature term's push: its distance grew, that of the networks did not"
+TAKEN_UP = (
+    "the fusion took up the feature term's push: the distance between the features that it makes grew, that between the "
+    "networks' own did not"
+)
 DIED = "the feature term died"
 RAN_AWAY = "the feature term ran away"
 
@@ -53,7 +60,8 @@ def signatures(study: StudyData) -> list[Signature]:
     searched = {record.config["seed"]: record for arm, record in reversed(study.searched) if arm == study.baseline}
     found = []
     for (arm, seed), record in study.records.items():
-        found += _of_trial(study, record, f"{arm}, seed {seed}", baseline.get(seed))
+        of_repeat = _of_trial(study, record, f"{arm}, seed {seed}", baseline.get(seed))
+        found += [replace(one, arm=arm) for one in of_repeat]
     for arm, record in {record.id: (arm, record) for arm, record in study.searched}.values():
         found += _of_trial(study, record, f"{arm}, search, {_weights(record)}", searched.get(record.config["seed"]))
     return found

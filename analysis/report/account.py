@@ -22,25 +22,26 @@ def importance(study: StudyData) -> Markup | None:
         return None
     names = list(dict.fromkeys(name for shares in by_arm.values() for name in shares))
     rows = [[arm, *(_bar(shares.get(name)) for name in names)] for arm, shares in by_arm.items()]
-    return html.table(["", *names], rows, rigid=True)
+    return html.table(["", *names], rows)
 
 
 def _bar(share: float | None) -> Markup | None:
     if share is None:
         return None
     percent = max(0.0, min(100.0, 100 * share))
-    return Markup('<span class="bar" style="--share:{}%">{} %</span>').format(f"{percent:.1f}", f"{100 * share:.0f}")
+    return Markup('<span class="share" style="--share:{}%">{} %</span>').format(f"{percent:.1f}", f"{100 * share:.0f}")
 
 
 def failures(study: StudyData, signatures: Sequence[str]) -> Markup:
     """List how trials ended and why, what is missing, what cannot be read, what was noted; signatures: Markdown."""
     titles, rows = provenance.counts(study)
-    parts = [html.paragraph("How trials ended. Only finished repeats enter a number on this page.")]
-    parts.append(html.table(["", *titles], rows, rigid=True))
+    if titles == ["finished"]:
+        parts = [html.paragraph(f"All {sum(row[1] for row in rows):,} trials finished.")]
+    else:
+        parts = [html.paragraph("How trials ended. Only finished repeats enter a number on this page.")]
+        parts.append(html.table(["", *titles], rows))
     if reasons := provenance.reasons(study):
         parts.append(Markup("<h3>Reasons</h3>") + html.table(["status", "reason", "trials", "which"], reasons))
-    else:
-        parts.append(html.paragraph("No trial failed, diverged or was stopped."))
     if missing := study.missing():
         parts.append(Markup("<h3>Repeats without a finished trial</h3>") + html.items(missing))
     if study.problems:
@@ -48,7 +49,7 @@ def failures(study: StudyData, signatures: Sequence[str]) -> Markup:
     if notes := provenance.notes(study):
         parts.append(Markup("<h3>Notes of trials</h3>") + html.table(["note", "trials", "which"], notes))
     if signatures:
-        parts.append(Markup("<h3>Known ways to fail</h3>") + Markup("").join(map(html.markdown, signatures)))
+        parts.append(html.details("Known ways to fail, with their numbers", Markup("").join(map(html.markdown, signatures))))
     return Markup("").join(parts)
 
 
@@ -58,7 +59,7 @@ def configuration(study: StudyData) -> Markup:
     parts = [html.table(["", "value"], provenance.design(study))]
     if names:
         note = "What the arms differ in by design, and what each arm's search tuned (*: chosen by it):"
-        parts += [html.paragraph(note), html.table(["", *names], rows, rigid=True)]
+        parts += [html.paragraph(note), html.table(["", *names], rows)]
     full = html.table(["setting", "value", "role"], provenance.settings(study))
     parts.append(html.details("All settings", full))
     return Markup("").join(parts)
@@ -76,4 +77,4 @@ def cost(study: StudyData) -> Markup:
         "Epochs trained by the trials themselves, taken from other trials' stored first stages, and of pretraining. Device "
         "hours: seconds of all trials from start to end, times workers per trial; a trial in both counts once."
     )
-    return html.table(head, provenance.cost(study), rigid=True) + Markup('<p class="note">{}</p>').format(note)
+    return html.table(head, provenance.cost(study)) + Markup('<p class="note">{}</p>').format(note)

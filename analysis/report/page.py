@@ -3,18 +3,22 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis.figures import curves, detection, forest, html, reliability, shift, svg
-from analysis.figures.palette import Style
+from analysis.figures.palette import COLORS, DARK, Style
 from analysis.records.effects import Effects
 from analysis.records.load import StudyData
 from analysis.records.repeats import ByArm
 from analysis.report import account
 from analysis.stats.statistics import Difference, interval_name
+
+#: Groups of columns that stand beside the figures of the same thing; a plug-in's own stand by themselves.
+SHOWN = frozenset({"scores", "calibration", "diversity", "worth", "posterior", "uncertainty", "shift", "cost"})
 
 Styles = Mapping[str, Style]
 
@@ -29,36 +33,88 @@ class Section:
 
 
 def render(
-    study: StudyData, *, predictions: ByArm, table: str, answer: str, effects: Effects, contrasts: Effects,
-    nulls: Mapping[str, float] | None = None, signatures: Sequence[str] = (), extra: Sequence[Section] = (),
+    study: StudyData, *, predictions: ByArm, answer: str, notes: Sequence[str] = (), numbers: Sequence[str] = (),
+    tables: Mapping[str, Sequence[str]], effects: Effects, contrasts: Effects, nulls: Mapping[str, float] | None = None,
+    signatures: Sequence[str] = (), extra: Sequence[Section] = (),
 ) -> str:  # fmt: skip
     """Write the page; the same study gives the same bytes.
 
-    predictions: by arm and seed, of the arm's members; table, answer, signatures: Markdown; effects: by metric and arm, the
-    difference to the baseline, contrasts: by metric and name, both in printed units; nulls: by arm, the ECE of a calibrated
-    model in percent; extra: sections to stand between detection and failures.
+    predictions: by arm and seed, of the arm's members; answer, notes, numbers, signatures: Markdown, what was found, what else
+    bears on it, tables of all differences, known ways to fail; tables: by group of columns, Markdown; effects: by metric and
+    arm, the difference to the baseline, contrasts: by metric and name, both in printed units; nulls: by arm, the ECE of a
+    calibrated model in percent; extra: sections to stand between detection and failures.
     """
     styles = svg.arm_styles(study)
     predictions = {arm: by_seed for arm in study.arms if (by_seed := predictions.get(arm))}
     lines = curves.read(study)
+    differences = forest.panels(effects, contrasts, styles, study.header.margins)
+    folded = partial(_folded, tables)
     sections = [
-        Section("Answer", html.markdown(html.without_title(answer))),
-        Section("Table", html.markdown(_without_question(study, table))),
-        Section("Differences", _differences(study, effects, contrasts, styles)),
-        Section("Reliability", _reliability(study, predictions, nulls or {}, styles)),
+        Section("Answer", _first(study, answer, differences, effects, contrasts)),
+        *([Section("What else the records say", html.items(map(html.line, notes)))] if notes else []),
+        *([Section("Other scores", _others(differences, numbers))] if differences else []),
+        Section("Scores", _open(tables, "scores")),
+        Section("Calibration", _reliability(study, predictions, nulls or {}, styles) + folded("calibration")),
         Section("Learning curves", _of_lines(curves.learning, study, lines, styles)),
-        Section("Diversity over time", _of_lines(curves.diversity, study, lines, styles)),
-        Section("Which terms act", _of_lines(curves.gradients, study, lines, styles)),
-        Section("Uncertainty as a detector", _detection(study, predictions, styles)),
-        *([Section("Under shift", shifted)] if (shifted := shift.panels(study, styles)) else []),
+        Section("Diversity over time", _of_lines(curves.diversity, study, lines, styles) + folded("diversity", "worth")),
+        Section("Which terms act", _of_lines(curves.gradients, study, lines, styles) + folded("posterior")),
+        Section("Uncertainty as a detector", _detection(predictions, styles) + folded("uncertainty")),
+        *([Section("Under shift", shifted + folded("shift"))] if (shifted := shift.panels(study, styles)) else []),
+        *(
+            [Section("Further tables", further)]
+            if (further := folded(*(group for group in tables if group not in SHOWN)))
+            else []
+        ),
         *extra,
         *([Section(account.IMPORTANCE, shares, account.EXPLAINED)] if (shares := account.importance(study)) else []),
         Section("What failed or is missing", account.failures(study, signatures)),
         Section("Configuration", account.configuration(study)),
-        Section("Versions", account.versions(study)),
-        Section("Cost", account.cost(study)),
+        Section("Versions", html.details("All versions", account.versions(study))),
+        Section("Cost", account.cost(study) + folded("cost")),
     ]
     return _page(study.header.question, sections, study.header.name, _summary(study))
+
+
+def _open(tables: Mapping[str, Sequence[str]], group: str) -> Markup:
+    return Markup("").join(map(html.markdown, tables.get(group, [])))
+
+
+def _folded(tables: Mapping[str, Sequence[str]], *groups: str) -> Markup:
+    """Fold the tables of these groups away, each under the name that begins what is said of it."""
+    found = [(tables[group][0].partition(":")[0], _open(tables, group)) for group in groups if tables.get(group)]
+    return Markup("").join(html.details(f"Table: {name[0].lower()}{name[1:]}", body) for name, body in found)
+
+
+def _first(
+    study: StudyData, answer: str, differences: Mapping[str, Markup], effects: Effects, contrasts: Effects
+) -> Markup:  # fmt: skip
+    """Show the answer's sentence, each arm's verdict in NLL and where its interval lies, then how to read them."""
+    sentence, _, rest = answer.partition("\n\n")
+    if not differences:
+        why = "the study names no baseline" if study.baseline is None else (
+            f"no arm has a finished repeat on a seed on which the baseline ({study.baseline}) has one"
+        )  # fmt: skip
+        return html.markdown(answer) + _missing(f"There is nothing to compare: {why}.")
+    first = next(iter(differences))
+    every = [*effects.get(first, {}).values(), *contrasts.get(first, {}).values()]
+    n = sorted({effect.n for effect in every})
+    caption = (
+        f"Test scores less those of the baseline ({study.baseline}), paired by seed: mean and {interval_name(every[0].level)} "
+        f"{_over(every)}, n = {max(n)} seeds{' unless a row says otherwise' * (len(n) > 1)}. Grey: too small to matter. Open "
+        "markers are undecided."
+    )
+    if any(contrasts.values()):
+        caption += " Contrasts are differences of means of arms (main effects, interactions), not to the baseline alone."
+    if any(effect.interval is None for effect in every):
+        caption += " A row without a line has a single pair and so no interval."
+    note = Markup('<p class="note">{}</p>').format(caption)
+    return html.markdown(sentence) + differences[first] + note + html.markdown(rest)
+
+
+def _others(differences: Mapping[str, Markup], numbers: Sequence[str]) -> Markup:
+    """Show the differences in the other metrics, and fold all numbers away."""
+    shown = Markup("").join(list(differences.values())[1:])
+    return shown + html.details("p-values, chances, single peers", Markup("").join(map(html.markdown, numbers)))
 
 
 def document(title: str, text: str) -> str:
@@ -84,7 +140,8 @@ def _page(title: str, sections: Sequence[Section], kicker: str = "", summary: st
         named[name if name not in named else f"{name}-{len(named)}"] = replace(section, body=Markup(section.body))
     contents = [(name, section.title) for name, section in named.items() if section.title]
     page = environment.get_template("report.html.j2")
-    return page.render(title=title, kicker=kicker, summary=summary, sections=named, contents=contents)
+    return page.render(title=title, kicker=kicker, summary=summary, sections=named, contents=contents, colors=COLORS,
+                       dark=DARK)  # fmt: skip
 
 
 def _id(title: str) -> str:
@@ -92,46 +149,17 @@ def _id(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
 
 
-def _without_question(study: StudyData, table: str) -> str:
-    """Drop from the table's text what stands above it on this page already."""
-    return html.without_title(table).removeprefix("\n").removeprefix(f"{study.header.question}\n")
-
-
 def _summary(study: StudyData) -> str:
     header = study.header
     done, planned = sum(len(study.finished(arm)) for arm in study.arms), len(study.arms) * len(study.seeds)
     return (
         f"{len(study.arms)} arms on {len(study.seeds)} seed{'s' * (len(study.seeds) > 1)} each, {done} of {planned} repeats "
-        f"finished. {header.data}. Preset {header.preset}, mldiv {header.environment.get('mldiv')}, commit "
-        f"{header.environment.get('commit', 'unknown')}."
+        f"finished. {header.data}{' (cut to a subset)' * header.data_is_subset}. Preset {header.preset}."
     )
 
 
 def _missing(text: str) -> Markup:
     return Markup('<p class="missing">{}</p>').format(text)
-
-
-def _differences(study: StudyData, effects: Effects, contrasts: Effects, styles: Styles) -> Markup:
-    panels = forest.panels(effects, contrasts, styles, study.header.margins)
-    if not panels:
-        why = "the study names no baseline" if study.baseline is None else (
-            f"no arm has a finished repeat on a seed on which the baseline ({study.baseline}) has one"
-        )  # fmt: skip
-        return _missing(f"There is nothing to compare: {why}.")
-    every = [effect for of_metric in [*effects.values(), *contrasts.values()] for effect in of_metric.values()]
-    caption = (
-        f"Test scores less those of the baseline ({study.baseline}), paired by seed: mean and "
-        f"{interval_name(study.header.level)} {_over(every)}. n: pairs of finished repeats. The band "
-        "holds differences too small to matter, stated before training: an interval within "
-        "it is equivalent, one beside 0 better or worse; an open marker is undecided."
-    )
-    if any(contrasts.values()):
-        caption += " Contrasts are differences of means of arms (main effects, interactions), not to the baseline alone."
-    if any(effect.interval is None for effect in every):
-        caption += " A row without a line has a single pair and so no interval."
-    return html.figure(panels, caption, kind="threes") + html.details(
-        "The numbers", forest.numbers(effects, contrasts, styles, study.header.margins)
-    )
 
 
 def _over(every: Sequence[Difference]) -> str:
@@ -148,12 +176,15 @@ def _over(every: Sequence[Difference]) -> str:
 def _reliability(study: StudyData, predictions: ByArm, nulls: Mapping[str, float], styles: Styles) -> Markup:
     if not predictions:
         return _missing("No arm has predictions of a finished repeat that can be read.")
+    seeds = sorted({len(by_seed) for by_seed in predictions.values()})
+    images = len(next(iter(next(iter(predictions.values())).values()))[0].label)
     caption = (
-        "Accuracy against confidence on test data in 15 bins of equal width, predictions of all seeds pooled; bins with fewer "
-        f"than {reliability.LEAST_PREDICTIONS} predictions left out. Filled circles and solid line: as the networks predict. "
-        "Open circles and dotted line: after temperature scaling, its temperature fitted on validation data. Grey: where 95 % "
-        "of perfectly calibrated models with these confidences would lie in each bin, on one such test set. Dashed: accuracy = "
-        "confidence. Below each: the share of predictions in each bin. ECE: mean ± standard error over n seeds; it is above 0 "
+        f"Accuracy against confidence on {images:,} test images in 15 bins of equal width, predictions of all seeds (n = "
+        f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))}) pooled; bins with fewer than "
+        f"{reliability.LEAST_PREDICTIONS} predictions left out. Filled circles and solid line: as the networks predict. Open "
+        "circles and dotted line: after temperature scaling, its temperature fitted on validation data. Grey: where 95 % of "
+        "perfectly calibrated models with these confidences would lie in each bin, on one such test set. Dashed: accuracy = "
+        "confidence. Below each: how many predictions lie in each bin. ECE: mean ± standard error over seeds; it is above 0 "
         "even for a calibrated model."
     )
     panels = reliability.panels(study, predictions, nulls, styles)
@@ -166,9 +197,5 @@ def _of_lines(draw: Callable[..., Markup], study: StudyData, lines: dict[str, li
     return draw(study, lines, styles) if lines else _missing("No finished repeat has lines per epoch that can be read.")
 
 
-def _detection(study: StudyData, predictions: ByArm, styles: Styles) -> Markup:
-    table = detection.table(study)
-    scores = table + Markup('<p class="note">{}</p>').format(detection.explanation(study)) if table else (
-        _missing("No finished repeat has a record of how well uncertainty detects.")
-    )  # fmt: skip
-    return scores + (detection.panels(predictions, styles) or _missing("No risk-coverage curves: no predictions can be read."))
+def _detection(predictions: ByArm, styles: Styles) -> Markup:
+    return detection.panels(predictions, styles) or _missing("No risk-coverage curves: no predictions can be read.")

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
-from analysis.figures import html, pareto, svg
-from analysis.figures.contours import draw_surface
+from analysis.figures import html, svg
+from analysis.figures.searches import draw_front, draw_surface, pareto
 from analysis.records.load import StudyData
 from analysis.records.repeats import Repeats
 from analysis.report import sizes, trends
@@ -151,10 +151,10 @@ def _front(study: StudyData) -> Finding | None:
     styles, titles = svg.arm_styles(study), [f"validation {name.upper()}" for name in objectives]
 
     def draw(axes: Axes) -> None:
-        pareto.draw_front(axes, scores[:, 0], scores[:, 1], labels=arms, styles=styles)
+        draw_front(axes, scores[:, 0], scores[:, 1], labels=arms, styles=styles)
         axes.set(xlabel=titles[0], ylabel=titles[1])
 
-    on_front = [settings[index] for index in np.flatnonzero(pareto.pareto(scores))]
+    on_front = [settings[index] for index in np.flatnonzero(pareto(scores))]
     rows = sorted(((arm, *(f"{value:.4f}" for value in values)) for arm, values in on_front), key=lambda row: row[1])
     caption = (
         f"{len(settings)} searched settings of {len(set(arms))} arms, mean over search seeds. Line: the Pareto front, settings "

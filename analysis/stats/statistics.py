@@ -1,5 +1,6 @@
 """Compute means, paired differences, their verdicts, contrasts and plans over seeds. Functions of numbers; no files."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,25 @@ class Summary:
     def text(self, digits: int, mean: str = "{}") -> str:
         """Write mean and standard error; ``mean`` is a format for the former."""
         error = f" ± {self.error:.{digits}f}" if self.error is not None else ""
-        return mean.format(f"{self.mean:.{digits}f}") + error
+        return mean.format(fixed(self.mean, digits)) + error
+
+
+def fixed(value: float, digits: int, sign: str = "") -> str:
+    """Write a number with so many digits after the point; 0 is never negative. sign: "+" writes that of positive ones too."""
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"
+
+
+def digits_of(errors: Sequence[float], most: int) -> int:
+    """Return after how many digits numbers with these standard errors end, at the most ``most``.
+
+    Their median keeps two significant digits up to 35, one above (the rule of the Particle Data Group): 0.0106 and 0.031 give
+    three, 0.42 one.
+    """
+    error = float(np.median(errors)) if len(errors) else 0.0
+    if not error:
+        return most
+    exponent = math.floor(math.log10(error))
+    return min(most, max(0, -exponent + (error / 10**exponent < 3.55)))
 
 
 def summarize(values: Sequence[float | None]) -> Summary | None:
@@ -85,6 +104,13 @@ class Difference:
         if self.error is None:
             return None
         return float(stats.t.cdf(self.mean / self.error, self.df)) if self.error else float(np.sign(self.mean) / 2 + 0.5)
+
+    def text(self, digits: int) -> str:
+        """Write the mean with its sign, and the interval in brackets."""
+        if self.interval is None:
+            return f"{fixed(self.mean, digits, '+')} (one seed, no interval)"
+        low, high = (fixed(end, digits, "+") for end in self.interval)
+        return f"{fixed(self.mean, digits, '+')} [{low}, {high}]"
 
     def verdict(self, margin: float, more: bool) -> str:
         """Judge by the interval: equivalent where it lies within the margin, better or worse where it lies beside 0.

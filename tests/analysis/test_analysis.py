@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from helpers.synthetic_records import SETTINGS, make, write
 
-from analysis import answer, build, tables
+from analysis import build, tables
+from analysis.answer import document
 from analysis.records import effects, load
 from analysis.records.columns import GROUPS
 from analysis.records.repeats import gather
@@ -24,8 +25,8 @@ def test_table_by_hand(tmp_path):
     text = tables.markdown(made.study, made.table)
     rbf = next(line for line in text.splitlines() if line.startswith("| rbf"))
     # mean (0.45 + 0.56 + 0.50) / 3; sample deviation 0.0550757, over sqrt 3
-    assert "**0.5033** ± 0.0318 (3)" in rbf
-    assert "90.00 ± 0.00 (3)" in rbf
+    assert "**0.503** ± 0.032 " in rbf
+    assert "| 90.00 ± 0.00 " in rbf and "(3)" not in rbf and "Scores. n = 3." in text
     assert "commit abc1234" in text
     assert "No repeat failed or diverged." in text
     assert "lowest validation NLL" in text
@@ -39,11 +40,11 @@ def test_table_by_hand(tmp_path):
 def test_the_answer_by_hand(tmp_path):
     """(-0.05, -0.04, -0.05): t = -0.0467 / (0.005774 / sqrt 3) = -14.0 with two degrees of freedom, p = 0.0051; Holm: twice."""
     text = build.analyse(make(tmp_path / "alone", NLL, predictions=False)).answer()
-    assert (
-        "- rbf: **better**, -0.0467 [-0.0610, -0.0323], p = 0.0051, Holm-adjusted 0.01, better with a chance of 99.7 %, n = 3"
-        in text
+    assert "| rbf      | better    | -0.0467 [-0.0610, -0.0323] | 0.0051 | 0.01      | 99.7 %                |" in text
+    said = (
+        "**rbf lowered the test NLL against the baseline (mutual learning): -0.0467 [-0.0610, -0.0323]; cosine is undecided.**"
     )
-    assert "**In test NLL, against mutual learning: rbf is better; cosine is undecided** (a difference below 0.005" in text
+    assert said in text and "A difference below 0.005 does not matter" in text
     assert "do not cover the choice of test images" in text
     text = build.analyse(make(tmp_path, NLL)).answer()
     assert "over test images together (200 images" in text
@@ -53,15 +54,15 @@ def test_what_matters_is_the_studys(tmp_path):
     """(0.01, 0, 0.01) less 0.0067 is within 0.1, and not within 0.005."""
     worse = {"mutual learning": [0.5, 0.6, 0.55], "rbf": [0.51, 0.6, 0.56], "cosine": [0.53, 0.62, 0.58]}
     text = build.analyse(make(tmp_path, worse, predictions=False)).answer()
-    assert "cosine is worse; rbf is undecided" in text and "better:" not in text
+    assert "cosine raised it: +0.0267" in text and "; rbf is undecided.**" in text
     wide = {"nll": 0.1, "accuracy": 0.3, "ece": 0.5}
     text = build.analyse(make(tmp_path / "wide", worse, predictions=False, margins=wide)).answer()
-    assert "rbf and cosine are equivalent** (a difference below 0.1 does not matter)" in text
+    assert "**Nothing made a difference that matters to the test NLL" in text and "both lie within 0.1 of it.**" in text
 
 
 def test_two_seeds_decide_nothing(tmp_path):
     text = build.analyse(make(tmp_path, {"mutual learning": [0.5, 0.6], "rbf": [0.6, 0.7]})).answer()
-    assert "rbf is undecided**" in text and "Fewer than 3 seeds" in text
+    assert "two seeds cannot prove it" in text and "Fewer than 3 seeds" in text and "| p " not in text
     text = build.analyse(make(tmp_path / "one", {"mutual learning": [0.5], "rbf": [0.6]})).answer()
     assert "One seed says nothing of how differences vary" in text
 
@@ -71,7 +72,7 @@ def said(folder):
     return build.build(folder, formats=())
 
 
-FOUND = "k0 is better"
+FOUND = "**k0 lowered the test NLL against the baseline (mutual learning): "
 
 
 def scores(effect, seed, seeds=8):
@@ -98,7 +99,7 @@ def answers(tmp_path_factory):
                 for repeat, value in zip(repeats[arm].values(), values, strict=True):
                     repeat.record.test["pair"]["nll"] = value
             differences = effects.differences(repeats, study.baseline, study.arms)
-            found[seed] = answer.answer(study, differences, effects.contrasts(repeats, {}), [])
+            found[seed] = document.answer(study, differences, effects.contrasts(repeats, {}), [])
         return found
 
     return draw
@@ -117,7 +118,7 @@ def test_a_planted_null_is_not_found(answers):
 
 
 def test_an_arm_that_is_worse_is_said(answers):
-    assert "k0 is worse" in answers(0.02, [1])[1]
+    assert "k0 raised it: +0.02" in answers(0.02, [1])[1]
 
 
 def test_the_command_prints_the_planted_effect(tmp_path, command):
@@ -137,7 +138,7 @@ def test_failed_diverged_missing_and_damaged_are_counted_and_named(tmp_path):
     assert "Without a finished trial: rbf: seeds 2, 3; cosine: seed 2." in text
     assert "Left out: trials/0102/trial.json: not valid JSON" in text
     assert "trials/0200/predictions.parquet cannot be read" in text
-    assert "**0.4500** (1)" in text  # the diverged seed's 0.1 is in no mean
+    assert "**0.450** (1)" in text  # the diverged seed's 0.1 is in no mean
 
 
 def test_a_trial_of_another_schema_or_with_a_cut_line_is_named_and_not_averaged(tmp_path):
@@ -162,7 +163,7 @@ def test_a_line_of_the_study_that_is_cut_off_is_named_and_the_others_count(tmp_p
         file.write('{"arm": "rbf", "phase": "repe')
     text = build.build(folder, formats=("md",))
     assert f"Left out: {name}, line {10 if name == 'assignments.jsonl' else 1}: not valid JSON" in text
-    assert "**0.5033** ± 0.0318 (3)" in text
+    assert "**0.503** ± 0.032" in text
 
 
 def test_stopped_trials_enter_nothing(tmp_path):
@@ -181,7 +182,7 @@ def test_unequal_epochs_are_not_compared(tmp_path):
     records.write_trial(trial_folder(folder, "0100"), record)
     text = said(folder)
     assert "numbers of epochs differ: pairs of rbf" in text
-    assert "n = 2" in text
+    assert "| chance to be better   | n   |" in text
 
 
 def test_no_baseline_no_answer(tmp_path):
@@ -270,7 +271,7 @@ def test_latex_is_well_formed(tmp_path):
     assert text.count("{") == text.count("}")
     assert r"inverse\_multiquadric" in text
     assert r"$\pm$" in text
-    assert r"\textbf{0.4500}" in text
+    assert r"\textbf{0.45}" in text
     for part, group in zip(text.split(r"\begin{table}")[1:], groups, strict=True):
         rows = [line for line in part.splitlines() if line.endswith(r"\\")]
         assert {line.count(" & ") for line in rows} == {len(tables.filled(made.table, group))}

@@ -12,13 +12,14 @@ from helpers.synthetic_records import make, write
 from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
+from scipy import stats
 
 from analysis.figures import curves, detection, forest, html, palette, reliability, svg
 from analysis.records import load
 from analysis.records.load import Curve, Predictions
 from analysis.report import account, provenance
 from analysis.stats.calibration import reliability as binned
-from analysis.stats.statistics import difference
+from analysis.stats.statistics import Difference, difference
 from mldiv import records
 from mldiv.evaluation import detection as scores
 from mldiv.records import trial_folder
@@ -179,26 +180,33 @@ def test_forest_axis_holds_every_interval_and_zero():
     assert forest.limits([difference([0.0])]) == (-1, 1)
 
 
-def test_forest_grows_with_its_rows():
-    effects = {f"arm {place}": difference([0.1, 0.2]) for place in range(20)}
-    styles = {name: palette.style(place) for place, name in enumerate(effects)}
-    small, large = (
-        forest.panels({"nll": dict(list(effects.items())[:count])}, {}, styles, {"nll": 0.005})[0] for count in (2, 20)
-    )  # fmt: skip
-    heights = [float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', str(panel))[1]) for panel in (small, large)]
-    assert heights[1] - heights[0] == pytest.approx(18 * forest.ROW_POINTS)
-    assert [str(large).count(f">arm {place}<") for place in range(20)] == [1] * 20
+def test_a_forests_row_has_name_verdict_and_numbers_and_lies_on_one_axis():
+    """The axis goes from -0.04 less 6 % of 0.14 to 0.1 and 6 %: places by hand, in percent."""
+    wide, narrow, one = (
+        Difference(mean, 5, half / stats.t.ppf(0.975, 4), 4.0) for mean, half in ((0.06, 0.04), (-0.03, 0.01), (0.0, 0.0005))
+    )
+    arms = {"wide": wide, "a name, however long " * 5: narrow, "nothing": one}
+    styles = {name: palette.style(place) for place, name in enumerate(arms, 1)}
+    text = str(forest.panels({"nll": arms}, {"nll": {"an effect": one}}, styles, {"nll": 0.005})["nll"])
+    rows = re.findall(r"<tr><th scope=\"row\">(.*?)</th>.*?</tr>", text)
+    assert rows == ["wide", "a name, however long " * 5, "nothing", "an effect"]
+    assert re.findall(r'class="verdict \w+">(\w+)<', text) == ["worse", "better", "equivalent", "equivalent"]
+    assert ">above 0<" in str(forest.panels({}, {"nll": {"an effect": wide}}, styles, {"nll": 0.005})["nll"])
+    assert ">+0.0600 [+0.0200,\u00a0+0.1000]<" in text and "n = " not in text
+    low, length = -0.04 - 0.06 * 0.14, 0.14 * 1.12
+    places = [f"{100 * (end - low) / length:.2f}" for end in (0.02, -0.04)]
+    assert [f'class="bar" style="left:{place}%;width:{width}%' in text for place, width in zip(
+        places, (f"{100 * 0.08 / length:.2f}", f"{100 * 0.02 / length:.2f}"), strict=True)] == [True, True]  # fmt: skip
+    assert f'class="band" style="left:{100 * (-0.005 - low) / length:.2f}%;width:{100 * 0.01 / length:.2f}%' in text
+    assert f'class="mark" style="left:{100 * (0.06 - low) / length:.2f}%' in text and "-0.0000" not in text
 
 
-def test_rows_of_a_forest_do_not_overlap():
-    arms = {"short": difference([0.1, 0.2]), "a name that is too long " * 3: difference([0.1]), "last": difference([0.2])}
-    contrasts = {"an effect": difference([0.1])}
-    styles = {name: palette.style(place) for place, name in enumerate(arms)}
-    text = str(forest.panels({"nll": arms}, {"nll": contrasts}, styles, {"nll": 0.005})[0])
-    found = re.findall(r'y="([\d.]+)"[^>]*>(short|a name[^<]*|last|Contrasts|an effect)<', text)
-    heights = np.diff([float(y) for y, _ in found])
-    assert [name[:6] for _, name in found] == ["short", "a name", "last", "Contra", "an eff"]
-    assert heights / heights[0] == pytest.approx([1, 1 + 2 * forest.LINE_ROWS, 1, 0.7], abs=0.02)
+def test_what_a_forests_row_has_of_its_own_is_said():
+    arms = {"a": difference([0.1, 0.2, 0.3]), "b": difference([0.1]), "c": difference([-0.1, 0.1, 0.00001])}
+    styles = {name: palette.style(place) for place, name in enumerate(arms, 1)}
+    text = str(forest.panels({"nll": arms}, {}, styles, {"nll": 0.005})["nll"])
+    assert "(one seed, no interval), n = 1<" in text and text.count("n = ") == 1 and "Contrasts" not in text
+    assert text.count("hollow") == 3 and text.count('class="bar"') == 2 and ">+0.0000 [" in text
 
 
 def test_the_baseline_is_grey_and_every_arm_itself(tmp_path):
@@ -265,12 +273,21 @@ def test_markdown_from_records_stays_text():
 
 
 def test_tables_escape_their_cells():
-    text = str(
-        html.table(["<i>"], [["<b>", 1, None, "a & b", Markup("<u>kept</u>"), "0.12 ± 0.03 (3)", "8 seeds", "4e385ed dirty"]])
-    )
+    head = ["<i>", "a", "b", "c", "d", "e", "f"]
+    row = ["<b>", 1, None, "a & b", Markup("<u>kept</u>"), "0.12 ± 0.03 (3)", "4e385ed dirty"]
+    text = str(html.table(head, [row]))
     assert "&lt;i&gt;" in text and "&lt;b&gt;" in text and "a &amp; b" in text and "<u>kept</u>" in text
-    assert '<td class="number">1</td><td class="number">-</td><td>a &amp; b</td>' in text
-    assert '<td class="number">0.12 ± 0.03 (3)</td><td>8 seeds</td><td>4e385ed dirty</td>' in text
+    assert '<td data-label="a" class="number">1</td><td data-label="b" class="number">-</td>' in text
+    assert 'class="number">0.12 ±\u00a00.03 (3)</td><td data-label="f" class="words">4e385ed dirty</td>' in text
+
+
+def test_tables_of_markdown_are_as_those_of_html():
+    text = str(html.markdown("| kernel | NLL | [95 %] |\n|:--|:--|:--|\n| rbf | **0.5** ± 0.1 | -0.1 [-0.2, +0.1] |\n"))
+    assert '<th scope="row">rbf</th>' in text and '<th scope="col">NLL</th>' in text and 'class="narrow"' in text
+    assert '<td data-label="NLL" class="number"><strong>0.5</strong> ±\u00a00.1</td>' in text
+    assert '<td data-label="[95 %]" class="number">-0.1 [-0.2,\u00a0+0.1]</td>' in text
+    for n, kind in ((5, "narrow"), (6, "wide"), (10, "wide"), (11, "wider")):  # of six letters and two between columns
+        assert f'class="{kind}"' in str(html.table(["x"] * n, [["a [4, 6]"] * n]))
 
 
 def test_every_style_has_a_swatch():

@@ -3,7 +3,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from analysis.figures.palette import COLORS, style
+from analysis.figures.palette import COLORS, DARK, style, variable
 
 #: What people without one kind of cone see, on linear RGB: Machado, Oliveira and Fernandes (2009), severity 1.
 SIGHT = {
@@ -14,7 +14,8 @@ SIGHT = {
 }
 XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 
-PAGES = ("#ffffff", "#15181c")
+#: Colours by the page that they stand on, and the least contrast there: all of them, the baseline's.
+PAGES = {"#ffffff": (COLORS, 3, 5), "#15171b": (DARK, 4.5, 12)}
 
 
 def linear(color):
@@ -45,19 +46,25 @@ def test_contrast_of_black_on_white():
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
 
 
-@pytest.mark.parametrize("color", COLORS)
 @pytest.mark.parametrize("page", PAGES)
-def test_colours_stand_out_from_light_and_dark_pages(color, page):
-    assert contrast(color, page) >= 3
+def test_colours_stand_out_from_light_and_dark_pages(page):
+    colors, least, baseline = PAGES[page]
+    assert min(contrast(color, page) for color in colors) >= least and contrast(colors[0], page) >= baseline
+
+
+def test_every_colour_has_its_like_in_the_dark():
+    assert len(DARK) == len(COLORS) and [variable(color) for color in COLORS] == [f"var(--arm-{i})" for i in range(8)]
+    assert variable("#000000") == "currentColor"
 
 
 def test_lab_of_red():
     assert lab("#ff0000", "normal") == pytest.approx([53.24, 80.09, 67.20], abs=0.02)
 
 
+@pytest.mark.parametrize("colors", [COLORS, DARK], ids=["light", "dark"])
 @pytest.mark.parametrize("sight", SIGHT)
-def test_colours_stay_apart(sight):
-    assert min(np.linalg.norm(lab(a, sight) - lab(b, sight)) for a, b in combinations(COLORS, 2)) > 19
+def test_colours_stay_apart(sight, colors):
+    assert min(np.linalg.norm(lab(a, sight) - lab(b, sight)) for a, b in combinations(colors, 2)) > 19
 
 
 def test_many_arms_look_different():

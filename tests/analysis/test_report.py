@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from helpers.synthetic_records import make, write
 
+from analysis.build import build
 from analysis.figures import svg
 from analysis.records import effects, load, repeats
 from analysis.report import page as report
@@ -21,11 +22,12 @@ from mldiv.records import trial_folder
 NLL = {"mutual learning": [0.50, 0.60, 0.55], "rbf": [0.45, 0.56, 0.50], "cosine": [0.52, 0.59, 0.58]}
 TWO = {"a": [0.5, 0.6], "b": [0.4, 0.5]}
 TITLES = [
-    "Answer", "Table", "Differences", "Reliability", "Learning curves", "Diversity over time", "Which terms act",
-    "Uncertainty as a detector", "What failed or is missing", "Configuration", "Versions", "Cost",
+    "Answer", "What else the records say", "Other scores", "Scores", "Calibration", "Learning curves", "Diversity over time",
+    "Which terms act", "Uncertainty as a detector", "What failed or is missing", "Configuration", "Versions", "Cost",
 ]  # fmt: skip
-TABLE = "# kernel_sweep\n\nWhich kernel?\n\nMean over seeds.\n\n| kernel | NLL |\n|:--|:--|\n| rbf | **0.5** ± 0.1 (3) |\n"
-ANSWER = "# Which kernel?\n\n**The data cannot tell.** rbf is best.\n\n- rbf: -0.05\n"
+TABLE = "Mean over seeds.\n\n| kernel | NLL |\n|:--|:--|\n| rbf | **0.5** ± 0.1 (3) |\n"
+ANSWER = "**The data cannot tell.** rbf is best.\n"
+NOTES = ["**The search** chose the defaults."]
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)"> & "q" \'s\''
 
 
@@ -70,7 +72,7 @@ def render(folder, **given):
     differences = effects.differences(found, study.baseline, study.arms) if study.baseline in study.arms else {}
     contrasts = effects.contrasts(found, study.header.contrasts)
     return report.render(study, predictions=repeats.predictions(found), effects=differences, contrasts=contrasts,
-                         **{"table": TABLE, "answer": ANSWER} | given)  # fmt: skip
+                         **{"tables": {"scores": [TABLE]}, "answer": ANSWER, "notes": NOTES} | given)  # fmt: skip
 
 
 def checked(text):
@@ -122,8 +124,9 @@ def text(whole):
 def test_sections_stand_in_their_order(text):
     page = checked(text)
     further = ["Response surface", "Response surface", "Which searched settings mattered"]
-    assert page.headings == TITLES[:8] + further + TITLES[8:]
-    assert text.index("The data cannot tell") < text.index("Mean over seeds") < text.index("Difference in NLL")
+    assert page.headings == TITLES[:9] + further + TITLES[9:]
+    said = ["The data cannot tell", "Difference in NLL", "<strong>The search</strong>", "Difference in ECE", "Mean over seeds"]
+    assert [text.index(words) for words in said] == sorted(text.index(words) for words in said)
     assert text.count("<h1>Which kernel?</h1>") == 1
     assert text.count("Which kernel?") == 2  # and in the page's title
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a" and attributes["href"] != "#top"]
@@ -132,18 +135,18 @@ def test_sections_stand_in_their_order(text):
 
 def test_figures_have_captions_and_say_n(text):
     page = checked(text)
-    assert page.count("svg", "plot") == 3 + 3 + 4 + 4 + 2 + 1
-    assert text.count("<figcaption>") == 5
+    assert page.count("svg", "plot") == 3 + 4 + 4 + 2 + 1 and page.count("table", "forest") == 3
+    assert text.count("<figcaption>") == 4
     words = html.unescape("".join(page.words))
-    for expected in ("better, n = 3", "undecided, n = 2", "n = 2 to 3 seeds per arm", "200 test images",
-                     "a calibrated model would score 1.25 %", "rbf less cosine"):  # fmt: skip
+    for expected in (", n = 2", "n = 3 seeds unless a row says otherwise", "n = 2 to 3 seeds per arm", "200 test images",
+                     "1.25 % if calibrated", "rbf less cosine"):  # fmt: skip
         assert expected in words
 
 
 def test_what_failed_is_told(text):
     words = html.unescape("".join(checked(text).words))
     for expected in ("the loss is not finite", "the feature term died", "cosine: seed 3", "beta too high", "0.123*", "75 %",
-                     "abc1234", "scientific", "0.0075"):  # fmt: skip
+                     "abc1234", "scientific", "loss is not finite"):  # fmt: skip
         assert expected in words
 
 
@@ -165,7 +168,8 @@ def test_records_inject_nothing(tmp_path):
     record = records.read_trial(trial_folder(folder, "0101"))
     record.reason, record.notes, record.environment = EVIL, [EVIL], {EVIL: EVIL}
     records.write_trial(trial_folder(folder, "0101"), record)
-    text = render(folder, table=f"{TABLE}| {EVIL} | 1 |\n", answer=f"{ANSWER}\n{EVIL}\n", signatures=[EVIL],
+    text = render(folder, tables={"scores": [f"{TABLE}| {EVIL} | 1 |\n"], EVIL: [EVIL]}, answer=f"{ANSWER}\n{EVIL}\n",
+                  notes=[EVIL], numbers=[EVIL], signatures=[EVIL],
                   extra=[Section(EVIL, "<p></p>", EVIL)])  # fmt: skip
     assert "<script" not in text and "<img" not in text and text.count("&lt;script&gt;") > 15
     page = Page(text)
@@ -183,10 +187,7 @@ def remove(folder, *names):
     [
         (["predictions.parquet"], ["No arm has predictions", "No risk-coverage curves"]),
         (["metrics.jsonl"], ["No finished repeat has lines per epoch"]),
-        (
-            ["trial.json"],
-            ["There is nothing to compare", "No arm has predictions", "No finished repeat has a record of how well"],
-        ),
+        (["trial.json"], ["There is nothing to compare", "No arm has predictions"]),
     ],
 )
 def test_what_is_missing_is_said(tmp_path, lost, said):
@@ -194,7 +195,7 @@ def test_what_is_missing_is_said(tmp_path, lost, said):
     remove(folder, *lost)
     text = render(folder)
     page = checked(text)
-    assert page.headings == TITLES
+    assert page.headings == [title for title in TITLES if title != "Other scores" or "There is nothing" not in said[0]]
     for sentence in said:
         assert sentence in text
     assert page.count("p", "missing") >= len(said)
@@ -217,7 +218,8 @@ def many(count):
 )
 def test_studies_of_any_shape(tmp_path, arms, changed):
     page = checked(render(make(tmp_path, arms, images=60, **changed)))
-    assert page.headings == TITLES
+    compared = len(arms) > 1 and changed.get("baseline", "a")
+    assert page.headings == [title for title in TITLES if title != "Other scores" or compared]
 
 
 def test_damaged_files_are_named(tmp_path):
@@ -241,19 +243,22 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--enable-logging=stderr", "--v=0", "--dump-dom",
 )  # fmt: skip
-SIZES = ((375, 812), (1280, 900))
+SIZES = ((390, 844), (768, 1024), (1280, 800))
 #: A window is never as narrow as a phone; a frame is.
 WRAPPER = """<!DOCTYPE html><title></title>{frames}<script>
 addEventListener("load", () => {{
   document.title = JSON.stringify([...document.querySelectorAll("iframe")].map(frame => {{
     const page = frame.contentDocument, width = frame.contentWindow.innerWidth, all = [...page.querySelectorAll("body *")];
+    const top = page.querySelector(".forest tfoot")?.getBoundingClientRect().bottom;
+    page.querySelectorAll("details").forEach(part => part.open = true);
     const outside = all.filter(element => !element.closest(".box, svg") && element.getBoundingClientRect().right > width + 1);
     const letters = [...page.querySelectorAll("svg.plot text")].map(text => {{
       const svg = text.closest("svg");
       return parseFloat(getComputedStyle(text).fontSize) * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
     }});
     return {{
-      width, scroll: page.documentElement.scrollWidth, outside: outside.map(element => element.outerHTML.slice(0, 80)),
+      cut: [...page.querySelectorAll(".box")].filter(box => box.scrollWidth > box.clientWidth + 1).map(box => box.innerText),
+      width, top, scroll: page.documentElement.scrollWidth, outside: outside.map(element => element.outerHTML.slice(0, 80)),
       broken: [...page.images].filter(image => !image.naturalWidth).length, figures: page.querySelectorAll("svg.plot").length,
       letters: Math.min(...letters), ink: getComputedStyle(page.querySelector("svg.plot text")).fill,
     }};
@@ -262,7 +267,7 @@ addEventListener("load", () => {{
 
 
 def browse(text, folder, dark=False):
-    """What a browser finds in the page at phone's and desk's width, and what its console says."""
+    """What a browser finds in the page at a phone's, a tablet's and a desk's width, and what its console says."""
     frames = "".join(
         f'<iframe width="{width}" height="{height}" style="border:0" srcdoc="{html.escape(text)}"></iframe>'
         for width, height in SIZES
@@ -277,27 +282,40 @@ def browse(text, folder, dark=False):
     return json.loads(html.unescape(found[1])), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
+@pytest.fixture(scope="module")
+def built(whole, tmp_path_factory):
+    """The study's page with all its tables."""
+    out = tmp_path_factory.mktemp("built")
+    build(whole, out, formats=("html",))
+    return (out / "report.html").read_text()
+
+
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
 
 
 @needs_browser
-def test_a_browser_shows_it_on_phone_and_desk(text, tmp_path):
-    found, console = browse(text, tmp_path)
-    assert console == []
+def test_a_browser_shows_it_at_any_width(built, tmp_path):
+    """Nothing is cut, all folds open; on a desk the answer, the verdicts and their picture fill the first screen."""
+    found, console = browse(built, tmp_path)
+    assert console == [] and found[-1]["top"] < SIZES[-1][1]
     for (width, _), measured in zip(SIZES, found, strict=True):
-        assert measured["width"] == measured["scroll"] == width and measured["outside"] == [] and measured["broken"] == 0
-        assert measured["figures"] == 17 and measured["letters"] >= 9.5
+        assert measured["width"] == measured["scroll"] == width and measured["outside"] == measured["cut"] == []
+        assert measured["broken"] == 0
+        assert measured["figures"] == 13 and measured["letters"] >= 9.5
 
 
 @needs_browser
-def test_figures_follow_the_dark_theme(text, tmp_path):
-    inks = [browse(text, tmp_path, dark)[0][0]["ink"] for dark in (False, True)]
+def test_figures_follow_the_dark_theme(built, tmp_path):
+    inks = [browse(built, tmp_path, dark)[0][0]["ink"] for dark in (False, True)]
     assert inks == ["rgb(28, 30, 33)", "rgb(230, 232, 235)"]
 
 
 @needs_browser
-def test_the_browsers_check_sees_what_it_is_for(text, tmp_path):
-    spoilt = text.replace("</main>", '<p style="width: 500px">wide</p><img src="http://localhost:9/none.png"></main>')
-    (phone, desk), console = browse(spoilt, tmp_path)
-    assert phone["scroll"] > 375 and len(phone["outside"]) == 1 and phone["broken"] == 1
+def test_the_browsers_check_sees_what_it_is_for(built, tmp_path):
+    spoilt = built.replace(
+        "</main>",
+        '<p style="width: 500px">wide</p><div class="box"><table><tr><td><p style="width: 900px"></table></div><img src="http://localhost:9/none.png"></main>',
+    )
+    (phone, _, desk), console = browse(spoilt, tmp_path)
+    assert phone["scroll"] > 390 and len(phone["outside"]) == 1 and phone["broken"] == 1 and len(phone["cut"]) == 1
     assert desk["scroll"] == 1280 and desk["outside"] == [] and console

@@ -42,7 +42,7 @@ def valley(tmp_path_factory):
 
 
 def test_a_planted_optimum_is_in_the_answer(valley):
-    sentence = next(line for line in valley.answer().splitlines() if line.startswith("**The balance**"))
+    sentence = next(line for line in valley.answer().splitlines() if line.startswith("- **The balance**"))
     assert "outside that region" in sentence
     assert "do not locate" not in sentence
     low, high = (float(part) for part in sentence.split("alpha in [")[1].split("]")[0].split(","))

@@ -7,6 +7,7 @@ import pytest
 from helpers.synthetic_records import make
 
 from analysis import build, tables
+from analysis.stats.statistics import Summary, digits_of, fixed
 from mldiv import records
 
 EVIL = "=1+1|\\input{x}^~{a}\x1b[31m"
@@ -58,3 +59,41 @@ def test_how_bayesian_the_networks_are(tmp_path):
         row = {name: found.table[arm][name].mean for name in tables.filled(found.table, "posterior")}
         expected = {"sigma_over_mean": 7.5, "samples_nll": nll, "means_nll": nll + 0.01, "mi_within": 20.0, "survived": -8.0}
         assert row == pytest.approx(expected)
+
+
+def summary(mean, error=None, n=3):
+    return Summary(mean, error, n)
+
+
+@pytest.mark.parametrize(("errors", "most", "digits"), [
+    ([0.0106], 4, 3), ([0.031], 4, 3), ([0.036], 4, 2), ([0.42], 2, 1), ([0.22], 2, 2), ([1.9], 2, 1), ([4.0], 2, 0),
+    ([120.0], 2, 0), ([0.00002], 4, 4), ([0.01, 0.5, 0.02], 4, 3), ([], 4, 4),
+])  # fmt: skip
+def test_digits_by_the_particle_data_groups_rule(errors, most, digits):
+    """Two significant digits of the median error up to 35, one from 36 on, by hand."""
+    assert digits_of(errors, most) == digits
+
+
+def test_a_column_has_the_digits_of_its_errors_and_ties_are_bold_together():
+    arms = {"a": (0.1004, 0.02), "b": (0.0996, 0.04), "c": (0.2, 0.06), "d": (-0.00001, 0.05)}
+    table = {arm: {"nll": summary(*values), "accuracy": None} for arm, values in arms.items()}
+    assert tables.cells(table, ["nll", "accuracy"], "**{}**") == [
+        ["a", "0.10 ± 0.02", "-"], ["b", "0.10 ± 0.04", "-"], ["c", "0.20 ± 0.06", "-"], ["d", "**0.00** ± 0.05", "-"]
+    ]  # fmt: skip
+    del table["d"]
+    assert [row[1] for row in tables.cells(table, ["nll"], "**{}**")] == ["**0.10** ± 0.02", "**0.10** ± 0.04", "0.20 ± 0.06"]
+    same = {arm: {"nll": summary(0.5, 0.1)} for arm in "ab"}
+    assert [row[1] for row in tables.cells(same, ["nll"], "**{}**")] == ["0.50 ± 0.10"] * 2
+
+
+def test_the_number_of_seeds_is_said_once():
+    table = {"a": {"nll": summary(0.5, 0.1)}, "b": {"nll": summary(0.4, 0.1)}, "c": {"nll": summary(0.3, None, 1)}}
+    assert [row[1] for row in tables.cells(table, ["nll"], "{}")] == ["0.50 ± 0.10", "0.40 ± 0.10", "0.30 (1)"]
+    assert tables.counted(table, ["nll"]) == "n = 3 where no other number stands in brackets."
+    del table["c"]
+    assert tables.counted(table, ["nll"]) == "n = 3."
+
+
+@pytest.mark.parametrize(("value", "said"), [(-0.00001, "0.000"), (0.0, "0.000"), (-0.0006, "-0.001"), (0.25, "0.250")])
+def test_zero_is_never_negative(value, said):
+    assert fixed(value, 3) == said and fixed(value, 3, "+") == (said if said[0] == "-" else f"+{said}")

@@ -115,7 +115,7 @@ def test_more_arms_keep_the_search_although_it_draws_more(run, tmp_path):
     assert [config["beta"] for config in of_both] == [config["beta"] for config in of_one]
     assert len({config["alpha"] for config in of_both}) == 3
     assert not run("grown", "--seeds", "1", "--trials", "3")[2]
-    assert "- both less one: " in (tmp_path / "grown" / "answer.md").read_text()
+    assert "| both less one " in (tmp_path / "grown" / "answer.md").read_text()
 
 
 def test_what_cannot_be_extended_is_refused_with_the_way_out(run, tmp_path):

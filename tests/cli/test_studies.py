@@ -115,16 +115,16 @@ def test_a_study_ends_in_a_table_and_an_answer(ended, name):
     for arm in header.arms:
         assert f"| {arm}" in table
     for arm in header.compare:
-        assert f"- {arm}: " in answer
+        assert f"| {arm} " in answer
     for contrast in header.contrasts:
-        assert f"- {contrast}: " in answer
+        assert f"| {contrast} " in answer
 
 
 @every_study
 def test_a_study_ends_in_a_report(ended, name):
     end = ended(name)
     report = (end.folder / "report.html").read_text()
-    assert report.index("Answer") < report.index("Table") < report.index("Configuration")
+    assert report.index("Answer") < report.index("Scores") < report.index("Configuration")
     assert (end.folder / "reliability.png").stat().st_size > 10_000
     special = {"weight_balance": "Response surface", "scaling": "Growth with size", "budget": "Effects against size"}
     for study, section in special.items():

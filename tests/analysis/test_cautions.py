@@ -7,8 +7,9 @@ import pytest
 from helpers.synthetic_records import make
 
 from analysis.build import build
-from analysis.records import alive
+from analysis.records import cautions
 from analysis.records.load import load
+from analysis.records.signatures import Signature
 from mldiv.records import trial_folder
 
 
@@ -35,7 +36,7 @@ def folder(tmp_path):
     made = make(tmp_path, {"mutual learning": [0.5, 0.6], "a": [0.4, 0.5], "b": [0.4, 0.5]})
     constant = {"mutual": lambda epoch, at: 0.5}
     for seed in (0, 1):
-        write_gradients(made, f"010{seed}", constant | dict.fromkeys(alive.TERMS, lambda epoch, at: 0.2))
+        write_gradients(made, f"010{seed}", constant | dict.fromkeys(cautions.TERMS, lambda epoch, at: 0.2))
         fading = {
             "feature_diversity": lambda epoch, at: 0.3 if epoch + at == 8.5 else 0.004,
             "param_diversity": lambda epoch, at: 0.1,
@@ -53,12 +54,12 @@ def test_shares_are_of_the_cross_entropys_gradient_in_all_means(folder):
 
 def test_a_term_is_dead_in_an_epoch_that_it_is_never_seen_alive_in(folder):
     study = load(folder)
-    assert alive.dead_epochs(study.curve("0200"), "feature_diversity") == ([9, 10, 11], [8, 9, 10, 11])
-    assert alive.dead_epochs(study.curve("0100"), "feature_diversity") == ([], [8, 9, 10, 11])
+    assert cautions.dead_epochs(study.curve("0200"), "feature_diversity") == ([9, 10, 11], [8, 9, 10, 11])
+    assert cautions.dead_epochs(study.curve("0100"), "feature_diversity") == ([], [8, 9, 10, 11])
 
 
 def test_the_arm_is_named_in_the_answer_with_its_numbers(folder):
-    (dead,) = alive.dead_terms(load(folder))
+    (dead,) = cautions.dead_terms(load(folder))
     assert (dead.arm, dead.term, dead.trials, dead.measured, dead.epochs) == ("b", "feature_diversity", 2, 2, (6, 8))
     text = build(folder, formats=("html",))
     assert "**The feature term all but did not act** in 1 arm, which did not test what it says" in text
@@ -70,15 +71,45 @@ def test_a_weight_of_zero_is_no_dead_term(folder):
     study = load(folder)
     for (arm, _), record in study.records.items():
         record.config["beta"] = 0.0 if arm == "b" else 2.0
-    assert alive.dead_terms(study) == []
+    assert cautions.dead_terms(study) == []
 
 
 def test_a_term_that_lives_in_half_of_the_seeds_is_not_named(folder):
-    write_gradients(folder, "0201", dict.fromkeys(alive.TERMS, lambda epoch, at: 0.2))
-    assert alive.dead_terms(load(folder)) == []
+    write_gradients(folder, "0201", dict.fromkeys(cautions.TERMS, lambda epoch, at: 0.2))
+    assert cautions.dead_terms(load(folder)) == []
 
 
 def test_without_measurements_the_report_says_how_to_get_them(tmp_path):
     folder = make(tmp_path, {"mutual learning": [0.5], "a": [0.4]})
     assert "did not act" not in build(folder, formats=("html",))
     assert "set gradient_points" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("chosen", "said"), [
+    ({"mutual learning": {"lr": 0.1}, "a": {"alpha": 1.0}, "b": {"lr": 0.05, "beta": 2.0}},
+     "in 2 of 3 arms (all but mutual learning), of 2 settings tried in each: the baseline was tuned, the others are as they "
+     "come."),
+    ({"a": {"alpha": 1.0}, "b": {"alpha": 1.0}}, "in every arm, of 2 settings tried in each."),
+    ({"mutual learning": {"lr": 0.05}, "a": {"alpha": 3.0}, "b": {"beta": 2.0}},
+     "in 2 of 3 arms (all but a), of 2 settings tried in each."),
+    ({"a": {"alpha": 3.0}, "b": {"alpha": 5.0}}, None),
+    ({}, None),
+])  # fmt: skip
+def test_a_search_that_chose_the_defaults_is_named(tmp_path, chosen, said):
+    """By default lr is 0.05, alpha 1 and beta 2."""
+    arms = {"mutual learning": [0.5], "a": [0.4], "b": [0.3]}
+    study = load(make(tmp_path, arms, chosen=chosen, searched={arm: ["lr"] for arm in arms}, predictions=False))
+    assert cautions.searches(study) == ([f"**The search chose the defaults** {said}"] if said else [])
+
+
+def test_an_arms_own_setting_is_its_default(tmp_path):
+    arms = {"mutual learning": [0.5], "a": [0.4]}
+    study = load(make(tmp_path, arms, changes={"a": {"alpha": 3.0}}, chosen={"a": {"alpha": 3.0}}, predictions=False))
+    assert cautions.searches(study) == ["**The search chose the defaults** in every arm, of 2 settings tried in each."]
+
+
+def test_ways_to_fail_are_counted_by_repeats_and_arms(tmp_path):
+    study = load(make(tmp_path, {"mutual learning": [0.5, 0.6], "a": [0.4, 0.5], "b": [0.4, 0.5]}, predictions=False))
+    found = [Signature("it died: nothing grew", "", "", arm) for arm in ("a", "a", "b", None)]
+    assert cautions.cautions(study, found) == ["**It died** in 3 repeats (a 2 of 2, b 1 of 2): nothing grew."]
+    assert cautions.cautions(study, found[3:]) == []

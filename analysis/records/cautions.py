@@ -1,11 +1,16 @@
-"""Did an arm test what it says? Terms of the loss whose gradient all but vanishes beside the cross-entropy's."""
+"""What else the records know that bears on the answer: terms that did not act, searches that found nothing, and the like.
 
+A term whose gradient all but vanishes beside the cross-entropy's is in no arm's test.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from analysis.records.load import Curve, StudyData
-from mldiv.records import TrialRecord
+from analysis.records.signatures import Signature
+from mldiv.records import TEMPERATURES, TrialRecord, at_bound
 
 #: A term whose gradient in the peers' means is below this share of the cross-entropy's for a whole epoch is dead in it.
 DEAD_SHARE = 0.01
@@ -66,6 +71,61 @@ def _dead(study: StudyData, arm: str, term: str, weight: str) -> Dead | None:
 
 def _acts(record: TrialRecord, weight: str) -> bool:
     return record.config.get(weight, 0) > 0 and record.config.get("peers", 2) > 1
+
+
+def cautions(study: StudyData, signatures: Sequence[Signature]) -> list[str]:
+    """Write all that this file finds as Markdown sentences; signatures: the known ways to fail that the study's trials show."""
+    return [*words(dead_terms(study)), *_known(study, signatures), *searches(study), *bounds(study)]
+
+
+def _known(study: StudyData, signatures: Sequence[Signature]) -> list[str]:
+    """Count, for each known way to fail, the repeats that show it; the report has their numbers."""
+    lines = []
+    for kind in dict.fromkeys(found.kind for found in signatures if found.arm):
+        arms = [found.arm for found in signatures if found.kind == kind and found.arm]
+        head, _, rest = kind.partition(":")
+        shown = ", ".join(f"{arm} {arms.count(arm)} of {len(study.finished(arm))}" for arm in dict.fromkeys(arms))
+        lines.append(
+            f"**{head[0].upper()}{head[1:]}** in {len(arms)} repeat{'s' * (len(arms) > 1)} ({shown}){':' * bool(rest)}{rest}."
+        )
+    return lines
+
+
+def searches(study: StudyData) -> list[str]:
+    """Say in which arms the search chose every setting as it is by default."""
+    header = study.header
+    tuned = {arm: chosen for arm, chosen in (header.chosen or {}).items() if chosen and arm in study.arms}
+    if not header.has_search or not tuned:
+        return []
+    kept = [arm for arm, chosen in tuned.items() if all(_default(study, arm, name) == chosen[name] for name in chosen)]
+    if not kept:
+        return []
+    others = [arm for arm in tuned if arm not in kept]
+    which = "every arm" if not others else f"{len(kept)} of {len(tuned)} arms (all but {', '.join(others)})"
+    text = f"**The search chose the defaults** in {which}, of {header.samples} settings tried in each"
+    if study.baseline in others:
+        text += ": the baseline was tuned, the others are as they come"
+    return [f"{text}."]
+
+
+def _default(study: StudyData, arm: str, name: str) -> object:
+    return study.header.changes.get(arm, {}).get(name, study.header.settings.get(name))
+
+
+def bounds(study: StudyData) -> list[str]:
+    """Say which arms' calibration temperatures were stopped by a bound."""
+    found = []
+    for arm in study.arms:
+        repeats = list(study.finished(arm).values())
+        stopped = sum(
+            any(value is not None and at_bound(value) for value in record.calibration_temperature.values())
+            for record in repeats
+        )
+        if stopped:
+            found.append(f"{arm} ({stopped} of {len(repeats)} repeats)")
+    ends = " or ".join(f"{end:g}" for end in TEMPERATURES)
+    text = f"**A fitted temperature lies at its bound**, {ends}, and what follows from it is no optimum: {', '.join(found)}."
+    return [text] if found else []
 
 
 def words(found: list[Dead]) -> list[str]:

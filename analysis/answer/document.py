@@ -1,0 +1,278 @@
+"""Answer the study's question in plain words with its numbers, or say why the data cannot tell."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from analysis.answer import headline
+from analysis.answer.headline import names
+from analysis.records.effects import COMPARED, Effects, verdict
+from analysis.records.load import StudyData
+from analysis.stats.statistics import (
+    BETTER,
+    EQUIVALENT,
+    LEAST_SEEDS,
+    LEVEL,
+    MOST_SEEDS,
+    POWER,
+    UNDECIDED,
+    WORSE,
+    Difference,
+    interval_name,
+)
+from mldiv.terminal import plain
+
+#: Heads of the tables.
+ARMS, CONTRASTS = "Difference", "Contrasts"
+
+
+def answer(
+    study: StudyData, effects: Effects, contrasts: Effects, further: Sequence[str], singles: Mapping[str, Effects] | None = None
+) -> str:
+    """Write answer.md: what was found, what else the records say of it, every difference.
+
+    effects, contrasts: differences to the baseline and contrasts, in printed units; further: sentences that stand beside what
+    was found; singles: the differences once more, by whose predictions the arms are judged: their single peers'.
+    """
+    parts = [f"# {study.header.question}", found(study, effects)]
+    if noted := notes(study, effects, contrasts, further, singles or {}):
+        parts += ["What else the records say:", "\n".join(f"- {note}" for note in noted)]
+    return "\n\n".join([*parts, *numbers(study, effects, contrasts), *by_whom(study, effects, singles or {})]) + "\n"
+
+
+def found(study: StudyData, effects: Effects) -> str:
+    """Answer the question in a sentence, and say how to read it and how sure it is: a paragraph of Markdown each."""
+    if (baseline := study.baseline) is None or not study.finished(baseline):
+        return f"There is no answer yet: the baseline ({baseline}) has no finished trial."
+    if not (nll := effects["nll"]):
+        return f"There is no answer yet: no arm has a finished trial on a seed of the baseline ({baseline})."
+    margin, header = study.header.margins["nll"], study.header
+    by_verdict = headline.by_verdict(nll, margin)
+    words = []
+    brackets = (
+        "" if all(effect.interval is None for effect in nll.values()) else f"; in brackets: {interval_name(header.level)}s"
+    )
+    words.append(
+        f"NLL is the negative log-likelihood, lower is better{brackets}. A difference below {margin:g} does not matter, as was "
+        "stated before training."
+    )
+    if told := by_verdict.get(BETTER, []) + by_verdict.get(WORSE, []):
+        words.append(_corrected(nll, told))
+    if BETTER in by_verdict and len(nll) > 1:
+        words.append("The arms were not tested against each other: the best mean is no proof of being the best.")
+    if arms := by_verdict.get(UNDECIDED):
+        words.append(_further(study, arms) if header.looks else _plan({arm: nll[arm] for arm in arms}, margin))
+    sentence = headline.headline(nll, baseline, margin, planned=bool(header.looks))
+    return f"**{sentence}.**\n\n{' '.join(word for word in words if word)}"
+
+
+def notes(
+    study: StudyData, effects: Effects, contrasts: Effects, further: Sequence[str], singles: Mapping[str, Effects]
+) -> list[str]:  # fmt: skip
+    """Say what else the records know that bears on the answer, a Markdown sentence or two each; arguments as of `answer`."""
+    if not effects.get("nll"):
+        return list(further)
+    lines = [*further, *_looks(study), *_unlike(study, effects["nll"], singles)]
+    if contrasts["nll"]:
+        lines.append(_contrasts(study, contrasts["nll"]))
+    return [*lines, *_cautions(study, effects["nll"]), _intervals(effects["nll"])]
+
+
+def numbers(study: StudyData, effects: Effects, contrasts: Effects, whole: bool = True) -> list[str]:
+    """Tabulate every difference and contrast as Markdown, by metric; whole: with verdicts and sizes, else p and chances."""
+    parts = []
+    for kind, to, of_metrics in ((ARMS, f" to {study.baseline}", effects), (CONTRASTS, "", contrasts)):
+        for metric in COMPARED:
+            if of_metric := of_metrics.get(metric):
+                parts += _table(study, (kind, to), metric, of_metric, whole)
+    return parts
+
+
+def _table(study: StudyData, kind: tuple[str, str], metric: str, effects: Mapping[str, Difference], whole: bool) -> list[str]:
+    compared, margin = COMPARED[metric], study.header.margins[metric]
+    several = len({effect.n for effect in effects.values()}) > 1
+    shared = "" if several else f", n = {next(iter(effects.values())).n}"
+    matters = f" (what matters: {margin:g})" if whole else ""
+    head = f"{kind[0]} in test {compared.title}{compared.unit}{kind[1]}, paired by seed{shared}{matters}:"
+    tested = any(effect.n >= LEAST_SEEDS for effect in effects.values())
+    columns: dict[str, list[str]] = {study.header.scientific: [_name(name) for name in effects]}
+    if whole:
+        columns["verdict"] = [verdict(effect, metric, margin, kind[0] == CONTRASTS) for effect in effects.values()]
+        columns[f"mean [{interval_name(study.header.level)}]"] = [effect.text(compared.digits) for effect in effects.values()]
+    if tested:
+        columns["p"] = [f"{effect.p:.2g}" for effect in effects.values()]
+        columns["p, Holm"] = [f"{effect.adjusted:.2g}" for effect in effects.values()]
+    if tested and kind[0] == ARMS:
+        columns["chance to be better"] = [_chance(effect, metric) for effect in effects.values()]
+    if several:
+        columns["n"] = [str(effect.n) for effect in effects.values()]
+    if len(columns) == 1:
+        return []
+    return [head, pd.DataFrame(columns).to_markdown(index=False, disable_numparse=True)]
+
+
+def _name(name: str) -> str:
+    return plain(name).replace("|", r"\|")
+
+
+def _further(study: StudyData, arms: list[str]) -> str:
+    """Say what becomes of what is undecided in a study that adds seeds as needed."""
+    taken, planned = len(study.looks[-1]), study.header.looks
+    if taken < planned[-1]:
+        return f"The same command goes on to {planned[planned.index(taken) + 1]} seeds."
+    return (
+        f"With {taken} seeds, the stated most, {'that stays' if len(arms) == 1 else 'those stay'} undecided; more seeds are "
+        "another study (`--seeds auto:MOST`, another `--out`): this one has stated its looks."
+    )
+
+
+def _looks(study: StudyData) -> list[str]:
+    """Say when a study that adds seeds as needed has looked, and at which level."""
+    planned, level = study.header.looks, study.header.level
+    if not planned:
+        return []
+    return [
+        f"**Seeds were added as needed**: after looks at {names([str(len(seeds)) for seeds in study.looks])} seeds, of "
+        f"{names(list(map(str, planned)))} planned before training. Each look has {interval_name(level)}s, and p is multiplied "
+        f"by {len(planned)}, so that over all looks together a verdict errs at most as often as one at a level of {LEVEL:.0%}. "
+        "What a look has decided stays decided: verdict, mean, interval and n are that look's, of the undecided the last "
+        "one's. Tables hold the means of all seeds."
+    ]
+
+
+def _unlike(study: StudyData, effects: Mapping[str, Difference], singles: Mapping[str, Effects]) -> list[str]:
+    """Say where single peers are not as the pair: what a pair gains its peers may lose, and the other way round."""
+    margin, found = study.header.margins["nll"], []
+    of_peers = next(iter(singles.values()), {}).get("nll", {})
+    for arm in [arm for arm in effects if arm in of_peers]:
+        by_pair, by_peers = (verdict(one[arm], "nll", margin) for one in (effects, of_peers))
+        if by_pair != by_peers:
+            found.append(f"{arm} is {by_peers} ({of_peers[arm].text(4)}) and not {by_pair}")
+    if not of_peers or not found:
+        return ["Single peers, judged alone, give the same verdicts."] if of_peers else []
+    return [f"**By the mean of its single peers**, {'; '.join(found)}."]
+
+
+def by_whom(study: StudyData, effects: Effects, singles: Mapping[str, Effects]) -> list[str]:
+    """Tabulate the verdicts by whose predictions an arm is judged, a table for each metric; nothing without single peers."""
+    parts = []
+    for metric in [metric for metric in COMPARED if singles and effects["nll"]]:
+        compared, margin = COMPARED[metric], study.header.margins[metric]
+        columns = {
+            "as the arm is judged": effects[metric],
+            **{name: of[metric] for name, of in singles.items() if metric in of},
+        }
+        rows = [[_name(arm), *(_cell(of.get(arm), metric, margin) for of in columns.values())] for arm in effects[metric]]
+        interval = interval_name(study.header.level)
+        parts.append(f"The same by whom: difference in test {compared.title}{compared.unit}, verdict, mean [{interval}]:")
+        frame = pd.DataFrame(rows, columns=[study.header.scientific, *columns])
+        parts.append(frame.to_markdown(index=False, disable_numparse=True))
+    return parts
+
+
+def _cell(effect: Difference | None, metric: str, margin: float) -> str:
+    return "-" if effect is None else f"{verdict(effect, metric, margin)}, {effect.text(COMPARED[metric].digits)}"
+
+
+def _corrected(effects: Mapping[str, Difference], told: list[str]) -> str:
+    """Say which of the arms that are told from the baseline still are after Holm's correction."""
+    lost = [arm for arm in told if effects[arm].adjusted > LEVEL]
+    if len(effects) == 1:
+        return ""
+    stays = "all of that stays" if not lost else f"{'none' if len(lost) == len(told) else 'not all'} of it stays"
+    without = f" ({names(lost)}: p ≤ {max(effects[arm].adjusted for arm in lost):.2g})" if lost else ""
+    return f"After Holm's correction over {len(effects)} comparisons {stays}{without}."
+
+
+def _plan(effects: Mapping[str, Difference], margin: float) -> str:
+    """Say how many seeds would decide what is undecided, were the differences what was found."""
+    if any(effect.error is None for effect in effects.values()):
+        return "One seed says nothing of how differences vary, so that nothing is decided and nothing can be planned."
+    needed = {arm: effect.seeds_to_decide(margin) for arm, effect in effects.items()}
+    known = {arm: number for arm, number in needed.items() if number is not None}
+    never = [arm for arm in needed if arm not in known]
+    words = []
+    if known:
+        n = max(known.values())
+        beside = f", of {names(never)} not even {MOST_SEEDS:,}" if never else ""
+        words.append(f"About {n} seeds would decide {'that' if len(known) == 1 else 'those'} (`--seeds {n}`){beside}")
+    else:
+        words.append(
+            f"Not even {MOST_SEEDS:,} seeds would decide: a difference is as large as what matters, or the images are few"
+        )
+    return f"{words[0]}, with a chance of {POWER:.0%}, were the true differences those found here: a plan, not a promise."
+
+
+def _contrasts(study: StudyData, contrasts: Mapping[str, Difference]) -> str:
+    """Say which contrasts in NLL are not 0, and which are too small to matter."""
+    margin = study.header.margins["nll"]
+    verdicts = {name: verdict(effect, "nll", margin, contrast=True) for name, effect in contrasts.items()}
+    told = [f"{names([name])} is {word} ({contrasts[name].text(4)})" for name, word in verdicts.items() if word.endswith(" 0")]
+    small = [name for name, word in verdicts.items() if word == EQUIVALENT]
+    found = [*told, *([f"too small to matter: {names(small)}"] if small else [])]
+    return f"**Contrasts in test NLL**: {'; '.join(found) or 'none is known not to be 0, none to be too small to matter'}."
+
+
+def describe(effect: Difference, metric: str) -> str:
+    """Write an effect's mean, interval, number of seeds, and, where those are enough, its p-values and chance to be better."""
+    size = f"{effect.text(COMPARED[metric].digits)}, n = {effect.n}"
+    if effect.n < LEAST_SEEDS:
+        return size
+    return f"{size}, p = {effect.p:.2g}, Holm-adjusted {effect.adjusted:.2g}, better with a chance of {_chance(effect, metric)}"
+
+
+def _chance(effect: Difference, metric: str) -> str:
+    above = effect.chance_above
+    return "-" if above is None else percent(above if COMPARED[metric].more else 1 - above)
+
+
+def percent(chance: float) -> str:
+    """Write a chance, which is never quite 0 or 1."""
+    return "< 0.1 %" if chance < 0.001 else "> 99.9 %" if chance > 0.999 else f"{100 * chance:.3g} %"
+
+
+def _cautions(study: StudyData, effects: Mapping[str, Difference]) -> list[str]:
+    lines = []
+    header = study.header
+    if header.has_search:
+        lines.append(
+            f"Arms were tuned with the same search budget ({header.samples} trials each, on validation data) where they "
+            "have something to tune, and repeated on fresh seeds; arms of one seed saw the same batches, augmentations and "
+            "weight noise."
+        )
+    if study.development:
+        lines.append(f"Wherever this says test, it means {study.scored}; the official test set is unused.")
+    if header.data_is_subset or header.preset == "demo":
+        lines.append(f"This is a small run, and says nothing about other sizes: {header.data}.")
+    if missing := study.missing():
+        lines.append(f"Without a finished trial: {'; '.join(missing)}.")
+    baseline = study.finished(study.baseline or "")
+    unequal = [
+        arm
+        for arm in effects
+        for seed, record in study.finished(arm).items()
+        if seed in baseline and baseline[seed].epochs != record.epochs
+    ]
+    if unequal:
+        lines.append(f"Left out, because the numbers of epochs differ: pairs of {names(sorted(set(unequal)))}.")
+    return lines
+
+
+def _intervals(effects: Mapping[str, Difference]) -> str:
+    images = {effect.images for effect in effects.values()}
+    if images == {None}:
+        words = (
+            "Intervals are t intervals over seeds; they do not cover the choice of test images (predictions are missing, or "
+            "there is one seed)."
+        )
+    else:
+        words = (
+            f"Intervals hold over seeds and over test images together ({max(number or 0 for number in images):,} images, "
+            "shared by all seeds): a two-way bootstrap with t quantiles."
+        )
+    if min(effect.n for effect in effects.values()) < LEAST_SEEDS:
+        words += f" Fewer than {LEAST_SEEDS} seeds are too few for its 95 % to be trusted: they decide nothing, and have no p."
+    return (
+        f"{words} Better or worse: the interval leaves out 0, so that p < {LEVEL}; equivalent: it lies within what matters, "
+        "stated before training. Each verdict has its own error rate; the adjusted p is corrected over all comparisons."
+    )
