@@ -35,7 +35,7 @@ def answer(
     kind of question adds; numbers: list every difference; singles: the differences once more, by whose predictions the arms are
     judged: their single peers'.
     """
-    lines = [f"# {study.header.question}", ""]
+    lines = [f"# {study.header.question}", "", *([study.rescored, ""] if study.rescored else [])]
     baseline = study.baseline
     if baseline is None or not study.finished(baseline):
         lines.append(f"There is no answer yet: the baseline ({baseline}) has no finished trial.")

@@ -18,6 +18,8 @@ from analysis.stats.statistics import Difference, interval_name
 
 Styles = Mapping[str, Style]
 
+SCALED = "Open circles and dotted line: after temperature scaling, its temperature fitted on validation data. "
+
 
 @dataclass(frozen=True)
 class Section:
@@ -151,10 +153,9 @@ def _reliability(study: StudyData, predictions: ByArm, nulls: Mapping[str, float
     caption = (
         "Accuracy against confidence on test data in 15 bins of equal width, predictions of all seeds pooled; bins with fewer "
         f"than {reliability.LEAST_PREDICTIONS} predictions left out. Filled circles and solid line: as the networks predict. "
-        "Open circles and dotted line: after temperature scaling, its temperature fitted on validation data. Grey: where 95 % "
-        "of perfectly calibrated models with these confidences would lie in each bin, on one such test set. Dashed: accuracy = "
-        "confidence. Below each: the share of predictions in each bin. ECE: mean ± standard error over n seeds; it is above 0 "
-        "even for a calibrated model."
+        f"{'' if study.rescored else SCALED}Grey: where 95 % of perfectly calibrated models with these confidences would lie "
+        "in each bin, on one such test set. Dashed: accuracy = confidence. Below each: the share of predictions in each bin. "
+        "ECE: mean ± standard error over n seeds; it is above 0 even for a calibrated model."
     )
     panels = reliability.panels(study, predictions, nulls, styles)
     without = [arm for arm in study.arms if arm not in predictions]
