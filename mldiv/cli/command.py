@@ -4,22 +4,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mldiv.export import command as export
 from mldiv.plugins import loading
 from mldiv.plugins.contracts import faults
 from mldiv.plugins.loading import PluginError
+from mldiv.record_files import RecordError
 from mldiv.terminal import Parser, plain
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line says; the exit code: 0 well, 1 a plug-in has faults, 2 it cannot be loaded."""
+    """Do what the command line says; the exit code: 0 well, 1 a plug-in has faults, 2 it cannot be done."""
     parser = Parser(prog="mldiv", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check-plugin", help="say what a plug-in's entries do not keep of what is asked of their kind")
     check.add_argument("plugin", metavar="FILE", help="a file, or the dotted name of a module")
+    export.add_flags(commands)
     flags = parser.parse_args(sys.argv[1:] if argv is None else argv)
     try:
+        if flags.command == "export":
+            print(plain(export.export(flags)))
+            return 0
         return check_plugin(flags.plugin)
-    except PluginError as error:
+    except (PluginError, RecordError, OSError) as error:
         print(plain(f"mldiv: {error}"), file=sys.stderr)
         return 2
 
