@@ -53,7 +53,7 @@ bench: .venv
 
 # Needs uv. One resolution for every platform; no addresses in it.
 lock:
-	uv pip compile --universal --no-header --no-emit-index-url --python-version 3.11 --all-extras -o requirements.lock pyproject.toml
+	uv pip compile --universal --no-header --no-emit-index-url --python-version 3.11 --extra aws --extra dev -o requirements.lock pyproject.toml
 
 clean:
 	rm -rf .venv .pytest-ray.log build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -9,7 +9,8 @@ from pathlib import Path
 from mldiv.extras import install_hint
 from mldiv.plugins.loading import load_named
 from mldiv.records import RecordError
-from mldiv.storage.object_store import is_url, working_copy
+from mldiv.storage.full_predictions import FILE
+from mldiv.storage.object_store import OF_ANALYSIS, is_url, working_copy
 from mldiv.terminal import Parser, hide_secrets, patient_output, plain
 
 
@@ -24,6 +25,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m analysis") ->
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="FILE", help="load own columns (or a module's name); repeatable"
     )
+    parser.add_argument(
+        "--labels", metavar="FILE", help="score the test images anew under the labels in a .npy, .npz, .csv or .parquet (into "
+        "--out, by default DIR/labels-FILE); needs what --keep-predictions full kept",
+    )  # fmt: skip
     flags = parser.parse_args(argv)
     with patient_output():
         print("analysis: reading the records ...", file=sys.stderr)
@@ -46,7 +51,9 @@ def _run(flags: argparse.Namespace) -> int:
         return 2
     try:
         load_named(flags.plugin)
-        print(plain(_analyse(flags.places, None if flags.out is None else Path(flags.out), formats)))
+        out = None if flags.out is None else Path(flags.out)
+        labels = None if flags.labels is None else Path(flags.labels)
+        print(plain(_analyse(flags.places, out, formats, labels)))
     except BrokenPipeError:
         raise
     except (RecordError, OSError, ValueError) as error:
@@ -55,18 +62,24 @@ def _run(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _analyse(places: Sequence[str], out: Path | None, formats: Sequence[str]) -> str:
+def _analyse(places: Sequence[str], out: Path | None, formats: Sequence[str], labels: Path | None) -> str:
     """Write one study's tables, where the study is unless ``out`` says otherwise, or those of several joined.
 
     Raises: RecordError, OSError; ValueError for a URL that cannot be.
     """
+    if labels is not None and len(places) > 1:
+        raise RecordError("--labels is for one study: their test images are not the same")
     from analysis.build import build  # as above
     from analysis.join import join
+    from analysis.rescoring.labels import read
 
     with ExitStack() as stack:
         copies = [stack.enter_context(working_copy(place, fetch=False)) for place in places]
         for copy in copies:
-            copy.pull_study()
+            copy.pull_study(OF_ANALYSIS if labels is None else (*OF_ANALYSIS, FILE))
+        if labels is not None:
+            folder = Path("" if is_url(places[0]) else places[0]) / f"labels-{labels.stem}"
+            return build(copies[0].local, out or folder, formats, labels=read(labels))
         if len(copies) == 1:
             text = build(copies[0].local, out, formats, place=places[0] if out is None else "")
             copies[0].push(folders=False)

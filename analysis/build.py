@@ -17,6 +17,8 @@ from analysis.records.repeats import STRONGER, Repeats, gather, predictions
 from analysis.records.signatures import Signature, signatures, words
 from analysis.report import page
 from analysis.report.sections import Finding, findings
+from analysis.rescoring.labels import Labels
+from analysis.rescoring.rescore import rescore
 from analysis.stats.statistics import UNDECIDED
 from mldiv.record_files import write_atomically
 from mldiv.records import scored_by
@@ -49,12 +51,14 @@ class Analysis:
         return document.answer(self.study, self.differences, self.contrasts, self.further, self.singles)
 
 
-def analyse(folder: Path) -> Analysis:
-    """Read a study folder and compute what its tables, figures and answer say.
+def analyse(folder: Path, labels: Labels | None = None) -> Analysis:
+    """Read a study folder and compute what its tables, figures and answer say, under other labels of the test images if given.
 
-    Raises: RecordError when ``folder`` holds no study of this schema version.
+    Raises: RecordError when ``folder`` holds no study of this schema version, and as `rescore`.
     """
     study = load(folder)
+    if labels is not None:
+        rescore(study, labels)
     repeats, looks = gather(study), _looks(study)
     return Analysis(
         study,
@@ -106,18 +110,20 @@ def _of_singles(study: StudyData) -> dict[str, Effects]:
     return {name: of for name, of in found.items() if of["nll"]}
 
 
-def build(folder: Path, out: Path | None = None, formats: Collection[str] = FORMATS, place: str = "") -> str:
+def build(
+    folder: Path, out: Path | None = None, formats: Collection[str] = FORMATS, place: str = "", labels: Labels | None = None
+) -> str:  # fmt: skip
     """Write a study's tables, answer, report and figures into ``out`` (default: the folder); return the terminal's text.
 
     The files: table.md, .csv and .tex, answer.md, report.html, reliability.png and .pdf, and surface.png and .pdf where the
     study has a response surface. formats: which are written, besides the answer; place: how ``out`` is called where it is a
-    copy. The text: scores, answer, where the files are.
+    copy; labels: of the test images, in place of the study's own. The text: scores, answer, where the files are.
 
-    Raises: RecordError when ``folder`` holds no study of this schema version.
+    Raises: RecordError as `analyse`.
     """
     out = out or folder
+    made = analyse(folder, labels)
     out.mkdir(parents=True, exist_ok=True)
-    made = analyse(folder)
     more = {
         "calibration": expected.markdown(made.repeats), "worth": worth.markdown(made.study),
         "uncertainty": other_images.markdown(made.study),

@@ -37,6 +37,7 @@ def caption(study: StudyData) -> list[str]:
     subset = " (cut to a subset)" if header.data_is_subset else ""
     lines = [
         f"{header.question}",
+        *([study.rescored] if study.rescored else []),
         f"Data: {header.data}{subset}. Network: {settings['arch']} at width {settings['width']:g}, every arm trained "
         f"for {settings['epochs']} epochs, batch {settings['batch_size']} over {header.world_size} worker(s), unless the "
         f"arm says otherwise; preset {header.preset}.",

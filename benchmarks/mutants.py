@@ -274,8 +274,8 @@ FAULTS = (
     Fault(
         "reliability", "analysis/figures/reliability.py",
         "the curve after temperature scaling is drawn from unscaled confidences",
-        "reliability(np.concatenate([member.scaled_confidence for member in each]), correct),",
-        "reliability(np.concatenate([member.confidence for member in each]), correct),",
+        "scaled = [member.scaled_confidence for member in each if",
+        "scaled = [member.confidence for member in each if",
         ("tests/analysis/test_figures.py",),
     ),
     Fault(

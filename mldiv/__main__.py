@@ -76,6 +76,13 @@ def doctor(argv: Sequence[str]) -> int:
     examine(argv, prog="mldiv doctor")
 
 
+def export(argv: Sequence[str]) -> int:
+    """Write a study's records for another tool."""
+    from mldiv.export.command import main as write  # with the records' checks: half a second
+
+    return write(argv)
+
+
 def check_plugin(argv: Sequence[str]) -> int:
     """Load a plug-in, print a line for each of its entries; the exit code is 1 where one has faults, or there is none."""
     parser = Parser(prog="mldiv check-plugin", description=COMMANDS["check-plugin"][0])
@@ -106,6 +113,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "studies": ("list the studies, each with the question that it answers", list_studies),
     "report": ("make a study's tables, figures and report from its records", report),
     "doctor": ("say what in this installation or cluster would make a long sweep fail", doctor),
+    "export": ("write a study's trials, scores, table and figures for TensorBoard, MLflow or W&B", export),
     "check-plugin": ("say what a plug-in's entries do not keep of what is asked of their kind", check_plugin),
 }
 

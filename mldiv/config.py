@@ -53,6 +53,7 @@ PRECISIONS = ("float32", "bf16")
 POSTERIORS = ("gaussian", "deterministic")
 TEACHERS = ("none", "pretrained")
 WEIGHTINGS = ("raw", "gradient")
+KEPT_PREDICTIONS = ("none", "top", "full")
 
 _size = partial(setting, gt=0, le=10**9, spares=(PRETRAINING,))
 _peers = partial(setting, spares=(PRETRAINING,))
@@ -320,6 +321,12 @@ class TrialConfig:
     shift_images: str = _diversity(
         "computed", "corrupted images: computed from the test images, or files, CIFAR-10-C's or CIFAR-100-C's in a folder of "
         "that name below data_root", choices=SHIFT_IMAGES, before="computed",
+    )  # fmt: skip
+
+    keep_predictions: str = setting(
+        "full", "what stays of the predictions of test images: none; top, of each image what tables and figures need; full, "
+        "beside that every class's probability, so that other labels and new metrics need no training",
+        choices=KEPT_PREDICTIONS, spares=(TRIAL, FIRST_STAGE, PRETRAINING, STEP), before="top",
     )  # fmt: skip
 
     seed: int = _schedule(0, "of everything random in a trial", ge=0, lt=2**63)

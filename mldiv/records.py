@@ -4,7 +4,8 @@ A study folder holds
 
     study.json           question, arms, settings, selection rule, versions, commit; at the end also what was chosen
     assignments.jsonl    one line per (arm, phase, seed): which trial answers for it
-    trials/<id>/         trial.json, metrics.jsonl (a line per epoch), predictions.parquet (an image and member a row)
+    trials/<id>/         trial.json, metrics.jsonl (a line per epoch), predictions.parquet (an image and member a row),
+                         probabilities.parquet (the same, of every class)
     scaling.jsonl        a size a line: time and memory of a step, where the study measures them
 
 A trial's id is the hash of its configuration and seed without paths, so the same trial is the same everywhere, and a record
@@ -36,7 +37,7 @@ FINAL = frozenset({"finished", "stopped", "diverged"})
 STATUSES = FINAL | {"running", "failed"}
 
 #: Settings that are no part of any trial's identity: `spares` in their declarations, which need torch.
-SPARED = frozenset({"data_root", "gradient_points"})
+SPARED = frozenset({"data_root", "gradient_points", "keep_predictions"})
 #: What `trial_id` returns, and what the folder of a trial may be called at all.
 IDENTITY, FOLDER_NAME = re.compile("[0-9a-f]{16}"), re.compile(r"\w[\w.-]*")
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.answer import headline
 from analysis.answer.headline import names
-from analysis.records.effects import COMPARED, Effects, verdict
+from analysis.records.effects import COMPARED, Effects, epochs_short, verdict
 from analysis.records.load import StudyData
 from analysis.stats.statistics import (
     BETTER,
@@ -34,7 +34,7 @@ def answer(
     effects, contrasts: differences to the baseline and contrasts, in printed units; further: sentences that stand beside what
     was found; singles: the differences once more, by whose predictions the arms are judged: their single peers'.
     """
-    parts = [f"# {study.header.question}", found(study, effects)]
+    parts = [f"# {study.header.question}", *([study.rescored] if study.rescored else []), found(study, effects)]
     if noted := notes(study, effects, contrasts, further, singles or {}):
         parts += ["What else the records say:", "\n".join(f"- {note}" for note in noted)]
     return "\n\n".join([*parts, *numbers(study, effects, contrasts), *by_whom(study, effects, singles or {})]) + "\n"
@@ -251,7 +251,7 @@ def _cautions(study: StudyData, effects: Mapping[str, Difference]) -> list[str]:
         arm
         for arm in effects
         for seed, record in study.finished(arm).items()
-        if seed in baseline and baseline[seed].epochs != record.epochs
+        if seed in baseline and epochs_short(baseline[seed]) != epochs_short(record)
     ]
     if unequal:
         lines.append(f"Left out, because the numbers of epochs differ: pairs of {names(sorted(set(unequal)))}.")

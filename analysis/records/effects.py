@@ -110,8 +110,7 @@ def _at_looks(repeats: Repeats, metric: str, weights: Weights, looks: Looks | No
 def _effect(repeats: Repeats, metric: str, weights: Weights) -> Difference | None:
     """Return the contrast over the seeds on which all its arms fell as far short of their epochs; None when there is none."""
     per_seed = contrast({arm: _scores(repeats.get(arm, {}), metric) for arm in weights}, weights)
-    records = {seed: [repeats[arm][seed].record for arm in weights] for seed in per_seed}
-    seeds = [seed for seed, of in records.items() if len({record.config["epochs"] - record.epochs for record in of}) == 1]
+    seeds = [seed for seed in per_seed if len({epochs_short(repeats[arm][seed].record) for arm in weights}) == 1]
     if not seeds:
         return None
     factor = COMPARED[metric].factor
@@ -121,6 +120,11 @@ def _effect(repeats: Repeats, metric: str, weights: Weights) -> Difference | Non
         return effect
     errors = factor * interval.standard_error, interval.df, factor * interval.images_error
     return Difference(effect.mean, effect.n, *errors, images=interval.images)
+
+
+def epochs_short(record: TrialRecord) -> int:
+    """Return how many epochs a trial fell short of what it was to train: 0 unless it was stopped early."""
+    return record.config["epochs"] - record.epochs
 
 
 def _scores(repeats: Mapping[int, Repeat], metric: str) -> dict[int, float]:

@@ -71,7 +71,7 @@ class StudyData:
 
     header: study.json; records: by arm and seed, of every repeat that has a readable one; searched: arm and record of every
     readable trial of the searches; lost: how many search trials have none; scaling: lines of scaling.jsonl; problems: what
-    cannot be read, in words.
+    cannot be read, in words; rescored: whose labels the test scores are under, where not the study's own, in words.
     """
 
     header: StudyRecord
@@ -81,6 +81,7 @@ class StudyData:
     lost: int = 0
     scaling: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    rescored: str = ""
     _curves: dict[str, Curve | None] = field(default_factory=dict)
     _epochs: dict[str, int] = field(default_factory=dict)
     _predictions: dict[str, Members | None] = field(default_factory=dict)
@@ -168,14 +169,23 @@ class StudyData:
 
         Raises: Damaged where they contradict the trial's scores.
         """
-        record = self.records[arm, seed]
+        found = self.members(self.records[arm, seed])
+        return None if found is None else [found[name] for name in scored_by(member or self.member(arm), found)]
+
+    def members(self, record: TrialRecord) -> Members | None:
+        """Return the test predictions of all of a finished trial's members, as `predictions` does of some."""
         if record.id not in self._predictions:
             self._predictions[record.id] = self._read_predictions(record)
-        found = self._predictions[record.id]
-        return None if found is None else [found[name] for name in scored_by(member or self.member(arm), found)]
+        return self._predictions[record.id]
+
+    def take(self, arm: str, seed: int, record: TrialRecord, members: Members) -> None:
+        """Put a record and its test predictions in the place of a finished repeat's own."""
+        self.records[arm, seed], self._predictions[record.id] = record, members
 
     def _read_predictions(self, record: TrialRecord) -> Members | None:
         path = trial_folder(self.folder, record.id) / "predictions.parquet"
+        if record.config.get("keep_predictions") == "none" and not os.path.lexists(path):
+            return None
         try:
             return predictions.read(path, record)
         except predictions.Unreadable as error:

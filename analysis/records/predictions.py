@@ -23,15 +23,16 @@ ROUNDING = 1e-5
 class Predictions:
     """One member's predictions of the test images, each [images], in their order.
 
-    label, predicted: class indices; confidence: the probability of the predicted class; scaled_*: after temperature scaling;
-    entropy, mutual_information: in nats.
+    label, predicted: class indices; confidence: the probability of the predicted class; scaled_*: after temperature scaling,
+    None under other labels than the study's; entropy, mutual_information: in nats. Of a soft label, ``label`` is its largest
+    class and ``label_probability`` the number whose logarithm is the mean of the classes' logarithms by their shares.
     """
 
     label: np.ndarray
     predicted: np.ndarray
     confidence: np.ndarray
     label_probability: np.ndarray
-    scaled_confidence: np.ndarray
+    scaled_confidence: np.ndarray | None
     entropy: np.ndarray
     mutual_information: np.ndarray
 

@@ -2,22 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from analysis.records.load import Curve, Predictions, StudyData
-from mldiv.records import TrialRecord, scored_by
+from mldiv.records import TrialRecord, scored_by, trial_folder
 
 
 @dataclass(frozen=True)
 class Repeat:
     """A finished repeat: its record, whose predictions it is judged by ("pair" or "peers"), its epochs, its predictions.
 
-    curve, predictions: None where they cannot be read.
+    curve, predictions: None where they cannot be read; folder: the trial's, for a column that needs more of what lies there.
     """
 
     record: TrialRecord
     member: str
     curve: Curve | None
     predictions: list[Predictions] | None
+    folder: Path | None = None
 
 
 #: By arm and seed.
@@ -42,7 +44,7 @@ def gather(study: StudyData, whose: str | None = None) -> Repeats:
         members = {seed: _member(study, arm, record, whose) for seed, record in study.finished(arm).items()}
         found[arm] = {
             seed: Repeat(study.records[arm, seed], member, study.curve(study.records[arm, seed].id),
-                         study.predictions(arm, seed, member))
+                         study.predictions(arm, seed, member), trial_folder(study.folder, study.records[arm, seed].id))
             for seed, member in members.items() if member is not None
         }  # fmt: skip
     return found

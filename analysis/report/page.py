@@ -22,6 +22,8 @@ SHOWN = frozenset({"scores", "calibration", "diversity", "worth", "posterior", "
 
 Styles = Mapping[str, Style]
 
+SCALED = "Open circles and dotted line: after temperature scaling, its temperature fitted on validation data. "
+
 
 @dataclass(frozen=True)
 class Section:
@@ -181,11 +183,10 @@ def _reliability(study: StudyData, predictions: ByArm, nulls: Mapping[str, float
     caption = (
         f"Accuracy against confidence on {images:,} test images in 15 bins of equal width, predictions of all seeds (n = "
         f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))}) pooled; bins with fewer than "
-        f"{reliability.LEAST_PREDICTIONS} predictions left out. Filled circles and solid line: as the networks predict. Open "
-        "circles and dotted line: after temperature scaling, its temperature fitted on validation data. Grey: where 95 % of "
-        "perfectly calibrated models with these confidences would lie in each bin, on one such test set. Dashed: accuracy = "
-        "confidence. Below each: how many predictions lie in each bin. ECE: mean ± standard error over seeds; it is above 0 "
-        "even for a calibrated model."
+        f"{reliability.LEAST_PREDICTIONS} predictions left out. Filled circles and solid line: as the networks predict. "
+        f"{'' if study.rescored else SCALED}Grey: where 95 % of perfectly calibrated models with these confidences would lie "
+        "in each bin, on one such test set. Dashed: accuracy = confidence. Below each: how many predictions lie in each bin. "
+        "ECE: mean ± standard error over seeds; it is above 0 even for a calibrated model."
     )
     panels = reliability.panels(study, predictions, nulls, styles)
     without = [arm for arm in study.arms if arm not in predictions]

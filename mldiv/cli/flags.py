@@ -56,6 +56,9 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
         "--ood", help="images of another kind, a list with commas: photographs (default), noise, a data set's name, or none"
     )
     parser.add_argument(
+        "--keep-predictions", metavar="WHAT", help="of test images, per trial: none, top or full (default): every class's"
+    )
+    parser.add_argument(
         "--arm", action="append", default=[], metavar="NAME", help="only this arm beside the baseline; repeatable"
     )
     parser.add_argument(

@@ -41,7 +41,7 @@ from mldiv.training.worker_cache import dataset
 EARLY_STOPPING = "ASHA within each arm's search, at equal epochs after the last switch"
 
 #: Flags that are settings of the configuration, by the same name.
-SETTING_FLAGS = ("data", "arch", "width", "ood")
+SETTING_FLAGS = ("data", "arch", "width", "ood", "keep_predictions")
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,9 @@ def configure_trials(study: Study, flags: Namespace, preset: str, sets: Sequence
     found = parse_settings(flags.set if sets is None else sets)
     for name in SETTING_FLAGS:
         if name in found and getattr(flags, name) not in (None, found[name]):
-            raise ConfigError(f"--set {name}={found[name]} contradicts --{name} {getattr(flags, name)}: leave one out")
+            raise ConfigError(
+                f"--set {name}={found[name]} contradicts --{name.replace('_', '-')} {getattr(flags, name)}: leave one out"
+            )
     if "test_split" in found and "test_split" in study.settings:
         raise ConfigError(f"--set test_split: {study.name} is for choosing defaults, which never sees the test data")
     root = str(full_path("--data-root", flags.data_root)) if flags.data_root else None

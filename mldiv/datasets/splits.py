@@ -92,6 +92,11 @@ class ImageData:
         """Hash of all images and labels alone: moments differ in their last digits by the threads that add them up."""
         return self._hash((self.classes,), self.train, self.validation, self.test)
 
+    @cached_property
+    def test_fingerprint(self) -> str:
+        """Hash of the test images and labels in their order, by which labels of another file are known to be of these."""
+        return self._hash((self.classes,), self.test)
+
     def _hash(self, form: tuple[object, ...], *parts: Split) -> str:
         digest = hashlib.sha256(repr(form).encode())
         for part in parts:

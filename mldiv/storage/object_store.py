@@ -23,8 +23,8 @@ from mldiv.terminal import hide_secrets
 
 #: Downloads and uploads side by side: each is mostly waiting.
 SIDE_BY_SIDE = 16
-#: What the analysis reads in a trial's folder: all but the checkpoint.
-OF_ANALYSIS = ("trial.json", "metrics.jsonl", ".parquet")
+#: What the analysis reads in a trial's folder, under the study's own labels.
+OF_ANALYSIS = ("trial.json", "metrics.jsonl", "predictions.parquet")
 #: Between two tries of a push that must not be lost.
 RETRY_SECONDS = 2.0
 

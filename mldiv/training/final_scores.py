@@ -20,6 +20,7 @@ from mldiv.evaluation.metrics import Predictive
 from mldiv.evaluation.predictive import disagreement, evaluation, predictives
 from mldiv.record_files import write_atomically
 from mldiv.records import PAIR
+from mldiv.storage import full_predictions
 from mldiv.training.loop import check_finite
 from mldiv.training.resume import Trial
 
@@ -33,7 +34,7 @@ PROPER = ("nll", "accuracy", "ece")
 
 
 def score(trial: Trial) -> None:
-    """Enter a trial's final scores into its record, and write predictions.parquet and ood.parquet.
+    """Enter a trial's final scores into its record, and write what ``keep_predictions`` says of its predictions.
 
     The scores are those on validation and test data; the same on test data after temperature scaling and other recalibrations,
     fitted on validation data; of the first peers together; how well uncertainty detects errors and each set of ``config.ood``;
@@ -78,10 +79,13 @@ def score(trial: Trial) -> None:
         if others
     }
     record.shift = _shift(trial)
-    if distributed.rank() == 0:
+    if distributed.rank() == 0 and trial.config.keep_predictions != "none":
         write_table(trial.folder / "predictions.parquet", predictions_table(test, scaled, labels), record.id)
         if first:
             write_table(trial.folder / "ood.parquet", other_table(first), record.id)
+        if trial.config.keep_predictions == "full":
+            logarithms = {member: prediction.probabilities.log().cpu().numpy() for member, prediction in test.items()}
+            full_predictions.write(trial.folder / full_predictions.FILE, logarithms, record.id)
 
 
 def _posterior(trial: Trial, sampled: Members, labels: Tensor) -> dict[str, dict[str, float]]:

@@ -115,7 +115,7 @@ def _open_record(config: TrialConfig, folder: Path, data: ImageData, device: tor
     record.left_out = sorted(set(record.config) - set(identity(config, TRIAL)))
     sizes = {name: len(split) for name, split in data.splits.items()}
     record.status, record.reason = "running", None
-    record.data = sizes | {"classes": data.classes, "fingerprint": data.fingerprint}
+    record.data = sizes | {"classes": data.classes, "fingerprint": data.fingerprint, "test_fingerprint": data.test_fingerprint}
     record.environment = environment(device)
     records.write_trial(folder, record)
     return record

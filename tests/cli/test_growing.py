@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from functools import partial
 
 import pytest
+from helpers import small_study
 from helpers.small_study import TINY
 
 from analysis.build import build
@@ -134,3 +135,15 @@ def test_what_cannot_be_extended_is_refused_with_the_way_out(run, tmp_path):
     code, _, trained = run("there-2", "--seeds", "1", "--margin", "nll=1", study=PLAIN)
     assert code == 0 and len(trained) == 1, "of plain, one and both that which was not there"
     assert find_trial(tmp_path / "there-2", *trained).config["alpha"] == 0
+
+
+def test_a_folder_is_taken_up_with_other_predictions_kept(study, capsys):
+    """Finished trials stay as they are, with what they kept; a word that is none is refused."""
+    flags = ["--preset", "demo", "--in-process", "--seeds", "1", "--trials", "1", "--out", str(study)]
+    flags += [f"--set={setting}" for setting in TINY]
+    before, built = trials(study), partial(build, formats=("md",))
+    assert main(small_study.STUDY, built, [*flags, "--keep-predictions", "none"]) == 0
+    assert "nothing to train" in capsys.readouterr().err and trials(study) == before
+    assert read_study(study).settings["keep_predictions"] == "none" and not load(study).problems
+    assert main(small_study.STUDY, built, [*flags, "--keep-predictions", "all"]) == 2
+    assert "keep_predictions = 'all' is unknown" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from analysis.build import build
@@ -96,7 +97,7 @@ def test_a_whole_study_by_its_command(place, tmp_path, capsys, monkeypatch):
 
 
 def analysed(there, tmp_path, monkeypatch):
-    """``python -m analysis`` on the study's URL: here, or there anew."""
+    """``python -m analysis`` on the study's URL: here, or there anew; under other labels here alone."""
     from analysis import __main__ as command
 
     before = there.read("table.md")
@@ -105,7 +106,14 @@ def analysed(there, tmp_path, monkeypatch):
     there.remove("table.md")
     monkeypatch.setattr("sys.argv", ["analysis", there.url, "--format", "md"])
     assert command.main() == 0 and there.read("table.md") == before
+    trial = next(name for name in there.files() if name.endswith("trial.json"))
+    np.save("other.npy", np.zeros(json.loads(there.read(trial))["data"]["test"], int))
+    monkeypatch.setattr("sys.argv", ["analysis", there.url, "--labels", "other.npy", "--format", "md"])
+    assert command.main() == 0 and "SCORED ANEW" in Path("labels-other/table.md").read_text()
+    assert there.read("table.md") == before
+    Path("other.npy").unlink()
     shutil.rmtree("here")
+    shutil.rmtree("labels-other")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The final scores: temperature scaling fitted on validation data alone, uncertainty as a detector, the tables on disk."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -95,6 +96,30 @@ def test_test_labels_do_not_move_the_temperature(trained, tmp_path, monkeypatch)
     other = fit(config, tmp_path / "t", store=Store(tmp_path / "store"))
     assert other.calibration_temperature == record.calibration_temperature and other.validation == record.validation
     assert other.test["pair"]["accuracy"] < record.test["pair"]["accuracy"]
+
+
+@pytest.mark.parametrize("kept", ["none", "top", "full"])
+def test_what_is_kept_of_the_predictions(trained, tmp_path, kept):
+    """A trial that was killed before it was scored, taken up with another value: the same trial, the same scores."""
+    config, folder, record = trained
+    there = shutil.copytree(folder / "t", tmp_path / "t")
+    for path in there.glob("*.parquet"):
+        path.unlink()
+    records.write_trial(there, replace(record, status="running"))
+    found = fit(config.replace(keep_predictions=kept), there, store=Store(tmp_path / "store"))
+    assert found.status == "finished" and found.id == record.id and found.test == record.test
+    files = {"none": set(), "top": {"predictions", "ood"}, "full": {"predictions", "ood", "probabilities"}}[kept]
+    assert {path.stem for path in there.glob("*.parquet")} == files
+    records.read_trial(there)
+    if kept == "full":
+        frame = pd.read_parquet(there / "probabilities.parquet")
+        assert list(frame["member"].unique()) == list(record.test) and len(frame) == 3 * 90
+        for member in record.test:
+            logarithms = np.stack(frame[frame["member"] == member]["log_probabilities"])
+            labels = dataset(config).test.labels.numpy()
+            assert -logarithms[np.arange(90), labels].astype(float).mean() == pytest.approx(
+                record.test[member]["nll"], abs=1e-3
+            )
 
 
 def test_without_other_images(trained, tmp_path):

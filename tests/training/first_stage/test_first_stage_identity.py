@@ -96,6 +96,7 @@ CHANGED = {
     "fusion_blocks": "1,3",
     "fusion_grid": 2,
     "gradient_points": 1.0,
+    "keep_predictions": "none",
     "param_weights": "layer",
     "param_alignment": "weights",
     "posterior": "deterministic",

@@ -1,0 +1,201 @@
+"""What `mldiv export` writes of the stored study, read back through each tool's own reader; twice gives no doubles."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mldiv import __main__ as command
+from mldiv import records
+from mldiv.export import command as exporting
+from mldiv.export import runs
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the tools' own code
+
+GOLDEN = Path(__file__).resolve().parents[1] / "analysis" / "golden"
+#: Trials of the stored study that are exported here: repeats of two arms, and one of a search.
+SOME = ("0000", "0001", "0100", "0101", "search0")
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Five of the stored study's trials, with its tables and a picture."""
+    folder = shutil.copytree(GOLDEN / "study", tmp_path / "study")
+    records.write_assignments(folder, [item for item in records.read_assignments(folder) if item.trial in SOME])
+    for name in ("table.md", "table.csv", "answer.md"):
+        shutil.copy(GOLDEN / name, folder)
+    Image.new("RGB", (8, 6), "red").save(folder / "reliability.png")
+    return folder
+
+
+def export(study, tool, capsys):
+    code = command.main(["export", str(study), "--to", tool])
+    assert code == 0, capsys.readouterr().err
+    assert "5 runs of kernel_sweep are in" in capsys.readouterr().out
+    return study / "export" / tool
+
+
+def go_on(study, trial="0101"):
+    """As a trial that has another end now."""
+    folder = records.trial_folder(study, trial)
+    record = records.read_trial(folder)
+    record.test["pair"]["nll"] = 0.125
+    records.write_trial(folder, record)
+
+
+def recorded(study, trial):
+    folder = records.trial_folder(study, trial)
+    return records.read_trial(folder), list(records.epoch_lines(folder / "metrics.jsonl"))
+
+
+def test_every_number_of_a_trial_is_in_its_run(study):
+    found = {run.trial: run for run in runs.read(study).runs}
+    assert set(found) == set(SOME)
+    run, (record, lines) = found["0101"], recorded(study, "0101")
+    assert (run.arm, run.seed, run.phase, run.name) == ("mutual learning", 2, "repeat", "seed 2")
+    assert found["search0"].name == "search search0" and found["search0"].arm == "with a"
+    assert run.settings == {name: value for name, value in record.config.items()}
+    assert run.scores["test/pair/nll"] == record.test["pair"]["nll"] and run.scores["epochs"] == 12
+    assert run.scores["final/peer_1/accuracy"] == record.validation["peer_1"]["accuracy"]
+    assert [line.values["validation/pair/nll"] for line in run.epochs] == [line["validation"]["pair"]["nll"] for line in lines]
+    assert run.epochs[3].values["diversity/cosine/conv1.weight"] == 0.1
+    assert run.epochs[-1].ended - run.epochs[0].ended == pytest.approx(11 * 0.5)
+    before = run.digest
+    go_on(study)
+    after = {run.trial: run for run in runs.read(study).runs}
+    assert after["0101"].digest != before and after["0100"].digest == found["0100"].digest
+
+
+def test_a_trial_that_answers_twice_is_one_run(study):
+    items = records.read_assignments(study)
+    records.write_assignments(study, [records.Assignment("with a", "search", 0, "0100"), *items])
+    (run,) = (run for run in runs.read(study).runs if run.trial == "0100")
+    assert run.roles == ["with a, search, seed 0", "mutual learning, repeat, seed 1"] and run.arm == "mutual learning"
+
+
+def test_what_cannot_be_read_is_said(study, capsys, monkeypatch):
+    (records.trial_folder(study, "0001") / "trial.json").write_text("{")
+    monkeypatch.setitem(exporting.TOOLS, "tensorboard", "helpers.no_tool")
+    assert command.main(["export", str(study), "--to", "tensorboard"]) == 2
+    assert "tensorboard is not installed (No module named 'helpers.no_tool'): python -m pip install" in capsys.readouterr().err
+    assert len(runs.read(study).runs) == 4 and "not valid JSON" in runs.read(study).problems[0]
+    monkeypatch.setitem(exporting.TOOLS, "tensorboard", "mldiv.export.runs")
+    monkeypatch.setattr(runs, "export", lambda study, out: "look", raising=False)
+    assert command.main(["export", str(study / "none"), "--to", "tensorboard"]) == 2
+    assert "study.json: no such file" in capsys.readouterr().err
+    assert command.main(["export", str(study), "--to", "tensorboard"]) == 0
+    assert "left out: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_tensorboard_by_its_event_accumulator(study, times, capsys):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for time in range(times):
+        out = export(study, "tensorboard", capsys)
+        if times == 2 and time == 0:
+            go_on(study)
+    assert sorted(str(path.parent.relative_to(out)) for path in out.rglob("*tfevents*")) == [
+        "mutual learning/seed 1 0100", "mutual learning/seed 2 0101", "single/seed 1 0000", "single/seed 2 0001", "study",
+        "with a/search search0",
+    ]  # fmt: skip
+    record, lines = recorded(study, "0101")
+    events = EventAccumulator(str(out / "mutual learning" / "seed 2 0101")).Reload()
+    found = events.Scalars("validation/pair/nll")
+    assert [(item.step, item.value) for item in found] == [
+        (line["epoch"], pytest.approx(line["validation"]["pair"]["nll"])) for line in lines
+    ]
+    (nll,) = events.Scalars("test/pair/nll")
+    assert nll.value == pytest.approx(record.test["pair"]["nll"]) and nll.step == 11
+    assert (times == 2) == (nll.value == 0.125)
+    params = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"batch_size" in params and b"mutual learning" in params
+    events = EventAccumulator(str(out / "study")).Reload()
+    assert events.Tags()["images"] == ["reliability.png"] and events.Images("reliability.png")[0].width == 8
+    (text,) = events.Tensors("table.md/text_summary")
+    assert text.tensor_proto.string_val[0].decode() == (study / "table.md").read_text()
+
+
+def test_mlflow_by_its_client(study, capsys):
+    mlflow = pytest.importorskip("mlflow")
+    out = export(study, "mlflow", capsys)
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{out}/mlflow.db")
+
+    def there():
+        (experiment,) = (item for item in client.search_experiments() if item.name != "Default")
+        assert experiment.name == "kernel_sweep"
+        return {run.data.tags["mldiv.trial"]: run for run in client.search_runs([experiment.experiment_id])}, len(
+            client.search_runs([experiment.experiment_id])
+        )
+
+    first, count = there()
+    assert set(first) == {*SOME, "study"} and count == 6
+    record, lines = recorded(study, "0101")
+    run = first["0101"]
+    assert (run.info.run_name, run.data.tags["arm"], run.info.status) == ("seed 2", "mutual learning", "FINISHED")
+    assert run.data.params == {name: str(value) for name, value in record.config.items()}
+    assert run.data.metrics["test/pair/nll"] == record.test["pair"]["nll"]
+    history = client.get_metric_history(run.info.run_id, "validation/pair/nll")
+    assert [(item.step, item.value) for item in sorted(history, key=lambda item: item.step)] == [
+        (line["epoch"], line["validation"]["pair"]["nll"]) for line in lines
+    ]
+    files = {item.path for item in client.list_artifacts(first["study"].info.run_id)}
+    assert files == {"table.md", "table.csv", "answer.md", "reliability.png"}
+    table = client.download_artifacts(first["study"].info.run_id, "table.md", str(study.parent))
+    assert Path(table).read_text() == (study / "table.md").read_text()
+    go_on(study)
+    export(study, "mlflow", capsys)
+    second, count = there()
+    assert count == 6 and second["0101"].data.metrics["test/pair/nll"] == 0.125
+    assert {name for name in first if first[name].info.run_id != second[name].info.run_id} == {"0101"}
+
+
+def offline(folder):
+    """The records of an offline run by kind, as W&B's own `leet inspect` prints them: items of lists and updates as objects."""
+    tool = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
+    lines = subprocess.run(
+        tool, capture_output=True, text=True, check=True, env=os.environ | {"WANDB_ERROR_REPORTING": "false"}
+    )
+    found = {}
+    for line in map(json.loads, lines.stdout.splitlines()):
+        found.setdefault(line["type"], []).append(line.get(line["type"], {}))
+    return found
+
+
+def merged(updates):
+    return {name: value for update in updates for name, value in update.get("update", {}).items()}
+
+
+def test_wandb_by_its_offline_datastore(study, capsys, monkeypatch):
+    pytest.importorskip("wandb", minversion="0.31", reason="its `leet inspect` reads what it wrote")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(study / "waiting"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(study / "waiting"))
+    out = export(study, "wandb", capsys)
+    folders = {path.name.split("-")[-1]: path for path in out.glob("wandb/offline-run-*")}
+    assert set(folders) == {*SOME, "study"}
+    record, lines = recorded(study, "0101")
+    found = offline(folders["0101"])
+    (header,), history, summary = found["run"], [row["item"] for row in found["history"]], merged(found["summary"])
+    config = merged([header["config"]])
+    assert (header["run_id"], header["run_group"], header["display_name"]) == ("0101", "mutual learning", "seed 2")
+    assert header["project"] == "kernel_sweep" and not header.get("host")
+    assert history[-1]["_timestamp"] - history[0]["_timestamp"] == pytest.approx(11 * 0.5)
+    assert {name: config[name] for name in record.config} == record.config
+    assert [(row["_step"], row["validation/pair/nll"]) for row in history] == [
+        (line["epoch"], line["validation"]["pair"]["nll"]) for line in lines
+    ]
+    assert summary["test/pair/nll"] == record.test["pair"]["nll"]
+    (row,) = (row["item"] for row in offline(folders["study"])["history"])
+    assert row["table.nrows"] == 5 and row["reliability.width"] == 8
+    go_on(study)
+    export(study, "wandb", capsys)
+    again = {path.name.split("-")[-1]: path for path in out.glob("wandb/offline-run-*")}
+    assert len(list(out.glob("wandb/offline-run-*"))) == 6
+    assert {name for name in folders if again[name] != folders[name]} == {"0101"}
+    assert merged(offline(again["0101"])["summary"])["test/pair/nll"] == 0.125
