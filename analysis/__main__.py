@@ -8,8 +8,8 @@ from pathlib import Path
 
 from analysis.build import FORMATS, build
 from analysis.join import join
-from mldiv.plugins.loading import load_named
-from mldiv.records import RecordError
+from mldiv.plugins.loading import load_named, load_recorded
+from mldiv.records import RecordError, read_study
 from mldiv.storage.object_store import is_url, working_copy
 from mldiv.terminal import Parser, hide_secrets, patient_output, plain
 
@@ -59,6 +59,9 @@ def _analyse(places: Sequence[str], out: Path | None, formats: Sequence[str]) ->
         copies = [stack.enter_context(working_copy(place, fetch=False)) for place in places]
         for copy in copies:
             copy.pull_study()
+            header = read_study(copy.local)
+            for word in load_recorded(header.plugins, header.plugin_files, "column"):
+                print(plain(f"analysis: {word}"), file=sys.stderr)
         if len(copies) == 1:
             text = build(copies[0].local, out, formats, place=places[0] if out is None else "")
             copies[0].push(folders=False)

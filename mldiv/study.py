@@ -41,3 +41,7 @@ class Study:
     ranges: Ranges = field(default_factory=lambda: RANGES)
     surface: dict[str, tuple[float, float]] | None = None
     sizes: Callable[[TrialConfig], list[TrialConfig]] | None = None
+
+
+#: Studies that can be run by name, beside those of `studies/`: what plug-ins enter.
+STUDIES: dict[str, Study] = {}

@@ -3,6 +3,7 @@
 from analysis.build import build, undecided
 from mldiv.cli.main import main
 from mldiv.study import Study
+from mldiv.sweep.search_space import KERNELS_OWN
 
 BASELINE = "mutual learning"
 
@@ -11,7 +12,7 @@ STUDY = Study(
     question="How much do the diversity terms gain when weights, temperature, kernel and switch are searched at once?",
     scientific="diversity terms",
     arms={BASELINE: {"alpha": 0.0, "beta": 0.0}, "diversity, searched": {}},
-    searched=("lr", "kl_weight", "temperature", "alpha", "beta", "kernel", "kernel_width", "kernel_degree", "switch_epoch"),
+    searched=("lr", "kl_weight", "temperature", "alpha", "beta", "kernel", KERNELS_OWN, "switch_epoch"),
     baseline=BASELINE,
     batch=4,
 )

@@ -9,6 +9,7 @@ from analysis.build import build, undecided
 from mldiv.cli.main import main
 from mldiv.method.kernels import KERNELS
 from mldiv.study import Study
+from mldiv.sweep.search_space import KERNELS_OWN
 
 BASELINE = "mutual learning"
 
@@ -17,7 +18,7 @@ STUDY = Study(
     question="Which similarity kernel in Eq. (14) makes a pair of Bayesian networks teach each other best?",
     scientific="kernel",
     arms=lambda config: {BASELINE: {"alpha": 0.0, "beta": 0.0}} | {kernel: {"kernel": kernel} for kernel in KERNELS},
-    searched=("lr", "kl_weight", "temperature", "alpha", "beta", "kernel_width", "kernel_degree", "switch_epoch"),
+    searched=("lr", "kl_weight", "temperature", "alpha", "beta", KERNELS_OWN, "switch_epoch"),
     baseline=BASELINE,
 )
 

@@ -54,6 +54,8 @@ def test_the_examples_entries_keep_their_contracts(capsys):
     assert said == ["kernel cauchy: ok", "network two_layers: ok", "data set stripes: ok", "metric top2: ok"]
     assert command.main(["check-plugin", str(EXAMPLE / "column.py")]) == 0
     assert capsys.readouterr().out.splitlines() == ["column top2: ok"]
+    assert command.main(["check-plugin", str(EXAMPLE / "question.py")]) == 0
+    assert capsys.readouterr().out.splitlines() == ["study tails: ok"]
 
 
 OWN = [
