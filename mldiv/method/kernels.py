@@ -25,10 +25,10 @@ class Range:
     step: of a whole number, which is a multiple of it; why: what is wrong with other values.
     """
 
-    low: float
-    high: float
+    low: float | int
+    high: float | int
     help: str = "a kernel's own parameter"
-    searched: tuple[float, float] | None = None
+    searched: tuple[float | int, float | int] | None = None
     step: int | None = None
     why: str = ""
 
