@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mldiv.extras import install_hint
-from mldiv.plugins.loading import load_named
-from mldiv.records import RecordError
+from mldiv.plugins.loading import load_named, load_recorded
+from mldiv.records import RecordError, read_study
 from mldiv.storage.full_predictions import FILE
 from mldiv.storage.object_store import OF_ANALYSIS, is_url, working_copy
 from mldiv.terminal import Parser, hide_secrets, patient_output, plain
@@ -77,6 +77,9 @@ def _analyse(places: Sequence[str], out: Path | None, formats: Sequence[str], la
         copies = [stack.enter_context(working_copy(place, fetch=False)) for place in places]
         for copy in copies:
             copy.pull_study(OF_ANALYSIS if labels is None else (*OF_ANALYSIS, FILE))
+            header = read_study(copy.local)
+            for word in load_recorded(header.plugins, header.plugin_files, "column"):
+                print(plain(f"analysis: {word}"), file=sys.stderr)
         if labels is not None:
             folder = Path("" if is_url(places[0]) else places[0]) / f"labels-{labels.stem}"
             return build(copies[0].local, out or folder, formats, labels=read(labels))

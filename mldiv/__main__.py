@@ -10,6 +10,7 @@ from mldiv.checkout import STUDIES, use_analysis
 from mldiv.cli.main import main as run_study
 from mldiv.plugins import loading
 from mldiv.plugins.loading import PluginError
+from mldiv.study import STUDIES as STUDIES_OF_PLUGINS
 from mldiv.study import Study
 from mldiv.terminal import Parser, plain
 
@@ -34,12 +35,23 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("flags", nargs=argparse.REMAINDER, metavar="...", help="those of the study: mldiv run STUDY --help")
     given = parser.parse_args(argv)
     path = paths().get(given.study, Path(given.study))
-    if not path.is_file():
-        parser.error(f"no study is called {given.study}, and no file: mldiv studies")
-    study = defined(path)
-    if study is None:
-        parser.error(f"{path} defines no STUDY")
+    if path.is_file():
+        study = defined(path)
+        if study is None:
+            parser.error(f"{path} defines no STUDY")
+    else:
+        study = entered(given.flags).get(given.study)
+        if study is None:
+            parser.error(f"no study is called {given.study}, no plug-in enters one, and no file is: mldiv studies")
     return run_study(study, argv=given.flags, prog=f"mldiv run {given.study}")
+
+
+def entered(flags: Sequence[str]) -> dict[str, Study]:
+    """Return the studies of the plug-ins that a study's flags name, and of those that are installed."""
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    known.add_argument("--plugin", action="append", default=[])
+    loading.load_named(known.parse_known_args(flags)[0].plugin)
+    return STUDIES_OF_PLUGINS
 
 
 def paths() -> dict[str, Path]:
@@ -54,9 +66,12 @@ def defined(path: Path) -> Study | None:
 
 def list_studies(argv: Sequence[str]) -> int:
     """Print every study with the question that it answers."""
-    Parser(prog="mldiv studies", description=COMMANDS["studies"][0]).parse_args(argv)
-    for name, path in paths().items():
-        study = defined(path)
+    parser = Parser(prog="mldiv studies", description=COMMANDS["studies"][0])
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a plug-in first; repeatable")
+    given = parser.parse_args(argv)
+    found = {name: defined(path) for name, path in paths().items()}
+    found |= entered([part for name in given.plugin for part in ("--plugin", name)])
+    for name, study in found.items():
         print(f"{name:<16}{study.question if study else '-'}")
     return 0
 

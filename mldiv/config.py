@@ -4,8 +4,9 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mldiv import kernel_settings
 from mldiv.datasets import ood as other_images
 from mldiv.datasets.files import DataError
 from mldiv.datasets.sources import DATASETS
@@ -31,7 +32,6 @@ from mldiv.setting import (
     TRIAL,
     ConfigError,
     Log,
-    Steps,
     anything,
     as_before,
     fields,
@@ -204,17 +204,12 @@ class TrialConfig:
         "[chosen]", choices=NORMALIZATIONS,
     )  # fmt: skip
     kernel: str = _diversity_code("cosine", "similarity of two images' features, Eq. (14)", choices=KERNELS, search=anything)
-    kernel_width: float = _diversity_code(
-        1.0, "width of a kernel that has one, in median distances", ge=1e-3, le=1e3, search=Log(0.25, 4.0)
-    )
-    kernel_degree: int = _diversity_code(
-        2,
-        "degree of the polynomial kernel",
-        ge=2,
-        le=16,
-        multiple_of=2,
-        why="odd, and similarities turn negative",
-        search=Steps(2, 6, 2),
+    kernel_width: float = kernel_settings.parameter("width")
+    kernel_degree: int = kernel_settings.parameter("degree")
+    kernel_own: str = _diversity_code(
+        "",
+        "other parameters of kernels, each with a setting's name of its own, kernel_NAME: those not at their default",
+        before="",
     )
     include_diagonal: bool = _diversity_code(False, "whether an image is among its own neighbours [chosen]")
     feature_direction: str = _diversity_code(
@@ -334,8 +329,19 @@ class TrialConfig:
     def __post_init__(self) -> None:
         for name, value in _check(vars(self)).items():  # 1 and 1.0 are one setting, and have one identity
             object.__setattr__(self, name, value)
+        if self.kernel_own:
+            object.__setattr__(self, "kernel_own", kernel_settings.written(kernel_settings.read(self.kernel_own)))
         _check_ood(self)
         _check_together(self)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> float | int:
+            """Return a kernel's parameter that is no field."""
+            known = kernel_settings.parameters() if name.startswith(kernel_settings.PREFIX) else {}
+            if name not in known:
+                raise AttributeError(f"no setting is called {name!r}")
+            return kernel_settings.read(self.kernel_own).get(name, known[name].default)
 
     @property
     def id(self) -> str:
@@ -374,7 +380,7 @@ class TrialConfig:
 
     @property
     def kernel_options(self) -> dict[str, float | int]:
-        """The chosen kernel's own parameters by their names in its signature; what is no setting has its default there."""
+        """The chosen kernel's own parameters by their names in its signature; what has no range there has its default."""
         return {name: getattr(self, f"kernel_{name}", default) for name, default in kernel_parameters(self.kernel).items()}
 
     def replace(self, **changes: Any) -> "TrialConfig":
@@ -382,10 +388,15 @@ class TrialConfig:
 
         Raises: ConfigError for a name that is no setting (with the nearest one) or a value that cannot be.
         """
-        known = list(fields(type(self)))
-        for name in changes:
-            if name not in known:
-                raise ConfigError(f"no setting is called {name!r}{nearest(name, known)}")
+        known = fields(type(self))
+        if given := {name: changes[name] for name in changes if name not in known}:
+            own = kernel_settings.parameters().keys() - known
+            for name in given:
+                if name not in own:
+                    raise ConfigError(f"no setting is called {name!r}{nearest(name, [*known, *own])}")
+            before = kernel_settings.read(changes.get("kernel_own", self.kernel_own))
+            changes = {name: changes[name] for name in changes if name in known}
+            changes["kernel_own"] = kernel_settings.written(before | given)
         return dataclasses.replace(self, **changes)
 
 
@@ -409,6 +420,7 @@ def _check_ood(config: TrialConfig) -> None:
 
 def _check_together(config: TrialConfig) -> None:
     """What settings ask of each other."""
+    kernel_settings.check_kernel(config.kernel)
     if config.fusion_dim % config.fusion_heads:
         raise ConfigError(f"fusion_dim = {config.fusion_dim} must be a multiple of fusion_heads = {config.fusion_heads}")
     if config.switch_epoch > config.epochs:

@@ -173,11 +173,11 @@ class StudyRecord:
     once; surface: alpha's and beta's positive range, where their response surface is drawn; trends: by axis and
     effect, the size of each of its contrasts; data: the data in words;
     world_size: worker processes of a trial; fingerprint: hash of all images and labels; plugins: by name, the hash of each
-    plug-in's source. chosen and importance come at the
-    study's end: by arm, the settings that its search chose, and each one's share in what makes a trial good. margins: by
-    metric, the smallest difference that matters, stated before training. looks: the numbers of seeds at which a study that adds
-    seeds as needed looks at its comparisons, stated before training too, none in any other; level: of each look's intervals,
-    LEVEL shared out evenly over the looks.
+    plug-in's source; plugin_files: where those that are files were. chosen and importance come at the study's end: by arm, the
+    settings that its search chose, and each one's share in what makes a trial good. margins: by metric, the smallest difference
+    that matters, stated before training. looks: the numbers of seeds at which a study that adds seeds as needed looks at its
+    comparisons, stated before training too, none in any other; level: of each look's intervals, LEVEL shared out evenly over
+    the looks.
     """
 
     compare: list[str]
@@ -211,6 +211,7 @@ class StudyRecord:
     importance: dict[str, dict[str, float]] | None = None
     fingerprint: str | None = None
     plugins: dict[str, str] = field(default_factory=dict)
+    plugin_files: dict[str, str] = field(default_factory=dict)
     margins: dict[str, float] = field(default_factory=lambda: dict(MARGINS))
     looks: list[int] = field(default_factory=list)
     level: float = LEVEL
@@ -322,7 +323,7 @@ def _check_schema(value: dict[str, Any], path: Path) -> None:
 def write_study(folder: Path, record: StudyRecord) -> None:
     """Write ``study.json``; what is not known yet, or what most studies have not, is left out."""
     later: dict[str, Any] = {"chosen": None, "importance": None, "fingerprint": None, "drawn": [], "looks": [], "level": LEVEL}
-    later |= {"plugins": {}}
+    later |= {"plugins": {}, "plugin_files": {}}
     write_json(folder / "study.json", {name: value for name, value in asdict(record).items()
                                        if name not in later or value != later[name]})  # fmt: skip
 

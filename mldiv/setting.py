@@ -106,9 +106,13 @@ def make_check(cls: Any) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
 
     It raises ConfigError for the first value of a wrong type, out of its range or not among its choices.
     """
-    settings = fields(cls)
+    return make_check_of(cls.__name__, fields(cls))
+
+
+def make_check_of(title: str, settings: Mapping[str, dataclasses.Field]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Make the same of settings by name."""
     strict = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
-    model = pydantic.create_model(cls.__name__, __config__=strict, **{name: _typed(item) for name, item in settings.items()})
+    model = pydantic.create_model(title, __config__=strict, **{name: _typed(item) for name, item in settings.items()})
 
     def check(values: Mapping[str, Any]) -> dict[str, Any]:
         try:

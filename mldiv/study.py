@@ -37,7 +37,8 @@ class Study:
     """A question and its design.
 
     scientific: what differs between arms; arms: name -> changed settings, or a function of the preset's configuration;
-    searched: nuisance settings, tuned for each arm with the same budget; everything else is fixed. baseline: the arm that
+    searched: nuisance settings, tuned for each arm with the same budget ("kernel_*": its kernel's own); everything else is
+    fixed. baseline: the arm that
     the others, or those in ``compare``, are compared with; contrasts: name -> weight of each arm's score in it, or a
     function of the arms; members: whose predictions an arm is judged by, where not by the pair's.
     batch: open Optuna trials per arm; samples: of each arm's search, where the preset's number does not serve;
@@ -64,3 +65,7 @@ class Study:
     surface: Callable[[], dict[str, tuple[float, float]]] | None = None
     sizes: Callable[[TrialConfig], list[TrialConfig]] | None = None
     trends: Callable[[TrialConfig], Trends] | None = None
+
+
+#: Studies that can be run by name, beside those of `studies/`: what plug-ins enter.
+STUDIES: dict[str, Study] = {}

@@ -10,7 +10,7 @@ STUDY = Study(
     question="How much do the diversity terms gain when weights, temperature, kernel and switch are searched at once?",
     scientific="diversity terms",
     arms={BASELINE: {"alpha": 0.0, "beta": 0.0}, "diversity, searched": {}},
-    searched=("lr", "kl_weight", "temperature", "alpha", "beta", "kernel", "kernel_width", "kernel_degree", "switch_epoch"),
+    searched=("lr", "kl_weight", "temperature", "alpha", "beta", "kernel", "kernel_*", "switch_epoch"),
     baseline=BASELINE,
     batch=4,
 )

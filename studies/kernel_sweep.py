@@ -27,7 +27,7 @@ STUDY = Study(
     question="Which similarity kernel in Eq. (14) makes a pair of Bayesian networks teach each other best?",
     scientific="kernel",
     arms=arms,
-    searched=("lr", "kl_weight", "temperature", "alpha", "beta", "kernel_width", "kernel_degree", "switch_epoch"),
+    searched=("lr", "kl_weight", "temperature", "alpha", "beta", "kernel_*", "switch_epoch"),
     baseline=BASELINE,
 )
 

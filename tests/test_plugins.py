@@ -1,21 +1,29 @@
 """Plug-ins: what the example enters is trained, with Ray and without; what is wrong with another is said by name."""
 
+import dataclasses
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 from helpers.small_study import TINY
 
+from analysis import __main__ as analysis
 from analysis.build import build
 from mldiv import __main__ as command
 from mldiv.cli.main import main
+from mldiv.config import ConfigError, TrialConfig, from_dict
+from mldiv.doctor import __main__ as doctor
 from mldiv.method.kernels import KERNELS
 from mldiv.plugins import loading
 from mldiv.plugins.contracts import CONTRACTS, faults
 from mldiv.plugins.loading import Plugin, PluginError, find, load
 from mldiv.records import find_trial, read_assignments, read_study
-from mldiv.study import Study
+from mldiv.study import STUDIES, Study
+from mldiv.sweep.arm import make_arm
+from mldiv.sweep.search_space import KERNELS_OWN, suggest
 from mldiv.training.first_stage import environment_id
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "plugin"
@@ -33,6 +41,10 @@ FLAGS = [
 def forgotten():
     """No test sees another's plug-ins."""
     yield
+    forget_all()
+
+
+def forget_all():
     for plugin in loading.loaded():
         loading.forget(plugin.name)
 
@@ -54,6 +66,12 @@ def test_the_examples_entries_keep_their_contracts(capsys):
     assert said == ["kernel cauchy: ok", "network two_layers: ok", "data set stripes: ok", "metric top2: ok"]
     assert command.main(["check-plugin", str(EXAMPLE / "column.py")]) == 0
     assert capsys.readouterr().out.splitlines() == ["column top2: ok"]
+    assert command.main(["check-plugin", str(EXAMPLE / "cauchy.py")]) == 0
+    capsys.readouterr()
+    assert command.main(["check-plugin", str(EXAMPLE / "question.py")]) == 0
+    assert capsys.readouterr().out.splitlines() == ["study tails: ok"]
+    assert command.main(["check-plugin", str(EXAMPLE / "question.py")]) == 0
+    assert capsys.readouterr().out.splitlines() == ["study tails: ok"]
 
 
 OWN = [
@@ -74,7 +92,14 @@ def test_the_packages_own_entries_keep_their_contracts(kind, name):
     assert faults(kind, name) == []
 
 
-HEAD = "import torch\nfrom mldiv.method.kernels import KERNELS\n"
+HEAD = "import torch\nfrom typing import Annotated\nfrom mldiv.method.kernels import KERNELS, Range, cosine\n"
+
+
+def with_parameter(name, default, ends, value):
+    return (
+        f"def own(a, b, *, {name}: Annotated[float, Range({ends})] = {default}):\n    return {value}\n"
+        "KERNELS['own'] = own"
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -85,6 +110,10 @@ HEAD = "import torch\nfrom mldiv.method.kernels import KERNELS\n"
         ("KERNELS['own'] = lambda a, b: torch.sigmoid(a.sum(1)[:, None] + 0 * b.sum(1)).round()", "it is not symmetric"),
         ("KERNELS['own'] = lambda a, b, width: a @ b.T", "its parameter width must come by keyword, with a default"),
         ("KERNELS['own'] = lambda a, b: None", "raises AttributeError"),
+        (with_parameter("tail", 3.0, "0.1, 2", "cosine(a, b)"), "ConfigError: kernel_tail = 3.0: must be at most 2"),
+        (with_parameter("tail", 1.0, "0.1, 2", "cosine(a, b) * tail"), "not within [0, 1], of tail = 2"),
+        (with_parameter("width", 1.0, "0.1, 2", "cosine(a, b)"), "'width' has another default or range than that of 'rbf'"),
+        (with_parameter("own", 1.0, "0.1, 2", "cosine(a, b)"), "its parameter own cannot be a setting"),
     ],
 )
 def test_what_a_kernel_does_not_keep_is_said(write, capsys, line, fault):
@@ -137,23 +166,121 @@ def test_first_stages_are_shared_between_the_same_plugins_only(tiny_data, write)
     assert environment_id(tiny_data, cpu) == found[0]
 
 
+STUDIED = "from mldiv.study import STUDIES, Study\nSTUDIES['own'] = Study(name='own', question='?', scientific='x', "
+
+
+@pytest.mark.parametrize(
+    ("rest", "fault"),
+    [
+        ("arms={'a': {}}, searched=(), baseline='b')", "it has no arm 'b'"),
+        ("arms={'a': {'kernl': 'rbf'}}, searched=(), baseline='a')", "arm 'a': no setting is called 'kernl'"),
+        ("arms={'a': {}}, searched=('peers',), baseline='a')", "it searches 'peers', which is no setting with a range"),
+    ],
+)
+def test_what_a_study_does_not_keep_is_said(write, capsys, rest, fault):
+    assert command.main(["check-plugin", write(STUDIED + rest)]) == 1
+    assert fault in capsys.readouterr().out
+
+
+@pytest.fixture
+def cauchy():
+    """A configuration with the example's kernel, whose `kernel_tail` lies between 0.1 and 10."""
+    load([find(str(EXAMPLE / "cauchy.py"))])
+    return TrialConfig(kernel="cauchy", epochs=12, switch_epoch=8)
+
+
+def test_a_parameter_of_a_plugins_kernel_is_a_setting(cauchy):
+    assert cauchy.kernel_options == {"width": 1.0, "tail": 1.0} and cauchy.kernel_tail == 1
+    assert cauchy.replace(kernel_tail=1) == cauchy  # at its default no identity knows of it
+    heavy = cauchy.replace(kernel_tail=0.5, alpha=0.3)
+    assert heavy.kernel_options == {"width": 1.0, "tail": 0.5} and heavy.kernel_tail == 0.5
+    assert heavy.id != cauchy.replace(alpha=0.3).id
+    assert from_dict(dataclasses.asdict(heavy)) == heavy == TrialConfig(**dataclasses.asdict(heavy))
+    rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(KERNELS["cauchy"](rows, rows, tail=0.5).square(), KERNELS["cauchy"](rows, rows))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"kernel_tail": 11}, "kernel_tail = 11: must be at most 10"),
+        ({"kernel_tail": 0.01}, "kernel_tail = 0.01: must be at least 0.1"),
+        ({"kernel_tail": "much"}, "kernel_tail = 'much': expected float"),
+        ({"kernel_tial": 2.0}, "no setting is called 'kernel_tial'; did you mean 'kernel_tail'?"),
+        ({"kernel_own": "tail"}, "kernel_own = 'tail': expected parameters with numbers"),
+        ({"kernel_own": "head=2"}, "no kernel here has a parameter 'head'"),
+    ],
+)
+def test_a_parameter_that_cannot_be_is_refused(cauchy, changes, said):
+    with pytest.raises(ConfigError) as refused:
+        cauchy.replace(**changes)
+    assert said in str(refused.value)
+
+
+def test_a_parameter_of_a_kernel_that_no_arm_has_is_refused(capsys):
+    only = replace(STUDY, arms={"rbf": {"kernel": "rbf"}, "cosine": {}})
+    assert main(only, build, [*FLAGS, "--set=kernel_tail=2", "--dry-run"]) == 2
+    assert "--set kernel_tail=2: a parameter of cauchy, a kernel that no arm of this study has" in capsys.readouterr().err
+    assert main(STUDY, build, [*FLAGS, "--set=kernel_tail=2", "--dry-run"]) == 0
+
+
+def test_a_parameter_is_searched_where_its_kernel_is_the_arms(cauchy):
+    searched = ("kernel", KERNELS_OWN)
+    arms = {name: make_arm(name, cauchy, {"kernel": name}, searched) for name in ("cauchy", "rbf", "cosine")}
+    assert [arm.searched for arm in arms.values()] == [("kernel_width", "kernel_tail"), ("kernel_width",), ()]
+    study, drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)), set()
+    for _ in range(20):
+        config = suggest(study.ask(), cauchy, arms["cauchy"].searched, arms["cauchy"].ranges)
+        assert 0.5 <= config.kernel_tail <= 4
+        drawn.add(config.id)
+    assert len(drawn) == 20
+
+
+def test_a_plugins_study_is_run_by_its_name(capsys):
+    load([find(str(EXAMPLE / name)) for name in ("cauchy.py", "question.py")])
+    flags = [*FLAGS, "--plugin", str(EXAMPLE / "question.py"), "--trials", "1", "--dry-run"]
+    assert main(STUDIES["tails"], build, flags) == 0
+    assert "heavier: 1 Optuna trials over lr, kernel_width, then 1 seeds" in capsys.readouterr().out
+
+
+def test_the_doctor_says_which_plugins_there_are(write):
+    plugins = doctor.plugins
+    found = plugins.here(doctor.parse(["--plugin", str(EXAMPLE / "cauchy.py")]))
+    assert found.verdict == "ok" and found.what == f"cauchy ({loading.hashes()['cauchy']})"
+    found = plugins.here(doctor.parse(["--plugin", write("import no_such_module")]))
+    assert found.verdict == "failed" and "No module named 'no_such_module'" in found.what
+
+
 def ended(folder):
     return {item.arm: find_trial(folder, item.trial) for item in read_assignments(folder)}
 
 
-def test_a_study_with_a_plugin(tmp_path, capsys):
-    """Trained, tabulated with its own column, taken up again with the same plug-in only."""
-    argv = [*FLAGS, "--plugin", str(EXAMPLE / "column.py"), "--in-process", "--out", str(tmp_path / "own")]
+def test_a_study_with_a_plugin(tmp_path, capsys, monkeypatch):
+    """Trained, tabulated with its own column, then and from the records alone, taken up again with the same plug-in only."""
+    (column := tmp_path / "column.py").write_text((EXAMPLE / "column.py").read_text())
+    argv = [*FLAGS, "--plugin", str(column), "--in-process", "--out", str(tmp_path / "own"), "--set=kernel_tail=2"]
     assert main(STUDY, build, argv) == 0
     assert "Top 2 %" in capsys.readouterr().out
     records = ended(tmp_path / "own")
     assert {record.status for record in records.values()} == {"finished"}
     assert records["cauchy"].test["pair"]["top2"] == 1  # of two classes
     assert records["cauchy"].environment["plugins"] == loading.hashes()
+    assert records["cauchy"].config["kernel_own"] == "tail=2.0"
     assert records["cauchy"].config["arch"] == "two_layers" and records["cauchy"].data["classes"] == 2
     assert read_study(tmp_path / "own").plugins == loading.hashes()
-    for plugin in loading.loaded():
-        loading.forget(plugin.name)
+    forget_all()
+    monkeypatch.setattr(sys, "argv", ["analysis", str(tmp_path / "own"), "--format", "md"])
+    assert analysis.main() == 0
+    said = capsys.readouterr()
+    assert "Top 2 %" in said.out and said.err == "" and list(loading.hashes()) == ["column"]
+    for text, word in (("x = 1", "not as the study had it"), (None, "cannot be read (No such file or directory)")):
+        forget_all()
+        column.unlink() if text is None else column.write_text(text)
+        assert analysis.main() == 0
+        said = capsys.readouterr()
+        assert "Top 2 %" not in said.out
+        assert f"analysis: plug-in {column}: {word}" in said.err and "left out unless --plugin names it" in said.err
+    column.write_text((EXAMPLE / "column.py").read_text())
     changed = tmp_path / "cauchy.py"
     changed.write_text((EXAMPLE / "cauchy.py").read_text() + "\n")
     assert main(STUDY, build, [str(changed) if word == str(EXAMPLE / "cauchy.py") else word for word in argv]) == 2
@@ -162,9 +289,14 @@ def test_a_study_with_a_plugin(tmp_path, capsys):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_study_with_a_plugin_on_ray(tmp_path, shared_cluster, capsys):
-    """Its worker is a process of its own."""
-    argv = [*FLAGS, "--out", str(tmp_path / "own"), "--address", shared_cluster.address, "--parallel-trials", "1"]
+@pytest.mark.parametrize("way", [("--parallel-trials", "2"), ("--parallel-trials", "1", "--workers", "2")])
+def test_a_study_with_a_plugin_on_ray(tmp_path, shared_cluster, way):
+    """Two trials at once, and a trial of two processes: the cluster's two nodes have a processor each."""
+    from helpers import clusters
+
+    clusters.set_nodes(shared_cluster, 1)
+    argv = [*FLAGS, "--out", str(tmp_path / "own"), "--address", shared_cluster.address, *way, "--set=kernel_tail=2"]
     assert main(STUDY, lambda folder, place: "", argv) == 0
+    assert ended(tmp_path / "own")["cauchy"].config["kernel_own"] == "tail=2.0"
     assert {record.status for record in ended(tmp_path / "own").values()} == {"finished"}
     assert torch.isfinite(torch.tensor(ended(tmp_path / "own")["cauchy"].test["pair"]["nll"]))

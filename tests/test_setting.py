@@ -27,8 +27,8 @@ def words(text: str) -> set[str]:
 
 
 SHAPES_OF_DIVERSITY = words(
-    "param_distance param_weights param_transform param_normalization kernel kernel_width kernel_degree include_diagonal "
-    "feature_direction feature_reduction feature_transform feature_normalization center_features"
+    "param_distance param_weights param_transform param_normalization kernel kernel_width kernel_degree kernel_own "
+    "include_diagonal feature_direction feature_reduction feature_transform feature_normalization center_features"
 )
 NUMBERS_OF_DIVERSITY = words(
     "alpha beta weighting scale_batches switch_epoch fusion_lr_scale fusion_epochs test_samples stage_two_lr_scale shift_share "

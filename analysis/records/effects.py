@@ -11,6 +11,7 @@ from analysis.records.repeats import Repeat, Repeats
 from analysis.stats.bootstrap import Interval, PerSeed, two_way, two_way_statistic
 from analysis.stats.calibration import image_eces
 from analysis.stats.statistics import BETTER, UNDECIDED, WORSE, Difference, contrast, difference, holm
+from mldiv.records import TrialRecord
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,24 @@
 """A kernel, a network, a data set and a metric of one's own: each a line in the registry that a newcomer would look for."""
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from torch import nn
 
 from mldiv.datasets.sources import DATASETS, Source
 from mldiv.evaluation.metrics import METRICS
-from mldiv.method.kernels import KERNELS
+from mldiv.method.kernels import KERNELS, Range
 from mldiv.method.networks import MODELS
 
+Tail = Annotated[float, Range(0.1, 10, "power of the cauchy kernel: the smaller, the heavier its tails", searched=(0.5, 4))]
 
-def cauchy(a, b, *, width=1.0):
-    """Heavier tails than rbf: 1 / (1 + d^2 / s^2), s the mean distance times `kernel_width`."""
+
+def cauchy(a, b, *, width=1.0, tail: Tail = 1.0):
+    """Heavier tails than rbf: 1 / (1 + d^2 / s^2)^t, s the mean distance times `kernel_width`, t `kernel_tail`."""
     distances = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
     scale = width * (distances.detach().mean() + 1e-12)
-    return 1 / (1 + (distances / scale).square())
+    return (1 + (distances / scale).square()) ** -tail
 
 
 class TwoLayers(nn.Module):

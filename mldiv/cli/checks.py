@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mldiv import kernel_settings
 from mldiv.cluster.nodes import local_resources
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets import corruptions, ood, sources
@@ -78,6 +79,11 @@ def check_heard(given: dict[str, Any], base: TrialConfig, usual: TrialConfig, ar
     """
     made = arms(base)
     for name, value in given.items():
+        takers = kernel_settings.owners(name)
+        if takers and not any("kernel" in arm.searched or arm.config.kernel in takers for arm in made):
+            raise ConfigError(
+                f"--set {name}={value}: a parameter of {' and '.join(takers)}, a kernel that no arm of this study has"
+            )
         try:
             others = arms(base.replace(**{name: getattr(usual, name)}))
         except (ConfigError, DataError):

@@ -22,7 +22,7 @@ from mldiv.storage.object_store import Location, SyncedFolder, is_url, working_c
 from mldiv.sweep.common_points import drawn_after
 
 #: Fields of study.json in which a folder's study may differ from the one that continues it; settings are compared one by one.
-FREE = frozenset({"environment", "settings", "data", "chosen", "importance", "fingerprint", "drawn", "trends"})
+FREE = frozenset({"environment", "settings", "data", "chosen", "importance", "fingerprint", "drawn", "plugin_files", "trends"})
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from mldiv.cluster.nodes import has_gpus, memory_here
 from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.datasets.files import DataError
 from mldiv.datasets.splits import TooFewImages
-from mldiv.plugins.loading import hashes
+from mldiv.plugins import loading
 from mldiv.presets import PRESETS, Preset, configure, cut_of
 from mldiv.records import LEVEL, StudyRecord
 from mldiv.storage.cache import Store
@@ -244,7 +244,8 @@ def describe_study(
         fingerprint=dataset(base).whole_fingerprint,
         data_is_subset=bool(base.train_size or base.test_size),
         world_size=flags.workers,
-        plugins=hashes(),
+        plugins=loading.hashes(),
+        plugin_files=loading.files(),
         environment={"mldiv": mldiv.__version__, "commit": records.commit()},
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mldiv.cli.flags import current_names
-from mldiv.doctor import cluster, locations, machine, ports
+from mldiv.doctor import cluster, locations, machine, plugins, ports
 from mldiv.doctor.machine import AS_LOCKED, FAILED, GROUP_BYTES, OK, SKIPPED, WARNING, Check, Finding, first_line
 from mldiv.terminal import Parser
 
@@ -33,6 +33,7 @@ def parse(argv: Sequence[str] | None = None, prog: str = "python -m mldiv.doctor
     parser.add_argument("--cpus-per-worker", type=float, metavar="N")
     parser.add_argument("--gpus-per-worker", type=float, metavar="N")
     parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS") or "local")
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE")
     parser.add_argument("--limit", type=float, default=120.0, metavar="SECONDS", help="for each check (default 120)")
     return parser.parse_args(current_names(sys.argv[1:] if argv is None else argv))
 
@@ -182,9 +183,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m mldiv.doctor"
 
 
 #: What is looked at once Ray runs.
-AFTER_RAY: dict[str, Check] = {"trials at once": check_capacity, **cluster.CHECKS, **ports.CHECKS}
+AFTER_RAY: dict[str, Check] = {
+    "trials at once": check_capacity, **plugins.ON_NODES, **cluster.CHECKS, **ports.CHECKS,
+}  # fmt: skip
 #: Every check by name, in order.
-CHECKS: dict[str, Check] = {**machine.CHECKS, **locations.CHECKS, "Ray": joined, "data": locations.data, **AFTER_RAY}
+CHECKS: dict[str, Check] = {
+    **machine.CHECKS, **plugins.CHECKS, **locations.CHECKS, "Ray": joined, "data": locations.data, **AFTER_RAY,
+}  # fmt: skip
 
 
 def run(argv: Sequence[str] | None = None, **prog: str) -> NoReturn:

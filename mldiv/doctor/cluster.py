@@ -13,6 +13,8 @@ from typing import Any
 from mldiv.doctor import locations, machine
 from mldiv.doctor.locations import existing
 from mldiv.doctor.machine import FAILED, OK, WARNING, Check, Finding, first_line, some
+from mldiv.plugins import loading
+from mldiv.plugins.loading import Plugin
 
 #: How far clocks may differ: the store tells by them what was used last, and an object store refuses a quarter of an hour.
 CLOCK_SECONDS = 30.0
@@ -231,13 +233,14 @@ def same_store(flags: Namespace) -> Finding:
     return _shared(locations.places(flags)["store"], flags)
 
 
-def read_data(name: str, root: str | None) -> None:
-    """Check, on a node, that a data set is complete.
+def read_data(name: str, root: str | None, plugins: list[Plugin]) -> None:
+    """Check, on a node, that a data set, which a plug-in may bring, is complete.
 
-    Raises: DataError.
+    Raises: DataError; PluginError.
     """
     from mldiv.datasets import sources
 
+    loading.load(plugins)
     sources.check(name, Path(root) if root else None)
 
 
@@ -245,7 +248,7 @@ def same_data(flags: Namespace) -> Finding:
     """Check that the data set is complete on every node, under the same path."""
     chosen = locations.dataset(flags)
     assert chosen is not None
-    answers = ask_all(read_data, *chosen, seconds=flags.limit * 0.8)
+    answers = ask_all(read_data, *chosen, loading.loaded(), seconds=flags.limit * 0.8)
     if wrong := problems(answers):
         return Finding(FAILED, some(wrong), "put it under the same path on every node, or mount it")
     return Finding(OK, f"{chosen[0]} on {count(answers)}")

@@ -2,6 +2,8 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -13,6 +15,28 @@ TINY = 1e-12
 Rows = Float[Tensor, "n dim"]
 Columns = Float[Tensor, "m dim"]
 Similarity = Float[Tensor, "n m"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where a kernel's own parameter may lie, both ends included: `Annotated[float, Range(...)]` in the kernel's signature.
+
+    help: what it is, a line; searched: between which ends a search looks for it, on a log scale (default: all of the range);
+    step: of a whole number, which is a multiple of it; why: what is wrong with other values.
+    """
+
+    low: float | int
+    high: float | int
+    help: str = "a kernel's own parameter"
+    searched: tuple[float | int, float | int] | None = None
+    step: int | None = None
+    why: str = ""
+
+
+Width = Annotated[float, Range(1e-3, 1e3, "width of a kernel that has one, in median distances", (0.25, 4.0))]
+Degree = Annotated[
+    int, Range(2, 16, "degree of the polynomial kernel", (2, 6), step=2, why="odd, and similarities turn negative")
+]
 
 
 def cosine(a: Rows, b: Columns) -> Similarity:
@@ -27,7 +51,7 @@ def cosine(a: Rows, b: Columns) -> Similarity:
     return ((_unit(a) @ _unit(b).T + 1) / 2).clamp_min(0)  # opposite rows: rounding may end below
 
 
-def rbf(a: Rows, b: Columns, *, width: float = 1.0) -> Similarity:
+def rbf(a: Rows, b: Columns, *, width: Width = 1.0) -> Similarity:
     r"""Compute the Gaussian kernel, its width set by the batch.
 
     .. math:: K(a, b) = \exp\left(-\frac{\|a - b\|^2}{2 s^2}\right), \quad s = \text{width} \cdot \text{median}
@@ -39,7 +63,7 @@ def rbf(a: Rows, b: Columns, *, width: float = 1.0) -> Similarity:
     return torch.exp(-0.5 * (distances / _width(distances, width)).square())
 
 
-def laplacian(a: Rows, b: Columns, *, width: float = 1.0) -> Similarity:
+def laplacian(a: Rows, b: Columns, *, width: Width = 1.0) -> Similarity:
     r"""Compute the Laplacian kernel of the Euclidean distance.
 
     .. math:: K(a, b) = \exp(-\|a - b\| / s)
@@ -50,7 +74,7 @@ def laplacian(a: Rows, b: Columns, *, width: float = 1.0) -> Similarity:
     return torch.exp(-distances / _width(distances, width))
 
 
-def polynomial(a: Rows, b: Columns, *, degree: int = 2) -> Similarity:
+def polynomial(a: Rows, b: Columns, *, degree: Degree = 2) -> Similarity:
     r"""Compute the normalized polynomial kernel of even degree p, with values in [0, 1].
 
     .. math:: K(a, b) = \frac{(\gamma\, a \cdot b + 1)^p}{\sqrt{(\gamma \|a\|^2 + 1)^p (\gamma \|b\|^2 + 1)^p}}
@@ -68,7 +92,7 @@ def polynomial(a: Rows, b: Columns, *, degree: int = 2) -> Similarity:
     return ratio ** (degree // 2)
 
 
-def inverse_multiquadric(a: Rows, b: Columns, *, width: float = 1.0) -> Similarity:
+def inverse_multiquadric(a: Rows, b: Columns, *, width: Width = 1.0) -> Similarity:
     r"""Compute the inverse multiquadric kernel: heavier tails than `rbf`.
 
     .. math:: K(a, b) = \left(1 + \|a - b\|^2 / s^2\right)^{-1/2}
@@ -112,8 +136,23 @@ def _width(distances: Similarity, width: float) -> Float[Tensor, ""]:
 
 def kernel_parameters(name: str) -> dict[str, float | int]:
     """Return the kernel's own parameters with their defaults: what its signature takes by keyword."""
-    parameters = inspect.signature(KERNELS[name]).parameters.values()
-    return {item.name: item.default for item in parameters if item.kind is item.KEYWORD_ONLY}
+    return {item.name: item.default for item in _keywords(name)}
+
+
+def kernel_ranges(name: str) -> dict[str, Range]:
+    """Return the ranges of the kernel's own parameters; of those that declare one."""
+    found = {item.name: getattr(item.annotation, "__metadata__", ()) for item in _keywords(name)}
+    return {name: item for name, items in found.items() for item in items if isinstance(item, Range)}
+
+
+def _keywords(name: str) -> list[inspect.Parameter]:
+    try:
+        signature = inspect.signature(KERNELS[name], eval_str=True)
+    except NameError:  # an annotation that only type checkers can read
+        signature = inspect.signature(KERNELS[name])
+    except ValueError:  # a function of C, which has none
+        return []
+    return [item for item in signature.parameters.values() if item.kind is item.KEYWORD_ONLY]
 
 
 #: An entry inherits the contract tests, the setting's choices and a row of the kernel sweep.

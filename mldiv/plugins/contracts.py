@@ -7,18 +7,23 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mldiv import kernel_settings
+from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.sources import DATASETS, Source
 from mldiv.evaluation.metrics import METRICS, Predictive
 from mldiv.method.fusion import FUSIONS, PeerFusion
-from mldiv.method.kernels import KERNELS
+from mldiv.method.kernels import KERNELS, kernel_ranges
 from mldiv.method.losses import PARAM_DISTANCES, TRANSFORMS, Distance, Transform
 from mldiv.method.networks import build
+from mldiv.presets import configure
+from mldiv.setting import fields
 
 #: Yields what is wrong, in words.
 Faults = Iterator[str]
@@ -45,6 +50,26 @@ def kernel(function: Callable[..., Tensor]) -> Faults:
             yield "another order of the images gives other similarities"
         if not torch.allclose(function(5 * fixed, 5 * fixed), values.detach(), rtol=1e-6, atol=1e-6):
             yield "it is not free of scale: take it from the batch (a mean, a median), detached"
+
+
+def kernel_parameters(name: str) -> Faults:
+    """Check a kernel's own parameters at both ends of their ranges, as settings too; at a default no identity changes."""
+    base = TrialConfig(kernel=name)
+    for own, bounds in kernel_ranges(name).items():
+        if own == "own":
+            yield "its parameter own cannot be a setting: kernel_own holds all others; choose another name"
+            continue
+        called, default = kernel_settings.PREFIX + own, base.kernel_options[own]
+        for end in (bounds.low, bounds.high):
+            for rows in _batches():
+                yield from (
+                    f"{fault}, of {own} = {end:g}" for fault in _of_similarities(KERNELS[name](rows, rows, **{own: end}))
+                )
+            changed = base.replace(**{called: end})
+            if changed.kernel_options[own] != end or (changed.id == base.id) != (end == default):
+                yield f"{called} = {end:g} is not what the kernel is given"
+        if base.replace(**{called: default}).id != base.id:
+            yield f"{called} at its default changes a trial's identity"
 
 
 def _batches() -> Iterator[Tensor]:
@@ -153,9 +178,30 @@ def column(entry: Any) -> Faults:
         yield f"its group {entry.group!r} is none of {', '.join(groups)}"
 
 
+def study(name: str, entry: Any) -> Faults:
+    """Check that a study can be planned: its name, its arms' settings, whom they are compared with, what is searched."""
+    if entry.name != name:
+        yield f"it is entered as {name!r} and calls itself {entry.name!r}"
+    base = configure("demo", {}, entry.settings)
+    arms = entry.arms(base) if callable(entry.arms) else entry.arms
+    for arm, changes in arms.items():
+        try:
+            base.replace(**changes)
+        except ConfigError as error:
+            yield f"arm {arm!r}: {error}"
+    contrasts = entry.contrasts(list(arms)) if callable(entry.contrasts) else entry.contrasts
+    named = {entry.baseline, *entry.compare, *entry.members, *(arm for weights in contrasts.values() for arm in weights)}
+    for arm in sorted(named - arms.keys()):
+        yield f"it has no arm {arm!r}, which it names"
+    known = fields(TrialConfig) | kernel_settings.parameters()
+    for item in entry.searched:
+        if item not in entry.ranges and item != "kernel_*" and not (item in known and known[item].metadata["search"]):
+            yield f"it searches {item!r}, which is no setting with a range"
+
+
 #: How an entry of each kind of `loading.REGISTRIES` is checked, by its name.
 CONTRACTS: dict[str, Callable[[str], Faults]] = {
-    "kernel": lambda name: kernel(KERNELS[name]),
+    "kernel": lambda name: chain(kernel(KERNELS[name]), kernel_parameters(name)),
     "distance": lambda name: distance(PARAM_DISTANCES[name]),
     "transform": lambda name: transform(TRANSFORMS[name]),
     "fusion": lambda name: fusion(FUSIONS[name]),
@@ -163,6 +209,7 @@ CONTRACTS: dict[str, Callable[[str], Faults]] = {
     "data set": lambda name: data_set(DATASETS[name]),
     "metric": lambda name: metric(METRICS[name]),
     "column": lambda name: column(sys.modules["analysis.records.columns"].COLUMNS[name]),
+    "study": lambda name: study(name, sys.modules["mldiv.study"].STUDIES[name]),
 }
 
 

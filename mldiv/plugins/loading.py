@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import linecache
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -31,6 +31,7 @@ REGISTRIES: dict[str, tuple[str, str]] = {
     "data set": ("mldiv.datasets.sources", "DATASETS"),
     "metric": ("mldiv.evaluation.metrics", "METRICS"),
     "column": ("analysis.records.columns", "COLUMNS"),
+    "study": ("mldiv.study", "STUDIES"),
 }
 
 
@@ -67,6 +68,11 @@ def hashes() -> dict[str, str]:
     return {plugin.name: plugin.hash for plugin in loaded()}
 
 
+def files() -> dict[str, str]:
+    """Return the full path of each loaded plug-in that is a file, by name, as study.json records it."""
+    return {plugin.name: str(Path(plugin.path).expanduser().absolute()) for plugin in loaded() if plugin.path}
+
+
 def entered(name: str) -> dict[str, list[str]]:
     """Return the names that a loaded plug-in has entered, by kind, a key of REGISTRIES."""
     return _ENTERED.get(name, {})
@@ -79,6 +85,25 @@ def load_named(names: Sequence[str]) -> None:
     """
     installed = sorted({point.value for point in metadata.entry_points(group=GROUP)})
     load(find(name) for name in [*installed, *names])
+
+
+def load_recorded(recorded: Mapping[str, str], places: Mapping[str, str], kind: str) -> list[str]:
+    """Load the plug-ins of a study that name the registry of a kind; return a word on each that is not as it was.
+
+    recorded, places: their hashes and files by name, as study.json has them. One that was named by hand is taken as it is.
+    """
+    words = []
+    for name, before in recorded.items():
+        there = _LOADED.get(name)
+        try:
+            plugin = there or find(places.get(name, name))
+            if plugin.hash != before:
+                words.append(f"plug-in {plugin.path or name}: not as the study had it ({plugin.hash}, {before} in study.json)")
+            elif there is None and REGISTRIES[kind][0] in _source(plugin):
+                load([plugin])
+        except PluginError as error:
+            words.append(str(error))
+    return [f"{word}; what it enters is left out unless --plugin names it" for word in words]
 
 
 def find(name: str) -> Plugin:
@@ -147,7 +172,7 @@ def _load(plugin: Plugin) -> None:
 
 def _import_registries(plugin: Plugin) -> None:
     """Import the registries that a plug-in names, so that what they held before is known."""
-    source = plugin.text if plugin.text is not None else b"\n".join(_sources(plugin.name)).decode(errors="replace")
+    source = _source(plugin)
     if "analysis" in source:
         with suppress(ImportError):
             use_analysis()
@@ -155,6 +180,10 @@ def _import_registries(plugin: Plugin) -> None:
         if module in source:
             with suppress(ImportError):  # the plug-in's own import says why
                 importlib.import_module(module)
+
+
+def _source(plugin: Plugin) -> str:
+    return plugin.text if plugin.text is not None else b"\n".join(_sources(plugin.name)).decode(errors="replace")
 
 
 def _run(plugin: Plugin) -> None:

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mldiv.config import TrialConfig
 from mldiv.records import TrialRecord
-from mldiv.sweep.search_space import DIVERSITY, RANGES, Ranges, applies
+from mldiv.sweep.search_space import DIVERSITY, KERNELS_OWN, RANGES, Ranges, applies, kernels_own
 
 
 @dataclass
@@ -76,10 +76,11 @@ def make_arm(
 
     Raises: ConfigError for a change that is no setting.
     """
-    config = base.replace(**changes)
-    idle = set() if config.diverse else DIVERSITY - ({"switch_epoch"} if config.restarts else set())
+    config, own = base.replace(**changes), kernels_own()
+    searched = tuple(name for item in searched for name in (own if item == KERNELS_OWN else (item,)))
+    idle = set() if config.diverse else (DIVERSITY | own.keys()) - ({"switch_epoch"} if config.restarts else set())
     without = set(changes) | idle
     kept = tuple(item for item in searched if item not in without)
     free = {item for item in kept if item.startswith("kernel_")} if "kernel" in kept and applies("kernel", config) else set()
     kept = tuple(item for item in kept if item in free or applies(item, config))
-    return Arm(name, config, kept, ranges, scored_by)
+    return Arm(name, config, kept, own | dict(ranges), scored_by)

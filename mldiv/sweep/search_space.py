@@ -5,6 +5,7 @@ from functools import partial
 
 import optuna
 
+from mldiv import kernel_settings
 from mldiv.config import TrialConfig
 from mldiv.method.kernels import kernel_parameters
 from mldiv.setting import FIRST_STAGE, fields, sparing
@@ -19,6 +20,9 @@ SETTINGS = fields(TrialConfig)
 RANGES: dict[str, Suggest] = {
     name: partial(item.metadata["search"], name) for name, item in SETTINGS.items() if item.metadata["search"]
 }
+
+#: Among a study's searched settings: every parameter of any kernel, those of plug-ins too.
+KERNELS_OWN = "kernel_*"
 
 #: The positive values of the diversity terms' weights that are searched.
 WEIGHTS: dict[str, tuple[float, float]] = {
@@ -39,6 +43,11 @@ OR_ZERO: dict[str, Suggest] = {name: _or_zero(name, *ends) for name, ends in WEI
 
 #: Settings without effect in a trial that has no diversity term: such an arm is not searched over them.
 DIVERSITY = frozenset(RANGES) & sparing(TrialConfig, FIRST_STAGE)
+
+
+def kernels_own() -> dict[str, Suggest]:
+    """Return how each kernel's own parameter is suggested, as its signature declares it, by setting."""
+    return {name: partial(item.metadata["search"], name) for name, item in kernel_settings.parameters().items()}
 
 
 def suggest(trial: optuna.Trial, config: TrialConfig, names: tuple[str, ...], ranges: Ranges = RANGES) -> TrialConfig:

@@ -16,10 +16,12 @@ from PIL import Image
 from mldiv import distributed
 from mldiv.doctor import __main__ as doctor
 from mldiv.doctor import cluster as checks
-from mldiv.doctor import machine
+from mldiv.doctor import machine, plugins
 from mldiv.doctor.machine import FAILED, OK, WARNING
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin"
 
 #: A node that sees an empty folder at {hidden}, other code of mldiv, no network interface for gloo, and claims a GPU.
 LAME = """
@@ -73,6 +75,23 @@ def test_a_sound_cluster(cluster, flags, tmp_path, name):
     found = checks.CHECKS[name](given)
     assert found.verdict == OK, found
     assert "2 nodes" in found.what or "2 processes on as many nodes add up" in found.what
+
+
+def test_plugins_on_every_node(cluster, flags, tmp_path, monkeypatch):
+    """A file is sent there; a module must be there, from the same source."""
+    (tmp_path / "own_module.py").write_text("x = 1")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        given = flags("--plugin", str(EXAMPLE / "cauchy.py"), "--data", "stripes")
+        assert plugins.here(given).verdict == OK
+        assert plugins.everywhere(given) == plugins.Finding(OK, "the same on 2 nodes")
+        assert checks.same_data(given).verdict == OK
+        assert plugins.here(flags("--plugin", "own_module")).verdict == OK
+        found = plugins.everywhere(given)
+        assert found.verdict == FAILED and found.what.count("own_module: no module of this name can be imported here") == 2
+    finally:
+        for plugin in plugins.loading.loaded():
+            plugins.loading.forget(plugin.name)
 
 
 def test_capacity(cluster, flags, monkeypatch):

@@ -17,7 +17,7 @@ from helpers.object_store import BUCKET, serve
 
 from mldiv.config import ConfigError
 from mldiv.doctor import __main__ as doctor
-from mldiv.doctor import cluster, locations, machine, ports
+from mldiv.doctor import cluster, locations, machine, plugins, ports
 from mldiv.doctor.machine import FAILED, OK, SKIPPED, WARNING, Finding
 
 Disk = collections.namedtuple("Disk", "total used free")
@@ -261,6 +261,8 @@ def test_what_is_said(monkeypatch, capsys, ray, first, code, ends):
 def test_every_check_is_gone_through():
     assert set(doctor.CHECKS) == {
         *machine.CHECKS,
+        *plugins.CHECKS,
+        *plugins.ON_NODES,
         *locations.CHECKS,
         "Ray",
         "data",

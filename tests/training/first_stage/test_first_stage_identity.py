@@ -22,7 +22,7 @@ from mldiv.training.pretraining import pretrained, pretraining_id
 from mldiv.training.worker_cache import dataset
 
 PATHS = sparing(TrialConfig, TRIAL)
-BRANCH = sparing(TrialConfig, FIRST_STAGE) - PATHS
+BRANCH = sparing(TrialConfig, FIRST_STAGE) - PATHS - {"kernel_own"}  # it has values where a plug-in brings a parameter
 
 #: Another valid value of every setting.
 CHANGED = {
@@ -120,7 +120,7 @@ WITH = {
 
 
 def test_every_setting_has_another_value():
-    assert set(CHANGED) == {item.name for item in dataclasses.fields(TrialConfig)}
+    assert set(CHANGED) == {item.name for item in dataclasses.fields(TrialConfig)} - {"kernel_own"}
 
 
 @pytest.mark.parametrize("name", CHANGED)
