@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from analysis.build import FORMATS, build
+from analysis.compact.copy import compact
 from analysis.join import join
 from mldiv.plugins.loading import load_named
 from mldiv.records import RecordError
@@ -25,6 +26,9 @@ def main() -> int:
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="FILE", help="load own columns (or a module's name); repeatable"
     )
+    parser.add_argument(
+        "--compact", metavar="FOLDER", help="write a compact copy of the study's records there, to publish, and nothing else"
+    )
     flags = parser.parse_args()
     with patient_output():
         return _run(flags)
@@ -41,12 +45,27 @@ def _run(flags: argparse.Namespace) -> int:
         return 2
     try:
         load_named(flags.plugin)
+        if flags.compact is not None:
+            return _compact(flags.places, flags.compact)
         print(plain(_analyse(flags.places, None if flags.out is None else Path(flags.out), formats)))
     except BrokenPipeError:
         raise
     except (RecordError, OSError, ValueError) as error:
         print(plain(f"analysis: {error}"), file=sys.stderr)
         return 2
+    return 0
+
+
+def _compact(places: Sequence[str], out: str) -> int:
+    """Write a compact copy of one study.
+
+    Raises: RecordError, OSError; ValueError for several studies, or a URL that cannot be.
+    """
+    if len(places) > 1 or is_url(out):
+        raise ValueError("--compact takes one study and a folder of this machine")
+    with working_copy(places[0], fetch=False) as copy:
+        copy.pull_study()
+        print(plain(compact(copy.local, Path(out))))
     return 0
 
 

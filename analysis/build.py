@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis import answer, tables
+from analysis.compact.copy import load
 from analysis.figures import reliability
 from analysis.records import alive, effects, expected, other_images, worth
 from analysis.records.effects import COMPARED, Effects, Looks
-from analysis.records.load import StudyData, load
+from analysis.records.load import StudyData
 from analysis.records.repeats import STRONGER, Repeats, gather, predictions
 from analysis.records.signatures import signatures, words
 from analysis.report import page

@@ -71,7 +71,7 @@ class StudyData:
 
     header: study.json; records: by arm and seed, of every repeat that has a readable one; searched: arm and record of every
     readable trial of the searches; lost: how many search trials have none; scaling: lines of scaling.jsonl; problems: what
-    cannot be read, in words.
+    cannot be read, in words; copy: what a compact copy says that it left out.
     """
 
     header: StudyRecord
@@ -81,6 +81,7 @@ class StudyData:
     lost: int = 0
     scaling: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    copy: str = ""
     _curves: dict[str, Curve | None] = field(default_factory=dict)
     _epochs: dict[str, int] = field(default_factory=dict)
     _predictions: dict[str, Members | None] = field(default_factory=dict)
@@ -164,7 +165,8 @@ class StudyData:
     def predictions(self, arm: str, seed: int, member: str | None = None) -> list[Predictions] | None:
         """Return the test predictions of the arm's members in a finished repeat; None, named in ``problems``, if unreadable.
 
-        member: whose, as `scored_by` names them (default: by whom the arm is judged).
+        None too where a compact copy left them out. member: whose, as `scored_by` names them (default: by whom the arm is
+        judged).
 
         Raises: Damaged where they contradict the trial's scores.
         """
@@ -172,7 +174,8 @@ class StudyData:
         if record.id not in self._predictions:
             self._predictions[record.id] = self._read_predictions(record)
         found = self._predictions[record.id]
-        return None if found is None else [found[name] for name in scored_by(member or self.member(arm), found)]
+        names = scored_by(member or self.member(arm), record.test)
+        return None if found is None or not found.keys() >= set(names) else [found[name] for name in names]
 
     def _read_predictions(self, record: TrialRecord) -> Members | None:
         path = trial_folder(self.folder, record.id) / "predictions.parquet"

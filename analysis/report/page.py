@@ -171,4 +171,7 @@ def _detection(study: StudyData, predictions: ByArm, styles: Styles) -> Markup:
     scores = table + Markup('<p class="note">{}</p>').format(detection.explanation(study)) if table else (
         _missing("No finished repeat has a record of how well uncertainty detects.")
     )  # fmt: skip
-    return scores + (detection.panels(predictions, styles) or _missing("No risk-coverage curves: no predictions can be read."))
+    return scores + (
+        detection.panels(predictions, styles)
+        or _missing("No risk-coverage curves: no uncertainties of single images can be read.")
+    )
