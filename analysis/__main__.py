@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m analysis") ->
         "--labels", metavar="FILE", help="score the test images anew under the labels in a .npy, .npz, .csv or .parquet (into "
         "--out, by default DIR/labels-FILE); needs what --keep-predictions full kept",
     )  # fmt: skip
+    parser.add_argument(
+        "--compact", metavar="FOLDER", help="write a compact copy of the study's records there, to publish, and nothing else"
+    )
     flags = parser.parse_args(argv)
     with patient_output():
         print("analysis: reading the records ...", file=sys.stderr)
@@ -51,6 +54,8 @@ def _run(flags: argparse.Namespace) -> int:
         return 2
     try:
         load_named(flags.plugin)
+        if flags.compact is not None:
+            return _compact(flags.places, flags.compact)
         out = None if flags.out is None else Path(flags.out)
         labels = None if flags.labels is None else Path(flags.labels)
         print(plain(_analyse(flags.places, out, formats, labels)))
@@ -59,6 +64,21 @@ def _run(flags: argparse.Namespace) -> int:
     except (RecordError, OSError, ValueError) as error:
         print(plain(f"analysis: {error}"), file=sys.stderr)
         return 2
+    return 0
+
+
+def _compact(places: Sequence[str], out: str) -> int:
+    """Write a compact copy of one study.
+
+    Raises: RecordError, OSError; ValueError for several studies, or a URL that cannot be.
+    """
+    from analysis.compact.copy import compact  # as above
+
+    if len(places) > 1 or is_url(out):
+        raise ValueError("--compact takes one study and a folder of this machine")
+    with working_copy(places[0], fetch=False) as copy:
+        copy.pull_study()
+        print(plain(compact(copy.local, Path(out))))
     return 0
 
 
@@ -77,9 +97,10 @@ def _analyse(places: Sequence[str], out: Path | None, formats: Sequence[str], la
         copies = [stack.enter_context(working_copy(place, fetch=False)) for place in places]
         for copy in copies:
             copy.pull_study(OF_ANALYSIS if labels is None else (*OF_ANALYSIS, FILE))
-            header = read_study(copy.local)
-            for word in load_recorded(header.plugins, header.plugin_files, "column"):
-                print(plain(f"analysis: {word}"), file=sys.stderr)
+            if (copy.local / "study.json").exists():  # a compact copy is read without plug-ins
+                header = read_study(copy.local)
+                for word in load_recorded(header.plugins, header.plugin_files, "column"):
+                    print(plain(f"analysis: {word}"), file=sys.stderr)
         if labels is not None:
             folder = Path("" if is_url(places[0]) else places[0]) / f"labels-{labels.stem}"
             return build(copies[0].local, out or folder, formats, labels=read(labels))

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from analysis import tables
 from analysis.answer import document
+from analysis.compact.copy import load
 from analysis.figures import reliability
 from analysis.records import effects, expected, other_images, worth
 from analysis.records.cautions import cautions
 from analysis.records.columns import GROUPS
 from analysis.records.effects import COMPARED, Effects, Looks
-from analysis.records.load import StudyData, load
+from analysis.records.load import StudyData
 from analysis.records.repeats import STRONGER, Repeats, gather, predictions
 from analysis.records.signatures import Signature, signatures, words
 from analysis.report import page

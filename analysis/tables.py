@@ -53,6 +53,7 @@ def caption(study: StudyData) -> list[str]:
     for record in study.records.values():
         lines += [f"Note on {record.id}: {note}." for note in record.notes]
     lines += [f"Left out: {problem}." for problem in study.problems]
+    lines += [study.copy] if study.copy else []
     states = sorted({str(record.environment["code"]) for record in study.records.values() if "code" in record.environment})
     if len(states) > 1:
         lines.append(f"These trials were trained by {len(states)} different states of mldiv's code ({', '.join(states)}).")

@@ -47,7 +47,7 @@ def risk_coverage(by_seed: Mapping[int, Sequence[Predictions]], uncertainty: str
 
 def panels(predictions: ByArm, styles: Mapping[str, Style]) -> Markup:
     """Draw risk-coverage curves by either uncertainty, on one scale; empty when no arm has predictions."""
-    arms = [arm for arm in styles if predictions.get(arm)]
+    arms = [arm for arm in styles if predictions.get(arm) and _whole(predictions[arm])]
     if not arms:
         return Markup("")
     found = {name: {arm: risk_coverage(predictions[arm], name) for arm in arms} for name in UNCERTAINTIES}
@@ -63,6 +63,11 @@ def panels(predictions: ByArm, styles: Mapping[str, Style]) -> Markup:
         f"over n = {n} seeds per arm{band}. A curve that falls steeply to the left means: uncertainty knows the errors."
     )
     return html.figure(drawn, caption, html.legend({arm: styles[arm] for arm in arms}))
+
+
+def _whole(by_seed: Mapping[int, Sequence[Predictions]]) -> bool:
+    """Whether every prediction has its uncertainties, which a compact copy leaves out."""
+    return all(getattr(member, name) is not None for of in by_seed.values() for member in of for name in UNCERTAINTIES)
 
 
 def _panel(name: str, by_arm: Mapping[str, Mean], styles: Mapping[str, Style], top: float) -> Markup:

@@ -71,7 +71,8 @@ class StudyData:
 
     header: study.json; records: by arm and seed, of every repeat that has a readable one; searched: arm and record of every
     readable trial of the searches; lost: how many search trials have none; scaling: lines of scaling.jsonl; problems: what
-    cannot be read, in words; rescored: whose labels the test scores are under, where not the study's own, in words.
+    cannot be read, in words; rescored: whose labels the test scores are under, where not the study's own, in words; copy: what
+    a compact copy says that it left out.
     """
 
     header: StudyRecord
@@ -82,6 +83,7 @@ class StudyData:
     scaling: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     rescored: str = ""
+    copy: str = ""
     _curves: dict[str, Curve | None] = field(default_factory=dict)
     _epochs: dict[str, int] = field(default_factory=dict)
     _predictions: dict[str, Members | None] = field(default_factory=dict)
@@ -165,12 +167,14 @@ class StudyData:
     def predictions(self, arm: str, seed: int, member: str | None = None) -> list[Predictions] | None:
         """Return the test predictions of the arm's members in a finished repeat; None, named in ``problems``, if unreadable.
 
-        member: whose, as `scored_by` names them (default: by whom the arm is judged).
+        None too where a compact copy left them out. member: whose, as `scored_by` names them (default: by whom the arm is
+        judged).
 
         Raises: Damaged where they contradict the trial's scores.
         """
         found = self.members(self.records[arm, seed])
-        return None if found is None else [found[name] for name in scored_by(member or self.member(arm), found)]
+        names = scored_by(member or self.member(arm), self.records[arm, seed].test)
+        return None if found is None or not found.keys() >= set(names) else [found[name] for name in names]
 
     def members(self, record: TrialRecord) -> Members | None:
         """Return the test predictions of all of a finished trial's members, as `predictions` does of some."""

@@ -15,6 +15,8 @@ from mldiv.records import PAIR, TrialRecord
 
 #: Of a file of predictions, and of what it unpacks to.
 MOST_BYTES, MOST_ROWS = 2**31, 10**8
+#: Stands for a class that is not the label, where a compact copy does not say which.
+OTHER = np.iinfo(np.int16).max
 #: What rounding may change in a mean over images, relative to its size or 1.
 ROUNDING = 1e-5
 
@@ -25,16 +27,17 @@ class Predictions:
 
     label, predicted: class indices; confidence: the probability of the predicted class; scaled_*: after temperature scaling,
     None under other labels than the study's; entropy, mutual_information: in nats. Of a soft label, ``label`` is its largest
-    class and ``label_probability`` the number whose logarithm is the mean of the classes' logarithms by their shares.
+    class and ``label_probability`` the number whose logarithm is the mean of the classes' logarithms by their shares. Of a
+    compact copy (`analysis.compact`) the last three are None, and ``predicted`` is OTHER where it is not the label.
     """
 
     label: np.ndarray
     predicted: np.ndarray
     confidence: np.ndarray
     label_probability: np.ndarray
-    scaled_confidence: np.ndarray | None
-    entropy: np.ndarray
-    mutual_information: np.ndarray
+    scaled_confidence: np.ndarray | None = None
+    entropy: np.ndarray | None = None
+    mutual_information: np.ndarray | None = None
 
     @property
     def correct(self) -> np.ndarray:
@@ -61,39 +64,47 @@ def read(path: Path, record: TrialRecord) -> Members:
     Raises: Unreadable, in a few words; Damaged when they are another trial's, or contradict the trial's scores.
     """
     try:
-        owner, table = _table(path, record)
+        said, table = _table(path, record)
         found = _members(table)
     except (OSError, KeyError, ValueError, MemoryError, pyarrow.ArrowException) as error:
         why = str(error).removeprefix(f"{path}: ") if isinstance(error, RecordError) else type(error).__name__
         raise Unreadable(f"cannot be read ({why})") from None
-    if owner not in (None, record.id):
+    compact = said.get("compact") is True
+    if (owner := said.get("trial")) not in (None, record.id):
         raise Damaged(f"holds the predictions of another trial, {owner!r:.40}")
-    if (why_not := _contradiction(found, record)) is not None:
+    if (why_not := _contradiction(found, record, compact)) is not None:
         raise Damaged(why_not)
-    if not {PAIR, "peer_1"} <= found.keys():
+    if not compact and not {PAIR, "peer_1"} <= found.keys():
         raise Unreadable("cannot be read (there are none of the pair, or of a peer)")
     return found
 
 
-def _table(path: Path, record: TrialRecord) -> tuple[Any, pyarrow.Table]:
-    """Return whose predictions a file says that it holds (None if it does not, as of mldiv 0.5.0), and its table."""
+def _table(path: Path, record: TrialRecord) -> tuple[dict[str, Any], pyarrow.Table]:
+    """Return what a file says of itself, and its table.
+
+    trial: whose predictions it holds (not there as of mldiv 0.5.0); compact: it is part of a compact copy.
+    """
     data = read_bytes(path, MOST_BYTES)
     with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data), page_checksum_verification=True) as file:
         groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
         if sum(group.total_byte_size for group in groups) > MOST_BYTES or file.metadata.num_rows > MOST_ROWS:
             raise Damaged(f"it unpacks to {file.metadata.num_rows:,} rows of more than {MOST_BYTES:,} bytes")
         said = json.loads((file.schema_arrow.metadata or {}).get(b"PANDAS_ATTRS", b"{}"))
-        table = file.read(columns=["member", *Predictions.__dataclass_fields__], use_threads=False)
-    return said.get("trial") if isinstance(said, dict) else said, table
+        compact = isinstance(said, dict) and said.get("compact") is True
+        names = [name for name in Predictions.__dataclass_fields__ if not compact or name in file.schema_arrow.names]
+        table = file.read(columns=["member", *names], use_threads=False)
+    return said if isinstance(said, dict) else {"trial": said}, table
 
 
 def _members(table: pyarrow.Table) -> Members:
     """Split a table by member. Raises: Damaged for values that no predictions have."""
-    names = table.column("member").to_pylist()
-    if not all(isinstance(name, str) for name in names):
+    column = table.column("member").combine_chunks()
+    encoded = column if isinstance(column, pyarrow.DictionaryArray) else column.dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    if encoded.null_count or not all(isinstance(name, str) for name in names):
         raise Damaged("member names no networks")
-    member = np.asarray(names)
-    columns = {name: table.column(name).to_numpy() for name in Predictions.__dataclass_fields__}
+    member = encoded.indices.to_numpy()
+    columns = {name: table.column(name).to_numpy() for name in table.column_names if name != "member"}
     for name, column in columns.items():
         if (
             column.dtype.kind not in ("iu" if name in ("label", "predicted") else "iuf")
@@ -103,18 +114,24 @@ def _members(table: pyarrow.Table) -> Members:
             raise Damaged(f"{name} holds what is no number, not finite, or negative")
         if name.endswith(("confidence", "probability")) and not (column < 1 + ROUNDING).all():
             raise Damaged(f"{name} exceeds 1")
-    rows = {name: np.flatnonzero(member == name) for name in dict.fromkeys(member.tolist())}
-    return {name: Predictions(**{key: column[own] for key, column in columns.items()}) for name, own in rows.items()}
+    rows = {name: np.flatnonzero(member == code) for code, name in enumerate(names)}
+    there = sorted((name for name, own in rows.items() if len(own)), key=lambda name: rows[name][0])
+    return {name: Predictions(**{key: column[rows[name]] for key, column in columns.items()}) for name in there}
 
 
-def _contradiction(found: Members, record: TrialRecord) -> str | None:
-    """Say where a trial's scores are not those of its predictions; None where they are, or nothing is known."""
+def _contradiction(found: Members, record: TrialRecord, compact: bool) -> str | None:
+    """Say where a trial's scores are not those of its predictions; None where they are, or nothing is known.
+
+    compact: members may be missing.
+    """
     images = record.data.get("test")
     if images is None:
         return None
-    if set(found) != set(record.test) or any(len(member.label) != images for member in found.values()):
+    missing = set(record.test) - set(found) if not compact else ()
+    if missing or set(found) - set(record.test) or any(len(member.label) != images for member in found.values()):
         return f"holds no predictions of {images} images by each of {', '.join(record.test)}"
-    if any((member.label != found[PAIR].label).any() for member in found.values()):
+    labels = [member.label for member in found.values()]
+    if any((label != labels[0]).any() for label in labels):
         return "holds unlike labels of the same images"
     for name, member in found.items():
         for metric, value, rounding in _scores(member):
@@ -130,10 +147,10 @@ def _scores(member: Predictions) -> list[tuple[str, float, float]]:
     An image on the edge of two bins may fall into either.
     """
     edge = 2 / len(member.label)
+    of_images = {name: getattr(member, name) for name in ("entropy", "mutual_information")}
     return [
         ("accuracy", float(member.correct.mean()), ROUNDING),
         ("nll", float(member.nll.mean()), ROUNDING),
         ("ece", reliability(member.confidence, member.correct).ece, ROUNDING + edge),
-        ("entropy", float(member.entropy.mean(dtype=float)), ROUNDING),
-        ("mutual_information", float(member.mutual_information.mean(dtype=float)), ROUNDING),
+        *((name, float(values.mean(dtype=float)), ROUNDING) for name, values in of_images.items() if values is not None),
     ]

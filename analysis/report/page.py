@@ -199,4 +199,6 @@ def _of_lines(draw: Callable[..., Markup], study: StudyData, lines: dict[str, li
 
 
 def _detection(predictions: ByArm, styles: Styles) -> Markup:
-    return detection.panels(predictions, styles) or _missing("No risk-coverage curves: no predictions can be read.")
+    return detection.panels(predictions, styles) or _missing(
+        "No risk-coverage curves: no uncertainties of single images can be read."
+    )
