@@ -33,15 +33,15 @@ DRAWS = 500
 class Diagram:
     """An arm's reliability diagram, pooled over seeds and members.
 
-    raw, scaled: before and after temperature scaling; band: of calibrated models, [2, 15]; ece, scaled_ece: in percent, over
-    seeds; predictions: how many are pooled; images: of the test set.
+    raw, scaled: before and after temperature scaling, None where no temperature was fitted; band: of calibrated models,
+    [2, 15]; ece, scaled_ece: in percent, over seeds; predictions: how many are pooled; images: of the test set.
     """
 
     raw: Reliability
-    scaled: Reliability
+    scaled: Reliability | None
     band: np.ndarray
     ece: Summary
-    scaled_ece: Summary
+    scaled_ece: Summary | None
     predictions: int
     images: int
 
@@ -51,11 +51,13 @@ def diagram(by_seed: BySeed) -> Diagram:
     each = [member for members in by_seed.values() for member in members]
     correct = np.concatenate([member.correct for member in each])
     confidence = np.concatenate([member.confidence for member in each])
+    scaled = np.concatenate([member.scaled_confidence for member in each])
+    fitted = bool(np.isfinite(scaled).all())
     return Diagram(
         reliability(confidence, correct),
-        reliability(np.concatenate([member.scaled_confidence for member in each]), correct),
+        reliability(scaled, correct) if fitted else None,
         consistency_band(_typical(confidence, len(each)), DRAWS),
-        _ece(by_seed, "confidence"), _ece(by_seed, "scaled_confidence"), len(correct), len(each[0].label),
+        _ece(by_seed, "confidence"), _ece(by_seed, "scaled_confidence") if fitted else None, len(correct), len(each[0].label),
     )  # fmt: skip
 
 
@@ -140,6 +142,8 @@ def _draw(top: Axes, bottom: Axes, shown: Diagram, style: Style) -> None:
     top.fill_between(edges, low, high, step="post", color=BAND, alpha=0.35, linewidth=0)
     top.plot([0, 1], [0, 1], color=svg.INK, linewidth=0.8, linestyle="--")
     for bins, line, face in ((shown.scaled, ":", svg.PAPER), (shown.raw, "-", style.color)):
+        if bins is None:
+            continue
         some = bins.count >= LEAST_PREDICTIONS
         top.plot(bins.confidence[some], bins.accuracy[some], color=style.color, linestyle=line, marker="o", markersize=4,
                  markerfacecolor=face)  # fmt: skip
@@ -162,10 +166,12 @@ def _handles() -> list[Line2D | Patch]:
 
 def _short(shown: Diagram, null: float | None) -> str:
     calibrated = f"; if calibrated {null:.2f} %" if null is not None else ""
-    return f"ECE {shown.ece.text(2)} %{calibrated}\nscaled {shown.scaled_ece.text(2)} %; n = {shown.ece.n}"
+    scaled = f"scaled {shown.scaled_ece.text(2)} %; " if shown.scaled_ece is not None else ""
+    return f"ECE {shown.ece.text(2)} %{calibrated}\n{scaled}n = {shown.ece.n}"
 
 
 def _words(shown: Diagram, null: float | None) -> str:
     calibrated = f"; a calibrated model would score {null:.2f} %" if null is not None else ""
     size = f"n = {shown.ece.n}, {shown.images:,} images"
-    return f"ECE {shown.ece.text(2)} %{calibrated}; after scaling {shown.scaled_ece.text(2)} % ({size})"
+    scaled = f"; after scaling {shown.scaled_ece.text(2)} %" if shown.scaled_ece is not None else ""
+    return f"ECE {shown.ece.text(2)} %{calibrated}{scaled} ({size})"

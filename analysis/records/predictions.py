@@ -23,8 +23,8 @@ ROUNDING = 1e-5
 class Predictions:
     """One member's predictions of the test images, each [images], in their order.
 
-    label, predicted: class indices; confidence: the probability of the predicted class; scaled_*: after temperature scaling;
-    entropy, mutual_information: in nats.
+    label, predicted: class indices; confidence: the probability of the predicted class; scaled_*: after temperature scaling,
+    NaN where no temperature was fitted; entropy, mutual_information: in nats.
     """
 
     label: np.ndarray
@@ -98,9 +98,9 @@ def _members(table: pyarrow.Table) -> Members:
             column.dtype.kind not in ("iu" if name in ("label", "predicted") else "iuf")
             or not np.isfinite(column).all()
             or not (column > -ROUNDING).all()
-        ):
+        ) and not (name == "scaled_confidence" and np.isnan(column).all()):
             raise Damaged(f"{name} holds what is no number, not finite, or negative")
-        if name.endswith(("confidence", "probability")) and not (column < 1 + ROUNDING).all():
+        if name.endswith(("confidence", "probability")) and (column >= 1 + ROUNDING).any():
             raise Damaged(f"{name} exceeds 1")
     rows = {name: np.flatnonzero(member == name) for name in dict.fromkeys(member.tolist())}
     return {name: Predictions(**{key: column[own] for key, column in columns.items()}) for name, own in rows.items()}

@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mldiv.config import ConfigError
+from mldiv.config import ConfigError, TrialConfig
+from mldiv.datasets.formats.label_file import LAYOUT as LABEL_LAYOUT
+from mldiv.datasets.sources import DATASETS, layouts
 from mldiv.method.networks import MODELS
 from mldiv.records import MARGINS
+from mldiv.setting import fields
 from mldiv.storage import object_store
 from mldiv.study import Study
 from mldiv.sweep.looks import USUAL_MOST, parse_seeds
@@ -28,6 +31,14 @@ RENAMED = {
     "--no-store": "--no-cache",
 }
 
+#: Settings that flags of their own decide.
+OWN_FLAGS = {
+    "seed": "--seeds", "data_root": "--data-root", "train_labels": "--train-labels", "train_labels_hash": "--train-labels",
+    "pretrained": "--pretrained", "pretrained_hash": "--pretrained",
+}  # fmt: skip
+#: How else than by null a setting is told to be none.
+NONE = dict.fromkeys(("none", "None"))
+
 #: Environment variable with the place under which every study has its folder, where --out does not say otherwise.
 RESULTS = "MLDIV_RESULTS"
 
@@ -36,8 +47,13 @@ def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
     """Return the flags that a study is run with. argparse itself ends the process, with code 2, at an unknown one."""
     parser = Parser(prog=f"studies/{study.name}.py", description=study.question)
     parser.add_argument("--preset", default="auto", help="auto (paper with GPUs, else demo), demo, quick, small or paper")
-    parser.add_argument("--data", help="digits, fashion_mnist, cifar10, cifar100 or image_folder")
-    parser.add_argument("--data-root", help="folder of the data (digits needs none)")
+    parser.add_argument("--data", help=", ".join(DATASETS))
+    parser.add_argument("--data-root", metavar="PLACE", help=f"folder of the data, or the file, with: {layouts()}")
+    parser.add_argument("--train-labels", metavar="FILE", help=f"other labels to train with: {LABEL_LAYOUT}")
+    parser.add_argument(
+        "--pretrained", metavar="FILE", help="weights in place of the pretrained network: a state dict, .safetensors, or the "
+        "name of torchvision's (ResNet18_Weights.DEFAULT)",
+    )  # fmt: skip
     parser.add_argument("--download", action="store_true", help="let torchvision download missing data into --data-root")
     parser.add_argument("--arch", help=f"{', '.join(MODELS)}")
     parser.add_argument("--width", type=float, help="factor of the network's channels")
@@ -45,7 +61,9 @@ def parse_flags(study: Study, argv: Sequence[str] | None) -> Namespace:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of mldiv/config.py; may be repeated"
     )
     parser.add_argument(
-        "--ood", help="images of another kind, a list with commas: photographs (default), noise, a data set's name, or none"
+        "--ood",
+        help="images of another kind, a list with commas: photographs (default), noise, a data set's name, NAME@PLACE "
+        "for one in a place of its own, or none",
     )
     parser.add_argument(
         "--arm", action="append", default=[], metavar="NAME", help="only this arm beside the baseline; repeatable"
@@ -172,21 +190,22 @@ def parse_margins(pairs: Sequence[str]) -> dict[str, float]:
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of ``--set NAME=VALUE``: numbers, true, false and null (none) as in JSON, anything else a word.
+    """Return the settings of ``--set NAME=VALUE``: numbers, true, false and null as in JSON, None where a setting may be that,
+    anything else a word.
 
     Raises: ConfigError for what is no such pair, and for what a study or a flag of its own decides.
     """
-    found: dict[str, Any] = {}
+    found, known = dict[str, Any](), fields(TrialConfig)
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise ConfigError(f"--set {pair}: expected NAME=VALUE, for instance epochs=30")
-        if name in ("seed", "data_root"):
-            raise ConfigError(f"--set {pair}: use {'--seeds' if name == 'seed' else '--data-root'}")
+        if name in OWN_FLAGS:
+            raise ConfigError(f"--set {pair}: use {OWN_FLAGS[name]}")
         if name in found:
             raise ConfigError(f"--set {pair}: {name} is set twice; leave one out")
         try:
             found[name] = json.loads(value)
         except (ValueError, RecursionError):
-            found[name] = value
+            found[name] = NONE.get(value, value) if "None" in str(getattr(known.get(name), "type", "")) else value
     return found
