@@ -38,14 +38,20 @@ FUSION = words("fusion fusion_dim fusion_heads fusion_training fusion_blocks fus
 PRETRAINED_BY = words(
     "arch width pretrain_epochs batch_size lr optimizer momentum schedule weight_decay clip_norm precision channels_last seed"
 )
-SEEN_BY_NO_STEP = NUMBERS_OF_DIVERSITY | words(
-    "temperature kl_weight mutual_weight initial_sigma seed split_seed initialization epochs pretrain_epochs lr momentum "
-    "optimizer schedule weight_decay rho_lr_scale clip_norm validation_samples samples_at_once data_root "
-    "stage_schedule warmup_epochs pretrained_warmup_epochs gradient_points mean_weight_decay batchnorm_batches"
+PLACES = words("data_root train_labels pretrained")
+SEEN_BY_NO_STEP = (
+    PLACES
+    | NUMBERS_OF_DIVERSITY
+    | words(
+        "temperature kl_weight mutual_weight initial_sigma seed split_seed initialization epochs pretrain_epochs lr momentum "
+        "optimizer schedule weight_decay rho_lr_scale clip_norm validation_samples samples_at_once "
+        "stage_schedule warmup_epochs pretrained_warmup_epochs gradient_points mean_weight_decay batchnorm_batches "
+        "train_labels_hash pretrained_hash"
+    )
 )
 SPARING = {
-    TRIAL: {"data_root", "gradient_points"},
-    FIRST_STAGE: SHAPES_OF_DIVERSITY | NUMBERS_OF_DIVERSITY | FUSION | {"ood", "shift_images", "data_root", "gradient_points"},
+    TRIAL: PLACES | {"gradient_points"},
+    FIRST_STAGE: SHAPES_OF_DIVERSITY | NUMBERS_OF_DIVERSITY | FUSION | PLACES | {"ood", "shift_images", "gradient_points"},
     PRETRAINING: {item.name for item in dataclasses.fields(TrialConfig)} - PRETRAINED_BY,
     STEP: SEEN_BY_NO_STEP,
     FIRST_STAGE_STEP: SHAPES_OF_DIVERSITY,

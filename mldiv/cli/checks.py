@@ -160,7 +160,7 @@ def check_trials(configs: Sequence[TrialConfig], memory: float = math.inf) -> No
 
 def check_pretrained(configs: Sequence[TrialConfig]) -> list[str]:
     """Return what is said of a file of weights, once for each network; refuse one from which no arm's peers start."""
-    said = {}
+    said: dict[str, None] = {}
     for config in configs:
         if config.pretrained and config.pretrained_peers:
             said[from_file(config, dataset(config).shapes, "pretrain")[1]] = None

@@ -164,7 +164,7 @@ def named_files(flags: Namespace) -> dict[str, str]:
 
     Raises: DataError for one that cannot be read.
     """
-    found = {}
+    found: dict[str, str] = {}
     for name in ("train_labels", "pretrained"):
         if (given := getattr(flags, name)) is not None:
             path = (located(given) if name == "pretrained" else None) or full_path(f"--{name.replace('_', '-')}", given)

@@ -114,7 +114,8 @@ def _labels(part: Any, where: str) -> Labels:
 def _decoded(part: Any, size: int, where: str) -> Pixels:
     """All images of a split, uint8: grey where all are."""
     column = _column(part, IMAGES, _is_image, where)
-    transform, rows, modes = fitting(size), [], set()
+    transform, modes = fitting(size), set()
+    rows: list[Tensor] = []
     for row, image in enumerate(_pictures(part, column, where)):
         modes.add(image.mode)
         pixels = transform(as_bytes(image).convert("RGB"))
