@@ -17,6 +17,9 @@ from torch.nn import functional
 from mldiv.datasets.formats import label_file
 from mldiv.datasets.sources import DATASETS, IN_MEMORY_BYTES, DataError, FolderImages
 
+#: Values of images of which moments are taken in double precision at once; of more they are counted by level.
+MOST_DOUBLES = 2**26
+
 Moments = Float[Tensor, "1 channels 1 1"]
 
 
@@ -223,7 +226,15 @@ def _in_memory(split: Split) -> Split:
 
 def _moments(train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     assert isinstance(train.images, Tensor)
-    std, mean = torch.std_mean(train.images.double() / 255, (0, 2, 3))
+    if train.images.numel() <= MOST_DOUBLES:
+        std, mean = torch.std_mean(train.images.double() / 255, (0, 2, 3))
+    else:
+        counts = torch.stack(
+            [train.images[:, channel].flatten().bincount(minlength=256) for channel in range(train.images.shape[1])]
+        )
+        levels, count = torch.arange(256).double() / 255, counts.sum(1)
+        mean = (counts * levels).sum(1) / count
+        std = ((counts * (levels - mean[:, None]).square()).sum(1) / (count - 1)).sqrt()
     return tuple(mean.tolist()), tuple(std.tolist())
 
 

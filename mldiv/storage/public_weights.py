@@ -20,11 +20,11 @@ MOST_NAMES = 6
 
 
 def located(given: str) -> Path | None:
-    """Return the file of torchvision's weights of this name, fetched where it is not there yet; None for another name.
+    """Return the file of torchvision's weights of this name, fetched where it is not there yet; None where it names a file.
 
     Raises: DataError for weights that there are not, or that cannot be fetched.
     """
-    if "_Weights" not in given:
+    if "_Weights." not in given or Path(given).exists():
         return None
     from torchvision.models import get_weight  # torchvision takes two seconds to import
 
