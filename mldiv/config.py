@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from mldiv import kernel_settings
 from mldiv.datasets import ood as other_images
 from mldiv.datasets.files import DataError
-from mldiv.datasets.sources import DATASETS
+from mldiv.datasets.formats.label_file import LAYOUT as LABEL_LAYOUT
+from mldiv.datasets.sources import DATASETS, layouts
 from mldiv.method.alignment import ALIGNMENTS
 from mldiv.method.fusion import FUSION_TRAINING, FUSIONS
 from mldiv.method.kernels import KERNELS, kernel_parameters
@@ -55,6 +56,7 @@ TEACHERS = ("none", "pretrained")
 WEIGHTINGS = ("raw", "gradient")
 KEPT_PREDICTIONS = ("none", "top", "full")
 
+_path = partial(setting, spares=(TRIAL, FIRST_STAGE, PRETRAINING, STEP))
 _size = partial(setting, gt=0, le=10**9, spares=(PRETRAINING,))
 _peers = partial(setting, spares=(PRETRAINING,))
 _peers_tensor = partial(setting, spares=(PRETRAINING, STEP))
@@ -88,12 +90,13 @@ class TrialConfig:
 
     # Data.
     data: str = _peers("digits", "the data set", choices=DATASETS)
-    data_root: str | None = setting(
-        None, "the folder of the data; digits needs none", spares=(TRIAL, FIRST_STAGE, PRETRAINING, STEP)
-    )
+    data_root: str | None = _path(None, f"the folder of the data, or the file, with: {layouts()}")
     image_size: int | None = _peers(None, "pixels to which images are resized; none: as they are", gt=0, le=4096)
     train_size: int | None = _size(None, "training images; none: all")
-    validation_size: int | None = _size(None, "validation images, split from the training set; none: by validation_fraction")
+    validation_size: int | None = setting(
+        None, "validation images, split from the training set; none: by validation_fraction; 0: not one, where nothing is "
+        "selected by them", ge=0, le=10**9, spares=(PRETRAINING,),
+    )  # fmt: skip
     test_size: int | None = _size(None, "test images; none: all")
     test_split: str = _peers(
         "official",
@@ -102,6 +105,11 @@ class TrialConfig:
     )
     validation_fraction: float = _peers(0.1, "share of the training set that validates", gt=0, lt=1)
     split_seed: int = _peers_tensor(0, "draws which training images validate", ge=0, lt=2**32)
+
+    train_labels: str | None = _path(
+        None, f"file of labels to train with, --train-labels: {LABEL_LAYOUT}; validation and test keep the data set's own"
+    )
+    train_labels_hash: str = _peers_tensor("", "first 16 hex digits of that file's SHA-256, filled in by the flag", before="")
 
     # Networks.
     arch: str = setting("resnet20", "the peers' network", choices=MODELS)
@@ -157,6 +165,12 @@ class TrialConfig:
         "pretrained, from two networks of different seeds or (pretrained_same) from one; further peers as peer 2",
         choices=INITIALIZATIONS,
     )
+    pretrained: str | None = _path(
+        None, "file of weights, --pretrained, in place of the pretrained network: a state dict (.pt, .pth), .safetensors, or a "
+        "name of torchvision's such as ResNet18_Weights.DEFAULT; what does not fit, such as the last layer of other classes, "
+        "stays at its random start",
+    )  # fmt: skip
+    pretrained_hash: str = _peers_tensor("", "first 16 hex digits of that file's SHA-256, filled in by the flag", before="")
     pretrain_epochs: int = _schedule(30, "epochs of the deterministic pretraining", ge=0, le=10**6)
 
     # Variational and mutual terms.
@@ -332,6 +346,7 @@ class TrialConfig:
         if self.kernel_own:
             object.__setattr__(self, "kernel_own", kernel_settings.written(kernel_settings.read(self.kernel_own)))
         _check_ood(self)
+        _check_files(self)
         _check_together(self)
 
     if not TYPE_CHECKING:
@@ -418,6 +433,13 @@ def _check_ood(config: TrialConfig) -> None:
         raise ConfigError(str(error)) from None
 
 
+def _check_files(config: TrialConfig) -> None:
+    """Where a file lies is in no identity: what it holds must be."""
+    for name in ("train_labels", "pretrained"):
+        if bool(getattr(config, name)) != bool(getattr(config, f"{name}_hash")):
+            raise ConfigError(f"{name} and {name}_hash go together: a file, and mldiv.datasets.files.content_hash of it")
+
+
 def _check_together(config: TrialConfig) -> None:
     """What settings ask of each other."""
     kernel_settings.check_kernel(config.kernel)
@@ -434,7 +456,7 @@ def _check_together(config: TrialConfig) -> None:
         raise ConfigError(
             "stage_two_lr_scale and stage_two_warmup_epochs act where stage two restarts: set stage_schedule to 'restart'"
         )
-    if config.initialization != "scratch" and config.pretrain_epochs == 0:
+    if config.initialization != "scratch" and config.pretrain_epochs == 0 and not config.pretrained:
         raise ConfigError(
             f"initialization = {config.initialization!r} needs a pretrained network: "
             "set pretrain_epochs to at least 1, or initialization to 'scratch'"

@@ -37,7 +37,7 @@ FINAL = frozenset({"finished", "stopped", "diverged"})
 STATUSES = FINAL | {"running", "failed"}
 
 #: Settings that are no part of any trial's identity: `spares` in their declarations, which need torch.
-SPARED = frozenset({"data_root", "gradient_points", "keep_predictions"})
+SPARED = frozenset({"data_root", "train_labels", "pretrained", "gradient_points", "keep_predictions"})
 #: What `trial_id` returns, and what the folder of a trial may be called at all.
 IDENTITY, FOLDER_NAME = re.compile("[0-9a-f]{16}"), re.compile(r"\w[\w.-]*")
 

@@ -38,14 +38,15 @@ FUSION = words("fusion fusion_dim fusion_heads fusion_training fusion_blocks fus
 PRETRAINED_BY = words(
     "arch width pretrain_epochs batch_size lr optimizer momentum schedule weight_decay clip_norm precision channels_last seed"
 )
-OF_NO_TRIAL = words("data_root gradient_points keep_predictions")
+OF_NO_TRIAL = words("data_root gradient_points keep_predictions train_labels pretrained")
 SEEN_BY_NO_STEP = (
     OF_NO_TRIAL
     | NUMBERS_OF_DIVERSITY
     | words(
         "temperature kl_weight mutual_weight initial_sigma seed split_seed initialization epochs pretrain_epochs lr momentum "
         "optimizer schedule weight_decay rho_lr_scale clip_norm validation_samples samples_at_once "
-        "stage_schedule warmup_epochs pretrained_warmup_epochs mean_weight_decay batchnorm_batches"
+        "stage_schedule warmup_epochs pretrained_warmup_epochs mean_weight_decay batchnorm_batches "
+        "train_labels_hash pretrained_hash"
     )
 )
 SPARING = {

@@ -110,6 +110,8 @@ def learning(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mappin
         for words, first in ((title, 0), (f"{title}, from epoch {start}", start)):
             if by_arm:
                 panels.append(_panel(words, f"curve-{name}-{first}", by_arm, curves, styles, scale, factor, first))
+    if not panels:
+        return html.paragraph("No line holds scores on validation data.")
     what = "Scores on validation data after every epoch (of the pair, or of a single network where the arm is one)"
     return html.figure(panels, _caption(what, curves), html.legend({arm: styles[arm] for arm in curves}))
 

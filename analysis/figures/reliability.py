@@ -53,11 +53,12 @@ def diagram(by_seed: BySeed) -> Diagram:
     correct = np.concatenate([member.correct for member in each])
     confidence = np.concatenate([member.confidence for member in each])
     scaled = [member.scaled_confidence for member in each if member.scaled_confidence is not None]
+    fitted = bool(scaled) and bool(np.isfinite(np.concatenate(scaled)).all())
     return Diagram(
         reliability(confidence, correct),
-        reliability(np.concatenate(scaled), correct) if scaled else None,
+        reliability(np.concatenate(scaled), correct) if fitted else None,
         consistency_band(_typical(confidence, len(each)), DRAWS),
-        _ece(by_seed, "confidence"), _ece(by_seed, "scaled_confidence") if scaled else None, len(correct), len(each[0].label),
+        _ece(by_seed, "confidence"), _ece(by_seed, "scaled_confidence") if fitted else None, len(correct), len(each[0].label),
     )  # fmt: skip
 
 

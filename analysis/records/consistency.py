@@ -75,7 +75,8 @@ def why_not(header: StudyRecord, item: Assignment, record: TrialRecord) -> str |
     if record.id != item.trial:
         return f"the record of another trial, {record.id!r:.80}"
     if record.status == "finished":
-        for scores in (record.validation, record.test if item.phase == "repeat" else record.validation):
+        validated = [record.validation] if record.data.get("validation") != 0 else []
+        for scores in (*validated, record.test if item.phase == "repeat" else record.validation):
             if "pair" not in scores or not all(of_member.keys() >= SCORED for of_member in scores.values()):
                 return "finished without scores"
     if not IDENTITY.fullmatch(record.id):

@@ -26,9 +26,10 @@ class Predictions:
     """One member's predictions of the test images, each [images], in their order.
 
     label, predicted: class indices; confidence: the probability of the predicted class; scaled_*: after temperature scaling,
-    None under other labels than the study's; entropy, mutual_information: in nats. Of a soft label, ``label`` is its largest
-    class and ``label_probability`` the number whose logarithm is the mean of the classes' logarithms by their shares. Of a
-    compact copy (`analysis.compact`) the last three are None, and ``predicted`` is OTHER where it is not the label.
+    None under other labels than the study's, NaN where no temperature was fitted; entropy, mutual_information: in nats. Of a
+    soft label, ``label`` is its largest class and ``label_probability`` the number whose logarithm is the mean of the
+    classes' logarithms by their shares. Of a compact copy (`analysis.compact`) the last three are None, and ``predicted`` is
+    OTHER where it is not the label.
     """
 
     label: np.ndarray
@@ -110,9 +111,9 @@ def _members(table: pyarrow.Table) -> Members:
             column.dtype.kind not in ("iu" if name in ("label", "predicted") else "iuf")
             or not np.isfinite(column).all()
             or not (column > -ROUNDING).all()
-        ):
+        ) and not (name == "scaled_confidence" and np.isnan(column).all()):
             raise Damaged(f"{name} holds what is no number, not finite, or negative")
-        if name.endswith(("confidence", "probability")) and not (column < 1 + ROUNDING).all():
+        if name.endswith(("confidence", "probability")) and (column >= 1 + ROUNDING).any():
             raise Damaged(f"{name} exceeds 1")
     rows = {name: np.flatnonzero(member == code) for code, name in enumerate(names)}
     there = sorted((name for name, own in rows.items() if len(own)), key=lambda name: rows[name][0])

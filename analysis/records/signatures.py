@@ -111,8 +111,9 @@ def of_curve(own: Curve, plain: Curve | None, alpha: float, beta: float) -> list
         then, against = _values(own, int(before[-1])), BEFORE_SWITCH
     else:
         return []
-    now = _values(own, -1)
-    found = []
+    now, found = _values(own, -1), []
+    if np.isnan([now["accuracy"], then["accuracy"]]).any():  # without validation images nothing shows
+        return []
     if _worse(now, then):
         if alpha > 0 and now["w2_per_weight"] >= FAR_APART_FACTOR * then["w2_per_weight"]:
             found.append((RAN_APART, _detail("W2² per weight", "w2_per_weight", now, then, against)))

@@ -9,7 +9,7 @@ from mldiv.records import COSTS, TrialRecord
 
 STATUSES = ("finished", "running", "stopped", "diverged", "failed")
 #: Settings that say where things lie on a machine.
-PLACES = frozenset({"data_root"})
+PLACES = frozenset({"data_root", "train_labels", "pretrained"})
 #: Trials named beside a reason or note.
 NAMED_TRIALS = 5
 

@@ -26,6 +26,7 @@ from mldiv.storage.object_store import Location, Remote, is_url
 from mldiv.sweep.arm import Arm
 from mldiv.sweep.search_space import effective
 from mldiv.training.loop import make_fusion, steps_per_epoch
+from mldiv.training.pretraining import from_file
 from mldiv.training.worker_cache import dataset
 
 #: Vectors as long as the weights that training holds for a peer: means, rhos, their gradients and momenta.
@@ -109,6 +110,30 @@ def check_trials(configs: Sequence[TrialConfig], memory: float = math.inf) -> No
         if config.param_alignment != "none":
             _check_alignment(built[shape])
         _check_memory(config, data.shapes, built[shape], memory)
+
+
+def check_pretrained(configs: Sequence[TrialConfig]) -> list[str]:
+    """Return what is said of a file of weights, once for each network; refuse one from which no arm's peers start."""
+    said: dict[str, None] = {}
+    for config in configs:
+        if config.pretrained and config.pretrained_peers:
+            said[from_file(config, dataset(config).shapes, "pretrain")[1]] = None
+    if not said and any(config.pretrained for config in configs):
+        raise ConfigError("--pretrained: no arm's peers start from it; set initialization to another than scratch")
+    return [f"pretrained peers start from {words}" for words in said]
+
+
+def check_selected(arms: Sequence[Arm], stop_early: bool, samples: int) -> str:
+    """Refuse what is chosen by validation images where there are none; return what is not known without them."""
+    if not (without := [arm for arm in arms if arm.config.validation_size == 0]):
+        return ""
+    if samples and (searching := [arm.name for arm in without if arm.searched]):
+        raise ConfigError(
+            f"validation_size = 0: the search of arm {searching[0]!r} chooses by validation images: --trials 0 searches nothing"
+        )
+    if stop_early:
+        raise ConfigError("validation_size = 0: --stop-early stops trials by validation images: leave it out")
+    return "no validation images: temperatures and recalibrations are not fitted, curves and columns that need them stay empty"
 
 
 def _outline(arch: str, width: float, classes: int, channels: int, size: int) -> nn.Module:

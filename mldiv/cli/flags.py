@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mldiv.records import MARGINS
-from mldiv.setting import ConfigError, nearest, shown
+from mldiv.setting import ConfigError, fields, nearest, shown
 from mldiv.storage import object_store
 from mldiv.study import Study
 from mldiv.sweep.looks import LEAST_MOST, USUAL_MOST, Sequential, parse_seeds
@@ -33,6 +33,30 @@ MOST = 100_000
 #: The largest --cache-size.
 LARGEST_GB = 10**9
 
+#: Settings that flags of their own decide.
+OWN_FLAGS = {
+    "seed": "--seeds", "data_root": "--data-root", "train_labels": "--train-labels", "train_labels_hash": "--train-labels",
+    "pretrained": "--pretrained", "pretrained_hash": "--pretrained",
+}  # fmt: skip
+#: How else than by null a setting is told to be none.
+NONE = dict.fromkeys(("none", "None"))
+
+#: By hand, as other registries of torch's: `mldiv.datasets.sources.layouts` and `label_file.LAYOUT`.
+LAYOUTS = (
+    "digits: none, it comes with scikit-learn; fashion_mnist: FashionMNIST/raw with its four idx files, or these "
+    "files themselves, as they are or with .gz; cifar10: cifar-10-batches-bin or cifar-10-batches-py; cifar100: "
+    "cifar-100-python; image_folder: train/<class>/* and test/<class>/* (or val/<class>/*), JPEG or PNG files, "
+    "the same classes in both; idx: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, "
+    "t10k-labels-idx1-ubyte, each as it is or with .gz; npz: a file NAME.npz with the arrays train_images, "
+    "train_labels, test_images and test_labels (or x_train and so on; val in place of test): uint8 [images, side,"
+    " side] or with 1 or 3 channels behind or in front, and whole numbers from 0 on; huggingface: what "
+    "save_to_disk of Hugging Face's datasets wrote: the splits train and test (or validation), with a column of "
+    "images and one of labels"
+)
+LABEL_LAYOUT = (
+    "a whole number for each training image, in the data set's order: .npy, or text with spaces, commas or lines between"
+)
+
 #: Environment variable with the place under which every study has its folder, where --out does not say otherwise.
 RESULTS = "MLDIV_RESULTS"
 
@@ -44,8 +68,13 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
     """
     parser = Parser(prog=prog or f"studies/{study.name}.py", description=study.question)
     parser.add_argument("--preset", default="auto", help="auto (paper with GPUs, else demo), demo, quick, small or paper")
-    parser.add_argument("--data", help="digits, fashion_mnist, cifar10, cifar100 or image_folder")
-    parser.add_argument("--data-root", help="folder of the data (digits needs none)")
+    parser.add_argument("--data", help="digits, fashion_mnist, cifar10, cifar100, image_folder, idx, npz or huggingface")
+    parser.add_argument("--data-root", metavar="PLACE", help=f"folder of the data, or the file, with: {LAYOUTS}")
+    parser.add_argument("--train-labels", metavar="FILE", help=f"other labels to train with: {LABEL_LAYOUT}")
+    parser.add_argument(
+        "--pretrained", metavar="FILE", help="weights in place of the pretrained network: a state dict, .safetensors, or the "
+        "name of torchvision's (ResNet18_Weights.DEFAULT)",
+    )  # fmt: skip
     parser.add_argument("--download", action="store_true", help="let torchvision download missing data into --data-root")
     parser.add_argument("--arch", help="resnet8, resnet20, resnet32, resnet56, resnet8_frn, resnet20_frn, resnet18 or vit")
     parser.add_argument("--width", type=float, help="factor of the network's channels")
@@ -53,7 +82,9 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of mldiv/config.py; may be repeated"
     )
     parser.add_argument(
-        "--ood", help="images of another kind, a list with commas: photographs (default), noise, a data set's name, or none"
+        "--ood",
+        help="images of another kind, a list with commas: photographs (default), noise, a data set's name, NAME@PLACE "
+        "for one in a place of its own, or none",
     )
     parser.add_argument(
         "--keep-predictions", metavar="WHAT", help="of test images, per trial: none, top or full (default): every class's"
@@ -227,21 +258,24 @@ def parse_margins(pairs: Sequence[str]) -> dict[str, float]:
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of ``--set NAME=VALUE``: numbers, true, false and null (none) as in JSON, anything else a word.
+    """Return the settings of ``--set NAME=VALUE``: numbers, true, false and null as in JSON, None where a setting may be that,
+    anything else a word.
 
     Raises: ConfigError for what is no such pair, and for what a study or a flag of its own decides.
     """
-    found: dict[str, Any] = {}
+    from mldiv.config import TrialConfig  # with torch: seconds, for which --help does not wait
+
+    found, known = dict[str, Any](), fields(TrialConfig)
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise ConfigError(f"--set {pair}: expected NAME=VALUE, for instance epochs=30")
-        if name in ("seed", "data_root"):
-            raise ConfigError(f"--set {pair}: use {'--seeds' if name == 'seed' else '--data-root'}")
+        if name in OWN_FLAGS:
+            raise ConfigError(f"--set {pair}: use {OWN_FLAGS[name]}")
         if name in found:
             raise ConfigError(f"--set {pair}: {name} is set twice; leave one out")
         try:
             found[name] = json.loads(value)
         except (ValueError, RecursionError):
-            found[name] = value
+            found[name] = NONE.get(value, value) if "None" in str(getattr(known.get(name), "type", "")) else value
     return found

@@ -16,19 +16,22 @@ from mldiv.cli.checks import (
     check_arms,
     check_data,
     check_heard,
+    check_pretrained,
+    check_selected,
     check_trials,
     check_workers,
 )
 from mldiv.cli.flags import full_path, parse_margins, parse_settings, places
 from mldiv.cluster.nodes import has_gpus, memory_here
 from mldiv.config import ConfigError, TrialConfig, nearest
-from mldiv.datasets.files import DataError
+from mldiv.datasets.files import DataError, content_hash
 from mldiv.datasets.splits import TooFewImages
 from mldiv.plugins import loading
 from mldiv.presets import PRESETS, Preset, configure, cut_of
 from mldiv.records import LEVEL, StudyRecord
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import Location
+from mldiv.storage.public_weights import located
 from mldiv.storage.remote_cache import open_store
 from mldiv.study import Changes, Study, Weights
 from mldiv.sweep.arm import Arm, make_arm
@@ -102,6 +105,10 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
     base = fit_cut(study, flags, preset, base)
     changes, arms = check_design(study, flags, preset, base)
     check_trials([arm.config for arm in arms], memory_here() if flags.address == "local" else math.inf)
+    for words in check_pretrained([arm.config for arm in arms]):
+        print(plain(f"{study.name}: {words}"), file=sys.stderr)
+    if words := check_selected(arms, flags.stop_early, count_trials(study, flags, preset)):
+        print(f"{study.name}: {words}", file=sys.stderr)
     return StudyRun(
         study=study,
         header=describe_study(study, flags, preset, base, arms, changes),
@@ -149,17 +156,32 @@ def configure_trials(study: Study, flags: Namespace, preset: str, sets: Sequence
         raise ConfigError(f"--set test_split: {study.name} is for choosing defaults, which never sees the test data")
     root = str(full_path("--data-root", flags.data_root)) if flags.data_root else None
     given = {name: getattr(flags, name) for name in SETTING_FLAGS}
-    return configure(preset, given | {"data_root": root}, study.settings).replace(**found)
+    return configure(preset, given | {"data_root": root}, study.settings).replace(**found, **named_files(flags))
+
+
+def named_files(flags: Namespace) -> dict[str, str]:
+    """Return the settings of the files that flags name, with the hash of each, which is part of a trial's identity.
+
+    Raises: DataError for one that cannot be read.
+    """
+    found: dict[str, str] = {}
+    for name in ("train_labels", "pretrained"):
+        if (given := getattr(flags, name)) is not None:
+            path = (located(given) if name == "pretrained" else None) or full_path(f"--{name.replace('_', '-')}", given)
+            found |= {name: str(path), f"{name}_hash": content_hash(path)}
+    return found
 
 
 def fit_cut(study: Study, flags: Namespace, preset: str, base: TrialConfig) -> TrialConfig:
-    """Return the configuration less what the preset's cut asks of a data set that has fewer images; say so.
+    """Return the configuration less what the preset asks of a data set that has fewer images; say so.
 
-    All of them are taken then, those for validation by validation_fraction. What the study or --set asks for stays.
+    All of them are taken then, those for validation by validation_fraction, and so small a batch that an epoch has two steps at
+    least. What the study or --set asks for stays.
 
     Raises: DataError where that is more than there is.
     """
-    cut = cut_of(PRESETS[preset], base.data).keys() - study.settings.keys() - parse_settings(flags.set).keys()
+    asked = study.settings.keys() | parse_settings(flags.set).keys()
+    cut = cut_of(PRESETS[preset], base.data).keys() - asked
     for names in (set(), {"test_size"}, {"train_size", "validation_size"}, cut):
         fitted = base.replace(**dict.fromkeys(names & cut))
         try:
@@ -169,9 +191,19 @@ def fit_cut(study: Study, flags: Namespace, preset: str, base: TrialConfig) -> T
                 raise
             continue
         break
-    if fitted != base:
-        print(f"{study.name}: fewer images than preset {preset} takes, so all there are: {data.describe()}", file=sys.stderr)
+    if "batch_size" not in asked and 4 <= len(data.train) < fitted.batch_size:
+        fitted = fitted.replace(batch_size=2 ** int(math.log2(len(data.train) / 2)))
+    if words := clipped(preset, base, fitted):
+        print(f"{study.name}: {words}: {data.describe()}", file=sys.stderr)
     return fitted
+
+
+def clipped(preset: str, base: TrialConfig, fitted: TrialConfig) -> str:
+    """Say what of a preset was fitted to a small data set; nothing where all of it was kept."""
+    batch = f"batch_size {fitted.batch_size} in place of {base.batch_size}" if fitted.batch_size != base.batch_size else ""
+    sizes = "all there are" if fitted.replace(batch_size=base.batch_size) != base else ""
+    words = ", and ".join(filter(None, (sizes, batch)))
+    return f"fewer images than preset {preset} takes, so {words}" if words else ""
 
 
 def check_design(study: Study, flags: Namespace, preset: str, base: TrialConfig) -> tuple[dict[str, Changes], list[Arm]]:
@@ -240,7 +272,7 @@ def describe_study(
         trends=study.trends(base) if study.trends else {},
         surface={name: list(ends) for name, ends in study.surface().items()} if study.surface else None,
         settings=asdict(base),
-        data=dataset(base).describe(),
+        data="; ".join(filter(None, (dataset(base).describe(), clipped(preset, configure_trials(study, flags, preset), base)))),
         fingerprint=dataset(base).whole_fingerprint,
         data_is_subset=bool(base.train_size or base.test_size),
         world_size=flags.workers,

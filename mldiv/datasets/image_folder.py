@@ -13,10 +13,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mldiv.datasets.files import DataError, existing_folder
+from mldiv.datasets.files import DataError, existing_folder, say_taken
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
-LAYOUT = "it should hold train/<class>/*.jpeg and val/<class>/*.jpeg, the same classes in both"
+LAYOUT = "train/<class>/* and test/<class>/* (or val/<class>/*), JPEG or PNG files, the same classes in both"
+HINT = f"it should hold {LAYOUT}"
+#: Folders that may hold the test images; the first that is there is taken.
+TESTED = ("test", "val")
 
 #: Bytes above which a file is no image.
 LARGEST_BYTES = 2**30
@@ -31,9 +34,7 @@ class FolderImages:
 
     def __init__(self, paths: list[Path], size: int) -> None:
         self.paths = paths
-        from torchvision.transforms import v2  # torchvision takes two seconds to import
-
-        self.transform = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor()])
+        self.transform = fitting(size)
         self.shape = torch.Size((len(paths), 3, size, size))
         self.loader: Any = None
 
@@ -67,6 +68,13 @@ class FolderImages:
         for path in self.paths[:: max(1, len(self.paths) // HASHED_FILES)]:
             rows.append(hashlib.sha256(path.read_bytes()).digest())
         return b"\n".join([str(self.shape[-1]).encode(), *rows])
+
+
+def fitting(size: int) -> Callable[[Image.Image], Tensor]:
+    """Return what makes uint8 [channels, size, size] of an image: shorter side resized, center cropped; 0: as it is."""
+    from torchvision.transforms import v2  # torchvision takes two seconds to import
+
+    return v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor()] if size else [v2.PILToTensor()])
 
 
 class _Chunks:
@@ -109,15 +117,20 @@ def read_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as file:
-            return (_to_bytes(file) if file.mode.startswith("I") else file).convert("RGB")
+            return as_bytes(file).convert("RGB")
     except Exception as error:  # Pillow's own are of a dozen kinds
         why = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: not a readable JPEG or PNG image ({why[:200]}); replace or remove it") from None
 
 
-def _to_bytes(file: Image.Image) -> Image.Image:
-    """A grey image of 16 bits, which Pillow would cut off at 255, in 8."""
-    values = np.asarray(file).astype(np.int64)
+def as_bytes(image: Image.Image) -> Image.Image:
+    """Return a grey image of 16 bits, which Pillow would cut off at 255, in 8; any other as it is.
+
+    Raises: ValueError for values beyond.
+    """
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 255 * WIDE_TO_BYTE:
         raise ValueError("more than 16 bits per channel")
     return Image.fromarray(((values + WIDE_TO_BYTE // 2) // WIDE_TO_BYTE).astype(np.uint8))
@@ -143,10 +156,21 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read(root: Path | None, size: int) -> tuple[tuple[FolderImages, Tensor], tuple[FolderImages, Tensor]]:
-    """Return training and validation images with their labels, numbers of the class folders in the order of their names."""
+    """Return training and test images with their labels, numbers of the class folders in the order of their names."""
     assert root is not None
-    train, test = (_read_split(root / split, size) for split in ("train", "val"))
+    train, test = (_read_split(root / split, size) for split in ("train", tested(root)))
     return train, test
+
+
+def tested(root: Path) -> str:
+    """Return the name of the folder of the test images; the last of TESTED where there is none."""
+    return next((name for name in TESTED if (root / name).is_dir()), TESTED[-1])
+
+
+def taken(root: Path | None) -> str:
+    """Say which folder the test images are from, and which one is not used."""
+    found = [name for name in TESTED if root is not None and (root / name).is_dir()]
+    return say_taken(f"{found[0]}/", [f"{name}/" for name in found[1:]])
 
 
 def _read_split(folder: Path, size: int) -> tuple[FolderImages, Tensor]:
@@ -160,18 +184,18 @@ def check(root: Path | None) -> None:
 
     Raises: DataError, naming the file or folder.
     """
-    classes = []
-    for split in ("train", "val"):
-        folder = existing_folder(root, LAYOUT) / split
+    classes, root = [], existing_folder(root, HINT)
+    for split in ("train", test := tested(root)):
+        folder = root / split
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; {LAYOUT}")
+            raise DataError(f"{folder}: no such folder; {HINT}")
         classes.append({path.name for path in class_folders(folder)})
         for path in class_folders(folder):
             _check_class(path, least=2 if split == "train" else 1)
     if len(classes[0]) < 2:
-        raise DataError(f"{root}: {len(classes[0])} classes in train, at least 2 are needed; {LAYOUT}")
+        raise DataError(f"{root}: {len(classes[0])} classes in train, at least 2 are needed; {HINT}")
     if odd_classes := sorted(classes[0] ^ classes[1]):
-        raise DataError(f"{root}: class {odd_classes[0]} is in only one of train and val; {LAYOUT}")
+        raise DataError(f"{root}: class {odd_classes[0]} is in only one of train and {test}; {HINT}")
 
 
 def _check_class(folder: Path, least: int) -> None:

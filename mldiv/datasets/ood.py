@@ -27,7 +27,8 @@ Pixels = UInt8[Tensor, "images channels height width"]
 def names(ood: str) -> tuple[str, ...]:
     """Return the sets that a list with commas asks for, in its order; none for "none".
 
-    Each is a name of OOD, or name@PLACE, a data set in a folder of its own: below --data-root unless it begins with a slash.
+    Each is a name of OOD, or name@PLACE, a data set in a place of its own: below --data-root (beside it, where that is a file)
+    unless it begins with a slash.
     """
     return () if ood == "none" else tuple(ood.split(","))
 
@@ -67,7 +68,7 @@ def check(ood: str, root: Path | None, data_name: str) -> None:
     """
     for name in names(check_name(ood)):
         kind, folder = _placed(name, root)
-        if kind == data_name and (kind != "image_folder" or _same(folder, root)):
+        if kind == data_name and (DATASETS[kind].classes is not None or _same(folder, root)):
             raise DataError(
                 f"ood = {name!r}: the networks are trained on {data_name}; take another data set, photographs, noise or none"
             )
@@ -133,7 +134,8 @@ def _patches(size: int) -> Pixels:
 def _placed(name: str, root: Path | None) -> tuple[str, Path | None]:
     """A set's kind and the folder of its data."""
     kind, _, place = name.partition("@")
-    return kind, (root or Path()) / place if place else root
+    below = root.parent if root is not None and root.is_file() else root
+    return kind, (below or Path()) / place if place else root
 
 
 def _same(folder: Path | None, root: Path | None) -> bool:

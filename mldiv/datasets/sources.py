@@ -12,7 +12,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from mldiv.datasets import image_folder
-from mldiv.datasets.files import DataError, check_file, existing_folder
+from mldiv.datasets.files import DataError, check_file, existing_folder, packed_or_not
+from mldiv.datasets.formats import huggingface, idx, npz
 from mldiv.datasets.image_folder import FolderImages
 
 #: Decoded images up to this size are kept in memory; a larger folder is decoded batch by batch.
@@ -25,21 +26,28 @@ Raw = tuple[Tensor | FolderImages, Tensor]
 class Source:
     """A data set's reader and habits.
 
-    read: (root, image size in pixels) -> (training images and labels, test images and labels); check: raises DataError early;
-    classes: None to count them; size: pixels a side; padding, flip: the augmentation, shifts by so many pixels; mean, std: per
-    channel, of values in [0, 1], None to take them from the training images; download: torchvision's class that fetches the
-    files, by name.
+    read: (root, image size in pixels, 0: as they are) -> (training images and labels, test images and labels); check: raises
+    DataError early; classes: None to count them, of data that are another set in every place; size: pixels a side, None: as
+    they are; padding, flip: the augmentation, shifts by so many pixels (of images as they are: by an eighth of a side); mean,
+    std: per channel, of values in [0, 1], None to take them from the training images; download: torchvision's class that
+    fetches the files, by name; layout: what --data-root should hold, or be; taken: says which test images were found there.
     """
 
     read: Callable[[Path | None, int], tuple[Raw, Raw]]
     check: Callable[[Path | None], None]
     classes: int | None
-    size: int
+    size: int | None
     padding: int
     flip: bool
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     download: str | None = None
+    layout: str = ""
+    taken: Callable[[Path | None], str] = lambda root: ""
+
+    def augmented_by(self, size: int) -> int:
+        """Return the largest shift of images of ``size`` pixels, as large a share of them as of those of the set's own size."""
+        return -(-self.padding * size // self.size) if self.size else -(-size // 8)
 
 
 def _read_digits(root: Path | None, size: int) -> tuple[Raw, Raw]:
@@ -59,8 +67,14 @@ def _torchvision(name: str) -> Any:
 
 
 def _read_fashion_mnist(root: Path | None, size: int) -> tuple[Raw, Raw]:
-    train, test = (_torchvision("FashionMNIST")(root, train=train) for train in (True, False))
-    return (train.data[:, None], train.targets), (test.data[:, None], test.targets)
+    return idx.read(_fashion_mnist_folder(root), size)
+
+
+def _fashion_mnist_folder(root: Path | None) -> Path:
+    """Where the files lie: where torchvision puts them, or in the folder itself, as they are downloaded by hand."""
+    folder = existing_folder(root, FASHION_MNIST_HINT)
+    below = folder / "FashionMNIST" / "raw"
+    return below if below.is_dir() or not any(folder.glob(f"{idx.FILES[0]}*")) else folder
 
 
 def _read_cifar10(root: Path | None, size: int) -> tuple[Raw, Raw]:
@@ -97,9 +111,9 @@ def _check_nothing(root: Path | None) -> None:
 
 
 def _check_fashion_mnist(root: Path | None) -> None:
-    hint = "it should hold FashionMNIST/raw (--download fetches it)"
+    folder = _fashion_mnist_folder(root)
     for name, (size, md5) in FASHION_MNIST_FILES.items():
-        check_file(existing_folder(root, hint) / "FashionMNIST" / "raw" / name, size, md5, hint)
+        check_file(packed_or_not(folder / name, FASHION_MNIST_HINT), size, md5, FASHION_MNIST_HINT)
 
 
 def _check_cifar10(root: Path | None) -> None:
@@ -123,6 +137,8 @@ def _check_pickles(kind: Any, root: Path | None) -> None:
         check_file(folder / name, None, md5, "--download fetches it anew")
 
 
+FASHION_MNIST = "FashionMNIST/raw with its four idx files, or these files themselves, as they are or with .gz"
+FASHION_MNIST_HINT = f"it should hold {FASHION_MNIST} (--download fetches them)"
 CIFAR10_BINARY = "cifar-10-batches-bin"
 #: md5 of the official files; the last is the test set.
 CIFAR10_MD5 = {
@@ -142,20 +158,33 @@ FASHION_MNIST_FILES = {
 }
 
 DATASETS: dict[str, Source] = {
-    "digits": Source(_read_digits, _check_nothing, 10, 8, padding=1, flip=False),
+    "digits": Source(_read_digits, _check_nothing, 10, 8, padding=1, flip=False, layout="none, it comes with scikit-learn"),
     "fashion_mnist": Source(
-        _read_fashion_mnist, _check_fashion_mnist, 10, 28, 2, True, (0.2860,), (0.3530,), "FashionMNIST"
+        _read_fashion_mnist, _check_fashion_mnist, 10, 28, 2, True, (0.2860,), (0.3530,), "FashionMNIST", FASHION_MNIST
     ),
     "cifar10": Source(
-        _read_cifar10, _check_cifar10, 10, 32, 4, True, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR10"
+        _read_cifar10, _check_cifar10, 10, 32, 4, True, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR10",
+        f"{CIFAR10_BINARY} or cifar-10-batches-py",
     ),
     "cifar100": Source(
-        _read_cifar100, _check_cifar100, 100, 32, 4, True, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "CIFAR100"
+        _read_cifar100, _check_cifar100, 100, 32, 4, True, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "CIFAR100",
+        "cifar-100-python",
     ),
     "image_folder": Source(
-        image_folder.read, image_folder.check, None, 64, 8, True, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        image_folder.read, image_folder.check, None, 64, 8, True, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
+        layout=image_folder.LAYOUT, taken=image_folder.taken,
+    ),
+    "idx": Source(idx.read, idx.check, None, None, 0, False, layout=idx.LAYOUT),
+    "npz": Source(npz.read, npz.check, None, None, 0, False, layout=npz.LAYOUT, taken=npz.taken),
+    "huggingface": Source(
+        huggingface.read, huggingface.check, None, None, 0, False, layout=huggingface.LAYOUT, taken=huggingface.taken
     ),
 }  # fmt: skip
+
+
+def layouts() -> str:
+    """Return what --data-root should hold, or be, for each data set, in a line."""
+    return "; ".join(f"{name}: {source.layout}" for name, source in DATASETS.items() if source.layout)
 
 
 def check(name: str, root: Path | None, *, download: bool = False) -> None:
@@ -164,8 +193,8 @@ def check(name: str, root: Path | None, *, download: bool = False) -> None:
     Raises: DataError for what is missing, truncated, damaged or of the wrong kind.
     """
     source = DATASETS[name]
-    if download and name == "image_folder":
-        raise DataError("--download: a folder of your own images cannot be downloaded; put train/ and val/ into --data-root")
+    if download and source.classes is None:
+        raise DataError(f"--download: images of your own cannot be downloaded; --data-root names them: {source.layout}")
     if download and source.download is not None:
         if root is None:
             raise DataError("--download needs --data-root, the folder to put the data into")

@@ -14,27 +14,35 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn import functional
 
+from mldiv.datasets.formats import label_file
 from mldiv.datasets.sources import DATASETS, IN_MEMORY_BYTES, DataError, FolderImages
+
+#: Values of images of which moments are taken in double precision at once; of more they are counted by level.
+MOST_DOUBLES = 2**26
 
 Moments = Float[Tensor, "1 channels 1 1"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """The images, uint8 [images, channels, height, width] or files decoded when asked for, and labels, int64 [images]."""
+    """The images, uint8 [images, channels, height, width] or files decoded when asked for, and labels, int64 [images].
+
+    taught: labels to train with in the place of these, where there are others.
+    """
 
     images: Tensor | FolderImages
     labels: Tensor
+    taught: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> "Split":
         """Return the images at ``indices``, in that order."""
+        rest = self.labels[indices], None if self.taught is None else self.taught[indices]
         if isinstance(self.images, FolderImages):
-            size = self.images.shape[-1]
-            return Split(FolderImages([self.images.paths[index] for index in indices], size), self.labels[indices])
-        return Split(self.images[indices], self.labels[indices])
+            return Split(FolderImages([self.images.paths[index] for index in indices], self.images.shape[-1]), *rest)
+        return Split(self.images[indices], *rest)
 
     def to(self, device: torch.device) -> "Split":
         """Return the split on a device; files stay files."""
@@ -54,7 +62,10 @@ class Shapes(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set in its three splits; mean and std per channel, of values in [0, 1]; padding, flip: augmentation."""
+    """A data set in its three splits; mean and std per channel, of values in [0, 1]; padding, flip: augmentation.
+
+    notes: what a reader should know of where images and labels come from.
+    """
 
     name: str
     classes: int
@@ -66,6 +77,7 @@ class ImageData:
     padding: int
     flip: bool
     test_split: str = "official"
+    notes: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -117,6 +129,7 @@ class ImageData:
             f"{self.name}: {len(self.train):,} training, {len(self.validation):,} validation and {len(self.test):,} {tested} "
             f"images of {side}x{side} pixels, {self.classes} classes"
             + ("" if self.test_split == "official" else "; development images, from the training set, stand in for test data")
+            + "".join(f"; {note}" for note in self.notes)
         )
 
 
@@ -137,34 +150,45 @@ class Augmentation:
 def load(
     name: str, root: Path | None, *, seed: int, validation_fraction: float, train_size: int | None = None,
     validation_size: int | None = None, test_size: int | None = None, image_size: int | None = None,
-    test_split: str = "official",
+    test_split: str = "official", train_labels: Path | None = None,
 ) -> ImageData:  # fmt: skip
     """Read a data set and take a validation split from its training images by ``seed``; all cuts keep the classes' shares.
 
-    validation_size: images, or None for validation_fraction of the training images. train_size, test_size: cut to so many
-    images; None keeps all. image_size: pixels to which images are resized, None as they are; shifts shrink with them.
+    validation_size: images, none for 0, or None for validation_fraction of the training images. train_size, test_size: cut to
+    so many images; None keeps all. image_size: pixels to which images are resized, None as they are; shifts shrink with them.
     test_split "development": the test images are taken from the training set, as many as test_size or validation_fraction
-    says; the official ones stay unused.
+    says; the official ones stay unused. train_labels: a file of labels to train with; the data set's own divide the images, and
+    score.
 
     Raises: DataError for data that is missing or damaged, TooFewImages for sizes that it cannot give.
     """
-    source, size = DATASETS[name], image_size or DATASETS[name].size
+    source, size = DATASETS[name], image_size or DATASETS[name].size or 0
     source.check(root)
     parts = source.read(root, size)
+    size = size or parts[0][0].shape[-1]
     everything, test = (Split(_sized(images, size), labels) for images, labels in parts)
     classes = source.classes or int(everything.labels.max()) + 1
+    if train_labels is not None:
+        everything = replace(everything, taught=label_file.read(train_labels, len(everything), classes))
+    notes = [source.taken(root)] if test_split == "official" else []
     if test_split == "development":
         everything, test = _divide(everything, test_size or round(validation_fraction * len(everything)), seed, "test_size")
     elif test_size is not None:
         test = _cut(test, test_size, seed, "test_size")
-    wanted = validation_size or round(validation_fraction * len(everything))
-    train, validation = _divide(everything, wanted, seed, "validation_size")
+    wanted = round(validation_fraction * len(everything)) if validation_size is None else validation_size
+    train, validation = everything, everything.take(np.arange(0))
+    if validation_size != 0:
+        train, validation = _divide(everything, wanted, seed, "validation_size")
     if train_size is not None:
         train = _cut(train, train_size, seed, "train_size")
-    train, validation, test = (_in_memory(split) for split in (train, validation, test))
+    if train.taught is not None and train_labels is not None:
+        notes.append(label_file.describe(train_labels, train.taught, train.labels))
+        train = Split(train.images, train.taught)
+    train, validation, test = (_in_memory(Split(split.images, split.labels)) for split in (train, validation, test))
     mean, std = (source.mean, source.std) if source.mean and source.std else _moments(train)
-    padding = source.padding if name == "image_folder" else -(-source.padding * size // source.size)
-    return ImageData(name, classes, train, validation, test, mean, std, padding, source.flip, test_split)
+    padding = source.padding if name == "image_folder" else source.augmented_by(size)
+    said = tuple(note for note in notes if note)
+    return ImageData(name, classes, train, validation, test, mean, std, padding, source.flip, test_split, said)
 
 
 def _sized(images: Any, size: int) -> Any:
@@ -199,7 +223,7 @@ def _cut(split: Split, count: int, seed: int, what: str) -> Split:
 
 
 def _in_memory(split: Split) -> Split:
-    if isinstance(split.images, Tensor) or split.images.shape.numel() > IN_MEMORY_BYTES:
+    if isinstance(split.images, Tensor) or not 0 < split.images.shape.numel() <= IN_MEMORY_BYTES:
         return split
     chunks = list(torch.arange(len(split)).split(256))
     return Split(torch.cat(list(_raw(split, chunks, torch.device("cpu")))), split.labels)
@@ -207,7 +231,15 @@ def _in_memory(split: Split) -> Split:
 
 def _moments(train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     assert isinstance(train.images, Tensor)
-    std, mean = torch.std_mean(train.images.double() / 255, (0, 2, 3))
+    if train.images.numel() <= MOST_DOUBLES:
+        std, mean = torch.std_mean(train.images.double() / 255, (0, 2, 3))
+    else:
+        counts = torch.stack(
+            [train.images[:, channel].flatten().bincount(minlength=256) for channel in range(train.images.shape[1])]
+        )
+        levels, count = torch.arange(256).double() / 255, counts.sum(1)
+        mean = (counts * levels).sum(1) / count
+        std = ((counts * (levels - mean[:, None]).square()).sum(1) / (count - 1)).sqrt()
     return tuple(mean.tolist()), tuple(std.tolist())
 
 

@@ -24,7 +24,7 @@ class FirstEpoch:
 
     def __init__(self, config: TrialConfig, pair: MutualPair, data: ImageData, epoch: int, device: torch.device) -> None:
         self.config, self.pair, self.device = config, pair, device
-        self.left = list(POINTS) if epoch == 0 and config.pretrained_peers else []
+        self.left = list(POINTS) if epoch == 0 and config.pretrained_peers and len(data.validation) else []
         self.points: list[tuple[float, dict[str, Tensor]]] = []
         if self.left:
             count = len(data.validation)

@@ -149,7 +149,7 @@ def fusion(function: Callable[..., PeerFusion]) -> Faults:
 def data_set(source: Source, root: Path | None = None) -> Faults:
     """Check a data set's images and labels, in its own size."""
     source.check(root)
-    for part, (images, labels) in zip(("training", "test"), source.read(root, source.size), strict=True):
+    for part, (images, labels) in zip(("training", "test"), source.read(root, source.size or 0), strict=True):
         if isinstance(images, Tensor) and (images.dtype != torch.uint8 or images.dim() != 4):
             yield f"{part} images are {images.dtype} {tuple(images.shape)}: uint8 [images, channels, height, width] is expected"
         if labels.dtype != torch.int64 or labels.dim() != 1 or len(labels) != images.shape[0]:

@@ -19,7 +19,7 @@ from mldiv.evaluation import metrics, recalibration, temperature_scaling
 from mldiv.evaluation.metrics import Predictive
 from mldiv.evaluation.predictive import disagreement, evaluation, predictives
 from mldiv.record_files import write_atomically
-from mldiv.records import PAIR
+from mldiv.records import PAIR, members_of
 from mldiv.storage import full_predictions
 from mldiv.training.loop import check_finite
 from mldiv.training.resume import Trial
@@ -38,10 +38,10 @@ def score(trial: Trial) -> None:
 
     The scores are those on validation and test data; the same on test data after temperature scaling and other recalibrations,
     fitted on validation data; of the first peers together; how well uncertainty detects errors and each set of ``config.ood``;
-    on corrupted test images. Every rank's call.
+    on corrupted test images. What needs validation images is left out where there are none. Every rank's call.
     """
     record = trial.record
-    validation, known = _predict(trial, trial.data, "validation")
+    validation, known = _predict(trial, trial.data, "validation") if len(trial.data.validation) else ({}, torch.empty(0))
     record.validation = _scores(validation, known)
     record.posterior = _posterior(trial, validation, known)
     record.calibration_temperature = {
@@ -55,11 +55,12 @@ def score(trial: Trial) -> None:
             probabilities=temperature_scaling.scale(prediction.probabilities, record.calibration_temperature[member])
         )
         for member, prediction in test.items()
+        if validation
     }
     names = tuple(name for name in metrics.METRICS if name != "mutual_information")  # what scaling leaves undefined
     record.test_scaled = {member: metrics.scores(prediction, labels, names) for member, prediction in scaled.items()}
     record.recalibrated = {
-        member: _recalibrated(validation[member], known, prediction, labels) for member, prediction in test.items()
+        member: _recalibrated(prediction, known, test[member], labels) for member, prediction in validation.items()
     }
     record.ensembles = _ensembles(validation, known, test, labels)
     record.generalized = _generalized(trial, test, labels)
@@ -90,17 +91,17 @@ def score(trial: Trial) -> None:
 
 def _posterior(trial: Trial, sampled: Members, labels: Tensor) -> dict[str, dict[str, float]]:
     """Say how far the predictions of the weight samples, of validation data, are from those of the means alone."""
-    means, _ = _predict(trial, trial.data, "validation", samples=0)
+    means = _predict(trial, trial.data, "validation", samples=0)[0] if sampled else {}
     names = ("nll", "accuracy")
-    found = {
-        member: metrics.scores(sampled[member], labels, names)
-        | {f"mean_{name}": value for name, value in metrics.scores(prediction, labels, names).items()}
-        for member, prediction in means.items()
-    }
+    found: dict[str, dict[str, float]] = {member: {} for member in members_of(len(trial.pair.peers))}
+    for member, prediction in means.items():
+        found[member] = metrics.scores(sampled[member], labels, names)
+        found[member] |= {f"mean_{name}": value for name, value in metrics.scores(prediction, labels, names).items()}
     *peers, together = found
     for name, peer in zip(peers, trial.pair.peers, strict=True):
         found[name]["sigma_over_mean"] = float((peer.sigma / peer.mean.abs()).detach().median())
-    found[together] |= metrics.mutual_information_parts(*(sampled[name] for name in peers))
+    if sampled:
+        found[together] |= metrics.mutual_information_parts(*(sampled[name] for name in peers))
     return found
 
 
@@ -130,10 +131,13 @@ def _ensembles(validation: Members, known: Tensor, test: Members, labels: Tensor
     """Score the first 1, 2, ... peers together, also after a temperature that is fitted to so many."""
     peers, found = [name for name in test if name != PAIR], {}
     for count in range(1, len(peers) + 1):
-        fitted, made = (metrics.together(*(of[name] for name in peers[:count])) for of in (validation, test))
-        temperature = temperature_scaling.fit_temperature(fitted.probabilities, known)
-        scaled = made._replace(probabilities=temperature_scaling.scale(made.probabilities, temperature))
-        found[str(count)] = metrics.scores(made, labels, PROPER) | {"scaled_nll": float(metrics.nll(scaled, labels))}
+        made = metrics.together(*(test[name] for name in peers[:count]))
+        found[str(count)] = metrics.scores(made, labels, PROPER)
+        if validation:
+            fitted = metrics.together(*(validation[name] for name in peers[:count]))
+            temperature = temperature_scaling.fit_temperature(fitted.probabilities, known)
+            scaled = made._replace(probabilities=temperature_scaling.scale(made.probabilities, temperature))
+            found[str(count)]["scaled_nll"] = float(metrics.nll(scaled, labels))
     return found
 
 
@@ -222,8 +226,12 @@ def chosen(prediction: Predictive, rows: Tensor) -> Predictive:
 
 
 def predictions_table(members: Members, scaled: Members, labels: Tensor) -> dict[str, list]:
-    """Return the columns of predictions.parquet: one row per image and member (peer_1, peer_2, ..., pair)."""
+    """Return the columns of predictions.parquet: one row per image and member (peer_1, peer_2, ..., pair).
+
+    scaled: after temperature scaling; where there is none, its columns are NaN.
+    """
     columns: dict[str, list] = {}
+    unknown = torch.full((len(labels),), torch.nan)
     for member, predictive in members.items():
         confidence, predicted = predictive.probabilities.max(-1)
         rows = {
@@ -232,8 +240,8 @@ def predictions_table(members: Members, scaled: Members, labels: Tensor) -> dict
             "predicted": predicted,
             "confidence": confidence,
             "label_probability": _of_label(predictive, labels),
-            "scaled_confidence": scaled[member].probabilities.max(-1).values,
-            "scaled_label_probability": _of_label(scaled[member], labels),
+            "scaled_confidence": scaled[member].probabilities.max(-1).values if scaled else unknown,
+            "scaled_label_probability": _of_label(scaled[member], labels) if scaled else unknown,
             "entropy": metrics.entropy(predictive.probabilities),
             "mutual_information": metrics.mutual_information(predictive),
         }

@@ -268,13 +268,16 @@ def _line(trial: Trial, epoch: int, diverse: bool, terms: Tensor) -> Line:
     train = dict(zip(term_names(len(pair.peers)), terms.tolist(), strict=True))
     if not diverse:
         train |= dict.fromkeys(OF_PAIRS)
-    members, labels = predictive.predictives(
-        config, pair, data, "validation", samples=config.validation_samples, epoch=epoch, device=device
-    )
-    check_finite(members, f"epoch {epoch}, validation")
-    validation = {member: scores(prediction, labels, predictive.EPOCH_METRICS) for member, prediction in members.items()}
-    diversity = predictive.diversity(pair, diverse and config.param_alignment != "none")
-    if len(pair.peers) > 1:
+    validation, diversity = {}, predictive.diversity(pair, diverse and config.param_alignment != "none")
+    if len(data.validation):
+        members, labels = predictive.predictives(
+            config, pair, data, "validation", samples=config.validation_samples, epoch=epoch, device=device
+        )
+        check_finite(members, f"epoch {epoch}, validation")
+        validation = {member: scores(prediction, labels, predictive.EPOCH_METRICS) for member, prediction in members.items()}
+    if len(pair.peers) > 1 and not validation:
+        diversity |= dict.fromkeys(("feature_kl", "disagreement"))
+    elif len(pair.peers) > 1:
         diversity["feature_kl"] = float(predictive.feature_kl(config, pair, data, "validation", epoch=epoch, device=device))
         diversity["disagreement"] = predictive.disagreement(members)
     return {
@@ -303,5 +306,5 @@ def _notes(record: TrialRecord, path: Path) -> list[str]:
 
 def summary(line: dict[str, Any]) -> dict[str, Any]:
     """Return what a trial's client hears of an epoch; the rest is in metrics.jsonl."""
-    scores = line["validation"]["pair"]
+    scores = line["validation"].get("pair", dict.fromkeys(predictive.EPOCH_METRICS))
     return {"epoch": line["epoch"], "stage": line["stage"], "seconds": line["seconds"], **scores}

@@ -1,17 +1,21 @@
 """What is trained before the pair: networks whose weights become peers' initial means, or that teach; and its fusion."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from mldiv import distributed
 from mldiv.config import TrialConfig
-from mldiv.datasets.splits import ImageData
+from mldiv.datasets.files import check_hash
+from mldiv.datasets.splits import ImageData, Shapes
 from mldiv.evaluation.predictive import evaluation, precision
 from mldiv.method.pair import MutualPair
 from mldiv.record_files import Damaged
 from mldiv.records import trial_id
 from mldiv.seeding import generator
 from mldiv.setting import PRETRAINING, identity
+from mldiv.storage import public_weights
 from mldiv.storage.cache import Store
 from mldiv.storage.files import State, check_form, check_optimizer
 from mldiv.training.first_stage import environment_id
@@ -45,7 +49,7 @@ def for_teacher(config: TrialConfig) -> TrialConfig:
 
 def pretraining_ids(config: TrialConfig) -> dict[str, int]:
     """Return the identities of the pretrainings that a trial from its very start needs, with their epochs."""
-    needed = [(config, purpose) for _, purpose in purposes(config)]
+    needed = [] if config.pretrained else [(config, purpose) for _, purpose in purposes(config)]
     needed += [(for_teacher(config), TEACHER)] if config.teacher != "none" else []
     return {pretraining_id(by, purpose): by.pretrain_epochs for by, purpose in needed}
 
@@ -71,6 +75,18 @@ def pretrained(
         check_form(state, network(config, data.shapes, purpose).state_dict())
 
     return store.get(name, compute, device, check), trained
+
+
+def from_file(config: TrialConfig, shapes: Shapes, purpose: str) -> tuple[State, str]:
+    """Return the weights of a network that are in the file of ``config.pretrained``, the others at their random start.
+
+    Also says, in a sentence, what of both does not fit.
+
+    Raises: DataError, naming the file, where it is no file of tensors, has changed, or nothing of it fits.
+    """
+    path = Path(str(config.pretrained))
+    check_hash(path, config.pretrained_hash)
+    return public_weights.fitted(path, network(config, shapes, purpose).state_dict())
 
 
 def _train(config: TrialConfig, data: ImageData, store: Store, name: str, device: torch.device, purpose: str) -> State:

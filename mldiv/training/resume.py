@@ -17,7 +17,7 @@ from mldiv.record_files import Damaged, RecordError, read_bytes, set_aside
 from mldiv.records import TrialRecord
 from mldiv.storage.files import State, check_form, check_optimizer, fill, load
 from mldiv.training.first_stage import SharedFirstStage
-from mldiv.training.pretraining import TEACHER, for_teacher, pretrained, purposes
+from mldiv.training.pretraining import TEACHER, for_teacher, from_file, pretrained, purposes
 from mldiv.training.worker_cache import Workspace
 
 CHECKPOINT = "checkpoint.pt"
@@ -189,8 +189,13 @@ def _peers(trial: Trial) -> State:
 
 
 def _initialize(trial: Trial) -> None:
-    """Give the peers the means of pretrained networks, as `initialization` says."""
+    """Give the peers the means of pretrained networks, as `initialization` says, or of a file's weights."""
     for number, purpose in purposes(trial.config):
+        if trial.config.pretrained:
+            state, said = from_file(trial.config, trial.data.shapes, purpose)
+            trial.pair.peers[number - 1].load_means(state)
+            trial.record.notes.append(f"peer {number} starts from {said}")
+            continue
         state, trained = pretrained(trial.config, trial.data, trial.shared.store, trial.device, purpose)
         trial.pair.peers[number - 1].load_means(state)
         trial.record.cost["pretraining_epochs_trained"] += trained

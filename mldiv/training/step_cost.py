@@ -211,13 +211,16 @@ def measure(config: TrialConfig) -> Cost:
     first, second = (_median_seconds(partial(step, diverse), device) for diverse in (False, True))
     evaluation = _median_seconds(lambda: _evaluate(config, pair, data, device), device, repeats=1)
     images_tested = (len(data.test) + len(data.validation)) * config.test_samples
-    test = evaluation * images_tested / (len(data.validation) * config.validation_samples)
+    test = evaluation * images_tested / (len(data.validation or data.test) * config.validation_samples)
+    evaluation = evaluation if data.validation else 0.0
     return Cost(steps * first + evaluation, steps * second + evaluation, steps * first / len(pair.peers), test)
 
 
 def _evaluate(config: TrialConfig, pair: MutualPair, data: ImageData, device: torch.device) -> None:
-    predictive.predictives(config, pair, data, "validation", samples=config.validation_samples, epoch=0, device=device)
-    predictive.feature_kl(config, pair, data, "validation", epoch=0, device=device)
+    """An epoch's evaluation; on test images where none validate."""
+    split = "validation" if data.validation else "test"
+    predictive.predictives(config, pair, data, split, samples=config.validation_samples, epoch=0, device=device)
+    predictive.feature_kl(config, pair, data, split, epoch=0, device=device)
 
 
 def _median_seconds(run: Callable[[], None], device: torch.device, repeats: int = ESTIMATE_STEPS) -> float:

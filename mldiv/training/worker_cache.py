@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mldiv.config import TrialConfig
+from mldiv.datasets.files import check_hash
 from mldiv.datasets.splits import ImageData, load
 from mldiv.evaluation import predictive
 from mldiv.method.pair import MutualPair
@@ -36,10 +37,16 @@ def dataset(config: TrialConfig) -> ImageData:
         test_size=config.test_size,
         test_split=config.test_split,
         image_size=config.image_size,
+        train_labels=Path(config.train_labels) if config.train_labels else None,
+        labels_hash=config.train_labels_hash,
     )
 
 
-_dataset = lru_cache(maxsize=1)(load)
+@lru_cache(maxsize=1)
+def _dataset(name: str, root: Path | None, *, train_labels: Path | None, labels_hash: str, **cuts: Any) -> ImageData:
+    if train_labels is not None:
+        check_hash(train_labels, labels_hash)
+    return load(name, root, train_labels=train_labels, **cuts)
 
 
 class Workspace:

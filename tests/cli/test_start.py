@@ -12,8 +12,9 @@ import pytest
 from packaging.utils import canonicalize_name as canonical
 
 from analysis.build import FORMATS
-from mldiv.cli.flags import parse_flags
-from mldiv.datasets.sources import DATASETS
+from mldiv.cli.flags import LABEL_LAYOUT, LAYOUTS, parse_flags
+from mldiv.datasets.formats.label_file import LAYOUT
+from mldiv.datasets.sources import DATASETS, layouts
 from mldiv.extras import EXTRAS, install_hint
 from mldiv.method.networks import MODELS
 from mldiv.presets import PRESETS
@@ -68,8 +69,9 @@ def test_the_help_names_what_the_registries_hold(load_study, capsys):
     """By hand: the registries are torch's. Of what plug-ins enter nothing is said."""
     with pytest.raises(SystemExit):
         parse_flags(load_study("kernel_sweep"), ["--help"])
-    said = capsys.readouterr().out.replace(",", " ").split()
+    said = capsys.readouterr().out.replace(",", " ").replace(":", " ").split()
     assert {*MODELS, *DATASETS, *PRESETS} <= set(said)
+    assert (layouts(), LAYOUT) == (LAYOUTS, LABEL_LAYOUT)
     assert f"what to write, of {','.join(FORMATS)} (" in loaded_by(("module", "analysis", "--help"))[2]
 
 

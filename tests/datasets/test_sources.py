@@ -138,7 +138,7 @@ def test_image_folder_damaged(folder):
         check("image_folder", folder)
 
 
-@pytest.mark.parametrize("name", [name for name, source in DATASETS.items() if source.check is not sources._check_nothing])
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"digits", "npz"}))
 def test_missing_data_says_what_was_expected(name, tmp_path):
     with pytest.raises(DataError, match="--data-root is missing: it should hold"):
         check(name, None)
@@ -147,7 +147,7 @@ def test_missing_data_says_what_was_expected(name, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="a file, where a folder was expected"):
         check(name, tmp_path / "file")
-    with pytest.raises(DataError, match="no such f"):
+    with pytest.raises(DataError, match=r"no such f|cannot be loaded|Hugging Face's datasets reads it"):
         check(name, tmp_path)
 
 

@@ -114,6 +114,13 @@ def test_normalization_is_that_of_the_training_images():
     assert data.std[0] == pytest.approx(values.std().item())
 
 
+def test_it_is_the_same_where_levels_are_counted(monkeypatch):
+    expected = digits(image_size=6)
+    monkeypatch.setattr("mldiv.datasets.splits.MOST_DOUBLES", 100)
+    found = digits(image_size=6)
+    assert found.mean == pytest.approx(expected.mean, rel=1e-12) and found.std == pytest.approx(expected.std, rel=1e-12)
+
+
 def test_no_full_batch():
     data = digits(train_size=30)
     augmentation = draw_augmentation(data, torch.Generator())

@@ -106,7 +106,14 @@ CHANGED = {
     "mean_weight_decay": 0.01,
     "train_samples": 2,
     "batchnorm_batches": 2,
+    "train_labels": "elsewhere",
+    "train_labels_hash": "fedcba9876543210",
+    "pretrained": "elsewhere",
+    "pretrained_hash": "fedcba9876543210",
 }
+#: Settings that say where a file or folder is.
+PLACES = {"data_root", "train_labels", "pretrained"}
+LABELS, WEIGHTS = ({name: "here", f"{name}_hash": "0123456789abcdef"} for name in ("train_labels", "pretrained"))
 
 #: What else a setting needs in order to have an effect, or to be taken.
 WITH = {
@@ -116,6 +123,8 @@ WITH = {
     "teacher": {"peers": 1},
     "stage_two_lr_scale": {"stage_schedule": "restart"},
     "stage_two_warmup_epochs": {"stage_schedule": "restart"},
+    **dict.fromkeys(LABELS, LABELS),
+    **dict.fromkeys(WEIGHTS, WEIGHTS),
 }
 
 
@@ -137,7 +146,7 @@ def plain(tmp_path_factory):
     return functools.cache(lambda config: stage_one(config, tmp_path_factory.mktemp("plain")))
 
 
-@pytest.mark.parametrize("name", sorted(BRANCH | PATHS - {"data_root"}))
+@pytest.mark.parametrize("name", sorted(BRANCH | PATHS - PLACES))
 def test_a_branch_setting_does_not_touch_stage_one(tiny, tmp_path, plain, name):
     other = tiny.replace(**{name: CHANGED[name]}, **WITH.get(name, {}))
     same = tiny.replace(stage_schedule=other.stage_schedule)
@@ -163,6 +172,8 @@ def test_a_first_stage_setting_is_seen_in_stage_one(tiny, tmp_path, plain, name)
 DATA = {"data", "data_root", "image_size", "train_size", "validation_size", "test_size", "test_split"} | {
     "validation_fraction",
     "split_seed",
+    "train_labels",
+    "train_labels_hash",
 }
 
 
