@@ -86,7 +86,7 @@ class TrialConfig:
     """
 
     # Data.
-    data: str = _peers("digits", "the data set", choices=DATASETS)
+    data: str = _peers("digits", "the data set; own: images given to mldiv.train", choices=DATASETS)
     data_root: str | None = setting(
         None, "the folder of the data; digits needs none", spares=(TRIAL, FIRST_STAGE, PRETRAINING, STEP)
     )

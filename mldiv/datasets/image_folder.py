@@ -109,10 +109,15 @@ def read_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as file:
-            return (_to_bytes(file) if file.mode.startswith("I") else file).convert("RGB")
+            return to_mode(file, "RGB")
     except Exception as error:  # Pillow's own are of a dozen kinds
         why = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: not a readable JPEG or PNG image ({why[:200]}); replace or remove it") from None
+
+
+def to_mode(picture: Image.Image, mode: str) -> Image.Image:
+    """Return a picture with 8 bits per channel, in Pillow's mode L (grey) or RGB; 16 bits are scaled."""
+    return (_to_bytes(picture) if picture.mode.startswith("I") else picture).convert(mode)
 
 
 def _to_bytes(file: Image.Image) -> Image.Image:
@@ -126,6 +131,12 @@ def _to_bytes(file: Image.Image) -> Image.Image:
 def class_folders(folder: Path) -> list[Path]:
     """Return a split's class folders by name; hidden ones (.ipynb_checkpoints) are none."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def class_names(root: Path | None) -> list[str]:
+    """Return the classes' names, in the order of their numbers."""
+    assert root is not None
+    return [path.name for path in class_folders(root / "train")]
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """Read data sets from their files, and say clearly what is missing or damaged. Add one to DATASETS."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Source:
     read: (root, image size in pixels) -> (training images and labels, test images and labels); check: raises DataError early;
     classes: None to count them; size: pixels a side; padding, flip: the augmentation, shifts by so many pixels; mean, std: per
     channel, of values in [0, 1], None to take them from the training images; download: torchvision's class that fetches the
-    files, by name.
+    files, by name; names: of the classes, from the root.
     """
 
     read: Callable[[Path | None, int], tuple[Raw, Raw]]
@@ -40,6 +40,7 @@ class Source:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     download: str | None = None
+    names: Callable[[Path | None], Sequence[str]] | None = None
 
 
 def _read_digits(root: Path | None, size: int) -> tuple[Raw, Raw]:
@@ -96,6 +97,17 @@ def _check_nothing(root: Path | None) -> None:
     """digits come with scikit-learn."""
 
 
+def _check_own(root: Path | None) -> None:
+    raise DataError(
+        "data = 'own': those are images that mldiv.train was given in Python, and no files; take a data set of files"
+    )
+
+
+def _read_own(root: Path | None, size: int) -> tuple[Raw, Raw]:
+    _check_own(root)
+    raise NotImplementedError
+
+
 def _check_fashion_mnist(root: Path | None) -> None:
     hint = "it should hold FashionMNIST/raw (--download fetches it)"
     for name, (size, md5) in FASHION_MNIST_FILES.items():
@@ -124,6 +136,7 @@ def _check_pickles(kind: Any, root: Path | None) -> None:
 
 
 CIFAR10_BINARY = "cifar-10-batches-bin"
+CIFAR10_NAMES = "airplane automobile bird cat deer dog frog horse ship truck"
 #: md5 of the official files; the last is the test set.
 CIFAR10_MD5 = {
     "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
@@ -142,19 +155,24 @@ FASHION_MNIST_FILES = {
 }
 
 DATASETS: dict[str, Source] = {
-    "digits": Source(_read_digits, _check_nothing, 10, 8, padding=1, flip=False),
+    "digits": Source(_read_digits, _check_nothing, 10, 8, padding=1, flip=False, names=lambda root: "0123456789"),
     "fashion_mnist": Source(
-        _read_fashion_mnist, _check_fashion_mnist, 10, 28, 2, True, (0.2860,), (0.3530,), "FashionMNIST"
+        _read_fashion_mnist, _check_fashion_mnist, 10, 28, 2, True, (0.2860,), (0.3530,), "FashionMNIST",
+        lambda root: _torchvision("FashionMNIST").classes,
     ),
     "cifar10": Source(
-        _read_cifar10, _check_cifar10, 10, 32, 4, True, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR10"
+        _read_cifar10, _check_cifar10, 10, 32, 4, True, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR10",
+        lambda root: CIFAR10_NAMES.split(),
     ),
     "cifar100": Source(
-        _read_cifar100, _check_cifar100, 100, 32, 4, True, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "CIFAR100"
+        _read_cifar100, _check_cifar100, 100, 32, 4, True, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "CIFAR100",
+        lambda root: _torchvision("CIFAR100")(root, train=False).classes,
     ),
     "image_folder": Source(
-        image_folder.read, image_folder.check, None, 64, 8, True, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        image_folder.read, image_folder.check, None, 64, 8, True, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
+        names=image_folder.class_names,
     ),
+    "own": Source(_read_own, _check_own, None, 32, 0, False),
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn import functional
 
-from mldiv.datasets.sources import DATASETS, IN_MEMORY_BYTES, DataError, FolderImages
+from mldiv.datasets.sources import DATASETS, IN_MEMORY_BYTES, DataError, FolderImages, Source
 
 Moments = Float[Tensor, "1 channels 1 1"]
 
@@ -54,7 +54,8 @@ class Shapes(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set in its three splits; mean and std per channel, of values in [0, 1]; padding, flip: augmentation."""
+    """A data set in its three splits; mean and std per channel, of values in [0, 1]; padding, flip: augmentation; names: of the
+    classes, where they are known."""
 
     name: str
     classes: int
@@ -66,6 +67,7 @@ class ImageData:
     padding: int
     flip: bool
     test_split: str = "official"
+    names: tuple[str, ...] | None = None
 
     @property
     def channels(self) -> int:
@@ -76,6 +78,14 @@ class ImageData:
     def shapes(self) -> Shapes:
         """What a network and its loss must know of these data."""
         return Shapes(self.classes, self.channels, len(self.train), self.train.images.shape[-1])
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """What other images must be brought into to be predicted, as a trial's record holds it."""
+        return {
+            "channels": self.channels, "image_size": self.shapes.image_size, "mean": self.mean, "std": self.std,
+            "names": self.names,
+        }  # fmt: skip
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -132,18 +142,19 @@ class Augmentation:
 def load(
     name: str, root: Path | None, *, seed: int, validation_fraction: float, train_size: int | None = None,
     validation_size: int | None = None, test_size: int | None = None, image_size: int | None = None,
-    test_split: str = "official",
+    test_split: str = "official", source: Source | None = None,
 ) -> ImageData:  # fmt: skip
     """Read a data set and take a validation split from its training images by ``seed``; all cuts keep the classes' shares.
 
     validation_size: images, or None for validation_fraction of the training images. train_size, test_size: cut to so many
     images; None keeps all. image_size: pixels to which images are resized, None as they are; shifts shrink with them.
     test_split "development": the test images are taken from the training set, as many as test_size or validation_fraction
-    says; the official ones stay unused.
+    says; the official ones stay unused. source: of the images, where it is not that of the name in DATASETS.
 
     Raises: DataError for data that is missing or damaged, TooFewImages for sizes that it cannot give.
     """
-    source, size = DATASETS[name], image_size or DATASETS[name].size
+    source = source or DATASETS[name]
+    size = image_size or source.size
     source.check(root)
     parts = source.read(root, size)
     everything, test = (Split(_sized(images, size), labels) for images, labels in parts)
@@ -159,7 +170,8 @@ def load(
     train, validation, test = (_in_memory(split) for split in (train, validation, test))
     mean, std = (source.mean, source.std) if source.mean and source.std else _moments(train)
     padding = source.padding if name == "image_folder" else -(-source.padding * size // source.size)
-    return ImageData(name, classes, train, validation, test, mean, std, padding, source.flip, test_split)
+    names = tuple(source.names(root)) if source.names else None
+    return ImageData(name, classes, train, validation, test, mean, std, padding, source.flip, test_split, names)
 
 
 def _sized(images: Any, size: int) -> Any:

@@ -138,7 +138,7 @@ def test_image_folder_damaged(folder):
         check("image_folder", folder)
 
 
-@pytest.mark.parametrize("name", [name for name, source in DATASETS.items() if source.check is not sources._check_nothing])
+@pytest.mark.parametrize("name", [name for name in DATASETS if name not in ("digits", "own")])
 def test_missing_data_says_what_was_expected(name, tmp_path):
     with pytest.raises(DataError, match="--data-root is missing: it should hold"):
         check(name, None)
@@ -149,6 +149,11 @@ def test_missing_data_says_what_was_expected(name, tmp_path):
         check(name, tmp_path / "file")
     with pytest.raises(DataError, match="no such f"):
         check(name, tmp_path)
+
+
+def test_images_given_in_python_are_in_no_files():
+    with pytest.raises(DataError, match=r"images that mldiv.train was given in Python"):
+        check("own", None)
 
 
 def test_fashion_mnist_truncated(tmp_path):
