@@ -30,6 +30,8 @@ def test_the_same_study_is_continued_and_its_results_returned(asked, study, monk
     """As `helpers.small_study` runs it by its command: nothing is left to train."""
     monkeypatch.setattr(in_process, "attempt", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(build_module, "build", partial(build_module.build, formats=("md", "csv")))  # pictures take seconds
+    for weights in study.rglob("checkpoint.pt"):
+        weights.unlink()  # nothing but `load` needs them
     torch.set_num_threads(2)
     found = asked.run(study, **FLAGS)
     assert torch.get_num_threads() == 2
