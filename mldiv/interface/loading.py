@@ -80,8 +80,7 @@ def read_pair(
         raise RecordError(f"{folder}: the trial is {record.status} ({reason}), and only {words} ones have a trained pair")
     _check_plugins(record)
     config = from_dict(record.config)
-    form, classes = _form(record, config, data_root)
-    shapes = Shapes(classes, form.channels, record.data["train"], form.image_size)
+    form, shapes = _form(record, config, data_root)
     module = make_pair(config.replace(teacher="none"), shapes)
     files_of = folder / CHECKPOINT
     try:
@@ -109,8 +108,8 @@ def _check_plugins(record: TrialRecord) -> None:
         raise ConfigError(f"trained with the plug-in {', '.join(lost)}, by name and hash: load(..., plugins=[FILE]) loads it")
 
 
-def _form(record: TrialRecord, config: TrialConfig, root: str | os.PathLike[str] | None) -> tuple[ImageForm, int]:
-    """How the trial takes its images, and its number of classes: from its record, or from its data where that is too old."""
+def _form(record: TrialRecord, config: TrialConfig, root: str | os.PathLike[str] | None) -> tuple[ImageForm, Shapes]:
+    """How the trial takes images, and what its network knows of them: from its record, or from its data."""
     known: dict[str, Any] = record.data
     if "channels" not in known:
         try:
@@ -121,9 +120,13 @@ def _form(record: TrialRecord, config: TrialConfig, root: str | os.PathLike[str]
                 f"be normalised; its data set does, and is not there ({error}): give its folder, load(..., data_root=FOLDER)"
             ) from None
         known = known | data.form
-    channels, size, names = int(known["channels"]), int(known["image_size"]), known["names"]
-    mean, std = (tuple(map(float, known[name])) for name in ("mean", "std"))
-    return ImageForm(channels, size, mean, std, None if names is None else tuple(names)), int(known["classes"])
+    try:
+        classes, channels, train, size = (int(known[name]) for name in ("classes", "channels", "train", "image_size"))
+        mean, std = (tuple(map(float, known[name])) for name in ("mean", "std"))
+        names = None if known["names"] is None else tuple(map(str, known["names"]))
+    except (LookupError, TypeError, ValueError) as error:
+        raise Damaged(f"trial {record.id}: what its record says of its images is damaged ({error})") from None
+    return ImageForm(channels, size, mean, std, names), Shapes(classes, channels, train, size)
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:

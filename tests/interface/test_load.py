@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.small_study import trial
 from PIL import Image
+from torchvision.transforms import functional as tf
 
 import mldiv
 from mldiv import records
@@ -129,6 +130,17 @@ def test_the_layout_can_be_said(pair):
         pair.predict(images, layout="NCHW")
 
 
+def test_pictures_are_read_as_a_folder_of_them_is():
+    """The shorter side resized, the middle cut out; grey of 16 bits scaled."""
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    expected = tf.pil_to_tensor(tf.center_crop(tf.resize(picture, 16), 16))
+    assert torch.equal(as_tensor([picture], 3, 16, None)[0], expected)
+    assert as_tensor([picture], None, None, None).shape == (1, 3, 30, 30)
+    wide = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    assert torch.equal(as_tensor([wide.crop((0, 0, 30, 30))], 1, 30, None)[0, 0], torch.from_numpy(pixels[:, :30, 0]))
+
+
 def test_a_call_repeats_and_another_seed_does_not(pair, tested, found):
     torch.manual_seed(3)
     assert np.array_equal(pair.predict(tested).peers, pair.predict(tested).peers)
@@ -187,6 +199,11 @@ def test_its_history_has_a_row_per_epoch(pair, trained):
 def test_an_arm_or_seed_that_there_is_not(trained, asked, message):
     with pytest.raises(ConfigError, match=message):
         mldiv.load(trained, **asked)
+
+
+def test_the_arm_that_is_asked_for_is_loaded(trained):
+    weights = {arm: mldiv.load(trained, arm=arm, seed=1).config.alpha for arm in ("plain", "both")}
+    assert weights["plain"] == 0 < weights["both"]
 
 
 def test_a_trials_folder_or_an_address_serves_as_well(pair, trained, tested):
@@ -258,6 +275,13 @@ def test_a_record_of_an_older_version_takes_the_form_from_the_data(study, pair):
         DataError, match=r"does not say in its record how images .* give its folder, load\(\.\.\., data_root=FOLDER"
     ):
         mldiv.load(renamed)
+
+
+@pytest.mark.parametrize("changes", [{"mean": 3}, {"train": None}, {"names": 3}, {"std": ["a"]}])
+def test_a_damaged_form_is_said(study, changes):
+    edit(trial(study), data=records.read_trial(trial(study)).data | changes)
+    with pytest.raises(Damaged, match="what its record says of its images is damaged"):
+        mldiv.load(study, arm="both")
 
 
 def test_a_plug_in_is_asked_for_by_name(study):

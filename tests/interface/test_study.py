@@ -32,9 +32,7 @@ def test_the_same_study_is_continued_and_its_results_returned(asked, study, monk
     monkeypatch.setattr(build_module, "build", partial(build_module.build, formats=("md", "csv")))  # pictures take seconds
     for weights in study.rglob("checkpoint.pt"):
         weights.unlink()  # nothing but `load` needs them
-    torch.set_num_threads(2)
     found = asked.run(study, **FLAGS)
-    assert torch.get_num_threads() == 2
     assert capsys.readouterr().out == ""
     assert found.study == records.read_study(study) and found.problems == []
     assert list(zip(found.trials["arm"], found.trials["phase"], found.trials["seed"], strict=True)) == [
@@ -50,13 +48,15 @@ def test_the_same_study_is_continued_and_its_results_returned(asked, study, monk
     assert found.answer == (study / "answer.md").read_text()
 
 
-def test_an_interrupted_run_says_so(asked, tmp_path, monkeypatch):
+def test_an_interrupted_run_says_so_and_gives_the_threads_back(asked, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(in_process, "attempt", interrupted)
+    torch.set_num_threads(2)
     with pytest.raises(KeyboardInterrupt):
         asked.run(tmp_path / "study", **FLAGS)
+    assert torch.get_num_threads() == 2
 
 
 def test_flags_are_those_of_the_command(asked, capsys):

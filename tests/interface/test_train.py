@@ -12,6 +12,7 @@ from mldiv import records
 from mldiv.config import ConfigError, TrialConfig, from_dict
 from mldiv.datasets.files import DataError
 from mldiv.datasets.sources import DATASETS
+from mldiv.interface import training
 from mldiv.interface.own_data import own_data
 from mldiv.training.loop import Diverged
 from mldiv.training.worker_cache import dataset
@@ -76,11 +77,11 @@ def test_a_folder_of_something_else_is_refused(own, digits, trained):
     assert records.read_trial(folder) == pair.record
 
 
-def make(settings, data, test=None, names=None, layout=None, **changes):
+def make(settings, data, test=None, names=None, layout=None, padding=None, flip=False, **changes):
     config = from_dict(settings).replace(data="own", train_size=None, test_size=None, validation_size=None, **changes)
     if test is None:
         config = config.replace(test_split="development")
-    return own_data(config, data, test, names=names, padding=None, flip=False, layout=layout)
+    return own_data(config, data, test, names=names, padding=padding, flip=flip, layout=layout)
 
 
 def test_own_images_are_split_by_class_without_loss(settings):
@@ -93,6 +94,22 @@ def test_own_images_are_split_by_class_without_loss(settings):
         assert counts.max() - counts.min() <= 1
         assert torch.equal(split.labels, split.images[:, 0, 0, 0].long() % 3)
     assert (data.classes, data.channels, data.padding, data.flip, data.test_split) == (3, 1, 1, False, "development")
+    data = make(settings, (images, labels), padding=3, flip=True)
+    assert (data.padding, data.flip) == (3, True)
+
+
+def test_without_test_images_training_images_stand_in(settings, digits, monkeypatch):
+    seen = []
+
+    def stop(config, folder, *, workspace, **_):
+        seen.append((config.data, config.test_split, workspace.data(config).test_split, len(workspace.data(config).test)))
+        raise InterruptedError
+
+    monkeypatch.setattr(training, "fit", stop)
+    for test in (None, digits[1]):
+        with pytest.raises(InterruptedError):
+            mldiv.train(from_dict(settings).replace(test_size=None), digits[0], test=test)
+    assert seen == [("own", "development", "development", round(0.15 * 1437)), ("own", "official", "official", 360)]
 
 
 def test_loaders_and_data_sets_of_images_are_taken(settings):
