@@ -83,8 +83,8 @@ class ImageData:
     def form(self) -> dict[str, Any]:
         """What other images must be brought into to be predicted, as a trial's record holds it."""
         return {
-            "channels": self.channels, "image_size": self.shapes.image_size, "mean": self.mean, "std": self.std,
-            "names": self.names,
+            "channels": self.channels, "image_size": self.shapes.image_size, "mean": list(self.mean), "std": list(self.std),
+            "names": None if self.names is None else list(self.names),
         }  # fmt: skip
 
     @property
