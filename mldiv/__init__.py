@@ -1,3 +1,39 @@
 """Find out what makes pairs of Bayesian networks teach each other better."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mldiv.config import TrialConfig
+    from mldiv.interface.loading import load
+    from mldiv.interface.pair import Predictions, TrainedPair
+    from mldiv.interface.results import Results, results
+    from mldiv.interface.study import Study
+    from mldiv.interface.training import train
+
 __version__ = "0.5.0"
+
+__all__ = ["Predictions", "Results", "Study", "TrainedPair", "TrialConfig", "__version__", "load", "results", "train"]
+
+#: Where each name of the Python interface (docs/python.md) is: its module, and torch, are imported when it is first asked for.
+_HOMES = {
+    "Predictions": "mldiv.interface.pair",
+    "Results": "mldiv.interface.results",
+    "Study": "mldiv.interface.study",
+    "TrainedPair": "mldiv.interface.pair",
+    "TrialConfig": "mldiv.config",
+    "load": "mldiv.interface.loading",
+    "results": "mldiv.interface.results",
+    "train": "mldiv.interface.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mldiv' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -89,7 +89,7 @@ class TrialConfig:
     """
 
     # Data.
-    data: str = _peers("digits", "the data set", choices=DATASETS)
+    data: str = _peers("digits", "the data set; own: images given to mldiv.train", choices=DATASETS)
     data_root: str | None = _path(None, f"the folder of the data, or the file, with: {layouts()}")
     image_size: int | None = _peers(None, "pixels to which images are resized; none: as they are", gt=0, le=4096)
     train_size: int | None = _size(None, "training images; none: all")

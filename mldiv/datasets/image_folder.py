@@ -117,20 +117,23 @@ def read_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as file:
-            return as_bytes(file).convert("RGB")
+            return to_mode(file, "RGB")
     except Exception as error:  # Pillow's own are of a dozen kinds
         why = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: not a readable JPEG or PNG image ({why[:200]}); replace or remove it") from None
 
 
-def as_bytes(image: Image.Image) -> Image.Image:
-    """Return a grey image of 16 bits, which Pillow would cut off at 255, in 8; any other as it is.
+def to_mode(picture: Image.Image, mode: str) -> Image.Image:
+    """Return a picture with 8 bits per channel, in Pillow's mode L (grey) or RGB; 16 bits are scaled.
 
     Raises: ValueError for values beyond.
     """
-    if not image.mode.startswith("I"):
-        return image
-    values = np.asarray(image).astype(np.int64)
+    return (_to_bytes(picture) if picture.mode.startswith("I") else picture).convert(mode)
+
+
+def _to_bytes(picture: Image.Image) -> Image.Image:
+    """A grey image of 16 bits, which Pillow would cut off at 255, in 8."""
+    values = np.asarray(picture).astype(np.int64)
     if values.min() < 0 or values.max() > 255 * WIDE_TO_BYTE:
         raise ValueError("more than 16 bits per channel")
     return Image.fromarray(((values + WIDE_TO_BYTE // 2) // WIDE_TO_BYTE).astype(np.uint8))
@@ -139,6 +142,12 @@ def as_bytes(image: Image.Image) -> Image.Image:
 def class_folders(folder: Path) -> list[Path]:
     """Return a split's class folders by name; hidden ones (.ipynb_checkpoints) are none."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def class_names(root: Path | None) -> list[str]:
+    """Return the classes' names, in the order of their numbers."""
+    assert root is not None
+    return [path.name for path in class_folders(root / "train")]
 
 
 def image_files(folder: Path) -> list[Path]:

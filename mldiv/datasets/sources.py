@@ -1,6 +1,6 @@
 """Read data sets from their files, and say clearly what is missing or damaged. Add one to DATASETS."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ class Source:
     DataError early; classes: None to count them, of data that are another set in every place; size: pixels a side, None: as
     they are; padding, flip: the augmentation, shifts by so many pixels (of images as they are: by an eighth of a side); mean,
     std: per channel, of values in [0, 1], None to take them from the training images; download: torchvision's class that
-    fetches the files, by name; layout: what --data-root should hold, or be; taken: says which test images were found there.
+    fetches the files, by name; layout: what --data-root should hold, or be; taken: says which test images were found there;
+    names: of the classes, from the root.
     """
 
     read: Callable[[Path | None, int], tuple[Raw, Raw]]
@@ -44,6 +45,7 @@ class Source:
     download: str | None = None
     layout: str = ""
     taken: Callable[[Path | None], str] = lambda root: ""
+    names: Callable[[Path | None], Sequence[str]] | None = None
 
     def augmented_by(self, size: int) -> int:
         """Return the largest shift of images of ``size`` pixels, as large a share of them as of those of the set's own size."""
@@ -110,6 +112,17 @@ def _check_nothing(root: Path | None) -> None:
     """digits come with scikit-learn."""
 
 
+def _check_own(root: Path | None) -> None:
+    raise DataError(
+        "data = 'own': those are images that mldiv.train was given in Python, and no files; take a data set of files"
+    )
+
+
+def _read_own(root: Path | None, size: int) -> tuple[Raw, Raw]:
+    _check_own(root)
+    raise NotImplementedError
+
+
 def _check_fashion_mnist(root: Path | None) -> None:
     folder = _fashion_mnist_folder(root)
     for name, (size, md5) in FASHION_MNIST_FILES.items():
@@ -140,6 +153,7 @@ def _check_pickles(kind: Any, root: Path | None) -> None:
 FASHION_MNIST = "FashionMNIST/raw with its four idx files, or these files themselves, as they are or with .gz"
 FASHION_MNIST_HINT = f"it should hold {FASHION_MNIST} (--download fetches them)"
 CIFAR10_BINARY = "cifar-10-batches-bin"
+CIFAR10_NAMES = "airplane automobile bird cat deer dog frog horse ship truck"
 #: md5 of the official files; the last is the test set.
 CIFAR10_MD5 = {
     "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
@@ -158,27 +172,32 @@ FASHION_MNIST_FILES = {
 }
 
 DATASETS: dict[str, Source] = {
-    "digits": Source(_read_digits, _check_nothing, 10, 8, padding=1, flip=False, layout="none, it comes with scikit-learn"),
+    "digits": Source(
+        _read_digits, _check_nothing, 10, 8, padding=1, flip=False, layout="none, it comes with scikit-learn",
+        names=lambda root: "0123456789",
+    ),
     "fashion_mnist": Source(
-        _read_fashion_mnist, _check_fashion_mnist, 10, 28, 2, True, (0.2860,), (0.3530,), "FashionMNIST", FASHION_MNIST
+        _read_fashion_mnist, _check_fashion_mnist, 10, 28, 2, True, (0.2860,), (0.3530,), "FashionMNIST", FASHION_MNIST,
+        names=lambda root: _torchvision("FashionMNIST").classes,
     ),
     "cifar10": Source(
         _read_cifar10, _check_cifar10, 10, 32, 4, True, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR10",
-        f"{CIFAR10_BINARY} or cifar-10-batches-py",
+        f"{CIFAR10_BINARY} or cifar-10-batches-py", names=lambda root: CIFAR10_NAMES.split(),
     ),
     "cifar100": Source(
         _read_cifar100, _check_cifar100, 100, 32, 4, True, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "CIFAR100",
-        "cifar-100-python",
+        "cifar-100-python", names=lambda root: _torchvision("CIFAR100")(root, train=False).classes,
     ),
     "image_folder": Source(
         image_folder.read, image_folder.check, None, 64, 8, True, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
-        layout=image_folder.LAYOUT, taken=image_folder.taken,
+        layout=image_folder.LAYOUT, taken=image_folder.taken, names=image_folder.class_names,
     ),
     "idx": Source(idx.read, idx.check, None, None, 0, False, layout=idx.LAYOUT),
     "npz": Source(npz.read, npz.check, None, None, 0, False, layout=npz.LAYOUT, taken=npz.taken),
     "huggingface": Source(
         huggingface.read, huggingface.check, None, None, 0, False, layout=huggingface.LAYOUT, taken=huggingface.taken
     ),
+    "own": Source(_read_own, _check_own, None, 32, 0, False),
 }  # fmt: skip
 
 

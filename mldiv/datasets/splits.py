@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mldiv.datasets.formats import label_file
-from mldiv.datasets.sources import DATASETS, IN_MEMORY_BYTES, DataError, FolderImages
+from mldiv.datasets.sources import DATASETS, IN_MEMORY_BYTES, DataError, FolderImages, Source
 
 #: Values of images of which moments are taken in double precision at once; of more they are counted by level.
 MOST_DOUBLES = 2**26
@@ -62,7 +62,8 @@ class Shapes(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set in its three splits; mean and std per channel, of values in [0, 1]; padding, flip: augmentation.
+    """A data set in its three splits; mean and std per channel, of values in [0, 1]; padding, flip: augmentation; names: of the
+    classes, where they are known.
 
     notes: what a reader should know of where images and labels come from.
     """
@@ -78,6 +79,7 @@ class ImageData:
     flip: bool
     test_split: str = "official"
     notes: tuple[str, ...] = ()
+    names: tuple[str, ...] | None = None
 
     @property
     def channels(self) -> int:
@@ -88,6 +90,14 @@ class ImageData:
     def shapes(self) -> Shapes:
         """What a network and its loss must know of these data."""
         return Shapes(self.classes, self.channels, len(self.train), self.train.images.shape[-1])
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """What other images must be brought into to be predicted, as a trial's record holds it."""
+        return {
+            "channels": self.channels, "image_size": self.shapes.image_size, "mean": list(self.mean), "std": list(self.std),
+            "names": None if self.names is None else list(self.names),
+        }  # fmt: skip
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -150,7 +160,7 @@ class Augmentation:
 def load(
     name: str, root: Path | None, *, seed: int, validation_fraction: float, train_size: int | None = None,
     validation_size: int | None = None, test_size: int | None = None, image_size: int | None = None,
-    test_split: str = "official", train_labels: Path | None = None,
+    test_split: str = "official", train_labels: Path | None = None, source: Source | None = None,
 ) -> ImageData:  # fmt: skip
     """Read a data set and take a validation split from its training images by ``seed``; all cuts keep the classes' shares.
 
@@ -158,11 +168,12 @@ def load(
     so many images; None keeps all. image_size: pixels to which images are resized, None as they are; shifts shrink with them.
     test_split "development": the test images are taken from the training set, as many as test_size or validation_fraction
     says; the official ones stay unused. train_labels: a file of labels to train with; the data set's own divide the images, and
-    score.
+    score. source: of the images, where it is not that of the name in DATASETS.
 
     Raises: DataError for data that is missing or damaged, TooFewImages for sizes that it cannot give.
     """
-    source, size = DATASETS[name], image_size or DATASETS[name].size or 0
+    source = source or DATASETS[name]
+    size = image_size or source.size or 0
     source.check(root)
     parts = source.read(root, size)
     size = size or parts[0][0].shape[-1]
@@ -187,8 +198,8 @@ def load(
     train, validation, test = (_in_memory(Split(split.images, split.labels)) for split in (train, validation, test))
     mean, std = (source.mean, source.std) if source.mean and source.std else _moments(train)
     padding = source.padding if name == "image_folder" else source.augmented_by(size)
-    said = tuple(note for note in notes if note)
-    return ImageData(name, classes, train, validation, test, mean, std, padding, source.flip, test_split, said)
+    said, names = tuple(note for note in notes if note), tuple(source.names(root)) if source.names else None
+    return ImageData(name, classes, train, validation, test, mean, std, padding, source.flip, test_split, said, names)
 
 
 def _sized(images: Any, size: int) -> Any:

@@ -103,10 +103,8 @@ def predictives(
 
     samples: of each peer's weights; 0: the network of its means, which is all that a peer without noise has.
     """
-    count, drawn = len(data.splits[split]), []
-    for number, peer in enumerate(pair.peers, 1):
-        stream = generator(config.seed, f"evaluate {split} {number}", epoch, device)
-        drawn.append(_draw(peer, samples, stream))
+    count = len(data.splits[split])
+    drawn = draw_weights(pair, config.seed, split, samples=samples, epoch=epoch, device=device)
     with evaluation(pair):
         networks = [
             (peer, own, _statistics(config, peer, own, data, epoch)) for peer, own in zip(pair.peers, drawn, strict=True)
@@ -121,6 +119,16 @@ def predictives(
     ]
     members = dict(zip(members_of(len(peers)), (*peers, metrics.together(*peers)), strict=True))
     return members, distributed.gather_rows(torch.cat(shares), count)
+
+
+@torch.no_grad()
+def draw_weights(pair: MutualPair, seed: int, purpose: str, *, samples: int, epoch: int, device: torch.device) -> list[Tensor]:
+    """Draw weight samples [samples, weights] of every peer, each from a stream of its own by (seed, purpose, epoch).
+
+    purpose: the split that is predicted; samples: 0 for the means alone.
+    """
+    streams = [generator(seed, f"evaluate {purpose} {number}", epoch, device) for number in range(1, len(pair.peers) + 1)]
+    return [_draw(peer, samples, stream) for peer, stream in zip(pair.peers, streams, strict=True)]
 
 
 def _draw(peer: GaussianPosterior, samples: int, stream: torch.Generator) -> Tensor:

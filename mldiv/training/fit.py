@@ -116,6 +116,7 @@ def _open_record(config: TrialConfig, folder: Path, data: ImageData, device: tor
     sizes = {name: len(split) for name, split in data.splits.items()}
     record.status, record.reason = "running", None
     record.data = sizes | {"classes": data.classes, "fingerprint": data.fingerprint, "test_fingerprint": data.test_fingerprint}
+    record.data |= data.form
     record.environment = environment(device)
     records.write_trial(folder, record)
     return record

@@ -89,6 +89,7 @@ def cifar100(tmp_path, monkeypatch):
 def test_cifar100_pickles(cifar100):
     data = load("cifar100", cifar100, seed=0, validation_fraction=0.1)
     assert data.classes == 100 and len(data.test) == 200 and data.train.images.shape[1:] == (3, 32, 32)
+    assert data.names == tuple(map(str, range(100)))
     (cifar100 / tv.CIFAR100.base_folder / "train").write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"train: its md5 is .* expected .*--download"):
         check("cifar100", cifar100)
@@ -110,7 +111,7 @@ def test_image_folder(folder, in_memory, monkeypatch):
     monkeypatch.setattr(splits, "IN_MEMORY_BYTES", 2**30 if in_memory else 0)
     data = load("image_folder", folder, seed=0, validation_size=4, validation_fraction=0.1, image_size=16)
     assert isinstance(data.train.images, torch.Tensor) == in_memory
-    assert data.classes == 2 and len(data.train) == 8 and len(data.test) == 6
+    assert data.classes == 2 and len(data.train) == 8 and len(data.test) == 6 and data.names == ("cat", "dog")
     augmentation = draw_augmentation(data, torch.Generator().manual_seed(0))
     order = torch.arange(8).flip(0)
     images, labels = next(train_batches(data, batch_size=8, order=order, augmentation=augmentation, device=CPU))
@@ -138,7 +139,7 @@ def test_image_folder_damaged(folder):
         check("image_folder", folder)
 
 
-@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"digits", "npz"}))
+@pytest.mark.parametrize("name", [name for name in DATASETS if name not in ("digits", "npz", "own")])
 def test_missing_data_says_what_was_expected(name, tmp_path):
     with pytest.raises(DataError, match="--data-root is missing: it should hold"):
         check(name, None)
@@ -149,6 +150,17 @@ def test_missing_data_says_what_was_expected(name, tmp_path):
         check(name, tmp_path / "file")
     with pytest.raises(DataError, match=r"no such f|cannot be loaded|Hugging Face's datasets reads it"):
         check(name, tmp_path)
+
+
+def test_the_names_of_classes_are_the_published_ones():
+    names = {name: list(DATASETS[name].names(None)) for name in ("fashion_mnist", "cifar10", "digits")}
+    assert names["fashion_mnist"] == tv.FashionMNIST.classes and names["digits"] == list("0123456789")
+    assert (names["cifar10"][0], names["cifar10"][7], len(names["cifar10"])) == ("airplane", "horse", 10)
+
+
+def test_images_given_in_python_are_in_no_files():
+    with pytest.raises(DataError, match=r"images that mldiv.train was given in Python"):
+        check("own", None)
 
 
 def test_fashion_mnist_truncated(tmp_path):

@@ -140,7 +140,9 @@ def test_a_record_says_everything(tiny, alone):
     record = records.read_trial(folder)
     assert json.loads((folder / "trial.json").read_text())["config"]["alpha"] == tiny.alpha
     sizes = {"train": 64, "validation": 32, "test": 32, "classes": 10}
-    assert record.data == sizes | {"fingerprint": dataset(tiny).fingerprint}
+    data = dataset(tiny)
+    form = {"channels": 1, "image_size": 8, "mean": list(data.mean), "std": list(data.std), "names": list("0123456789")}
+    assert record.data == sizes | form | {"fingerprint": data.fingerprint}
     assert record.environment["world_size"] == 1
     found = list(records.read_lines(folder / "metrics.jsonl"))
     assert [line["stage"] for line in found] == [1, 1, 2, 2]

@@ -10,7 +10,7 @@ from torch import Tensor
 from mldiv.datasets.files import DataError, existing_folder, say_taken
 from mldiv.datasets.formats import arrays
 from mldiv.datasets.formats.arrays import Labels, Pixels
-from mldiv.datasets.image_folder import as_bytes, fitting
+from mldiv.datasets.image_folder import fitting, to_mode
 
 #: Splits that may be the test images; the first that is there is taken.
 TESTED = ("test", "validation", "valid", "val")
@@ -118,7 +118,7 @@ def _decoded(part: Any, size: int, where: str) -> Pixels:
     rows: list[Tensor] = []
     for row, image in enumerate(_pictures(part, column, where)):
         modes.add(image.mode)
-        pixels = transform(as_bytes(image).convert("RGB"))
+        pixels = transform(to_mode(image, "RGB"))
         if not size and not pixels.shape[1] == pixels.shape[2] == (rows or [pixels])[0].shape[1]:
             raise DataError(f"{where}, row {row}: {pixels.shape[2]}x{pixels.shape[1]} pixels; --set image_size=N makes squares")
         rows.append(pixels)

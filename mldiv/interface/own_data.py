@@ -1,0 +1,80 @@
+"""One's own images and labels as a data set: arrays, batches of a loader, items of a torch data set."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mldiv.config import TrialConfig
+from mldiv.datasets.files import DataError
+from mldiv.datasets.sources import Source
+from mldiv.datasets.splits import ImageData, load
+from mldiv.interface.images import as_bytes
+
+#: (images, labels); an iterable of such batches, as a DataLoader is; or a torch data set of single images and labels.
+Data = tuple[Any, Any] | Iterable[tuple[Any, Any]] | Dataset
+
+
+def own_data(
+    config: TrialConfig, data: Data, test: Data | None, *, names: Sequence[str] | None, padding: int | None, flip: bool,
+    layout: str | None,
+) -> ImageData:  # fmt: skip
+    """Make a data set of one's own images, split as the configuration says. names: of the classes.
+
+    Raises: DataError for images or labels that cannot be.
+    """
+    images, labels = _together(data, config.image_size, layout)
+    channels, size = images.shape[1], images.shape[-1]
+    if test is not None:
+        tested, theirs = _together(test, config.image_size or size, layout, channels)
+    else:
+        tested, theirs = images[:0], labels[:0]
+    classes = len(names) if names is not None else int(torch.cat([labels, theirs]).max()) + 1
+    if (highest := int(torch.cat([labels, theirs]).max())) >= classes:
+        raise DataError(f"labels go up to {highest}, and {classes} classes are named: they are numbered from 0 on")
+    source = Source(
+        lambda root, size: ((images, labels), (tested, theirs)), lambda root: None, classes, size,
+        padding=size // 8 if padding is None else padding, flip=flip, names=None if names is None else lambda root: names,
+    )  # fmt: skip
+    return load(
+        config.data, None, seed=config.split_seed, validation_fraction=config.validation_fraction, source=source,
+        train_size=config.train_size, validation_size=config.validation_size, test_size=config.test_size,
+        test_split=config.test_split, image_size=config.image_size,
+    )  # fmt: skip
+
+
+def _together(data: Data, size: int | None, layout: str | None, channels: int | None = None) -> tuple[Tensor, Tensor]:
+    """Images as uint8 [N, channels, size, size], labels as int64 [N]."""
+    batches = [data] if isinstance(data, tuple) and len(data) == 2 else _batches(data)
+    parts = []
+    for batch in batches:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise DataError(f"a {type(batch).__name__}, where (images, labels) were expected")
+        images = as_bytes(batch[0], channels, size, layout)
+        channels, size = images.shape[1], images.shape[-1]
+        parts.append((images, _labels(batch[1], len(images))))
+    if not parts:
+        raise DataError("no images")
+    images, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    return images, labels
+
+
+def _batches(data: Any) -> Iterable[Any]:
+    """The batches of a loader; of a data set all images as one batch."""
+    if not isinstance(data, Dataset):
+        return data
+    images, labels = zip(*(data[index] for index in range(len(data))), strict=True)  # type: ignore[arg-type]
+    return [(list(images), list(labels))]
+
+
+def _labels(labels: Any, count: int) -> Tensor:
+    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.array(labels)
+    if values.shape != (count,) or values.dtype.kind not in "iu" or (values < 0).any():
+        raise DataError(
+            f"labels of type {values.dtype.str} and shape {values.shape} for {count} images: a whole number from 0 on for each "
+            "is expected"
+        )
+    return torch.from_numpy(values.astype(np.int64))

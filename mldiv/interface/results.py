@@ -1,0 +1,98 @@
+"""A study's results as data frames, from its records."""
+
+import importlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+
+from mldiv.checkout import use_analysis
+from mldiv.records import StudyRecord, TrialRecord
+from mldiv.storage.object_store import working_copy
+
+
+def analysis(module: str) -> ModuleType:
+    """Return a module of the package that makes tables of records.
+
+    Raises: ImportError where another package of this name is imported; ModuleNotFoundError for what it needs.
+    """
+    use_analysis()
+    return importlib.import_module(f"analysis.{module}")
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What came out of a study.
+
+    study: its question and design, as study.json holds them. trials: a row per trial of searches and repeats: arm, phase,
+    seed, trial, status, reason, epochs, seconds, and its settings as setting.lr. scores: a row per finished repeat and member
+    (peer_1, ..., pair): test scores, as fractions and nats. table: a row per arm: of every column of table.csv mean, standard
+    error and n. comparisons: a row per metric and arm or contrast: difference to the baseline (or value of the contrast) in
+    ``unit``, its interval, Holm's p, over how many seeds, verdict. answer: these in plain words. problems: what could not be
+    read.
+    """
+
+    study: StudyRecord
+    trials: pd.DataFrame
+    scores: pd.DataFrame
+    table: pd.DataFrame
+    comparisons: pd.DataFrame
+    answer: str
+    problems: list[str]
+
+
+def results(place: str | os.PathLike[str]) -> Results:
+    """Read a study's folder, or its address on an object store, into data frames; nothing is written.
+
+    Raises: RecordError when there is no study, or one that is damaged; ImportError where `analysis` is not there; OSError.
+    """
+    build, tables = analysis("build"), analysis("tables")
+    with working_copy(os.fspath(place), fetch=False) as copy:
+        copy.pull_study()
+        made = build.analyse(copy.local)
+        study = made.study
+        return Results(
+            study.header,
+            pd.DataFrame(_trials(study)),
+            pd.DataFrame(_scores(study)),
+            tables.frame(study, made.table),
+            pd.DataFrame(_comparisons(made)),
+            made.answer(),
+            list(study.problems),
+        )
+
+
+def _trials(study: Any) -> Iterator[dict[str, Any]]:
+    found: list[tuple[str, str, int, TrialRecord]] = [
+        (arm, "search", record.config["seed"], record) for arm, record in study.searched
+    ]
+    found += [(arm, "repeat", seed, record) for (arm, seed), record in study.records.items()]
+    for arm, phase, seed, record in found:
+        own = {name: getattr(record, name) for name in ("status", "reason", "epochs", "seconds")}
+        settings = {f"setting.{name}": value for name, value in record.config.items()}
+        yield {"arm": arm, "phase": phase, "seed": seed, "trial": record.id, **own, **settings}
+
+
+def _scores(study: Any) -> Iterator[dict[str, Any]]:
+    for arm in study.arms:
+        for seed, record in study.finished(arm).items():
+            for member, scores in record.test.items():
+                yield {"arm": arm, "seed": seed, "member": member, "trial": record.id, **scores}
+
+
+def _comparisons(made: Any) -> Iterator[dict[str, Any]]:
+    compared, margins = analysis("records.effects").COMPARED, made.study.header.margins
+    kinds: dict[str, Mapping[str, Mapping[str, Any]]] = {"difference": made.differences, "contrast": made.contrasts}
+    for kind, by_metric in kinds.items():
+        for metric, effects in by_metric.items():
+            for name, effect in effects.items():
+                low, high = effect.interval or (None, None)
+                yield {
+                    "metric": metric, "kind": kind, "name": name, "value": effect.mean, "low": low, "high": high,
+                    "unit": "percentage points" if compared[metric].factor != 1 else "nats", "level": effect.level,
+                    "p": effect.adjusted, "seeds": effect.n,
+                    "verdict": effect.verdict(margins[metric], compared[metric].more),
+                }  # fmt: skip

@@ -1,0 +1,91 @@
+"""Train one pair from Python, on a data set by name or on one's own images."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mldiv import records
+from mldiv.config import ConfigError, TrialConfig
+from mldiv.datasets.splits import ImageData
+from mldiv.interface.loading import read_pair
+from mldiv.interface.own_data import Data, own_data
+from mldiv.interface.pair import TrainedPair
+from mldiv.interface.threads import threads as threads_of
+from mldiv.record_files import Damaged
+from mldiv.storage.cache import Store
+from mldiv.training.fit import fit
+from mldiv.training.loop import Diverged
+from mldiv.training.resume import Report
+from mldiv.training.worker_cache import Workspace
+
+
+class _Given(Workspace):
+    """A workspace whose data are given, and not read."""
+
+    def __init__(self, device: torch.device, data: ImageData) -> None:
+        super().__init__(device)
+        self._given = data.to(device)
+
+    def data(self, config: TrialConfig) -> ImageData:
+        return self._given
+
+
+def train(
+    config: TrialConfig | Mapping[str, Any] | None = None, data: Data | None = None, *, test: Data | None = None,
+    folder: str | os.PathLike[str] | None = None, names: Sequence[str] | None = None, padding: int | None = None,
+    flip: bool = False, layout: str | None = None, device: str | torch.device | None = None, threads: int = 1,
+    progress: Report = lambda line: False,
+) -> TrainedPair:  # fmt: skip
+    """Train one pair to its end, as a trial of a study is trained; return it with its history and scores.
+
+    config: settings by name (docs/settings.md; the others as they are by default, which is the paper's size), or a whole
+    configuration. data: (images, labels), a loader of such batches, or a torch data set; None for the data set that the
+    configuration names. Images as `TrainedPair.predict` takes them, kept as uint8; labels are whole numbers from 0 on. The
+    validation images are taken from them by ``validation_size`` or ``validation_fraction``, and where no ``test`` is given so
+    are those for the final scores.
+
+    folder: where the trial's records and weights stay (`load` reads them), and from where an interrupted one goes on; None
+    keeps nothing. names: of the classes; padding: largest shift of an image in training, in pixels (default: an eighth of its
+    side); flip: whether images are mirrored in training; layout: as for predictions; device: default: the GPU, where there is
+    one; threads: on the processor, as many as a study's trial has by default; progress: called with each epoch's line, a true
+    answer ends the training there.
+
+    Raises: ConfigError, DataError; Diverged where a loss or a prediction was no number; OSError.
+    """
+    config = config if isinstance(config, TrialConfig) else TrialConfig().replace(**(config or {}))
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with ExitStack() as stack:
+        stack.enter_context(threads_of(threads))
+        if data is None:
+            workspace = Workspace(where)
+        else:
+            config = config.replace(data="own", **({} if test is not None else {"test_split": "development"}))
+            images = own_data(config, data, test, names=names, padding=padding, flip=flip, layout=layout)
+            workspace = _Given(where, images)
+        place = Path(folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="mldiv-")))
+        _check_folder(place, config, workspace)
+        record = fit(config, place, store=Store(place / "store"), workspace=workspace, report=progress)
+        shutil.rmtree(place / "store", ignore_errors=True)
+        if record.status == "diverged":
+            raise Diverged(record.reason)
+        return read_pair(place, where)
+
+
+def _check_folder(folder: Path, config: TrialConfig, workspace: Workspace) -> None:
+    """Refuse a folder that holds a study, or another trial: what is there would be set aside."""
+    if (folder / "study.json").exists():
+        raise ConfigError(f"{folder} holds a study: take another folder for a single trial")
+    if not (folder / "trial.json").exists():
+        return
+    with suppress(Damaged):
+        found = records.read_trial(folder)
+        same = workspace.data(config).fingerprint == found.data.get("fingerprint", "")
+        if found.id != config.id or not same:
+            what = "other settings" if found.id != config.id else "the same settings, but other images"
+            raise ConfigError(f"{folder} holds a trial with {what}: take another folder, or remove it")

@@ -1,0 +1,106 @@
+"""A study run from Python and its results as frames: those of its command and of its records."""
+
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from helpers.small_study import STUDY, TINY
+
+import mldiv
+from analysis import build as build_module
+from mldiv import records
+from mldiv.cli.flags import parse_flags, parse_settings
+from mldiv.config import ConfigError
+from mldiv.interface import results as module
+from mldiv.interface.study import parse
+from mldiv.sweep import in_process
+
+GOLDEN = Path(__file__).parents[1] / "analysis" / "golden"
+FLAGS = {"preset": "demo", "seeds": 1, "trials": 1, "set": parse_settings(TINY)}
+
+
+@pytest.fixture
+def asked():
+    return mldiv.Study(**vars(STUDY))
+
+
+def test_the_same_study_is_continued_and_its_results_returned(asked, study, monkeypatch, capsys):
+    """As `helpers.small_study` runs it by its command: nothing is left to train."""
+    monkeypatch.setattr(in_process, "attempt", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(build_module, "build", partial(build_module.build, formats=("md", "csv")))  # pictures take seconds
+    for weights in study.rglob("checkpoint.pt"):
+        weights.unlink()  # nothing but `load` needs them
+    found = asked.run(study, **FLAGS)
+    assert capsys.readouterr().out == ""
+    assert found.study == records.read_study(study) and found.problems == []
+    assert list(zip(found.trials["arm"], found.trials["phase"], found.trials["seed"], strict=True)) == [
+        (item.arm, item.phase, item.seed)
+        for item in sorted(records.read_assignments(study), key=lambda item: item.phase == "repeat")
+    ]  # fmt: skip
+    assert set(found.trials["status"]) == {"finished"} and set(found.trials["setting.epochs"]) == {2}
+    for row in found.scores.itertuples():
+        assert records.read_trial(records.trial_folder(study, row.trial)).test[row.member]["nll"] == row.nll
+    assert len(found.scores) == 6
+    stored = pd.read_csv(study / "table.csv")
+    pd.testing.assert_frame_equal(found.table.fillna(float("nan")), stored, check_dtype=False, rtol=1e-8)
+    assert found.answer == (study / "answer.md").read_text()
+
+
+def test_an_interrupted_run_says_so_and_gives_the_threads_back(asked, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(in_process, "attempt", interrupted)
+    torch.set_num_threads(2)
+    with pytest.raises(KeyboardInterrupt):
+        asked.run(tmp_path / "study", **FLAGS)
+    assert torch.get_num_threads() == 2
+
+
+def test_flags_are_those_of_the_command(asked, capsys):
+    given = {"seeds": "auto:5", "set": {"epochs": 3, "ood": "none"}, "arm": ["both"], "margin": {"nll": 0.01}, "no_cache": True}
+    found = vars(parse(asked, given | {"workers": 2, "out": None, "dry_run": False}))
+    words = [
+        "--seeds",
+        "auto:5",
+        "--set",
+        "epochs=3",
+        "--set",
+        'ood="none"',
+        "--arm",
+        "both",
+        "--margin",
+        "nll=0.01",
+        "--no-cache",
+    ]
+    assert found == vars(parse_flags(STUDY, [*words, "--workers", "2"]))
+    with pytest.raises(ConfigError, match=r"run\(seed=...\): no flag is called so; did you mean 'seeds'"):
+        asked.run(seed=3)
+    with pytest.raises(ConfigError, match="seeds='many'"):
+        asked.run(seeds="many")
+    assert "invalid parse_seeds value" in capsys.readouterr().err
+
+
+def test_verdicts_are_those_of_the_answer():
+    """Of the stored study, whose answer and table are stored too."""
+    found = mldiv.results(GOLDEN / "study")
+    answer = (GOLDEN / "answer.md").read_text()
+    nll = found.comparisons.query("metric == 'nll' and kind == 'difference'").set_index("name")
+    assert list(nll.index) == found.study.compare and len(found.comparisons) >= 3 * len(nll)
+    for name, row in nll.iterrows():
+        assert f"{row['value']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]" in answer, name
+    assert set(nll["verdict"]) <= {"better", "worse", "equivalent", "undecided"} and len(set(nll["verdict"])) > 1
+    assert (nll["seeds"] == len(found.study.seeds)).all()
+    for row in found.comparisons.itertuples():
+        assert row.low <= row.value <= row.high
+
+
+def test_without_the_analysis_the_reason_is_said(trained, monkeypatch):
+    def lost(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(module.importlib, "import_module", lost)
+    with pytest.raises(ImportError, match="are made by the package analysis"):
+        mldiv.results(trained)

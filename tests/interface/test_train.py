@@ -1,0 +1,158 @@
+"""A pair trained from Python, on a data set or on own images, is the trial that a study trains."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.first_stages import differing
+from helpers.small_study import trial
+from torch.utils.data import DataLoader, TensorDataset
+
+import mldiv
+from mldiv import records
+from mldiv.config import ConfigError, TrialConfig, from_dict
+from mldiv.datasets.files import DataError
+from mldiv.datasets.sources import DATASETS
+from mldiv.interface import training
+from mldiv.interface.own_data import own_data
+from mldiv.training.loop import Diverged
+from mldiv.training.worker_cache import dataset
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Training and test images of the digits with their labels, and how they are augmented."""
+    return DATASETS["digits"].read(None, 8)
+
+
+@pytest.fixture(scope="module")
+def settings(trained):
+    return records.read_trial(trial(trained)).config
+
+
+@pytest.fixture(scope="module")
+def own(settings, digits, tmp_path_factory):
+    """The trial of a study, trained again with its images given as arrays; its folder."""
+    folder, heard = tmp_path_factory.mktemp("own") / "pair", []
+    (images, labels), test = digits
+    torch.set_num_threads(2)
+    pair = mldiv.train(
+        from_dict(settings), (images.numpy(), labels.numpy()), test=test, folder=folder, names="0123456789", padding=1,
+        progress=lambda line: heard.append(line["epoch"]),
+    )  # fmt: skip
+    assert torch.get_num_threads() == 2
+    return pair, folder, heard
+
+
+def test_own_images_are_trained_on_as_a_study_does(own, trained):
+    """Bit for bit: the digits under another name."""
+    pair, folder, heard = own
+    alike = [torch.load(place / "checkpoint.pt", weights_only=True)["pair"] for place in (folder, trial(trained))]
+    assert differing(*alike) == []
+    expected = records.read_trial(trial(trained))
+    assert pair.record.test == expected.test and pair.record.data == expected.data
+    assert pair.config == from_dict(expected.config).replace(data="own")
+    assert heard == [0, 1] == list(pair.history["epoch"])
+    assert pair.record.environment["threads"] == 1
+
+
+def test_what_is_kept_can_be_loaded_and_is_not_trained_again(own, digits):
+    pair, folder, _ = own
+    (images, labels), test = digits
+    again = mldiv.train(pair.config, (images, labels), test=test, folder=folder, names="0123456789", padding=1)
+    for other in (mldiv.load(folder), again):
+        assert other.record == pair.record
+        assert np.array_equal(other.predict(test[0][:48]).mean, pair.predict(test[0][:48]).mean)
+    assert not (folder / "store").exists()
+
+
+def test_a_folder_of_something_else_is_refused(own, digits, trained):
+    pair, folder, _ = own
+    (images, labels), test = digits
+    with pytest.raises(ConfigError, match="a trial with the same settings, but other images"):
+        mldiv.train(pair.config, (255 - images, labels), test=test, folder=folder, padding=1)
+    with pytest.raises(ConfigError, match="a trial with other settings"):
+        mldiv.train(pair.config.replace(seed=9), (images, labels), test=test, folder=folder, padding=1)
+    with pytest.raises(ConfigError, match="holds a study"):
+        mldiv.train(pair.config, folder=trained)
+    assert records.read_trial(folder) == pair.record
+
+
+def make(settings, data, test=None, names=None, layout=None, padding=None, flip=False, **changes):
+    config = from_dict(settings).replace(data="own", train_size=None, test_size=None, validation_size=None, **changes)
+    if test is None:
+        config = config.replace(test_split="development")
+    return own_data(config, data, test, names=names, padding=padding, flip=flip, layout=layout)
+
+
+def test_own_images_are_split_by_class_without_loss(settings):
+    images, labels = np.arange(60, dtype=np.uint8).repeat(64).reshape(60, 8, 8), np.arange(60) % 3
+    data = make(settings, (images, labels), validation_fraction=0.2)
+    parts = {name: split.images[:, 0, 0, 0].tolist() for name, split in data.splits.items()}
+    assert sorted(image for part in parts.values() for image in part) == list(range(60))
+    for split in data.splits.values():
+        counts = split.labels.bincount()
+        assert counts.max() - counts.min() <= 1
+        assert torch.equal(split.labels, split.images[:, 0, 0, 0].long() % 3)
+    assert (data.classes, data.channels, data.padding, data.flip, data.test_split) == (3, 1, 1, False, "development")
+    data = make(settings, (images, labels), padding=3, flip=True)
+    assert (data.padding, data.flip) == (3, True)
+
+
+def test_without_test_images_training_images_stand_in(settings, digits, monkeypatch):
+    seen = []
+
+    def stop(config, folder, *, workspace, **_):
+        seen.append((config.data, config.test_split, workspace.data(config).test_split, len(workspace.data(config).test)))
+        raise InterruptedError
+
+    monkeypatch.setattr(training, "fit", stop)
+    for test in (None, digits[1]):
+        with pytest.raises(InterruptedError):
+            mldiv.train(from_dict(settings).replace(test_size=None), digits[0], test=test)
+    assert seen == [("own", "development", "development", round(0.15 * 1437)), ("own", "official", "official", 360)]
+
+
+def test_loaders_and_data_sets_of_images_are_taken(settings):
+    images, labels = torch.rand(40, 3, 8, 8), torch.arange(40) % 2
+    whole = make(settings, (images, labels))
+    items = TensorDataset(images, labels)
+    for data in (DataLoader(items, batch_size=7), items, [(images[:30], labels[:30]), (images[30:], labels[30:])]):
+        assert make(settings, data).whole_fingerprint == whole.whole_fingerprint
+    assert torch.equal(
+        torch.cat([part.images for part in whole.splits.values()]).unique(), (images * 255).round().byte().unique()
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        ((np.zeros((4, 8, 8), "u1"), [0, 1, 0]), {}, r"shape \(3,\) for 4"),
+        ((np.zeros((4, 8, 8), "u1"), [0, 1, 0, -1]), {}, "a whole number from 0 on"),
+        ((np.zeros((4, 8, 8), "u1"), [0.0, 1.0, 0.0, 1.0]), {}, "labels of type <f8"),
+        ((np.zeros((4, 8, 8), "u1"), ["a", "b", "a", "b"]), {}, "labels of type <U1"),
+        ((np.zeros((4, 8, 8), "u1"), [0, 1, 0, 2]), {"names": ["cat", "dog"]}, "labels go up to 2, and 2 classes are named"),
+        ((np.zeros((4, 5, 8, 8), "u1"), [0, 1, 0, 1]), {}, "expected some channels"),
+        ([np.zeros((4, 8, 8), "u1")], {}, "a ndarray, where .images, labels. were expected"),
+        ([], {}, "no images"),
+        ((np.random.default_rng(0).normal(size=(4, 8, 8)), [0, 1, 0, 1]), {}, "not normalised"),
+        ((np.zeros((4, 8, 8), "u1"), [0, 1, 0, 1]), {}, "images cannot be taken"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_on_is_said(settings, data, options, message):
+    with pytest.raises(DataError, match=message):
+        make(settings, data, **options)
+
+
+def test_settings_by_name_and_a_data_set_by_name():
+    """One epoch of a few digits; what diverges is raised, and a misspelt setting is named."""
+    tiny = {
+        "data": "digits", "arch": "resnet8", "width": 0.25, "train_size": 48, "validation_size": 24, "test_size": 24,
+        "epochs": 1, "switch_epoch": 1, "batch_size": 16, "initialization": "scratch", "test_samples": 2, "ood": "none",
+    }  # fmt: skip
+    pair = mldiv.train(tiny)
+    assert pair.record.status == "finished" and pair.config == TrialConfig(**tiny)
+    assert len(pair.predict(dataset(pair.config).test.images).labels) == 24
+    with pytest.raises(ConfigError, match="did you mean 'width'"):
+        mldiv.train(tiny | {"widht": 1})
+    with pytest.raises(Diverged, match="epoch 0"):
+        mldiv.train(tiny | {"lr": 1e12, "clip_norm": 0.0})
