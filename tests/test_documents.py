@@ -86,7 +86,12 @@ def test_the_page_of_flags_is_what_the_commands_say():
 
 def test_the_site_has_a_place_for_every_page():
     nav = re.findall(r"^ +(?:# )?- .+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    pages = {path.name for path in (ROOT / "docs").glob("*.md")} | {"index.md", "measured.md", "contributing.md", "changelog.md"}
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} | {
+        "index.md",
+        "measured.md",
+        "contributing.md",
+        "changelog.md",
+    }
     assert pages <= set(nav) | {"index.md"}
 
 

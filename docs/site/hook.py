@@ -15,7 +15,12 @@ LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
 FORMULA = re.compile(r"^```math\n(.*?)```$", re.MULTILINE | re.DOTALL)
 
 #: Pages outside docs/, and where they are on the site; what they link to beside is a file there of the same path.
-PAGES = {"README.md": "index.md", "RESULTS.md": "measured.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+PAGES = {
+    "README.md": "index.md",
+    "RESULTS.md": "measured.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
 
 
 def place(path: str) -> str:
@@ -56,7 +61,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         here = posixpath.dirname(page.file.src_uri)
         return f"]({posixpath.relpath(place(name), here or '.')}{match[2] or ''})"
 
-    words = re.sub(r"(?<!!)\[([^][]+)\]\(([^)\s#]+)\)", lambda match: match[1] if _folder(path, match[2]) else match[0], markdown)
+    words = re.sub(
+        r"(?<!!)\[([^][]+)\]\(([^)\s#]+)\)", lambda match: match[1] if _folder(path, match[2]) else match[0], markdown
+    )
     return FORMULA.sub(lambda match: f"<div>{convert(match[1].strip(), display='block')}</div>", LINK.sub(linked, words))
 
 
