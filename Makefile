@@ -42,12 +42,13 @@ check: .venv
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The site, into build/site; strictly: a link that leads nowhere ends it. What it takes is nobody else's to install.
+# The site, into build/site; strictly: a link that leads nowhere ends it (--quiet would not count warnings). What it takes is nobody else's to install.
 docs: .venv-docs
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict
 
 .venv-docs: docs/site/requirements.txt | .venv
-	$(BIN)/python -m venv .venv-docs 2> /dev/null || $(PYTHON) -m virtualenv .venv-docs
+	$(BIN)/python -m virtualenv --quiet .venv-docs
+	$(BIN)/python -m uv pip install --quiet --python .venv-docs/bin/python -r docs/site/requirements.txt || \
 	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r docs/site/requirements.txt
 	@touch .venv-docs
 

@@ -1,6 +1,8 @@
-"""Numbers in README come out of the records beside it."""
+"""Numbers in README and on the first page of docs/ come out of the records beside them."""
 
 from pathlib import Path
+
+import pytest
 
 from analysis.build import analyse
 from analysis.records.columns import COLUMNS
@@ -15,10 +17,11 @@ def rows(text, first):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_the_demos_table_is_made_from_its_records():
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md"])
+def test_the_demos_table_is_made_from_its_records(page):
     made = analyse(CHECKOUT / "docs" / "results" / "demo")
     assert not made.study.problems
-    text = (CHECKOUT / "README.md").read_text()
+    text = (CHECKOUT / page).read_text()
     titles, _, *body = rows(text, "kernel")
     names = [next(name for name, column in COLUMNS.items() if column.title == title) for title in titles[1:]]
     assert body == cells(made.table, names, MARKDOWN_BOLD)
