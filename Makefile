@@ -1,9 +1,9 @@
-# .venv, sweep, test, test-all, check, clean: everything a person or the CI calls.
+# .venv, sweep, test, test-all, check, docs, clean: everything a person or the CI calls.
 PYTHON ?= python3
 BIN := .venv/bin
 FLAGS ?=
 
-.PHONY: sweep test test-all long plain-tests ray-tests check format bench lock clean
+.PHONY: sweep test test-all long plain-tests ray-tests check docs format bench lock clean
 
 # The environment, exactly as locked. Without the venv module (Debian packages it apart), virtualenv makes it. uv installs it in
 # a fifth of pip's time; pip does where uv cannot be had.
@@ -42,6 +42,16 @@ check: .venv
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The site, into build/site; strictly: a link that leads nowhere ends it (--quiet would not count warnings). What it takes is nobody else's to install.
+docs: .venv-docs
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict
+
+.venv-docs: docs/site/requirements.txt | .venv
+	$(BIN)/python -m virtualenv --quiet .venv-docs
+	$(BIN)/python -m uv pip install --quiet --python .venv-docs/bin/python -r docs/site/requirements.txt || \
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r docs/site/requirements.txt
+	@touch .venv-docs
+
 format: .venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -54,6 +64,7 @@ bench: .venv
 # Needs uv. One resolution for every platform; no addresses in it.
 lock:
 	uv pip compile --universal --no-header --no-emit-index-url --python-version 3.11 --extra aws --extra dev -o requirements.lock pyproject.toml
+	uv pip compile --universal --no-header --no-emit-index-url --python-version 3.11 -o docs/site/requirements.txt docs/site/requirements.in
 
 clean:
-	rm -rf .venv .pytest-ray.log build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-docs .pytest-ray.log build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

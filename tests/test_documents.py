@@ -1,6 +1,7 @@
-"""What the documents name is there: README's tree, links between files, headings they point to."""
+"""What the documents name is there: the tree of files, links between files, headings they point to."""
 
 import re
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -32,8 +33,8 @@ def broken(document: Path) -> list[str]:
     return missing
 
 
-def test_readme_tree_names_every_file():
-    text = (ROOT / "README.md").read_text()
+def test_the_tree_names_every_file():
+    text = (ROOT / "docs" / "layout.md").read_text()
     for path in [*(ROOT / "mldiv").rglob("*.py"), *(ROOT / "analysis").rglob("*.py")]:
         assert path.name.startswith("__") or path.name in text, path.name
 
@@ -76,6 +77,22 @@ def unknown(text: str) -> list[str]:
         tests = [name for file in files if file.exists() for name in TEST.findall(file.read_text(encoding="utf-8"))]
         missing += [part for part in filter(None, names.split(" or ")) if not any(part in name for name in tests)]
     return missing
+
+
+def test_the_page_of_flags_is_what_the_commands_say():
+    page = runpy.run_path(str(ROOT / "docs" / "site" / "flags.py"))["page"]()
+    assert (ROOT / "docs" / "flags.md").read_text(encoding="utf-8") == page, "python docs/site/flags.py > docs/flags.md"
+
+
+def test_the_site_has_a_place_for_every_page():
+    nav = re.findall(r"^ +(?:# )?- .+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} | {
+        "index.md",
+        "measured.md",
+        "contributing.md",
+        "changelog.md",
+    }
+    assert pages <= set(nav) | {"index.md"}
 
 
 TEST = re.compile(r"^def (test_\w+)", re.MULTILINE)

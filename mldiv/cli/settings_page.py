@@ -10,7 +10,7 @@ HEAD = """# Settings
 
 Every setting of a trial; `--set NAME=VALUE` changes it in a study, `TrialConfig(NAME=VALUE)` in Python. This page is made from
 `mldiv/config.py` by `python -m mldiv.cli.settings_page > docs/settings.md`; a test compares the two. Defaults are those of
-`TrialConfig`; presets change some ([README](../README.md)). "Acts on": *all* also changes pretraining; *peers* all of a pair's
+`TrialConfig`; presets change some ([studies](studies.md)). "Acts on": *all* also changes pretraining; *peers* all of a pair's
 training; *stage two* only what follows the switch, so that trials that differ in it share their first stage. "Searched" is the
 range of a study that searches the setting, on a log scale where both ends are fractions.
 

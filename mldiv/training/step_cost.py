@@ -22,7 +22,7 @@ from mldiv.training.worker_cache import dataset
 ROUNDS = 5
 LONGEST_SECONDS = 4.0
 
-#: How long until a standing worker group takes its first trial (README, "How it works").
+#: How long until a standing worker group takes its first trial (docs/concepts.md, "Worker groups").
 GROUP_START_SECONDS = 30.0
 #: Steps whose median is the time of one when a study is estimated.
 ESTIMATE_STEPS = 3

@@ -1,4 +1,4 @@
-"""Numbers in README and RESULTS come out of the records in docs/results."""
+"""Numbers in README, on the first page of docs/ and in RESULTS come out of the records in docs/results."""
 
 import re
 from functools import cache
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from analysis.answer import size
 from analysis.build import analyse, build
 from analysis.compact.copy import ARCHIVE, load
 from analysis.records.columns import COLUMNS
@@ -30,16 +29,23 @@ TWICE_ROUNDED = {"+0.026 [-0.032, +0.083]", "+0.000 [-0.002, +0.003]", "+0.081 [
 MANY_ARMS = 8
 
 
+def written(effect, digits):
+    """An effect as the pages have it: its mean, and its interval in brackets."""
+    mean, *ends = (f"{value:+.{digits}f}" for value in (effect.mean, *(effect.interval or ())))
+    return f"{mean} [{', '.join(ends)}]" if ends else mean
+
+
 def rows(text, first):
     """The table in a Markdown text whose first column is called so: its rows as lists of cells, the titles first."""
     lines = text[text.index(f"| {first} |") :].split("\n\n")[0].splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_the_demos_table_is_made_from_its_records():
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md"])
+def test_the_demos_table_is_made_from_its_records(page):
     made = analyse(CHECKOUT / "docs" / "results" / "demo")
     assert not made.study.problems
-    text = (CHECKOUT / "README.md").read_text()
+    text = (CHECKOUT / page).read_text()
     titles, _, *body = rows(text, "kernel")
     names = [next(name for name, column in COLUMNS.items() if column.title == title) for title in titles[1:]]
     assert body == cells(made.table, names, MARKDOWN_BOLD)
@@ -71,7 +77,7 @@ def said(name):
         for effects in [contrasts(repeats, study.header.contrasts, MEANS), *families]:
             for metric in MEANS:
                 for arm, effect in effects[metric].items():
-                    found.setdefault(arm, set()).update(size(effect, digits) for digits in DIGITS)
+                    found.setdefault(arm, set()).update(written(effect, digits) for digits in DIGITS)
     return found
 
 
