@@ -11,7 +11,7 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from analysis.__main__ import main as analyse
-from mldiv.cli import command
+from mldiv import __main__ as command
 from mldiv.cli.flags import parse_flags
 from mldiv.doctor.__main__ import parse
 from studies.kernel_sweep import STUDY
@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, Callable[[], object]]] = {
     "A study": ("python studies/kernel_sweep.py", lambda: parse_flags(STUDY, ["--help"])),
     "The analysis": ("python -m analysis", analyse),
     "The doctor": ("python -m mldiv.doctor", lambda: parse(["--help"])),
-    "Plug-ins": ("mldiv", lambda: command.main(["--help"])),
+    "The command": ("mldiv", lambda: command.main(["--help"])),
 }
 
 
