@@ -323,7 +323,7 @@ def _check_schema(value: dict[str, Any], path: Path) -> None:
 def write_study(folder: Path, record: StudyRecord) -> None:
     """Write ``study.json``; what is not known yet, or what most studies have not, is left out."""
     later: dict[str, Any] = {"chosen": None, "importance": None, "fingerprint": None, "drawn": [], "looks": [], "level": LEVEL}
-    later |= {"plugins": {}, "plugin_files": {}}
+    later |= {"plugins": {}, "plugin_files": {}, "trends": {}}
     write_json(folder / "study.json", {name: value for name, value in asdict(record).items()
                                        if name not in later or value != later[name]})  # fmt: skip
 

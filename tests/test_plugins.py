@@ -272,7 +272,7 @@ def test_a_study_with_a_plugin(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["analysis", str(tmp_path / "own"), "--format", "md"])
     assert analysis.main() == 0
     said = capsys.readouterr()
-    assert "Top 2 %" in said.out and said.err == "" and list(loading.hashes()) == ["column"]
+    assert "Top 2 %" in said.out and said.err == "analysis: reading the records ...\n" and list(loading.hashes()) == ["column"]
     for text, word in (("x = 1", "not as the study had it"), (None, "cannot be read (No such file or directory)")):
         forget_all()
         column.unlink() if text is None else column.write_text(text)

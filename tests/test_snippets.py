@@ -133,7 +133,10 @@ def test_a_command_that_cannot_be_is_found(line):
         check(shlex.split(line))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+#: That of the Python interface is one story, run by tests/interface/test_page.py.
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python") and page.name != "python.md"], ids=lambda page: page.name
+)
 def test_every_python_snippet_runs(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["snippet"])

@@ -51,11 +51,11 @@ def _write(
     for folder in old:
         if folder != made:
             shutil.rmtree(folder)
-    (made / DIGEST).write_text(digest)
+    (made / DIGEST).write_text(digest, encoding="utf-8")
 
 
 def _digest(folder: Path) -> str:
-    return (folder / DIGEST).read_text() if (folder / DIGEST).exists() else ""
+    return (folder / DIGEST).read_text(encoding="utf-8") if (folder / DIGEST).exists() else ""
 
 
 def _config(run: Run) -> dict[str, Any]:

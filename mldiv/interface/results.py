@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from mldiv.checkout import use_analysis
+from mldiv.extras import install_hint
 from mldiv.records import StudyRecord, TrialRecord
 from mldiv.storage.object_store import working_copy
 
@@ -17,10 +18,13 @@ from mldiv.storage.object_store import working_copy
 def analysis(module: str) -> ModuleType:
     """Return a module of the package that makes tables of records.
 
-    Raises: ImportError where another package of this name is imported; ModuleNotFoundError for what it needs.
+    Raises: ImportError where another package of this name is imported, or what it needs is not installed.
     """
     use_analysis()
-    return importlib.import_module(f"analysis.{module}")
+    try:
+        return importlib.import_module(f"analysis.{module}")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"a study's tables and verdicts are made by the package analysis: {install_hint(error)}") from error
 
 
 @dataclass(frozen=True, eq=False)

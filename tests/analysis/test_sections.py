@@ -76,7 +76,7 @@ def test_too_few_points_are_said(tmp_path):
 
 def test_the_surface_is_a_file_too(valley, tmp_path, monkeypatch):
     """The same bytes each time, and wider where there are surfaces of two scores (here all accuracies are the same)."""
-    monkeypatch.setattr(build, "analyse", lambda folder: valley)
+    monkeypatch.setattr(build, "analyse", lambda folder, labels: valley)
     said = build.build(valley.study.folder, tmp_path / "built", formats=("png",))
     assert "surface.png, surface.pdf" in said
     (tmp_path / "drawn").mkdir()

@@ -482,7 +482,7 @@ def test_whatever_differs_in_a_folder_is_refused(study, capsys, tmp_path, descri
     for name, changes in changed.items():
         records.write_study(tmp_path, dataclasses.replace(header, **changes))
         code, _, err = run(study, capsys, "--out", str(tmp_path), "--dry-run")
-        if name in {"environment", "data"} | sparing(TrialConfig, TRIAL):
+        if name in {"environment", "data", "trends", "plugin_files"} | sparing(TrialConfig, TRIAL):
             assert code == 0, name
         else:
             assert code == 2, name

@@ -99,8 +99,10 @@ def test_verdicts_are_those_of_the_answer():
 
 def test_without_the_analysis_the_reason_is_said(trained, monkeypatch):
     def lost(name):
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        raise ModuleNotFoundError("No module named 'tabulate'", name="tabulate")
 
     monkeypatch.setattr(module.importlib, "import_module", lost)
-    with pytest.raises(ImportError, match="are made by the package analysis"):
+    with pytest.raises(
+        ImportError, match=r"are made by the package analysis: tabulate is not installed: pip install .mldiv.analysis.."
+    ):
         mldiv.results(trained)
