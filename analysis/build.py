@@ -160,8 +160,9 @@ def _report(made: Analysis, more: Mapping[str, list[str]]) -> str:
     if scores := parts["scores"]:
         scores[0] = f"{tables.scored(study)} {scores[0].removeprefix(GROUPS['scores']).lstrip()}"
     numbers = document.numbers(study, differences, made.contrasts, whole=False)
+    answer = "\n\n".join(filter(None, (study.rescored, document.found(study, differences))))
     return page.render(
-        study, answer="\n\n".join(filter(None, (study.rescored, document.found(study, differences)))), tables=parts, effects=differences, contrasts=made.contrasts,
+        study, answer=answer, tables=parts, effects=differences, contrasts=made.contrasts,
         notes=document.notes(study, differences, made.contrasts, made.further, made.singles),
         numbers=[*numbers, *document.by_whom(study, differences, made.singles)], signatures=words(made.signatures),
         predictions=predictions(made.repeats), nulls=tables.means(made.table, "null_ece"),

@@ -115,7 +115,7 @@ def test_without_validation_images_a_study_reports_what_it_can(place, tmp_path, 
         (["--set", "train_labels=x.txt"], "0", "--set train_labels=x.txt: use --train-labels"),
         (["--train-labels", "/nowhere/x.txt"], "0", "/nowhere/x.txt: cannot be read (No such file or directory)"),
         (["--pretrained", "/nowhere/x.pt"], "0", "/nowhere/x.pt: cannot be read (No such file or directory)"),
-        (["--pretrained", __file__], "0", "test_own_data.py: no file of tensors alone"),
+        (["--pretrained", __file__], "0", "test_studies_of_own_data.py: no file of tensors alone"),
         (["--download"], "0", "--download: images of your own cannot be downloaded; --data-root names them: a file NAME.npz"),
     ],
 )  # fmt: skip
