@@ -453,7 +453,7 @@ def test_header_is_json_and_says_what_the_analysis_needs(study):
 
 
 #: Other values of study.json's fields, of the right type, where "other", 17, ["other"] or {"other": {}} is not.
-OTHER = {"plugin_files": {"other": "other.py"}, 
+OTHER = {"plugin_files": {"other": "other.py"},
     "early_stopping": "other", "surface": {"alpha": [1.0, 2.0]}, "members": {"other": "pair"}, "searched": {"other": []},
     "seeds": [17], "looks": [17], "level": 0.5, "search_seeds": [17], "margins": {"nll": 1.0, "accuracy": 1.0, "ece": 1.0},
     "plugins": {"other": "0123456789ab"},
