@@ -77,6 +77,7 @@ def searched(folder):
     return [(item.arm, item.trial) for item in read_assignments(folder) if item.phase == "search"]
 
 
+@pytest.mark.slow
 def test_more_searched_trials_keep_what_was_suggested(run, tmp_path):
     """The journal too; what is chosen is of all of them, and its repeats alone count."""
     run("grown", "--seeds", "1", "--trials", "2", "--arm", "both")

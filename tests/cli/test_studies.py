@@ -49,8 +49,8 @@ ARMS = {
         "fusion: frozen",
     ],
 }
-#: Studies of the everyday run: a search over everything, a response surface; what others add to the page is in tests/analysis.
-TELLING = ("joint_search", "weight_balance")
+#: Studies of the everyday run: a search over everything; what others add to the page is in tests/analysis.
+TELLING = ("joint_search",)
 NAMES = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "studies").glob("*.py"))
 every_study = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in TELLING else pytest.mark.slow) for name in NAMES]
@@ -131,10 +131,10 @@ def test_a_study_ends_in_a_report(ended, name):
         assert (section in report) == (study == name), section
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("weight_balance", "**The balance**"),
-    *(pytest.param(name, said, marks=pytest.mark.slow) for name, said in (("scaling", "**Cost.**"), ("budget", "**Growth**"))),
-])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "said"), [("weight_balance", "**The balance**"), ("scaling", "**Cost.**"), ("budget", "**Growth**")]
+)
 def test_what_only_some_studies_answer(ended, name, said):
     assert said in (ended(name).folder / "answer.md").read_text()
 

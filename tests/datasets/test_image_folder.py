@@ -184,6 +184,7 @@ def test_a_class_with_one_image_is_said(folder):
         loaded(folder)
 
 
+@pytest.mark.slow
 def test_images_travel_without_shared_memory(folder, monkeypatch):
     """Containers have 64 MB of it."""
 

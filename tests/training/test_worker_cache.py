@@ -79,6 +79,7 @@ def in_turn(tmp_path_factory):
     return dict(zip(found, scores, strict=True)), dict(zip(found, notes, strict=True)), dict(zip(found, graphs, strict=True))
 
 
+@pytest.mark.slow
 def test_compiled_steps_serve_the_next_trial(in_turn):
     _, notes, graphs = in_turn
     assert graphs["first"] > graphs["without_compiler"]
@@ -88,12 +89,14 @@ def test_compiled_steps_serve_the_next_trial(in_turn):
     assert not any(said for name, said in notes.items() if name != "without_compiler"), notes
 
 
+@pytest.mark.slow
 def test_a_pair_that_has_served_others_trains_as_a_new_one_would(in_turn):
     scores, *_ = in_turn
     assert scores["fifth"] == scores["first"]
     assert scores["plain"] == pytest.approx(scores["first"], rel=0.02)
 
 
+@pytest.mark.slow
 def test_where_compiling_fails_the_trial_goes_on_and_says_why(in_turn):
     scores, notes, _ = in_turn
     assert scores["without_compiler"] == scores["plain"]
@@ -117,15 +120,15 @@ def used():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20, files
 
 
-@pytest.mark.parametrize("trials", [10, pytest.param(40, marks=pytest.mark.slow)])
-def test_memory_and_open_files_stay_flat(tiny, tmp_path, trials):
+@pytest.mark.slow
+def test_memory_and_open_files_stay_flat(tiny, tmp_path):
     """Over many trials in one process, once everything that is kept is there."""
     workspace = Workspace()
     config = tiny.replace(epochs=2, switch_epoch=1, initialization="scratch", width=0.5, ood="none")
     for seed in range(8):
         run(config.replace(seed=seed), tmp_path, workspace)
     memory, files = used()
-    for seed in range(8, 8 + trials):
+    for seed in range(8, 48):
         run(config.replace(seed=seed), tmp_path, workspace)
     later, more = used()
     assert more == files
