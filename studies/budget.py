@@ -47,7 +47,8 @@ def lengths(base: "TrialConfig") -> dict[str, dict[str, int]]:
     """Return the settings of each length, the shortest first."""
     shorter = {
         f"epochs / {divisor}": {
-            name: round(getattr(base, name) / divisor) for name in ("epochs", "switch_epoch", "pretrain_epochs")
+            name: max(round(getattr(base, name) / divisor), min(getattr(base, name), 1))
+            for name in ("epochs", "switch_epoch", "pretrain_epochs")
         }
         for divisor in DIVISORS
         if base.epochs >= FEWEST_EPOCHS * divisor
