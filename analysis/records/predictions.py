@@ -21,6 +21,10 @@ OTHER = np.iinfo(np.int16).max
 ROUNDING = 1e-5
 
 
+#: Columns that a compact copy may lack.
+SPARED_BY_COPIES = ("scaled_confidence", "entropy", "mutual_information")
+
+
 @dataclass(frozen=True)
 class Predictions:
     """One member's predictions of the test images, each [images], in their order.
@@ -92,8 +96,9 @@ def _table(path: Path, record: TrialRecord) -> tuple[dict[str, Any], pyarrow.Tab
             raise Damaged(f"it unpacks to {file.metadata.num_rows:,} rows of more than {MOST_BYTES:,} bytes")
         said = json.loads((file.schema_arrow.metadata or {}).get(b"PANDAS_ATTRS", b"{}"))
         compact = isinstance(said, dict) and said.get("compact") is True
-        names = [name for name in Predictions.__dataclass_fields__ if not compact or name in file.schema_arrow.names]
-        table = file.read(columns=["member", *names], use_threads=False)
+        spared = set(SPARED_BY_COPIES) - set(file.schema_arrow.names) if compact else set()
+        names = ["member", *(name for name in Predictions.__dataclass_fields__ if name not in spared)]
+        table = file.read(columns=names, use_threads=False).select(names)  # a KeyError for one that is missing
     return said if isinstance(said, dict) else {"trial": said}, table
 
 
@@ -107,11 +112,12 @@ def _members(table: pyarrow.Table) -> Members:
     member = encoded.indices.to_numpy()
     columns = {name: table.column(name).to_numpy() for name in table.column_names if name != "member"}
     for name, column in columns.items():
-        if (
+        unfitted = name == "scaled_confidence" and column.dtype.kind == "f" and np.isnan(column).all()
+        if not unfitted and (
             column.dtype.kind not in ("iu" if name in ("label", "predicted") else "iuf")
             or not np.isfinite(column).all()
             or not (column > -ROUNDING).all()
-        ) and not (name == "scaled_confidence" and np.isnan(column).all()):
+        ):
             raise Damaged(f"{name} holds what is no number, not finite, or negative")
         if name.endswith(("confidence", "probability")) and (column >= 1 + ROUNDING).any():
             raise Damaged(f"{name} exceeds 1")
