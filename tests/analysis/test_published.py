@@ -108,10 +108,12 @@ def test_what_is_published_is_made_anew_from_its_records(name, tmp_path):
 
 
 def lists(text):
-    """By list and arm, the verdict's effect in an answer's lists of NLL and accuracy."""
-    found, head = {}, ""
+    """By metric and arm, the effects of an answer's lists, or tables as it has them since, of NLL and accuracy."""
+    found, head = {}, None
     for part in text.split("\n\n"):
-        if part.startswith("- ") and re.search("test (NLL|accuracy)", head):
-            found |= {(head, line.split(": **")[0]): EFFECT.search(line)[0] for line in part.splitlines()}
-        head = part.strip()
+        for line in part.splitlines() if head else []:
+            name = re.match(r"- (.*?): \*\*|\| (.*?) +\|", line)
+            if name and (effect := EFFECT.search(line)):
+                found[head[0], name[1] or name[2]] = effect[0]
+        head = re.match("(Difference|Contrasts) in test (NLL|accuracy)", part.strip())
     return found
