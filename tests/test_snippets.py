@@ -140,12 +140,14 @@ def test_a_command_that_cannot_be_is_found(line):
 def test_every_python_snippet_runs(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["snippet"])
+    before = set(ROOT.iterdir())
     with mock.patch.dict(KERNELS), contextlib.redirect_stdout(io.StringIO()):
         for text in blocks(page, "python"):
             names = {"__name__": "snippet"}
             exec(compile(ast.parse(text), page.name, "exec"), names)
             if "cauchy" in names:
                 assert faults("kernel", "cauchy") == []
+    assert set(ROOT.iterdir()) == before, "a snippet leaves files in the checkout"
             if "STUDY" in names:
                 assert main(names["STUDY"], names["build"], ["--preset", "demo", "--dry-run", "--in-process"]) == 0
 

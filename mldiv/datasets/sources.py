@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -112,7 +112,7 @@ def _check_nothing(root: Path | None) -> None:
     """digits come with scikit-learn."""
 
 
-def _check_own(root: Path | None) -> None:
+def _check_own(root: Path | None) -> NoReturn:
     raise DataError(
         "data = 'own': those are images that mldiv.train was given in Python, and no files; take a data set of files"
     )
@@ -120,7 +120,6 @@ def _check_own(root: Path | None) -> None:
 
 def _read_own(root: Path | None, size: int) -> tuple[Raw, Raw]:
     _check_own(root)
-    raise NotImplementedError
 
 
 def _check_fashion_mnist(root: Path | None) -> None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -13,6 +13,10 @@ from mldiv.checkout import use_analysis
 from mldiv.extras import install_hint
 from mldiv.records import StudyRecord, TrialRecord
 from mldiv.storage.object_store import working_copy
+
+if TYPE_CHECKING:  # beside the package, or in a wheel: see mldiv.checkout
+    from analysis.build import Analysis
+    from analysis.records.load import StudyData
 
 
 def analysis(module: str) -> ModuleType:
@@ -69,7 +73,7 @@ def results(place: str | os.PathLike[str]) -> Results:
         )
 
 
-def _trials(study: Any) -> Iterator[dict[str, Any]]:
+def _trials(study: "StudyData") -> Iterator[dict[str, Any]]:
     found: list[tuple[str, str, int, TrialRecord]] = [
         (arm, "search", record.config["seed"], record) for arm, record in study.searched
     ]
@@ -80,14 +84,14 @@ def _trials(study: Any) -> Iterator[dict[str, Any]]:
         yield {"arm": arm, "phase": phase, "seed": seed, "trial": record.id, **own, **settings}
 
 
-def _scores(study: Any) -> Iterator[dict[str, Any]]:
+def _scores(study: "StudyData") -> Iterator[dict[str, Any]]:
     for arm in study.arms:
         for seed, record in study.finished(arm).items():
             for member, scores in record.test.items():
                 yield {"arm": arm, "seed": seed, "member": member, "trial": record.id, **scores}
 
 
-def _comparisons(made: Any) -> Iterator[dict[str, Any]]:
+def _comparisons(made: "Analysis") -> Iterator[dict[str, Any]]:
     compared, margins = analysis("records.effects").COMPARED, made.study.header.margins
     kinds: dict[str, Mapping[str, Mapping[str, Any]]] = {"difference": made.differences, "contrast": made.contrasts}
     for kind, by_metric in kinds.items():
