@@ -147,9 +147,9 @@ def test_every_python_snippet_runs(page, monkeypatch):
             exec(compile(ast.parse(text), page.name, "exec"), names)
             if "cauchy" in names:
                 assert faults("kernel", "cauchy") == []
-    assert set(ROOT.iterdir()) == before, "a snippet leaves files in the checkout"
             if "STUDY" in names:
                 assert main(names["STUDY"], names["build"], ["--preset", "demo", "--dry-run", "--in-process"]) == 0
+    assert set(ROOT.iterdir()) == before, "a snippet leaves files in the checkout"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "bash")], ids=lambda page: page.name)
