@@ -40,6 +40,7 @@ ARMS = {
     "budget": [f"{method}, {size}" for size in ("as it is", "epochs / 2") for method in ("mutual learning", "with both")],
     "kernel_sweep": ["cosine", "polynomial"],
     "stage_switch": ["at once", "after 1/3", "after 1/3, without the terms"],
+    "teaching": ["never", "weight 0.3, T 4"],
     "recipe": ["adamw, lr 0.003", "rho_lr_scale 100", "schedule step"],
     "diversity_form": [
         "no diversity",
