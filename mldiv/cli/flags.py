@@ -186,6 +186,10 @@ def _check_shares(flags: Namespace) -> None:
         raise ConfigError(f"--cpus-per-worker {cpus:g}: must be greater than zero, and finite")
     if gpus is not None and (not 0 <= gpus < math.inf or (gpus > 1 and gpus % 1)):
         raise ConfigError(f"--gpus-per-worker {gpus:g}: must be a fraction of one, or a whole number")
+    if flags.workers > 1 and gpus:
+        from mldiv.cluster.nodes import Resources  # with torch
+
+        Resources(flags.workers, cpus or 1.0, gpus)
 
 
 def current_names(argv: Sequence[str]) -> list[str]:
