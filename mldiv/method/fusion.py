@@ -19,11 +19,16 @@ OLD_NAMES = {"first": "peer_1", "second": "peer_2"}
 class _Pool(torch.autograd.Function):
     """Mean over space in float32, whose gradient is never written out in full: every position has the same."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(context: Any, feature: Tensor) -> Tensor:
-        context.like = feature.shape, feature.dtype
+    def forward(feature: Tensor) -> Tensor:
         positions = tuple(range(2, feature.dim()))
         return feature.sum(positions, dtype=torch.float32) / feature[0, 0].numel()
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        context.like = inputs[0].shape, inputs[0].dtype
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Tensor:

@@ -173,7 +173,8 @@ def logit_mutual(
     """
     own = (logits.float() / temperature).log_softmax(-1)
     peer = (peer_logits.detach().float() / temperature).log_softmax(-1)
-    return temperature**2 * functional.kl_div(own, peer, reduction="batchmean", log_target=True)
+    divergence = (peer.exp() * (peer - own)).sum() / len(own)  # functional.kl_div, which torch.func cannot map
+    return temperature**2 * divergence
 
 
 def normalize_features(fused: Float[Tensor, "batch dim"], *, center: bool) -> Float[Tensor, "batch dim"]:

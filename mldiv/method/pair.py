@@ -178,6 +178,16 @@ class MutualPair(nn.Module):
         diverse: bool = False,
     ) -> Terms:
         """Compute the unweighted terms of the loss; arguments as for the forward pass."""
+        terms, sigmas, features = self.stage_one_terms(inputs, labels, noise)
+        if diverse and len(self.peers) > 1:
+            terms |= self.diversity_terms(sigmas, features, labels)
+        return terms
+
+    def stage_one_terms(
+        self, inputs: Tensor, labels: Tensor, noise: Sequence[Noise] | None = None
+    ) -> tuple[Terms, list[Tensor], list[list[Features]]]:
+        """Compute the terms of both stages; also give what `diversity_terms` takes: sigmas, and of every weight sample the
+        peers' features."""
         sigmas, samples = self._outputs(inputs, noise)
         taught = self._taught(inputs)
         terms = _average(
@@ -187,12 +197,13 @@ class MutualPair(nn.Module):
                 for drawn in samples
             ]
         )
-        terms |= self.prior_terms(sigmas)
-        if diverse and len(self.peers) > 1:
-            features = [[blocks for _, blocks in drawn] for drawn in samples]
-            terms |= self.param_terms(sigmas) | _average([self.feature_terms(drawn) for drawn in features])
-            if self.objective.fusion_training == "task":
-                terms |= _average([self.fusion_terms(drawn, labels) for drawn in features])
+        return terms | self.prior_terms(sigmas), sigmas, [[blocks for _, blocks in drawn] for drawn in samples]
+
+    def diversity_terms(self, sigmas: Sequence[Tensor], features: Sequence[Sequence[Features]], labels: Tensor) -> Terms:
+        """Compute the terms of stage two alone."""
+        terms = self.param_terms(sigmas) | _average([self.feature_terms(drawn) for drawn in features])
+        if self.objective.fusion_training == "task":
+            terms |= _average([self.fusion_terms(drawn, labels) for drawn in features])
         return terms
 
     def draw_noise(self, streams: Sequence[torch.Generator | None] | None = None) -> list[Noise]:
@@ -205,13 +216,12 @@ class MutualPair(nn.Module):
         return [torch.randn(size, generator=stream, device=device) for stream in streams or [None] * len(self.peers)]
 
     def weighted(self, terms: Terms) -> dict[str, Tensor]:
-        """Return what each term adds to the loss, summed over peers; every weight is applied here and nowhere else."""
-        weights = self.weights
-        found = {
-            "nll": _sum(terms["nll"]),
-            "kl": weights.kl_weight * _sum(terms["kl"]),
-            "mutual": weights.mutual_weight * _sum(terms["mutual"]),
-        }
+        """Return what each of the terms adds to the loss, summed over peers; every weight is applied here and nowhere else."""
+        weights, found = self.weights, {}
+        if "nll" in terms:
+            found["nll"] = _sum(terms["nll"])
+            found["kl"] = weights.kl_weight * _sum(terms["kl"])
+            found["mutual"] = weights.mutual_weight * _sum(terms["mutual"])
         if "param_diversity" in terms:
             found["param_diversity"] = weights.alpha * self.param_strength * terms["param_diversity"][0]
             found["feature_diversity"] = weights.beta * self.feature_strength * terms["feature_diversity"][0]
