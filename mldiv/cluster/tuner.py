@@ -174,6 +174,7 @@ def run(
     groups: int | None = None,
     progress: Progress = lambda trial, result: None,
     scheduler: TrialScheduler | None = None,
+    tell: Callable[[int, int], None] = lambda ready, standing: None,
 ) -> None:
     """Train every trial of ``plan``; Ray must be initialised. Returns when all have ended.
 
@@ -181,7 +182,8 @@ def run(
 
     study: its folder, or the copy here of one on an object store; store: where trials share their first stages (default: in
     the study's folder); groups: most worker groups side by side (default: what the cluster has, and gets meanwhile);
-    scheduler: Tune's, which may stop trials early.
+    scheduler: Tune's, which may stop trials early; tell: hears how many groups are ready, and how many stand. Ctrl-C waits for
+    no group: it takes Ray's end to end them.
 
     Raises: RuntimeError with the reason when no worker group is left, the broker has died, or a group does not end in time.
     """
@@ -192,7 +194,7 @@ def run(
     store = store or open_store(join(study.place, "store"))
     mirror = join(study.place, "ray")
     study.remove("ray")
-    with _groups(plan, resources, mirror, groups) as standing:
+    with _groups(plan, resources, mirror, groups, tell) as standing:
         search = PlanSearch(plan, study, store, most_open=lambda: standing.count + 1)  # a group never waits for a client
         _tuner(search, standing.broker, mirror, progress, scheduler).fit()
     if search.given_up is not None:
@@ -202,16 +204,21 @@ def run(
 
 
 @contextmanager
-def _groups(plan: Plan, resources: Resources, storage: Location, most: int | None) -> Iterator[Groups]:
+def _groups(
+    plan: Plan, resources: Resources, storage: Location, most: int | None, tell: Callable[[int, int], None]
+) -> Iterator[Groups]:
     """Start a broker and standing worker groups, which end with the context."""
-    name = f"broker-{uuid.uuid4().hex[:8]}"
+    name, wait = f"broker-{uuid.uuid4().hex[:8]}", True
     broker = start_broker(name)
-    standing = Groups(broker, name, resources, storage, trials_left=lambda: plan.trials() - plan.answered, most=most)
+    standing = Groups(broker, name, resources, storage, trials_left=lambda: plan.trials() - plan.answered, most=most, tell=tell)
     try:
         yield standing
+    except KeyboardInterrupt:
+        wait = False
+        raise
     finally:
         with suppress(ray.exceptions.RayError):
-            standing.close()
+            standing.close(wait)
             ray.kill(broker)
 
 
