@@ -7,6 +7,7 @@ from pathlib import Path
 
 from analysis import tables
 from analysis.answer import document
+from analysis.screen import screen
 from analysis.compact.copy import load
 from analysis.figures import reliability
 from analysis.records import effects, expected, other_images, worth
@@ -118,7 +119,7 @@ def build(
 
     The files: table.md, .csv and .tex, answer.md, report.html, reliability.png and .pdf, and surface.png and .pdf where the
     study has a response surface. formats: which are written, besides the answer; place: how ``out`` is called where it is a
-    copy; labels: of the test images, in place of the study's own. The text: scores, answer, where the files are.
+    copy; labels: of the test images, in place of the study's own. The text: answer, a few scores, where the files are.
 
     Raises: RecordError as `analyse`.
     """
@@ -142,7 +143,7 @@ def build(
     if "png" in formats:
         files += [path.name for path in _pictures(made, out)]
     where = place if is_url(place) else nearby(out)
-    return f"{tables.markdown(made.study, made.table, ['scores'])}\n{made.answer()}\nIn {where}: {', '.join(files)}"
+    return screen(made.study, made.table, made.differences, where, files)
 
 
 def write(texts: Mapping[str, str], out: Path, formats: Collection[str]) -> list[str]:

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 from mldiv import records
 from mldiv.cli.dry_run import of_worker
 from mldiv.cli.run import StudyRun
+from mldiv.cli.screen import interrupt
 from mldiv.cli.screen.display import Display
 from mldiv.cli.screen.forecast import Forecast
-from mldiv.cli.screen.interrupt import INTERRUPTED
 from mldiv.cluster.nodes import Resources, connect, largest, nodes, worker_resources
 from mldiv.config import TrialConfig
 from mldiv.plugins import loading
@@ -151,7 +151,8 @@ def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, fo
         with raylet.watched(raylet.find(), run.say):
             yield partial(tuner.run, resources=resources, groups=groups, scheduler=scheduler, tell=display.groups)
     finally:
-        ray.shutdown()
+        if not interrupt.ENDING.is_set():  # then it ends with this process, whose threads may still wait for it
+            ray.shutdown()
 
 
 def expect_on_ray(run: StudyRun, forecast: Forecast, resources: Resources, groups: int) -> None:
@@ -209,7 +210,7 @@ def interrupted(run: StudyRun, folder: SyncedFolder, plan: Plan) -> int:
         f"interrupted; {done} of {plan.trials()} trials are recorded, the others go on from their last epoch.\n"
         "To continue: run the same command again."
     )
-    return INTERRUPTED
+    return interrupt.INTERRUPTED
 
 
 def finish(run: StudyRun, folder: SyncedFolder, plan: Plan, report: ReportBuilder, display: Display) -> int:

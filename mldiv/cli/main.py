@@ -4,7 +4,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mldiv.checkout import use_analysis
 from mldiv.cli.flags import check_flags, parse_flags
@@ -17,8 +17,8 @@ from mldiv.setting import ConfigError
 from mldiv.study import FindUndecided, ReportBuilder, Study
 from mldiv.terminal import patient_output, plain
 
-#: What is said of every study that can go on.
-AGAIN = "To continue: run the same command again."
+if TYPE_CHECKING:
+    from mldiv.cli.screen.display import Display
 
 
 def build_report(folder: Path, **more: Any) -> str:
@@ -50,9 +50,6 @@ def main(
         try:
             check_flags(flags)
             return run_as_flagged(study, flags, report, undecided)
-        except KeyboardInterrupt:
-            print(f"{study.name}: interrupted. {AGAIN}", file=sys.stderr)
-            return interrupt.INTERRUPTED
         except (ConfigError, RecordError, DataError, PluginError) as error:
             print(plain(f"{study.name}: {error}"), file=sys.stderr)
             return 2
@@ -73,20 +70,29 @@ def run_as_flagged(study: Study, flags: Namespace, report: ReportBuilder, undeci
     from mldiv.cli.screen.display import Display  # with rich: no wrong flag waits for it
 
     with Display(study.name) as display, interrupt.answered(display.stopping):
-        display.phase("reading the settings")
-        # With torch and Optuna seconds, for which neither --help nor a wrong flag waits.
-        from mldiv.cli.dry_run import describe
-        from mldiv.cli.execute import execute
-        from mldiv.cli.folder import open_folder
-        from mldiv.cli.run import prepare
-
-        load_named(flags.plugin)
-        run = prepare(study, flags)
-        with open_folder(run) as (run, folder):
-            if not run.dry_run:
-                return execute(run, folder, report, undecided, display)
-            display.phase("timing a few steps")
-            plan = describe(run, folder.local)
+        try:
+            return _run(study, flags, report, undecided, display)
+        except KeyboardInterrupt:  # before or after the training, which says more
             display.stop()
-            print(plain(plan))
-            return 0
+            display.say("interrupted. To continue: run the same command again.")
+            return interrupt.INTERRUPTED
+
+
+def _run(study: Study, flags: Namespace, report: ReportBuilder, undecided: FindUndecided, display: "Display") -> int:
+    display.phase("reading the settings")
+    # With torch and Optuna seconds, for which neither --help nor a wrong flag waits.
+    from mldiv.cli.dry_run import describe
+    from mldiv.cli.execute import execute
+    from mldiv.cli.folder import open_folder
+    from mldiv.cli.run import prepare
+
+    load_named(flags.plugin)
+    run = prepare(study, flags)
+    with open_folder(run) as (run, folder):
+        if not run.dry_run:
+            return execute(run, folder, report, undecided, display)
+        display.phase("timing a few steps")
+        plan = describe(run, folder.local)
+        display.stop()
+        print(plain(plan))
+        return 0

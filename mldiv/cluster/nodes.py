@@ -28,7 +28,6 @@ ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
-    "RAY_ENABLE_AUTO_CONNECT": "0",  # what still asks after the end would start another Ray
     "RAY_worker_maximum_startup_concurrency": "16",  # clients and groups start at once: no warning about that
 }
 

@@ -18,8 +18,8 @@ from mldiv.cli.execute import idleness
 from mldiv.cli.flags import RENAMED, RESULTS, parse_flags
 from mldiv.cli.folder import open_folder
 from mldiv.cli.main import main
-from mldiv.cli.screen.display import clock
 from mldiv.cli.run import choose_arms, configure_trials, make_arms, prepare
+from mldiv.cli.screen.display import clock
 from mldiv.config import TrialConfig
 from mldiv.method.kernels import KERNELS
 from mldiv.method.networks import build

@@ -21,7 +21,7 @@ LINE_SECONDS = 60.0
 #: Lines that bar and prompt take of a terminal.
 OWN_LINES = 4
 
-STOPPING = "stopping; everything up to the last epoch is safe (once more ends it at once)"
+STOPPING = "stopping; everything up to the last epoch is safe"
 
 
 class Display:

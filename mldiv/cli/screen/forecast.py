@@ -82,8 +82,8 @@ class Forecast:
             return None
         trust = TRUST_SHARE * (self.done + left) if self.cost is not None else 0.0
         pace = (trust / self.groups + self.elapsed) / max(1e-9, trust + self.done)
-        passed = time.monotonic() - self.since
-        return max(0.0, left * pace + (-passed if self.started else max(0.0, self.wait - passed)))
+        passed, further = time.monotonic() - self.since, left * pace
+        return max(further - passed, further / 2) if self.started else further + max(0.0, self.wait - passed)
 
     def _seconds_left(self) -> float | None:
         return None if self.left is None else (self.cost or NOMINAL).seconds(self.left)
