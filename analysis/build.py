@@ -7,7 +7,6 @@ from pathlib import Path
 
 from analysis import tables
 from analysis.answer import document
-from analysis.screen import screen
 from analysis.compact.copy import load
 from analysis.figures import reliability
 from analysis.records import effects, expected, other_images, worth
@@ -21,6 +20,7 @@ from analysis.report import page
 from analysis.report.sections import Finding, findings
 from analysis.rescoring.labels import Labels
 from analysis.rescoring.rescore import rescore
+from analysis.screen import screen
 from analysis.stats.statistics import UNDECIDED
 from mldiv.record_files import write_atomically
 from mldiv.records import scored_by

@@ -149,7 +149,10 @@ def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, fo
         display.phase(f"Ray is up, 0 of {wanted} worker groups")
         threading.Thread(target=expect_on_ray, args=(run, forecast, resources, wanted), daemon=True).start()
         with raylet.watched(raylet.find(), run.say):
-            yield partial(tuner.run, resources=resources, groups=groups, scheduler=scheduler, tell=display.groups)
+            yield partial(
+                tuner.run, resources=resources, groups=groups, scheduler=scheduler, tell=display.groups,
+                abandon=interrupt.ENDING.is_set,
+            )  # fmt: skip
     finally:
         if not interrupt.ENDING.is_set():  # then it ends with this process, whose threads may still wait for it
             ray.shutdown()

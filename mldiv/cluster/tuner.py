@@ -175,6 +175,7 @@ def run(
     progress: Progress = lambda trial, result: None,
     scheduler: TrialScheduler | None = None,
     tell: Callable[[int, int], None] = lambda ready, standing: None,
+    abandon: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train every trial of ``plan``; Ray must be initialised. Returns when all have ended.
 
@@ -182,8 +183,8 @@ def run(
 
     study: its folder, or the copy here of one on an object store; store: where trials share their first stages (default: in
     the study's folder); groups: most worker groups side by side (default: what the cluster has, and gets meanwhile);
-    scheduler: Tune's, which may stop trials early; tell: hears how many groups are ready, and how many stand. Ctrl-C waits for
-    no group: it takes Ray's end to end them.
+    scheduler: Tune's, which may stop trials early; tell: hears how many groups are ready, and how many stand; abandon:
+    whether at a Ctrl-C no group's end is waited for, since this process ends, and with it they.
 
     Raises: RuntimeError with the reason when no worker group is left, the broker has died, or a group does not end in time.
     """
@@ -194,7 +195,7 @@ def run(
     store = store or open_store(join(study.place, "store"))
     mirror = join(study.place, "ray")
     study.remove("ray")
-    with _groups(plan, resources, mirror, groups, tell) as standing:
+    with _groups(plan, resources, mirror, groups, tell, abandon) as standing:
         search = PlanSearch(plan, study, store, most_open=lambda: standing.count + 1)  # a group never waits for a client
         _tuner(search, standing.broker, mirror, progress, scheduler).fit()
     if search.given_up is not None:
@@ -205,20 +206,18 @@ def run(
 
 @contextmanager
 def _groups(
-    plan: Plan, resources: Resources, storage: Location, most: int | None, tell: Callable[[int, int], None]
-) -> Iterator[Groups]:
+    plan: Plan, resources: Resources, storage: Location, most: int | None, tell: Callable[[int, int], None],
+    abandon: Callable[[], bool],
+) -> Iterator[Groups]:  # fmt: skip
     """Start a broker and standing worker groups, which end with the context."""
-    name, wait = f"broker-{uuid.uuid4().hex[:8]}", True
+    name = f"broker-{uuid.uuid4().hex[:8]}"
     broker = start_broker(name)
     standing = Groups(broker, name, resources, storage, trials_left=lambda: plan.trials() - plan.answered, most=most, tell=tell)
     try:
         yield standing
-    except KeyboardInterrupt:
-        wait = False
-        raise
     finally:
         with suppress(ray.exceptions.RayError):
-            standing.close(wait)
+            standing.close(wait=not abandon())
             ray.kill(broker)
 
 

@@ -125,7 +125,7 @@ def test_an_arm_that_is_worse_is_said(answers):
 def test_the_command_prints_the_planted_effect(tmp_path, command):
     done = command(make(tmp_path, scores(-0.02, 3), images=20), "--format", "md")
     assert done.returncode == 0, done.stderr
-    assert FOUND in done.stdout
+    assert FOUND.strip("*") in done.stdout
 
 
 def test_failed_diverged_missing_and_damaged_are_counted_and_named(tmp_path):
@@ -238,7 +238,7 @@ def process(tmp_path_factory):
 def test_the_analysis_needs_no_torch_ray_or_optuna(process):
     _, done = process
     assert done.returncode == 0, done.stderr
-    assert "| rbf" in done.stdout
+    assert "\nrbf " in done.stdout
 
 
 def test_everything_is_built_twice_the_same(process, tmp_path):
