@@ -72,7 +72,7 @@ def execute(
         run = run.at_look(seeds) if seeds is not None else run
     if not trained:
         run.say("all trials are recorded, nothing to train")
-    display.phase("writing the tables and the report")
+    display.report()
     return finish(run, folder, plan, report, display)
 
 

@@ -62,13 +62,18 @@ class Display:
 
     def say(self, text: str) -> None:
         """Tell the user a line that stays."""
-        self.console.print(plain(f"{self.study}: {text}"), soft_wrap=True)
+        self.console.print(plain(f"{self.study}: {text}"), soft_wrap=not self.console.is_terminal)
 
     def phase(self, doing: str) -> None:
         """Begin with something; its seconds are counted from now on."""
         self.doing, self.since = doing, time.monotonic()
         self._line(f"{doing} ...")
         self.live.refresh()  # what comes next may keep the interpreter for a second
+
+    def report(self) -> None:
+        """Begin with what follows the training, of which no forecast tells."""
+        self.forecast = None
+        self.phase("writing the tables and the report")
 
     def follow(self, plan: "Plan", forecast: "Forecast") -> None:
         """Take the plan that is trained next."""
