@@ -6,6 +6,7 @@ from mldiv.cli.progress import clock
 from mldiv.cli.run import StudyRun
 from mldiv.cluster.nodes import local_resources, worker_resources
 from mldiv.records import StudyRecord
+from mldiv.sweep.in_process import count_lanes
 from mldiv.sweep.plan import Plan
 from mldiv.sweep.simulate import first_wins, simulate
 from mldiv.training.step_cost import GROUP_START_SECONDS, measure
@@ -68,7 +69,8 @@ def _looks(plan: Plan, header: StudyRecord) -> list[str]:
 def _side_by_side(run: StudyRun, trials: int) -> tuple[str, int, float]:
     """Where the study would train, in words; how many trials at once; seconds until the first begins."""
     if run.in_process:
-        return "one trial after the other in this process", 1, 0.0
+        lanes = count_lanes(run.lanes)
+        return f"{'one trial after the other' if lanes == 1 else f'{lanes} trials at a time'} in this process", 1, 0.0
     nodes = [local_resources()]
     resources = worker_resources(
         run.preset, nodes, workers=run.workers, cpus=run.cpus_per_worker, gpus=run.gpus_per_worker,

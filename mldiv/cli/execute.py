@@ -96,7 +96,7 @@ def next_look(run: StudyRun, folder: SyncedFolder, plan: Plan, undecided: FindUn
 def here(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Iterator[Trainer]:
     """Provide this process as the trainer of a plan."""
     time_sizes(run, folder, step_cost.measure_all)
-    yield in_process.run
+    yield partial(in_process.run, lanes=run.lanes)
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from mldiv.storage.cache import Store
 from mldiv.storage.files import save_atomically
 from mldiv.training.final_scores import score
 from mldiv.training.first_stage import SharedFirstStage
+from mldiv.training.lanes.asked import Epoch, Training, train_alone
 from mldiv.training.loop import (
     Diverged,
     check_finite,
@@ -43,7 +44,6 @@ from mldiv.training.loop import (
     over_ranks,
     stage_rate,
     steps_per_epoch,
-    train_epoch,
 )
 from mldiv.training.pretraining import train_fusion
 from mldiv.training.resume import CHECKPOINT, Line, Report, Trial, begin, prefix, state
@@ -76,15 +76,23 @@ def fit(
     Raises: ConfigError when the data cannot fill a batch; OSError when the records cannot be written. A non-finite loss does
     not raise: the trial ends as "diverged".
     """
+    return train_alone(fitting(config, folder, store=store, workspace=workspace, publish=publish, report=report))
+
+
+def fitting(
+    config: TrialConfig, folder: Path, *, store: Store, workspace: Workspace | None = None, publish: Collection[int] = (),
+    report: Report = lambda line: False,
+) -> Training:  # fmt: skip
+    """Do what `fit` does, but leave every epoch's steps to whoever asks, as `loop.train_alone` or `lanes.run.train_lanes`."""
     workspace = workspace or Workspace()
     data = workspace.data(config)
-    record = distributed.from_first(_open_record(config, folder, data, workspace.device))
+    record = distributed.from_first(_open_record(config, folder, data, workspace))
     if record.final:
         return record
     steps_per_epoch(config, data)
     began = time.perf_counter()
     pair = workspace.pair(config, data)
-    shared = SharedFirstStage(config, data, store, workspace.device, publish)
+    shared = SharedFirstStage(config, data, store, workspace.device, publish, lanes=workspace.lanes > 1)
     trial = Trial(config, folder, data, workspace, shared, record, pair, make_optimizer(config, pair), began)
     with contextlib.ExitStack() as held:
         stopped, model = begin(trial, report, held), None
@@ -95,7 +103,11 @@ def fit(
                 if model is None or trial.epoch == config.first_stage:
                     model = _begin_stage(trial)
                 watch = _Watch(trial)
-                terms = train_epoch(config, model, pair, trial.optimizer, data, trial.epoch, trial.diverse, trial.device, watch)
+                asked = Epoch(config, model, pair, trial.optimizer, data, trial.epoch, trial.diverse, trial.device, watch)
+                try:
+                    terms = yield asked
+                finally:
+                    started, trial.began = started + asked.waited, trial.began + asked.waited
                 stopped = _end_epoch(trial, terms, watch, started, report, held)
             _end_training(trial, stopped)
         except Diverged as error:
@@ -104,7 +116,7 @@ def fit(
     return distributed.from_first(record)
 
 
-def _open_record(config: TrialConfig, folder: Path, data: ImageData, device: torch.device) -> TrialRecord | None:
+def _open_record(config: TrialConfig, folder: Path, data: ImageData, workspace: Workspace) -> TrialRecord | None:
     """Return the trial's record, new or as an interrupted attempt left it, marked as running (rank 0 only)."""
     if distributed.rank():
         return None
@@ -117,7 +129,7 @@ def _open_record(config: TrialConfig, folder: Path, data: ImageData, device: tor
     record.status, record.reason = "running", None
     record.data = sizes | {"classes": data.classes, "fingerprint": data.fingerprint, "test_fingerprint": data.test_fingerprint}
     record.data |= data.form
-    record.environment = environment(device)
+    record.environment = environment(workspace.device) | ({"lanes": workspace.lanes} if workspace.lanes > 1 else {})
     records.write_trial(folder, record)
     return record
 

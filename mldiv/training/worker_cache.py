@@ -50,10 +50,13 @@ def _dataset(name: str, root: Path | None, *, train_labels: Path | None, labels_
 
 
 class Workspace:
-    """The data and the pair that the next trial can use, dropped when a trial asks for something else."""
+    """The data and the pair that the next trial can use, dropped when a trial asks for something else.
 
-    def __init__(self, device: torch.device | None = None) -> None:
-        self.device = device or torch.device("cpu")
+    lanes: how many trials at most are stepped at once (`training.lanes`).
+    """
+
+    def __init__(self, device: torch.device | None = None, lanes: int = 1) -> None:
+        self.device, self.lanes = device or torch.device("cpu"), lanes
         #: Why steps are not compiled although the trial asks for it.
         self.fallback: str | None = None
         self._source: ImageData | None = None
