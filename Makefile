@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 FLAGS ?=
 
+# Every process of a test run would compile the checkout's modules and rewrite the tests' assertions anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: sweep test test-all long plain-tests ray-tests check docs format bench lock clean
 
 # The environment, exactly as locked. Without the venv module (Debian packages it apart), virtualenv makes it. uv installs it in

@@ -8,7 +8,7 @@ from pathlib import Path
 from analysis import tables
 from analysis.answer import document
 from analysis.compact.copy import load
-from analysis.figures import reliability
+from analysis.figures import intervals, reliability, svg
 from analysis.records import effects, expected, other_images, worth
 from analysis.records.cautions import cautions
 from analysis.records.columns import GROUPS
@@ -116,9 +116,10 @@ def build(
 ) -> str:  # fmt: skip
     """Write a study's tables, answer, report and figures into ``out`` (default: the folder); return the terminal's text.
 
-    The files: table.md, .csv and .tex, answer.md, report.html, reliability.png and .pdf, and surface.png and .pdf where the
-    study has a response surface. formats: which are written, besides the answer; place: how ``out`` is called where it is a
-    copy; labels: of the test images, in place of the study's own. The text: scores, answer, where the files are.
+    The files: table.md, .csv and .tex, answer.md, report.html, reliability.png and .pdf, differences.png and .pdf where arms
+    are compared, and surface.png and .pdf where the study has a response surface. formats: which are written, besides the
+    answer; place: how ``out`` is called where it is a copy; labels: of the test images, in place of the study's own. The text:
+    scores, answer, where the files are.
 
     Raises: RecordError as `analyse`.
     """
@@ -171,7 +172,10 @@ def _report(made: Analysis, more: Mapping[str, list[str]]) -> str:
 
 
 def _pictures(made: Analysis, out: Path) -> list[Path]:
-    paths = reliability.draw(made.study, predictions(made.repeats), tables.means(made.table, "null_ece"), out)
+    study = made.study
+    paths = reliability.draw(study, predictions(made.repeats), tables.means(made.table, "null_ece"), out)
+    styles, margins = svg.arm_styles(study), study.header.margins
+    paths += intervals.draw(made.differences, made.contrasts, styles, margins, study.baseline or "", out)
     return paths + [path for finding in made.findings if finding.draw for path in finding.draw(out)]
 
 

@@ -6,12 +6,14 @@ import random
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mldiv.records import commit
 
@@ -36,6 +38,22 @@ def seconds(call: Callable[..., Any], *arguments: Any) -> float:
 def synchronize() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is computed meanwhile: torch's operations but those that only view or allocate, each at least a launch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view and func.namespace == "aten" and not func._opname.startswith("empty"):
+            self.counts[func._opname] += 1
+        return func(*args, **kwargs or {})
+
+    def total(self) -> int:
+        return self.counts.total()
 
 
 def interleaved(steps: dict[Key, Step], rounds: int) -> Rounds[Key]:

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mldiv.extras import install_hint
+
 if TYPE_CHECKING:
     from mldiv.config import TrialConfig
     from mldiv.interface.loading import load
@@ -31,7 +33,10 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'mldiv' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    try:
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"mldiv.{name}: {install_hint(error)}") from error
     return value
 
 

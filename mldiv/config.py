@@ -55,6 +55,8 @@ POSTERIORS = ("gaussian", "deterministic")
 TEACHERS = ("none", "pretrained")
 WEIGHTINGS = ("raw", "gradient")
 KEPT_PREDICTIONS = ("none", "top", "full")
+#: How steps are computed, and what stands for it in the identities of trials: until there were graphs it was false or true.
+COMPILE: dict[str, bool | str] = {"auto": False, "off": False, "graph": "graph", "on": True}
 
 _path = partial(setting, spares=(TRIAL, FIRST_STAGE, PRETRAINING, STEP))
 _size = partial(setting, gt=0, le=10**9, spares=(PRETRAINING,))
@@ -299,9 +301,11 @@ class TrialConfig:
     clip_norm: float = _schedule(5.0, "largest norm of a peer's gradient; 0: not clipped", ge=0, le=1e12)
     precision: str = setting("float32", "of forward and backward", choices=PRECISIONS)
     channels_last: bool = setting(False, "memory layout of images and features: channels last")
-    compile: bool = _peers(
-        False, "torch.compile of forward and backward, on a GPU with CUDA graphs; where it fails, the record says why"
-    )
+    compile: str = _peers(
+        "auto", "how steps are computed: off, one operation after the other; graph, all of a step as one CUDA graph; on, "
+        "compiled by torch, on a GPU as one such graph; auto, the fastest of these on a GPU, which the record names, off on a "
+        "processor; where it fails, the record says why", choices=COMPILE, known_as=COMPILE,
+    )  # fmt: skip
 
     gradient_points: float = setting(
         0.0, "points of an epoch at which the gradients of all loss terms are measured and recorded; 0.5: every other epoch",
@@ -341,6 +345,8 @@ class TrialConfig:
     seed: int = _schedule(0, "of everything random in a trial", ge=0, lt=2**63)
 
     def __post_init__(self) -> None:
+        if isinstance(self.compile, bool):
+            object.__setattr__(self, "compile", "on" if self.compile else "off")
         for name, value in _check(vars(self)).items():  # 1 and 1.0 are one setting, and have one identity
             object.__setattr__(self, name, value)
         if self.kernel_own:

@@ -9,6 +9,7 @@ import os
 import stat
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -107,7 +108,7 @@ def check_fields(
     if missing := sorted(set(kinds if needed is None else needed) - set(value)):
         raise Damaged(f"{where}: fields {', '.join(missing)} are missing{mend}")
     for name, item in value.items():
-        if not _fits(item, kinds[name]):
+        if not _fits(kinds[name])(item):
             raise Damaged(f"{where}: {name} = {_shown(repr(item))}: expected {_words(kinds[name])}{mend}")
 
 
@@ -115,20 +116,24 @@ def _shown(text: str) -> str:
     return text[:SHOWN_CHARACTERS]
 
 
-def _fits(value: Any, annotation: Any) -> bool:
-    """Return whether a value, as JSON has it, is of an annotated type."""
+@cache
+def _fits(annotation: Any) -> Callable[[Any], bool]:
+    """Return what tells whether a value, as JSON has it, is of an annotated type."""
     inside = get_args(annotation)
     if annotation is Any:
-        return True
+        return lambda value: True
     if isinstance(annotation, UnionType):
-        return any(_fits(value, kind) for kind in inside)
-    if get_origin(annotation) is list:
-        return isinstance(value, list) and all(_fits(item, inside[0]) for item in value)
-    if get_origin(annotation) is dict:
-        return isinstance(value, dict) and all(_fits(item, inside[1]) for item in value.values())
-    if isinstance(value, bool):
-        return annotation is bool
-    return isinstance(value, int | float if annotation is float else annotation)
+        kinds = [_fits(kind) for kind in inside]
+        return lambda value: any(fits(value) for fits in kinds)
+    if get_origin(annotation) in (list, dict):
+        fits = _fits(inside[-1])
+        if get_origin(annotation) is list:
+            return lambda value: isinstance(value, list) and all(map(fits, value))
+        return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
+    if annotation is bool:
+        return lambda value: isinstance(value, bool)
+    kind = int | float if annotation is float else annotation
+    return lambda value: isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _words(annotation: Any) -> str:

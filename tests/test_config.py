@@ -90,3 +90,12 @@ def test_a_studys_settings_lie_between_preset_and_command_line():
 
 def test_demo_cuts_real_data():
     assert configure("demo", {"data": "cifar100"}).train_size and configure("demo", {}).train_size is None
+
+
+def test_how_steps_are_computed_is_in_identities_as_it_was():
+    """When there were no graphs, and nothing chose: false, or true. Identities of then, written down."""
+    base = TrialConfig()
+    assert base.compile == "auto" and base.id == base.replace(compile="off").id == "657343292e1580f8"
+    assert base.replace(compile="on").id == TrialConfig(compile=True).id == "bac2f87f3e813401"
+    assert base.replace(compile="graph").id not in {base.id, base.replace(compile="on").id}
+    assert [from_dict({"compile": value}).compile for value in (False, True)] == ["off", "on"]

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import torch
 from helpers import damages
-from helpers.record_fuzz import FILES, MISSING, WRONG, analysed, changed, documents, file, places, with_document
+from helpers.record_fuzz import FILES, MISSING, WRONG, analysed, changed, documents, file, places, with_document, wrong
 from helpers.small_study import run, trial
 
 from mldiv import records
@@ -83,8 +83,8 @@ def test_every_field_of_a_checkpoint_with_every_wrong_value(trained, tmp_path):
         fit(config, begun, store=Store(tmp_path / "store"), report=enough)
     state = torch.load(begun / "checkpoint.pt", weights_only=True)
     inside = [("pair", next(iter(state["pair"]))), ("optimizer", "state"), ("optimizer", "state", 0)]
-    for place in [*((name,) for name in state), *inside]:
-        for new in WRONG:
+    for turn, place in enumerate([*((name,) for name in state), *inside]):
+        for new in wrong(turn):
             folder = shutil.copytree(begun, tmp_path / config.id, dirs_exist_ok=True)
             value = {key: dict(item) if isinstance(item, dict) else item for key, item in state.items()}
             holder = value

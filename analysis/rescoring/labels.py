@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mldiv import soft_labels
 from mldiv.record_files import RecordError
 from mldiv.records import TrialRecord
 
-#: How far from 1 the shares of an image's classes may add up.
-ROUNDING = 1e-3
 #: Columns of a table, or names in an .npz, that are no labels: the images' numbers from 0, and of which images the labels are.
 IMAGE, FINGERPRINT = "image", "fingerprint"
 #: What a record says of its test images.
@@ -93,18 +92,13 @@ def _checked(name: str, values: np.ndarray) -> np.ndarray:
         values = values[:, 0]
     if values.ndim not in (1, 2) or not values.size:
         raise RecordError(f"{name}: an array of shape {values.shape}: expected [images], or [images, classes] of soft labels")
+    if values.ndim == 2:
+        return soft_labels.normalised(values, name, RecordError)
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all() or values.min() < 0:
         raise RecordError(f"{name}: labels hold what is no number, not finite, or negative")
-    if values.ndim == 1:
-        if (values != np.floor(values)).any():
-            raise RecordError(f"{name}: a label is no whole number: soft labels are [images, classes]")
-        return values.astype(np.int64)
-    values = values.astype(float)
-    sums = values.sum(1)
-    if (far := np.abs(sums - 1) > ROUNDING).any():
-        image = int(far.argmax())
-        raise RecordError(f"{name}: the shares of image {image} add up to {sums[image]:g}: divide them so that it is 1")
-    return values / sums[:, None]
+    if (values != np.floor(values)).any():
+        raise RecordError(f"{name}: a label is no whole number: soft labels are [images, classes]")
+    return values.astype(np.int64)
 
 
 def _npy(path: Path) -> tuple[np.ndarray, str | None]:

@@ -9,6 +9,7 @@ from analysis.records.load import StudyData
 from analysis.records.predictions import Members, Predictions
 from analysis.rescoring import scores
 from analysis.rescoring.labels import OF_DATA, Labels
+from mldiv import soft_labels
 from mldiv.record_files import Damaged, RecordError
 from mldiv.records import PAIR, TrialRecord, trial_folder
 from mldiv.storage import full_predictions
@@ -18,10 +19,6 @@ from mldiv.storage.full_predictions import FILE, FullPredictions
 ROUNDING, LEAST_ROUNDING = 1e-3, 1e-5
 #: Scores of a record that need validation labels too, or other predictions than those of the test images.
 NOT_ANEW: dict[str, Any] = {"test_scaled": {}, "calibration_temperature": {}, "recalibrated": {}, "ensembles": {}, "shift": {}}
-SOFT = (
-    "They are soft: NLL and Brier are against each class's share; accuracy, calibration errors and the detection of errors "
-    "against the class of the largest. "
-)
 WORDS = (
     "Not made anew, and left out: scores after temperature, vector and isotonic scaling, fitted to validation labels, and with "
     "them the worth in independent networks; scores under shift; metrics of plug-ins. Of validation or training data, "
@@ -88,8 +85,8 @@ def _contradicts(full: FullPredictions, own: Members) -> bool:
 def _same(logarithms: np.ndarray, member: Predictions) -> bool:
     if max(member.label.max(), member.predicted.max()) >= logarithms.shape[1]:
         return False
-    of_label = logarithms[np.arange(len(member.label)), member.label]
-    return bool(np.allclose(-of_label, member.nll, rtol=ROUNDING, atol=LEAST_ROUNDING))
+    of_predicted = logarithms[np.arange(len(member.predicted)), member.predicted]
+    return bool(np.allclose(of_predicted, np.log(member.confidence), rtol=ROUNDING, atol=LEAST_ROUNDING))
 
 
 def _under(member: Predictions, logarithms: np.ndarray, classes: np.ndarray, shares: np.ndarray) -> Predictions:
@@ -117,9 +114,10 @@ def _words(labels: Labels, record: TrialRecord, own: np.ndarray) -> str:
     """Say whose labels these are, how they agree with the study's ``own``, what follows from them and what does not."""
     same = 100 * float((labels.classes == own).mean())
     counts = [np.bincount(classes, minlength=record.data["classes"]) / len(own) for classes in (labels.classes, own)]
+    soft = f"They are soft: {soft_labels.WORDS}. " if labels.soft else ""
     known = "as the file says" if labels.fingerprint else "which the file does not say: their order is taken on trust"
     return (
         f"SCORED ANEW under the labels in {labels.name}, which are not the study's own: {len(own):,} images, {same:.1f} % with "
         f"the study's class (in another order about {100 * counts[0] @ counts[1]:.0f} %), of the test images "
-        f"{record.data['test_fingerprint']}, {known}. {SOFT if labels.soft else ''}{WORDS}"
+        f"{record.data['test_fingerprint']}, {known}. {soft}{WORDS}"
     )

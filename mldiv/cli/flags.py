@@ -49,9 +49,9 @@ LAYOUTS = (
     "the same classes in both; idx: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, "
     "t10k-labels-idx1-ubyte, each as it is or with .gz; npz: a file NAME.npz with the arrays train_images, "
     "train_labels, test_images and test_labels (or x_train and so on; val in place of test): uint8 [images, side,"
-    " side] or with 1 or 3 channels behind or in front, and whole numbers from 0 on; huggingface: what "
-    "save_to_disk of Hugging Face's datasets wrote: the splits train and test (or validation), with a column of "
-    "images and one of labels"
+    " side] or with 1 or 3 channels behind or in front, and whole numbers from 0 on, or [images, "
+    "classes], soft labels to score by; huggingface: what save_to_disk of Hugging Face's datasets wrote: the splits train "
+    "and test (or validation), with a column of images and one of labels"
 )
 LABEL_LAYOUT = (
     "a whole number for each training image, in the data set's order: .npy, or text with spaces, commas or lines between"
@@ -200,6 +200,10 @@ def _check_shares(flags: Namespace) -> None:
         raise ConfigError(f"--cpus-per-worker {cpus:g}: must be greater than zero, and finite")
     if gpus is not None and (not 0 <= gpus < math.inf or (gpus > 1 and gpus % 1)):
         raise ConfigError(f"--gpus-per-worker {gpus:g}: must be a fraction of one, or a whole number")
+    if flags.workers > 1 and gpus:
+        from mldiv.cluster.nodes import Resources  # with torch
+
+        Resources(flags.workers, cpus or 1.0, gpus)
 
 
 def current_names(argv: Sequence[str]) -> list[str]:

@@ -160,11 +160,22 @@ def _start(options: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one worker process of a group takes, and how many make a group."""
+    """What one worker process of a group takes, and how many make a group.
+
+    Raises: ConfigError for workers of a group that would share a GPU: NCCL, by which they exchange gradients, refuses that.
+    """
 
     workers: int = 1
     cpus: float = 1.0
     gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.workers > 1 and 0 < self.gpus < 1:
+            raise ConfigError(
+                f"--workers {self.workers} --gpus-per-worker {self.gpus:g}: two workers of a trial cannot share a GPU (NCCL "
+                f"refuses it): --workers 1 --gpus-per-worker {self.gpus:g} trains several trials side by side on one, "
+                "--gpus-per-worker 1 each trial on several"
+            )
 
     def fit(self, nodes: Sequence[Node]) -> int:
         """Return how many groups fit side by side.

@@ -6,6 +6,7 @@ Kinds and strengths: see `noise`. Add a kind to CORRUPTIONS.
 import difflib
 import io
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -171,14 +172,14 @@ def shifted(data: ImageData, count: int, *, seed: int = 0, files: Path | None = 
     order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(seed))
     for place, kind in enumerate(CORRUPTIONS):
         indices = order[torch.arange(place * count, (place + 1) * count) % len(order)]
+        labelled = data.test.take(indices.numpy())
         clean = _decoded(data.test, indices) if files is None else torch.empty(0)
         for severity in SEVERITIES:
             if files is None:
                 images = corrupt(clean, kind, severity, seed=seed, indices=indices.tolist())
             else:
                 images = _from_file(files, kind, severity, indices.numpy())
-            labels = data.test.labels.cpu()[indices]
-            yield Shifted(kind, severity, Split(images, labels).to(data.test.labels.device), indices)
+            yield Shifted(kind, severity, replace(labelled, images=images.to(labelled.labels.device)), indices)
 
 
 def _decoded(split: Split, indices: Tensor) -> Pixels:

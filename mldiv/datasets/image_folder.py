@@ -44,6 +44,8 @@ class FolderImages:
     def decoded(self, chunks: list[Tensor], pin: bool = False) -> Iterator[Tensor]:
         """Decode the images of each chunk of indices, a few chunks ahead, by processes that stay for the next call.
 
+        Once CUDA is in use here they are no copies of this process, in which its locks might be held for ever.
+
         pin: in page-locked memory, from where a GPU copies them without waiting.
 
         Raises: DataError, naming the first file that is no readable image.
@@ -52,7 +54,7 @@ class FolderImages:
             workers = max(1, len(os.sched_getaffinity(0)) - 1)
             self.loader = DataLoader(
                 _Files(self.paths, self.transform), batch_sampler=_Chunks(), num_workers=workers, collate_fn=_stack,
-                persistent_workers=True,
+                persistent_workers=True, multiprocessing_context="forkserver" if torch.cuda.is_initialized() else None,
             )  # fmt: skip
         self.loader.batch_sampler.chunks = [chunk.tolist() for chunk in chunks]
         for images in self.loader:

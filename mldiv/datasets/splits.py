@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from sklearn.model_selection import train_test_split
-from torch import Tensor
+from torch import Tensor, special
 from torch.nn import functional
 
-from mldiv.datasets.formats import label_file
+from mldiv import soft_labels
+from mldiv.datasets.formats import arrays, label_file
 from mldiv.datasets.sources import DATASETS, IN_MEMORY_BYTES, DataError, FolderImages, Source
 
 #: Values of images of which moments are taken in double precision at once; of more they are counted by level.
@@ -27,19 +28,27 @@ Moments = Float[Tensor, "1 channels 1 1"]
 class Split:
     """The images, uint8 [images, channels, height, width] or files decoded when asked for, and labels, int64 [images].
 
-    taught: labels to train with in the place of these, where there are others.
+    taught: labels to train with in the place of these, where there are others; shares: soft labels to be scored by, float32
+    [images, classes], of which ``labels`` are the largest.
     """
 
     images: Tensor | FolderImages
     labels: Tensor
     taught: Tensor | None = None
+    shares: Tensor | None = None
+
+    @property
+    def truth(self) -> Tensor:
+        """What predictions are scored against: the soft labels, where there are some."""
+        return self.labels if self.shares is None else self.shares
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> "Split":
         """Return the images at ``indices``, in that order."""
-        rest = self.labels[indices], None if self.taught is None else self.taught[indices]
+        taught, shares = (None if labels is None else labels[indices] for labels in (self.taught, self.shares))
+        rest = self.labels[indices], taught, shares
         if isinstance(self.images, FolderImages):
             return Split(FolderImages([self.images.paths[index] for index in indices], self.images.shape[-1]), *rest)
         return Split(self.images[indices], *rest)
@@ -48,7 +57,8 @@ class Split:
         """Return the split on a device; files stay files."""
         if isinstance(self.images, FolderImages):
             return self
-        return Split(self.images.to(device), self.labels.to(device))
+        shares = None if self.shares is None else self.shares.to(device)
+        return Split(self.images.to(device), self.labels.to(device), shares=shares)
 
 
 class Shapes(NamedTuple):
@@ -122,7 +132,8 @@ class ImageData:
     def _hash(self, form: tuple[object, ...], *parts: Split) -> str:
         digest = hashlib.sha256(repr(form).encode())
         for part in parts:
-            digest.update(part.labels.cpu().numpy().tobytes())
+            for labels in (part.labels,) if part.shares is None else (part.labels, part.shares):
+                digest.update(labels.cpu().numpy().tobytes())
             raw = part.images.cpu().numpy().tobytes() if isinstance(part.images, Tensor) else part.images.described()
             digest.update(raw)
         return digest.hexdigest()[:16]
@@ -177,7 +188,7 @@ def load(
     source.check(root)
     parts = source.read(root, size)
     size = size or parts[0][0].shape[-1]
-    everything, test = (Split(_sized(images, size), labels) for images, labels in parts)
+    everything, test = (_split(_sized(images, size), labels) for images, labels in parts)
     classes = source.classes or int(everything.labels.max()) + 1
     if train_labels is not None:
         everything = replace(everything, taught=label_file.read(train_labels, len(everything), classes))
@@ -195,7 +206,8 @@ def load(
     if train.taught is not None and train_labels is not None:
         notes.append(label_file.describe(train_labels, train.taught, train.labels))
         train = Split(train.images, train.taught)
-    train, validation, test = (_in_memory(Split(split.images, split.labels)) for split in (train, validation, test))
+    notes += _softness(train, validation, test)
+    train, validation, test = (_in_memory(replace(split, taught=None)) for split in (train, validation, test))
     mean, std = (source.mean, source.std) if source.mean and source.std else _moments(train)
     padding = source.padding if name == "image_folder" else source.augmented_by(size)
     said, names = tuple(note for note in notes if note), tuple(source.names(root)) if source.names else None
@@ -214,6 +226,20 @@ def resized(images: Float[Tensor, "images channels rows columns"], size: int) ->
     if images.shape[-2:] != (size, size):
         images = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
     return images.round().clamp(0, 255).to(torch.uint8)
+
+
+def _split(images: Any, labels: Tensor) -> Split:
+    return Split(images, arrays.classes_of(labels), shares=labels if labels.dim() == 2 else None)
+
+
+def _softness(train: Split, validation: Split, test: Split) -> list[str]:
+    """Say which labels are soft, what their scores are against, and how low an NLL can be at all."""
+    soft = {name: part.shares for name, part in (("validation", validation), ("test", test)) if part.shares is not None}
+    floors = [f"{name} (NLL at least {special.entr(shares.double()).sum(-1).mean():.3f})" for name, shares in soft.items()]
+    taught = ["training takes the class of the largest share"] * (train.shares is not None)
+    if floors:
+        taught.insert(0, f"soft labels of {' and '.join(floors)}: {soft_labels.WORDS}")
+    return taught
 
 
 def _divide(split: Split, count: int, seed: int, what: str) -> tuple[Split, Split]:
@@ -237,7 +263,7 @@ def _in_memory(split: Split) -> Split:
     if isinstance(split.images, Tensor) or not 0 < split.images.shape.numel() <= IN_MEMORY_BYTES:
         return split
     chunks = list(torch.arange(len(split)).split(256))
-    return Split(torch.cat(list(_raw(split, chunks, torch.device("cpu")))), split.labels)
+    return replace(split, images=torch.cat(list(_raw(split, chunks, torch.device("cpu")))))
 
 
 def _moments(train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -306,15 +332,15 @@ def eval_batches(
     data: ImageData, split: str, *, batch_size: int, rank: int = 0, world: int = 1, device: torch.device,
     most: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
-    """Yield this rank's contiguous share of a split in order, normalised; the ranks' shares in turn are the split.
+    """Yield this rank's contiguous share of a split in order, normalised, with its labels, soft where there are soft ones.
 
-    split: train, validation or test. most: end after so many batches.
+    The ranks' shares in turn are the split. split: train, validation or test. most: end after so many batches.
     """
     part = data.splits[split]
     share = -(-len(part) // world)
     mine = torch.arange(len(part))[rank * share : (rank + 1) * share]
     chunks = list(mine.split(batch_size))[:most] if len(mine) else []
-    moments, labels = _moments_on(data, device), part.labels.to(device)
+    moments, labels = _moments_on(data, device), part.truth.to(device)
     for chunk, images in zip(_on_device(chunks, device), _raw(part, chunks, device), strict=True):
         yield normalize(images, *moments), labels[chunk]
 

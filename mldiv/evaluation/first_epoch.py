@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mldiv import distributed
 from mldiv.config import TrialConfig
+from mldiv.datasets.formats.arrays import classes_of
 from mldiv.datasets.splits import ImageData
 from mldiv.evaluation.predictive import evaluation, precision, shared_batches
 from mldiv.method.pair import MutualPair
@@ -47,7 +48,7 @@ class FirstEpoch:
             for images, labels in shared_batches(self.config, self.data, "validation", self.device):
                 for number, found in right.items():
                     peer = self.pair.peers[number - 1]
-                    found += (peer(images, weights=peer.mean)[0].argmax(-1) == labels).sum()
+                    found += (peer(images, weights=peer.mean)[0].argmax(-1) == classes_of(labels)).sum()
         share = self.count / distributed.size()  # the ranks share the images
         return {f"peer_{number}": distributed.mean_over_ranks(found) / share for number, found in right.items()}
 

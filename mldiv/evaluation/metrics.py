@@ -8,12 +8,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mldiv.datasets.formats.arrays import classes_of
 from mldiv.evaluation.detection import augrc, aupr, aurc, auroc, error_detection, fpr95
 
 BINS = 15
 
 #: Of UNCERTAINTIES, those whose scores a trial's record holds, and whose values its files of predictions do.
 RECORDED = ("entropy", "mutual_information")
+
+#: Of METRICS, those that take soft labels; the others are given the classes of the largest shares.
+OF_SHARES = ("nll", "brier")
+
+#: Classes, or soft labels.
+Labels = Int[Tensor, " images"] | Float[Tensor, "images classes"]
 
 
 class Predictive(NamedTuple):
@@ -102,15 +109,30 @@ def accuracy(predictive: Predictive, labels: Int[Tensor, " images"]) -> Tensor:
     return (predictive.probabilities.argmax(-1) == labels).double().mean()
 
 
-def nll(predictive: Predictive, labels: Int[Tensor, " images"]) -> Tensor:
-    """Return the mean of ``-log p(label)`` in nats; probabilities under the smallest normal float count as that."""
-    chosen = predictive.probabilities.gather(-1, labels[:, None]).squeeze(-1)
+def of_label(probabilities: Float[Tensor, "images classes"], labels: Labels) -> Float[Tensor, " images"]:
+    r"""Return each image's probability of its label, [images]; of a soft one the geometric mean by its shares, in float64.
+
+    .. math:: \exp \sum_c q_c \log p_c
+
+    Its negative logarithm is the expected one of a label that is drawn by the shares. q -> labels; p -> probabilities.
+    """
+    if labels.dim() == 1:
+        return probabilities.gather(-1, labels[:, None]).squeeze(-1)
+    return (labels * probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).double().log()).sum(-1).exp()
+
+
+def nll(predictive: Predictive, labels: Labels) -> Tensor:
+    """Return the mean of ``-log p(label)`` in nats; probabilities under the smallest normal float count as that.
+
+    Of soft labels their cross-entropy, at least the labels' own entropy.
+    """
+    chosen = of_label(predictive.probabilities, labels)
     return -chosen.clamp_min(torch.finfo(chosen.dtype).tiny).log().double().mean()
 
 
-def brier(predictive: Predictive, labels: Int[Tensor, " images"]) -> Tensor:
-    """Return the mean over images of ``sum_c (p_c - 1[c = label])^2``: 0 to 2."""
-    truth = torch.nn.functional.one_hot(labels, predictive.probabilities.shape[-1])
+def brier(predictive: Predictive, labels: Labels) -> Tensor:
+    """Return the mean over images of ``sum_c (p_c - q_c)^2``: 0 to 2. q: 1 for the label, or the shares of a soft one."""
+    truth = labels if labels.dim() == 2 else torch.nn.functional.one_hot(labels, predictive.probabilities.shape[-1])
     return (predictive.probabilities - truth).square().sum(-1).double().mean()
 
 
@@ -152,15 +174,13 @@ def disagreement(first: Predictive, second: Predictive) -> Tensor:
     return (first.probabilities.argmax(-1) != second.probabilities.argmax(-1)).double().mean()
 
 
-def uncertainty_scores(
-    test: Predictive, labels: Int[Tensor, " images"], other: Predictive | None = None
-) -> dict[str, float | None]:
+def uncertainty_scores(test: Predictive, labels: Labels, other: Predictive | None = None) -> dict[str, float | None]:
     """Score how well entropy and mutual information find wrong predictions, and images of another data set.
 
     error_auroc_*, aurc_*, augrc_*: wrong predictions on ``test``; ood_auroc_*: the images of ``other``. None for what is not
     defined: all right, all wrong, no other data set.
     """
-    wrong = test.probabilities.argmax(-1) != labels
+    wrong = test.probabilities.argmax(-1) != classes_of(labels)
     result: dict[str, float] = {}
     for name in RECORDED:
         measure = UNCERTAINTIES[name]
@@ -190,9 +210,10 @@ def _known(result: dict[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in result.items()}
 
 
-def scores(predictive: Predictive, labels: Int[Tensor, " images"], names: tuple[str, ...] | None = None) -> dict[str, float]:
-    """Compute every metric of METRICS (or those in ``names``) as a plain number."""
-    return {name: float(METRICS[name](predictive, labels)) for name in names or METRICS}
+def scores(predictive: Predictive, labels: Labels, names: tuple[str, ...] | None = None) -> dict[str, float]:
+    """Compute every metric of METRICS (or those in ``names``) as a plain number; of soft labels those of OF_SHARES alone."""
+    classes = classes_of(labels)
+    return {name: float(METRICS[name](predictive, labels if name in OF_SHARES else classes)) for name in names or METRICS}
 
 
 def _equal_width(values: Float[Tensor, " images"]) -> Int[Tensor, " images"]:

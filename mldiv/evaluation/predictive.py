@@ -28,6 +28,10 @@ EPOCH_METRICS = ("accuracy", "nll", "brier", "ece")
 #: Batches over which the feature KL of an epoch's line is averaged.
 YARDSTICK_BATCHES = 8
 
+#: On a GPU, where a batch of training leaves most of it idle, so many such batches are predicted at once: that holds no more
+#: than a step does, which keeps what every layer answers. And at most so many values of images.
+BATCHES_AT_ONCE, VALUES_AT_ONCE = 16, 3 * 2**21
+
 Labels = Tensor
 
 
@@ -203,8 +207,14 @@ def _yardstick(features: Sequence[Features]) -> list[Tensor]:
 def shared_batches(
     config: TrialConfig, data: ImageData, split: str, device: torch.device, most: int | None = None
 ) -> Iterator[tuple[Tensor, Labels]]:
-    """Yield a rank's share of a split in batches of batch_size / world size images, to be predicted. most: so many batches."""
+    """Yield a rank's share of a split in batches to be predicted.
+
+    most: end after so many, which then are of batch_size / world size images.
+    """
     size = max(2, config.batch_size // distributed.size())
+    if most is None and device.type == "cuda":
+        values = size * data.train.images.shape[1:].numel()
+        size *= max(1, min(BATCHES_AT_ONCE // config.samples_at_once, VALUES_AT_ONCE // values))
     for images, labels in eval_batches(
         data, split, batch_size=size, rank=distributed.rank(), world=distributed.size(), device=device, most=most
     ):

@@ -1,20 +1,21 @@
 """Make a predictive's probabilities right on validation data: by a temperature, a vector or a step per class.
 
-Add one to RECALIBRATORS: fitted to validation probabilities [images, classes] and labels [images], it is a function of
-probabilities [images, classes], whose rows it leaves summing to 1. All work in float64, on probabilities, as a Monte Carlo
-predictive has no logits (`temperature_scaling`).
+Add one to RECALIBRATORS: fitted to validation probabilities [images, classes] and labels [images], or soft ones
+[images, classes], it is a function of probabilities [images, classes], whose rows it leaves summing to 1. All work in
+float64, on probabilities, as a Monte Carlo predictive has no logits (`temperature_scaling`).
 """
 
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.optimize import minimize
 from sklearn.isotonic import IsotonicRegression
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from mldiv.evaluation.metrics import Labels
 from mldiv.evaluation.temperature_scaling import HIGHEST, LOWEST, fit_temperature, scale
 
 #: How far a class's bias of `vector` may go: a factor of 22,000 in the odds.
@@ -23,7 +24,6 @@ LARGEST_BIAS = 10.0
 STEPS = 200
 
 Probabilities = Float[Tensor, "images classes"]
-Labels = Int[Tensor, " images"]
 Recalibrated = Callable[[Probabilities], Probabilities]
 
 
@@ -47,8 +47,7 @@ def vector(probabilities: Probabilities, labels: Labels) -> Recalibrated:
     Raises: ValueError without images.
     """
     _check(labels)
-    logs, classes = _logs(probabilities), probabilities.shape[-1]
-    truth = torch.nn.functional.one_hot(labels, classes).double()
+    logs, classes, truth = _logs(probabilities), probabilities.shape[-1], _shares(labels, probabilities)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weights, biases = torch.from_numpy(flat).to(logs.device).split(classes)
@@ -75,7 +74,8 @@ def isotonic(probabilities: Probabilities, labels: Labels) -> Recalibrated:
 
     .. math:: \frac{N q + 1/C}{N + 1}, \quad q_c = f_c(p_c) / \sum_k f_k(p_k)
 
-    Probabilities beyond the validation images' take the nearest one's value. A row in which every f is 0 stays what it was.
+    Probabilities beyond the validation images' take the nearest one's value, and soft labels are fitted as the shares they
+    are. A row in which every f is 0 stays what it was.
     chosen: steps reach 0 and 1, and one image of a class that was given 0 would make the likelihood 0; so one image is
     imagined beside the N of validation data, spread evenly over the C classes, as N images do not tell a chance under about
     1/N from none: no probability is less than 1/(C (N + 1)). f -> fitted; p -> probabilities. References: Zadrozny and Elkan
@@ -85,7 +85,7 @@ def isotonic(probabilities: Probabilities, labels: Labels) -> Recalibrated:
     """
     _check(labels)
     images, classes = probabilities.shape
-    columns = zip(_numpy(probabilities).T, (_numpy(labels) == index for index in range(classes)), strict=True)
+    columns = zip(_numpy(probabilities).T, _numpy(_shares(labels, probabilities)).T, strict=True)
     fitted = [IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(*column) for column in columns]
 
     def recalibrated(other: Probabilities) -> Probabilities:
@@ -101,6 +101,10 @@ def isotonic(probabilities: Probabilities, labels: Labels) -> Recalibrated:
 def _check(labels: Labels) -> None:
     if len(labels) == 0:
         raise ValueError("a recalibration cannot be fitted to no validation images")
+
+
+def _shares(labels: Labels, probabilities: Probabilities) -> Probabilities:
+    return (labels if labels.dim() == 2 else torch.nn.functional.one_hot(labels, probabilities.shape[-1])).double()
 
 
 def _logs(probabilities: Probabilities) -> Probabilities:

@@ -3,10 +3,11 @@
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from mldiv.evaluation.metrics import Labels
 from mldiv.records import TEMPERATURES
 
 LOWEST, HIGHEST = TEMPERATURES
@@ -26,7 +27,7 @@ def scale(probabilities: Probabilities, temperature: float) -> Probabilities:
     return (_logs(probabilities) / temperature).softmax(-1)
 
 
-def fit_temperature(probabilities: Probabilities, labels: Int[Tensor, " images"]) -> float:
+def fit_temperature(probabilities: Probabilities, labels: Labels) -> float:
     """Fit the temperature in [0.05, 20] at which `scale` has the smallest mean negative log-likelihood of ``labels``.
 
     Validation data. The likelihood has one maximum in the temperature; it is found by a bounded search on its logarithm, in
@@ -37,7 +38,7 @@ def fit_temperature(probabilities: Probabilities, labels: Int[Tensor, " images"]
     """
     if len(labels) == 0:
         raise ValueError("a temperature cannot be fitted to no validation images")
-    logs = _logs(probabilities)
+    logs, labels = _logs(probabilities), labels.double() if labels.dim() == 2 else labels
 
     def nll(log_temperature: float) -> float:
         return torch.nn.functional.cross_entropy(logs / math.exp(log_temperature), labels).item()

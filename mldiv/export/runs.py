@@ -7,17 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mldiv import records
 from mldiv.record_files import RecordError
-from mldiv.records import (
-    Assignment,
-    StudyRecord,
-    TrialRecord,
-    epoch_lines,
-    read_assignments,
-    read_study,
-    read_trial,
-    trial_folder,
-)
+from mldiv.records import Assignment, StudyRecord, TrialRecord
 
 #: Parts of a record that hold final scores; those on validation data are under "final", beside each epoch's.
 SCORES = (
@@ -95,12 +87,12 @@ def read(folder: Path) -> Exported:
 
     Raises: RecordError where there is no study.
     """
-    header, problems, runs = read_study(folder), list[str](), list[Run]()
+    header, problems, runs = records.read_study(folder), list[str](), list[Run]()
     roles: dict[str, list[Assignment]] = {}
-    for item in read_assignments(folder, problems):
+    for item in records.read_assignments(folder, problems):
         roles.setdefault(item.trial, []).append(item)
     for trial, items in roles.items():
-        if not (trial_folder(folder, trial) / "trial.json").exists():
+        if not (records.trial_folder(folder, trial) / "trial.json").exists():
             continue
         try:
             runs.append(_run(folder, items))
@@ -112,9 +104,9 @@ def read(folder: Path) -> Exported:
 
 def _run(folder: Path, items: list[Assignment]) -> Run:
     first = next((item for item in items if item.phase == "repeat"), items[0])
-    place = trial_folder(folder, first.trial)
-    record = read_trial(place)
-    lines, ended = list(epoch_lines(place / "metrics.jsonl")), (place / "metrics.jsonl").stat().st_mtime
+    place = records.trial_folder(folder, first.trial)
+    record = records.read_trial(place)
+    lines, ended = list(records.epoch_lines(place / "metrics.jsonl")), (place / "metrics.jsonl").stat().st_mtime
     settings = {name: "none" if value is None else value for name, value in record.config.items() if name != "data_root"}
     return Run(
         first.trial, first.arm, first.seed, first.phase, [f"{item.arm}, {item.phase}, seed {item.seed}" for item in items],

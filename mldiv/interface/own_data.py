@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from mldiv.config import TrialConfig
 from mldiv.datasets.files import DataError
+from mldiv.datasets.formats import arrays
 from mldiv.datasets.sources import Source
 from mldiv.datasets.splits import ImageData, load
 from mldiv.interface.images import as_bytes
@@ -32,9 +33,12 @@ def own_data(
         tested, theirs = _together(test, config.image_size or size, layout, channels)
     else:
         tested, theirs = images[:0], labels[:0]
-    classes = len(names) if names is not None else int(torch.cat([labels, theirs]).max()) + 1
-    if (highest := int(torch.cat([labels, theirs]).max())) >= classes:
-        raise DataError(f"labels go up to {highest}, and {classes} classes are named: they are numbered from 0 on")
+    counts = [part.shape[1] if part.dim() == 2 else int(part.max()) + 1 for part in (labels, theirs) if len(part)]
+    classes = len(names) if names is not None else max(counts)
+    if max(counts) > classes:
+        raise DataError(f"labels go up to {max(counts) - 1}, and {classes} classes are named: they are numbered from 0 on")
+    if any(part.dim() == 2 and part.shape[1] != classes for part in (labels, theirs)):
+        raise DataError(f"soft labels share out {min(counts)} classes, there are {classes}")
     source = Source(
         lambda root, size: ((images, labels), (tested, theirs)), lambda root: None, classes, size,
         padding=size // 8 if padding is None else padding, flip=flip, names=None if names is None else lambda root: names,
@@ -47,7 +51,7 @@ def own_data(
 
 
 def _together(data: Data, size: int | None, layout: str | None, channels: int | None = None) -> tuple[Tensor, Tensor]:
-    """Images as uint8 [N, channels, size, size], labels as int64 [N]."""
+    """Images as uint8 [N, channels, size, size], labels as int64 [N], or soft [N, classes]."""
     batches = [data] if isinstance(data, tuple) and len(data) == 2 else _batches(data)
     parts = []
     for batch in batches:
@@ -72,9 +76,11 @@ def _batches(data: Any) -> Iterable[Any]:
 
 def _labels(labels: Any, count: int) -> Tensor:
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.array(labels)
+    if values.ndim == 2:
+        return arrays.labels(values, count, "labels", soft=True)
     if values.shape != (count,) or values.dtype.kind not in "iu" or (values < 0).any():
         raise DataError(
             f"labels of type {values.dtype.str} and shape {values.shape} for {count} images: a whole number from 0 on for each "
-            "is expected"
+            "is expected, or shares of the classes, [images, classes], to be scored by"
         )
     return torch.from_numpy(values.astype(np.int64))

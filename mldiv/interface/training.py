@@ -46,9 +46,9 @@ def train(
 
     config: settings by name (docs/settings.md; the others as they are by default, which is the paper's size), or a whole
     configuration. data: (images, labels), a loader of such batches, or a torch data set; None for the data set that the
-    configuration names. Images as `TrainedPair.predict` takes them, kept as uint8; labels are whole numbers from 0 on. The
-    validation images are taken from them by ``validation_size`` or ``validation_fraction``, and where no ``test`` is given so
-    are those for the final scores.
+    configuration names. Images as `TrainedPair.predict` takes them, kept as uint8; labels are whole numbers from 0 on, or
+    soft, [images, classes]. The validation images are taken from them by ``validation_size`` or ``validation_fraction``, and
+    where no ``test`` is given so are those for the final scores.
 
     folder: where the trial's records and weights stay (`load` reads them), and from where an interrupted one goes on; None
     keeps nothing. names: of the classes; padding: largest shift of an image in training, in pixels (default: an eighth of its

@@ -48,7 +48,9 @@ def cosine(a: Rows, b: Columns) -> Similarity:
     a, b -> rows of a, b. Shapes: a [n, dim], b [m, dim]; result [n, m].
     References: arXiv 2407.02721; Passalis and Tefas, Probabilistic Knowledge Transfer (ECCV 2018).
     """
-    return ((_unit(a) @ _unit(b).T + 1) / 2).clamp_min(0)  # opposite rows: rounding may end below
+    first = _unit(a)
+    second = first if b is a else _unit(b)
+    return ((first @ second.T + 1) / 2).clamp_min(0)  # opposite rows: rounding may end below
 
 
 def rbf(a: Rows, b: Columns, *, width: Width = 1.0) -> Similarity:

@@ -55,6 +55,17 @@ class ThresholdedLinear(nn.Module):
         return torch.maximum(y, self.threshold.to(y.dtype))
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that does not count batches, an operation for each layer and step: only averages over all need it."""
+
+    def forward(self, input: Images) -> Images:
+        """Normalise over batch and space; in training mode move the running statistics towards the batch's."""
+        if not self.training or self.momentum is None:
+            return super().forward(input)
+        running = self.running_mean, self.running_var
+        return functional.batch_norm(input, *running, self.weight, self.bias, True, self.momentum, self.eps)
+
+
 class Norms(NamedTuple):
     """What a network does after its convolutions: a normalisation, of so many channels, and an activation."""
 
@@ -63,7 +74,7 @@ class Norms(NamedTuple):
 
 
 #: Batch normalisation and ReLU.
-BATCH = Norms(nn.BatchNorm2d, lambda channels: nn.ReLU())
+BATCH = Norms(BatchNorm, lambda channels: nn.ReLU())
 
 #: Filter response normalisation and its thresholded linear unit: no statistics of a batch, so none of other weights' samples.
 FILTER_RESPONSE = Norms(FilterResponseNorm, ThresholdedLinear)
@@ -175,7 +186,7 @@ def _resnet18(classes: int, channels: int, width: float, image_size: int) -> nn.
         raise ValueError(f"width = {width}: resnet18 comes in width 1 only; resnet20, 32 and 56 take any")
     from mldiv.method.torchvision_networks import ResNet18  # torchvision takes two seconds to import
 
-    module = ResNet18(classes, channels, image_size)
+    module = ResNet18(classes, channels, image_size, BatchNorm)
     _kaiming(module)
     return module
 

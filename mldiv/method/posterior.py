@@ -90,6 +90,8 @@ class GaussianPosterior(nn.Module):
         for names in self.names:
             for name in names:
                 _make_placeholder(module, name)
+        #: By device: the weights' places in the order of `_channels_last_views`, and back.
+        self._orders: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @property
     def sigma(self) -> Float[Tensor, " weights"]:
@@ -106,10 +108,17 @@ class GaussianPosterior(nn.Module):
     ) -> Any:  # fmt: skip
         """Run the module with flat ``weights``: a fresh sample if None; ``posterior.mean`` for the mean network.
 
-        buffers: by their names in the module, in place of its own.
+        Where autocast is on they are cast together, as each layer would cast its own. buffers: by their names in the module, in
+        place of its own.
         """
         flat = self.sample() if weights is None else weights
-        return functional_call(self.module, {**self.views(flat), **buffers}, args, kwargs)
+        if flat.dtype == torch.float32 and torch.is_autocast_enabled(flat.device.type):
+            flat = flat.to(torch.get_autocast_dtype(flat.device.type))
+        at_once = (flat.is_cuda or flat.dtype == torch.bfloat16) and _has_channels_last(
+            args
+        )  # a CPU's float32 is faster without
+        named = self._channels_last_views(flat) if at_once else self.views(flat)
+        return functional_call(self.module, {**named, **buffers}, args, kwargs)
 
     def kl_to_prior(self, sigma: Float[Tensor, " weights"], prior_std: float) -> Float[Tensor, ""]:
         """Compute the KL to this posterior's prior, in nats, summed over weights; 0 for a network without noise.
@@ -126,6 +135,25 @@ class GaussianPosterior(nn.Module):
         return {
             name: part.view(shape) for names, shape, part in zip(self.names, self.shapes, parts, strict=True) for name in names
         }
+
+    def _channels_last_views(self, flat: Shaped[Tensor, " weights"]) -> dict[str, Tensor]:
+        """View the vector as `views` does, convolutions channels last: all laid out anew at once, and not each in its layer."""
+        if flat.device not in self._orders:
+            places = torch.arange(flat.numel(), dtype=torch.int32, device=flat.device).split(self.sizes)
+            order = [
+                part.view(shape).permute(0, 2, 3, 1).flatten() if len(shape) == 4 else part
+                for part, shape in zip(places, self.shapes, strict=True)
+            ]
+            self._orders[flat.device] = (there := torch.cat(order)), there.argsort().int()
+        views = self.views(_Reordered.apply(flat, *self._orders[flat.device]))
+        laid_out = {}
+        for names, shape in zip(self.names, self.shapes, strict=True):
+            for name in names:
+                view = views[name]
+                if len(shape) == 4:
+                    view = view.view(shape[0], *shape[2:], shape[1]).permute(0, 3, 1, 2)
+                laid_out[name] = view
+        return laid_out
 
     def cosine_by_layer(self, peer: "GaussianPosterior") -> dict[str, Float[Tensor, ""]]:
         """Compute the cosine of the angle between both posteriors' means, layer by layer."""
@@ -174,6 +202,30 @@ class GaussianPosterior(nn.Module):
     def _layer_sizes(self, mean: Float[Tensor, " weights"]) -> Float[Tensor, " weights"]:
         """Return for every weight the root mean square of its layer's."""
         return torch.cat([torch.full_like(part, _rms(part)) for part in mean.detach().split(self.sizes)])
+
+
+class _Reordered(torch.autograd.Function):
+    """A vector in another order: the gradient takes one operation too, where indexing would add it up place by place."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(vector: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        return vector.index_select(0, order)
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        context.save_for_backward(inputs[2])
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0].index_select(0, *context.saved_tensors), None, None
+
+
+def _has_channels_last(given: tuple[Any, ...]) -> bool:
+    """Whether the first argument is a batch of images whose channels lie last; a compiler lays out weights by itself."""
+    images = given[0] if given and isinstance(given[0], Tensor) and not torch.compiler.is_compiling() else None
+    return images is not None and images.dim() == 4 and images.shape[1] > 1 and images.stride(1) == 1
 
 
 def _bayesian_weights(module: nn.Module) -> list[tuple[str, Tensor]]:

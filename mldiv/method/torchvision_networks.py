@@ -1,6 +1,7 @@
 """Two of torchvision's networks, made to give block features: ResNet-18, and a small ViT for small images."""
 
 import math
+from collections.abc import Callable
 
 from jaxtyping import Float
 from torch import Tensor, cat, nn
@@ -32,8 +33,10 @@ class ResNet18(ResNet):
 
     feature_channels = (64, 128, 256, 512)
 
-    def __init__(self, classes: int, channels: int = 3, image_size: int = 32) -> None:
-        super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=classes)
+    def __init__(
+        self, classes: int, channels: int = 3, image_size: int = 32, norm: Callable[..., nn.Module] = nn.BatchNorm2d
+    ) -> None:
+        super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=classes, norm_layer=norm)
         if image_size <= SMALL_IMAGE_PIXELS:
             self.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
             self.maxpool = nn.Identity()

@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mldiv import distributed
 from mldiv.config import TrialConfig
 from mldiv.datasets import corruptions, ood
-from mldiv.datasets.splits import ImageData, Split
+from mldiv.datasets.formats.arrays import classes_of
+from mldiv.datasets.splits import ImageData
 from mldiv.evaluation import metrics, recalibration, temperature_scaling
 from mldiv.evaluation.metrics import Predictive
 from mldiv.evaluation.predictive import disagreement, evaluation, predictives
@@ -158,7 +159,7 @@ def diversity_scores(members: Members, labels: Tensor) -> dict[str, float | None
     by Jensen's inequality: Abe et al., Pathologies of Predictive Diversity in Deep Ensembles (TMLR 2024).
     """
     peers = [prediction for name, prediction in members.items() if name != PAIR]
-    error = 1 - statistics.fmean(float(metrics.accuracy(peer, labels)) for peer in peers)
+    error = 1 - statistics.fmean(float(metrics.accuracy(peer, classes_of(labels))) for peer in peers)
     apart = disagreement(members)
     mean = statistics.fmean(float(metrics.nll(peer, labels)) for peer in peers)
     found = {"disagreement": apart, "error": error, "gain": mean - float(metrics.nll(members[PAIR], labels))}
@@ -206,8 +207,9 @@ def _shift(trial: Trial) -> dict[str, dict[str, float]]:
         return {}
     files = corruptions.published(config.data, config.data_root) if config.shift_images == "files" else None
     parts = list(corruptions.shifted(data, count, files=files))
-    images, labels = (torch.cat([getattr(part.split, name) for part in parts]) for name in ("images", "labels"))
-    members, labels = _predict(trial, replace(data, test=Split(images, labels)), "test")
+    seen = data.test.take(torch.cat([part.indices for part in parts]).numpy())
+    seen = replace(seen, images=torch.cat([part.split.images for part in parts]))  # type: ignore[misc]
+    members, labels = _predict(trial, replace(data, test=seen), "test")
     severity = torch.tensor([part.severity for part in parts]).repeat_interleave(count).to(labels.device)
     found: dict[str, dict[str, float]] = {}
     for member, prediction in members.items():
@@ -236,12 +238,12 @@ def predictions_table(members: Members, scaled: Members, labels: Tensor) -> dict
         confidence, predicted = predictive.probabilities.max(-1)
         rows = {
             "image": torch.arange(len(labels)),
-            "label": labels,
+            "label": classes_of(labels),
             "predicted": predicted,
             "confidence": confidence,
-            "label_probability": _of_label(predictive, labels),
+            "label_probability": metrics.of_label(predictive.probabilities, labels),
             "scaled_confidence": scaled[member].probabilities.max(-1).values if scaled else unknown,
-            "scaled_label_probability": _of_label(scaled[member], labels) if scaled else unknown,
+            "scaled_label_probability": metrics.of_label(scaled[member].probabilities, labels) if scaled else unknown,
             "entropy": metrics.entropy(predictive.probabilities),
             "mutual_information": metrics.mutual_information(predictive),
         }
@@ -261,10 +263,6 @@ def other_table(members: Members) -> dict[str, list]:
         }
         _extend(columns, member, rows)
     return columns
-
-
-def _of_label(predictive: Predictive, labels: Tensor) -> Tensor:
-    return predictive.probabilities.gather(-1, labels[:, None]).squeeze(-1)
 
 
 def _extend(columns: dict[str, list], member: str, rows: dict[str, Tensor]) -> None:

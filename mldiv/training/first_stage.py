@@ -20,6 +20,7 @@ from mldiv.records import trial_id
 from mldiv.setting import FIRST_STAGE, identity
 from mldiv.storage.cache import Check, Store, accept
 from mldiv.storage.files import State
+from mldiv.training.steps import gpu
 
 #: Raised whenever a change of mldiv moves numbers: what was stored before is then found no more.
 NUMBERS = 3
@@ -50,6 +51,7 @@ def environment_id(data: ImageData, device: torch.device, lanes: bool = False) -
             "world_size": distributed.size(),
             "threads": torch.get_num_threads(),
         }
+        | gpu.described(device)
         | plugins
         | ({"lanes": True} if lanes else {})
     )

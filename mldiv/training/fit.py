@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import mldiv
 from mldiv import distributed, records
@@ -37,16 +37,18 @@ from mldiv.training.first_stage import SharedFirstStage
 from mldiv.training.lanes.asked import Epoch, Training, train_alone
 from mldiv.training.loop import (
     Diverged,
+    PairStep,
     check_finite,
     epoch_batches,
     let_fusion_learn,
     make_optimizer,
-    over_ranks,
     stage_rate,
     steps_per_epoch,
 )
 from mldiv.training.pretraining import train_fusion
 from mldiv.training.resume import CHECKPOINT, Line, Report, Trial, begin, prefix, state
+from mldiv.training.steps import gpu
+from mldiv.training.steps.choice import named, stage_step
 from mldiv.training.worker_cache import Workspace
 
 #: A fall of the feature KL below this share of its value at the switch means that the feature term died.
@@ -95,15 +97,17 @@ def fitting(
     shared = SharedFirstStage(config, data, store, workspace.device, publish, lanes=workspace.lanes > 1)
     trial = Trial(config, folder, data, workspace, shared, record, pair, make_optimizer(config, pair), began)
     with contextlib.ExitStack() as held:
-        stopped, model = begin(trial, report, held), None
+        stopped, step = begin(trial, report, held), None
         trial.began -= sum(line["seconds"] for line in records.read_lines(trial.lines) if not line["shared"])
         try:
             while trial.epoch < config.epochs and not stopped:
                 started = time.perf_counter()
-                if model is None or trial.epoch == config.first_stage:
-                    model = _begin_stage(trial)
+                if step is None or trial.epoch == config.first_stage:
+                    step = None  # a graph's memory first
+                    step = _begin_stage(trial)
                 watch = _Watch(trial)
-                asked = Epoch(config, model, pair, trial.optimizer, data, trial.epoch, trial.diverse, trial.device, watch)
+                given = config, pair, trial.optimizer, data, trial.epoch, trial.diverse, trial.device
+                asked = Epoch(*given, watch, step)
                 try:
                     terms = yield asked
                 finally:
@@ -123,8 +127,9 @@ def _open_record(config: TrialConfig, folder: Path, data: ImageData, workspace: 
     record = _found(config, folder)
     if record.final:
         return record
-    record.config, record.attempts = asdict(config), record.attempts + 1
-    record.left_out = sorted(set(record.config) - set(identity(config, TRIAL)))
+    known = identity(config, TRIAL)
+    record.config, record.attempts = asdict(config) | known, record.attempts + 1
+    record.left_out = sorted(set(record.config) - set(known))
     sizes = {name: len(split) for name, split in data.splits.items()}
     record.status, record.reason = "running", None
     record.data = sizes | {"classes": data.classes, "fingerprint": data.fingerprint, "test_fingerprint": data.test_fingerprint}
@@ -162,6 +167,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         **{name: _version(name) for name in ("ray", "optuna", "numpy")},
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        **gpu.described(device),
         "world_size": distributed.size(),
         "threads": torch.get_num_threads(),
         **({"plugins": found} if (found := hashes()) else {}),
@@ -174,8 +180,8 @@ def _version(package: str) -> str:
     return "none"
 
 
-def _begin_stage(trial: Trial) -> nn.Module:
-    """Return the pair as it is trained in the stage that the trial has come to, gradients averaged over ranks.
+def _begin_stage(trial: Trial) -> PairStep:
+    """Return the step of the stage that the trial has come to, gradients averaged over ranks; on a GPU, record how it is made.
 
     The fusion has gradients in stage two only. At the switch the scales of the diversity terms are fixed, and the optimiser
     of a stage two that restarts forgets its momentum.
@@ -187,7 +193,12 @@ def _begin_stage(trial: Trial) -> nn.Module:
     if trial.diverse and trial.epoch == config.switch_epoch:
         _switch(trial)
     let_fusion_learn(config, pair, trial.diverse and config.fusion_training != "switch")
-    return over_ranks(pair, trial.device)
+    how = trial.workspace.how(config, trial.data)
+    step, why = stage_step(config, pair, trial.optimizer, trial.data, trial.diverse, trial.device, how)
+    if trial.device.type == "cuda":
+        trial.record.environment["steps"] = named(how, why)
+    trial.workspace.messages += [why] if why else []
+    return step
 
 
 class _Watch:
@@ -236,10 +247,12 @@ def _close(trial: Trial) -> None:
     record, store, workspace = trial.record, trial.shared.store, trial.workspace
     record.seconds = time.perf_counter() - trial.began
     if distributed.rank() == 0:
-        fallback = [workspace.fallback] if trial.config.compile and workspace.fallback else []
-        record.notes += _notes(record, trial.lines) + store.messages + fallback
+        fallback = [workspace.fallback] if trial.config.compile == "on" and workspace.fallback else []
+        said = _notes(record, trial.lines) + store.messages + workspace.messages + fallback
+        record.notes += [note for note in dict.fromkeys(said) if note not in record.notes]
         records.write_trial(trial.folder, record)
     store.messages.clear()
+    workspace.messages.clear()
 
 
 def _switch(trial: Trial) -> None:

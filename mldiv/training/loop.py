@@ -22,6 +22,9 @@ from mldiv.method.pair import MutualPair, Objective, term_names
 from mldiv.seeding import derive, generator
 from mldiv.setting import shown
 
+#: A step of (images, labels, noise, diverse), which returns the vector of the pair's terms.
+PairStep = Callable[[Tensor, Tensor, Sequence[Tensor], bool], Tensor]
+
 
 def network(config: TrialConfig, shapes: Shapes, purpose: str) -> nn.Module:
     """Build the configured architecture for such data with the initial weights of this seed and purpose."""
@@ -209,18 +212,20 @@ def let_fusion_learn(config: TrialConfig, pair: MutualPair, learns: bool) -> Non
 def train_epoch(
     config: TrialConfig, model: nn.Module, pair: MutualPair, optimizer: torch.optim.Optimizer, data: ImageData, epoch: int,
     diverse: bool, device: torch.device, after_step: Callable[[float], None] = lambda done: None,
+    pair_step: PairStep | None = None,
 ) -> Tensor:  # fmt: skip
     """Train for one epoch; return the mean of each of the pair's terms over steps and ranks.
 
     Nothing is read from the device before the epoch's end.
 
     model: ``pair``, perhaps with its gradients averaged over ranks; after_step: hears of every step, by the share of the epoch
-    that is over.
+    that is over; pair_step: in the place of `train_step`, with the optimiser's rates as they are then.
 
     Raises: Diverged, naming the first term that was not finite, or the weights after the last step, on every rank alike.
     """
     names = term_names(len(pair.peers))
     pair.train()
+    pair_step = pair_step or partial(train_step, config, model, pair, optimizer)
     steps = steps_per_epoch(config, data)
     # The same noise on every rank: the same weight samples per peer and step, whatever the number of ranks.
     streams = [generator(config.seed, f"weights {number}", epoch, device) for number in range(1, len(pair.peers) + 1)]
@@ -228,7 +233,7 @@ def train_epoch(
     broken = torch.zeros(len(names), dtype=torch.bool, device=device)
     for step, (images, labels) in enumerate(epoch_batches(config, data, epoch, "fit", device), 1):
         set_rates(config, optimizer, epoch, step / steps)
-        terms = train_step(config, model, pair, optimizer, images, labels, pair.draw_noise(streams), diverse)
+        terms = pair_step(images, labels, pair.draw_noise(streams), diverse)
         broken |= ~terms.isfinite() & ~broken.any()
         total += terms
         after_step(step / steps)
@@ -256,11 +261,11 @@ def train_step(
 ) -> Tensor:  # fmt: skip
     """Make one step: forward, backward, clipping of each peer's gradient and of the fusion's, optimiser.
 
-    Returns the vector of the pair's terms.
+    Returns the vector of the pair's terms. Nothing is read from the device, and nothing is kept from the step before.
     """
+    optimizer.zero_grad()
     with predictive.precision(config, images.device):
         loss, terms = model(images, labels, noise, diverse)
-    optimizer.zero_grad()
     loss.backward()
     if config.clip_norm:
         for part in (*pair.peers, pair.fusion):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mldiv import distributed
 from mldiv.config import TrialConfig
@@ -20,6 +20,8 @@ from mldiv.storage.cache import Store
 from mldiv.storage.files import State, check_form, check_optimizer
 from mldiv.training.first_stage import environment_id
 from mldiv.training.loop import epoch_batches, learning_rate, network, optimizer_of, over_ranks, steps_per_epoch
+from mldiv.training.steps.choice import graphed
+from mldiv.training.steps.graph import Step
 
 #: Names the random streams of a teacher's pretraining.
 TEACHER = "teacher"
@@ -106,23 +108,38 @@ def _train(config: TrialConfig, data: ImageData, store: Store, name: str, device
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]["state"]})
         start = state["epoch"]
-    model = over_ranks(module, device)
+    step, why = graphed(
+        config.compile, _supervised(config, over_ranks(module, device), optimizer, device), module, optimizer,
+        lambda: epoch_batches(config, data, 0, "graph", device), device,
+    )  # fmt: skip
+    store.messages += [f"{why}, in pretraining"] if why else []
     for epoch in range(start, config.pretrain_epochs):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch, config.pretrain_epochs)
         for images, labels in epoch_batches(config, data, epoch, purpose, device):
-            with precision(config, device):
-                logits, _ = model(images)
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(logits.float(), labels).backward()
-            if config.clip_norm:
-                nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
-            optimizer.step()
+            step(images, labels)
         distributed.average_buffers(module)
         if distributed.rank() == 0 and epoch + 1 < config.pretrain_epochs:
             state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}
             store.keep_progress(name, state)
     return module.state_dict()
+
+
+def _supervised(config: TrialConfig, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Step:
+    """Return the step of a network alone, of (images, labels), which returns the loss."""
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        with precision(config, device):
+            logits, _ = model(images)
+        loss = nn.functional.cross_entropy(logits.float(), labels)
+        loss.backward()
+        if config.clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        return loss.detach()
+
+    return step
 
 
 def train_fusion(config: TrialConfig, pair: MutualPair, data: ImageData, device: torch.device) -> None:

@@ -1,19 +1,21 @@
 """Keep the data on a worker's device, and a pair with its compiled steps, from one trial to the next."""
 
-import warnings
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mldiv import distributed
 from mldiv.config import TrialConfig
 from mldiv.datasets.files import check_hash
 from mldiv.datasets.splits import ImageData, load
-from mldiv.evaluation import predictive
 from mldiv.method.pair import MutualPair
 from mldiv.setting import FIRST_STAGE_STEP, STEP, sparing
-from mldiv.training.loop import epoch_batches, let_fusion_learn, make_pair
+from mldiv.training.loop import make_pair
+from mldiv.training.steps import gpu
+from mldiv.training.steps.choice import compile_steps, fastest
 
 #: Settings that compiled steps take as tensors, or do not see: pairs that differ only in them share compiled steps.
 SHARED = sparing(TrialConfig, STEP)
@@ -57,8 +59,12 @@ class Workspace:
 
     def __init__(self, device: torch.device | None = None, lanes: int = 1) -> None:
         self.device, self.lanes = device or torch.device("cpu"), lanes
+        gpu.prepare(self.device)
         #: Why steps are not compiled although the trial asks for it.
         self.fallback: str | None = None
+        #: What was found out since the last trial, for the record of the one that comes.
+        self.messages: list[str] = []
+        self._fastest: dict[tuple[Any, ...], str] = {}
         self._source: ImageData | None = None
         self._data: ImageData | None = None
         self._pair: MutualPair | None = None
@@ -76,46 +82,46 @@ class Workspace:
             self._source, self._data = source, source.to(self.device)
         return self._data
 
+    def how(self, config: TrialConfig, data: ImageData) -> str:
+        """Return how the trial's steps are computed: what `compile` says, for auto the fastest of the three on a GPU."""
+        if config.compile != "auto":
+            return config.compile
+        if self.device.type != "cuda" or distributed.size() > 1 or self.lanes > 1:
+            return "off"
+        if (shape := self._shape_of(config, data)) not in self._fastest:
+            build = partial(make_pair, config, data.shapes, self.device)
+            pairs: dict[str, Callable[[], MutualPair | str]] = {"off": build, "graph": build}
+            pairs["on"] = partial(self._compiled_or_why, config, data)
+            self._fastest[shape], said = fastest(config, data, self.device, pairs)
+            self.messages.append(said)
+        return self._fastest[shape]
+
+    def _shape_of(self, config: TrialConfig, data: ImageData) -> tuple[Any, ...]:
+        """What the code of a step, but for its stage two, is made for."""
+        names = [name for name in vars(config) if name not in SHARED | STAGE_TWO | {"compile"}]
+        return data.fingerprint, *(getattr(config, name) for name in names)
+
     def pair(self, config: TrialConfig, data: ImageData) -> MutualPair:
         """Return a pair at its random start on the device, its steps compiled if the trial asks for that."""
-        build = partial(make_pair, config, data.shapes, self.device)
-        if not config.compile:
-            return build()
-        shape = (data.fingerprint, *(getattr(config, name) for name in vars(config) if name not in SHARED | STAGE_TWO))
+        if self.how(config, data) == "on":
+            return self._compiled_pair(config, data)
+        return make_pair(config, data.shapes, self.device)
+
+    def _compiled_or_why(self, config: TrialConfig, data: ImageData) -> MutualPair | str:
+        pair = self._compiled_pair(config, data)
+        return self.fallback or pair
+
+    def _compiled_pair(self, config: TrialConfig, data: ImageData) -> MutualPair:
+        build, shape = partial(make_pair, config, data.shapes, self.device), self._shape_of(config, data)
         if self._pair is None or self._shape != shape:
             self._pair = None  # the old one's memory first
             torch.compiler.reset()
             self._pair, self._shape, self.fallback, self._compiled = build(), shape, None, set()
-            self._pair.compile(mode="reduce-overhead" if self.device.type == "cuda" else None)  # on a GPU: CUDA graphs
+            self._pair.compile()
         self._pair.adopt(build())
         code = tuple(getattr(config, name) for name in sorted(STAGE_TWO))
         if self.fallback is None and code not in self._compiled:
-            self.fallback = _try_steps(config, self._pair, data, self.device)
+            self.fallback = compile_steps(config, self._pair, data, self.device)
             self._compiled.add(code)
             self._pair.adopt(build())
         return self._pair
-
-
-def _try_steps(config: TrialConfig, pair: MutualPair, data: ImageData, device: torch.device) -> str | None:
-    """Compile both stages by a step of each; if that fails, undo it and return why."""
-    torch._dynamo.config.recompile_limit = 256  # one for each combination of STAGE_TWO, in one long-lived process
-    torch._dynamo.config.suppress_errors = False
-    try:
-        for diverse in (False, True):
-            _try_step(config, pair, data, diverse, device)
-    except Exception as error:
-        pair._compiled_call_impl = None
-        reason = " ".join(str(error).split()[:40])
-        return f"steps are not compiled: {type(error).__name__}: {reason}"
-    torch._dynamo.config.suppress_errors = True  # should compiling once more fail in mid-trial, that frame runs as it is
-    return None
-
-
-def _try_step(config: TrialConfig, pair: MutualPair, data: ImageData, diverse: bool, device: torch.device) -> None:
-    images, labels = next(epoch_batches(config, data, 0, "compile", device))
-    noise = pair.draw_noise()
-    let_fusion_learn(config, pair, diverse and config.fusion_training != "switch")
-    with warnings.catch_warnings(), predictive.precision(config, device):
-        warnings.simplefilter("ignore")
-        loss, _ = pair(images, labels, noise, diverse)
-    loss.backward()

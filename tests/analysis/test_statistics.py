@@ -122,8 +122,8 @@ SEEDS = [3, *(pytest.param(seeds, marks=pytest.mark.slow) for seeds in (5, 8))]
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("parts", PARTS)
 def test_two_way_covers_the_mean(parts, seeds):
-    """93 to 97 % by simulation; 4,000 draws have a standard error of 0.35 %."""
-    found = [bootstrap.two_way(values) for values in matrices(4000, seeds, 50, *PARTS[parts])]
+    """93 to 97 % by simulation; 1,500 draws have a standard error of 0.56 %, the 4,000 of the long run 0.35 %."""
+    found = [bootstrap.two_way(values) for values in matrices(1500 if seeds == 3 else 4000, seeds, 50, *PARTS[parts])]
     assert 0.93 < np.mean([interval.low <= 0 <= interval.high for interval in found]) < 0.97
 
 

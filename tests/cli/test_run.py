@@ -85,7 +85,7 @@ def run(study, capsys, *argv):
         (["--lanes", "2"], "--lanes needs --in-process: on Ray"),
         (["--lanes", "auto"], "--lanes needs --in-process: on Ray"),
         (["--in-process", "--lanes", "0"], "--lanes 0: must be at least 1"),
-        (["--in-process", "--lanes", "2", "--set", "compile=true"], "--lanes 2: compile = true: lanes are not compiled"),
+        (["--in-process", "--lanes", "2", "--set", "compile=on"], "--lanes 2: compile = 'on': lanes are neither compiled"),
         (["--set", "batch_size=2000"], "batch_size = 2000 exceeds the 1221 training images"),
         (["--set", "validation_size=1437"], "validation_size = 1437 of 1437 images cannot be taken"),
         (["--cpus-per-worker", "4096", "--dry-run"], "lower --workers, --cpus-per-worker or --gpus-per-worker"),

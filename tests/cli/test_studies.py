@@ -23,8 +23,8 @@ TINY = {
 #: What a study is run with besides, where it is unlike the others; of many arms, those that differ in kind. The plan of all is
 #: made in test_run.py.
 FLAGS = {
-    "ablation": ["--trials", "0"],
-    "scaling": ["--trials", "0"],
+    "joint_search": ["--trials", "1"],
+    "kernel_sweep": ["--trials", "1"],
     "budget": ["--set", "epochs=6", "--set", "switch_epoch=4"],
     "weight_balance": ["--trials", "8"],
     "one network": ["--set", "peers=1", "--arm", "single BNN", "--trials", "0"],
@@ -40,6 +40,7 @@ ARMS = {
     "budget": [f"{method}, {size}" for size in ("as it is", "epochs / 2") for method in ("mutual learning", "with both")],
     "kernel_sweep": ["cosine", "polynomial"],
     "stage_switch": ["at once", "after 1/3", "after 1/3, without the terms"],
+    "teaching": ["never", "weight 0.3, T 4"],
     "recipe": ["adamw, lr 0.003", "rho_lr_scale 100", "schedule step"],
     "diversity_form": [
         "no diversity",
@@ -75,7 +76,7 @@ def ended(load_study, tmp_path_factory):
     def run(name, *further):
         study = load_study(OF_STUDY.get(name, name))
         argv = ["--preset", "demo", "--in-process", "--out", str(place / name), "--cache", str(place / f"store of {name}")]
-        argv += FLAGS.get(name, ["--trials", "1"]) + [flag for arm in ARMS.get(name, []) for flag in ("--arm", arm)]
+        argv += FLAGS.get(name, ["--trials", "0"]) + [flag for arm in ARMS.get(name, []) for flag in ("--arm", arm)]
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             demo = presets.PRESETS["demo"]

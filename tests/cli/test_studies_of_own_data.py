@@ -9,6 +9,9 @@ import torch
 from PIL import Image
 
 from analysis.build import build
+from analysis.records.load import load
+from analysis.rescoring.labels import read as read_labels
+from analysis.rescoring.rescore import rescore
 from mldiv import records
 from mldiv.cli.flags import parse_flags
 from mldiv.cli.main import main
@@ -16,6 +19,7 @@ from mldiv.cli.run import prepare
 from mldiv.config import ConfigError
 from mldiv.datasets.formats import idx
 from mldiv.method.networks import build as network
+from mldiv.storage import full_predictions
 from mldiv.study import Study
 
 STUDY = Study(
@@ -104,6 +108,29 @@ def test_without_validation_images_a_study_reports_what_it_can(place, tmp_path, 
     assert record.test["pair"]["nll"] > 0 and record.posterior["peer_1"].keys() == {"sigma_over_mean"}
     assert "after scaling" not in (tmp_path / "study" / "report.html").read_text()
     assert "| both" in out
+
+
+def test_soft_labels_of_the_data_are_scored_by_from_training_to_tables(place, parts, tmp_path, capsys):
+    """Against numpy, from the probabilities that stay; and scored anew under the very same labels nothing changes."""
+    shares = [0.7 * np.eye(3)[labels] + 0.1 for labels in parts[1::2]]
+    shares[1][::3] = np.roll(shares[1][::3], 1, axis=1)
+    parts[1::2] = shares
+    code, _, err = run(capsys, tmp_path / "study", "npz", place["npz"](), "--set", "shift_share=5")
+    assert code == 0, err
+    assert "soft labels of validation (NLL at least 0.639) and test (NLL at least 0.639): NLL and Brier are against each" in err
+    (trial,) = {item.trial for item in records.read_assignments(tmp_path / "study") if item.arm == "both"}
+    record = records.read_trial(folder := tmp_path / "study" / "trials" / trial)
+    for member, logarithms in full_predictions.read(folder / full_predictions.FILE, trial).items():
+        assert record.test[member]["nll"] == pytest.approx(-(shares[1] * logarithms).sum(1).mean(), abs=1e-3)
+        assert record.test[member]["brier"] == pytest.approx(np.square(np.exp(logarithms) - shares[1]).sum(1).mean(), abs=1e-3)
+        assert record.test[member]["accuracy"] == pytest.approx((logarithms.argmax(1) == shares[1].argmax(1)).mean())
+        assert record.validation[member]["nll"] > 0.639
+    np.savez(tmp_path / "soft.npz", labels=shares[1], fingerprint=record.data["test_fingerprint"])
+    study = load(tmp_path / "study")
+    rescore(study, read_labels(tmp_path / "soft.npz"))
+    assert not study.problems and "100.0 % with the study's class" in study.rescored
+    for member, found in study.records["both", 1].test.items():
+        assert found == pytest.approx(record.test[member], abs=2e-3), member
 
 
 @pytest.mark.parametrize(

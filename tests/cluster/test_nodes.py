@@ -113,3 +113,16 @@ def test_a_cluster_that_does_not_answer_is_refused_at_once(tmp_path, monkeypatch
         (tmp_path / "ray" / "ray_current_cluster").write_text(there)
         with pytest.raises(ConfigError, match="no Ray answers there"):
             connect(address.format(port=there.rpartition(":")[2]))
+
+
+def test_two_workers_of_a_trial_on_one_gpu_are_refused_before_anything_else(tmp_path, capsys, monkeypatch):
+    """NCCL would refuse them when both have started; several trials may share one."""
+    monkeypatch.setattr("mldiv.cluster.nodes.connect", lambda address: pytest.fail("joined a cluster"))
+    wanted = ["--preset", "demo", "--out", str(tmp_path / "x"), "--gpus-per-worker", "0.5", "--workers"]
+    assert main(STUDY, lambda folder, place: "", [*wanted, "2"]) == 2
+    said = capsys.readouterr().err
+    assert "--workers 2 --gpus-per-worker 0.5: two workers of a trial cannot share a GPU" in said
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match=r"--workers 1 --gpus-per-worker 0\.25 trains several trials side by side"):
+        worker_resources(PRESETS["paper"], [{"CPU": 8, "GPU": 1}], workers=2, cpus=None, gpus=0.25, more_may_come=False)
+    assert Resources(2, 1.0, 1.0).workers == 2 and Resources(1, 1.0, 0.5).gpus == 0.5

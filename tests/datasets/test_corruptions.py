@@ -2,6 +2,7 @@
 
 import colorsys
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -171,11 +172,13 @@ def digits():
 
 
 def test_test_images_are_dealt_to_the_kinds(digits):
-    """Every image as often as any other but for the end, the same at all severities, with its own label."""
+    """Every image as often as any other but for the end, the same at all severities, with its own label, soft or not."""
+    digits = replace(digits, test=replace(digits.test, shares=torch.rand(60, 10)))
     found = list(shifted(digits, 7))
     assert [(item.kind, item.severity) for item in found] == [(kind, s) for kind in CORRUPTIONS for s in SEVERITIES]
     for item in found:
         assert torch.equal(item.split.labels, digits.test.labels[item.indices]) and len(item.split) == 7
+        assert torch.equal(item.split.truth, digits.test.shares[item.indices])
         clean = digits.test.images[item.indices]
         expected = corrupt(clean, item.kind, item.severity, indices=item.indices.tolist())
         assert torch.equal(item.split.images, expected)

@@ -207,3 +207,13 @@ def test_another_folders_contents_have_another_fingerprint(folder, tmp_path, mon
     held[-20] ^= 1
     path.write_bytes(held)
     assert loaded(folder).fingerprint != before
+
+
+@pytest.mark.slow
+def test_once_cuda_is_up_no_process_is_a_copy_of_this_one(folder, monkeypatch):
+    """It would have the locks of threads that it has not; started anew it decodes the same."""
+    paths = sorted(folder.glob("train/*/*.png"))
+    (expected,) = FolderImages(paths, 16).decoded([torch.arange(4)])
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    (found,) = (images := FolderImages(paths, 16)).decoded([torch.arange(4)])
+    assert torch.equal(found, expected) and images.loader.multiprocessing_context.get_start_method() == "forkserver"

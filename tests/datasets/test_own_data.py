@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 from torchvision.datasets import mnist
 
 from mldiv.config import ConfigError, TrialConfig
@@ -29,6 +30,10 @@ def arrays():
         found[f"{split}_images"] = draw.integers(0, 256, (count, SIDE, SIDE)).astype(np.uint8)
         found[f"{split}_labels"] = np.arange(count) % 3
     return found
+
+
+def soft(count, classes=3):
+    return np.random.default_rng(1).dirichlet(np.ones(classes), count)
 
 
 def write_idx(folder, arrays, packed):
@@ -134,6 +139,10 @@ def test_which_arrays_are_the_test_images_is_said(tmp_path, arrays):
         ({"train_labels": np.zeros(48)}, "expected one whole number for each image"),
         ({"train_labels": np.zeros(48, int)}, "1 classes in the training labels"),
         ({"test_labels": np.arange(12) % 4}, "a test label is 3, the training labels end at 2"),
+        ({"test_labels": soft(12) * 2}, "test_labels: the shares of image 0 add up to 2: divide them so that it is 1"),
+        ({"test_labels": soft(12) - 0.5}, "test_labels: labels hold what is no number, not finite, or negative"),
+        ({"test_labels": soft(12, 4)}, "test labels share out 4 classes, the training labels hold 3"),
+        ({"train_labels": soft(48) * 0 + np.eye(3)[0]}, "0 training images of class 1, at least two are needed"),
         ({"train_labels": np.array([None] * 48)}, "cannot be read as numpy's .npz"),
     ],
 )
@@ -141,6 +150,40 @@ def test_arrays_that_cannot_be_used_are_said_by_name(tmp_path, arrays, change, s
     path = write_npz(tmp_path / "own.npz", {key: value for key, value in (arrays | change).items() if value is not None})
     with pytest.raises(DataError, match=said):
         sources.check("npz", path)
+
+
+def test_soft_labels_stay_with_their_images(tmp_path, arrays):
+    """In every split: by the pixels of an image. Of the largest share are the classes, which divide the images and train."""
+    train, test = soft(48), soft(12)
+    train[:3] = np.eye(3)
+    arrays = arrays | {"train_labels": train, "test_labels": test}
+    data = loaded("npz", write_npz(tmp_path / "own.npz", arrays), test_size=9)
+    pixels = np.concatenate([arrays["train_images"], arrays["test_images"]])
+    shares = {image.tobytes(): share for image, share in zip(pixels, np.concatenate([train, test]), strict=True)}
+    for split in data.splits.values():
+        expected = np.array([shares[image.numpy().tobytes()] for image in split.images])
+        assert np.allclose(split.truth, expected, atol=1e-7) and split.labels.tolist() == expected.argmax(1).tolist()
+    floors = [stats.entropy(part.shares, axis=1).mean() for part in (data.validation, data.test)]
+    assert (
+        f"soft labels of validation (NLL at least {floors[0]:.3f}) and test (NLL at least {floors[1]:.3f}): NLL and Brier are "
+        "against each class's share; accuracy, calibration errors and the detection of errors against the class of the "
+        "largest; training takes the class of the largest share"
+    ) in data.describe()
+    (tmp_path / "labels.txt").write_text("0 1 2 " * 16)
+    taught = loaded("npz", tmp_path / "own.npz", train_labels=tmp_path / "labels.txt", test_size=9)
+    assert taught.train.shares is None and torch.equal(taught.validation.shares, data.validation.shares)
+
+
+def test_soft_labels_are_part_of_what_data_are_known_by(tmp_path, arrays):
+    hard, test = loaded("npz", write_npz(tmp_path / "own.npz", arrays)), soft(12)
+    first, second = (
+        loaded("npz", write_npz(tmp_path / "own.npz", arrays | {"test_labels": shares}))
+        for shares in (test, test * 0.5 + 0.5 * np.eye(3)[test.argmax(1)])
+    )
+    assert torch.equal(first.test.labels, second.test.labels)
+    assert len({data.test_fingerprint for data in (hard, first, second)}) == 3
+    assert first.fingerprint == second.fingerprint == hard.fingerprint  # what training sees
+    assert "; soft labels of test (NLL at least " in first.describe() and "training takes" not in first.describe()
 
 
 def test_files_that_hold_no_arrays(tmp_path):

@@ -57,6 +57,28 @@ def test_against_loops(case):
     assert got["mutual_information"] == pytest.approx((total - expected).mean(), rel=1e-4)
 
 
+def test_soft_labels_against_loops(case):
+    """The expected score of a label that is drawn by its shares (Brier less what no prediction can change); numpy alone."""
+    predictive, _, _ = case
+    rows = predictive.probabilities.double().numpy()
+    shares = np.random.default_rng(0).dirichlet(np.full(7, 0.3), len(rows))
+    got = scores(predictive, torch.from_numpy(shares).float())
+    nll = np.mean([sum(q * -math.log(p) for q, p in zip(*pair, strict=True)) for pair in zip(shares, rows, strict=True)])
+    drawn = [sum(q * np.square(p - np.eye(7)[c]).sum() for c, q in enumerate(own)) for own, p in zip(shares, rows, strict=True)]
+    assert got["nll"] == pytest.approx(nll, rel=1e-5) and nll > stats.entropy(shares, axis=1).mean()
+    assert got["brier"] == pytest.approx(np.mean(drawn) - (1 - np.square(shares).sum(1)).mean(), rel=1e-5)
+    hard = scores(predictive, torch.from_numpy(shares.argmax(1)))
+    assert {name for name in METRICS if got[name] != hard[name]} == {"nll", "brier"}
+    assert uncertainty_scores(predictive, torch.from_numpy(shares).float()) == uncertainty_scores(
+        predictive, torch.from_numpy(shares.argmax(1))
+    )
+
+
+def test_certain_soft_labels_are_hard_ones(case):
+    predictive, labels, _ = case
+    assert scores(predictive, torch.eye(7)[labels]) == pytest.approx(scores(predictive, labels), rel=1e-6)
+
+
 def test_the_parts_of_the_mutual_information():
     """Against scipy, from samples of three networks: within and between them, which add up to that of all samples together."""
     samples = (2 * torch.randn(3, 5, 40, 7, generator=torch.Generator().manual_seed(1), dtype=torch.double)).softmax(-1)

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from helpers.fake_gpu import fake_gpu
 
-from mldiv.datasets.splits import Shapes
+from mldiv.datasets.splits import Shapes, Split
 from mldiv.evaluation import predictive
 from mldiv.evaluation.metrics import Predictive, entropy, together
 from mldiv.training.loop import make_pair
@@ -168,3 +169,24 @@ def test_the_yardstick_is_the_same_whatever_the_trials_own_kernel(tiny, tiny_dat
     a, b = (conditional[rows, columns] for conditional in p)
     expected = ((a - b) * (a / b).log()).sum() / 5
     torch.testing.assert_close(predictive._yardstick([(features[0],), (features[1],)])[0], expected)
+
+
+def test_a_gpu_predicts_many_of_trainings_batches_at_once(tiny, tiny_data):
+    """As many as hold no more than a step does, fewer of large images; a processor predicts them as it always did."""
+    with fake_gpu() as device:
+        for changes, size in (({"batch_size": 3}, 48), ({"batch_size": 3, "samples_at_once": 4}, 12), ({"batch_size": 40}, 60)):
+            given = tiny.replace(**changes), tiny_data.to(device), "validation", device
+            assert len(next(predictive.shared_batches(*given))[0]) == size
+            assert len(next(predictive.shared_batches(*given, most=1))[0]) == changes["batch_size"]
+        large = dataclasses.replace(tiny_data, train=Split(torch.zeros(1, 3, 512, 512, dtype=torch.uint8), torch.zeros(1)))
+        assert len(next(predictive.shared_batches(tiny.replace(batch_size=3), large.to(device), "validation", device))[0]) == 6
+    assert len(next(predictive.shared_batches(tiny.replace(batch_size=3), tiny_data, "test", torch.device("cpu")))[0]) == 3
+
+
+def test_predictions_do_not_depend_on_how_many_images_are_predicted_at_once(tiny, tiny_data):
+    pair = make_pair(tiny, tiny_data.shapes)
+    given = {"samples": 3, "epoch": 0, "device": torch.device("cpu")}
+    few, many = (
+        predictive.predictives(tiny.replace(batch_size=size), pair, tiny_data, "test", **given)[0]["pair"] for size in (5, 60)
+    )
+    torch.testing.assert_close(few.probabilities, many.probabilities, rtol=1e-5, atol=1e-6)

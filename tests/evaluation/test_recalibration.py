@@ -50,6 +50,20 @@ def test_the_vector_is_found_again_and_the_temperature_is_a_case_of_it():
     assert loss(vector(binary, truth)(binary), truth) <= theirs + 1e-6
 
 
+@pytest.mark.parametrize("name", RECALIBRATORS)
+def test_soft_labels_are_what_many_hard_ones_come_to(name):
+    """Shares in quarters are four images of one prediction, each with a label of its own."""
+    stream = torch.Generator().manual_seed(0)
+    probabilities, _ = drawn(60)
+    labels = torch.randint(4, (60, 4), generator=stream)
+    shares = torch.nn.functional.one_hot(labels, 4).double().mean(1)
+    soft, hard = RECALIBRATORS[name](probabilities, shares), RECALIBRATORS[name](probabilities.repeat(4, 1), labels.T.flatten())
+    found, expected = soft(probabilities), hard(probabilities)
+    if name == "isotonic":  # of four times as many images a quarter of the even one is mixed in
+        found, expected = ((found * 61 - 0.25) / 60, (expected * 241 - 0.25) / 240)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_vector_is_never_worse_on_validation_data_and_stays_finite(seed):
     probabilities, labels = drawn(6, seed=seed)

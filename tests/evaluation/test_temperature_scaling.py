@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, softmax
@@ -42,6 +43,17 @@ def test_against_a_fine_grid(factor):
     found = fit_temperature(sharpened, labels)
     assert found == pytest.approx(grid[int(torch.tensor(values).argmin())].item(), rel=2e-3)
     assert loss(scale(sharpened, found), labels) <= min(values) + 1e-9
+
+
+def test_soft_labels_against_a_fine_grid():
+    """Where labels are the very probabilities that were sharpened, the factor comes back without any noise."""
+    probabilities, _ = drawn(300, samples=4)
+    shares, sharpened = scale(probabilities, 2.0), scale(probabilities, 0.5)
+    assert fit_temperature(sharpened, shares) == pytest.approx(4, rel=1e-4)
+    mixed = torch.distributions.Dirichlet(torch.full((6,), 0.5)).sample((300,))
+    grid, logs = np.geomspace(0.05, 20, 4001), sharpened.log().numpy()
+    values = [-(mixed.numpy() * log_softmax(logs / temperature, -1)).sum(-1).mean() for temperature in grid]
+    assert fit_temperature(sharpened, mixed) == pytest.approx(grid[np.argmin(values)], rel=2e-3)
 
 
 @pytest.mark.parametrize("factor", [0.25, 0.5, 1.0, 2.0, 5.0])

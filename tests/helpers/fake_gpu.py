@@ -183,6 +183,9 @@ def fake_gpu() -> Iterator[torch.device]:
         patch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
         for name, answer in ANSWERS.items():
             patch.setattr(f"torch.cuda.{name}", lambda *given, answer=answer: answer)
+        patch.setattr("torch.backends.cudnn.version", lambda: 92000)
+        for name in ("benchmark", "allow_tf32"):  # what is set stays no longer than this
+            patch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
         dump, load = torch.save, torch.load
         patch.setattr(torch, "save", lambda state, file: dump(tree_map_only(FakeTensor, read, state), file))
         patch.setattr(

@@ -58,6 +58,19 @@ def test_without_ray_and_optuna(trained, tmp_path):
     run(SCRIPT, tmp_path, str(trained))
 
 
+@pytest.mark.parametrize(
+    ("missing", "said"), [("rich", r"mldiv.Study: rich is not .*'mldiv\[studies\]'"), ("mine", "No module")]
+)
+def test_what_needs_an_extra_says_which(monkeypatch, missing, said):
+    def lacking(module):
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.delitem(mldiv.__dict__, "Study", raising=False)
+    monkeypatch.setattr(mldiv, "import_module", lacking)
+    with pytest.raises(ImportError, match=said):
+        mldiv.Study  # noqa: B018
+
+
 def test_every_name_of_the_interface_is_there():
     assert {name for name in dir(mldiv) if name in mldiv.__all__} == set(mldiv.__all__)
     assert all(getattr(mldiv, name) is not None for name in mldiv.__all__)

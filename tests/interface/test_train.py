@@ -130,6 +130,8 @@ def test_loaders_and_data_sets_of_images_are_taken(settings):
         ((np.zeros((4, 8, 8), "u1"), [0, 1, 0, -1]), {}, "a whole number from 0 on"),
         ((np.zeros((4, 8, 8), "u1"), [0.0, 1.0, 0.0, 1.0]), {}, "labels of type <f8"),
         ((np.zeros((4, 8, 8), "u1"), ["a", "b", "a", "b"]), {}, "labels of type <U1"),
+        ((np.zeros((2, 8, 8), "u1"), [[0.5, 0.5], [0.5, 0.6]]), {}, "labels: the shares of image 1 add up to 1.1"),
+        ((np.zeros((2, 8, 8), "u1"), np.full((2, 2), 0.5)), {"names": "abc"}, "soft labels share out 2 classes, there are 3"),
         ((np.zeros((4, 8, 8), "u1"), [0, 1, 0, 2]), {"names": ["cat", "dog"]}, "labels go up to 2, and 2 classes are named"),
         ((np.zeros((4, 5, 8, 8), "u1"), [0, 1, 0, 1]), {}, "expected some channels"),
         ([np.zeros((4, 8, 8), "u1")], {}, "a ndarray, where .images, labels. were expected"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torchvision
 
-from mldiv.method.networks import MODELS, FilterResponseNorm, ThresholdedLinear, build
+from mldiv.method.networks import MODELS, BatchNorm, FilterResponseNorm, ThresholdedLinear, build
 
 
 @pytest.mark.parametrize(("name", "count"), [("resnet20", 269_722), ("resnet32", 464_154), ("resnet56", 853_018)])
@@ -113,3 +113,22 @@ def test_errors():
         build("resnet18", classes=10, width=0.5, seed=0)
     with pytest.raises(ValueError, match="image_size = 29"):
         build("vit", classes=10, image_size=29, seed=0)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_batch_norm_is_torchs_but_for_the_count_of_batches(momentum):
+    own, theirs = BatchNorm(5, momentum=momentum), torch.nn.BatchNorm2d(5, momentum=momentum)
+    for scale in (1.0, 3.0):
+        images = scale * torch.randn(4, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(own(images), theirs(images))
+    assert torch.equal(own.eval()(images), theirs.eval()(images))
+    for name, value in theirs.state_dict().items():
+        expected = 0 if name == "num_batches_tracked" and momentum else value
+        assert torch.equal(own.state_dict()[name], torch.as_tensor(expected)), name
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet18"])
+def test_no_network_of_ours_counts_batches(name):
+    assert all(
+        type(layer) is BatchNorm for layer in build(name, classes=2, seed=0).modules() if "BatchNorm" in type(layer).__name__
+    )

@@ -270,3 +270,41 @@ def test_errors_say_what_is_wrong():
         GaussianPosterior(nn.Linear(2, 2)).load_means(
             {"weight": torch.ones(3, 2), "bias": torch.ones(2), "extra": torch.ones(1)}
         )
+
+
+# How weights reach their layers
+
+
+def by_layers(posterior, images, flat):
+    """Logits where every layer casts and lays out its own weights, as `functional_call` alone has it."""
+    return logits(torch.func.functional_call(posterior.module, posterior.views(flat), (images,)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_weights_cast_and_laid_out_together_are_those_of_each_layer(dtype, layout):
+    """To the bit, and so are the gradients."""
+    posterior = GaussianPosterior(build("resnet8", classes=5, seed=0)).eval()
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
+    found = []
+    for call in (lambda flat: logits(posterior(images, weights=flat)), lambda flat: by_layers(posterior, images, flat)):
+        flat = posterior.mean.detach().clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out = call(flat)
+        found.append((out.detach(), *torch.autograd.grad(out.float().square().sum(), flat)))
+    assert found[0][0].dtype == dtype and all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_convolutions_laid_out_at_once_hold_their_own_weights(name):
+    make, _ = MODULES[name]
+    posterior = GaussianPosterior(make())
+    flat = torch.arange(posterior.mean.numel(), dtype=torch.float64, requires_grad=True)
+    found, expected = posterior._channels_last_views(flat), posterior.views(flat)
+    assert found.keys() == expected.keys()
+    for layer, weight in expected.items():
+        assert torch.equal(found[layer], weight), layer
+        assert found[layer].dim() != 4 or found[layer].is_contiguous(memory_format=torch.channels_last), layer
+    factor = torch.randn(len(flat), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    (grad,) = torch.autograd.grad(sum((found[layer] * part).sum() for layer, part in posterior.views(factor).items()), flat)
+    assert torch.equal(grad, factor)

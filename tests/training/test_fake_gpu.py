@@ -4,27 +4,31 @@ import contextlib
 import dataclasses
 import itertools
 import random
+import re
 
 import pytest
 import torch
 from helpers.fake_gpu import backward, fake_gpu
 
 from benchmarks import paper_size
+from benchmarks.device_checks import Replayed
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.splits import ImageData, Split
 from mldiv.evaluation.metrics import scores
 from mldiv.evaluation.predictive import predictives
+from mldiv.method.pair import MutualPair
 from mldiv.setting import fields
 from mldiv.storage.cache import Store
 from mldiv.training import step_cost, worker_cache
 from mldiv.training.fit import fit
 from mldiv.training.loop import make_pair
+from mldiv.training.steps import choice, graph
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 SMALL = {
     "epochs": 1, "switch_epoch": 0, "batch_size": 8, "pretrain_epochs": 1, "validation_samples": 2, "test_samples": 2,
-    "fusion_dim": 8, "fusion_heads": 2, "scale_batches": 1, "ood": "none",
+    "fusion_dim": 8, "fusion_heads": 2, "scale_batches": 1, "ood": "none", "compile": "off",
 }  # fmt: skip
 #: Of settings without a list of choices; every other one that has such a list, or is a switch, is taken with all of it.
 NUMBERS = {
@@ -128,6 +132,41 @@ def assert_trained(record, config):
 def test_every_value_of_every_setting(chosen, tmp_path):
     config = configuration(chosen)
     assert_trained(train(config, tmp_path), config)
+
+
+@pytest.mark.parametrize(
+    ("how", "steps"),
+    [("graph", "graph"), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("on", "compiled graph"), ("auto", None)))],
+    ids=["graph", "compiled", "auto"],
+)
+def test_steps_that_are_captured_or_compiled(how, steps, tmp_path, monkeypatch):
+    """With a stand-in for the graph, and a compiler that leaves all as it is; what is compared with what is read fits."""
+    monkeypatch.setattr(choice, "CudaGraph", Replayed)
+    monkeypatch.setattr(graph, "TOLERANCE", 1.0)
+    monkeypatch.setattr(choice, "TIMED_STEPS", 1)
+    monkeypatch.setattr(choice, "COMPILING_PAYS_SECONDS", 0.0)
+    monkeypatch.setattr(MutualPair, "compile", lambda pair: None)
+    size = {"initialization": "scratch"} if how == "graph" else {"epochs": 2, "switch_epoch": 1}
+    config = configuration(USUAL | size | {"compile": how})
+    record = train(config, tmp_path)
+    assert_trained(record, config)
+    assert record.environment["steps"] == (steps or record.environment["steps"])
+    assert record.environment["cudnn"] == 92000 and record.environment["tf32"] == {"convolutions": True, "products": False}
+    if how == "auto":
+        (said,) = record.notes
+        assert re.fullmatch(r"compile = auto is '(off|graph|on)' here, by the time of a step: off .* ms, graph .*, on .*", said)
+    else:
+        assert record.notes == []
+
+
+def test_a_graph_that_fails_is_noted_and_the_trial_goes_on(tmp_path, monkeypatch):
+    """As torch's does here, where there is no CUDA."""
+    config = configuration(USUAL | {"compile": "graph"})
+    record = train(config, tmp_path)
+    assert_trained(record, config)
+    assert record.environment["steps"] == "eager"
+    pretraining, steps = sorted(record.notes, key=len, reverse=True)
+    assert steps.startswith("steps are no CUDA graphs: ") and pretraining == f"{steps}, in pretraining"
 
 
 def test_both_stages_and_images_of_another_kind(tmp_path):

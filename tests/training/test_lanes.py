@@ -227,7 +227,7 @@ def test_a_step_stays_on_its_gpu(form):
     [
         ({"width": 0.5}, "width differs between lanes of one step: 0.25, 0.5"),
         ({"optimizer": "adamw"}, "optimizer differs between lanes of one step: 'sgd', 'adamw'"),
-        ({"compile": True}, "no lane: compile = true"),
+        ({"compile": "on"}, "no lane: compile = 'on'"),
         ({"teacher": "pretrained", "peers": 1}, "no lane: teacher = 'pretrained'"),
     ],
 )

@@ -102,4 +102,5 @@ def test_batches_of_colour_images_have_the_configured_layout(tiny, tiny_data, ch
 def test_the_environment_names_the_device_that_is_used(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"GPU {device.index}")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92000)
     assert environment(torch.device("cpu"))["device"] == "cpu" and environment(torch.device("cuda", 1))["device"] == "GPU 1"

@@ -2,9 +2,10 @@
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
+from mldiv import soft_labels
 from mldiv.datasets.files import DataError
 
 #: Numbers of channels that images may have: grey, or red, green and blue.
@@ -12,6 +13,7 @@ CHANNELS = (1, 3)
 
 Pixels = UInt8[Tensor, "images channels side side"]
 Labels = Int64[Tensor, " images"]
+Shares = Float32[Tensor, "images classes"]
 
 
 def images(array: np.ndarray, where: str) -> Pixels:
@@ -36,25 +38,40 @@ def images(array: np.ndarray, where: str) -> Pixels:
     return torch.from_numpy(np.array(array, order="C"))
 
 
-def labels(array: np.ndarray, count: int | None, where: str) -> Labels:
-    """Return one class number for each image. count: of the images, None where any will do.
+def labels(array: np.ndarray, count: int | None, where: str, soft: bool = False) -> Labels | Shares:
+    """Return one class number for each image, or its share of each class.
 
-    Raises: DataError, beginning with ``where``, for what are no whole numbers from 0 on, or another number of them.
+    count: of the images, None where any will do; soft: whether [images, classes] may be shares.
+
+    Raises: DataError, beginning with ``where``, for what are no whole numbers from 0 on, or another number of them, and for
+    shares that do not add up to 1.
     """
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise DataError(f"{where}: {array.dtype} of shape {list(array.shape)}, expected one whole number for each image")
+    shares = soft and array.ndim == 2
+    if not shares and (array.ndim != 1 or array.dtype.kind not in "iu"):
+        more = " (or soft labels, [images, classes])" if soft else ""
+        raise DataError(f"{where}: {array.dtype} of shape {list(array.shape)}, expected one whole number for each image{more}")
     if count is not None and len(array) != count:
         raise DataError(f"{where}: {len(array):,} labels of {count:,} images")
+    if shares:
+        return torch.from_numpy(soft_labels.normalised(array, where, DataError).astype(np.float32))
     if len(array) and not 0 <= array.min() <= array.max() < 2**15:
         raise DataError(f"{where}: labels from {array.min()} to {array.max()}; number the classes from 0")
     return torch.from_numpy(array.astype(np.int64))
 
 
+def classes_of(labels: Labels | Shares) -> Labels:
+    """Return each image's class, of soft labels the one with the largest share."""
+    return labels.argmax(-1) if labels.dim() == 2 else labels
+
+
 def check_classes(train: Tensor, test: Tensor, where: str) -> None:
-    """Raise DataError unless every class up to the largest has two training images, and test images are of these classes."""
-    counts = torch.bincount(train)
+    """Raise DataError unless every class up to the largest has two training images, and test images are of these classes.
+
+    train, test: labels, also soft ones, which share out every class.
+    """
+    counts = torch.bincount(classes_of(train), minlength=train.shape[1] if train.dim() == 2 else 0)
     if len(counts) < 2:
         raise DataError(f"{where}: {len(counts)} classes in the training labels, at least 2 are needed")
     few = int(counts.argmin())
@@ -63,5 +80,7 @@ def check_classes(train: Tensor, test: Tensor, where: str) -> None:
             f"{where}: {int(counts[few])} training images of class {few}, at least two are needed: one of them validates; "
             f"the classes are numbered from 0 to {len(counts) - 1}"
         )
-    if int(test.max()) >= len(counts):
+    if test.dim() == 2 and test.shape[1] != len(counts):
+        raise DataError(f"{where}: test labels share out {test.shape[1]} classes, the training labels hold {len(counts)}")
+    if int(classes_of(test).max()) >= len(counts):
         raise DataError(f"{where}: a test label is {int(test.max())}, the training labels end at {len(counts) - 1}")

@@ -18,7 +18,8 @@ KEYS = {
 }  # fmt: skip
 LAYOUT = (
     "a file NAME.npz with the arrays train_images, train_labels, test_images and test_labels (or x_train and so on; val in "
-    "place of test): uint8 [images, side, side] or with 1 or 3 channels behind or in front, and whole numbers from 0 on"
+    "place of test): uint8 [images, side, side] or with 1 or 3 channels behind or in front, and whole numbers from 0 on, or "
+    "[images, classes], soft labels to score by"
 )
 
 
@@ -39,7 +40,7 @@ def read(root: Path | None, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Ten
     for split in ("train", "test"):
         (key, pixels), (label_key, classes) = found[f"{split}_images"], found[f"{split}_labels"]
         images = arrays.images(pixels, f"{path}, {key}")
-        parts.append((images, arrays.labels(classes, len(images), f"{path}, {label_key}")))
+        parts.append((images, arrays.labels(classes, len(images), f"{path}, {label_key}", soft=True)))
     (train, train_labels), (test, test_labels) = parts
     if train.shape[1:] != test.shape[1:]:
         raise DataError(f"{path}: training images of {list(train.shape[1:])}, test images of {list(test.shape[1:])}")

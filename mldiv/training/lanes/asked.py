@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.method.pair import MutualPair
 from mldiv.records import TrialRecord
-from mldiv.training.loop import train_epoch
+from mldiv.training.loop import PairStep, train_epoch
 
 T = TypeVar("T")
 
@@ -24,7 +24,6 @@ class Epoch:
     """
 
     config: TrialConfig
-    model: nn.Module
     pair: MutualPair
     optimizer: torch.optim.Optimizer
     data: ImageData
@@ -32,13 +31,14 @@ class Epoch:
     diverse: bool
     device: torch.device
     after_step: Callable[[float], None]
+    pair_step: PairStep
     waited: float = 0.0
 
     def train(self) -> Tensor:
         """Train it, alone."""
         return train_epoch(
-            self.config, self.model, self.pair, self.optimizer, self.data, self.epoch, self.diverse, self.device,
-            self.after_step,
+            self.config, self.pair, self.pair, self.optimizer, self.data, self.epoch, self.diverse, self.device,
+            self.after_step, self.pair_step,
         )  # fmt: skip
 
 
