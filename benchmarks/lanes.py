@@ -30,7 +30,7 @@ HEAD = ("network", "stage", "pairs", "operations, one by one", "in lanes", "seco
 #: They compute nothing, though torch does not call them views.
 FREE = ("_unsafe_view", "empty", "detach", "_record_function_enter_new", "_record_function_exit")
 
-#: Means, rhos or features are as they come: what is counted and timed does not depend on them.
+#: A step of all pairs.
 Way = Callable[[], Any]
 
 
@@ -92,6 +92,14 @@ def one_by_one(steps: Sequence[Callable[[], Tensor]]) -> None:
         step()
 
 
+def timed(ways: dict[str, Way], count: int) -> list[str]:
+    """Seconds of both ways and their ratio, over so many rounds; without any, nothing."""
+    if not count:
+        return ["-"] * 3
+    rounds = interleaved(ways, count)
+    return [*(f"{median(rounds, way):.2f}" for way in ways), f"{ratio(rounds, 'lanes', 'alone'):.2f}"]
+
+
 def main() -> None:
     flags = parse()
     torch.set_num_threads(flags.threads)
@@ -103,9 +111,7 @@ def main() -> None:
             for lanes in flags.lanes:
                 ways = both_ways(config, lanes, flags.batch, diverse, torch.device(flags.device))
                 counts = [operations(way) for way in ways.values()]
-                rounds = interleaved(ways, flags.rounds)
-                times = [f"{median(rounds, way):.2f}" for way in ways]
-                rows.append([arch, stage, *map(str, (lanes, *counts)), *times, f"{ratio(rounds, 'lanes', 'alone'):.2f}"])
+                rows.append([arch, stage, *map(str, (lanes, *counts)), *timed(ways, flags.rounds)])
                 print(table(HEAD, rows[-1:]), flush=True)
     what = f"A step of several pairs, batch {flags.batch}, 32x32, float32, one by one and in lanes."
     flags.out.write_text(f"{caption(what, flags.threads, (), load)}\n\n{table(HEAD, rows)}\n")
@@ -116,7 +122,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--arch", action="append", help="repeatable; resnet20 and vit if not given")
     parser.add_argument("--lanes", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="0: operations alone")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
