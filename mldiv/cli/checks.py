@@ -25,6 +25,7 @@ from mldiv.method.networks import build
 from mldiv.storage.object_store import Location, Remote, is_url
 from mldiv.sweep.arm import Arm
 from mldiv.sweep.search_space import effective
+from mldiv.training.lanes.step import obstacle
 from mldiv.training.loop import make_fusion, steps_per_epoch
 from mldiv.training.pretraining import from_file
 from mldiv.training.worker_cache import dataset
@@ -43,6 +44,13 @@ def check_workers(flags: Namespace, configs: Sequence[TrialConfig]) -> None:
             raise ConfigError(f"--workers {flags.workers}: the batch of {config.batch_size} cannot be shared evenly")
         if config.diverse and config.batch_size // flags.workers < 2:
             raise ConfigError(f"--workers {flags.workers}: of the batch of {config.batch_size} each needs at least two images")
+
+
+def check_lanes(lanes: int | None, configs: Sequence[TrialConfig]) -> None:
+    """Refuse trials that cannot be stepped together although that is asked for; ``--lanes auto`` trains them alone."""
+    for config in configs if lanes is not None and lanes > 1 else ():
+        if (why := obstacle(config)) is not None:
+            raise ConfigError(f"--lanes {lanes}: {why}")
 
 
 def check_data(base: TrialConfig, download: bool) -> None:

@@ -9,6 +9,7 @@ from mldiv.cli.run import StudyRun
 from mldiv.cli.screen.display import clock
 from mldiv.cluster.nodes import Resources, local_resources, worker_resources
 from mldiv.records import StudyRecord
+from mldiv.sweep.in_process import count_lanes
 from mldiv.sweep.plan import Plan
 from mldiv.sweep.simulate import first_wins, simulate
 from mldiv.training import step_cost
@@ -73,7 +74,9 @@ def _side_by_side(run: StudyRun, trials: int) -> tuple[str, int, float, dict[str
     """Where the study would train, in words; how many trials at once; seconds besides the training; a worker's threads and
     device."""
     if run.in_process:
-        return "one trial after the other in this process", 1, IN_PROCESS_SECONDS, {}
+        lanes = count_lanes(run.lanes)
+        said = "one trial after the other" if lanes == 1 else f"{lanes} trials at a time"
+        return f"{said} in this process", 1, IN_PROCESS_SECONDS, {}
     nodes = [local_resources()]
     resources = worker_resources(
         run.preset, nodes, workers=run.workers, cpus=run.cpus_per_worker, gpus=run.gpus_per_worker,

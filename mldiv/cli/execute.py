@@ -122,7 +122,7 @@ def here(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, fore
     expect(run, forecast, groups=1, wait=0.0)
     forecast.start()
     display.train()
-    yield in_process.run
+    yield partial(in_process.run, lanes=run.lanes)
 
 
 @contextmanager

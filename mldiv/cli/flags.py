@@ -28,7 +28,7 @@ RENAMED = {
 }
 
 #: Flags that are counts, and the least that each may be; and the most.
-COUNTS = {"seeds": 1, "trials": 0, "open-suggestions": 1, "workers": 1, "parallel-trials": 1}
+COUNTS = {"seeds": 1, "trials": 0, "open-suggestions": 1, "workers": 1, "parallel-trials": 1, "lanes": 1}
 MOST = 100_000
 #: The largest --cache-size.
 LARGEST_GB = 10**9
@@ -135,6 +135,10 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
     )
     parser.add_argument("--in-process", action="store_true", help="train here, one trial after the other, without Ray")
     parser.add_argument(
+        "--lanes", type=parse_lanes, default=1, metavar="N", help="with --in-process: trials that are stepped together, which "
+        "differ in numbers alone; auto: 4 on a GPU, on a processor, where it gains nothing, 1 (default 1)",
+    )  # fmt: skip
+    parser.add_argument(
         "--address", default=os.environ.get("RAY_ADDRESS") or "local", help="Ray cluster (default: this machine)"
     )
     parser.add_argument(
@@ -142,6 +146,14 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     return parser.parse_args(current_names(sys.argv[1:] if argv is None else argv))
+
+
+def parse_lanes(text: str) -> int | None:
+    """Read ``--lanes``: a number, or "auto", which is None.
+
+    Raises: ValueError for anything else.
+    """
+    return None if text == "auto" else int(text)
 
 
 def check_flags(flags: Namespace) -> None:
@@ -177,6 +189,8 @@ def _check_ways(flags: Namespace) -> None:
     for flag, given in needs_ray.items():
         if given and flags.in_process:
             raise ConfigError(f"--{flag} needs Ray: leave it out, or leave out --in-process")
+    if flags.lanes != 1 and not flags.in_process:
+        raise ConfigError("--lanes needs --in-process: on Ray every trial has a worker group of its own")
 
 
 def _check_shares(flags: Namespace) -> None:

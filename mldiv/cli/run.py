@@ -16,6 +16,7 @@ from mldiv.cli.checks import (
     check_arms,
     check_data,
     check_heard,
+    check_lanes,
     check_pretrained,
     check_selected,
     check_trials,
@@ -53,7 +54,8 @@ class StudyRun:
 
     header: the study as it is recorded, which names the arms that are trained; base: the configuration that they change; rule:
     a key of SELECTION; workers: of each trial; parallel_trials: at most so many at once; cpus_per_worker, gpus_per_worker:
-    None leaves them to the preset; share: whether trials share first stages; address: of the Ray cluster; place: the study's.
+    None leaves them to the preset; share: whether trials share first stages; lanes: trials stepped together, None: as many as
+    the device gains by; address: of the Ray cluster; place: the study's.
     """
 
     study: Study
@@ -68,6 +70,7 @@ class StudyRun:
     share: bool
     stop_early: bool
     in_process: bool
+    lanes: int | None
     dry_run: bool
     address: str
     place: Location
@@ -122,6 +125,7 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
         share=not flags.no_cache,
         stop_early=flags.stop_early,
         in_process=flags.in_process,
+        lanes=flags.lanes,
         dry_run=flags.dry_run,
         address=flags.address,
         place=place,
@@ -216,6 +220,7 @@ def check_design(study: Study, flags: Namespace, preset: str, base: TrialConfig)
         lambda config: make_arms(study, config, choose_arms(study, flags.arm, config)),
     )  # fmt: skip
     check_workers(flags, [arm.config for arm in arms])
+    check_lanes(flags.lanes, [arm.config for arm in arms])
     return changes, arms
 
 

@@ -144,15 +144,16 @@ class Store:
             return state
 
     @contextlib.contextmanager
-    def hold(self, names: Collection[str]) -> Iterator[None]:
+    def hold(self, names: Collection[str], wait: bool = True) -> Iterator[None]:
         """Hold the lock of every missing entry, as the process that computes it; wait for others to publish or to end.
 
         Locks are taken in the order of their names, so that two processes cannot wait for each other. A disk that holds no
-        locks (full, or a mount without them) makes nobody wait: two processes may then do the same work.
+        locks (full, or a mount without them) makes nobody wait: two processes may then do the same work. So they may without
+        ``wait``: what another process holds is left to it.
         """
         locks: list[FileLock] = []
         if distributed.rank() == 0:
-            locks = [lock for name in sorted(names) if (lock := self._lock(name)) is not None]
+            locks = [lock for name in sorted(names) if (lock := self._lock(name, wait)) is not None]
         distributed.from_first(None)
         try:
             yield
@@ -161,7 +162,7 @@ class Store:
                 with contextlib.suppress(OSError):
                     lock.release()
 
-    def _lock(self, name: str) -> FileLock | None:
+    def _lock(self, name: str, wait: bool) -> FileLock | None:
         path = self.folder / "locks" / f"{name.replace('/', '-')}.lock"
         while not self.has(name):
             try:
@@ -169,6 +170,8 @@ class Store:
                 lock = FileLock(path, fallback_to_soft=False)  # a marker file would outlive its holder
                 lock.acquire(timeout=0)
             except Timeout:
+                if not wait:
+                    return None
                 time.sleep(LOOK_SECONDS)
             except (OSError, NotImplementedError) as error:
                 self._tell(f"{path} could not be locked ({error}); others may compute the same entry meanwhile")

@@ -3,6 +3,7 @@
 import contextlib
 import time
 import traceback
+from typing import Any
 
 from mldiv import distributed, records
 from mldiv.config import ConfigError, from_dict
@@ -11,7 +12,8 @@ from mldiv.plugins.loading import PluginError
 from mldiv.records import TrialRecord, TrialTask
 from mldiv.storage.object_store import SyncedFolder, working_copy
 from mldiv.storage.remote_cache import open_store
-from mldiv.training.fit import fit
+from mldiv.training.fit import fit, fitting
+from mldiv.training.lanes.asked import Training, train_alone
 from mldiv.training.resume import Line, Report
 from mldiv.training.worker_cache import Workspace
 
@@ -40,6 +42,11 @@ def attempt(task: TrialTask, *, workspace: Workspace, report: Report, grace_seco
     A rank that gets such a record may have left the others waiting in a
     collective: the group is to be started anew. KeyboardInterrupt, StudyOver and other BaseExceptions pass.
     """
+    return train_alone(attempting(task, workspace=workspace, report=report, grace_seconds=grace_seconds))
+
+
+def attempting(task: TrialTask, *, workspace: Workspace, report: Report, grace_seconds: float = 0.0) -> Training:
+    """Do what `attempt` does, but in a workspace of several lanes leave every epoch to whoever asks, as `fit.fitting`."""
     with contextlib.ExitStack() as stack:
         folder = None
         try:
@@ -47,7 +54,11 @@ def attempt(task: TrialTask, *, workspace: Workspace, report: Report, grace_seco
             store = open_store(task.store or folder.local / "store", task.store_limit)
             send_first = _sending(folder, report)
             config, publish = from_dict(task.config), task.publish
-            record = fit(config, folder.local, store=store, workspace=workspace, publish=publish, report=send_first)
+            given: dict[str, Any] = {"store": store, "workspace": workspace, "publish": publish, "report": send_first}
+            if workspace.lanes > 1:
+                record = yield from fitting(config, folder.local, **given)
+            else:
+                record = fit(config, folder.local, **given)
             _end(folder, task)
             return record
         except Exception as error:

@@ -36,8 +36,11 @@ def first_stage_id(config: TrialConfig) -> str:
     return trial_id(known | {"epochs": config.switch_epoch} if config.restarts else known)
 
 
-def environment_id(data: ImageData, device: torch.device) -> str:
-    """Return the identity of what besides the settings can change a number: data, plug-ins, library, device, ranks."""
+def environment_id(data: ImageData, device: torch.device, lanes: bool = False) -> str:
+    """Return the identity of what besides the settings can change a number: data, plug-ins, library, device, ranks.
+
+    lanes: whether steps are made of several trials at once.
+    """
     plugins = {"plugins": found} if (found := hashes()) else {}
     return trial_id(
         {
@@ -50,6 +53,7 @@ def environment_id(data: ImageData, device: torch.device) -> str:
         }
         | gpu.described(device)
         | plugins
+        | ({"lanes": True} if lanes else {})
     )
 
 
@@ -76,14 +80,15 @@ class SharedFirstStage:
     """The prefixes of a trial in the store.
 
     publish: epochs after which this trial stores its state for others, besides its own switch; those beyond its first stage
-    are passed over.
+    are passed over. lanes: as of `environment_id`.
     """
 
     def __init__(
-        self, config: TrialConfig, data: ImageData, store: Store, device: torch.device, publish: Collection[int] = ()
-    ) -> None:
+        self, config: TrialConfig, data: ImageData, store: Store, device: torch.device, publish: Collection[int] = (),
+        lanes: bool = False,
+    ) -> None:  # fmt: skip
         self.config, self.store, self.device = config, store, device
-        self.folder = f"trunks/{first_stage_id(config)}-{environment_id(data, device)}"
+        self.folder = f"trunks/{first_stage_id(config)}-{environment_id(data, device, lanes)}"
         self.wanted = sorted(branches(config, {*publish, config.first_stage}))
 
     @property

@@ -34,6 +34,7 @@ from mldiv.storage.cache import Store
 from mldiv.storage.files import save_atomically
 from mldiv.training.final_scores import score
 from mldiv.training.first_stage import SharedFirstStage
+from mldiv.training.lanes.asked import Epoch, Training, train_alone
 from mldiv.training.loop import (
     Diverged,
     PairStep,
@@ -43,7 +44,6 @@ from mldiv.training.loop import (
     make_optimizer,
     stage_rate,
     steps_per_epoch,
-    train_epoch,
 )
 from mldiv.training.pretraining import train_fusion
 from mldiv.training.resume import CHECKPOINT, Line, Report, Trial, begin, prefix, state
@@ -78,15 +78,23 @@ def fit(
     Raises: ConfigError when the data cannot fill a batch; OSError when the records cannot be written. A non-finite loss does
     not raise: the trial ends as "diverged".
     """
+    return train_alone(fitting(config, folder, store=store, workspace=workspace, publish=publish, report=report))
+
+
+def fitting(
+    config: TrialConfig, folder: Path, *, store: Store, workspace: Workspace | None = None, publish: Collection[int] = (),
+    report: Report = lambda line: False,
+) -> Training:  # fmt: skip
+    """Do what `fit` does, but leave every epoch's steps to whoever asks, as `loop.train_alone` or `lanes.run.train_lanes`."""
     workspace = workspace or Workspace()
     data = workspace.data(config)
-    record = distributed.from_first(_open_record(config, folder, data, workspace.device))
+    record = distributed.from_first(_open_record(config, folder, data, workspace))
     if record.final:
         return record
     steps_per_epoch(config, data)
     began = time.perf_counter()
     pair = workspace.pair(config, data)
-    shared = SharedFirstStage(config, data, store, workspace.device, publish)
+    shared = SharedFirstStage(config, data, store, workspace.device, publish, lanes=workspace.lanes > 1)
     trial = Trial(config, folder, data, workspace, shared, record, pair, make_optimizer(config, pair), began)
     with contextlib.ExitStack() as held:
         stopped, step = begin(trial, report, held), None
@@ -98,8 +106,12 @@ def fit(
                     step = None  # a graph's memory first
                     step = _begin_stage(trial)
                 watch = _Watch(trial)
-                given = config, pair, pair, trial.optimizer, data, trial.epoch, trial.diverse, trial.device
-                terms = train_epoch(*given, watch, step)
+                given = config, pair, trial.optimizer, data, trial.epoch, trial.diverse, trial.device
+                asked = Epoch(*given, watch, step)
+                try:
+                    terms = yield asked
+                finally:
+                    started, trial.began = started + asked.waited, trial.began + asked.waited
                 stopped = _end_epoch(trial, terms, watch, started, report, held)
             _end_training(trial, stopped)
         except Diverged as error:
@@ -108,7 +120,7 @@ def fit(
     return distributed.from_first(record)
 
 
-def _open_record(config: TrialConfig, folder: Path, data: ImageData, device: torch.device) -> TrialRecord | None:
+def _open_record(config: TrialConfig, folder: Path, data: ImageData, workspace: Workspace) -> TrialRecord | None:
     """Return the trial's record, new or as an interrupted attempt left it, marked as running (rank 0 only)."""
     if distributed.rank():
         return None
@@ -121,7 +133,7 @@ def _open_record(config: TrialConfig, folder: Path, data: ImageData, device: tor
     record.status, record.reason = "running", None
     record.data = sizes | {"classes": data.classes, "fingerprint": data.fingerprint, "test_fingerprint": data.test_fingerprint}
     record.data |= data.form
-    record.environment = environment(device)
+    record.environment = environment(workspace.device) | ({"lanes": workspace.lanes} if workspace.lanes > 1 else {})
     records.write_trial(folder, record)
     return record
 

@@ -237,13 +237,22 @@ def train_epoch(
         broken |= ~terms.isfinite() & ~broken.any()
         total += terms
         after_step(step / steps)
+    check_epoch(pair, epoch, broken)
+    return distributed.mean_over_ranks(total / steps)
+
+
+def check_epoch(pair: MutualPair, epoch: int, broken: Tensor) -> None:
+    """Look at an epoch's terms and the weights after it. broken: which term was not finite, the first ones in time.
+
+    Raises: Diverged as `train_epoch`.
+    """
+    names = term_names(len(pair.peers))
     weights = {name: value for name, value in pair.state_dict().items() if value.is_floating_point()}
     broken = torch.cat([broken, torch.stack([~value.isfinite().all() for value in weights.values()])])
     said = [f"loss term {name} was not finite" for name in names]
     said += [f"{name} was not finite after the last step" for name in weights]
     if bad := [words for words, flag in zip(said, distributed.any_rank(broken).tolist(), strict=True) if flag]:
         raise Diverged(f"epoch {epoch}: {bad[0]}")
-    return distributed.mean_over_ranks(total / steps)
 
 
 def train_step(

@@ -68,10 +68,12 @@ def begin(trial: Trial, report: Report, held: contextlib.ExitStack) -> bool:
 
     Returns whether the report of an epoch from the store says that the trial is to stop there.
 
-    held: takes the locks of what this trial is to publish; before that, waits for who else computes it now.
+    held: takes the locks of what this trial is to publish; before that, waits for who else computes it now (not as one of
+    several lanes: who waits holds up those whose locks others wait for).
     """
     _resume(trial)
-    held.enter_context(trial.shared.store.hold(trial.shared.missing(trial.epoch)))
+    alone = trial.workspace.lanes == 1
+    held.enter_context(trial.shared.store.hold(trial.shared.missing(trial.epoch), wait=alone))
     stored = trial.shared.longest(trial.epoch, partial(_check_prefix, trial))
     if stored is not None:
         _take(trial, stored)

@@ -52,10 +52,13 @@ def _dataset(name: str, root: Path | None, *, train_labels: Path | None, labels_
 
 
 class Workspace:
-    """The data and the pair that the next trial can use, dropped when a trial asks for something else."""
+    """The data and the pair that the next trial can use, dropped when a trial asks for something else.
 
-    def __init__(self, device: torch.device | None = None) -> None:
-        self.device = device or torch.device("cpu")
+    lanes: how many trials at most are stepped at once (`training.lanes`).
+    """
+
+    def __init__(self, device: torch.device | None = None, lanes: int = 1) -> None:
+        self.device, self.lanes = device or torch.device("cpu"), lanes
         gpu.prepare(self.device)
         #: Why steps are not compiled although the trial asks for it.
         self.fallback: str | None = None
@@ -83,7 +86,7 @@ class Workspace:
         """Return how the trial's steps are computed: what `compile` says, for auto the fastest of the three on a GPU."""
         if config.steps != "auto":
             return config.steps
-        if self.device.type != "cuda" or distributed.size() > 1:
+        if self.device.type != "cuda" or distributed.size() > 1 or self.lanes > 1:
             return "off"
         if (shape := self._shape_of(config, data)) not in self._fastest:
             build = partial(make_pair, config, data.shapes, self.device)

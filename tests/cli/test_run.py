@@ -83,6 +83,10 @@ def run(study, capsys, *argv):
         (["--select", "test_nll"], "--select 'test_nll' is unknown; "),
         (["--in-process", "--stop-early"], "--stop-early needs Ray"),
         (["--in-process", "--workers", "2"], "--workers needs Ray"),
+        (["--lanes", "2"], "--lanes needs --in-process: on Ray"),
+        (["--lanes", "auto"], "--lanes needs --in-process: on Ray"),
+        (["--in-process", "--lanes", "0"], "--lanes 0: must be at least 1"),
+        (["--in-process", "--lanes", "2", "--set", "compile=on"], "--lanes 2: compile = 'on': lanes are neither compiled"),
         (["--set", "batch_size=2000"], "batch_size = 2000 exceeds the 1221 training images"),
         (["--set", "validation_size=1437"], "validation_size = 1437 of 1437 images cannot be taken"),
         (["--cpus-per-worker", "4096", "--dry-run"], "lower --workers, --cpus-per-worker or --gpus-per-worker"),
@@ -267,6 +271,9 @@ def test_dry_run_says_how_long_it_would_take(study, capsys, tmp_path):
     assert f"1 worker groups of 1 side by side on this machine: about {clock(30 + seconds)}\n" in out
     _, out, _ = run(study, capsys, *PLANNED, "--in-process", "--out", str(tmp_path / "x"), "--cache", str(tmp_path / "store"))
     assert f"one trial after the other in this process: about {clock(8 + seconds)}\n" in out
+    here = [*PLANNED, "--in-process", "--lanes"]
+    assert f"3 trials at a time in this process: about {clock(8 + seconds)}\n" in run(study, capsys, *here, "3")[1]
+    assert "one trial after the other in this process" in run(study, capsys, *here, "auto")[1]
 
 
 def test_dry_run_times_steps_here_and_now(study, capsys, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ def asked():
 
 def test_the_same_study_is_continued_and_its_results_returned(asked, study, monkeypatch, capsys):
     """As `helpers.small_study` runs it by its command: nothing is left to train."""
-    monkeypatch.setattr(in_process, "attempt", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(in_process, "attempting", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(build_module, "build", partial(build_module.build, formats=("md", "csv")))  # pictures take seconds
     for weights in study.rglob("checkpoint.pt"):
         weights.unlink()  # nothing but `load` needs them
@@ -52,7 +52,7 @@ def test_an_interrupted_run_says_so_and_gives_the_threads_back(asked, tmp_path, 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(in_process, "attempt", interrupted)
+    monkeypatch.setattr(in_process, "attempting", interrupted)
     torch.set_num_threads(2)
     with pytest.raises(KeyboardInterrupt):
         asked.run(tmp_path / "study", **FLAGS)

@@ -41,6 +41,18 @@ def test_every_trial_is_recorded_as_trained_alone(tiny, tmp_path):
     assert sum(find_trial(tmp_path / "study", item.trial).cost["epochs_shared"] for item in plan.assignments) > 0
 
 
+def test_trials_stepped_together_are_recorded_with_how_many(tiny, tmp_path):
+    """Of two arms on two seeds: the plan is the same, and branches wait for their first stage."""
+    tiny = tiny.replace(initialization="scratch", ood="none", epochs=2, switch_epoch=1, train_size=64)
+    arms = [make_arm("plain", tiny, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", tiny, {"kernel": "rbf"}, ())]
+    plan = Plan(arms, tmp_path / "study", samples=0, seeds=(1, 2))
+    in_process.run(plan, tmp_path / "study", store=Store(tmp_path / "store"), lanes=3)
+    found = [find_trial(tmp_path / "study", item.trial) for item in plan.assignments]
+    assert [(record.status, record.environment["lanes"]) for record in found] == [("finished", 3)] * 4
+    assert sum(record.cost["epochs_shared"] for record in found) == 2
+    assert in_process.count_lanes(None) == 1 and in_process.count_lanes(3) == 3
+
+
 def test_what_has_ended_is_assigned_whatever_comes(tiny, tmp_path, monkeypatch):
     """A kill in the second trial: the first one's arm and seed are on disk, and the analysis finds its record."""
 

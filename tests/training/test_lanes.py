@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.fake_gpu import fake_gpu
 
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.splits import Shapes
@@ -33,11 +34,15 @@ LANES = (
 )
 
 
+#: As trials use it, on CUDA tensors without values; see test_fake_gpu.
+FAKE = ({"precision": "bf16", "channels_last": True}, {"arch": "vit", "optimizer": "adamw"})
+
+
 class Alone:
     """A pair with its optimiser, stepped by `loop.train_step`."""
 
-    def __init__(self, config):
-        self.config, self.pair = config, make_pair(config, SHAPES).train()
+    def __init__(self, config, device="cpu"):
+        self.config, self.pair = config, make_pair(config, SHAPES, device).train()
         self.optimizer = make_optimizer(config, self.pair)
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * group["scale"]
@@ -148,6 +153,22 @@ def test_hundred_steps_in_single_precision(arch, count):
     assert difference(configs, 100) < 1e-5
 
 
+@pytest.mark.parametrize("arch", ["resnet8", "vit"])
+def test_lanes_compute_in_bf16_what_a_pair_alone_does(arch):
+    """Convolutions too, which torch.func would leave in float32."""
+    configs = [SMALL.replace(arch=arch, precision="bf16", seed=seed) for seed in (0, 1)]
+    members, seen = [Alone(config) for config in configs], []
+    for layer in members[0].pair.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(lambda _, given, made: seen.append(made.dtype))
+    drawn = [batch(each.config, each.pair, 0) for each in members]
+    found = lanes_of(members).step(*columns(drawn), False)
+    assert seen and set(seen) == {torch.bfloat16}
+    alone = [Alone(config) for config in configs]
+    expected = torch.stack([each.step(*given, False) for each, given in zip(alone, drawn, strict=True)])
+    assert relative(found, expected) < 0.02
+
+
 def test_branches_share_images_and_noise():
     """Without the lanes' dimension the same batch is meant for all."""
     configs = [SMALL, SMALL.replace(alpha=0.0, beta=0.0), SMALL.replace(kernel="rbf")]
@@ -183,10 +204,23 @@ def test_a_pair_is_seen_as_it_is_between_steps_and_is_its_own_afterwards():
     lanes.step(*columns([batch(each.config, each.pair, 0) for each in members]), False)
     after = peer.mean.detach().clone()
     assert not torch.equal(after, before[0])
-    assert all(not torch.equal(value, before[1][name]) for name, value in peer.module.named_buffers())
+    moved = [name for name, value in peer.module.named_buffers() if not torch.equal(value, before[1][name])]
+    assert moved == [name for name in before[1] if "running" in name]
     lanes.release()
     lanes.step(*columns([batch(each.config, each.pair, 1) for each in members]), False)
     assert torch.equal(peer.mean, after) and peer.mean.untyped_storage().nbytes() == 4 * peer.mean.numel()
+
+
+@pytest.mark.parametrize("form", [FAKE[0], pytest.param(FAKE[1], marks=pytest.mark.slow)])
+def test_a_step_stays_on_its_gpu(form):
+    with fake_gpu() as device:
+        configs = [SMALL.replace(**form), SMALL.replace(**form, alpha=0.0, beta=0.0), SMALL.replace(**form, kernel="rbf")]
+        members = [Alone(config, device) for config in configs]
+        lanes, size = lanes_of(members), members[0].pair.peers[0].mean.numel()
+        images, labels = torch.zeros(16, 1, 8, 8).to(device), torch.zeros(16, dtype=torch.int64).to(device)
+        noise = [torch.zeros(3, size).to(device)] * 2
+        assert lanes.step(images, labels, noise, [True, False, True]).device == device
+        lanes.release()
 
 
 @pytest.mark.parametrize(
@@ -194,7 +228,7 @@ def test_a_pair_is_seen_as_it_is_between_steps_and_is_its_own_afterwards():
     [
         ({"width": 0.5}, "width differs between lanes of one step: 0.25, 0.5"),
         ({"optimizer": "adamw"}, "optimizer differs between lanes of one step: 'sgd', 'adamw'"),
-        ({"compile": True}, "no lane: compile = true"),
+        ({"compile": "on"}, "no lane: compile = 'on'"),
         ({"teacher": "pretrained", "peers": 1}, "no lane: teacher = 'pretrained'"),
     ],
 )

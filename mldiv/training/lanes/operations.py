@@ -1,4 +1,4 @@
-"""What is mapped over lanes in fewer operations than torch.func takes for it: batch norm, and cutting a vector into weights."""
+"""What torch.func maps over lanes badly: batch norm and cutting a vector in many operations, convolutions without autocast."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,14 +36,17 @@ class _Folded(torch.autograd.Function):
 
 
 class LaneOperations(TorchFunctionMode):
-    """While it is entered, batch norm takes its lanes for channels, and a vector's parts are copied to where each is whole: all
-    in one operation, in place of one for each weight that a convolution reads."""
+    """While it is entered, batch norm takes its lanes for channels, a vector's parts are copied to where each is whole (all in
+    one operation, in place of one for each weight that a convolution reads), and convolutions heed autocast."""
 
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is functional.batch_norm:
             return _batch_norm(*args, **(kwargs or {}))
         if function is Tensor.split and args[0].dim() == 1 and not isinstance(args[1], int):
             return torch.split_with_sizes_copy(args[0], list(args[1]))
+        if function is torch.conv2d and torch.is_autocast_enabled(args[0].device.type):
+            kind = torch.get_autocast_dtype(args[0].device.type)
+            args = [value.to(kind) if isinstance(value, Tensor) else value for value in args]
         return function(*args, **(kwargs or {}))
 
 

@@ -78,10 +78,10 @@ class StackedPairs:
         total, terms, sigmas, features = self._map(_stage_one, *everyone, (own, own, 0), inputs, labels, list(noise))
         of_peers = [value.detach() for name in OF_PEERS for value in terms[name]]
         of_pairs = total.new_zeros(len(self.pairs), len(OF_PAIRS))
-        for lanes, rows in self.partition(tuple(diverse)):
+        for lanes, rows, places in self.partition(tuple(diverse)):
             chosen = _rows((sigmas, features), rows), labels if own is None else _rows(labels, rows)
             more, found = self._map(_stage_two, lanes, rows, (0, own), *chosen)
-            total = total + more if rows == slice(None) else total.index_add(0, torch.as_tensor(lanes).to(total.device), more)
+            total = total.index_add(0, places, more)
             zero = torch.zeros_like(more)
             of_pairs[rows] = torch.stack([found.get(name, [zero])[0].detach() for name in OF_PAIRS], -1)
         return total, torch.cat([torch.stack(of_peers, -1), of_pairs, total.detach()[:, None]], -1)
@@ -104,20 +104,19 @@ class StackedPairs:
         with LaneOperations(), sdpa_kernel(SDPBackend.MATH):  # the fusion's: of the others vmap cannot map a CPU's
             return vmap(call, in_dims=(0, 0, 0, *dims))(*stacked, *arguments)
 
-    def _partition(self, diverse: tuple[bool, ...]) -> list[tuple[tuple[int, ...], Any]]:
-        """The lanes whose stage two has one code, and how their rows are chosen: by a slice where that is possible."""
+    def _partition(self, diverse: tuple[bool, ...]) -> list[tuple[tuple[int, ...], Any, Tensor]]:
+        """The lanes whose stage two has one code, how their rows are chosen (by a slice where possible), and their places."""
         found: dict[Hashable, list[int]] = {}
         for lane, code in enumerate(self.codes):
             if diverse[lane]:
                 found.setdefault(code, []).append(lane)
-        return [(tuple(lanes), self._chooser(lanes)) for lanes in found.values()]
+        places = {code: torch.tensor(lanes, device=self.values[0].device) for code, lanes in found.items()}
+        return [(tuple(lanes), self._chooser(lanes, places[code]), places[code]) for code, lanes in found.items()]
 
-    def _chooser(self, lanes: list[int]) -> Any:
+    def _chooser(self, lanes: list[int], places: Tensor) -> Any:
         if len(lanes) == len(self.pairs):
             return slice(None)
-        if lanes[-1] - lanes[0] == len(lanes) - 1:
-            return slice(lanes[0], lanes[-1] + 1)
-        return torch.tensor(lanes, device=self.values[0].device)
+        return slice(lanes[0], lanes[-1] + 1) if lanes[-1] - lanes[0] == len(lanes) - 1 else places
 
 
 class _Call(nn.Module):
@@ -172,4 +171,4 @@ def _views(part: Part, row: Tensor) -> dict[str, Tensor]:
 
 def _rows(tree: Any, rows: Any) -> Any:
     """Take the lanes' rows of all tensors."""
-    return tree if rows == slice(None) else tree_map(lambda value: value[rows], tree)
+    return tree if isinstance(rows, slice) and rows == slice(None) else tree_map(lambda value: value[rows], tree)

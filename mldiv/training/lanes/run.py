@@ -1,0 +1,95 @@
+"""Train several trials side by side, an epoch of each in turn, those that can in one step; each as if it were alone."""
+
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from torch import Tensor
+
+from mldiv.records import TrialRecord
+from mldiv.training.lanes.asked import Epoch, Training
+from mldiv.training.lanes.epoch import together, train_epochs
+
+T = TypeVar("T")
+
+
+@dataclass
+class _Lane(Generic[T]):
+    """A trial under way, by its name; asked: the epoch that it waits for, since when (`time.perf_counter`)."""
+
+    name: T
+    trial: Training
+    asked: Epoch | None = None
+    since: float = field(default_factory=time.perf_counter)
+
+    def go_on(self, answer: Tensor | BaseException | None) -> TrialRecord | None:
+        """Give the trial its answer (None: let it begin); return its record if it has ended."""
+        try:
+            self.asked = self.trial.throw(answer) if isinstance(answer, BaseException) else self.trial.send(answer)  # type: ignore[arg-type]
+        except StopIteration as end:
+            return end.value
+        self.since = time.perf_counter()
+        return None
+
+
+def train_lanes(ask: Callable[[], tuple[T, Training] | None], end: Callable[[T, TrialRecord], None], most: int) -> None:
+    """Train all trials that ``ask`` hands out, at most so many at a time; return when none is left.
+
+    Trials whose next epochs can be trained together are; the others train theirs alone, in turn. A trial that ends, however
+    that is, leaves its place to the next. What one raises beyond what is its own (`attempt`) ends all, each as interrupted.
+
+    ask: gives a trial with a name for it, None where there is none now; asked whenever there is a place; end: hears of the
+    record of each.
+    """
+    lanes: list[_Lane[T]] = []
+    try:
+        while True:
+            while len(lanes) < most and (given := ask()) is not None:
+                lanes.append(_Lane(*given))
+                _go_on(lanes, lanes[-1], None, end)
+            if not lanes:
+                return
+            for group in _groups(lanes):
+                began = time.perf_counter()
+                answers = _train(group)
+                share = (time.perf_counter() - began) / len(group)
+                for lane, answer in zip(group, answers, strict=True):
+                    _asked(lane).waited = time.perf_counter() - lane.since - share
+                    _go_on(lanes, lane, answer, end)
+    finally:
+        for lane in lanes:
+            lane.trial.close()
+
+
+def _go_on(
+    lanes: list[_Lane[T]], lane: _Lane[T], answer: Tensor | BaseException | None, end: Callable[[T, TrialRecord], None]
+) -> None:
+    """Let a lane go on; one that has ended leaves, and is told of."""
+    if (record := lane.go_on(answer)) is not None:
+        lanes.remove(lane)
+        end(lane.name, record)
+
+
+def _groups(lanes: Sequence[_Lane[T]]) -> list[list[_Lane[T]]]:
+    """The lanes whose epochs can be trained together; those with one code of stage two stand side by side."""
+    found: dict[Hashable, list[_Lane[T]]] = {}
+    for lane in lanes:
+        key = together(_asked(lane))
+        found.setdefault(id(lane) if key is None else key, []).append(lane)
+    return list(found.values())
+
+
+def _train(group: Sequence[_Lane[T]]) -> Sequence[Tensor | BaseException]:
+    """Train a group's epochs. What goes wrong in a step of several goes wrong for all of them."""
+    try:
+        return train_epochs([_asked(lane) for lane in group])
+    except Exception as error:
+        if len(group) > 1:
+            error.add_note(f"in a step of {len(group)} trials at once (--lanes)")
+        return [error] * len(group)
+
+
+def _asked(lane: _Lane[T]) -> Epoch:
+    assert lane.asked is not None
+    return lane.asked
