@@ -6,6 +6,7 @@ first screen on which each regular expression is found, else for the last; NAME=
 
 import fcntl
 import io
+import itertools
 import os
 import pty
 import re
@@ -54,11 +55,9 @@ def lines(screen: pyte.Screen) -> list[Text]:
     """Return the screen's lines with their colours, to the last that is not empty."""
     found = []
     for row in range(LINES):
-        text = Text()
-        for column in range(COLUMNS):
-            cell = screen.buffer[row][column]
-            style = " ".join(["bold"] * cell.bold + [STYLES.get(cell.fg, "default")])
-            text.append(cell.data, style)
+        text, cells = Text(), [screen.buffer[row][column] for column in range(COLUMNS)]
+        for style, alike in itertools.groupby(cells, lambda cell: "bold " * cell.bold + STYLES.get(cell.fg, "default")):
+            text.append("".join(cell.data for cell in alike), style)
         text.rstrip()
         found.append(text)
     while found and not found[-1].plain.strip():

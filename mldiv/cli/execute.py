@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from mldiv import records
@@ -24,7 +25,7 @@ from mldiv.plugins import loading
 from mldiv.plugins.loading import Plugin
 from mldiv.records import find_trial
 from mldiv.storage.cache import Store
-from mldiv.storage.object_store import SyncedFolder
+from mldiv.storage.object_store import Location, SyncedFolder, is_url
 from mldiv.study import FindUndecided, ReportBuilder
 from mldiv.sweep import in_process
 from mldiv.sweep.plan import Plan, Progress, journal
@@ -259,5 +260,13 @@ def cost(run: StudyRun, folder: SyncedFolder, plan: Plan) -> str:
     trained, shared, pretraining = (total[name] for name in records.COSTS)
     return (
         f"{trained + shared:,} epochs of {len(found)} trials: {trained:,} trained, {shared:,} shared "
-        f"(from {run.store.place}); {pretraining:,} epochs of pretraining"
+        f"(from {near(run.store.place)}); {pretraining:,} epochs of pretraining"
     )
+
+
+def near(place: Location) -> str:
+    """Name a place from the working directory where it lies below."""
+    with suppress(OSError, ValueError):  # the working directory is gone
+        if not is_url(place) and Path(place).is_relative_to(Path.cwd()):
+            return str(Path(place).relative_to(Path.cwd()))
+    return str(place)

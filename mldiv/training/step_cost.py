@@ -30,7 +30,7 @@ LONGEST_SECONDS = 4.0
 #: How long until a standing worker group takes its first trial (docs/concepts.md, "Worker groups").
 GROUP_START_SECONDS = 30.0
 #: How long a study in one process takes besides its training: libraries, the report.
-IN_PROCESS_SECONDS = 8.0
+IN_PROCESS_SECONDS = 10.0
 #: Steps whose median is the time of one when a study is estimated.
 ESTIMATE_STEPS = 3
 
