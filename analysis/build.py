@@ -20,6 +20,7 @@ from analysis.report import page
 from analysis.report.sections import Finding, findings
 from analysis.rescoring.labels import Labels
 from analysis.rescoring.rescore import rescore
+from analysis.screen import screen
 from analysis.stats.statistics import UNDECIDED
 from mldiv.record_files import write_atomically
 from mldiv.records import scored_by
@@ -119,7 +120,7 @@ def build(
     The files: table.md, .csv and .tex, answer.md, report.html, reliability.png and .pdf, differences.png and .pdf where arms
     are compared, and surface.png and .pdf where the study has a response surface. formats: which are written, besides the
     answer; place: how ``out`` is called where it is a copy; labels: of the test images, in place of the study's own. The text:
-    scores, answer, where the files are.
+    answer, a few scores, where the files are.
 
     Raises: RecordError as `analyse`.
     """
@@ -143,7 +144,7 @@ def build(
     if "png" in formats:
         files += [path.name for path in _pictures(made, out)]
     where = place if is_url(place) else nearby(out)
-    return f"{tables.markdown(made.study, made.table, ['scores'])}\n{made.answer()}\nIn {where}: {', '.join(files)}"
+    return screen(made.study, made.table, made.differences, where, files)
 
 
 def write(texts: Mapping[str, str], out: Path, formats: Collection[str]) -> list[str]:

@@ -28,12 +28,14 @@ import mldiv
 from mldiv import records
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets import ood, sources
+from mldiv.datasets.splits import ImageData, Split
 from mldiv.evaluation.predictive import predictives
 from mldiv.presets import PRESETS
 from mldiv.records import Assignment, StudyRecord, trial_folder
 from mldiv.storage.cache import Store
 from mldiv.training.fit import environment, fit
-from mldiv.training.loop import make_optimizer, steps_per_epoch, train_epoch
+from mldiv.training.loop import let_fusion_learn, make_optimizer, steps_per_epoch, train_epoch
+from mldiv.training.steps.choice import stage_step
 from mldiv.training.worker_cache import Workspace, dataset
 
 BASELINE, PARAMETER, FEATURE, BOTH = "mutual learning", "with parameter diversity", "with feature diversity", "with both"
@@ -69,7 +71,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--measure", action="store_true", help="time the steps, and say how many seeds fit into --budget")
     parser.add_argument("--budget", type=float, default=30.0, metavar="MINUTES", help="of all pieces together")
     parser.add_argument("--commit", help="the commit, where the code is no git checkout")
-    parser.add_argument("--compile", action="store_true", help="torch.compile, on a GPU with CUDA graphs")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, without comparing it with graphs")
     parser.add_argument("--out", type=Path, default=Path("results/paper_size"))
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--train-size", type=int, metavar="IMAGES", help="cut the training data (tests)")
@@ -89,8 +91,9 @@ def configure(flags: argparse.Namespace) -> TrialConfig:
     switch = round(flags.epochs * 2 / 3)
     return TrialConfig().replace(
         **PRESETS["paper"].settings | {"data": flags.data, "data_root": root, "arch": flags.arch, "width": flags.width}
-        | {"epochs": flags.epochs, "switch_epoch": switch, "pretrain_epochs": switch, "compile": flags.compile}
-        | {"train_size": flags.train_size, "test_size": flags.test_size, "samples_at_once": 4}
+        | {"epochs": flags.epochs, "switch_epoch": switch, "pretrain_epochs": switch}
+        | {"compile": "on" if flags.compile else "auto"}
+        | {"train_size": flags.train_size, "test_size": flags.test_size}
     )  # fmt: skip
 
 
@@ -220,20 +223,14 @@ def measure(flags: argparse.Namespace, base: TrialConfig) -> int:
     workspace = Workspace(_device())
     data = workspace.data(base)
     steps = steps_per_epoch(base, data)
-    plain, diverse = (epoch_seconds(base, workspace, diverse) for diverse in (False, True))
-    looked = validation_seconds(base, workspace)
-    branch = base.epochs - base.switch_epoch
-    epochs = base.switch_epoch + len(ARMS) * branch
-    training = base.pretrain_epochs * plain / 2 + base.epochs * plain + (len(ARMS) - 1) * branch * diverse
-    images = (len(data.validation) + 2 * len(data.test)) / len(data.validation)  # test data, and as many of another kind
-    final = len(ARMS) * looked * images * base.test_samples / base.validation_samples
-    seed = (training + epochs * looked + final) / 60
+    spent = costs(base, workspace)
+    seed, training = seed_minutes(base, spent, len(ARMS)), 60 * seed_minutes(base, spent | {"validation": 0.0}, len(ARMS))
     print(f"{data.describe()}\n{base.arch}, {base.precision}, batch {base.batch_size}, {environment(_device())['device']}")
-    if workspace.fallback:
-        print(workspace.fallback)
-    for stage, seconds in (("one", plain), ("two", diverse)):
+    print("\n".join(filter(None, dict.fromkeys([workspace.fallback, *workspace.messages]))))
+    for stage in ("stage one", "stage two"):
+        seconds = spent[stage]
         rate = steps * base.batch_size / seconds
-        print(f"stage {stage}: {seconds:.2f} s an epoch, {1e3 * seconds / steps:.2f} ms a step, {rate:,.0f} images/s")
+        print(f"{stage}: {seconds:.2f} s an epoch, {1e3 * seconds / steps:.2f} ms a step, {rate:,.0f} images/s")
     print(f"a seed of {base.epochs} epochs, {len(ARMS)} arms: about {seed:.1f} min, of which {training / 60:.1f} are steps")
     if seed <= flags.budget:
         print(f"--budget {flags.budget:g}: {int(flags.budget / seed)} seeds one after the other, more with --processes")
@@ -241,6 +238,32 @@ def measure(flags: argparse.Namespace, base: TrialConfig) -> int:
         shorter = max(3, int(base.epochs * flags.budget / seed))
         print(f"--budget {flags.budget:g}: not one seed; one would take --epochs {shorter}")
     return ALL_ENDED
+
+
+def costs(base: TrialConfig, workspace: Workspace) -> dict[str, float]:
+    """Seconds of an epoch of each stage, of its validation, and of a trial's final scores."""
+    data = workspace.data(base)
+    stages = {"stage one": epoch_seconds(base, workspace, False), "stage two": epoch_seconds(base, workspace, True)}
+    looked = validation_seconds(base, workspace)
+    images = (len(data.validation) + 2 * len(data.test)) / len(data.validation)  # test data, and as many of another kind
+    return stages | {"validation": looked, "images": images}
+
+
+def seed_minutes(base: TrialConfig, spent: dict[str, float], arms: int) -> float:
+    """Minutes of a seed whose arms, one of them without diversity terms, share stage one; of `costs`."""
+    branch, plain, looked = base.epochs - base.switch_epoch, spent["stage one"], spent["validation"]
+    training = base.pretrain_epochs * plain / 2 + base.epochs * plain + (arms - 1) * branch * spent["stage two"]
+    final = arms * looked * spent["images"] * base.test_samples / base.validation_samples
+    return (training + (base.switch_epoch + arms * branch) * looked + final) / 60
+
+
+def of_made_up_images(base: TrialConfig, device: torch.device, count: int) -> Workspace:
+    """A workspace whose data are noise of CIFAR-100's form: what a trial takes does not depend on what it sees."""
+    workspace, sizes = Workspace(device), (count - count // 10, count // 10, count // 5)
+    parts = [Split(torch.randint(256, (size, 3, 32, 32), dtype=torch.uint8), torch.arange(size) % 100) for size in sizes]
+    made_up = ImageData("made up", 100, *parts, (0.5,) * 3, (0.25,) * 3, padding=4, flip=True).to(device)
+    workspace.data = lambda config: made_up  # type: ignore[method-assign]
+    return workspace
 
 
 def validation_seconds(base: TrialConfig, workspace: Workspace) -> float:
@@ -260,14 +283,15 @@ def epoch_seconds(base: TrialConfig, workspace: Workspace, diverse: bool) -> flo
     data = workspace.data(base)
     pair = workspace.pair(base, data)
     pair.set_scales(torch.tensor(0.01, device=workspace.device))
-    for value in pair.fusion.parameters():
-        value.requires_grad_(diverse and base.fusion != "frozen")
+    let_fusion_learn(base, pair, diverse)
     optimizer = make_optimizer(base, pair)
+    how = workspace.how(base, data)
+    step, why = stage_step(base, pair, optimizer, data, diverse, workspace.device, how)
+    workspace.messages += [why] if why else []
     for epoch in range(2):
         began = time.perf_counter()
-        train_epoch(
-            base, pair, pair, optimizer, data, epoch, diverse, workspace.device
-        )  # reads the terms: waits for the device
+        given = base, pair, pair, optimizer, data, epoch, diverse, workspace.device
+        train_epoch(*given, pair_step=step)  # reads the terms: waits for the device
     return time.perf_counter() - began
 
 

@@ -55,8 +55,9 @@ POSTERIORS = ("gaussian", "deterministic")
 TEACHERS = ("none", "pretrained")
 WEIGHTINGS = ("raw", "gradient")
 KEPT_PREDICTIONS = ("none", "top", "full")
-#: How steps are computed, and what stands for it in the identities of trials: until there were graphs it was false or true.
-COMPILE: dict[str, bool | str] = {"auto": False, "off": False, "graph": "graph", "on": True}
+#: How steps are computed. Two of these are kept by what they were called when there were no graphs, and so are identities.
+COMPILE = ("auto", "off", "graph", "on")
+KEPT_COMPILE: dict[str | bool, str | bool] = {"auto": False, "on": True}
 
 _path = partial(setting, spares=(TRIAL, FIRST_STAGE, PRETRAINING, STEP))
 _size = partial(setting, gt=0, le=10**9, spares=(PRETRAINING,))
@@ -301,10 +302,10 @@ class TrialConfig:
     clip_norm: float = _schedule(5.0, "largest norm of a peer's gradient; 0: not clipped", ge=0, le=1e12)
     precision: str = setting("float32", "of forward and backward", choices=PRECISIONS)
     channels_last: bool = setting(False, "memory layout of images and features: channels last")
-    compile: str = _peers(
-        "auto", "how steps are computed: off, one operation after the other; graph, all of a step as one CUDA graph; on, "
-        "compiled by torch, on a GPU as one such graph; auto, the fastest of these on a GPU, which the record names, off on a "
-        "processor; where it fails, the record says why", choices=COMPILE, known_as=COMPILE,
+    compile: str | bool = _peers(
+        "auto", "how steps are computed: off, one operation after the other; graph, all of a step as one CUDA graph; on, or "
+        "true, compiled by torch, on a GPU as one such graph; auto, in records false, the fastest of these on a GPU, off on a "
+        "processor; where it fails, the record says why", choices=COMPILE,
     )  # fmt: skip
 
     gradient_points: float = setting(
@@ -345,10 +346,11 @@ class TrialConfig:
     seed: int = _schedule(0, "of everything random in a trial", ge=0, lt=2**63)
 
     def __post_init__(self) -> None:
-        if isinstance(self.compile, bool):
-            object.__setattr__(self, "compile", "on" if self.compile else "off")
-        for name, value in _check(vars(self)).items():  # 1 and 1.0 are one setting, and have one identity
+        for name, value in _check(
+            vars(self) | {"compile": self.steps}
+        ).items():  # 1 and 1.0 are one setting, and have one identity
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "compile", KEPT_COMPILE.get(self.compile, self.compile))
         if self.kernel_own:
             object.__setattr__(self, "kernel_own", kernel_settings.written(kernel_settings.read(self.kernel_own)))
         _check_ood(self)
@@ -388,6 +390,11 @@ class TrialConfig:
     def restarts(self) -> bool:
         """Whether the learning rate begins anew at the switch."""
         return self.stage_schedule == "restart" and self.switch_epoch < self.epochs
+
+    @property
+    def steps(self) -> str:
+        """How steps are computed, as `compile` spells it."""
+        return ("auto", "on")[self.compile] if isinstance(self.compile, bool) else self.compile
 
     @property
     def blocks(self) -> tuple[int, ...]:

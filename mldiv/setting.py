@@ -32,18 +32,17 @@ class ConfigError(ValueError):
 
 def setting(
     default: Any, help: str, *, choices: Collection[str] | None = None, why: str = "", spares: tuple[str, ...] = (),
-    search: Search | None = None, before: Any = ALWAYS, known_as: Mapping[str, Any] | None = None, **bounds: float,
+    search: Search | None = None, before: Any = ALWAYS, **bounds: float,
 ) -> Any:  # fmt: skip
     """Declare a field of `TrialConfig`.
 
     choices: of a word, a registry or a tuple; bounds: gt, ge, lt, le or multiple_of, as pydantic names them; why: what is wrong
     beyond them; spares: parts that the setting has no influence on; before: of a setting added after results were stored,
     the value by which trials were trained until then. It is left out of every identity: they keep theirs, whatever the
-    default becomes; known_as: what stands in identities for some of its choices.
+    default becomes.
     """
     metadata = {
         "help": help, "choices": choices, "why": why, "spares": spares, "search": search, "before": before, "bounds": bounds,
-        "known_as": known_as or {},
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -90,7 +89,7 @@ def identity(config: Any, part: str) -> dict[str, Any]:
     """Return the settings that can change a part, by name: what its identity is made of."""
     spared = sparing(type(config), part) | sparing(type(config), TRIAL)
     return {
-        name: item.metadata["known_as"].get(getattr(config, name), getattr(config, name))
+        name: getattr(config, name)
         for name, item in fields(type(config)).items()
         if name not in spared and (item.metadata["before"] is ALWAYS or getattr(config, name) != item.metadata["before"])
     }

@@ -4,7 +4,9 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import sys
+import textwrap
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from typing import NoReturn
@@ -39,6 +41,16 @@ def plain(text: str) -> str:
 
 def _written(character: str) -> str:
     return character.encode("unicode_escape", "backslashreplace").decode()
+
+
+def say(text: str) -> None:
+    """Print the text, `plain`, on standard error; on a terminal its lines end between words."""
+    lines = plain(text).splitlines()
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        wrapped = (textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in lines)
+        lines = [part for parts in wrapped for part in parts or [""]]
+    print("\n".join(lines), file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -92,10 +92,13 @@ def test_demo_cuts_real_data():
     assert configure("demo", {"data": "cifar100"}).train_size and configure("demo", {}).train_size is None
 
 
-def test_how_steps_are_computed_is_in_identities_as_it_was():
+def test_how_steps_are_computed_is_kept_as_it_was():
     """When there were no graphs, and nothing chose: false, or true. Identities of then, written down."""
     base = TrialConfig()
-    assert base.compile == "auto" and base.id == base.replace(compile="off").id == "657343292e1580f8"
+    assert base.steps == "auto" and base.id == TrialConfig(compile=False).id == "657343292e1580f8"
     assert base.replace(compile="on").id == TrialConfig(compile=True).id == "bac2f87f3e813401"
-    assert base.replace(compile="graph").id not in {base.id, base.replace(compile="on").id}
-    assert [from_dict({"compile": value}).compile for value in (False, True)] == ["off", "on"]
+    assert len({base.id, *(base.replace(compile=how).id for how in ("auto", "on", "graph", "off"))}) == 4
+    for value in (False, True, "graph", "off"):
+        config = from_dict({"compile": value})
+        assert config.compile == dataclasses.asdict(config)["compile"] == value and config.replace().steps == config.steps
+    assert base.replace(compile="auto") == base

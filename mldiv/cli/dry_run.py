@@ -1,15 +1,19 @@
 """`--dry-run`: what a study would do and how long that would take, without starting anything."""
 
 from pathlib import Path
+from typing import Any
 
-from mldiv.cli.progress import clock
+import torch
+
 from mldiv.cli.run import StudyRun
-from mldiv.cluster.nodes import local_resources, worker_resources
+from mldiv.cli.screen.display import clock
+from mldiv.cluster.nodes import Resources, local_resources, worker_resources
 from mldiv.records import StudyRecord
 from mldiv.sweep.in_process import count_lanes
 from mldiv.sweep.plan import Plan
 from mldiv.sweep.simulate import first_wins, simulate
-from mldiv.training.step_cost import GROUP_START_SECONDS, measure
+from mldiv.training import step_cost
+from mldiv.training.step_cost import GROUP_START_SECONDS, IN_PROCESS_SECONDS
 
 
 def describe(run: StudyRun, folder: Path) -> str:
@@ -19,8 +23,8 @@ def describe(run: StudyRun, folder: Path) -> str:
     """
     base, header, plan = run.base, run.header, run.plan(folder)
     work, trials = simulate(plan, run.store, first_wins), plan.trials()
-    where, groups, start = _side_by_side(run, trials)
-    seconds = start + measure(base).seconds(work) / groups
+    where, groups, start, worker = _side_by_side(run, trials)
+    seconds = start + step_cost.measure(base, **worker).seconds(work) / groups
     assumed = " (if every search ends at its defaults)" if plan.searches and work.trials else ""
     lines = [
         f"{header.name}: {header.question}",
@@ -66,15 +70,23 @@ def _looks(plan: Plan, header: StudyRecord) -> list[str]:
     ]
 
 
-def _side_by_side(run: StudyRun, trials: int) -> tuple[str, int, float]:
-    """Where the study would train, in words; how many trials at once; seconds until the first begins."""
+def _side_by_side(run: StudyRun, trials: int) -> tuple[str, int, float, dict[str, Any]]:
+    """Where the study would train, in words; how many trials at once; seconds besides the training; a worker's threads and
+    device."""
     if run.in_process:
         lanes = count_lanes(run.lanes)
-        return f"{'one trial after the other' if lanes == 1 else f'{lanes} trials at a time'} in this process", 1, 0.0
+        said = "one trial after the other" if lanes == 1 else f"{lanes} trials at a time"
+        return f"{said} in this process", 1, IN_PROCESS_SECONDS, {}
     nodes = [local_resources()]
     resources = worker_resources(
         run.preset, nodes, workers=run.workers, cpus=run.cpus_per_worker, gpus=run.gpus_per_worker,
         more_may_come=run.parallel_trials is not None,
     )  # fmt: skip
     groups = min(resources.groups(nodes, trials), run.parallel_trials or trials)
-    return f"{groups} worker groups of {run.workers} side by side on this machine", groups, GROUP_START_SECONDS
+    words = f"{groups} worker groups of {run.workers} side by side on this machine"
+    return words, groups, GROUP_START_SECONDS, of_worker(resources)
+
+
+def of_worker(resources: Resources) -> dict[str, Any]:
+    """Return what `step_cost.measure` is told of a worker that takes so much."""
+    return {"threads": resources.threads, "device": None if resources.gpus else torch.device("cpu")}

@@ -2,7 +2,8 @@
 
 import json
 import os
-import sys
+import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,8 +13,11 @@ from functools import partial
 from typing import Any, Protocol
 
 from mldiv import records
-from mldiv.cli.progress import Display
+from mldiv.cli.dry_run import of_worker
 from mldiv.cli.run import StudyRun
+from mldiv.cli.screen import interrupt
+from mldiv.cli.screen.display import Display
+from mldiv.cli.screen.forecast import Forecast
 from mldiv.cluster.nodes import Resources, connect, largest, nodes, worker_resources
 from mldiv.config import TrialConfig
 from mldiv.plugins import loading
@@ -24,6 +28,7 @@ from mldiv.storage.object_store import SyncedFolder
 from mldiv.study import FindUndecided, ReportBuilder
 from mldiv.sweep import in_process
 from mldiv.sweep.plan import Plan, Progress, journal
+from mldiv.sweep.simulate import first_wins, simulate
 from mldiv.terminal import plain
 from mldiv.training import step_cost
 
@@ -37,10 +42,12 @@ class Trainer(Protocol):
     def __call__(self, plan: Plan, study: SyncedFolder, *, store: Store, progress: Progress) -> None: ...
 
 
-def execute(run: StudyRun, folder: SyncedFolder, report: ReportBuilder, undecided: FindUndecided) -> int:
+def execute(
+    run: StudyRun, folder: SyncedFolder, report: ReportBuilder, undecided: FindUndecided, display: Display
+) -> int:  # fmt: skip
     """Train everything that is not recorded yet and build the report; the exit code: 0 done, 1 failed, 130 interrupted.
 
-    undecided: says at each look of a study that adds seeds as needed whether it adds more.
+    undecided: says at each look of a study that adds seeds as needed whether it adds more; display: ends before the report.
     """
     trainer, trained, further = here if run.in_process else on_ray, False, True
     while further:
@@ -50,7 +57,8 @@ def execute(run: StudyRun, folder: SyncedFolder, report: ReportBuilder, undecide
         try:
             if not plan.catch_up():
                 trained = True
-                with trainer(run, folder, plan) as train, Display(run.study.name, plan, run.base.epochs) as display:
+                display.follow(plan, forecast := make_forecast(run, folder, plan))
+                with trainer(run, folder, plan, display, forecast) as train:
                     train(plan, folder, store=run.store, progress=display.update)
         except KeyboardInterrupt:
             return interrupted(run, folder, plan)
@@ -64,7 +72,8 @@ def execute(run: StudyRun, folder: SyncedFolder, report: ReportBuilder, undecide
         run = run.at_look(seeds) if seeds is not None else run
     if not trained:
         run.say("all trials are recorded, nothing to train")
-    return finish(run, folder, plan, report)
+    display.report()
+    return finish(run, folder, plan, report, display)
 
 
 def note_outcome(run: StudyRun, folder: SyncedFolder, plan: Plan) -> None:
@@ -92,16 +101,34 @@ def next_look(run: StudyRun, folder: SyncedFolder, plan: Plan, undecided: FindUn
     return further
 
 
+def make_forecast(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Forecast:
+    """Return the forecast of what the plan still takes, by playing it through from what is recorded."""
+    return Forecast(plan, lambda begun: simulate(run.plan(folder.local), run.store, first_wins, begun), run.base.epochs)
+
+
+def expect(run: StudyRun, forecast: Forecast, groups: int, wait: float, **worker: Any) -> None:
+    """Estimate what a plan takes: nothing a study is ended for, and nothing in which it could fail."""
+    cost = None
+    with suppress(Exception):
+        cost = step_cost.measure(run.base, **worker)
+    with suppress(Exception):
+        forecast.expect(cost, groups, wait)
+
+
 @contextmanager
-def here(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Iterator[Trainer]:
+def here(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, forecast: Forecast) -> Iterator[Trainer]:
     """Provide this process as the trainer of a plan."""
     time_sizes(run, folder, step_cost.measure_all)
+    expect(run, forecast, groups=1, wait=0.0)
+    forecast.start()
+    display.train()
     yield partial(in_process.run, lanes=run.lanes)
 
 
 @contextmanager
-def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Iterator[Trainer]:
+def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, forecast: Forecast) -> Iterator[Trainer]:
     """Provide worker groups of a Ray cluster, joined or started here, as the trainer of a plan. Ray ends with the context."""
+    display.phase("starting Ray" if run.address == "local" else "joining the Ray cluster")
     import ray  # with what follows seconds, which a study that is recorded need not wait for
 
     from mldiv.cluster import raylet, tuner
@@ -118,10 +145,27 @@ def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Iterator[Trainer]
                 f"--stop-early will hardly stop anything: after the last switch there are {scheduler.after} epochs left to "
                 "compare trials in"
             )
+        wanted = min(groups or resources.fit(nodes()), plan.trials() - plan.answered)
+        display.phase(f"Ray is up, 0 of {wanted} worker groups")
+        threading.Thread(target=expect_on_ray, args=(run, forecast, resources, wanted), daemon=True).start()
         with raylet.watched(raylet.find(), run.say):
-            yield partial(tuner.run, resources=resources, groups=groups, scheduler=scheduler)
+            yield partial(
+                tuner.run, resources=resources, groups=groups, scheduler=scheduler, tell=display.groups,
+                abandon=interrupt.ENDING.is_set,
+            )  # fmt: skip
     finally:
-        ray.shutdown()
+        if not interrupt.ENDING.is_set():  # then it ends with this process, whose threads may still wait for it
+            ray.shutdown()
+
+
+def expect_on_ray(run: StudyRun, forecast: Forecast, resources: Resources, groups: int) -> None:
+    """Estimate, while the worker groups start and take the processors. Their GPUs are left to them: nothing is timed then."""
+    clock = time.thread_time if resources.threads == 1 else time.perf_counter
+    if not resources.gpus:
+        expect(run, forecast, groups, step_cost.GROUP_START_SECONDS, **of_worker(resources), clock=clock)
+    else:
+        with suppress(Exception):
+            forecast.expect(None, groups)
 
 
 def measure_with(plugins: list[Plugin], sizes: list[TrialConfig]) -> list[dict[str, Any]]:
@@ -165,17 +209,18 @@ def time_sizes(run: StudyRun, folder: SyncedFolder, measure: Callable[[list[Tria
 def interrupted(run: StudyRun, folder: SyncedFolder, plan: Plan) -> int:
     """Say what is recorded and how to go on; the exit code."""
     done = len(trials(plan)) - len(unfinished(folder, plan))
-    print(file=sys.stderr)
     run.say(
         f"interrupted; {done} of {plan.trials()} trials are recorded, the others go on from their last epoch.\n"
         "To continue: run the same command again."
     )
-    return 130
+    return interrupt.INTERRUPTED
 
 
-def finish(run: StudyRun, folder: SyncedFolder, plan: Plan, report: ReportBuilder) -> int:
+def finish(run: StudyRun, folder: SyncedFolder, plan: Plan, report: ReportBuilder, display: Display) -> int:
     """Write the report of what is noted; print the table and where everything is. The exit code."""
-    print(plain(report(folder.local, place=run.place)))
+    text = report(folder.local, place=run.place)
+    display.stop()
+    print(plain(text))
     folder.push(folders=False, patience=PATIENCE_SECONDS)
     run.say(cost(run, folder, plan))
     if bad := unfinished(folder, plan):

@@ -1,12 +1,14 @@
 """A study as a command: from its flags to its tables."""
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mldiv.checkout import use_analysis
 from mldiv.cli.flags import check_flags, parse_flags
+from mldiv.cli.screen import interrupt
 from mldiv.datasets.files import DataError
 from mldiv.extras import install_hint
 from mldiv.plugins.loading import PluginError, load_named
@@ -14,6 +16,9 @@ from mldiv.records import RecordError
 from mldiv.setting import ConfigError
 from mldiv.study import FindUndecided, ReportBuilder, Study
 from mldiv.terminal import patient_output, plain
+
+if TYPE_CHECKING:
+    from mldiv.cli.screen.display import Display
 
 
 def build_report(folder: Path, **more: Any) -> str:
@@ -44,20 +49,7 @@ def main(
     with patient_output():
         try:
             check_flags(flags)
-            print(f"{study.name}: reading the settings ...", file=sys.stderr)
-            # With torch and Optuna seconds, for which neither --help nor a wrong flag waits.
-            from mldiv.cli.dry_run import describe
-            from mldiv.cli.execute import execute
-            from mldiv.cli.folder import open_folder
-            from mldiv.cli.run import prepare
-
-            load_named(flags.plugin)
-            run = prepare(study, flags)
-            with open_folder(run) as (run, folder):
-                if not run.dry_run:
-                    return execute(run, folder, report, undecided)
-                print(plain(describe(run, folder.local)))
-                return 0
+            return run_as_flagged(study, flags, report, undecided)
         except (ConfigError, RecordError, DataError, PluginError) as error:
             print(plain(f"{study.name}: {error}"), file=sys.stderr)
             return 2
@@ -71,3 +63,36 @@ def main(
             print(f"{study.name}: {install_hint(error)}", file=sys.stderr)
             return 2
     return 1  # who reads the output has gone
+
+
+def run_as_flagged(study: Study, flags: Namespace, report: ReportBuilder, undecided: FindUndecided) -> int:
+    """Do what the flags say, showing it; the exit code."""
+    from mldiv.cli.screen.display import Display  # with rich: no wrong flag waits for it
+
+    with Display(study.name) as display, interrupt.answered(display.stopping):
+        try:
+            return _run(study, flags, report, undecided, display)
+        except KeyboardInterrupt:  # before or after the training, which says more
+            display.stop()
+            display.say("interrupted. To continue: run the same command again.")
+            return interrupt.INTERRUPTED
+
+
+def _run(study: Study, flags: Namespace, report: ReportBuilder, undecided: FindUndecided, display: "Display") -> int:
+    display.phase("reading the settings")
+    # With torch and Optuna seconds, for which neither --help nor a wrong flag waits.
+    from mldiv.cli.dry_run import describe
+    from mldiv.cli.execute import execute
+    from mldiv.cli.folder import open_folder
+    from mldiv.cli.run import prepare
+
+    load_named(flags.plugin)
+    run = prepare(study, flags)
+    with open_folder(run) as (run, folder):
+        if not run.dry_run:
+            return execute(run, folder, report, undecided, display)
+        display.phase("timing a few steps")
+        plan = describe(run, folder.local)
+        display.stop()
+        print(plain(plan))
+        return 0

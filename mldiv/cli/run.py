@@ -39,7 +39,7 @@ from mldiv.sweep.arm import Arm, make_arm
 from mldiv.sweep.looks import Sequential
 from mldiv.sweep.plan import Plan, search_seeds
 from mldiv.sweep.selection import SELECTION
-from mldiv.terminal import plain
+from mldiv.terminal import plain, say
 from mldiv.training.worker_cache import dataset
 
 EARLY_STOPPING = "ASHA within each arm's search, at equal epochs after the last switch"
@@ -91,7 +91,7 @@ class StudyRun:
 
     def say(self, text: str) -> None:
         """Tell the user, beside what the study prints as its result."""
-        print(plain(f"{self.study.name}: {text}"), file=sys.stderr)
+        say(f"{self.study.name}: {text}")
 
 
 def prepare(study: Study, flags: Namespace) -> StudyRun:

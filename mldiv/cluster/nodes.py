@@ -207,6 +207,11 @@ class Resources:
         return max(1, min(self.fit(nodes), trials))
 
     @property
+    def threads(self) -> int:
+        """Threads of each worker."""
+        return max(1, int(self.cpus))
+
+    @property
     def worker(self) -> dict[str, float]:
         """What each worker asks Ray for."""
         return {"CPU": CPU_SHARE * self.cpus} | ({"GPU": self.gpus} if self.gpus else {})

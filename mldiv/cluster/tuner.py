@@ -174,6 +174,8 @@ def run(
     groups: int | None = None,
     progress: Progress = lambda trial, result: None,
     scheduler: TrialScheduler | None = None,
+    tell: Callable[[int, int], None] = lambda ready, standing: None,
+    abandon: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train every trial of ``plan``; Ray must be initialised. Returns when all have ended.
 
@@ -181,7 +183,8 @@ def run(
 
     study: its folder, or the copy here of one on an object store; store: where trials share their first stages (default: in
     the study's folder); groups: most worker groups side by side (default: what the cluster has, and gets meanwhile);
-    scheduler: Tune's, which may stop trials early.
+    scheduler: Tune's, which may stop trials early; tell: hears how many groups are ready, and how many stand; abandon:
+    whether at a Ctrl-C no group's end is waited for, since this process ends, and with it they.
 
     Raises: RuntimeError with the reason when no worker group is left, the broker has died, or a group does not end in time.
     """
@@ -192,7 +195,7 @@ def run(
     store = store or open_store(join(study.place, "store"))
     mirror = join(study.place, "ray")
     study.remove("ray")
-    with _groups(plan, resources, mirror, groups) as standing:
+    with _groups(plan, resources, mirror, groups, tell, abandon) as standing:
         search = PlanSearch(plan, study, store, most_open=lambda: standing.count + 1)  # a group never waits for a client
         _tuner(search, standing.broker, mirror, progress, scheduler).fit()
     if search.given_up is not None:
@@ -202,16 +205,19 @@ def run(
 
 
 @contextmanager
-def _groups(plan: Plan, resources: Resources, storage: Location, most: int | None) -> Iterator[Groups]:
+def _groups(
+    plan: Plan, resources: Resources, storage: Location, most: int | None, tell: Callable[[int, int], None],
+    abandon: Callable[[], bool],
+) -> Iterator[Groups]:  # fmt: skip
     """Start a broker and standing worker groups, which end with the context."""
     name = f"broker-{uuid.uuid4().hex[:8]}"
     broker = start_broker(name)
-    standing = Groups(broker, name, resources, storage, trials_left=lambda: plan.trials() - plan.answered, most=most)
+    standing = Groups(broker, name, resources, storage, trials_left=lambda: plan.trials() - plan.answered, most=most, tell=tell)
     try:
         yield standing
     finally:
         with suppress(ray.exceptions.RayError):
-            standing.close()
+            standing.close(wait=not abandon())
             ray.kill(broker)
 
 

@@ -76,14 +76,16 @@ class Groups:
     Their number follows the cluster and the work: as many as fit, at most ``most`` and as there are trials left. With
     ``most``, the cluster is asked to make room for so many (an autoscaler starts nodes), and groups start as nodes come;
     groups that no trial needs any more end, so that their nodes can go.
+
+    tell: hears now and then how many groups have asked for work, and how many stand or are starting.
     """
 
     def __init__(
         self, broker: Any, broker_name: str, resources: Resources, storage: Location, *, trials_left: Callable[[], int],
-        most: int | None = None,
+        most: int | None = None, tell: Callable[[int, int], None] = lambda ready, standing: None,
     ) -> None:  # fmt: skip
         self.broker, self.broker_name, self.resources, self.storage = broker, broker_name, resources, storage
-        self.trials_left, self.most = trials_left, most
+        self.trials_left, self.most, self.tell = trials_left, most, tell
         self.failures: list[str] = []
         self.threads: list[threading.Thread] = []
         self.closed = threading.Event()
@@ -107,6 +109,8 @@ class Groups:
         while not self.closed.wait(ADAPT_SECONDS):
             with suppress(ray.exceptions.RayError, ConnectionError):
                 self._adapt()
+                state: Any = ray.get(self.broker.state.remote())
+                self.tell(len(state["pids"]), self.count)
 
     def _adapt(self) -> None:
         wanted = min(self.trials_left(), self.most or sys.maxsize)
@@ -125,7 +129,7 @@ class Groups:
     def _serve(self, index: int) -> None:
         group = f"group-{index}"
         try:
-            settings = {"broker": self.broker_name, "group": group, "threads": max(1, int(self.resources.cpus))}
+            settings = {"broker": self.broker_name, "group": group, "threads": self.resources.threads}
             self._run_trainer(settings | {"plugins": [asdict(plugin) for plugin in loading.loaded()]})
             if (reason := ray.get(self.broker.given_up.remote(group))) is not None:
                 raise RuntimeError(reason)
@@ -162,12 +166,14 @@ class Groups:
         except Exception:  # the cluster itself is going down: the driver sees that in its own calls
             return
 
-    def close(self) -> None:
-        """Tell all groups to end and wait for them (see `ended`)."""
+    def close(self, wait: bool = True) -> None:
+        """Tell all groups to end and wait for them (see `ended`), or leave them to end with the driver."""
         self.closed.set()
-        self.keeper.join(END_SECONDS)
+        self.keeper.join(END_SECONDS if wait else 1.0)
         if self.most is not None:
             request_resources(bundles=[])
+        if not wait:
+            return
         with suppress(ray.exceptions.RayActorError):  # then its groups end by themselves
             ray.get(self.broker.close.remote("the study is over"))
         deadline = time.monotonic() + END_SECONDS

@@ -32,6 +32,7 @@ def parse(argv: Sequence[str] | None = None, prog: str = "python -m mldiv.doctor
     parser.add_argument("--parallel-trials", type=int, metavar="N")
     parser.add_argument("--cpus-per-worker", type=float, metavar="N")
     parser.add_argument("--gpus-per-worker", type=float, metavar="N")
+    parser.add_argument("--in-process", action="store_true", help="of a study that trains here: nothing of Ray is looked at")
     parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS") or "local")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE")
     parser.add_argument("--limit", type=float, default=120.0, metavar="SECONDS", help="for each check (default 120)")
@@ -165,16 +166,17 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m mldiv.doctor"
     """Go through all checks and print their findings; the exit code is 1 when one failed, else 0."""
     flags = parse(argv, prog)
     verdicts: dict[str, str] = {}
+    checks = {name: check for name, check in CHECKS.items() if not (flags.in_process and (name == "Ray" or name in AFTER_RAY))}
     # Its threads stay to the end: what Ray starts dies with the thread that started it.
-    pool = ThreadPoolExecutor(len(CHECKS) + 1)
-    for name, check in CHECKS.items():
+    pool = ThreadPoolExecutor(len(checks) + 1)
+    for name, check in checks.items():
         if name in AFTER_RAY and verdicts["Ray"] == FAILED:
             found = Finding(SKIPPED, "needs Ray")
         else:
             found = examine(check, flags, pool)
         verdicts[name] = found.verdict
         print(f"{found.verdict:8} {name:16} {found.what}{f'; {found.mend}' if found.mend else ''}", flush=True)
-    if verdicts["Ray"] != FAILED:
+    if verdicts.get("Ray", FAILED) != FAILED:
         examine(leave, flags, pool)
     pool.shutdown(wait=False)
     failed, warned = (list(verdicts.values()).count(verdict) for verdict in (FAILED, WARNING))

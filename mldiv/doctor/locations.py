@@ -22,6 +22,8 @@ def temporary(flags: Namespace) -> Finding:
     """Check the room where Ray keeps its sessions and logs, and working copies of object stores are."""
     from mldiv.cluster.nodes import ray_folder
 
+    if flags.in_process:
+        return judge_folder(tempfile.gettempdir(), LEAST_BYTES)
     found = [judge_folder(place, LEAST_BYTES) for place in (str(ray_folder()), tempfile.gettempdir())]
     bad = [finding for finding in found if finding.verdict != OK]
     if bad:

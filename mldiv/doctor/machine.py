@@ -179,6 +179,8 @@ def has_gpu() -> bool:
 
 def memory(flags: Namespace) -> Finding:
     """Check that a worker on each processor finds room, and its group; on a cluster the nodes are asked later."""
+    if flags.in_process:
+        return judge_memory(free_memory(), 1, WORKER_BYTES)
     workers = len(os.sched_getaffinity(0)) if flags.address == "local" else 0
     return judge_memory(free_memory(), workers, WORKER_BYTES + GROUP_BYTES)
 
@@ -207,7 +209,7 @@ def free_memory() -> float:
 def limits(flags: Namespace) -> Finding:
     """Check how many files may be open, and how much memory shared."""
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)  # Ray raises its own to the hard one
-    if 0 <= files < OPEN_FILES:
+    if 0 <= files < OPEN_FILES and not flags.in_process:
         what = f"a process may open {files} files only, Ray wants {OPEN_FILES}"
         return Finding(WARNING, what, "raise it: ulimit -Hn, limits.conf")
     if Path("/dev/shm").exists() and (free := shutil.disk_usage("/dev/shm").free) < SHARED_MEMORY_BYTES:

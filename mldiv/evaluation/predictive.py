@@ -7,7 +7,7 @@ from itertools import combinations
 
 import torch
 from torch import Tensor
-from torch.func import vmap
+from torch.func import functional_call, vmap
 
 from mldiv import distributed
 from mldiv.config import TrialConfig
@@ -75,12 +75,16 @@ def _logits(
     """Logits [samples, images, classes], some samples at a time; half as many again whenever memory runs out."""
     if at_once > 1 and images.is_cuda:
         images = images.contiguous()  # mapped over samples, CUDA's batch norm cannot ask whether channels come last
+
+    def mapped(flat: Tensor, own: Statistics) -> Tensor:  # not by the peer, which casts weights for autocast: no convolution
+        return functional_call(peer.module, {**peer.views(flat), **own}, (images,))[0]  # heeds that when it is mapped
+
     done = 0
     while done < len(weights):
         part, buffers = weights[done : done + at_once], statistics[done : done + at_once]
         try:
             logits = (
-                vmap(lambda flat, own: peer(images, weights=flat, buffers=own)[0])(part, _stacked(buffers))
+                vmap(mapped)(part, _stacked(buffers))
                 if at_once > 1
                 else peer(images, weights=part[0], buffers=buffers[0])[0][None]
             )

@@ -12,6 +12,7 @@ from mldiv.cli.execute import execute
 from mldiv.cli.flags import parse_flags
 from mldiv.cli.folder import open_folder
 from mldiv.cli.run import prepare
+from mldiv.cli.screen.display import Display
 from mldiv.config import ConfigError, nearest
 from mldiv.interface.results import Results, analysis, results
 from mldiv.interface.threads import threads
@@ -38,8 +39,11 @@ class Study(study.Study):
         load_named(given.plugin)
         build = analysis("build")
         run = prepare(self, given)
-        with threads(1), open_folder(run) as (run, folder), contextlib.redirect_stdout(io.StringIO()):
-            code = execute(run, folder, build.build, build.undecided)
+        with (
+            threads(1), open_folder(run) as (run, folder), Display(self.name) as display,
+            contextlib.redirect_stdout(io.StringIO()),
+        ):  # fmt: skip
+            code = execute(run, folder, build.build, build.undecided, display)
         if code == 130:
             raise KeyboardInterrupt
         return results(run.place)

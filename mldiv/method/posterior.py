@@ -112,7 +112,7 @@ class GaussianPosterior(nn.Module):
         place of its own.
         """
         flat = self.sample() if weights is None else weights
-        if flat.dtype == torch.float32 and torch.is_autocast_enabled(flat.device.type):
+        if flat.dtype == torch.float32 and _layers_cast(flat):
             flat = flat.to(torch.get_autocast_dtype(flat.device.type))
         at_once = (flat.is_cuda or flat.dtype == torch.bfloat16) and _has_channels_last(
             args
@@ -220,6 +220,13 @@ class _Reordered(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         return gradients[0].index_select(0, *context.saved_tensors), None, None
+
+
+def _layers_cast(flat: Tensor) -> bool:
+    """Whether every layer would cast its weights. Mapped by vmap, convolutions do not; a compiler casts as it sees fit."""
+    if torch.compiler.is_compiling() or not torch.is_autocast_enabled(flat.device.type):
+        return False
+    return not torch._C._functorch.is_batchedtensor(flat)
 
 
 def _has_channels_last(given: tuple[Any, ...]) -> bool:

@@ -1,7 +1,8 @@
 """Play a plan through without training: how many epochs it asks for, and how many of them trials share."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from mldiv.config import TrialConfig
 from mldiv.records import TrialRecord, members_of
@@ -20,8 +21,11 @@ def first_wins(config: TrialConfig, number: int) -> float:
     return float(number)
 
 
-def simulate(plan: Plan, store: Store, result: Result) -> Work:
-    """Count what training ``plan`` with this store, trial after trial, would take if searches went as ``result`` says."""
+def simulate(plan: Plan, store: Store, result: Result, begun: Mapping[str, int] = MappingProxyType({})) -> Work:
+    """Count what training ``plan`` with this store, trial after trial, would take if searches went as ``result`` says.
+
+    begun: how many epochs trials under way have behind them.
+    """
     work, records = Work(), dict[str, TrialRecord]()
     prefixes, pretrained = _stored(store)
     while (task := plan.ask()) is not None:
@@ -32,15 +36,16 @@ def simulate(plan: Plan, store: Store, result: Result) -> Work:
         if not plan.queue.share:
             prefixes, pretrained = defaultdict(set), set()
         begin = max((epoch for epoch in prefixes[stage] if epoch <= config.first_stage), default=0)
-        if begin == 0:
+        further = max(begun.get(config.id, 0), begin)
+        if further == 0:
             missing = {name: epochs for name, epochs in pretraining_ids(config).items() if name not in pretrained}
             work.pretraining += sum(missing.values())
             pretrained |= set(missing)
         work.trials += 1
         work.shared += begin
         diverse = config.epochs - config.switch_epoch if config.diverse else 0
-        work.first_stage += config.epochs - diverse - begin
-        work.second_stage += diverse
+        work.first_stage += max(0, config.epochs - diverse - further)
+        work.second_stage += min(diverse, config.epochs - further)
         prefixes[stage] |= {epoch for epoch in own_prefix(config).union(task.publish) if epoch > begin}
         plan.progress(config.id, config.epochs)
         scores = dict.fromkeys(plan.selection.objectives, result(config, work.trials))

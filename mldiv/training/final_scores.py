@@ -192,9 +192,13 @@ def shifted_images(config: TrialConfig, data: ImageData) -> int:
     without noise, and those trained on several samples, get the same images as the others.
     """
     training = config.epochs * len(data.train) * STEP_PASSES
-    cells = len(corruptions.CORRUPTIONS) * len(corruptions.SEVERITIES)
-    within = int(config.shift_share * training / (cells * config.test_samples))
+    within = int(config.shift_share * training / (cells() * config.test_samples))
     return min(within, len(data.test) // len(corruptions.CORRUPTIONS))
+
+
+def cells() -> int:
+    """Return how many kinds of corruption there are, each severity for itself."""
+    return len(corruptions.CORRUPTIONS) * len(corruptions.SEVERITIES)
 
 
 def _shift(trial: Trial) -> dict[str, dict[str, float]]:

@@ -127,9 +127,8 @@ def _open_record(config: TrialConfig, folder: Path, data: ImageData, workspace: 
     record = _found(config, folder)
     if record.final:
         return record
-    known = identity(config, TRIAL)
-    record.config, record.attempts = asdict(config) | known, record.attempts + 1
-    record.left_out = sorted(set(record.config) - set(known))
+    record.config, record.attempts = asdict(config), record.attempts + 1
+    record.left_out = sorted(set(record.config) - set(identity(config, TRIAL)))
     sizes = {name: len(split) for name, split in data.splits.items()}
     record.status, record.reason = "running", None
     record.data = sizes | {"classes": data.classes, "fingerprint": data.fingerprint, "test_fingerprint": data.test_fingerprint}
@@ -247,7 +246,7 @@ def _close(trial: Trial) -> None:
     record, store, workspace = trial.record, trial.shared.store, trial.workspace
     record.seconds = time.perf_counter() - trial.began
     if distributed.rank() == 0:
-        fallback = [workspace.fallback] if trial.config.compile == "on" and workspace.fallback else []
+        fallback = [workspace.fallback] if trial.config.steps == "on" and workspace.fallback else []
         said = _notes(record, trial.lines) + store.messages + workspace.messages + fallback
         record.notes += [note for note in dict.fromkeys(said) if note not in record.notes]
         records.write_trial(trial.folder, record)

@@ -109,7 +109,7 @@ def _train(config: TrialConfig, data: ImageData, store: Store, name: str, device
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]["state"]})
         start = state["epoch"]
     step, why = graphed(
-        config.compile, _supervised(config, over_ranks(module, device), optimizer, device), module, optimizer,
+        config.steps, _supervised(config, over_ranks(module, device), optimizer, device), module, optimizer,
         lambda: epoch_batches(config, data, 0, "graph", device), device,
     )  # fmt: skip
     store.messages += [f"{why}, in pretraining"] if why else []

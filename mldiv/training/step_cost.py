@@ -1,20 +1,25 @@
 """Measure what a step costs, in time and memory, and from that how long a study takes."""
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mldiv.config import TrialConfig
+from mldiv.datasets import ood
 from mldiv.datasets.splits import ImageData
-from mldiv.evaluation import predictive
+from mldiv.evaluation import gradients, predictive
 from mldiv.method.pair import MutualPair, Terms
+from mldiv.storage.files import save_atomically
+from mldiv.training.final_scores import cells, shifted_images
 from mldiv.training.loop import epoch_batches, make_pair, steps_per_epoch
 from mldiv.training.worker_cache import dataset
 
@@ -24,6 +29,8 @@ LONGEST_SECONDS = 4.0
 
 #: How long until a standing worker group takes its first trial (docs/concepts.md, "Worker groups").
 GROUP_START_SECONDS = 30.0
+#: How long a study in one process takes besides its training: libraries, the report.
+IN_PROCESS_SECONDS = 8.0
 #: Steps whose median is the time of one when a study is estimated.
 ESTIMATE_STEPS = 3
 
@@ -177,7 +184,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Cost:
-    """The seconds on one worker with one thread: an epoch of each stage, one of pretraining, the test at a trial's end."""
+    """The seconds on one worker: an epoch of each stage, one of pretraining; a trial's switch and test, which it has once."""
 
     stage_1: float
     stage_2: float
@@ -194,42 +201,79 @@ class Cost:
         )
 
 
-def measure(config: TrialConfig) -> Cost:
-    """Time a few steps of each stage and one evaluation of the pair on this machine's processor or GPU."""
-    torch.set_num_threads(1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def measure(
+    config: TrialConfig, threads: int = 1, device: torch.device | None = None, clock: Callable[[], float] = time.perf_counter
+) -> Cost:
+    """Time a few steps of each stage and what else an epoch has, on this machine's processor or GPU.
+
+    threads, device: those of a worker (default: one, and the GPU where there is one); clock: in seconds; that of the thread
+    counts no time in which other programs have the processor.
+    """
+    torch.set_num_threads(threads)
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = dataset(config)
-    steps = steps_per_epoch(config, data)
-    pair = make_pair(config, data.shapes, device)
-    images, labels = next(epoch_batches(config, data, 0, "estimate", device))
+    pair, batch = make_pair(config, data.shapes, device), next(epoch_batches(config, data, 0, "estimate", device))
 
-    def step(diverse: bool) -> None:
-        with predictive.precision(config, device):
-            loss, _ = pair(images, labels, pair.draw_noise(), diverse)
-        loss.backward()
+    def seconds(run: Callable[[], Any], repeats: int = ESTIMATE_STEPS) -> float:
+        return _median_seconds(run, device, repeats, clock)
 
-    first, second = (_median_seconds(partial(step, diverse), device) for diverse in (False, True))
-    evaluation = _median_seconds(lambda: _evaluate(config, pair, data, device), device, repeats=1)
-    images_tested = (len(data.test) + len(data.validation)) * config.test_samples
-    test = evaluation * images_tested / (len(data.validation or data.test) * config.validation_samples)
-    evaluation = evaluation if data.validation else 0.0
-    return Cost(steps * first + evaluation, steps * second + evaluation, steps * first / len(pair.peers), test)
-
-
-def _evaluate(config: TrialConfig, pair: MutualPair, data: ImageData, device: torch.device) -> None:
-    """An epoch's evaluation; on test images where none validate."""
+    first, second = (seconds(partial(_train, config, pair, batch, diverse)) for diverse in (False, True))
+    lengths = seconds(partial(gradients.measure, config, pair, [batch], epoch=0, diverse=config.diverse), repeats=1)
     split = "validation" if data.validation else "test"
-    predictive.predictives(config, pair, data, split, samples=config.validation_samples, epoch=0, device=device)
-    predictive.feature_kl(config, pair, data, split, epoch=0, device=device)
+    given: dict[str, Any] = {"epoch": 0, "device": device}
+    predict = seconds(
+        lambda: predictive.predictives(config, pair, data, split, samples=config.validation_samples, **given), repeats=1
+    )
+    epoch_end = seconds(lambda: _keep(pair), repeats=1) + config.gradient_points * lengths
+    if data.validation:
+        epoch_end += predict + seconds(lambda: predictive.feature_kl(config, pair, data, split, **given), repeats=1)
+    steps = steps_per_epoch(config, data)
+    passes = predict / (len(data.splits[split]) * max(1, config.validation_samples))
+    at_switch = config.scale_batches * lengths if config.diverse and config.weighting == "gradient" else 0.0
+    return Cost(
+        steps * first + epoch_end,
+        steps * second + epoch_end,
+        steps * first / len(pair.peers),
+        passes * final_passes(config, data) + at_switch,
+    )
 
 
-def _median_seconds(run: Callable[[], None], device: torch.device, repeats: int = ESTIMATE_STEPS) -> float:
+def final_passes(config: TrialConfig, data: ImageData) -> int:
+    """Count the passes of all peers together that a trial's final scores take: each is an image with a weight sample."""
+    tested = len(data.test) * (1 + len(ood.names(config.ood))) + cells() * shifted_images(config, data)
+    if config.peers > 1:
+        tested += min(len(data.train), len(data.test))
+    return (tested + len(data.validation)) * config.test_samples + len(data.validation)
+
+
+def _train(config: TrialConfig, pair: MutualPair, batch: tuple[Tensor, Tensor], diverse: bool) -> None:
+    """A step of training, all but its optimiser, a few per cent, whose import takes seconds."""
+    images, labels = batch
+    with predictive.precision(config, images.device):
+        loss, _ = pair(images, labels, pair.draw_noise(), diverse)
+    pair.zero_grad()
+    loss.backward()
+    if config.clip_norm:
+        for part in (*pair.peers, pair.fusion):
+            torch.nn.utils.clip_grad_norm_(part.parameters(), config.clip_norm)
+
+
+def _keep(pair: MutualPair) -> None:
+    """Write a checkpoint: the pair, and as much once more for momentum."""
+    state = pair.state_dict()
+    with tempfile.TemporaryDirectory() as folder:
+        save_atomically(
+            Path(folder) / "checkpoint.pt", {"pair": state, "momentum": [value.clone() for value in state.values()]}
+        )
+
+
+def _median_seconds(run: Callable[[], Any], device: torch.device, repeats: int, clock: Callable[[], float]) -> float:
     run()
     times = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = clock()
         run()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
+        times.append(clock() - began)
     return sorted(times)[len(times) // 2]

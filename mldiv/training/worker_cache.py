@@ -84,8 +84,8 @@ class Workspace:
 
     def how(self, config: TrialConfig, data: ImageData) -> str:
         """Return how the trial's steps are computed: what `compile` says, for auto the fastest of the three on a GPU."""
-        if config.compile != "auto":
-            return config.compile
+        if config.steps != "auto":
+            return config.steps
         if self.device.type != "cuda" or distributed.size() > 1 or self.lanes > 1:
             return "off"
         if (shape := self._shape_of(config, data)) not in self._fastest:

@@ -67,9 +67,10 @@ def test_two_seeds_decide_nothing(tmp_path):
     assert "One seed says nothing of how differences vary" in text
 
 
-def said(folder):
-    """What ``python -m analysis`` prints."""
-    return build.build(folder, formats=())
+def said(folder, formats=("md",)):
+    """What ``python -m analysis`` writes in words."""
+    build.build(folder, formats=formats)
+    return "".join((folder / name).read_text() for name in ("table.md", "answer.md"))
 
 
 FOUND = "**k0 lowered the test NLL against the baseline (mutual learning): "
@@ -124,7 +125,7 @@ def test_an_arm_that_is_worse_is_said(answers):
 def test_the_command_prints_the_planted_effect(tmp_path, command):
     done = command(make(tmp_path, scores(-0.02, 3), images=20), "--format", "md")
     assert done.returncode == 0, done.stderr
-    assert FOUND in done.stdout
+    assert FOUND.strip("*") in done.stdout
 
 
 def test_failed_diverged_missing_and_damaged_are_counted_and_named(tmp_path):
@@ -133,7 +134,7 @@ def test_failed_diverged_missing_and_damaged_are_counted_and_named(tmp_path):
     (trial_folder(folder, "0102") / "trial.json").write_text('{"schema": 3, "id')
     (trial_folder(folder, "0200") / "predictions.parquet").write_bytes(b"PAR1")
     shutil.rmtree(trial_folder(folder, "0201"))
-    text = build.build(folder, formats=("md", "html"))
+    text = said(folder, ("md", "html"))
     assert "Repeats that do not enter: 1 diverged." in text
     assert "Without a finished trial: rbf: seeds 2, 3; cosine: seed 2." in text
     assert "Left out: trials/0102/trial.json: not valid JSON" in text
@@ -161,7 +162,7 @@ def test_a_line_of_the_study_that_is_cut_off_is_named_and_the_others_count(tmp_p
     folder = make(tmp_path, NLL)
     with (folder / name).open("a") as file:
         file.write('{"arm": "rbf", "phase": "repe')
-    text = build.build(folder, formats=("md",))
+    text = said(folder)
     assert f"Left out: {name}, line {10 if name == 'assignments.jsonl' else 1}: not valid JSON" in text
     assert "**0.503** ± 0.032" in text
 
@@ -237,7 +238,7 @@ def process(tmp_path_factory):
 def test_the_analysis_needs_no_torch_ray_or_optuna(process):
     _, done = process
     assert done.returncode == 0, done.stderr
-    assert "| rbf" in done.stdout
+    assert "\nrbf " in done.stdout
 
 
 def test_everything_is_built_twice_the_same(process, tmp_path):

@@ -14,7 +14,7 @@ STUDIES = Path(__file__).resolve().parents[2] / "studies"
 def known_cost(monkeypatch) -> Cost:
     """What a dry run takes for the timed steps' seconds: all four different, so that it shows which is used for what."""
     cost = Cost(stage_1=1.0, stage_2=10.0, pretraining=100.0, test=1000.0)
-    monkeypatch.setattr("mldiv.cli.dry_run.measure", lambda config: cost)
+    monkeypatch.setattr("mldiv.training.step_cost.measure", lambda config, *given, **more: cost)
     return cost
 
 

@@ -49,7 +49,7 @@ def left(session, before):
 def assert_finished(out, said, trials):
     text, err, code = said
     assert code == 0, err
-    assert "| diversity, searched" in text
+    assert "\ndiversity, searched" in text
     assert "test NLL" in text and "the baseline (" in text
     for name in ("table.md", "table.csv", "table.tex", "answer.md", "reliability.png", "reliability.pdf", "optuna.journal"):
         assert (out / name).stat().st_size > 100, name
@@ -164,5 +164,5 @@ def test_once_more_trains_nothing(story):
     text, err, code = said["again"]
     assert code == 0
     assert "nothing to train" in err
-    assert "| diversity, searched" in text
+    assert "\ndiversity, searched" in text
     assert said["touched"] == []

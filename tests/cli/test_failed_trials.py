@@ -122,7 +122,7 @@ def test_ctrl_c_ends_the_study(way, tmp_path, monkeypatch, capsys):
     def interrupt(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mldiv.cli.progress.Display.update", interrupt)
+    monkeypatch.setattr("mldiv.cli.screen.display.Display.update", interrupt)
     assert main(STUDY, lambda folder, place: "", [*FLAGS, *way, "--out", str(tmp_path / "x")]) == 130
     assert "To continue: run the same command again." in capsys.readouterr().err
     found = [find_trial(tmp_path / "x", path.name) for path in (tmp_path / "x" / "trials").iterdir()]

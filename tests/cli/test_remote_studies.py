@@ -78,7 +78,7 @@ def test_a_whole_study_by_its_command(place, tmp_path, capsys, monkeypatch):
     flags = ["--preset", "demo", "--seeds", "2", "--in-process", *itertools.chain(*(["--set", setting] for setting in small))]
     assert main(study, build, [*flags, "--out", f"{place}/two"]) == 0
     out, err = capsys.readouterr()
-    assert f"In {place}/two: table.md" in out and f"(from {place}/trunks)" in err
+    assert f"In {place}/two: report.html" in out.replace("\n", " ") and f"(from {place}/trunks)" in err
     there = Remote(f"{place}/two")
     assert {"study.json", "assignments.jsonl", "table.md", "report.html", "answer.md", "optuna.journal"} <= set(
         there.files(deep=False)

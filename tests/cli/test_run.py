@@ -18,8 +18,8 @@ from mldiv.cli.execute import idleness
 from mldiv.cli.flags import RENAMED, RESULTS, parse_flags
 from mldiv.cli.folder import open_folder
 from mldiv.cli.main import main
-from mldiv.cli.progress import clock
 from mldiv.cli.run import choose_arms, configure_trials, make_arms, prepare
+from mldiv.cli.screen.display import clock
 from mldiv.config import TrialConfig
 from mldiv.method.kernels import KERNELS
 from mldiv.method.networks import build
@@ -30,6 +30,7 @@ from mldiv.study import Study
 from mldiv.sweep.simulate import first_wins, simulate
 from mldiv.training import step_cost
 
+MEASURE = step_cost.measure
 #: Of the kernel sweep: each kernel and the baseline.
 ARMS = len(KERNELS) + 1
 
@@ -50,7 +51,7 @@ def prepared(study, *argv):
 def run(study, capsys, *argv):
     code = main(study, refuse_to_build, argv)
     out, err = capsys.readouterr()
-    usual = "preset demo (no GPU", "reading the settings ..."
+    usual = "preset demo (no GPU", "reading the settings ...", "timing a few steps ..."
     return code, out, [line for line in err.splitlines() if not any(words in line for words in usual)]
 
 
@@ -269,14 +270,14 @@ def test_dry_run_says_how_long_it_would_take(study, capsys, tmp_path):
     )
     assert f"1 worker groups of 1 side by side on this machine: about {clock(30 + seconds)}\n" in out
     _, out, _ = run(study, capsys, *PLANNED, "--in-process", "--out", str(tmp_path / "x"), "--cache", str(tmp_path / "store"))
-    assert f"one trial after the other in this process: about {clock(seconds)}\n" in out
+    assert f"one trial after the other in this process: about {clock(8 + seconds)}\n" in out
     here = [*PLANNED, "--in-process", "--lanes"]
-    assert f"3 trials at a time in this process: about {clock(seconds)}\n" in run(study, capsys, *here, "3")[1]
+    assert f"3 trials at a time in this process: about {clock(8 + seconds)}\n" in run(study, capsys, *here, "3")[1]
     assert "one trial after the other in this process" in run(study, capsys, *here, "auto")[1]
 
 
 def test_dry_run_times_steps_here_and_now(study, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("mldiv.cli.dry_run.measure", step_cost.measure)
+    monkeypatch.setattr("mldiv.training.step_cost.measure", MEASURE)
     few = ["--width", "0.25", "--seeds", "1", "--trials", "0", "--arm", "rbf", "--set", "validation_size=64"]
     code, out, _ = run(study, capsys, *few, "--dry-run", "--out", str(tmp_path / "x"))
     assert code == 0

@@ -88,7 +88,7 @@ def test_one_command_from_own_images_to_a_report(place, tmp_path, capsys, kind):
     size = ["--set=image_size=12"] if kind == "image_folder" else []
     code, out, err = run(capsys, tmp_path / "study", kind, place[kind](), *size)
     assert code == 0, err
-    assert "| both" in out and (tmp_path / "study" / "report.html").exists()
+    assert "\nboth " in out and (tmp_path / "study" / "report.html").exists()
     header = records.read_study(tmp_path / "study")
     assert "fewer images than preset demo takes, so all there are, and batch_size 16 in place of 64" in err
     assert header.data.startswith(f"{kind}: 54 training, 10 validation and 26 test images of 12x12 pixels, 3 classes")
@@ -107,7 +107,7 @@ def test_without_validation_images_a_study_reports_what_it_can(place, tmp_path, 
     assert record.validation == record.test_scaled == record.calibration_temperature == record.recalibrated == {}
     assert record.test["pair"]["nll"] > 0 and record.posterior["peer_1"].keys() == {"sigma_over_mean"}
     assert "after scaling" not in (tmp_path / "study" / "report.html").read_text()
-    assert "| both" in out
+    assert "\nboth " in out
 
 
 def test_soft_labels_of_the_data_are_scored_by_from_training_to_tables(place, parts, tmp_path, capsys):

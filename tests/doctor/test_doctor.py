@@ -258,6 +258,24 @@ def test_what_is_said(monkeypatch, capsys, ray, first, code, ends):
     assert lines[2] == (skipped if ray == FAILED else "warning  nodes' x         something; mend it")
 
 
+def test_in_process_nothing_of_ray_is_looked_at(monkeypatch, capsys):
+    """Nor joined: a study that trains here needs room for one worker, few files, no folder of Ray's."""
+
+    def refuse(flags):
+        raise AssertionError("Ray was asked")
+
+    others = dict.fromkeys((name for name in doctor.CHECKS if name not in doctor.AFTER_RAY), lambda flags: Finding(OK, "well"))
+    monkeypatch.setattr(doctor, "CHECKS", others | dict.fromkeys(("Ray", *doctor.AFTER_RAY), refuse))
+    assert doctor.main(["--in-process"]) == 0
+    assert {line[9:].split("  ")[0] for line in capsys.readouterr().out.splitlines()[:-2]} == others.keys() - {"Ray"}
+    monkeypatch.setattr(machine, "free_memory", lambda: 0.9 * (machine.WORKER_BYTES + machine.GROUP_BYTES))
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: {0, 1})
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda kind: (256, 256))
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/no-folder")
+    for check in (machine.memory, machine.limits, locations.temporary):
+        assert check(flags()).verdict != OK and check(flags("--in-process")).verdict == OK
+
+
 def test_every_check_is_gone_through():
     assert set(doctor.CHECKS) == {
         *machine.CHECKS,

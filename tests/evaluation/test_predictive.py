@@ -190,3 +190,14 @@ def test_predictions_do_not_depend_on_how_many_images_are_predicted_at_once(tiny
         predictive.predictives(tiny.replace(batch_size=size), pair, tiny_data, "test", **given)[0]["pair"] for size in (5, 60)
     )
     torch.testing.assert_close(few.probabilities, many.probabilities, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_samples_in_bf16_together_are_near_those_one_by_one(tiny, peer, channels_last):
+    """Mapped over samples, torch casts no convolutions: those stay in float32."""
+    images, noise = draw(peer, 4)
+    weights, config = peer.sample(noise).detach(), tiny.replace(precision="bf16", channels_last=channels_last)
+    one_by_one, together = (
+        predictive.predict(peer, images, weights, config.replace(samples_at_once=count)) for count in (1, 4)
+    )
+    torch.testing.assert_close(together.probabilities, one_by_one.probabilities, rtol=0.1, atol=0.02)

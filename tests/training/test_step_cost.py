@@ -46,14 +46,21 @@ def test_bytes_grow_with_the_batch_and_the_similarities_with_its_square(tiny):
 
 
 def test_an_epochs_seconds_from_its_steps(tiny, monkeypatch):
-    """64 images in batches of 32 are 2 steps; at the end 32 test and 48 validation images with 3 samples, timed: 48 with 2."""
-    timed = iter([0.1, 0.3, 8.0])  # a step of either stage, an evaluation
-    monkeypatch.setattr(step_cost, "_median_seconds", lambda run, device, repeats=3: next(timed))
-    cost = step_cost.measure(tiny.replace(validation_size=48, test_samples=3))
-    assert cost.stage_1 == pytest.approx(2 * 0.1 + 8)
-    assert cost.stage_2 == pytest.approx(2 * 0.3 + 8)
+    """64 images in batches of 32 are 2 steps; timed are 48 validation images with 2 samples.
+
+    At the end 32 test images, as many of another kind and of training, and the validation images, with 3 samples, those once
+    more by their means; before that the switch has the gradients of 2 batches.
+    """
+    # a step of either stage; the lengths of gradients; predictions, a checkpoint, the features' distance
+    timed = iter([0.1, 0.3, 5.0, 8.0, 0.7, 0.02])
+    monkeypatch.setattr(step_cost, "_median_seconds", lambda run, device, repeats, clock: next(timed))
+    config = tiny.replace(validation_size=48, test_samples=3, gradient_points=0.5, ood="noise", shift_share=0.0)
+    cost = step_cost.measure(config)
+    epoch_end = 8 + 0.7 + 0.02 + 0.5 * 5
+    assert cost.stage_1 == pytest.approx(2 * 0.1 + epoch_end)
+    assert cost.stage_2 == pytest.approx(2 * 0.3 + epoch_end)
     assert cost.pretraining == pytest.approx(2 * 0.1 / 2)
-    assert cost.test == pytest.approx(8 * (32 + 48) * 3 / (48 * 2))
+    assert cost.test == pytest.approx(8 / (48 * 2) * ((3 * 32 + 48) * 3 + 48) + 2 * 5)
 
 
 def test_a_plans_seconds_from_its_epochs():

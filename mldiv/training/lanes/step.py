@@ -31,8 +31,8 @@ def code(config: TrialConfig) -> tuple[Hashable, ...]:
 
 def obstacle(config: TrialConfig) -> str | None:
     """Say why a trial cannot be a lane beside others; None where it can."""
-    if config.compile in ("on", "graph"):
-        return f"compile = {config.compile!r}: lanes are neither compiled nor a graph; set compile to 'off' or 'auto'"
+    if config.steps in ("on", "graph"):
+        return f"compile = {config.steps!r}: lanes are neither compiled nor a graph; set compile to 'off' or 'auto'"
     if config.teacher != "none":
         return f"teacher = {config.teacher!r}: every lane would have a teacher of its own, which is not stacked"
     return None

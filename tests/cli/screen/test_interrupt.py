@@ -1,0 +1,67 @@
+"""Ctrl-C is answered while the process computes, ends all that it started, and is never waited for."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers.processes import environment, running, until
+
+from mldiv.cli.screen.interrupt import LONGEST_SECONDS
+
+#: Starts a child, then does as it is told. `numbers.sort()` is C that hears of no signal for a second or more.
+PROGRAM = """
+import subprocess, time
+import numpy
+from mldiv.cli.screen.interrupt import answered
+numbers = numpy.random.default_rng(0).random(1 << 25)
+child = subprocess.Popen(["sleep", "1000"])
+with answered(lambda: print("answered", flush=True)):
+    print("started", child.pid, flush=True)
+    try:
+        WAIT
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+        AFTER
+print("not reached")
+"""
+
+
+@contextlib.contextmanager
+def start(wait, after="pass"):
+    text = PROGRAM.replace("WAIT", wait).replace("AFTER", after)
+    with subprocess.Popen(
+        [sys.executable, "-c", text], stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
+        child = int(process.stdout.readline().split()[1])
+        yield process
+        until(lambda: not lives(child), 5)
+
+
+def lives(child):
+    return any(number == child and title.strip() for number, _, title in running())
+
+
+def test_it_is_answered_at_once_and_leaves_nothing():
+    """While C computes: the answer comes before the interrupt."""
+    with start("numbers.sort(); time.sleep(100)") as process:
+        time.sleep(0.2)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "answered\ninterrupted\n"
+        assert process.wait() == 130 and time.monotonic() - began < LONGEST_SECONDS
+
+
+@pytest.mark.parametrize("again", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["twice", "after the longest time"])
+def test_what_does_not_end_is_ended(again):
+    with start("time.sleep(100)", "time.sleep(100)") as process:
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert {process.stdout.readline(), process.stdout.readline()} == {"answered\n", "interrupted\n"}
+        if again:
+            process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        assert (time.monotonic() - began < LONGEST_SECONDS) == again
