@@ -1,8 +1,8 @@
 """A study as a command: from its flags to its tables."""
 
 import sys
-from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,9 @@ from mldiv.study import FindUndecided, ReportBuilder, Study
 from mldiv.terminal import patient_output, plain
 
 if TYPE_CHECKING:
+    from mldiv.cli.run import StudyRun
     from mldiv.cli.screen.display import Display
+    from mldiv.storage.object_store import SyncedFolder
 
 
 def build_report(folder: Path, **more: Any) -> str:
@@ -49,7 +51,17 @@ def main(
     with patient_output():
         try:
             check_flags(flags)
-            return run_as_flagged(study, flags, report, undecided)
+            with shown(study) as display:
+                # With torch and Optuna seconds, for which neither --help nor a wrong flag waits.
+                from mldiv.cli.execute import execute
+                from mldiv.cli.folder import open_folder
+                from mldiv.cli.run import prepare
+
+                load_named(flags.plugin)
+                run = prepare(study, flags)
+                with open_folder(run) as (run, folder):
+                    return describe(run, folder, display) if run.dry_run else execute(run, folder, report, undecided, display)
+            return interrupt.INTERRUPTED
         except (ConfigError, RecordError, DataError, PluginError) as error:
             print(plain(f"{study.name}: {error}"), file=sys.stderr)
             return 2
@@ -65,34 +77,26 @@ def main(
     return 1  # who reads the output has gone
 
 
-def run_as_flagged(study: Study, flags: Namespace, report: ReportBuilder, undecided: FindUndecided) -> int:
-    """Do what the flags say, showing it; the exit code."""
+@contextmanager
+def shown(study: Study) -> Iterator["Display"]:
+    """Provide what shows the study; Ctrl-C before or after the training ends the context with a word, in it more is said."""
     from mldiv.cli.screen.display import Display  # with rich: no wrong flag waits for it
 
     with Display(study.name) as display, interrupt.answered(display.stopping):
         try:
-            return _run(study, flags, report, undecided, display)
-        except KeyboardInterrupt:  # before or after the training, which says more
+            display.phase("reading the settings")
+            yield display
+        except KeyboardInterrupt:
             display.stop()
             display.say("interrupted. To continue: run the same command again.")
-            return interrupt.INTERRUPTED
 
 
-def _run(study: Study, flags: Namespace, report: ReportBuilder, undecided: FindUndecided, display: "Display") -> int:
-    display.phase("reading the settings")
-    # With torch and Optuna seconds, for which neither --help nor a wrong flag waits.
-    from mldiv.cli.dry_run import describe
-    from mldiv.cli.execute import execute
-    from mldiv.cli.folder import open_folder
-    from mldiv.cli.run import prepare
+def describe(run: "StudyRun", folder: "SyncedFolder", display: "Display") -> int:
+    """Print what the study would do; the exit code."""
+    from mldiv.cli.dry_run import describe  # as above
 
-    load_named(flags.plugin)
-    run = prepare(study, flags)
-    with open_folder(run) as (run, folder):
-        if not run.dry_run:
-            return execute(run, folder, report, undecided, display)
-        display.phase("timing a few steps")
-        plan = describe(run, folder.local)
-        display.stop()
-        print(plain(plan))
-        return 0
+    display.phase("timing a few steps")
+    plan = describe(run, folder.local)
+    display.stop()
+    print(plain(plan))
+    return 0

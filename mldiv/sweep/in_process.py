@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from mldiv import records
-from mldiv.records import TrialRecord
+from mldiv.records import TrialRecord, TrialTask
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import SyncedFolder
 from mldiv.sweep.plan import Plan, Progress, pull_record
-from mldiv.training.attempt import attempting
+from mldiv.training.attempt import attempt, attempting
 from mldiv.training.fit import summary
 from mldiv.training.lanes.asked import Training
 from mldiv.training.lanes.run import train_lanes
@@ -43,22 +43,29 @@ def run(
     torch.set_num_threads(1)  # as a worker group has it: the same records, to the last bit
     workspace = Workspace(torch.device(_device()), count_lanes(lanes))
 
-    def ask() -> tuple[str, Training] | None:
+    def ask() -> tuple[TrialTask, Report] | None:
         if (task := plan.ask()) is None:
             return None
         trial = task.config.id
         records.write_assignments(study.local, plan.assignments)  # what ends can be analysed, whatever comes
         with suppress(OSError):
             study.push(folders=False)
-        travelling = plan.travelling(task, study, store)
-        return trial, attempting(travelling, workspace=workspace, report=_report(plan, trial, progress))
+        return plan.travelling(task, study, store), _report(plan, trial, progress)
+
+    def lane() -> tuple[str, Training] | None:
+        return (given[0].trial, attempting(given[0], workspace=workspace, report=given[1])) if (given := ask()) else None
 
     def end(trial: str, record: TrialRecord) -> None:
         found = pull_record(study, trial)
         plan.tell(trial, record if record.status == "failed" else found)
         progress(trial, {"ended": True, "status": record.status, **_last(record)})
 
-    train_lanes(ask, end, workspace.lanes)
+    if workspace.lanes > 1:
+        train_lanes(lane, end, workspace.lanes)
+        return
+    while (given := ask()) is not None:
+        task, report = given
+        end(task.trial, attempt(task, workspace=workspace, report=report))
 
 
 def count_lanes(lanes: int | None) -> int:

@@ -34,7 +34,7 @@ from mldiv.storage.cache import Store
 from mldiv.storage.files import save_atomically
 from mldiv.training.final_scores import score
 from mldiv.training.first_stage import SharedFirstStage
-from mldiv.training.lanes.asked import Epoch, Training, train_alone
+from mldiv.training.lanes.asked import Epoch, Training
 from mldiv.training.loop import (
     Diverged,
     PairStep,
@@ -44,6 +44,7 @@ from mldiv.training.loop import (
     make_optimizer,
     stage_rate,
     steps_per_epoch,
+    train_epoch,
 )
 from mldiv.training.pretraining import train_fusion
 from mldiv.training.resume import CHECKPOINT, Line, Report, Trial, begin, prefix, state
@@ -78,14 +79,25 @@ def fit(
     Raises: ConfigError when the data cannot fill a batch; OSError when the records cannot be written. A non-finite loss does
     not raise: the trial ends as "diverged".
     """
-    return train_alone(fitting(config, folder, store=store, workspace=workspace, publish=publish, report=report))
+    trial = fitting(config, folder, store=store, workspace=workspace, publish=publish, report=report)
+    try:
+        asked = next(trial)
+        while True:
+            try:
+                terms = train_epoch(*asked.given)
+            except BaseException as error:
+                asked = trial.throw(error)
+            else:
+                asked = trial.send(terms)
+    except StopIteration as end:
+        return end.value
 
 
 def fitting(
     config: TrialConfig, folder: Path, *, store: Store, workspace: Workspace | None = None, publish: Collection[int] = (),
     report: Report = lambda line: False,
 ) -> Training:  # fmt: skip
-    """Do what `fit` does, but leave every epoch's steps to whoever asks, as `loop.train_alone` or `lanes.run.train_lanes`."""
+    """Do what `fit` does, but leave every epoch's steps to whoever asks, as `fit` or `lanes.run.train_lanes`."""
     workspace = workspace or Workspace()
     data = workspace.data(config)
     record = distributed.from_first(_open_record(config, folder, data, workspace))

@@ -36,7 +36,7 @@ def test_from_a_study_to_its_loss_it_is_nine_calls(load_study, tmp_path, monkeyp
     flags = ["--preset", "demo", "--in-process", "--seeds", "1", "--trials", "0", "--arm", "rbf", "--out", str(tmp_path / "x")]
     flags += [f"--set={setting}" for setting in TINY]
     assert main(load_study("kernel_sweep"), lambda folder, place: "", flags) == 0
-    in_steps = {calls for calls in seen if calls[-1] == "MutualPair.terms" and "measure" not in calls}
+    in_steps = {calls for calls in seen if calls[-1] == "MutualPair.stage_one_terms" and "measure" not in calls}
     (calls,) = in_steps  # both stages, every arm
     assert calls[0] == "main"
     assert len(calls) <= 9, " > ".join(calls)

@@ -405,7 +405,7 @@ def test_what_a_study_compares_are_arms_of_its_own(load_study, name):
     assert study.baseline not in header.compare
     for contrast, weights in header.contrasts.items():
         assert set(weights) <= set(header.arms), contrast
-        assert sum(weights.values()) == 0, contrast
+        assert sum(weights.values()) == pytest.approx(0, abs=1e-12), contrast  # thirds do not add up to the bit
         assert sum(weight for weight in weights.values() if weight > 0) > 0, contrast
 
 

@@ -9,7 +9,7 @@ from mldiv.method.pair import term_names
 from mldiv.seeding import generator
 from mldiv.training.lanes.asked import Epoch
 from mldiv.training.lanes.step import LaneStep, form, obstacle
-from mldiv.training.loop import Diverged, check_epoch, epoch_batches, set_rates, steps_per_epoch
+from mldiv.training.loop import Diverged, check_epoch, epoch_batches, set_rates, steps_per_epoch, train_epoch
 
 #: Images and labels of a step, and every peer's noise.
 Batch = tuple[Tensor, Tensor, list[Tensor]]
@@ -29,7 +29,7 @@ def train_epochs(epochs: Sequence[Epoch]) -> list[Tensor | Diverged]:
     """
     if len(epochs) == 1:
         try:
-            return [epochs[0].train()]
+            return [train_epoch(*epochs[0].given)]
         except Diverged as error:
             return [error]
     for asked in epochs:
