@@ -260,7 +260,9 @@ def test_a_study_with_a_plugin(tmp_path, capsys, monkeypatch):
     (column := tmp_path / "column.py").write_text((EXAMPLE / "column.py").read_text())
     argv = [*FLAGS, "--plugin", str(column), "--in-process", "--out", str(tmp_path / "own"), "--set=kernel_tail=2"]
     assert main(STUDY, build, argv) == 0
-    assert "Top 2 %" in capsys.readouterr().out
+    capsys.readouterr()
+    table = tmp_path / "own" / "table.md"
+    assert "Top 2 %" in table.read_text()
     records = ended(tmp_path / "own")
     assert {record.status for record in records.values()} == {"finished"}
     assert records["cauchy"].test["pair"]["top2"] == 1  # of two classes
@@ -272,13 +274,17 @@ def test_a_study_with_a_plugin(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["analysis", str(tmp_path / "own"), "--format", "md"])
     assert analysis.main() == 0
     said = capsys.readouterr()
-    assert "Top 2 %" in said.out and said.err == "analysis: reading the records ...\n" and list(loading.hashes()) == ["column"]
+    assert (
+        "Top 2 %" in table.read_text()
+        and said.err == "analysis: reading the records ...\n"
+        and list(loading.hashes()) == ["column"]
+    )
     for text, word in (("x = 1", "not as the study had it"), (None, "cannot be read (No such file or directory)")):
         forget_all()
         column.unlink() if text is None else column.write_text(text)
         assert analysis.main() == 0
         said = capsys.readouterr()
-        assert "Top 2 %" not in said.out
+        assert "Top 2 %" not in table.read_text()
         assert f"analysis: plug-in {column}: {word}" in said.err and "left out unless --plugin names it" in said.err
     column.write_text((EXAMPLE / "column.py").read_text())
     changed = tmp_path / "cauchy.py"

@@ -91,7 +91,8 @@ def test_p_is_that_of_all_looks_together(sequential):
 
 
 def test_the_answer_says_how_seeds_were_added(sequential):
-    text = build(sequential, formats=("md", "html"))
+    build(sequential, formats=("md", "html"))
+    text = (sequential / "answer.md").read_text()
     assert "**Seeds were added as needed**: after looks at 3 and 5 seeds, of 3, 5, 8 and 12 planned before training." in text
     assert "Each look has 98.75 % intervals" in text and "p is multiplied by 4" in text
     assert "The same command goes on to 8 seeds." in text and "mean [98.75 % interval]" in text
