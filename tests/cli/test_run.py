@@ -1,5 +1,6 @@
 """The command line: bad input is one clear line and exit code 2 before Ray starts; the plan; the folder's identity."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -24,7 +25,7 @@ from mldiv.config import TrialConfig
 from mldiv.method.kernels import KERNELS
 from mldiv.method.networks import build
 from mldiv.presets import PRESETS, configure
-from mldiv.setting import TRIAL, sparing
+from mldiv.setting import TRIAL, ConfigError, sparing
 from mldiv.storage.cache import Store
 from mldiv.study import Study
 from mldiv.sweep.simulate import first_wins, simulate
@@ -487,14 +488,16 @@ def test_whatever_differs_in_a_folder_is_refused(study, capsys, tmp_path, descri
     left_out = {"settings", "schema", "chosen", "importance", "drawn"}
     changed = {name: {name: other(name, value)} for name, value in vars(header).items() if name not in left_out}
     changed |= {name: {"settings": header.settings | {name: "other"}} for name in header.settings if name != "data"}
+    taken = {"environment", "data", "trends", "plugin_files"} | sparing(TrialConfig, TRIAL)
+    asked = prepared(study, "--out", str(tmp_path), "--dry-run")
     for name, changes in changed.items():
         records.write_study(tmp_path, dataclasses.replace(header, **changes))
-        code, _, err = run(study, capsys, "--out", str(tmp_path), "--dry-run")
-        if name in {"environment", "data", "trends", "plugin_files"} | sparing(TrialConfig, TRIAL):
-            assert code == 0, (name, err)
-        else:
-            assert code == 2, name
-            assert f"{name} ({changes.get(name, 'other')!r} there" in err[0], name
+        refused = contextlib.nullcontext() if name in taken else pytest.raises(ConfigError)
+        with refused as error, open_folder(asked):
+            pass
+        if name not in taken:
+            assert f"{name} ({changes.get(name, 'other')!r} there" in str(error.value), name
+    assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 2  # as the last one was
 
 
 def test_a_folder_from_before_a_setting_was_there_goes_on_with_its_default(study, capsys, tmp_path, described):

@@ -199,6 +199,7 @@ def test_samples_computed_one_by_one_and_together(arch, precision, channels_last
             assert found["pair"].probabilities.shape == (7, 5)
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_the_papers_size(tmp_path):
     """Its own settings, at another number of images and epochs."""
     flags = paper_size.parse(["--data", "cifar10", "--arch", "resnet8", "--epochs", "2", "--width", "0.1"])
