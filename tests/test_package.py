@@ -106,6 +106,6 @@ def test_from_a_study_to_its_report_by_the_wheel(installed):
     flags += [f"--set={setting}" for setting in TINY]
     column = str(ROOT / "examples" / "plugin" / "column.py")
     printed, _ = installed("mldiv", "run", "kernel_sweep", *flags, "--out", "out", "--plugin", column)
-    assert "| rbf" in printed and (here / "out" / "report.html").exists()
+    assert "\nrbf " in printed and (here / "out" / "report.html").exists()
     printed, _ = installed("mldiv", "report", "out", "--out", "again", "--format", "html", "--plugin", column)
     assert "| rbf" in printed and (here / "again" / "report.html").exists()
