@@ -272,7 +272,7 @@ def test_dry_run_says_how_long_it_would_take(study, capsys, tmp_path):
     assert f"1 worker groups of 1 side by side on this machine: about {clock(30 + seconds)}\n" in out
     _, out, _ = run(study, capsys, *PLANNED, "--in-process", "--out", str(tmp_path / "x"), "--cache", str(tmp_path / "store"))
     assert f"one trial after the other in this process: about {clock(10 + seconds)}\n" in out
-    here = [*PLANNED, "--in-process", "--lanes"]
+    here = [*PLANNED, "--in-process", "--out", str(tmp_path / "x"), "--cache", str(tmp_path / "store"), "--lanes"]
     assert f"3 trials at a time in this process: about {clock(10 + seconds)}\n" in run(study, capsys, *here, "3")[1]
     assert "one trial after the other in this process" in run(study, capsys, *here, "auto")[1]
 

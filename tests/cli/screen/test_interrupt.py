@@ -58,6 +58,7 @@ def test_it_is_answered_at_once_and_leaves_nothing():
 @pytest.mark.parametrize("again", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["twice", "after the longest time"])
 def test_what_does_not_end_is_ended(again):
     with start("time.sleep(100)", "time.sleep(100)") as process:
+        time.sleep(0.5)  # until it sleeps
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         assert {process.stdout.readline(), process.stdout.readline()} == {"answered\n", "interrupted\n"}
