@@ -124,8 +124,11 @@ def build(
 
     Raises: RecordError as `analyse`.
     """
-    out = out or folder
-    made = analyse(folder, labels)
+    return deliver(analyse(folder, labels), out or folder, formats, place)
+
+
+def deliver(made: Analysis, out: Path, formats: Collection[str] = FORMATS, place: str = "") -> str:
+    """Do what `build` does, with an analysis that is there."""
     out.mkdir(parents=True, exist_ok=True)
     more = {
         "calibration": expected.markdown(made.repeats), "worth": worth.markdown(made.study),

@@ -24,11 +24,18 @@ from mldiv.records import TrialRecord
 
 @dataclass(frozen=True)
 class Finding:
-    """A section of the report, its sentence in the answer, in Markdown, and a function that writes its figure to a folder."""
+    """A section of the report by its title, its sentence in the answer, in Markdown, and two functions: one makes the section's
+    HTML, the other writes its figure to a folder."""
 
-    section: Section
+    title: str
     answer: str
+    body: Callable[[], str]
     draw: Callable[[Path], list[Path]] | None = None
+
+    @property
+    def section(self) -> Section:
+        """The section, drawn whenever it is asked for."""
+        return Section(self.title, self.body())
 
 
 def findings(study: StudyData, repeats: Repeats) -> list[Finding]:
@@ -49,7 +56,7 @@ def _surfaces(study: StudyData) -> Finding | None:
         missing = (
             f"A response surface over alpha and beta needs at least {LEAST_TRIALS} finished points, there are {len(points)}."
         )
-        return Finding(Section("Response surface", html.paragraph(missing)), missing)
+        return Finding("Response surface", missing, lambda: html.paragraph(missing))
     nll = fit(points, trials, lambda record: record.validation["pair"]["nll"], searched)
     error = fit(points, trials, lambda record: 100 * (1 - record.validation["pair"]["accuracy"]), searched)
     caption = (
@@ -59,15 +66,17 @@ def _surfaces(study: StudyData) -> Finding | None:
         "Points: trials; 0 stands left of the break in each axis; the star marks the paper's alpha = 1, beta = 2."
     )
     shown = {"validation NLL": nll}
-    panels = [_draw(nll, "nll-surface", "validation NLL")]
     by_accuracy = "all searched points have the same validation accuracy, so it draws no surface."
     if np.ptp(error.value) > 1e-6:
         shown["validation error, %"] = error
-        panels.append(_draw(error, "error-surface", "validation error, %"))
         by_accuracy = words(error, " points", 2)
-    body = html.figure(panels, caption, kind="pairs") + html.paragraph(f"By accuracy: {by_accuracy}")
+
+    def body() -> str:
+        panels = [_draw(surface, f"{title.split()[1].strip(',').lower()}-surface", title) for title, surface in shown.items()]
+        return html.figure(panels, caption, kind="pairs") + html.paragraph(f"By accuracy: {by_accuracy}")
+
     said = f"**The balance**, by validation NLL: {words(nll, '', 4)}"
-    return Finding(Section("Response surface", body), said, partial(_files, study.header.name, shown))
+    return Finding("Response surface", said, body, partial(_files, study.header.name, shown))
 
 
 def _files(study: str, surfaces: dict[str, Surface], out: Path) -> list[Path]:
@@ -160,13 +169,16 @@ def _front(study: StudyData) -> Finding | None:
         f"{len(settings)} searched settings of {len(set(arms))} arms, mean over search seeds. Line: the Pareto front, settings "
         "that no other beats in both. Colours are the arms'."
     )
-    panel = _panel("front", "Pareto front", draw)
-    body = html.figure([panel], caption, html.legend(styles)) + html.table(["arm", *titles], rows)
+
+    def body() -> str:
+        panel = _panel("front", "Pareto front", draw)
+        return html.figure([panel], caption, html.legend(styles)) + html.table(["arm", *titles], rows)
+
     said = (
         f"On the Pareto front of validation {' and '.join(map(str.upper, objectives))} lie {len(on_front)} of {len(settings)} "
         "searched settings (report.html draws it)."
     )
-    return Finding(Section("Pareto front", body), said)
+    return Finding("Pareto front", said, body)
 
 
 def _searched_settings(study: StudyData, objectives: Sequence[str]) -> list[tuple[str, np.ndarray]]:
@@ -186,10 +198,13 @@ def _growth(study: StudyData) -> Finding | None:
     if not study.scaling:
         return None
     grown = sizes.fits(study.scaling)
-    body = html.figure([_panel(name, title, draw) for name, title, draw in sizes.panels(grown)], sizes.CAPTION)
-    body += html.table(sizes.HEAD, sizes.rows(study.scaling)) + html.paragraph(sizes.words(grown))
-    body += html.paragraph(sizes.ON_PAPER) + html.table(*sizes.huge())
-    return Finding(Section("Growth with size", body), f"**Cost.** {sizes.words(grown)} {sizes.huge_words()}")
+
+    def body() -> str:
+        drawn = html.figure([_panel(name, title, draw) for name, title, draw in sizes.panels(grown)], sizes.CAPTION)
+        drawn += html.table(sizes.HEAD, sizes.rows(study.scaling)) + html.paragraph(sizes.words(grown))
+        return drawn + html.paragraph(sizes.ON_PAPER) + html.table(*sizes.huge())
+
+    return Finding("Growth with size", f"**Cost.** {sizes.words(grown)} {sizes.huge_words()}", body)
 
 
 def _trends(study: StudyData, repeats: Repeats) -> Finding | None:
@@ -197,7 +212,10 @@ def _trends(study: StudyData, repeats: Repeats) -> Finding | None:
     found = trends.trends(study, repeats)
     if not found:
         return None
-    panels = [_panel(name, title, draw) for name, title, draw in trends.panels(found)]
     said = trends.words(found)
-    body = html.figure(panels, trends.caption(study, found), kind="pairs") + html.paragraph(said)
-    return Finding(Section("Effects against size", body), f"**Growth**, in NLL: {said}")
+
+    def body() -> str:
+        panels = [_panel(name, title, draw) for name, title, draw in trends.panels(found)]
+        return html.figure(panels, trends.caption(study, found), kind="pairs") + html.paragraph(said)
+
+    return Finding("Effects against size", f"**Growth**, in NLL: {said}", body)

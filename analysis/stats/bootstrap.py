@@ -43,7 +43,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from analysis.stats.statistics import LEVEL
 
@@ -138,7 +138,7 @@ def _interval(
 def _width(variance: float, df: float) -> tuple[float, float, float]:
     """Return the half width with its standard error and degrees of freedom."""
     error = float(np.sqrt(variance))
-    return float(stats.t.ppf(1 - LEVEL / 2, df)) * error, error, float(df)
+    return float(special.stdtrit(df, 1 - LEVEL / 2)) * error, error, float(df)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

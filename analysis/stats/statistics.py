@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from mldiv.records import LEVEL
 
@@ -57,7 +57,7 @@ def summarize(values: Sequence[float | None]) -> Summary | None:
     known = [value for value in values if value is not None]
     if not known:
         return None
-    error = float(stats.sem(known)) if len(known) > 1 else None
+    error = _standard_error(known) if len(known) > 1 else None
     return Summary(float(np.mean(known)), error, len(known))
 
 
@@ -84,7 +84,7 @@ class Difference:
         """The interval at ``level`` (95 % at LEVEL), by Student's t; None for a single seed."""
         if self.error is None:
             return None
-        half = float(stats.t.ppf(1 - self.level / 2, self.df)) * self.error
+        half = float(special.stdtrit(self.df, 1 - self.level / 2)) * self.error
         return self.mean - half, self.mean + half
 
     @property
@@ -103,7 +103,7 @@ class Difference:
         """The chance that the true difference is above 0, if nothing was known of it before; None for a single seed."""
         if self.error is None:
             return None
-        return float(stats.t.cdf(self.mean / self.error, self.df)) if self.error else float(np.sign(self.mean) / 2 + 0.5)
+        return float(special.stdtr(self.df, self.mean / self.error)) if self.error else float(np.sign(self.mean) / 2 + 0.5)
 
     def text(self, digits: int) -> str:
         """Write the mean with its sign, and the interval in brackets."""
@@ -143,9 +143,9 @@ class Difference:
         if not variance[0]:
             return LEAST_SEEDS
         df = 1 / (seeds / variance / (n - 1) + images / variance / ((self.images or 2) - 1))
-        error, half = np.sqrt(variance), stats.t.ppf(1 - self.level / 2, df) * np.sqrt(variance)
+        error, half = np.sqrt(variance), special.stdtrit(df, 1 - self.level / 2) * np.sqrt(variance)
         untold = np.maximum(margin - half, 0.0), np.maximum(half, margin - half)  # |estimate| between them decides nothing
-        cdf = [stats.norm.cdf((sign * end - self.mean) / error) for sign in (1, -1) for end in untold]
+        cdf = [special.ndtr((sign * end - self.mean) / error) for sign in (1, -1) for end in untold]
         chance = 1 - (cdf[1] - cdf[0]) - (cdf[2] - cdf[3])
         enough = np.flatnonzero(chance >= POWER)
         return int(n[enough[0]]) if len(enough) else None
@@ -156,7 +156,11 @@ def difference(pairs: Sequence[float]) -> Difference:
     values = np.asarray(pairs, float)
     if len(values) < 2:
         return Difference(float(values.mean()), len(values))
-    return Difference(float(values.mean()), len(values), float(stats.sem(values)), len(values) - 1.0)
+    return Difference(float(values.mean()), len(values), _standard_error(values), len(values) - 1.0)
+
+
+def _standard_error(values: Sequence[float] | np.ndarray) -> float:
+    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def interval_name(level: float) -> str:

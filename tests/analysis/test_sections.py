@@ -64,7 +64,7 @@ def test_a_flat_surface_locates_nothing(plain):
 
 def test_a_point_with_one_finished_trial_stays(plain):
     """Of 24 points with two trials each."""
-    section = next(finding.section for finding in plain.findings if finding.section.title == "Response surface")
+    section = next(finding.section for finding in plain.findings if finding.title == "Response surface")
     assert "44 searched trials: 24 pairs" in section.body
 
 
@@ -113,7 +113,7 @@ def test_growth_is_in_the_answer(tmp_path):
     made = build.analyse(folder)
     assert "feature KL grows as B^2.00" in made.answer()
     assert "ViT-Huge/14" in made.answer()
-    body = next(finding.section.body for finding in made.findings if finding.section.title == "Growth with size")
+    body = next(finding.body() for finding in made.findings if finding.title == "Growth with size")
     assert body.count("<svg") == 2
     assert f"{SCALING[0]['weights']:,}" in body
 

@@ -4,7 +4,7 @@ import json
 import os
 
 from analysis import tables
-from analysis.build import analyse, build
+from analysis.build import analyse, deliver
 from analysis.records.load import load
 from analysis.records.signatures import signatures
 from helpers import damages
@@ -81,7 +81,7 @@ def analysed(folder, formats=()):
         made = analyse(folder)
         tables.markdown(made.study, made.table), made.answer(), signatures(made.study)
         if formats:
-            build(folder, folder / "made", formats)
+            deliver(made, folder / "made", formats)
     except RecordError as error:
         assert "\n" not in str(error) and str(error).startswith(str(folder)), error
         return None, [str(error)]
