@@ -122,8 +122,10 @@ def test_time_that_is_up_ends_it(script, tmp_path):
     assert rows(tmp_path) == []
 
 
-@pytest.mark.slow
-def test_all_checks_pass_here_too(script, tmp_path):
+def test_all_checks_are_made(script, tmp_path, monkeypatch):
+    """That each passes here too: tests/training/test_gpu.py."""
+    for name in script.CHECKS:
+        monkeypatch.setitem(script.CHECKS, name, lambda device, folder: "seen")
     assert script.main([*TINY, "--part", "1", "--out", str(tmp_path)]) == script.ALL_ENDED
     assert [row["name"] for row in rows(tmp_path)] == list(script.CHECKS)
 

@@ -43,9 +43,9 @@ CHOICES = {
     if (item.type is bool or item.metadata["choices"] is not None) and name not in ELSEWHERE
 } | NUMBERS
 #: Settings that meet in one operation: these are tried in all pairs, the others each value once. Of networks, one of a kind.
-MEET = {name: CHOICES[name] for name in ("samples_at_once", "channels_last", "precision", "peers", "fusion")} | {
-    "arch": ("resnet8", "vit")
-}
+MEET = {name: CHOICES[name] for name in ("samples_at_once", "channels_last", "precision", "fusion")} | {
+    "arch": ("resnet8", "vit"), "peers": (1, 3)
+}  # fmt: skip
 
 
 def images(count):
