@@ -1,6 +1,7 @@
-"""Shape annotations are executed in the test run: jaxtyping's hook must come before mldiv is imported."""
+"""Shape annotations are executed in the everyday run: jaxtyping's hook must come before mldiv is imported."""
 
 import itertools
+import os
 import re
 import shutil
 
@@ -10,7 +11,8 @@ from jaxtyping import install_import_hook
 
 CHECKED = ("method", "datasets", "evaluation")
 
-install_import_hook([f"mldiv.{name}" for name in CHECKED], "beartype.beartype")
+if os.environ.get("MLDIV_SHAPES") != "unchecked":
+    install_import_hook([f"mldiv.{name}" for name in CHECKED], "beartype.beartype")
 
 pytest.register_assert_rewrite("helpers")
 

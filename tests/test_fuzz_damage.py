@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import torch
 from helpers import damages
-from helpers.record_fuzz import FILES, MISSING, WRONG, analysed, changed, documents, file, places, with_document, wrong
+from helpers.record_fuzz import FILES, MISSING, PART, WRONG, analysed, changed, documents, file, places, with_document, wrong
 from helpers.small_study import run, trial
 
 from mldiv import records
@@ -27,7 +27,7 @@ def test_files_that_are_cut_or_flipped(study, name):
     """The tables and the answer of each, of every fifth the page and its figures too."""
     path, draw, counts = file(study, name), random.Random(0), Counter()
     whole = path.read_bytes()
-    for number in range(40):
+    for number in range(120 // PART):
         if number % 2:
             damages.flip(path, draw.random(), draw.randrange(8))
         else:
@@ -45,7 +45,7 @@ def test_a_study_goes_on_whatever_its_files_hold(trained, tmp_path):
     """Its numbers are those of before, or what is missing is named, or it says in one line why it does not."""
     draw, counts = random.Random(1), Counter()
     expected = (trained / "table.csv").read_text()
-    for number in range(25):
+    for number in range(60 // PART):
         folder = shutil.copytree(trained, tmp_path / "study")
         path = file(folder, draw.choice((*FILES, "predictions.parquet", "checkpoint.pt", ".running.json", "optuna.journal")))
         path.touch()

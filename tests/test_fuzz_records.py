@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import damages
-from helpers.record_fuzz import FILES, MISSING, analysed, changed, documents, file, places, with_document, wrong
+from helpers.record_fuzz import FILES, MISSING, PART, analysed, changed, documents, file, places, with_document, wrong
 from helpers.small_study import trial
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ def test_every_field_with_every_wrong_value(study, name, marked):
     whole = path.read_text()
     for number, document in enumerate(documents(path)):
         for turn, place in enumerate(places(document)):
-            for new in wrong(turn, 4) if name == "trial.json" and marked else wrong(turn):  # by its checksum all are found
+            for new in wrong(turn):
                 value = changed(document, place, new)
                 path.write_text(with_document(path, number, value))
                 kept, problems = analysed(study)
@@ -31,7 +31,7 @@ def test_every_field_with_every_wrong_value(study, name, marked):
                     assert kept == {("plain", 1)} and problems, (place, new)
                 path.write_text(whole)
     print(f"{name}, {'marked' if marked else 'unmarked'}: {sum(counts.values()):,} inputs, {dict(counts)}")
-    assert (sum(counts.values()) > 30 and counts["refused"] + counts["named"] > counts["accepted"]) or name in (
+    assert (sum(counts.values()) > 90 // PART and counts["refused"] + counts["named"] > counts["accepted"]) or name in (
         "study.json",
         "metrics.jsonl",
     )

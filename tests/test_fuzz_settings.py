@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from helpers.record_fuzz import THIRD
+from helpers.record_fuzz import PART
 
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.files import DataError
@@ -74,9 +74,9 @@ def test_ten_thousand_are_refused_in_one_line_or_taken():
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_taken_trains(tmp_path):
-    """Eighty settings, or 240 with MLDIV_FUZZ=whole."""
+    """Forty settings, or 240 with MLDIV_FUZZ=whole."""
     draw, trained, ends = random.Random(1), 0, set()
-    while trained < 240 // THIRD:
+    while trained < 240 // PART:
         given = {name: value for name, value in settings(draw, wrong=False).items() if name not in SMALL}
         try:
             config = TrialConfig().replace(**SMALL | given)

@@ -56,6 +56,8 @@ ARMS = {
 }
 #: Studies of the everyday run: a search over everything; what others add to the page is in tests/analysis.
 TELLING = ("joint_search",)
+#: Studies that compare arms alone, of which one seed is enough: a repeat adds what every study does with it.
+ONE_SEED = ("diversity_form", "initialization", "kernel_sweep", "recipe", "scaling", "stage_switch", "teaching")
 #: Studies whose pictures are drawn as files too: each kind of picture has tests in tests/analysis.
 PICTURES = (*TELLING, "weight_balance")
 NAMES = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "studies").glob("*.py"))
@@ -85,8 +87,9 @@ def ended(load_study, tmp_path_factory):
         argv += FLAGS.get(name, ["--trials", "0"]) + [flag for arm in ARMS.get(name, []) for flag in ("--arm", arm)]
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            demo = presets.PRESETS["demo"]
-            patch.setitem(presets.PRESETS, "demo", replace(demo, settings=demo.settings | TINY, samples=1, seeds=2, cut={}))
+            demo, seeds = presets.PRESETS["demo"], 1 if name in ONE_SEED else 2
+            tiny = replace(demo, settings=demo.settings | TINY, samples=1, seeds=seeds, cut={})
+            patch.setitem(presets.PRESETS, "demo", tiny)
             patch.setattr(step_cost, "ROUNDS", 1)
             written = build if name in PICTURES else partial(build, formats=[kind for kind in FORMATS if kind != "png"])
             assert main(study, written, [*argv, *further]) == 0, err.getvalue()

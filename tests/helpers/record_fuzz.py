@@ -14,12 +14,13 @@ from mldiv.record_files import RecordError
 
 MISSING = object()
 WRONG = (*damages.WRONG, 10**400, float("nan"), float("inf"), -float("inf"), MISSING)
-#: How many of the wrong values each place meets: every third, another third at the next place. MLDIV_FUZZ=whole: all of them.
-THIRD = 1 if os.environ.get("MLDIV_FUZZ") == "whole" else 3
+#: Which part of all inputs is tried: each place meets every sixth wrong value, another sixth at the next. MLDIV_FUZZ=whole: all
+#: of them.
+PART = 1 if os.environ.get("MLDIV_FUZZ") == "whole" else 6
 FILES = ("study.json", "assignments.jsonl", "scaling.jsonl", "trial.json", "metrics.jsonl")
 
 
-def wrong(turn, of=THIRD):
+def wrong(turn, of=PART):
     """The wrong values that the place of this number meets."""
     return WRONG[turn % of :: of]
 

@@ -146,7 +146,7 @@ def test_steps_that_are_captured_or_compiled(how, steps, tmp_path, monkeypatch):
     monkeypatch.setattr(choice, "TIMED_STEPS", 1)
     monkeypatch.setattr(choice, "COMPILING_PAYS_SECONDS", 0.0)
     monkeypatch.setattr(MutualPair, "compile", lambda pair: None)
-    size = {"initialization": "scratch"} if how == "graph" else {"epochs": 2, "switch_epoch": 1}
+    size = {"epochs": 2, "switch_epoch": 1} if how == "on" else {"initialization": "scratch"}
     config = configuration(USUAL | size | {"compile": how})
     record = train(config, tmp_path)
     assert_trained(record, config)

@@ -128,7 +128,7 @@ def test_memory_and_open_files_stay_flat(tiny, tmp_path):
     for seed in range(8):
         run(config.replace(seed=seed), tmp_path, workspace)
     memory, files = used()
-    for seed in range(8, 32):
+    for seed in range(8, 24):
         run(config.replace(seed=seed), tmp_path, workspace)
     later, more = used()
     assert more == files
