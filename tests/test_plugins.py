@@ -295,13 +295,13 @@ def test_a_study_with_a_plugin(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("way", [("--parallel-trials", "2"), ("--parallel-trials", "1", "--workers", "2")])
-def test_a_study_with_a_plugin_on_ray(tmp_path, shared_cluster, way):
-    """Two trials at once, and a trial of two processes: the cluster's two nodes have a processor each."""
+def test_a_study_with_a_plugin_on_ray(tmp_path, shared_cluster):
+    """Trials of two processes: the cluster's two nodes have a processor each."""
     from helpers import clusters
 
     clusters.set_nodes(shared_cluster, 1)
-    argv = [*FLAGS, "--out", str(tmp_path / "own"), "--address", shared_cluster.address, *way, "--set=kernel_tail=2"]
+    ranks = ["--parallel-trials", "1", "--workers", "2"]
+    argv = [*FLAGS, "--out", str(tmp_path / "own"), "--address", shared_cluster.address, *ranks, "--set=kernel_tail=2"]
     assert main(STUDY, lambda folder, place: "", argv) == 0
     assert ended(tmp_path / "own")["cauchy"].config["kernel_own"] == "tail=2.0"
     assert {record.status for record in ended(tmp_path / "own").values()} == {"finished"}

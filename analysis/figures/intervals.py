@@ -14,7 +14,7 @@ from analysis.stats.statistics import UNDECIDED, Difference
 #: The scores that are drawn, where arms are compared by them.
 SCORES = ("nll", "accuracy")
 #: Of a figure, in points.
-ROW, AIR, WIDTH = 17.0, 62.0, 620.0
+ROW, AIR, WIDTH = 17.0, 74.0, 620.0
 BAND = "#e9e6df"
 
 Row = tuple[str, Difference, Style]
@@ -60,6 +60,7 @@ def _panel(axes: Axes, name: str, rows: Sequence[Row], margin: float, *, names: 
     axes.set_yticks(range(len(rows)), [arm if names else "" for arm, _, _ in rows], parse_math=False)
     axes.tick_params(axis="y", length=0)
     way = "higher is better" if metric.more else "lower is better"
-    axes.set_title(f"{metric.title}{metric.unit} ({way})", fontsize=9)
+    axes.set_title(f"{metric.title}{metric.unit}\n{way}", fontsize=9)
+    axes.locator_params(axis="x", nbins=6)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)

@@ -57,3 +57,16 @@ def test_the_axis_holds_every_interval_and_zero(figure):
 def test_nothing_compared_draws_nothing(tmp_path):
     assert intervals.draw({}, {}, STYLES, MARGINS, "base", tmp_path) == []
     assert not list(tmp_path.iterdir())
+
+
+def test_titles_end_within_the_figure_beside_long_names(monkeypatch, tmp_path):
+    """As `effect of diversity, both pretrained, two seeds` in the study of the initialisation."""
+    kept = []
+    monkeypatch.setattr(svg, "files", lambda figure, out, name: kept.append(figure) or [])
+    name = "effect of diversity, both pretrained, two seeds"
+    contrasts = {metric: {name: difference([0.1, 0.2, 0.15])} for metric in MARGINS}
+    intervals.draw({}, contrasts, STYLES, MARGINS, "base", tmp_path)
+    (drawing,) = kept
+    drawing.draw_without_rendering()
+    whole, page = drawing.get_tightbbox(), drawing.bbox_inches
+    assert page.x0 <= whole.x0 and whole.x1 <= page.x1 and whole.y1 <= page.y1

@@ -178,11 +178,11 @@ def test_groups_follow_the_nodes_and_the_work(small, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_16_trials_on_four_groups(small, tmp_path, monkeypatch):
+def test_8_trials_on_four_groups(small, tmp_path, monkeypatch):
     """Clients, groups and the phase of shared first stages come through; the broker is where the driver is."""
     monkeypatch.setattr(worker_groups, "nodes", lambda: [{"CPU": 1.0}] * 4)
     config = small.replace(epochs=2, switch_epoch=1)
-    arms = [make_arm(str(alpha), config, {"alpha": float(alpha)}, ()) for alpha in range(8)]
+    arms = [make_arm(str(alpha), config, {"alpha": float(alpha)}, ()) for alpha in range(4)]
     plan, brokers, groups = Plan(arms, tmp_path, samples=0, seeds=(1, 2)), set(), set()
 
     def progress(trial, result):
@@ -192,7 +192,7 @@ def test_16_trials_on_four_groups(small, tmp_path, monkeypatch):
     tuner.run(plan, tmp_path, resources=Resources(), progress=progress)
     assert plan.done
     assert {find_trial(tmp_path, item.trial).status for item in plan.assignments} == {"finished"}
-    assert len({item.trial for item in plan.assignments}) == 16
+    assert len({item.trial for item in plan.assignments}) == 8
     assert len(groups) == 4
     assert brokers == {ray.get_runtime_context().get_node_id()}
 

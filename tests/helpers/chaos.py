@@ -29,7 +29,7 @@ from mldiv.sweep.plan import Plan, journal
 
 #: A trial of a second or two: its numbers need be the same, not good.
 CONFIG = TrialConfig(
-    data="digits", train_size=64, test_size=32, validation_size=32, arch="resnet8", width=0.25, epochs=80, switch_epoch=60,
+    data="digits", train_size=64, test_size=32, validation_size=32, arch="resnet8", width=0.25, epochs=64, switch_epoch=48,
     pretrain_epochs=1, batch_size=32, lr=0.05, validation_samples=2, test_samples=2, fusion_dim=16, scale_batches=2,
 )  # fmt: skip
 #: Process titles of Ray's workers by what they are to the sweep.

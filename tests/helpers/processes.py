@@ -31,7 +31,7 @@ def environment(**more: str) -> dict[str, str]:
 
 #: A study's trials of a second or two, whose numbers need be the same, not good: flags of the demo preset.
 SHORT = [
-    "--set=epochs=30", "--set=switch_epoch=20", "--set=train_size=64", "--set=validation_size=32", "--set=test_size=32",
+    "--set=epochs=24", "--set=switch_epoch=16", "--set=train_size=64", "--set=validation_size=32", "--set=test_size=32",
     "--set=pretrain_epochs=1", "--set=width=0.25", "--set=batch_size=32", "--set=validation_samples=2", "--set=test_samples=2",
     "--set=ood=none",
 ]  # fmt: skip
