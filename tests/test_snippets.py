@@ -123,6 +123,26 @@ def test_every_command_is_one_that_its_program_understands(page):
             pytest.fail(f"{line}\n{type(error).__name__}: {error}")
 
 
+def asked(line: str) -> tuple[str, tuple] | None:
+    """By a study's default folder, what commands there must have in common; None of one with another folder, or of none."""
+    words = shlex.split(line, comments=True)
+    words = ["python", "studies/kernel_sweep.py", "--preset", "demo"] if words == ["make", "sweep"] else words
+    if "python" not in words[0] or not words[1].startswith("studies/") or {"--out", "--dry-run"} & set(words):
+        return None
+    flags = parse_flags(importlib.import_module(f"studies.{Path(words[1]).stem}").STUDY, words[2:])
+    return words[1], (flags.preset.replace("auto", "demo"), flags.data, flags.arch, tuple(flags.plugin))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_command_is_refused_for_what_one_before_it_left(page):
+    """Where it names no folder of its own, the study there is the one that `make sweep`, or the page's first, has begun."""
+    found: dict[str, set[tuple]] = {}
+    for line in ["make sweep", *commands(page)]:
+        if (folder := asked(line)) is not None:
+            found.setdefault(folder[0], set()).add(folder[1])
+    assert {folder: kinds for folder, kinds in found.items() if len(kinds) > 1} == {}
+
+
 @pytest.mark.parametrize("line", [
     "python studies/kernel_sweep.py --sead 3", "python -m analysis", "make nothing", "ray upp FILE", "ray up FILE --nothing",
     "srun ray symmetric-run --address a:1 -- python studies/ablation.py --nothing", "curl x", "python studies/nothing.py",
