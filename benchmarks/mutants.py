@@ -161,8 +161,8 @@ FAULTS = (
     ),
     Fault(
         "attempt", "mldiv/training/attempt.py", "whoever trains a trial does not hear which prefixes others want",
-        "config, publish = from_dict(task.config), task.publish",
-        "config, publish = from_dict(task.config), ()",
+        '"publish": self.task.publish, ',
+        '"publish": (), ',
         ("tests/sweep", "tests/cluster"),
     ),
     Fault(
@@ -243,8 +243,8 @@ FAULTS = (
     # Analysis
     Fault(
         "statistics", "analysis/stats/statistics.py", "the standard error of paired differences is that of n, not of n - 1",
-        "float(stats.sem(values)), len(values) - 1.0)",
-        "float(stats.sem(values, ddof=0)), len(values) - 1.0)",
+        "return float(np.std(values, ddof=1) / np.sqrt(len(values)))",
+        "return float(np.std(values, ddof=0) / np.sqrt(len(values)))",
         ("tests/analysis/test_statistics.py", "tests/analysis/test_verdicts.py"),
     ),
     Fault(

@@ -1,5 +1,7 @@
 """How images are split, cut, shuffled, shared by ranks and augmented."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -89,7 +91,8 @@ def test_two_ranks_share_what_one_would_take():
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_evaluation_keeps_order(world):
-    data = digits(validation_size=50)
+    """And shows images as they are, also where training images are shifted and mirrored."""
+    data = dataclasses.replace(digits(validation_size=50), flip=True, padding=1)
     parts = [list(eval_batches(data, "validation", batch_size=16, rank=rank, world=world, device=CPU)) for rank in range(world)]
     labels = torch.cat([labels for part in parts for _, labels in part])
     assert torch.equal(labels, data.validation.labels)
