@@ -163,7 +163,7 @@ FAULTS = (
         "attempt", "mldiv/training/attempt.py", "whoever trains a trial does not hear which prefixes others want",
         '"publish": self.task.publish, ',
         '"publish": (), ',
-        ("tests/sweep", "tests/cluster"),
+        ("tests/training/test_attempt.py", "tests/sweep", "tests/cluster"),
     ),
     Fault(
         "worker_groups", "mldiv/cluster/worker_groups.py", "groups that no trial needs any more are never told to end",
