@@ -11,6 +11,7 @@ from analysis.compact.copy import ARCHIVE, load
 from analysis.records.columns import COLUMNS
 from analysis.records.effects import contrasts, differences
 from analysis.records.repeats import STRONGER, gather
+from analysis.stats.statistics import UNDECIDED
 from analysis.tables import MARKDOWN_BOLD, cells
 
 CHECKOUT = Path(__file__).parents[2]
@@ -90,6 +91,27 @@ def test_results_effects_are_looked_up_in_every_study_that_has_any():
     """What the test above looks at: 17 rows of recipes, 10 of forms, 6 of kernels, 2 of the switch, or more."""
     counts = {name: sum(name in case.values[0] for case in quoted()) for name in STORED}
     assert counts["recipe"] >= 17 and counts["diversity_form"] >= 10 and counts["kernels_alive"] >= 6 and counts["switch"] >= 2
+
+
+#: Not counted: the demo, and a study that repeats an arm of another.
+DEMO, AGAIN = "demo", {("diversity_form/tenth", "both terms")}
+
+
+def test_results_counts_what_is_decided():
+    """Arms against their baseline, by NLL: in all, and with how many seeds."""
+    counted = {True: [], False: []}
+    for name in STORED:
+        study = load(RESULTS / name)
+        if name != DEMO and study.baseline is not None:
+            found = differences(gather(study), study.baseline, study.header.compare, ["nll"])["nll"]
+            for arm, effect in found.items():
+                if (name, arm) not in AGAIN:
+                    counted[effect.n >= 5].append(effect.verdict(study.header.margins["nll"], more=False) != UNDECIDED)
+    decided, of = sum(map(sum, counted.values())), sum(map(len, counted.values()))
+    many, few = (f"{sum(kind)} of {len(kind)}" for kind in (counted[True], counted[False]))
+    said = f"Of {of} comparisons of an arm with its baseline in the studies whose records lie here, {decided} end as better, "
+    said += f"equivalent or worse ({100 * decided / of:.0f} %): {many} with five seeds or more, {few} with three"
+    assert said in (CHECKOUT / "RESULTS.md").read_text(), said
 
 
 @pytest.mark.slow
