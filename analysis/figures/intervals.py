@@ -36,7 +36,8 @@ def draw(
         figure = svg.canvas(AIR + ROW * max(map(len, rows.values())), WIDTH, dpi=130, facecolor="white")
         for column, name in enumerate(names, 1):
             _panel(figure.add_subplot(1, len(names), column), name, rows[name], margins[name], names=column == 1)
-        meaning = f"difference to {baseline}, or contrast; hollow: undecided; band: no difference that matters"
+        what = f"difference to {baseline}{', or contrast' if any(contrasts.values()) else ''}"
+        meaning = f"{what}; hollow: undecided; band: no difference that matters"
         figure.supxlabel(meaning, fontsize=8, parse_math=False)
         return svg.files(figure, out, "differences")
 
