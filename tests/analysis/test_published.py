@@ -97,6 +97,7 @@ def test_results_effects_are_looked_up_in_every_study_that_has_any():
 DEMO, AGAIN = "demo", {("diversity_form/tenth", "both terms")}
 
 
+@pytest.mark.slow
 def test_results_counts_what_is_decided():
     """Arms against their baseline, by NLL: in all, and with how many seeds."""
     counted = {True: [], False: []}

@@ -32,7 +32,7 @@ SMALL = {
 }  # fmt: skip
 #: Of settings without a list of choices; every other one that has such a list, or is a switch, is taken with all of it.
 NUMBERS = {
-    "peers": (1, 2, 4), "samples_at_once": (1, 2, 3), "train_samples": (1, 2), "clip_norm": (0.0, 5.0), "alpha": (0.0, 1.0),
+    "peers": (1, 2, 3), "samples_at_once": (1, 2, 3), "train_samples": (1, 2), "clip_norm": (0.0, 5.0), "alpha": (0.0, 1.0),
     "beta": (0.0, 2.0), "fusion_blocks": ("all", "2"), "stage_two_warmup_epochs": (0, 1),
 }  # fmt: skip
 #: Of the data, which are made here and not read; compiled steps have tests of their own.
