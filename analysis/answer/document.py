@@ -102,8 +102,8 @@ def _table(study: StudyData, kind: tuple[str, str], metric: str, effects: Mappin
         columns["verdict"] = [verdict(effect, metric, margin, kind[0] == CONTRASTS) for effect in effects.values()]
         columns[f"mean [{interval_name(study.header.level)}]"] = [effect.text(compared.digits) for effect in effects.values()]
     if tested:
-        columns["p"] = [chance_of_none(effect.p) for effect in effects.values()]
-        columns["p, Holm"] = [chance_of_none(effect.adjusted) for effect in effects.values()]
+        columns["p"] = [written_p(effect.p) for effect in effects.values()]
+        columns["p, Holm"] = [written_p(effect.adjusted) for effect in effects.values()]
     if tested and kind[0] == ARMS:
         columns["chance to be better"] = [_chance(effect, metric) for effect in effects.values()]
     if several:
@@ -220,7 +220,7 @@ def describe(effect: Difference, metric: str) -> str:
     size = f"{effect.text(COMPARED[metric].digits)}, n = {effect.n}"
     if effect.n < LEAST_SEEDS:
         return size
-    p, adjusted = (chance_of_none(value) for value in (effect.p, effect.adjusted))
+    p, adjusted = (written_p(value) for value in (effect.p, effect.adjusted))
     said = f"p = {p}, Holm-adjusted {adjusted}".replace("= <", "<")
     return f"{size}, {said}, better with a chance of {_chance(effect, metric)}"
 
@@ -230,7 +230,7 @@ def _chance(effect: Difference, metric: str) -> str:
     return "-" if above is None else percent(above if COMPARED[metric].more else 1 - above)
 
 
-def chance_of_none(p: float) -> str:
+def written_p(p: float) -> str:
     """Write a p-value; how small one of a few seeds is, once it is below LEAST_P, says nothing."""
     return f"< {LEAST_P}" if p < float(LEAST_P) else f"{p:.2g}"
 

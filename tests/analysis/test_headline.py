@@ -5,7 +5,7 @@ from helpers.synthetic_records import make
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.answer.document import chance_of_none
+from analysis.answer.document import written_p
 from analysis.answer.headline import by_verdict, headline, names, side
 from analysis.build import analyse
 from analysis.stats.statistics import BETTER, EQUIVALENT, UNDECIDED, WORSE, Difference, difference
@@ -143,4 +143,4 @@ def test_planted_studies(tmp_path, shift, said):
     [(1.0, "1"), (0.05, "0.05"), (0.00012, "0.00012"), (0.0001, "0.0001"), (2.2e-15, "< 0.0001"), (0.0, "< 0.0001")],
 )
 def test_a_small_p_is_not_written_out(p, said):
-    assert chance_of_none(p) == said
+    assert written_p(p) == said
