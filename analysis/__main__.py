@@ -32,6 +32,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m analysis") ->
     parser.add_argument(
         "--compact", metavar="FOLDER", help="write a compact copy of the study's records there, to publish, and nothing else"
     )
+    parser.add_argument(
+        "--unpack", metavar="FOLDER", help="write the records of DIR's compact copy there, from where the study's command goes on "
+        "with --out FOLDER, and nothing else",
+    )  # fmt: skip
     flags = parser.parse_args(argv)
     with patient_output():
         print("analysis: reading the records ...", file=sys.stderr)
@@ -56,6 +60,8 @@ def _run(flags: argparse.Namespace) -> int:
         load_named(flags.plugin)
         if flags.compact is not None:
             return _compact(flags.places, flags.compact)
+        if flags.unpack is not None:
+            return _unpack(flags.places, flags.unpack)
         out = None if flags.out is None else Path(flags.out)
         labels = None if flags.labels is None else Path(flags.labels)
         print(plain(_analyse(flags.places, out, formats, labels)))
@@ -79,6 +85,25 @@ def _compact(places: Sequence[str], out: str) -> int:
     with working_copy(places[0], fetch=False) as copy:
         copy.pull_study()
         print(plain(compact(copy.local, Path(out))))
+    return 0
+
+
+def _unpack(places: Sequence[str], out: str) -> int:
+    """Write the records of one compact copy into a new folder.
+
+    Raises: RecordError, OSError; ValueError for several copies, a URL, a folder without one, or one that holds something.
+    """
+    from analysis.compact.copy import ARCHIVE, unpack  # as above
+
+    if len(places) > 1 or is_url(places[0]) or is_url(out):
+        raise ValueError("--unpack takes one compact copy and a folder of this machine")
+    packed, folder = Path(places[0]) / ARCHIVE, Path(out)
+    if not packed.exists():
+        raise ValueError(f"--unpack: {places[0]} holds no {ARCHIVE}")
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"--unpack: {folder} holds something already; name a new folder")
+    words = unpack(packed, folder)
+    print(plain(f"{folder}: {words}\nTo go on from it: the study's command with --out {folder}"))
     return 0
 
 

@@ -28,12 +28,14 @@ Planes = dict[str, np.ndarray]
 def rounded(members: Sequence[Predictions], bits: int) -> Planes:
     """Return arrays that hold one member's predictions in several trials, of the same images, to so many bits.
 
-    Raises: Damaged where a right prediction's confidence is not the label's probability.
+    Raises: Damaged where a right prediction's confidence is not the label's probability, unless it comes from a copy itself:
+    there the mean NLL moved it.
     """
     confidence = np.array([member.confidence for member in members], float).T
     correct = np.array([member.correct for member in members]).T
     nll = np.array([member.nll for member in members]).T
-    if (np.abs(np.exp(-nll) - confidence)[correct] > ROUNDING).any():
+    copied = np.array([member.entropy is None for member in members])
+    if (np.abs(np.exp(-nll) - confidence)[correct & ~copied] > ROUNDING).any():
         raise Damaged("predictions whose class is the label have another confidence than the label's probability")
     cells = _cells(bits)
     cell = np.clip(np.ceil(confidence * cells).astype(int) - 1, 0, cells - 1)

@@ -53,7 +53,7 @@ def diagram(by_seed: BySeed) -> Diagram:
     correct = np.concatenate([member.correct for member in each])
     confidence = np.concatenate([member.confidence for member in each])
     scaled = [member.scaled_confidence for member in each if member.scaled_confidence is not None]
-    fitted = bool(scaled) and bool(np.isfinite(np.concatenate(scaled)).all())
+    fitted = len(scaled) == len(each) and bool(np.isfinite(np.concatenate(scaled)).all())
     return Diagram(
         reliability(confidence, correct),
         reliability(np.concatenate(scaled), correct) if fitted else None,

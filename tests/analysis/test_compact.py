@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import small_study
 from helpers.synthetic_records import make
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -232,3 +233,35 @@ def test_the_command_copies_and_reads(command, tmp_path):
     assert "Read from a compact copy" in (tmp_path / "copy" / "table.md").read_text()
     done = command(STUDY, STUDY, "--compact", tmp_path / "both")
     assert done.returncode == 2 and "one study" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_from_its_copy(command, tmp_path):
+    """What was trained before is not trained again, and the copy of both is one of the whole study."""
+    study, copy, again = (tmp_path / name for name in ("study", "copy", "again"))
+    assert small_study.run(study, seeds=1)[0] == 0
+    compact(study, copy)
+    done = command(copy, "--unpack", again)
+    assert done.returncode == 0 and f"--out {again}" in done.stdout
+    trained = of_trials(again)
+    assert trained.keys() == of_trials(study).keys()
+    assert small_study.run(again, seeds=2)[0] == 0
+    assert {name: of_trials(again)[name] for name in trained} == trained
+    assert [record.status for record in load(again).records.values()] == ["finished"] * 4
+    assert "nor any predictions" not in compact(again, tmp_path / "grown")
+
+
+def of_trials(folder):
+    return {path.parent.name: path.read_bytes() for path in folder.glob("trials/*/trial.json")}
+
+
+def test_a_copy_is_unpacked_into_a_new_folder_alone(command, copied, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    for places, said in (([copied, "--unpack", tmp_path / "full"], "holds something already"),
+                         ([tmp_path, "--unpack", tmp_path / "new"], f"holds no {ARCHIVE}"),
+                         ([copied, copied, "--unpack", tmp_path / "new"], "one compact copy")):  # fmt: skip
+        done = command(*places)
+        assert done.returncode == 2, said
+        assert said in done.stderr
+    assert not (tmp_path / "new").exists()
