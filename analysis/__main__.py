@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m analysis") ->
         "--compact", metavar="FOLDER", help="write a compact copy of the study's records there, to publish, and nothing else"
     )
     parser.add_argument(
-        "--unpack", metavar="FOLDER", help="write the records of DIR's compact copy there, from where the study's command goes on "
-        "with --out FOLDER, and nothing else",
+        "--unpack", metavar="FOLDER", help="write the records of DIR's compact copy there, and nothing else: the study's "
+        "command goes on from them with --out FOLDER",
     )  # fmt: skip
     flags = parser.parse_args(argv)
     with patient_output():

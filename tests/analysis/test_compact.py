@@ -60,7 +60,7 @@ def write(folder, content):
 @settings(max_examples=60, deadline=None)
 @given(st.integers(LEAST_BITS, MOST_BITS), st.integers(0, 2**32), st.sampled_from([0.0, 0.5, 1.0]), st.booleans())
 def test_rounding_moves_no_prediction_to_another_bin_and_no_mean(bits, seed, share, edges):
-    """Also of predictions that are all right or all wrong, on the edges of bins, or all but certain."""
+    """Also of predictions that are all right or all wrong, on the edges of bins, or all but certain; nor of a copy's own."""
     draws = np.random.default_rng(seed)
     trials, images = 3, 40
     label = draws.integers(0, 10, images).astype(np.int16)
@@ -71,12 +71,22 @@ def test_rounding_moves_no_prediction_to_another_bin_and_no_mean(bits, seed, sha
         of_label = np.where(correct, confidence, np.maximum(1 - confidence, 1e-9) * draws.random(images))
         predicted = np.where(correct, label, label + 1)
         members.append(Predictions(label, predicted, *(of.astype(np.float32) for of in (confidence, of_label))))
-    for was, found in zip(members, restored(rounded(members, bits), label, bits), strict=True):
+    once = restored(rounded(members, bits), label, bits)
+    for was, found in zip([*members, *members], [*once, *restored(rounded(once, bits), label, bits)], strict=True):
         assert (found.correct == was.correct).all() and (found.label == was.label).all()
         bins = [reliability(of.confidence, of.correct) for of in (was, found)]
         assert abs(bins[0].ece - bins[1].ece) < 1e-6 + 2 * edges / images  # float32 may put an edge on either side
+    for was, found in zip(members, once, strict=True):
         assert np.abs(found.confidence - was.confidence).max() <= 1 / 15 / 2 ** (bits - 4) + 1e-6
         assert found.nll.mean() == pytest.approx(was.nll.mean(), rel=1e-5, abs=1e-6)
+
+
+def test_predictions_by_soft_labels_are_refused():
+    """Their label's probability is no class's, and none could be restored from the confidence."""
+    ones, nine, seven = np.ones(2, np.int16), np.full(2, 0.9, np.float32), np.full(2, 0.7, np.float32)
+    soft = Predictions(ones, ones, nine, seven, entropy=seven)
+    with pytest.raises(Damaged, match="another confidence"):
+        rounded([soft], MOST_BITS)
 
 
 def test_a_copy_has_the_scores_and_all_but_the_intervals_of_the_records(copied):
