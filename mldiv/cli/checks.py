@@ -81,10 +81,14 @@ def check_arms(arms: Sequence[Arm], searches: bool) -> None:
         seen[what] = arm.name
 
 
-def check_heard(given: dict[str, Any], base: TrialConfig, usual: TrialConfig, arms: Callable[[TrialConfig], list[Arm]]) -> None:
+def check_heard(
+    given: dict[str, Any], base: TrialConfig, usual: TrialConfig, arms: Callable[[TrialConfig], list[Arm]],
+    held: Callable[[], dict[str, Any]],
+) -> None:  # fmt: skip
     """Refuse a setting of --set that changes no trial, since every arm has its own.
 
-    usual: the configuration without any --set; arms: makes them for a configuration.
+    usual: the configuration without any --set; arms: makes them for a configuration; held: gives the settings of the study
+    that the command continues, which it must name although they act on nothing.
     """
     made = arms(base)
     for name, value in given.items():
@@ -101,7 +105,7 @@ def check_heard(given: dict[str, Any], base: TrialConfig, usual: TrialConfig, ar
             (effective(arm.config, arm.searched), arm.searched) == (effective(other.config, other.searched), other.searched)
             for arm, other in zip(made, others, strict=True)
         )
-        if same and value != getattr(usual, name):
+        if same and value != getattr(usual, name) and held().get(name) != value:
             raise ConfigError(f"--set {name}={value}: every arm of this study has its own {name}; leave it out")
 
 

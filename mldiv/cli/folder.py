@@ -91,7 +91,7 @@ def _differing(here: StudyRecord, there: StudyRecord) -> Iterator[tuple[str, Any
     """Yield name, old and new value of what keeps ``here`` from continuing ``there``."""
     more_arms = len(here.arms) > len(there.arms)
     for name in (item.name for item in fields(StudyRecord) if item.name not in FREE):
-        old, new = getattr(there, name), getattr(here, name)
+        old, new = (_acting(record) if name == "changes" else getattr(record, name) for record in (there, here))
         if name == "seeds" and here.looks and here.looks == there.looks:
             continue  # every run looks anew, from the first look on
         if old != new and not (name in EXTENDS and EXTENDS[name](old, new, more_arms)):
@@ -102,6 +102,15 @@ def _differing(here: StudyRecord, there: StudyRecord) -> Iterator[tuple[str, Any
     )
     if there.fingerprint not in (None, here.fingerprint):  # of a study begun by mldiv 0.5.0 it is not known
         yield "fingerprint", there.fingerprint, here.fingerprint
+
+
+def _acting(record: StudyRecord) -> dict[str, dict[str, Any]]:
+    """Return what each arm changes, less what it changes to the value that the study's settings have anyway."""
+    settings = setting.as_before(TrialConfig) | record.settings
+    return {
+        arm: {name: value for name, value in changes.items() if settings.get(name) != value}
+        for arm, changes in record.changes.items()
+    }
 
 
 def _holds(old: Any, new: Any, more_arms: bool) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from optuna.storages import BaseStorage
 
@@ -29,9 +30,9 @@ from mldiv.datasets.files import DataError, content_hash
 from mldiv.datasets.splits import TooFewImages
 from mldiv.plugins import loading
 from mldiv.presets import PRESETS, Preset, configure, cut_of
-from mldiv.records import LEVEL, StudyRecord
+from mldiv.records import LEVEL, RecordError, StudyRecord
 from mldiv.storage.cache import Store
-from mldiv.storage.object_store import Location
+from mldiv.storage.object_store import Location, working_copy
 from mldiv.storage.public_weights import located
 from mldiv.storage.remote_cache import open_store
 from mldiv.study import Changes, Study, Weights
@@ -218,10 +219,20 @@ def check_design(study: Study, flags: Namespace, preset: str, base: TrialConfig)
     check_heard(
         parse_settings(flags.set), base, configure_trials(study, flags, preset, sets=()),
         lambda config: make_arms(study, config, choose_arms(study, flags.arm, config)),
+        lambda: held_settings(places(flags, study.name)[0]),
     )  # fmt: skip
     check_workers(flags, [arm.config for arm in arms])
     check_lanes(flags.lanes, [arm.config for arm in arms])
     return changes, arms
+
+
+def held_settings(place: Location) -> dict[str, Any]:
+    """Return the settings of the study that a place holds; none where there is none that can be read."""
+    with suppress(RecordError, OSError, ValueError), working_copy(place, fetch=False) as folder:
+        folder.pull(deep=False)
+        if (folder.local / "study.json").exists():
+            return records.read_study(folder.local).settings
+    return {}
 
 
 def choose_arms(study: Study, names: Sequence[str], base: TrialConfig) -> dict[str, Changes]:
