@@ -138,6 +138,28 @@ def test_what_cannot_be_extended_is_refused_with_the_way_out(run, tmp_path):
     assert find_trial(tmp_path / "there-2", *trained).config["alpha"] == 0
 
 
+def test_a_study_goes_on_under_what_it_says_of_itself(run, tmp_path):
+    """Also a setting that acts on nothing there, which would be refused of a new study, and an arm that names what all have."""
+    arms = {"plain": {"beta": 0.0}, "feature": {"prior_mode": "relative"}}
+    study = Study(
+        name="old", question="?", scientific="beta", searched=(), baseline="plain", arms=arms, settings={"alpha": 0.0}
+    )
+    old = ["--set", "param_transform=exp", "--dry-run"]
+    code, err, _ = run("old", "--seeds", "2", *old, study=study)
+    assert code == 2 and "--set param_transform=exp: every arm of this study has its own" in err
+    run("new", "--seeds", "1", study=study)
+    header = read_study(tmp_path / "new")
+    changes = {"plain": {"beta": 0.0}, "feature": {}}
+    (tmp_path / "old").mkdir()
+    records.write_study(
+        tmp_path / "old", replace(header, changes=changes, settings=header.settings | {"param_transform": "exp"})
+    )
+    code, err, _ = run("old", "--seeds", "2", *old, study=study)
+    assert code == 0 and "2 seeds in place of 1" in err
+    code, err, _ = run("old", "--seeds", "2", "--dry-run", study=study)
+    assert code == 2 and '(--set param_transform="exp")' in err
+
+
 def test_a_folder_is_taken_up_with_other_predictions_kept(study, capsys):
     """Finished trials stay as they are, with what they kept; a word that is none is refused."""
     flags = ["--preset", "demo", "--in-process", "--seeds", "1", "--trials", "1", "--out", str(study)]
