@@ -25,7 +25,7 @@ MEANS = ("nll", "accuracy")
 #: With so many digits effects are quoted.
 DIGITS = (2, 3, 4)
 #: Of studies with more, arms are compared with the baseline alone.
-MANY_ARMS = 8
+MANY_ARMS = 10
 
 
 def written(effect, digits):
