@@ -9,10 +9,10 @@ from mldiv.cli.run import StudyRun
 from mldiv.cli.screen.display import clock
 from mldiv.cluster.nodes import Resources, local_resources, worker_resources
 from mldiv.records import StudyRecord
-from mldiv.sweep.in_process import count_lanes
 from mldiv.sweep.plan import Plan
 from mldiv.sweep.simulate import first_wins, simulate
 from mldiv.training import step_cost
+from mldiv.training.lanes.run import count_lanes
 from mldiv.training.step_cost import GROUP_START_SECONDS, IN_PROCESS_SECONDS
 
 
@@ -74,7 +74,7 @@ def _side_by_side(run: StudyRun, trials: int) -> tuple[str, int, float, dict[str
     """Where the study would train, in words; how many trials at once; seconds besides the training; a worker's threads and
     device."""
     if run.in_process:
-        lanes = count_lanes(run.lanes)
+        lanes = count_lanes(run.lanes, "cuda" if torch.cuda.is_available() else "cpu")
         said = "one trial after the other" if lanes == 1 else f"{lanes} trials at a time"
         return f"{said} in this process", 1, IN_PROCESS_SECONDS, {}
     nodes = [local_resources()]
@@ -83,7 +83,9 @@ def _side_by_side(run: StudyRun, trials: int) -> tuple[str, int, float, dict[str
         more_may_come=run.parallel_trials is not None,
     )  # fmt: skip
     groups = min(resources.groups(nodes, trials), run.parallel_trials or trials)
-    words = f"{groups} worker groups of {run.workers} side by side on this machine"
+    lanes = count_lanes(run.lanes, "cuda" if resources.gpus else "cpu")
+    each = f", each with {lanes} trials at a time" if lanes > 1 else ""
+    words = f"{groups} worker groups of {run.workers} side by side on this machine{each}"
     return words, groups, GROUP_START_SECONDS, of_worker(resources)
 
 

@@ -151,7 +151,7 @@ def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, fo
         threading.Thread(target=expect_on_ray, args=(run, forecast, resources, wanted), daemon=True).start()
         with raylet.watched(raylet.find(), run.say):
             yield partial(
-                tuner.run, resources=resources, groups=groups, scheduler=scheduler, tell=display.groups,
+                tuner.run, resources=resources, groups=groups, lanes=run.lanes, scheduler=scheduler, tell=display.groups,
                 abandon=interrupt.ENDING.is_set,
             )  # fmt: skip
     finally:

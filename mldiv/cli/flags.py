@@ -127,16 +127,17 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
     parser.add_argument("--cache-size", type=float, default=20.0, metavar="GB", help="size of that place (default 20)")
     parser.add_argument("--no-cache", action="store_true", help="share nothing: train every trial from its very start")
     parser.add_argument(
-        "--parallel-trials", type=int, metavar="N", help="most trials at once (default: what the cluster has room for)"
-    )
+        "--parallel-trials", type=int, metavar="N", help="most trials, or with --lanes groups of them, at once (default: what "
+        "the cluster has room for)",
+    )  # fmt: skip
     parser.add_argument("--cpus-per-worker", type=float, metavar="N", help="processors of each worker (default: the preset's)")
     parser.add_argument(
         "--gpus-per-worker", type=float, metavar="N", help="GPUs of each worker; 0.25: four small networks share one"
     )
     parser.add_argument("--in-process", action="store_true", help="train here, one trial after the other, without Ray")
     parser.add_argument(
-        "--lanes", type=parse_lanes, default=1, metavar="N", help="with --in-process: trials that are stepped together, which "
-        "differ in numbers alone; auto: 4 on a GPU, on a processor, where it gains nothing, 1 (default 1)",
+        "--lanes", type=parse_lanes, default=1, metavar="N", help="trials that each worker group, or this process, steps "
+        "together, which differ in numbers alone; auto: 4 on a GPU, on a processor, where it gains nothing, 1 (default 1)",
     )  # fmt: skip
     parser.add_argument(
         "--address", default=os.environ.get("RAY_ADDRESS") or "local", help="Ray cluster (default: this machine)"
@@ -189,8 +190,8 @@ def _check_ways(flags: Namespace) -> None:
     for flag, given in needs_ray.items():
         if given and flags.in_process:
             raise ConfigError(f"--{flag} needs Ray: leave it out, or leave out --in-process")
-    if flags.lanes != 1 and not flags.in_process:
-        raise ConfigError("--lanes needs --in-process: on Ray every trial has a worker group of its own")
+    if flags.lanes != 1 and flags.workers > 1:
+        raise ConfigError("--lanes with --workers: trials that are stepped together have one worker; leave one of the two out")
 
 
 def _check_shares(flags: Namespace) -> None:

@@ -5,6 +5,8 @@ An early stop is the answer to a report: nothing is killed. A group that asks fo
 been restarted: it is handed the same trial again, a bounded number of times without an epoch in between. A trial whose
 client has fallen silent is stopped at its next report, and one that no group has taken yet is dropped. What a worker says
 before it ends by an error of its own is the reason: at once where trying again cannot help, else when that was in vain.
+
+A group that steps several trials at once asks for each of its places (`places`), one for each trial that it holds.
 """
 
 import asyncio
@@ -26,6 +28,15 @@ SILENCE_SECONDS = 300.0
 NAMESPACE = "mldiv"
 #: What `next` answers when the study is over.
 END = "end"
+
+
+def places(group: str, count: int) -> list[str]:
+    """Return the names under which a group asks for so many trials at once; its own for one."""
+    return [group] if count == 1 else [f"{group}/{number}" for number in range(count)]
+
+
+def _group(place: str) -> str:
+    return place.partition("/")[0]
 
 
 class Outcome(NamedTuple):
@@ -103,20 +114,31 @@ class Broker:
         before, self.placements[group] = self.placements.get(group), placement
         return None if before == placement else before
 
-    async def next(self, group: str, pid: int, timeout: float) -> TrialTask | str | None:
-        """Return a group's task: its unfinished one, else the next in line, None if there is none yet, END after the last."""
+    async def held(self, group: str) -> list[str]:
+        """Return the places of a group that hold a trial: of one that starts anew, what its death has left."""
+        return [place for place in self.holding if _group(place) == group]
+
+    async def next(self, place: str, pid: int, timeout: float) -> TrialTask | str | None:
+        """Return a place's task: its unfinished one, else the next in line, None if there is none yet, END after the last.
+
+        A group that holds a trial already leaves to those that hold none as many as they can begin with.
+        """
+        group = _group(place)
         self.pids.setdefault(group, [])
         if pid not in self.pids[group]:
             self.pids[group].append(pid)
         self.deaths.pop(group, None)
-        await self._wait(lambda: self.waiting or group in self.holding or self.closed or self.surplus, timeout)
+        await self._wait(lambda: self.waiting or place in self.holding or self.closed or self.surplus, timeout)
         async with self.changed:
             if self.closed:
                 return END
-            trial = self.holding.get(group) or self._next_wanted()
+            busy = {_group(other) for other in self.holding}
+            left = len(set(self.pids) - busy) if group in busy else 0
+            trial = self.holding.get(place) or (self._next_wanted() if len(self.waiting) > left else None)
             if trial is None:
-                if self.surplus:
+                if self.surplus and group not in busy:
                     self.surplus -= 1
+                    del self.pids[group]
                     return END
                 return None
             queued = self.trials[trial]
@@ -125,10 +147,10 @@ class Broker:
             if queued.attempts == ATTEMPTS:
                 said = f"; the last time: {self.last_words[group]}" if group in self.last_words else ""
                 reason = f"its worker group died {ATTEMPTS} times without an epoch in between{said}"
-                self._finish(group, trial, Outcome("failed", reason))
+                self._finish(place, trial, Outcome("failed", reason))
                 return None
             queued.attempts += 1
-            self.holding[group] = trial
+            self.holding[place] = trial
             return queued.task
 
     async def report(self, trial: str, line: dict[str, Any]) -> bool:
@@ -140,11 +162,11 @@ class Broker:
             self.changed.notify_all()
             return queued.stop or self._silent(queued)
 
-    async def finish(self, group: str, trial: str, outcome: Outcome) -> None:
-        """Take how the group's trial ended. Only the first outcome counts (several ranks may report one failure)."""
+    async def finish(self, place: str, trial: str, outcome: Outcome) -> None:
+        """Take how a place's trial ended. Only the first outcome counts (several ranks may report one failure)."""
         async with self.changed:
-            if self.holding.get(group) == trial:
-                self._finish(group, trial, outcome)
+            if self.holding.get(place) == trial:
+                self._finish(place, trial, outcome)
 
     async def died(self, group: str, rank: int, reason: str, hopeless: bool) -> bool:
         """Take why a worker ends outside of a trial; return whether to start it anew.
@@ -171,11 +193,10 @@ class Broker:
     # The driver
 
     async def lost(self, group: str, reason: str) -> Any:
-        """Put the trial of a group that is gone for good at the head of the line; return the placement it may have left."""
+        """Put the trials of a group that is gone for good at the head of the line; return the placement it may have left."""
         async with self.changed:
-            trial = self.holding.pop(group, None)
-            if trial is not None:
-                self.waiting.appendleft(trial)
+            self.waiting.extendleft([self.holding.pop(place) for place in await self.held(group)])
+            self.pids.pop(group, None)
             self.changed.notify_all()
         return self.placements.pop(group, None)
 
@@ -206,8 +227,8 @@ class Broker:
     def _silent(self, queued: QueuedTrial) -> bool:
         return time.monotonic() - queued.last_poll > SILENCE_SECONDS
 
-    def _finish(self, group: str, trial: str, outcome: Outcome) -> None:
-        del self.holding[group]
+    def _finish(self, place: str, trial: str, outcome: Outcome) -> None:
+        del self.holding[place]
         self.trials[trial].outcome = outcome
         self.changed.notify_all()
 

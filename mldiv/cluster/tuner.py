@@ -26,6 +26,7 @@ from mldiv.storage.cache import Store
 from mldiv.storage.object_store import Location, SyncedFolder, join
 from mldiv.storage.remote_cache import open_store
 from mldiv.sweep.plan import Plan, Progress, pull_record
+from mldiv.training.lanes.run import count_lanes
 
 #: Tune's settings by environment variable; what the user has set wins.
 ENVIRONMENT = {
@@ -172,6 +173,7 @@ def run(
     resources: Resources,
     store: Store | None = None,
     groups: int | None = None,
+    lanes: int | None = 1,
     progress: Progress = lambda trial, result: None,
     scheduler: TrialScheduler | None = None,
     tell: Callable[[int, int], None] = lambda ready, standing: None,
@@ -182,7 +184,8 @@ def run(
     A trial that fails leaves its record, as `attempt` says, and the others go on.
 
     study: its folder, or the copy here of one on an object store; store: where trials share their first stages (default: in
-    the study's folder); groups: most worker groups side by side (default: what the cluster has, and gets meanwhile);
+    the study's folder); groups: most worker groups side by side (default: what the cluster has, and gets meanwhile); lanes:
+    how many trials at most each steps at once, None: as many as suit its device;
     scheduler: Tune's, which may stop trials early; tell: hears how many groups are ready, and how many stand; abandon:
     whether at a Ctrl-C no group's end is waited for, since this process ends, and with it they.
 
@@ -195,8 +198,10 @@ def run(
     store = store or open_store(join(study.place, "store"))
     mirror = join(study.place, "ray")
     study.remove("ray")
-    with _groups(plan, resources, mirror, groups, tell, abandon) as standing:
-        search = PlanSearch(plan, study, store, most_open=lambda: standing.count + 1)  # a group never waits for a client
+    lanes = count_lanes(lanes, "cuda" if resources.gpus else "cpu")
+    with _groups(plan, resources, mirror, groups, lanes, tell, abandon) as standing:
+        most_open = lambda: standing.count * lanes + 1  # noqa: E731  # a group never waits for a client
+        search = PlanSearch(plan, study, store, most_open)
         _tuner(search, standing.broker, mirror, progress, scheduler).fit()
     if search.given_up is not None:
         raise RuntimeError(search.given_up)
@@ -206,13 +211,14 @@ def run(
 
 @contextmanager
 def _groups(
-    plan: Plan, resources: Resources, storage: Location, most: int | None, tell: Callable[[int, int], None],
+    plan: Plan, resources: Resources, storage: Location, most: int | None, lanes: int, tell: Callable[[int, int], None],
     abandon: Callable[[], bool],
 ) -> Iterator[Groups]:  # fmt: skip
     """Start a broker and standing worker groups, which end with the context."""
     name = f"broker-{uuid.uuid4().hex[:8]}"
     broker = start_broker(name)
-    standing = Groups(broker, name, resources, storage, trials_left=lambda: plan.trials() - plan.answered, most=most, tell=tell)
+    left = lambda: plan.trials() - plan.answered  # noqa: E731
+    standing = Groups(broker, name, resources, storage, trials_left=left, most=most, lanes=lanes, tell=tell)
     try:
         yield standing
     finally:

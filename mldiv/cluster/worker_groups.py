@@ -18,16 +18,19 @@ from ray.train.torch import get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mldiv import distributed
-from mldiv.cluster.broker import END, NAMESPACE, Broker, Outcome
+from mldiv.cluster.broker import END, NAMESPACE, Broker, Outcome, places
 from mldiv.cluster.nodes import Resources, nodes
 from mldiv.cluster.process_group import ProcessGroup
 from mldiv.cluster.ray_private import LeanTrainer
 from mldiv.plugins import loading
 from mldiv.plugins.loading import Plugin
-from mldiv.records import TrialTask
+from mldiv.records import TrialRecord, TrialTask
 from mldiv.storage.object_store import Location
-from mldiv.training.attempt import HOPELESS, StudyOver, attempt
+from mldiv.training.attempt import HOPELESS, StudyOver, attempt, attempting
 from mldiv.training.fit import summary
+from mldiv.training.lanes.asked import Training
+from mldiv.training.lanes.run import train_lanes
+from mldiv.training.resume import Report
 from mldiv.training.worker_cache import Workspace
 
 #: How long a call for work or news waits at the broker before it comes back empty-handed. Short against the process group's
@@ -77,15 +80,17 @@ class Groups:
     ``most``, the cluster is asked to make room for so many (an autoscaler starts nodes), and groups start as nodes come;
     groups that no trial needs any more end, so that their nodes can go.
 
-    tell: hears now and then how many groups have asked for work, and how many stand or are starting.
+    lanes: how many trials at most each group steps at once; tell: hears now and then how many groups have asked for work, and
+    how many stand or are starting.
     """
 
     def __init__(
         self, broker: Any, broker_name: str, resources: Resources, storage: Location, *, trials_left: Callable[[], int],
-        most: int | None = None, tell: Callable[[int, int], None] = lambda ready, standing: None,
+        most: int | None = None, lanes: int = 1,
+        tell: Callable[[int, int], None] = lambda ready, standing: None,
     ) -> None:  # fmt: skip
         self.broker, self.broker_name, self.resources, self.storage = broker, broker_name, resources, storage
-        self.trials_left, self.most, self.tell = trials_left, most, tell
+        self.trials_left, self.most, self.lanes, self.tell = trials_left, most, lanes, tell
         self.failures: list[str] = []
         self.threads: list[threading.Thread] = []
         self.closed = threading.Event()
@@ -129,7 +134,7 @@ class Groups:
     def _serve(self, index: int) -> None:
         group = f"group-{index}"
         try:
-            settings = {"broker": self.broker_name, "group": group, "threads": self.resources.threads}
+            settings = {"broker": self.broker_name, "group": group, "threads": self.resources.threads, "lanes": self.lanes}
             self._run_trainer(settings | {"plugins": [asdict(plugin) for plugin in loading.loaded()]})
             if (reason := ray.get(self.broker.given_up.remote(group))) is not None:
                 raise RuntimeError(reason)
@@ -200,25 +205,58 @@ def worker_loop(settings: dict[str, Any]) -> None:
 
 
 def _train_all(broker: Any, settings: dict[str, Any]) -> None:
-    """Load the study's plug-ins, then train one trial after the other."""
+    """Load the study's plug-ins, then train one trial after the other, or several in one step."""
     loading.load(Plugin(**plugin) for plugin in settings["plugins"])
     torch.set_num_threads(settings["threads"])
-    workspace, group = Workspace(get_device()), settings["group"]
+    workspace, group = Workspace(get_device(), settings["lanes"]), settings["group"]
     with suppress(ray.exceptions.RayActorError):  # a broker that has died is noticed with the next task
         left: Any = ray.get(broker.placed.remote(group, ray.util.get_current_placement_group()))
         if left is not None:
             ray.util.remove_placement_group(left)
-    while True:
-        task = distributed.from_first(_next_task(broker, group) if distributed.rank() == 0 else None)
-        if task == END:
-            return
-        if task is not None:
-            _train(broker, group, task, workspace)
+    if workspace.lanes > 1:
+        with suppress(ray.exceptions.RayActorError):  # as above
+            for place in ray.get(broker.held.remote(group)):  # alone: one of them may be what has ended the group
+                _train_next(broker, place, workspace)
+        while _train_side_by_side(broker, group, workspace):
+            pass
+    else:
+        while _train_next(broker, group, workspace):
+            pass
 
 
-def _next_task(broker: Any, group: str) -> TrialTask | str | None:
+def _train_next(broker: Any, place: str, workspace: Workspace) -> bool:
+    """Train the next trial, if there is one by now; return whether to go on."""
+    task = distributed.from_first(_next_task(broker, place) if distributed.rank() == 0 else None)
+    if isinstance(task, TrialTask):
+        _train(broker, place, task, workspace)
+    return task != END
+
+
+def _train_side_by_side(broker: Any, group: str, workspace: Workspace) -> bool:
+    """Train trials in lanes, each in a place of the group, until none is left for now; return whether to go on."""
+    free, over = places(group, workspace.lanes), False
+
+    def ask() -> tuple[tuple[str, str], Training] | None:
+        nonlocal over
+        task = None if over else _next_task(broker, free[-1], 0.0 if len(free) < workspace.lanes else WAIT_SECONDS)
+        over = over or task == END
+        if not isinstance(task, TrialTask):
+            return None
+        training = attempting(task, workspace=workspace, report=_report(broker, task.trial))
+        return (free.pop(), task.trial), training
+
+    def end(name: tuple[str, str], record: TrialRecord) -> None:
+        free.append(name[0])
+        _tell_end(broker, *name, record)
+
+    with suppress(StudyOver):
+        train_lanes(ask, end, workspace.lanes)
+    return not over
+
+
+def _next_task(broker: Any, place: str, timeout: float = WAIT_SECONDS) -> TrialTask | str | None:
     try:
-        return ray.get(broker.next.remote(group, os.getpid(), WAIT_SECONDS))
+        return ray.get(broker.next.remote(place, os.getpid(), timeout))
     except ray.exceptions.ActorUnavailableError:
         time.sleep(1.0)
         return None
@@ -226,7 +264,25 @@ def _next_task(broker: Any, group: str) -> TrialTask | str | None:
         return END
 
 
-def _train(broker: Any, group: str, task: TrialTask, workspace: Workspace) -> None:
+def _report(broker: Any, trial: str) -> Report:
+    """Make a report that tells the broker of an epoch, and hears whether the trial is to end."""
+
+    def report(line: dict[str, Any]) -> bool:
+        try:
+            return ray.get(broker.report.remote(trial, summary(line)))
+        except ray.exceptions.RayActorError as error:
+            raise StudyOver from error
+
+    return report
+
+
+def _tell_end(broker: Any, place: str, trial: str, record: TrialRecord) -> None:
+    """Tell the broker how a trial ended; its death is noticed with the next task, and one that is back hands it out again."""
+    with suppress(ray.exceptions.RayActorError):
+        ray.get(broker.finish.remote(place, trial, Outcome(record.status, record.reason)))
+
+
+def _train(broker: Any, place: str, task: TrialTask, workspace: Workspace) -> None:
     """Attempt the trial and tell the broker how it ended; without the broker, leave it to a later run.
 
     Where another rank has died, Ray Train ends this process within the grace, and the group starts anew with the same trial.
@@ -234,19 +290,12 @@ def _train(broker: Any, group: str, task: TrialTask, workspace: Workspace) -> No
     Raises: RuntimeError in a group of several when this rank itself failed: the others wait in a collective.
     """
 
-    def report(line: dict[str, Any]) -> bool:
-        try:
-            return ray.get(broker.report.remote(task.trial, summary(line)))
-        except ray.exceptions.RayActorError as error:
-            raise StudyOver from error
-
     try:
-        record = attempt(task, workspace=workspace, report=report, grace_seconds=GRACE_SECONDS)
+        record = attempt(task, workspace=workspace, report=_report(broker, task.trial), grace_seconds=GRACE_SECONDS)
     except StudyOver:
         return
     failed = record.status == "failed"
     if failed or distributed.rank() == 0:
-        with suppress(ray.exceptions.RayActorError):  # noticed with the next task; one that is back hands it out again
-            ray.get(broker.finish.remote(group, task.trial, Outcome(record.status, record.reason)))
+        _tell_end(broker, place, task.trial, record)
     if failed and distributed.size() > 1:
         raise RuntimeError(record.reason)

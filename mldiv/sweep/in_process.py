@@ -14,14 +14,9 @@ from mldiv.sweep.plan import Plan, Progress, pull_record
 from mldiv.training.attempt import attempt, attempting
 from mldiv.training.fit import summary
 from mldiv.training.lanes.asked import Training
-from mldiv.training.lanes.run import train_lanes
+from mldiv.training.lanes.run import count_lanes, train_lanes
 from mldiv.training.resume import Line, Report
 from mldiv.training.worker_cache import Workspace
-
-#: How many trials are stepped at once where nothing else is said, by kind of device. On a processor the same arithmetic takes
-#: as long. On a GPU launches take about four times as long as the work of one pair [reckoned: 4 to 9 ms beside 1.5 ms for
-#: ResNet-20 on an H100; to be replaced by what is measured there].
-LANES = {"cpu": 1, "cuda": 4}
 
 
 def run(
@@ -37,11 +32,12 @@ def run(
     A trial that fails leaves its record, as `attempt` says, and the others go on.
 
     study: its folder, or the copy here of one on an object store; lanes: trials at most that are stepped at once;
-    None: `LANES` of the device.
+    None: as many as suit the device (`count_lanes`).
     """
     study = study if isinstance(study, SyncedFolder) else SyncedFolder(Path(study).resolve())
     torch.set_num_threads(1)  # as a worker group has it: the same records, to the last bit
-    workspace = Workspace(torch.device(_device()), count_lanes(lanes))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    workspace = Workspace(torch.device(device), count_lanes(lanes, device))
 
     def ask() -> tuple[TrialTask, Report] | None:
         if (task := plan.ask()) is None:
@@ -66,15 +62,6 @@ def run(
     while (given := ask()) is not None:
         task, report = given
         end(task.trial, attempt(task, workspace=workspace, report=report))
-
-
-def count_lanes(lanes: int | None) -> int:
-    """Return how many trials are stepped at once; None: `LANES` of the device."""
-    return LANES[_device()] if lanes is None else lanes
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _report(plan: Plan, trial: str, progress: Progress) -> Report:

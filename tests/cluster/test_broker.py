@@ -261,3 +261,61 @@ def test_a_group_whose_workers_die_before_they_ask_is_given_up(monkeypatch):
         assert not await broker.over("other") and await broker.given_up("other") is None
 
     play(scene())
+
+
+def test_a_group_of_several_places_holds_as_many_trials():
+    """Each place has its own; the last one that is idle is told that the study needs it no more."""
+
+    async def scene():
+        broker = Broker()
+        a, b, c = broker_module.places("g", 3)
+        for trial in "xyz":
+            await broker.submit(task(trial))
+        assert [await broker.next(place, 1, 0) for place in (a, b)] == [task("x"), task("y")]
+        assert await broker.next(a, 1, 0) == task("x")
+        await broker.finish(a, "y", Outcome("finished"))
+        assert broker.trials["y"].outcome is None, "of another place"
+        await broker.finish(b, "y", Outcome("finished"))
+        assert await broker.next(b, 1, 0) == task("z")
+        await broker.retire(1)
+        assert await broker.next(c, 1, 0) is None, "the group still trains"
+        assert await broker.held("g") == [a, b]
+        await broker.finish(a, "x", Outcome("finished"))
+        await broker.finish(b, "z", Outcome("finished"))
+        assert await broker.next(c, 1, 0) == END
+        assert (await broker.state())["pids"] == {}
+
+    play(scene())
+
+
+def test_a_group_with_work_leaves_trials_to_those_without():
+    async def scene():
+        broker = Broker()
+        first, second = (broker_module.places(group, 2) for group in ("g", "h"))
+        assert await broker.next(second[0], 2, 0) is None
+        for trial in "xyz":
+            await broker.submit(task(trial))
+        assert await broker.next(first[0], 1, 0) == task("x")
+        assert await broker.next(first[1], 1, 0) == task("y"), "of two that wait"
+        assert await broker.next(second[0], 2, 0) == task("z")
+        await broker.submit(task("last"))
+        await broker.finish(second[0], "z", Outcome("finished"))
+        await broker.finish(first[1], "y", Outcome("finished"))
+        assert await broker.next(first[1], 1, 0) is None
+        assert await broker.next(second[1], 2, 0) == task("last")
+
+    play(scene())
+
+
+def test_all_that_a_lost_group_held_is_for_the_next_one():
+    async def scene():
+        broker = Broker()
+        for trial in "xyz":
+            await broker.submit(task(trial))
+        for place in broker_module.places("g", 2):
+            await broker.next(place, 1, 0)
+        await broker.lost("g", "its node is gone")
+        assert {(await broker.next(place, 2, 0)).trial for place in broker_module.places("h", 2)} == {"x", "y"}
+        assert await broker.held("g") == []
+
+    play(scene())

@@ -3,6 +3,7 @@
 With groups of processes: test_worker_groups.py.
 """
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -13,10 +14,13 @@ from mldiv import records
 from mldiv.cluster import tuner, worker_groups
 from mldiv.cluster.early_stopping import AfterSwitch
 from mldiv.cluster.nodes import Resources, nodes
-from mldiv.config import ConfigError
+from mldiv.config import ConfigError, from_dict
 from mldiv.records import find_trial, trial_folder
+from mldiv.storage.cache import Store
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.plan import Plan
+from mldiv.training.fit import fit
+from mldiv.training.lanes import run as lanes_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("nothing_left", "threads")]
 
@@ -201,7 +205,7 @@ def test_a_worker_that_cannot_begin_says_why_at_once(small, tmp_path, monkeypatc
     """Where trying again cannot help: the study ends with the reason, of the first group, at its first try."""
     began = []
 
-    def broken(device):
+    def broken(device, lanes):
         began.append(device)
         raise ImportError("no module named 'plug_in'")
 
@@ -211,3 +215,37 @@ def test_a_worker_that_cannot_begin_says_why_at_once(small, tmp_path, monkeypatc
         tuner.run(plan, tmp_path, resources=Resources(), groups=1)
     assert len(began) == 1
     assert plan.answered == 0
+
+
+def test_trials_in_lanes_are_as_trained_alone(small, tmp_path, monkeypatch):
+    """Up to rounding, beside one that fails. A group that starts anew trains what it held alone, and then goes on in lanes."""
+    held, alone, together = [], [], []
+    lanes, train, step = worker_groups.train_lanes, worker_groups._train, lanes_run.train_epochs
+
+    def dies_once(ask, end, most):
+        if not held:
+            while len(held) < most:  # until Tune has brought them
+                held.extend(trial for (_, trial), _ in filter(None, [ask()]))
+            raise ray.exceptions.WorkerCrashedError
+        lanes(ask, end, most)
+
+    def run_twice(groups, settings):
+        with contextlib.suppress(ray.exceptions.WorkerCrashedError):
+            worker_groups.worker_loop(settings)
+        worker_groups.worker_loop(settings)
+
+    monkeypatch.setattr(worker_groups, "train_lanes", dies_once)
+    monkeypatch.setattr(worker_groups, "_train", lambda *given: alone.append(given[2].trial) or train(*given))
+    monkeypatch.setattr(lanes_run, "train_epochs", lambda asked: together.append(len(asked)) or step(asked))
+    monkeypatch.setattr(worker_groups.Groups, "_run_trainer", run_twice)
+    plan = make_plan(tmp_path, small, seeds=(1, 2), more=[without_data(small)])
+    tuner.run(plan, tmp_path, resources=Resources(), groups=1, lanes=2)
+    assert len(held) == 2
+    assert sorted(alone) == sorted(held)
+    assert max(together) == 2
+    assert {item.arm: find_trial(tmp_path, item.trial).status for item in plan.assignments} == {
+        "plain": "finished", "both": "finished", "without data": "failed"}  # fmt: skip
+    last = next(item.trial for item in plan.assignments if item.arm == "both" and item.trial not in held)
+    found = find_trial(tmp_path, last)
+    expected = fit(from_dict(found.config), trial_folder(tmp_path / "alone", last), store=Store(tmp_path / "alone store"))
+    assert found.test["pair"]["nll"] == pytest.approx(expected.test["pair"]["nll"], rel=1e-4)

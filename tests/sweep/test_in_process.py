@@ -15,6 +15,7 @@ from mldiv.sweep.arm import make_arm
 from mldiv.sweep.plan import Plan
 from mldiv.training import attempt as attempt_module
 from mldiv.training.fit import fit
+from mldiv.training.lanes.run import count_lanes
 
 MLDIV = Path(in_process.__file__).parents[1]
 
@@ -50,7 +51,7 @@ def test_trials_stepped_together_are_recorded_with_how_many(tiny, tmp_path):
     found = [find_trial(tmp_path / "study", item.trial) for item in plan.assignments]
     assert [(record.status, record.environment["lanes"]) for record in found] == [("finished", 3)] * 4
     assert sum(record.cost["epochs_shared"] for record in found) == 2
-    assert in_process.count_lanes(None) == 1 and in_process.count_lanes(3) == 3
+    assert [count_lanes(*given) for given in ((None, "cpu"), (None, "cuda"), (3, "cpu"))] == [1, 4, 3]
 
 
 def test_what_has_ended_is_assigned_whatever_comes(tiny, tmp_path, monkeypatch):
