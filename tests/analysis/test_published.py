@@ -95,23 +95,35 @@ def test_results_effects_are_looked_up_in_every_study_that_has_any():
 
 #: Not counted: the demo, and a study that repeats an arm of another.
 DEMO, AGAIN = "demo", {("diversity_form/tenth", "both terms")}
+#: Seeds that give a first verdict.
+FEW = 3
+
+
+def verdicts(study, repeats):
+    """By arm, its verdict in NLL against the baseline, and over how many seeds."""
+    found = differences(repeats, study.baseline, study.header.compare, ["nll"])["nll"]
+    return {arm: (effect.verdict(study.header.margins["nll"], more=False), effect.n) for arm, effect in found.items()}
 
 
 @pytest.mark.slow
 def test_results_counts_what_is_decided():
-    """Arms against their baseline, by NLL: in all, and with how many seeds."""
-    counted = {True: [], False: []}
+    """Arms against their baseline, by NLL: in all, with how many seeds, and how many verdicts of three seeds hold with more."""
+    counted, held = {True: [], False: []}, []
     for name in STORED:
         study = load(RESULTS / name)
         if name != DEMO and study.baseline is not None:
-            found = differences(gather(study), study.baseline, study.header.compare, ["nll"])["nll"]
-            for arm, effect in found.items():
+            repeats = gather(study)
+            early = {arm: {seed: of_arm[seed] for seed in of_arm if seed <= FEW} for arm, of_arm in repeats.items()}
+            first = verdicts(study, early)
+            for arm, (verdict, seeds) in verdicts(study, repeats).items():
                 if (name, arm) not in AGAIN:
-                    counted[effect.n >= 5].append(effect.verdict(study.header.margins["nll"], more=False) != UNDECIDED)
+                    counted[seeds > FEW].append(verdict != UNDECIDED)
+                    held += [verdict == first[arm][0]] if seeds > FEW and first[arm][0] != UNDECIDED else []
     decided, of = sum(map(sum, counted.values())), sum(map(len, counted.values()))
     many, few = (f"{sum(kind)} of {len(kind)}" for kind in (counted[True], counted[False]))
     said = f"Of {of} comparisons of an arm with its baseline in the studies whose records lie here, {decided} end as better, "
-    said += f"equivalent or worse ({100 * decided / of:.0f} %): {many} with five seeds or more, {few} with three"
+    said += f"equivalent or worse ({100 * decided / of:.0f} %): {many} with five seeds or more, {few} with three. "
+    said += f"Of {len(held)} verdicts that the first three seeds give where there are more, {sum(held)} hold with all"
     assert said in (CHECKOUT / "RESULTS.md").read_text(), said
 
 
