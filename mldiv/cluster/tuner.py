@@ -198,10 +198,9 @@ def run(
     store = store or open_store(join(study.place, "store"))
     mirror = join(study.place, "ray")
     study.remove("ray")
-    lanes = count_lanes(lanes, "cuda" if resources.gpus else "cpu")
-    with _groups(plan, resources, mirror, groups, lanes, tell, abandon) as standing:
-        most_open = lambda: standing.count * lanes + 1  # noqa: E731  # a group never waits for a client
-        search = PlanSearch(plan, study, store, most_open)
+    each = count_lanes(lanes, "cuda" if resources.gpus else "cpu")
+    with _groups(plan, resources, mirror, groups, each, tell, abandon) as standing:
+        search = PlanSearch(plan, study, store, most_open=lambda: standing.count * each + 1)  # none waits for a client
         _tuner(search, standing.broker, mirror, progress, scheduler).fit()
     if search.given_up is not None:
         raise RuntimeError(search.given_up)
@@ -217,8 +216,9 @@ def _groups(
     """Start a broker and standing worker groups, which end with the context."""
     name = f"broker-{uuid.uuid4().hex[:8]}"
     broker = start_broker(name)
-    left = lambda: plan.trials() - plan.answered  # noqa: E731
-    standing = Groups(broker, name, resources, storage, trials_left=left, most=most, lanes=lanes, tell=tell)
+    standing = Groups(
+        broker, name, resources, storage, trials_left=lambda: plan.trials() - plan.answered, most=most, lanes=lanes, tell=tell
+    )
     try:
         yield standing
     finally:
