@@ -219,7 +219,8 @@ def test_a_worker_that_cannot_begin_says_why_at_once(small, tmp_path, monkeypatc
 
 
 def test_trials_in_lanes_are_as_trained_alone(small, tmp_path, monkeypatch):
-    """Up to rounding. A group that starts anew trains what it held alone, and then goes on in lanes."""
+    """Up to rounding, which small steps do not blow up. A group that starts anew trains what it held alone, then in lanes."""
+    small = small.replace(lr=0.02)
     held, alone, together = [], [], []
     lanes, train, step = worker_groups.train_lanes, worker_groups._train, lanes_run.train_epochs
 
@@ -251,4 +252,7 @@ def test_trials_in_lanes_are_as_trained_alone(small, tmp_path, monkeypatch):
     last = next(item.trial for item in plan.assignments if item.trial not in held)
     found = find_trial(tmp_path, last)
     expected = fit(from_dict(found.config), trial_folder(tmp_path / "alone", last), store=Store(tmp_path / "alone store"))
-    assert found.test["pair"]["nll"] == pytest.approx(expected.test["pair"]["nll"], rel=1e-4)
+    assert found.test["pair"]["nll"] == pytest.approx(expected.test["pair"]["nll"], rel=1e-3)
+    lines = [records.read_lines(trial_folder(folder, last) / "metrics.jsonl") for folder in (tmp_path, tmp_path / "alone")]
+    losses, alone_losses = ([line["train"]["total"] for line in of] for of in lines)
+    assert losses == pytest.approx(alone_losses, rel=1e-5)
