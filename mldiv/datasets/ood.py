@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from mldiv.datasets.sources import DATASETS, DataError, FolderImages
@@ -112,6 +111,8 @@ def in_place_of_test(data: ImageData, name: str, root: Path | None) -> ImageData
 
 
 def _photograph(name: str) -> UInt8[Tensor, "3 height width"]:
+    from sklearn.datasets import load_sample_image  # scikit-learn takes a second to import
+
     try:
         pixels = load_sample_image(name)
     except (OSError, AttributeError) as error:

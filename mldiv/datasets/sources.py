@@ -7,8 +7,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from mldiv.datasets import image_folder
@@ -54,6 +52,9 @@ class Source:
 
 def _read_digits(root: Path | None, size: int) -> tuple[Raw, Raw]:
     """scikit-learn's 1,797 digits of 8x8 pixels and 17 grey levels. It has no test set: ours is a fixed fifth, by class."""
+    from sklearn.datasets import load_digits  # scikit-learn takes a second to import
+    from sklearn.model_selection import train_test_split
+
     bunch = load_digits()
     images = torch.from_numpy((bunch.images * 255 / 16).round().astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target.astype(np.int64))

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from sklearn.model_selection import train_test_split
 from torch import Tensor, special
 from torch.nn import functional
 
@@ -244,6 +243,8 @@ def _softness(train: Split, validation: Split, test: Split) -> list[str]:
 
 def _divide(split: Split, count: int, seed: int, what: str) -> tuple[Split, Split]:
     """Return the split less ``count`` images, and these; both stratified by class and in the original order."""
+    from sklearn.model_selection import train_test_split  # scikit-learn takes a second to import
+
     try:
         rest, taken = train_test_split(np.arange(len(split)), test_size=count, stratify=split.labels.numpy(), random_state=seed)
     except ValueError as error:

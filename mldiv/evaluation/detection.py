@@ -5,7 +5,6 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 #: Percent of the positives that `fpr95` finds.
@@ -19,6 +18,8 @@ def auroc(positive: Float[Tensor, " positives"], negative: Float[Tensor, " negat
     """
     if not _defined(positive, negative):
         return math.nan
+    from sklearn.metrics import roc_auc_score  # scikit-learn takes a second to import
+
     return float(roc_auc_score(*_labelled(positive, negative)))
 
 
@@ -31,6 +32,8 @@ def aupr(positive: Float[Tensor, " positives"], negative: Float[Tensor, " negati
     """
     if not _defined(positive, negative):
         return math.nan
+    from sklearn.metrics import average_precision_score  # scikit-learn takes a second to import
+
     return float(average_precision_score(*_labelled(positive, negative)))
 
 

@@ -10,8 +10,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import minimize
-from sklearn.isotonic import IsotonicRegression
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -46,6 +44,8 @@ def vector(probabilities: Probabilities, labels: Labels) -> Recalibrated:
 
     Raises: ValueError without images.
     """
+    from scipy.optimize import minimize  # takes half a second to import
+
     _check(labels)
     logs, classes, truth = _logs(probabilities), probabilities.shape[-1], _shares(labels, probabilities)
 
@@ -83,6 +83,8 @@ def isotonic(probabilities: Probabilities, labels: Labels) -> Recalibrated:
 
     Raises: ValueError without images.
     """
+    from sklearn.isotonic import IsotonicRegression  # scikit-learn takes a second to import
+
     _check(labels)
     images, classes = probabilities.shape
     columns = zip(_numpy(probabilities).T, _numpy(_shares(labels, probabilities)).T, strict=True)

@@ -4,7 +4,6 @@ import math
 
 import torch
 from jaxtyping import Float
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from mldiv.evaluation.metrics import Labels
@@ -36,6 +35,8 @@ def fit_temperature(probabilities: Probabilities, labels: Labels) -> float:
 
     Raises: ValueError without images.
     """
+    from scipy.optimize import minimize_scalar  # takes half a second to import
+
     if len(labels) == 0:
         raise ValueError("a temperature cannot be fitted to no validation images")
     logs, labels = _logs(probabilities), labels.double() if labels.dim() == 2 else labels

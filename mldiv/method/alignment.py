@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from mldiv.method.losses import TINY
@@ -161,6 +160,8 @@ def _improve(
 
 def _assign(alike: Float[Tensor, "channels channels"]) -> Permutation:
     """Return for each row its column, so that the sum is the largest."""
+    from scipy.optimize import linear_sum_assignment  # takes half a second to import
+
     return torch.from_numpy(np.asarray(linear_sum_assignment(alike.numpy(), maximize=True)[1]))
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -251,6 +250,8 @@ def _enough(study: optuna.Study) -> bool:
 
 
 def _importance(study: optuna.Study) -> dict[str, float]:
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # takes a second to import
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of several objectives' first, low is good: that is what we want
         first = (lambda trial: trial.values[0]) if len(study.directions) > 1 else None
