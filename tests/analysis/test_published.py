@@ -122,7 +122,7 @@ def test_results_counts_what_is_decided():
     decided, of = sum(map(sum, counted.values())), sum(map(len, counted.values()))
     many, few = (f"{sum(kind)} of {len(kind)}" for kind in (counted[True], counted[False]))
     said = f"Of {of} comparisons of an arm with its baseline in the studies whose records lie here, {decided} end as better, "
-    said += f"equivalent or worse ({100 * decided / of:.0f} %): {many} with five seeds or more, {few} with three. "
+    said += f"equivalent or worse ({100 * decided / of:.0f} %): {many} with four seeds or more, {few} with three. "
     said += f"Of {len(held)} verdicts that the first three seeds give where there are more, {sum(held)} hold with all"
     assert said in (CHECKOUT / "RESULTS.md").read_text(), said
 
