@@ -3,6 +3,7 @@
 A term whose gradient all but vanishes beside the cross-entropy's is in no arm's test.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,13 @@ import numpy as np
 
 from analysis.records.load import Curve, StudyData
 from analysis.records.signatures import Signature
-from mldiv.records import TEMPERATURES, TrialRecord, at_bound
+from mldiv.records import PAIR, TEMPERATURES, TrialRecord, at_bound
 
 #: A term whose gradient in the peers' means is below this share of the cross-entropy's for a whole epoch is dead in it.
 DEAD_SHARE = 0.01
+
+#: A network whose test entropy and NLL both reach this share of even chances' says of every image the same: nothing.
+SILENT_SHARE = 0.98
 
 #: By term that an arm may be about: the weight that turns it on, and its name in a sentence.
 TERMS = {
@@ -75,7 +79,35 @@ def _acts(record: TrialRecord, weight: str) -> bool:
 
 def cautions(study: StudyData, signatures: Sequence[Signature]) -> list[str]:
     """Write all that this file finds as Markdown sentences; signatures: the known ways to fail that the study's trials show."""
-    return [*words(dead_terms(study)), *_known(study, signatures), *searches(study), *bounds(study)]
+    return [*silent(study), *words(dead_terms(study)), *_known(study, signatures), *searches(study), *bounds(study)]
+
+
+def silent(study: StudyData) -> list[str]:
+    """Say in which repeats a network learned nothing: it gives every class of every test image the same probability."""
+    found, wide = [], []
+    for arm in study.arms:
+        repeats = list(study.finished(arm).values())
+        of_arm = {record.id: _silent_members(record) for record in repeats}
+        if silent_repeats := sum(map(bool, of_arm.values())):
+            found.append(f"{arm} {silent_repeats} of {len(repeats)}")
+        wide += [record.posterior.get(member, {}).get("sigma_over_mean") for record in repeats for member in of_arm[record.id]]
+    if not found:
+        return []
+    text = (
+        f"**A network learned nothing** in some repeats ({', '.join(found)}): to it all classes of an image are about as likely"
+    )
+    if known := [ratio for ratio in wide if ratio]:
+        text += f"; its sigmas are {np.median(known):.3g} times its means"
+        if np.median(known) > 1:
+            text += ", as where the prior outweighs the data: try a smaller `--set kl_weight=...`"
+    return [f"{text}."]
+
+
+def _silent_members(record: TrialRecord) -> list[str]:
+    classes = record.data.get("classes", 0)
+    least = SILENT_SHARE * math.log(classes) if classes > 1 else math.inf
+    members = [member for member in record.test if member != PAIR] or list(record.test)
+    return [member for member in members if all(record.test[member].get(score, 0) >= least for score in ("entropy", "nll"))]
 
 
 def _known(study: StudyData, signatures: Sequence[Signature]) -> list[str]:

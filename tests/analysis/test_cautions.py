@@ -10,7 +10,7 @@ from analysis.build import build
 from analysis.records import cautions
 from analysis.records.load import load
 from analysis.records.signatures import Signature
-from mldiv.records import trial_folder
+from mldiv.records import read_trial, trial_folder, write_trial
 
 
 def write_gradients(folder, trial, shares, points=(0.5, 1.0)):
@@ -115,3 +115,23 @@ def test_ways_to_fail_are_counted_by_repeats_and_arms(tmp_path):
     found = [Signature("it died: nothing grew", "", "", arm) for arm in ("a", "a", "b", None)]
     assert cautions.cautions(study, found) == ["**It died** in 3 repeats (a 2 of 2, b 1 of 2): nothing grew."]
     assert cautions.cautions(study, found[3:]) == []
+
+
+@pytest.mark.parametrize("entropy, nll, ratio, said", [
+    (2.30, 2.31, 9.5, "; its sigmas are 9.5 times its means, as where the prior outweighs the data: try a "
+     "smaller `--set kl_weight=...`."),
+    (2.29, 2.29, 0.04, "; its sigmas are 0.04 times its means."),
+    (2.29, 2.29, 0.0, "."),
+    (0.3, 2.31, 9.5, None),
+    (2.30, 2.0, 9.5, None),
+])  # fmt: skip
+def test_a_peer_that_learned_nothing_is_named(tmp_path, entropy, nll, ratio, said):
+    """Of 10 classes even chances have 2.303 nats; one that is wrong but sure, or unsure and right, learned something."""
+    folder = make(tmp_path, {"mutual learning": [0.5, 0.6], "a": [0.4, 0.5]}, predictions=False)
+    record = read_trial(trial_folder(folder, "0101"))
+    record.data["classes"] = 10
+    record.test["peer_2"] |= {"entropy": entropy, "nll": nll}
+    record.posterior["peer_2"]["sigma_over_mean"] = ratio
+    write_trial(trial_folder(folder, "0101"), record)
+    head = "**A network learned nothing** in some repeats (a 1 of 2): to it all classes of an image are about as likely"
+    assert cautions.silent(load(folder)) == ([head + said] if said else [])
