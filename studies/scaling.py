@@ -17,6 +17,7 @@ PLAIN, FULL = "mutual learning", "both terms"
 
 
 def sizes(base: "TrialConfig") -> dict[str, dict]:
+    from mldiv.presets import RECIPES
     from mldiv.training.worker_cache import dataset  # with torch: seconds, for which --help does not wait
 
     images, other = len(dataset(base).train), "vit" if base.arch != "vit" else "resnet20"
@@ -29,7 +30,7 @@ def sizes(base: "TrialConfig") -> dict[str, dict]:
             "batch x 2": {"batch_size": base.batch_size * 2},
             "data / 4": {"train_size": images // 4},
             "data / 2": {"train_size": images // 2},
-            other: {"arch": other},
+            other: {"arch": other} | RECIPES.get(other, {}),
         }
     )
 

@@ -88,6 +88,14 @@ def test_a_studys_settings_lie_between_preset_and_command_line():
     assert (config.alpha, config.beta, config.train_size) == (3.0, 0.0, 10_000)
 
 
+def test_a_networks_recipe_lies_between_preset_and_study():
+    """All but what is asked for: the ViT's KL weight, at the presets' of which one peer stays at chance."""
+    config = configure("demo", {"arch": "vit", "warmup_epochs": 0.0}, {"lr": 0.1})
+    assert (config.optimizer, config.kl_weight, config.lr, config.warmup_epochs) == ("adamw", 0.01, 0.1, 0.0)
+    assert configure("demo", {}, {"arch": "vit"}).kl_weight == 0.01
+    assert configure("demo", {"arch": "resnet8"}) == configure("demo", {})
+
+
 def test_demo_cuts_real_data():
     assert configure("demo", {"data": "cifar100"}).train_size and configure("demo", {}).train_size is None
 

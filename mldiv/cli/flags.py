@@ -76,7 +76,10 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
         "name of torchvision's (ResNet18_Weights.DEFAULT)",
     )  # fmt: skip
     parser.add_argument("--download", action="store_true", help="let torchvision download missing data into --data-root")
-    parser.add_argument("--arch", help="resnet8, resnet20, resnet32, resnet56, resnet8_frn, resnet20_frn, resnet18 or vit")
+    parser.add_argument(
+        "--arch",
+        help="resnet8, resnet20, resnet32, resnet56, resnet8_frn, resnet20_frn, resnet18 or vit, which has a recipe of its own",
+    )
     parser.add_argument("--width", type=float, help="factor of the network's channels")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of mldiv/config.py; may be repeated"
