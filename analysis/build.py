@@ -46,7 +46,7 @@ class Analysis:
     @property
     def further(self) -> list[str]:
         """What stands beside the answer: the study's own kind of finding, and what speaks against taking it at its word."""
-        return [*(finding.answer for finding in self.findings), *cautions(self.study, self.signatures)]
+        return [*(said for finding in self.findings for said in finding.answer), *cautions(self.study, self.signatures)]
 
     def answer(self) -> str:
         """Write answer.md."""

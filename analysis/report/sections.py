@@ -24,11 +24,11 @@ from mldiv.records import TrialRecord
 
 @dataclass(frozen=True)
 class Finding:
-    """A section of the report by its title, its sentence in the answer, in Markdown, and two functions: one makes the section's
+    """A section of the report by its title, its sentences in the answer (Markdown), and two functions: one makes the section's
     HTML, the other writes its figure to a folder."""
 
     title: str
-    answer: str
+    answer: list[str]
     body: Callable[[], str]
     draw: Callable[[Path], list[Path]] | None = None
 
@@ -56,7 +56,7 @@ def _surfaces(study: StudyData) -> Finding | None:
         missing = (
             f"A response surface over alpha and beta needs at least {LEAST_TRIALS} finished points, there are {len(points)}."
         )
-        return Finding("Response surface", missing, lambda: html.paragraph(missing))
+        return Finding("Response surface", [missing], lambda: html.paragraph(missing))
     nll = fit(points, trials, lambda record: record.validation["pair"]["nll"], searched)
     error = fit(points, trials, lambda record: 100 * (1 - record.validation["pair"]["accuracy"]), searched)
     caption = (
@@ -76,7 +76,7 @@ def _surfaces(study: StudyData) -> Finding | None:
         return html.figure(panels, caption, kind="pairs") + html.paragraph(f"By accuracy: {by_accuracy}")
 
     said = f"**The balance**, by validation NLL: {words(nll, '', 4)}"
-    return Finding("Response surface", said, body, partial(_files, study.header.name, shown))
+    return Finding("Response surface", [said], body, partial(_files, study.header.name, shown))
 
 
 def _files(study: str, surfaces: dict[str, Surface], out: Path) -> list[Path]:
@@ -178,7 +178,7 @@ def _front(study: StudyData) -> Finding | None:
         f"On the Pareto front of validation {' and '.join(map(str.upper, objectives))} lie {len(on_front)} of {len(settings)} "
         "searched settings (report.html draws it)."
     )
-    return Finding("Pareto front", said, body)
+    return Finding("Pareto front", [said], body)
 
 
 def _searched_settings(study: StudyData, objectives: Sequence[str]) -> list[tuple[str, np.ndarray]]:
@@ -204,7 +204,7 @@ def _growth(study: StudyData) -> Finding | None:
         drawn += html.table(sizes.HEAD, sizes.rows(study.scaling)) + html.paragraph(sizes.words(grown))
         return drawn + html.paragraph(sizes.ON_PAPER) + html.table(*sizes.huge())
 
-    return Finding("Growth with size", f"**Cost.** {sizes.words(grown)} {sizes.huge_words()}", body)
+    return Finding("Growth with size", [f"**Cost.** {sizes.words(grown)} {sizes.huge_words()}"], body)
 
 
 def _trends(study: StudyData, repeats: Repeats) -> Finding | None:
@@ -212,10 +212,9 @@ def _trends(study: StudyData, repeats: Repeats) -> Finding | None:
     found = trends.trends(study, repeats)
     if not found:
         return None
-    said = trends.words(found)
 
     def body() -> str:
         panels = [_panel(name, title, draw) for name, title, draw in trends.panels(found)]
-        return html.figure(panels, trends.caption(study, found), kind="pairs") + html.paragraph(said)
+        return html.figure(panels, trends.caption(study, found), kind="pairs") + html.table(*trends.table(found))
 
-    return Finding("Effects against size", f"**Growth**, in NLL: {said}", body)
+    return Finding("Effects against size", trends.words(found), body, partial(trends.draw, found))

@@ -1,7 +1,9 @@
 """Draw how effects change with a size, such as the images seen in training, and carry them on to the paper's."""
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +21,10 @@ ENDS = {"images seen by a peer": (300 * 50_000, "the paper's 300 epochs of 50,00
 METRICS = ("nll", "accuracy")
 #: Fewest sizes for a line, and places at which its band is computed.
 LEAST_SIZES, PLACES = 3, 9
+#: Of the figure on paper: panels beside each other; height of a row and width of all, in points.
+COLUMNS, ROW, WIDTH = 3, 165.0, 620.0
+#: Letters of a panel's title that have room in a line.
+TITLE = 28
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,33 @@ def _summed(parts: Sequence[Weights], weights: np.ndarray) -> dict[str, float]:
     return total
 
 
+def draw(found: Sequence[Trend], out: Path) -> list[Path]:
+    """Write trends.png and .pdf into ``out`` and return their paths: a panel for each effect by NLL, one scale an axis."""
+    axes = dict.fromkeys(trend.axis for trend in found)
+    by_axis = {axis: [trend for trend in found if (trend.axis, trend.metric) == (axis, "nll")] for axis in axes}
+    rows = [shown[place : place + COLUMNS] for shown in by_axis.values() for place in range(0, len(shown), COLUMNS)]
+    with svg.style():
+        figure = svg.canvas(ROW * len(rows), WIDTH, dpi=130, facecolor="white")
+        for number, row in enumerate(rows):
+            limits = scale(by_axis[row[0].axis])
+            for column, trend in enumerate(row):
+                panel = figure.add_subplot(len(rows), COLUMNS, number * COLUMNS + column + 1)
+                _drawing(trend)(panel)
+                panel.set_ylim(*limits)
+                panel.set_title(textwrap.fill(trend.effect, TITLE))
+                panel.set_ylabel("" if column else "effect on NLL")
+        return svg.files(figure, out, "trends")
+
+
+def scale(found: Sequence[Trend]) -> tuple[float, float]:
+    """Return the ends of a scale on which all effects and lines lie, and their intervals but those that dwarf all effects."""
+    means = [effect.mean for trend in found for effect in (*trend.at.values(), *(trend.line or ()))]
+    spread = max(0.0, *means) - min(0.0, *means)
+    intervals = [effect.interval for trend in found for effect in trend.at.values() if effect.interval]
+    ends = [end for low, high in intervals if high - low <= 2 * spread for end in (low, high)] + means
+    return min(0.0, *ends) - 0.06 * spread, max(0.0, *ends) + 0.06 * spread
+
+
 def panels(found: Sequence[Trend]) -> Iterator[tuple[str, str, Callable[[Axes], None]]]:
     """Yield name, description and drawing of a panel for each trend, by axis and metric, effect after effect."""
     for number, trend in enumerate(found):
@@ -117,33 +150,69 @@ def caption(study: StudyData, found: Sequence[Trend]) -> str:
     )
 
 
-def words(found: Sequence[Trend]) -> str:
-    """Say each effect's growth, and what its line says at the end, in NLL."""
-    parts = [part for trend in found if trend.metric == "nll" and (part := _words(trend))]
-    return "; ".join(parts) + "." if parts else "Too few sizes or seeds for a line."
+def words(found: Sequence[Trend]) -> list[str]:
+    """Say in Markdown, by axis, by how much NLL changes for each doubling: a sentence of the effects that grow or shrink, with
+    what their lines say at the end, and of those of which neither can be told."""
+    lines = []
+    for axis in dict.fromkeys(trend.axis for trend in found):
+        lined = [
+            trend for trend in found if (trend.axis, trend.metric) == (axis, "nll") and trend.slope and trend.slope.interval
+        ]
+        if not lined:
+            lines.append(f"**Growth with {axis}**: too few sizes or seeds for a line.")
+            continue
+        told = [trend for trend in lined if trend.slope and trend.slope.p <= LEVEL]
+        sizes = sorted({size for trend in lined for size in trend.at})
+        said = [f"{trend.effect} {_numbers(trend.slope)}{_further(trend)}" for trend in told]
+        said += [
+            f"neither growth nor decline can be told: {', '.join(_named(trend) for trend in lined if trend not in told)}"
+        ] * (len(told) < len(lined))
+        lines.append(
+            f"**Growth with {axis}**, {_size(sizes[0])} to {_size(sizes[-1])}: NLL for each doubling, and what a straight line "
+            f"would say further on: {'; '.join(said)}."
+        )
+    return lines
 
 
-def _words(trend: Trend) -> str | None:
-    if trend.slope is None or trend.slope.interval is None or not trend.line:
-        return None
-    (smallest, first), *_, (largest, last) = trend.at.items()
-    said = (
-        f"{trend.effect}: {first.mean:+.4f} at {_size(smallest)} {trend.axis}, {last.mean:+.4f} at "
-        f"{_size(largest)}, {_numbers(trend.slope)} for each doubling"
-    )
-    if trend.bend and trend.bend.interval and trend.bend.p <= LEVEL:
-        said += " (not a straight line)"
-    if trend.axis in ENDS:
-        beyond = np.log2(trend.places[-1] / largest)
-        if beyond > 0:
-            said += f"; {beyond:.1f} doublings further, at {ENDS[trend.axis][1]}, the line says {_numbers(trend.line[-1])}"
-    return said
+def _further(trend: Trend) -> str:
+    """Say what the line gives at the end of its axis, where it has one beyond what was measured."""
+    bent = " (no straight line)" if _bends(trend) else ""
+    if trend.axis not in ENDS or not trend.line or trend.places[-1] <= max(trend.at):
+        return bent
+    return f"{bent}, at {ENDS[trend.axis][1]} {_numbers(trend.line[-1])}"
 
 
-def _numbers(effect: Difference) -> str:
+def _named(trend: Trend) -> str:
+    return f"{trend.effect}{' (no straight line)' if _bends(trend) else ''}"
+
+
+def _bends(trend: Trend) -> bool:
+    return bool(trend.bend and trend.bend.interval and trend.bend.p <= LEVEL)
+
+
+def table(found: Sequence[Trend]) -> tuple[list[str], list[list[str]]]:
+    """Return the heads and rows of a table of all effects: at both ends of what was measured, for each doubling, carried on."""
+    heads = ["effect", "score", "at the smallest", "at the largest", "for each doubling", "the line, carried on"]
+    rows = []
+    for trend in found:
+        (_, first), *_, (_, last) = trend.at.items()
+        cells = [first, last, trend.slope, trend.line[-1] if trend.line and trend.axis in ENDS else None]
+        rows.append(
+            [
+                f"{trend.effect} by {trend.axis}",
+                COMPARED[trend.metric].title,
+                *("" if cell is None else _numbers(cell) for cell in cells),
+            ]
+        )
+    return heads, rows
+
+
+def _numbers(effect: Difference | None) -> str:
+    if effect is None:
+        return ""
     low, high = effect.interval or (float("nan"),) * 2
     return f"{effect.mean:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def _size(value: float) -> str:
-    return f"{value / 1e6:.3g} million" if value >= 1e6 else f"{value:,.4g}"
+    return f"{value / 1e6:.3g} million" if value >= 1e6 else f"{value:,.0f}" if value >= 100 else f"{value:.4g}"

@@ -271,7 +271,7 @@ def describe_study(
         baseline=study.baseline,
         arms=names,
         changes=changes,
-        compare=others if flags.arm else list(study.compare) or others,
+        compare=[arm for arm in study.compare if arm in names] or others,
         contrasts=choose_contrasts(study, flags.arm, names),
         members=study.members,
         seeds=first_seeds(looks[0] if looks else seeds),

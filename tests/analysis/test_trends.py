@@ -1,5 +1,7 @@
 """Effects against a size: the line, its rise and its bend are numpy's; a planted one comes through the records to the page."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from helpers.synthetic_records import make
@@ -54,13 +56,15 @@ def test_a_planted_line_is_found_and_carried_on(tmp_path):
     low, high = trend.line[-1].interval
     assert low < 0.08 - 0.01 * np.log2(150) < high
     assert trend.bend.p > 0.05
-    assert "**Growth**, in NLL: both terms: +0.080" in made.answer()
-    assert "3.2 doublings further, at the paper's 300 epochs of 50,000 images, the line says +0.00" in made.answer()
+    said = next(line for line in made.answer().splitlines() if "**Growth with images seen by a peer**" in line)
+    assert "100,000 to 1.6 million: NLL for each doubling" in said
+    assert "on: both terms -0.01" in said and ", at the paper's 300 epochs of 50,000 images +0.00" in said
+    assert "can be told" not in said
 
 
 def test_what_is_no_line_is_said(tmp_path):
     made = build.analyse(grown(tmp_path, lambda size: 0.01 * np.log2(size / 1e5) ** 2))
-    assert "(not a straight line)" in made.answer()
+    assert " (no straight line), at the paper" in made.answer()
 
 
 def test_arms_of_other_lengths_are_compared_and_cut_ones_are_not(tmp_path):
@@ -80,3 +84,16 @@ def test_the_page_draws_them(tmp_path):
     build.build(grown(tmp_path, lambda size: 0.05), formats=("html",))
     page = (tmp_path / "report.html").read_text()
     assert "Effects against size" in page and 'aria-label="both terms: nll against images seen by a peer"' in page
+    assert "both terms by images seen by a peer" in page and "for each doubling" in page
+
+
+def test_a_figure_for_paper_has_one_scale(tmp_path):
+    """Room for every line's end and every interval but one that dwarfs all effects; 0 is on it."""
+    made = build.analyse(grown(tmp_path, lambda size: 0.05))
+    found = trends.trends(made.study, made.repeats)
+    assert [path.name for path in trends.draw(found, tmp_path)] == ["trends.png", "trends.pdf"]
+    (trend,) = (trend for trend in found if trend.metric == "nll")
+    low, high = trends.scale([trend])
+    assert low < 0 < 0.05 < high < 0.06
+    trend.at[SIZES[0]] = SimpleNamespace(mean=0.05, interval=(-9.0, 9.0))
+    assert trends.scale([trend])[1] < 0.06

@@ -351,6 +351,8 @@ def test_some_arms_alone(load_study, capsys, tmp_path):
     assert len(prepared(study, *whole).header.contrasts) == 3
     named = prepared(load_study("initialization"), "--arm", "both scratch, no diversity").header
     assert named.compare == ["both scratch, no diversity"]
+    sizes = [flag for size in ("as it is", "epochs / 4") for flag in ("--arm", f"with both, {size}")]
+    assert prepared(load_study("budget"), *sizes).header.compare == ["with both, as it is"]
     code, _, err = run(study, capsys, "--arm", "with bot")
     assert code == 2
     assert "did you mean 'with both'?" in err[0]
