@@ -118,9 +118,9 @@ def build(
     """Write a study's tables, answer, report and figures into ``out`` (default: the folder); return the terminal's text.
 
     The files: table.md, .csv and .tex, answer.md, report.html, reliability.png and .pdf, differences.png and .pdf where arms
-    are compared, and surface.png and .pdf where the study has a response surface. formats: which are written, besides the
-    answer; place: how ``out`` is called where it is a copy; labels: of the test images, in place of the study's own. The text:
-    answer, a few scores, where the files are.
+    are compared, surface.png and .pdf of a response surface, trends.png and .pdf of effects against a size. formats: which are
+    written, besides the answer; place: how ``out`` is called where it is a copy; labels: of the test images, in place of the
+    study's own. The text: answer, a few scores, where the files are.
 
     Raises: RecordError as `analyse`.
     """
