@@ -13,19 +13,23 @@ from mldiv.cli.screen.interrupt import LONGEST_SECONDS
 
 #: Starts a child, then does as it is told. `numbers.sort()` is C that hears of no signal for a second or more.
 PROGRAM = """
-import subprocess, time
+import os, subprocess, time
 import numpy
 from mldiv.cli.screen.interrupt import answered
 numbers = numpy.random.default_rng(0).random(1 << 25)
 child = subprocess.Popen(["sleep", "1000"])
-with answered(lambda: print("answered", flush=True)):
-    print("started", child.pid, flush=True)
+
+def say(line):  # whole, whichever thread says it beside another: print writes the end of a line apart
+    os.write(1, f"{line}\\n".encode())
+
+with answered(lambda: say("answered")):
+    say(f"started {child.pid}")
     try:
         WAIT
     except KeyboardInterrupt:
-        print("interrupted", flush=True)
+        say("interrupted")
         AFTER
-print("not reached")
+say("not reached")
 """
 
 
