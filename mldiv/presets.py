@@ -59,7 +59,7 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
-#: By network, settings by which it learns and the presets' it does not [chosen, measured: docs/results/weight_balance]. A ViT
+#: By network, settings by which it learns and the presets' it does not [chosen, measured: docs/concepts.md]. A ViT
 #: has so many weights that kl_weight 0.3 holds the peer from scratch at chance on digits.
 RECIPES: dict[str, dict[str, Any]] = {
     "vit": {"optimizer": "adamw", "lr": 0.003, "warmup_epochs": 2.0, "kl_weight": 0.01},
