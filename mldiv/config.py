@@ -31,8 +31,10 @@ from mldiv.setting import (
     PRETRAINING,
     STEP,
     TRIAL,
+    Around,
     ConfigError,
     Log,
+    Steps,
     anything,
     as_before,
     fields,
@@ -74,14 +76,9 @@ def latest_switch(config: "TrialConfig") -> int:
     return max(config.epochs // 3, config.epochs * 5 // 6)
 
 
-def _around_lr(name: str, trial: Any, config: "TrialConfig") -> float:
-    """Suggest a quarter to twice the preset's."""
-    return trial.suggest_float(name, config.lr / 4, config.lr * 2, log=True)
-
-
 def _a_third_to_five_sixths(name: str, trial: Any, config: "TrialConfig") -> int:
     """Suggest a third to five sixths of the epochs."""
-    return trial.suggest_int(name, config.epochs // 3, latest_switch(config))
+    return Steps(config.epochs // 3, latest_switch(config))(name, trial, config)
 
 
 @dataclass(frozen=True)
@@ -182,7 +179,7 @@ class TrialConfig:
         "1 is the true ELBO [stated], less a cold posterior [chosen; measured, RESULTS.md]",
         ge=0,
         le=1e6,
-        search=Log(0.03, 3.0),
+        search=Around(down=10, up=10),
     )
     temperature: float = _peers_tensor(
         1.0,
@@ -271,7 +268,7 @@ class TrialConfig:
         search=_a_third_to_five_sixths,
     )  # fmt: skip
     batch_size: int = setting(128, "images in a step", ge=2, le=10**6, why="the feature term compares the images of a batch")
-    lr: float = _schedule(0.1, "learning rate of the first epoch", ge=1e-30, le=1e12, search=_around_lr)
+    lr: float = _schedule(0.1, "learning rate of the first epoch", ge=1e-30, le=1e12, search=Around(down=4, up=2))
     optimizer: str = _schedule(
         "sgd", "sgd with momentum, or adamw, whose first beta is then the momentum; both peers and pretraining alike",
         choices=OPTIMIZERS,

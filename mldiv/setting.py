@@ -49,25 +49,39 @@ def setting(
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """A search between two ends on a log scale."""
+    """A search between two ends on a log scale, or from the configuration's own value where that lies beyond them."""
 
     low: float
     high: float
 
     def __call__(self, name: str, trial: Any, config: Any) -> float:
-        return trial.suggest_float(name, self.low, self.high, log=True)
+        own = getattr(config, name)
+        return trial.suggest_float(name, min(self.low, own), max(self.high, own), log=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Around:
+    """A search on a log scale around the configuration's own value, from a ``down``-th to ``up`` times it."""
+
+    down: float
+    up: float
+
+    def __call__(self, name: str, trial: Any, config: Any) -> float:
+        own = getattr(config, name)
+        return trial.suggest_float(name, own / self.down, own * self.up, log=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """A search over whole numbers between two ends, both included."""
+    """A search over whole numbers between two ends, both included, or from the configuration's own beyond them."""
 
     low: int
     high: int
     step: int = 1
 
     def __call__(self, name: str, trial: Any, config: Any) -> int:
-        return trial.suggest_int(name, self.low, self.high, step=self.step)
+        own = getattr(config, name)
+        return trial.suggest_int(name, min(self.low, own), max(self.high, own), step=self.step)
 
 
 def anything(name: str, trial: Any, config: Any) -> str:

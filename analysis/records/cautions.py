@@ -104,8 +104,8 @@ def silent(study: StudyData) -> list[str]:
 
 
 def _silent_members(record: TrialRecord) -> list[str]:
-    classes = record.data.get("classes", 0)
-    least = SILENT_SHARE * math.log(classes) if classes > 1 else math.inf
+    classes = record.data.get("classes")
+    least = SILENT_SHARE * math.log(classes) if isinstance(classes, int) and classes > 1 else math.inf
     members = [member for member in record.test if member != PAIR] or list(record.test)
     return [member for member in members if all(record.test[member].get(score, 0) >= least for score in ("entropy", "nll"))]
 

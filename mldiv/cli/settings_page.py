@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from mldiv.config import TrialConfig
-from mldiv.setting import FIRST_STAGE, PRETRAINING, TRIAL, Log, Steps, fields, number
+from mldiv.setting import FIRST_STAGE, PRETRAINING, TRIAL, Around, Log, Steps, fields, number
 
 HEAD = """# Settings
 
@@ -12,7 +12,7 @@ Every setting of a trial; `--set NAME=VALUE` changes it in a study, `TrialConfig
 `mldiv/config.py` by `python -m mldiv.cli.settings_page > docs/settings.md`; a test compares the two. Defaults are those of
 `TrialConfig`; presets change some ([studies](studies.md)). "Acts on": *all* also changes pretraining; *peers* all of a pair's
 training; *stage two* only what follows the switch, so that trials that differ in it share their first stage. "Searched" is the
-range of a study that searches the setting, on a log scale where both ends are fractions.
+range of a study that searches the setting, on a log scale where both ends are fractions; a value set beyond it widens it.
 
 | setting | default | values | what it is | acts on | searched |
 |---|---|---|---|---|---|
@@ -54,6 +54,8 @@ def _searched(item: dataclasses.Field) -> str:
         return ""
     if isinstance(search, Log | Steps):
         return " to ".join(f"{end:g}" for end in (search.low, search.high))
+    if isinstance(search, Around):
+        return f"from 1/{search.down:g} to {search.up:g} times the value set"
     return search.__doc__.removeprefix("Suggest ").split(".")[0]
 
 

@@ -18,15 +18,15 @@ def common_points(arms: list[Arm], count: int, drawn: Sequence[Sequence[str]], s
     which they are drawn (default: that of the arms), a list for each time that the study has grown by some; each has a stream
     of its own, so that one more leaves what was suggested before as it is.
     """
-    ranges = {name: arm.ranges[name] for arm in reversed(arms) for name in arm.searched}
+    searching = {name: arm for arm in reversed(arms) for name in arm.searched}
     points: list[dict[str, Any]] = [{} for _ in range(count)]
     for place, names in enumerate(drawn or [settings_of(arm.searched for arm in arms)]):
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed + place))
         for point in points:
             trial = study.ask()
             for name in names:
-                if name in ranges:
-                    ranges[name](trial, arms[0].config)
+                if name in searching:
+                    searching[name].ranges[name](trial, searching[name].config)
             point |= trial.params
     return points
 

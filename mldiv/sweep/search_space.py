@@ -8,7 +8,7 @@ import optuna
 from mldiv import kernel_settings
 from mldiv.config import TrialConfig
 from mldiv.method.kernels import kernel_parameters
-from mldiv.setting import FIRST_STAGE, fields, sparing
+from mldiv.setting import FIRST_STAGE, Log, fields, sparing
 
 Value = float | int | str
 Suggest = Callable[[optuna.Trial, TrialConfig], Value]
@@ -31,9 +31,10 @@ WEIGHTS: dict[str, tuple[float, float]] = {
 
 
 def _or_zero(name: str, smallest: float, largest: float) -> Suggest:
-    def suggest(trial: optuna.Trial, _: TrialConfig) -> float:
-        drawn = trial.suggest_float(name, smallest / 10**0.5, largest, log=True)
-        return drawn if drawn >= smallest else 0.0
+    def suggest(trial: optuna.Trial, config: TrialConfig) -> float:
+        least = min(smallest, getattr(config, name))
+        drawn = Log(least / 10**0.5, largest)(name, trial, config)
+        return drawn if drawn >= least else 0.0
 
     return suggest
 
@@ -77,7 +78,9 @@ def effective(config: TrialConfig, searched: Collection[str] = ()) -> TrialConfi
 
 
 def applies(name: str, config: TrialConfig) -> bool:
-    """Return whether a setting has an effect in such a trial."""
+    """Return whether a setting has an effect in such a trial; a weight of 0 is a term that is off, and stays off."""
+    if name in ("alpha", "beta", "kl_weight") and getattr(config, name) == 0:
+        return False
     if name.startswith("kernel") and config.beta == 0:
         return False
     if name.startswith("kernel_"):

@@ -144,7 +144,8 @@ def test_a_study_ends_in_a_report(ended, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "said"), [("weight_balance", "**The balance**"), ("scaling", "**Cost.**"), ("budget", "**Growth**")]
+    ("name", "said"),
+    [("weight_balance", "**The balance**"), ("scaling", "**Cost.**"), ("budget", "**Growth with images seen by a peer**")],
 )
 def test_what_only_some_studies_answer(ended, name, said):
     assert said in (ended(name).folder / "answer.md").read_text()

@@ -13,6 +13,7 @@ from mldiv.config import TrialConfig
 from mldiv.method.kernels import KERNELS, kernel_parameters
 from mldiv.records import TrialRecord, trial_folder
 from mldiv.sweep.arm import make_arm
+from mldiv.sweep.common_points import common_points
 from mldiv.sweep.plan import IMPORTANCE_TRIALS, Plan, search_seeds
 from mldiv.sweep.search_space import OR_ZERO, RANGES, suggest
 
@@ -59,6 +60,40 @@ def test_a_weight_can_be_zero_and_else_lies_in_its_range(tmp_path):
     assert (drawn[0].alpha, drawn[0].beta) == (BASE.alpha, BASE.beta)
     chosen = arm.chosen()
     assert chosen is not None and chosen.id in {config.id for config in drawn}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "ranges"),
+    [
+        ("kl_weight", 0.01, RANGES), ("alpha", 9.0, RANGES), ("alpha", 9.0, OR_ZERO), ("beta", 0.004, OR_ZERO),
+        ("temperature", 0.1, RANGES), ("kernel_width", 20.0, RANGES), ("kernel_degree", 6, RANGES), ("switch_epoch", 1, RANGES),
+    ],
+)  # fmt: skip
+def test_a_search_begins_at_a_value_that_was_set_beyond_its_range_and_widens_to_it(tmp_path, name, value, ranges):
+    """Optuna warns of a fixed parameter out of its range, and looks for better ones on one side of it alone."""
+    base = BASE.replace(kernel="polynomial" if name == "kernel_degree" else "rbf", **{name: value})
+    arms = [make_arm("fixed", base, {"lr": 1.0}, (name,), ranges), make_arm("searched", base, {}, (name,), ranges)]
+    drawn = train_all(Plan(arms, tmp_path, samples=12, seeds=(1,)), tmp_path)
+    assert getattr(drawn[0], name) == value
+    for arm in arms:
+        bounds = arm.study.trials[-1].distributions[name]
+        assert bounds.low <= value <= bounds.high
+
+
+def test_a_term_that_is_off_is_not_searched(tmp_path):
+    """As `kernel_sweep.py --set alpha=0`: its weight stays 0, on a log scale it could not even begin there."""
+    for ranges in (RANGES, OR_ZERO):
+        arm = make_arm("feature term alone", BASE.replace(alpha=0.0), {}, ("alpha", "beta"), ranges)
+        drawn = train_all(Plan([arm], tmp_path, samples=4, seeds=(1,)), tmp_path)
+        assert {config.alpha for config in drawn} == {0.0} and len({config.beta for config in drawn}) > 1
+    assert make_arm("no prior", BASE.replace(kl_weight=0.0), {}, ("lr", "kl_weight")).searched == ("lr",)
+
+
+def test_points_in_common_are_drawn_around_the_value_of_an_arm_that_searches_it():
+    """The first arm may fix the setting elsewhere."""
+    arms = [make_arm("fixed", BASE, {"lr": 10.0}, ("lr", "alpha")), make_arm("searched", BASE, {}, ("lr", "alpha"))]
+    for point in common_points(arms, 10, (), 0):
+        assert BASE.lr / 4 <= point["lr"] <= BASE.lr * 2
 
 
 def noisy(config):
