@@ -1,0 +1,44 @@
+"""Does the parameter term help since the peers grow apart, or as any push on the weights would? A study with its placebos.
+
+They are no distances (`mldiv check-plugin` says so): each pushes as hard as the distance of the peers, `alpha` being a share of
+the cross-entropy's gradient, but towards nothing that the other peer knows.
+"""
+
+from mldiv.method.losses import PARAM_DISTANCES, Distance, squared_w2
+from mldiv.study import STUDIES, Study
+
+PLACES = 101  # coprime to kernels' 9 weights: mostly the same layer's weight of another channel and position
+
+
+def shuffled(mean, sigma, peer_mean, peer_sigma):
+    """W2² to the peer's posterior moved on by some places: as large, and of no corresponding weight."""
+    return squared_w2(mean, sigma, peer_mean.roll(PLACES), peer_sigma.roll(PLACES))
+
+
+def from_zero(mean, sigma, peer_mean, peer_sigma):
+    """The squared length of the own means: weight decay the other way round."""
+    return mean.square().sum()
+
+
+PARAM_DISTANCES["shuffled"] = Distance(shuffled, symmetric=False)
+PARAM_DISTANCES["from_zero"] = Distance(from_zero, symmetric=False)
+
+APART = "apart from the peer"
+STUDIES["placebo"] = Study(
+    name="placebo",
+    question="Does the parameter term help since the peers grow apart, or as any push on their weights would?",
+    scientific="push",
+    arms={
+        "mutual learning": {"alpha": 0.0, "beta": 0.0},
+        APART: {"beta": 0.0},
+        "apart by directions": {"beta": 0.0, "param_weights": "layer"},
+        "apart from a shuffled peer": {"beta": 0.0, "param_distance": "shuffled"},
+        "away from zero": {"beta": 0.0, "param_distance": "from_zero"},
+    },
+    searched=(),
+    baseline="mutual learning",
+    contrasts={
+        "the peer, not a shuffled one": {APART: 1.0, "apart from a shuffled peer": -1.0},
+        "the peer, not zero": {APART: 1.0, "away from zero": -1.0},
+    },
+)
