@@ -9,7 +9,7 @@ from analysis.records.effects import stacked
 from analysis.records.load import Predictions
 from analysis.records.repeats import Repeats
 from analysis.stats.bootstrap import Interval, two_way_statistic
-from analysis.stats.calibration import ece_interval, image_eces, null_distribution
+from analysis.stats.calibration import ece_interval, image_eces, null_distributions
 from analysis.stats.smooth_calibration import NEGLIGIBLE, judge
 from analysis.stats.statistics import UNDECIDED
 
@@ -75,7 +75,7 @@ def smooth(seeds: OfSeeds) -> list[str]:
 
 def null_range(seeds: OfSeeds) -> tuple[float, float, float]:
     """Return the null's low end, mean and high end in percent, averaged over the members of the first seeds."""
-    nulls = [null_distribution(member.confidence) for members in seeds[:NULL_SEEDS] for member in members]
+    nulls = null_distributions([member.confidence for members in seeds[:NULL_SEEDS] for member in members])
     low, mean, high = np.mean([(null.low, null.mean, null.high) for null in nulls], axis=0)
     return 100 * float(low), 100 * float(mean), 100 * float(high)
 

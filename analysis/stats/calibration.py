@@ -4,8 +4,9 @@ Confidence is the probability of the predicted class, correct whether that class
 for several seeds on the same test images. Everything is in shares of 1, not percent.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from scipy import sparse
@@ -67,18 +68,22 @@ def null_ece(confidence: np.ndarray) -> float:
     Such a model is correct with exactly these probabilities. ECE is biased upwards: with few images even the truth does not
     score 0.
     """
-    return null_distribution(confidence, DRAWS).mean
+    return null_distributions([confidence], DRAWS)[0].mean
 
 
-def null_distribution(confidence: np.ndarray, draws: int = QUANTILE_DRAWS) -> NullECE:
-    """Return mean and central 95 % of the ECE of a perfectly calibrated model with these confidences [images].
+def null_distributions(confidences: Sequence[np.ndarray], draws: int = QUANTILE_DRAWS) -> list[NullECE]:
+    """Return for each of several models mean and central 95 % of the ECE if it were calibrated; confidences [images] of each.
 
-    An ECE within the range is no evidence of miscalibration; one below it comes from chance or from selection.
+    An ECE within the range is no evidence of miscalibration; one below it comes from chance or from selection. Several
+    models at once are given one draw, which takes most of the time.
     """
-    expected = np.bincount(_bins(confidence), weights=confidence, minlength=BINS)
-    scores = np.abs(_calibrated_counts(confidence, draws) - expected).sum(1) / len(confidence)
-    low, high = np.quantile(scores, CENTRAL)
-    return NullECE(float(scores.mean()), float(low), float(high))
+    found = []
+    for confidence, counts in zip(confidences, _calibrated_counts(confidences, draws), strict=True):
+        expected = np.bincount(_bins(confidence), weights=confidence, minlength=BINS)
+        scores = np.abs(counts - expected).sum(1) / len(confidence)
+        low, high = np.quantile(scores, CENTRAL)
+        found.append(NullECE(float(scores.mean()), float(low), float(high)))
+    return found
 
 
 def consistency_band(confidence: np.ndarray, draws: int) -> np.ndarray:
@@ -91,7 +96,7 @@ def consistency_band(confidence: np.ndarray, draws: int) -> np.ndarray:
     model, one outside is no surprise. Accuracies are whole counts, so ranges of small bins hold more than 95 %.
     """
     number = np.bincount(_bins(confidence), minlength=BINS)
-    counts = _calibrated_counts(confidence, draws)
+    (counts,) = _calibrated_counts([confidence], draws)
     ends = np.quantile(counts, CENTRAL, axis=0, method="inverted_cdf")
     with np.errstate(invalid="ignore"):
         return ends / number
@@ -160,23 +165,26 @@ def image_eces(confidence: np.ndarray, correct: np.ndarray) -> bootstrap.PerSeed
     return eces
 
 
-def _calibrated_counts(confidence: np.ndarray, draws: int) -> np.ndarray:
-    """Draw numbers of correct predictions per bin [draws, 15], each correct with its confidence as probability."""
-    confidence = np.sort(np.asarray(confidence, float))
-    bins = _bins(confidence)
-    filled, starts = np.unique(bins, return_index=True)
-    counts = np.zeros((draws, BINS))
-    for rows, uniform in _uniforms(draws, len(confidence)):
-        counts[rows, filled] = np.add.reduceat(uniform < confidence, starts, axis=1, dtype=np.int64)
-    return counts
-
-
-def _uniforms(draws: int, images: int) -> Iterator[tuple[slice, np.ndarray]]:
-    generator = np.random.default_rng(0)
-    step = max(1, CHUNK_CELLS // images)
+def _calibrated_counts(confidences: Sequence[np.ndarray], draws: int) -> list[np.ndarray]:
+    """Draw numbers of correct predictions per bin [draws, 15] of each model, each correct with its confidence as probability."""
+    models = [np.sort(np.asarray(confidence, float)) for confidence in confidences]
+    bins = [np.unique(_bins(confidence), return_index=True) for confidence in models]
+    found = [np.zeros((draws, BINS)) for _ in models]
+    most = max(map(len, models))
+    step = max(1, CHUNK_CELLS // most)
     for start in range(0, draws, step):
         rows = min(step, draws - start)
-        yield slice(start, start + rows), generator.random((rows, images))
+        uniform = _uniforms(start, rows, most)
+        for counts, confidence, (filled, starts) in zip(found, models, bins, strict=True):
+            hits = (uniform[:, : len(confidence)] < confidence).view(np.uint8)
+            counts[start : start + rows, filled] = np.add.reduceat(hits, starts, axis=1, dtype=np.uint32)
+    return found
+
+
+@lru_cache(maxsize=1)  # of the next model with so many images too
+def _uniforms(start: int, rows: int, images: int) -> np.ndarray:
+    """Return some rows of an endless matrix of random numbers, always the same."""
+    return np.random.Generator(np.random.PCG64(0).advance(start * images)).random((rows, images))
 
 
 def _bins(confidence: np.ndarray) -> np.ndarray:

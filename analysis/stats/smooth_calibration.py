@@ -19,6 +19,7 @@ whatever the true chances are.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from scipy import fft, sparse
@@ -104,6 +105,7 @@ def judge(confidence: np.ndarray, correct: np.ndarray, *, limit: float = NEGLIGI
     return Judgement(found, chance, verdict if seeds >= LEAST_SEEDS else UNDECIDED)
 
 
+@lru_cache(maxsize=1)
 def _signs(images: int) -> np.ndarray:
     """Draw random signs, [draws, images]."""
     return np.random.default_rng(0).choice((-1.0, 1.0), size=(SIGN_DRAWS, images))

@@ -43,17 +43,19 @@ def test_the_null_is_what_calibrated_models_score():
     """Against models drawn one by one and scored by the ordinary ECE."""
     confidence, draws = draw()[0], np.random.default_rng(3)
     scored = [calibration.reliability(confidence, draws.random(500) < confidence).ece for _ in range(2000)]
-    null = calibration.null_distribution(confidence)
+    null = calibration.null_distributions([confidence])[0]
     assert null.mean == pytest.approx(np.mean(scored), abs=4 * np.std(scored) * (2 / 2000) ** 0.5)
     assert (null.low, null.high) == pytest.approx(np.quantile(scored, [0.025, 0.975]), rel=0.04)
     assert calibration.null_ece(confidence) == pytest.approx(null.mean, rel=0.05) and null.mean > 0.5 / 500**0.5
-    assert calibration.null_distribution(confidence) == null
+    assert calibration.null_distributions([confidence])[0] == null
 
 
 def test_the_null_and_the_band_of_one_bin_are_binomial():
     confidence = np.full(40, 0.8)
     count, chance = np.arange(41), stats.binom(40, 0.8).pmf(np.arange(41))
-    assert calibration.null_distribution(confidence, 20_000).mean == pytest.approx(chance @ abs(count - 32) / 40, rel=0.02)
+    assert calibration.null_distributions([confidence], 20_000)[0].mean == pytest.approx(
+        chance @ abs(count - 32) / 40, rel=0.02
+    )
     band = calibration.consistency_band(confidence, draws=20_000)
     assert band.shape == (2, 15) and np.isnan(np.delete(band, 11, axis=1)).all()
     assert band[:, 11] == pytest.approx(stats.binom(40, 0.8).ppf([0.025, 0.975]) / 40)
@@ -61,9 +63,9 @@ def test_the_null_and_the_band_of_one_bin_are_binomial():
 
 def test_chunks_do_not_change_the_null(monkeypatch):
     confidence = draw()[0]
-    whole = calibration.null_distribution(confidence, 300)
+    whole = calibration.null_distributions([confidence], 300)[0]
     monkeypatch.setattr(calibration, "CHUNK_CELLS", 500 * 7)
-    assert calibration.null_distribution(confidence, 300) == whole
+    assert calibration.null_distributions([confidence], 300)[0] == whole
 
 
 def test_the_band_holds_95_percent_of_calibrated_bins_and_not_of_others():
