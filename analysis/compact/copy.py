@@ -145,12 +145,14 @@ def _words(bits: int, members: list[str], found: Mapping[str, Members]) -> str:
 
 
 def _public(path: Path) -> bytes:
-    """Return a file of records without the place of the data on the machine that wrote it."""
+    """Return a file of records without the places of data and plug-ins on the machine that wrote it."""
     if path.suffix != ".json":
         return path.read_bytes()
     value = json.loads(path.read_bytes())
     for settings in (value.get("settings", {}), value.get("config", {})):
         settings |= {"data_root": None} if "data_root" in settings else {}
+    if "plugin_files" in value:
+        value["plugin_files"] = {name: Path(file).name for name, file in value["plugin_files"].items()}
     if value.pop("checksum", None) is not None:
         value["checksum"] = trial_id(value)
     return json.dumps(value, indent=1).encode() + b"\n"

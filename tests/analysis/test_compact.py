@@ -123,6 +123,9 @@ def test_no_place_of_a_machine_is_published(tmp_path):
     record.config |= {"data_root": "/home/somebody/data"}
     record.status, record.test = "failed", {}
     records.write_trial(trial.parent, record)
+    header = json.loads((study / "study.json").read_text())
+    header |= {"plugins": {"own": "0123456789ab"}, "plugin_files": {"own": "/home/somebody/own.py"}}
+    (study / "study.json").write_text(json.dumps({name: value for name, value in header.items() if name != "checksum"}))
     compact(study, tmp_path / "copy")
     assert not [name for name, data in files(tmp_path / "copy" / ARCHIVE).items() if b"somebody" in data]
     assert load(tmp_path / "copy").problems == []
