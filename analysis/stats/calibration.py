@@ -166,7 +166,7 @@ def image_eces(confidence: np.ndarray, correct: np.ndarray) -> bootstrap.PerSeed
 
 
 def _calibrated_counts(confidences: Sequence[np.ndarray], draws: int) -> list[np.ndarray]:
-    """Draw numbers of correct predictions per bin [draws, 15] of each model, each correct with its confidence as probability."""
+    """Draw how many predictions of each bin are correct, [draws, 15] for each model, confidences being probabilities."""
     models = [np.sort(np.asarray(confidence, float)) for confidence in confidences]
     bins = [np.unique(_bins(confidence), return_index=True) for confidence in models]
     found = [np.zeros((draws, BINS)) for _ in models]
