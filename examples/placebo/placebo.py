@@ -34,10 +34,12 @@ STUDIES["placebo"] = Study(
         "apart by directions": {"beta": 0.0, "param_weights": "layer"},
         "apart from a shuffled peer": {"beta": 0.0, "param_distance": "shuffled"},
         "away from zero": {"beta": 0.0, "param_distance": "from_zero"},
+        "a third of the prior's weight": {"alpha": 0.0, "beta": 0.0, "kl_weight": 0.1},
     },
     searched=(),
     baseline="mutual learning",
     contrasts={
+        "the peer, not a weaker prior": {APART: 1.0, "a third of the prior's weight": -1.0},
         "the peer, not a shuffled one": {APART: 1.0, "apart from a shuffled peer": -1.0},
         "the peer, not zero": {APART: 1.0, "away from zero": -1.0},
     },
