@@ -17,6 +17,7 @@ from mldiv.cli.main import main
 from mldiv.config import ConfigError, TrialConfig, from_dict
 from mldiv.doctor import __main__ as doctor
 from mldiv.method.kernels import KERNELS
+from mldiv.method.losses import PARAM_DISTANCES
 from mldiv.plugins import loading
 from mldiv.plugins.contracts import CONTRACTS, faults
 from mldiv.plugins.loading import Plugin, PluginError, find, load
@@ -70,8 +71,40 @@ def test_the_examples_entries_keep_their_contracts(capsys):
     capsys.readouterr()
     assert command.main(["check-plugin", str(EXAMPLE / "question.py")]) == 0
     assert capsys.readouterr().out.splitlines() == ["study tails: ok"]
+
+
+def test_placebos_push_as_they_say(capsys):
+    """They are no distances, which the contract says; the push away from zero knows no peer."""
+    assert command.main(["check-plugin", str(EXAMPLE.parent / "placebo" / "placebo.py")]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "distance shuffled: of equal posteriors it is not 0", "distance from_zero: of equal posteriors it is not 0",
+        "study placebo: ok",
+    ]  # fmt: skip
+    own, peer = torch.randn(300, requires_grad=True), torch.randn(300, requires_grad=True)
+    pushes = {name: PARAM_DISTANCES[name].function(own, own.exp(), peer, peer.exp()) for name in ("shuffled", "from_zero")}
+    of_zero = torch.autograd.grad(pushes["from_zero"], (own, peer), allow_unused=True)
+    assert torch.equal(of_zero[0], 2 * own) and of_zero[1] is None
+    moved = peer.roll(101)
+    expected = (own - moved).square().sum() + (own.exp() - moved.exp()).square().sum()
+    assert torch.allclose(pushes["shuffled"], expected)
     assert command.main(["check-plugin", str(EXAMPLE / "question.py")]) == 0
     assert capsys.readouterr().out.splitlines() == ["study tails: ok"]
+
+
+def test_placebos_push_as_they_say(capsys):
+    """They are no distances, which the contract says; the push away from zero knows no peer."""
+    assert command.main(["check-plugin", str(EXAMPLE.parent / "placebo" / "placebo.py")]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "distance shuffled: of equal posteriors it is not 0", "distance from_zero: of equal posteriors it is not 0",
+        "study placebo: ok",
+    ]  # fmt: skip
+    own, peer = torch.randn(300, requires_grad=True), torch.randn(300, requires_grad=True)
+    pushes = {name: PARAM_DISTANCES[name].function(own, own.exp(), peer, peer.exp()) for name in ("shuffled", "from_zero")}
+    of_zero = torch.autograd.grad(pushes["from_zero"], (own, peer), allow_unused=True)
+    assert torch.equal(of_zero[0], 2 * own) and of_zero[1] is None
+    moved = peer.roll(101)
+    expected = (own - moved).square().sum() + (own.exp() - moved.exp()).square().sum()
+    assert torch.allclose(pushes["shuffled"], expected)
 
 
 OWN = [
