@@ -131,6 +131,9 @@ def _drawing(trend: Trend) -> Callable[[Axes], None]:
         if trend.axis in ENDS:
             axes.axvline(ENDS[trend.axis][0], color=svg.INK, linewidth=0.9, linestyle=":")
         axes.set(xscale="log", xlabel=trend.axis, ylabel=f"{metric.title}{' points' if metric.unit else ''}")
+        if max(trend.at) < 10 * min(trend.at):  # less than a decade has no round numbers
+            axes.set_xticks(list(trend.at), [f"{size:g}" for size in trend.at])
+            axes.set_xticks([], minor=True)
         axes.set_title(trend.effect)
 
     return draw
