@@ -23,7 +23,7 @@ def from_zero(mean, sigma, peer_mean, peer_sigma):
 PARAM_DISTANCES["shuffled"] = Distance(shuffled, symmetric=False)
 PARAM_DISTANCES["from_zero"] = Distance(from_zero, symmetric=False)
 
-APART = "apart from the peer"
+APART, HALF = "apart from the peer", "half the rate"
 STUDIES["placebo"] = Study(
     name="placebo",
     question="Does the parameter term help since the peers grow apart, or as any push on their weights would?",
@@ -35,6 +35,9 @@ STUDIES["placebo"] = Study(
         "apart from a shuffled peer": {"beta": 0.0, "param_distance": "shuffled"},
         "away from zero": {"beta": 0.0, "param_distance": "from_zero"},
         "a third of the prior's weight": {"alpha": 0.0, "beta": 0.0, "kl_weight": 0.1},
+        HALF: {"alpha": 0.0, "beta": 0.0, "stage_two_lr_scale": 0.5},
+        "a quarter of the rate": {"alpha": 0.0, "beta": 0.0, "stage_two_lr_scale": 0.25},
+        "apart at half the rate": {"beta": 0.0, "stage_two_lr_scale": 0.5},
     },
     searched=(),
     baseline="mutual learning",
@@ -42,5 +45,7 @@ STUDIES["placebo"] = Study(
         "the peer, not a weaker prior": {APART: 1.0, "a third of the prior's weight": -1.0},
         "the peer, not a shuffled one": {APART: 1.0, "apart from a shuffled peer": -1.0},
         "the peer, not zero": {APART: 1.0, "away from zero": -1.0},
+        "the peer, not a lower rate": {APART: 1.0, HALF: -1.0},
+        "the peer, at half the rate": {"apart at half the rate": 1.0, HALF: -1.0},
     },
 )
