@@ -11,18 +11,22 @@ from helpers.processes import environment, running, until
 
 from mldiv.cli.screen.interrupt import LONGEST_SECONDS
 
-#: Starts a child, then does as it is told. `numbers.sort()` is C that hears of no signal for a second or more.
+#: Starts a child, then does as it is told. LOCK is C that hears of no signal: it lasts until another thread's UNLOCK.
+LOCK, UNLOCK = "C.pthread_mutex_lock(mutex)", "C.pthread_mutex_unlock(mutex)"
 PROGRAM = """
-import os, subprocess, time
-import numpy
+import ctypes, os, subprocess, time
 from mldiv.cli.screen.interrupt import answered
-numbers = numpy.random.default_rng(0).random(1 << 25)
+C, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(256)  # zeros are a free mutex
 child = subprocess.Popen(["sleep", "1000"])
 
 def say(line):  # whole, whichever thread says it beside another: print writes the end of a line apart
     os.write(1, f"{line}\\n".encode())
 
-with answered(lambda: say("answered")):
+def answer():
+    say("answered")
+    ANSWERED
+
+with answered(answer):
     say(f"started {child.pid}")
     try:
         WAIT
@@ -34,8 +38,8 @@ say("not reached")
 
 
 @contextlib.contextmanager
-def start(wait, after="pass"):
-    text = PROGRAM.replace("WAIT", wait).replace("AFTER", after)
+def start(wait, after="pass", answered="pass"):
+    text = PROGRAM.replace("WAIT", wait).replace("AFTER", after).replace("ANSWERED", answered)
     with subprocess.Popen(
         [sys.executable, "-c", text], stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment(),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -50,9 +54,9 @@ def lives(child):
 
 
 def test_it_is_answered_at_once_and_leaves_nothing():
-    """While C computes: the answer comes before the interrupt."""
-    with start("numbers.sort(); time.sleep(100)") as process:
-        time.sleep(0.2)
+    """While C computes, which ends here with the answer: no interrupt is heard before."""
+    with start(f"{LOCK}; {LOCK}", answered=UNLOCK) as process:
+        time.sleep(0.5)  # until it waits
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == "answered\ninterrupted\n"
