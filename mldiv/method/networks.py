@@ -58,8 +58,8 @@ class ThresholdedLinear(nn.Module):
 class BatchNorm(nn.BatchNorm2d):
     """Batch normalisation that does not count batches, an operation for each layer and step: only averages over all need it."""
 
-    def forward(self, input: Images) -> Images:
-        """Normalise over batch and space; in training mode move the running statistics towards the batch's."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise [batch, channels, height, width]; in training mode move the running statistics towards the batch's."""
         if not self.training or self.momentum is None:
             return super().forward(input)
         running = self.running_mean, self.running_var

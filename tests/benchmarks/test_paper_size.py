@@ -35,6 +35,7 @@ def whole(script, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_pieces_end_as_the_whole(script, whole, tmp_path, monkeypatch, capsys):
     """A piece ends once after each thing that is written, in every trial and stage: the alarm's exception, where one could."""
     cuts = []
