@@ -6,7 +6,7 @@ FLAGS ?=
 # Every process of a test run would compile the checkout's modules and rewrite the tests' assertions anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: sweep test test-all long plain-tests ray-tests check docs format bench lock clean
+.PHONY: sweep test test-all long plain-tests ray-tests cluster-tests check docs format bench lock clean
 
 # The environment, exactly as locked. Without the venv module (Debian packages it apart), virtualenv makes it. uv installs it in
 # a fifth of pip's time; pip does where uv cannot be had.
@@ -30,15 +30,20 @@ test: .venv
 # Every test there is: those of `test`, then the long ones.
 test-all: test long
 
-# Shape annotations are executed in `test`; the long ones, a fifth of whose time that takes, go through the same code.
+# Shape annotations are executed in `test`; the long ones, a fifth of whose time that takes, go through the same code. Those
+# that start Ray are two lots side by side, each of which takes as long as the others together.
 long: .venv
-	@MLDIV_SHAPES=unchecked $(MAKE) --no-print-directory --jobs 2 plain-tests ray-tests SPEED=slow; code=$$?; cat .pytest-ray.log; exit $$code
+	@MLDIV_SHAPES=unchecked $(MAKE) --no-print-directory --jobs 3 plain-tests ray-tests cluster-tests SPEED=slow OTHER=--ignore=tests/cluster; \
+	code=$$?; cat .pytest-ray.log .pytest-cluster.log; exit $$code
 
 plain-tests:
 	@nice -n 19 $(BIN)/python -m pytest -m "not ray and $(SPEED)" --numprocesses auto --dist loadfile $(FLAGS)
 
 ray-tests:
-	@$(BIN)/python -m pytest -m "ray and $(SPEED)" $(FLAGS) > .pytest-ray.log 2>&1
+	@$(BIN)/python -m pytest -m "ray and $(SPEED)" $(OTHER) $(FLAGS) > .pytest-ray.log 2>&1
+
+cluster-tests:
+	@$(BIN)/python -m pytest tests/cluster -m "ray and $(SPEED)" $(FLAGS) > .pytest-cluster.log 2>&1
 
 check: .venv
 	$(BIN)/ruff format --check .
@@ -71,4 +76,4 @@ lock:
 	uv pip compile --universal --no-header --no-emit-index-url --python-version 3.11 -o docs/site/requirements.txt docs/site/requirements.in
 
 clean:
-	rm -rf .venv .venv-docs .pytest-ray.log build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-docs .pytest-ray.log .pytest-cluster.log build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

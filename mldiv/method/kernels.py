@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated
 
 import torch
@@ -148,10 +149,15 @@ def kernel_ranges(name: str) -> dict[str, Range]:
 
 
 def _keywords(name: str) -> list[inspect.Parameter]:
+    return _keywords_of(KERNELS[name])
+
+
+@cache  # every configuration's check asks for all of them
+def _keywords_of(kernel: Callable[..., Similarity]) -> list[inspect.Parameter]:
     try:
-        signature = inspect.signature(KERNELS[name], eval_str=True)
+        signature = inspect.signature(kernel, eval_str=True)
     except NameError:  # an annotation that only type checkers can read
-        signature = inspect.signature(KERNELS[name])
+        signature = inspect.signature(kernel)
     except ValueError:  # a function of C, which has none
         return []
     return [item for item in signature.parameters.values() if item.kind is item.KEYWORD_ONLY]

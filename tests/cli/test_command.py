@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 from helpers import chaos
-from helpers.processes import SHORT, joint_search, running, until
+from helpers.processes import SHORT, elsewhere, joint_search, until
 from ray.cluster_utils import Cluster
 
 from analysis.build import build
@@ -29,9 +29,9 @@ def final(out):
 
 
 def rays():
-    """Processes of any Ray on this machine; a Ray's two agents notice its end a minute later."""
+    """Processes of any Ray on this machine but of other test runs'; a Ray's two agents notice its end a minute later."""
     marks = ("raylet", "gcs_server")
-    titles = {pid: title for pid, _, title in running() if "Agent" not in title}
+    titles = {pid: title for pid, _, title in elsewhere() if "Agent" not in title}
     return {pid for pid, title in titles.items() if title.startswith("ray::") or any(mark in title for mark in marks)}
 
 

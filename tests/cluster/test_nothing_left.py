@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import ray
-from helpers.processes import running, until
+from helpers import clusters
+from helpers.processes import until
 from ray.cluster_utils import Cluster
 
 from mldiv.cluster import tuner
@@ -53,9 +54,8 @@ def groups():
 
 def busy(cluster):
     """The processes that do something for a driver: title -> id."""
-    raylets = {node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()}
-    titles = {title.strip(): process for process, parent, title in running() if parent in raylets}
-    return {title: process for title, process in titles.items() if title.startswith("ray::") and not title.startswith(OWN)}
+    found = clusters.processes(cluster).items()
+    return {title: process for process, title in found if title.startswith("ray::") and not title.startswith(OWN)}
 
 
 def has_torch(process):

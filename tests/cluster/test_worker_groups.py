@@ -7,9 +7,8 @@ import signal
 
 import pytest
 import ray
-from helpers import chaos
+from helpers import chaos, clusters
 from helpers.clusters import set_nodes
-from helpers.processes import running
 from helpers.sweeps import assert_as_trained_alone, broker, make_plan, placed
 from ray.tune.schedulers import FIFOScheduler
 
@@ -78,7 +77,8 @@ def test_a_rank_that_dies(cluster, small, tmp_path, monkeypatch):
         seen.update(node for name, node in placed() if "Worker" in name)
         if not killed and result.get("epoch", 0) >= 3:
             told = {pid for pids in ray.get(broker().state.remote())["pids"].values() for pid in pids}
-            killed.extend(pid for pid, _, title in running() if title.startswith("ray::RayTrainWorker") and pid not in told)
+            workers = {pid for pid, title in clusters.processes(cluster).items() if title.startswith("ray::RayTrainWorker")}
+            killed.extend(workers - told)
             os.kill(killed[0], signal.SIGKILL)
 
     tuner.run(plan, tmp_path, resources=Resources(workers=2), groups=1, progress=progress)

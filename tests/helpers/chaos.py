@@ -15,7 +15,8 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from helpers.processes import joint_search, running
+from helpers import clusters
+from helpers.processes import joint_search
 from mldiv import records
 from mldiv.cluster import broker, tuner, worker_groups
 from mldiv.cluster.broker import Broker
@@ -78,8 +79,7 @@ class Killer(threading.Thread):
         if "node" in kind:
             self.lose_node(warned=kind.startswith("warned"))
             return True
-        raylets = [node.all_processes["raylet"][0].process.pid for node in self.cluster.list_all_nodes()]
-        found = sorted(pid for pid, parent, title in running() if parent in raylets and title.startswith(TITLES[kind]))
+        found = sorted(pid for pid, title in clusters.processes(self.cluster).items() if title.startswith(TITLES[kind]))
         if found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.random.choice(found), signal.SIGKILL)

@@ -7,7 +7,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from helpers import object_store
-from helpers.processes import until
+from helpers.processes import running, until
 from mldiv.cluster.nodes import connect
 
 
@@ -41,6 +41,12 @@ def set_nodes(cluster: Cluster, count: int) -> None:
     while len(cluster.worker_nodes) > count:
         cluster.remove_node(max(cluster.worker_nodes, key=lambda node: node.node_id), allow_graceful=True)
     cluster.wait_for_nodes()
+
+
+def processes(cluster: Cluster) -> dict[int, str]:
+    """What the raylets of this cluster have started, for others on the machine have their own: id -> title."""
+    raylets = {node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()}
+    return {pid: title.strip() for pid, parent, title in running() if parent in raylets}
 
 
 def assert_nothing_left() -> None:

@@ -23,6 +23,19 @@ def running() -> Iterator[tuple[int, int, str]]:
             yield int(path.name), int(parent), (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
 
+def elsewhere() -> list[tuple[int, int, str]]:
+    """Of these, those that no other test run has started: one beside this run has clusters that come and go."""
+    found = list(running())
+    parents, runs = {pid: parent for pid, parent, _ in found}, {pid for pid, _, title in found if "-m pytest" in title}
+
+    def line(pid: int) -> list[int]:
+        """The process and all that it comes from."""
+        return [pid, *line(parents[pid])] if pid in parents else []
+
+    others = runs.difference(line(os.getpid()))
+    return [entry for entry in found if not others.intersection(line(entry[0]))]
+
+
 def environment(**more: str) -> dict[str, str]:
     """A person's, for a command: without what this test run, and Ray in it, have set."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTEST", "TUNE_"))}
