@@ -74,10 +74,14 @@ def _generalized(split: str, name: str) -> Value:
     return lambda repeat: repeat.record.generalized.get(split, {}).get(name)
 
 
-def _lost(repeat: Repeat) -> float | None:
-    """Return how much more the mean of the peers gains over one of them on training images than on test images."""
-    test, train = (_generalized(split, "gain")(repeat) for split in ("test", "train"))
-    return None if test is None or train is None else train - test
+def _on_training_images(name: str) -> Value:
+    """Take a score on training images less the same on test images."""
+
+    def value(repeat: Repeat) -> float | None:
+        test, train = (_generalized(split, name)(repeat) for split in ("test", "train"))
+        return None if test is None or train is None else train - test
+
+    return value
 
 
 def _forward(repeat: Repeat) -> float | None:
@@ -160,7 +164,8 @@ GROUPS: dict[str, str] = {
     "strongest.",
     "worth": "Whether the diversity generalises: the peers' disagreement relative to their mean error, and the gain in NLL of "
     "their mean over one of them, on test images; and how much greater that gain is on training images (above 0: diversity "
-    "that does not generalise).",
+    "that does not generalise). Then how far the peers overfit: their error on training images, as they are, less that on test "
+    "images (what regularises helps where it is far below 0).",
     "cost": "What an arm costs: parameters of all its networks, floating-point operations of a prediction of one image and of "
     "training (forward and backward, without pretraining). Hours are in the report, for they are the machine's.",
     "diversity": "How different the peers are: disagreement and feature KL after the last epoch on validation data, W2² and "
@@ -203,7 +208,8 @@ COLUMNS: dict[str, Column] = {
     "strongest_nll": Column("NLL, severity 5", _at(5, "nll"), "shift", "low", 1, 4),
     "over_error": Column("disagreement over error", _generalized("test", "over_error"), "worth", None, 1, 3),
     "gain": Column("gain in NLL", _generalized("test", "gain"), "worth", None, 1, 4),
-    "lost": Column("more of it on training images", _lost, "worth", None, 1, 4),
+    "lost": Column("more of it on training images", _on_training_images("gain"), "worth", None, 1, 4),
+    "overfit": Column("training less test error %", _on_training_images("error"), "worth", None, 100, 1),
     "disagreement": Column("Disagreement %", _last("disagreement"), "diversity", None, 100),
     "w2_per_weight": Column("W2² per weight", _last("w2_per_weight"), "diversity", None, 1, 4),
     "cosine": Column("cosine of means", _last("cosine"), "diversity", None, 1, 3),

@@ -12,7 +12,7 @@ from analysis.records.columns import COLUMNS
 from analysis.records.effects import contrasts, differences
 from analysis.records.repeats import STRONGER, gather
 from analysis.stats.statistics import UNDECIDED
-from analysis.tables import MARKDOWN_BOLD, cells
+from analysis.tables import MARKDOWN_BOLD, cells, means
 
 CHECKOUT = Path(__file__).parents[2]
 RESULTS = CHECKOUT / "docs" / "results"
@@ -24,6 +24,8 @@ EFFECT = re.compile(r"[+-]\d+\.(\d+) \[[+-]\d+\.\d+, [+-]\d+\.\d+\]")
 MEANS = ("nll", "accuracy")
 #: With so many digits effects are quoted.
 DIGITS = (2, 3, 4)
+#: The study whose networks overfit; those of all others err on training images on at most so many points fewer.
+OVERFIT, POINTS = "few_images", 4
 #: Of studies with more, arms are compared with the baseline alone.
 MANY_ARMS = 10
 
@@ -145,6 +147,12 @@ def test_what_is_published_is_made_anew_from_its_records(name):
     """Lists of effects in NLL and accuracy, within 1 in the last digit: rounding of images may turn a number on the edge."""
     made = analyse(RESULTS / name)
     assert not made.study.problems
+    gaps = [-gap for gap in means(made.table, "overfit").values()]
+    if name != OVERFIT:
+        assert max(gaps, default=0) <= POINTS, gaps
+        assert f"on at most {POINTS} points fewer" in (CHECKOUT / "RESULTS.md").read_text()
+    else:
+        assert min(gaps) > 2 * POINTS
     if (published := RESULTS / name / "answer.md").exists():
         old, new = (lists(text) for text in (published.read_text(), made.answer()))
         assert old.keys() == new.keys() and len(old) > 3
