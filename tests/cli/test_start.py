@@ -75,11 +75,17 @@ def test_the_help_names_what_the_registries_hold(load_study, capsys):
     assert f"what to write, of {','.join(FORMATS)} (" in loaded_by(("module", "analysis", "--help"))[2]
 
 
+def name_of(requirement):
+    return re.split(r"[\[>]", requirement)[0]
+
+
 def test_what_is_missing_names_its_extra():
-    optional = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    wanted = {(re.split(r"[\[>]", line)[0], extra) for extra in ("analysis", "studies") for line in optional[extra]}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional, always = project["optional-dependencies"], {name_of(line) for line in project["dependencies"]} | {"mldiv"}
+    wanted = {(name_of(line), extra) for extra in ("analysis", "studies") for line in optional[extra]}
     brought = metadata.packages_distributions()
-    assert {(canonical(brought[module][0]), extra) for module, extra in EXTRAS.items()} == wanted - {("mldiv", "studies")}
+    found = {(canonical(brought[module][0]), extra) for module, extra in EXTRAS.items()}
+    assert found == {(name, extra) for name, extra in wanted if name not in always}  # there, if of an older version
     assert install_hint(ModuleNotFoundError(name="optuna.trial")) == "optuna is not installed: pip install 'mldiv[studies]'"
     with pytest.raises(ModuleNotFoundError, match="of mldiv's own"):
         install_hint(ModuleNotFoundError("of mldiv's own", name="mldiv.method"))
