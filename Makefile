@@ -31,7 +31,7 @@ test: .venv
 test-all: test long
 
 # Shape annotations are executed in `test`; the long ones, a fifth of whose time that takes, go through the same code. Those
-# that start Ray are two lots side by side, each of which takes as long as the others together.
+# that start Ray are two lots of about the same length, side by side.
 long: .venv
 	@MLDIV_SHAPES=unchecked $(MAKE) --no-print-directory --jobs 3 plain-tests ray-tests cluster-tests SPEED=slow OTHER=--ignore=tests/cluster; \
 	code=$$?; cat .pytest-ray.log .pytest-cluster.log; exit $$code

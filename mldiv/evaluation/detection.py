@@ -15,13 +15,13 @@ def auroc(positive: Float[Tensor, " positives"], negative: Float[Tensor, " negat
     """Return the area under the ROC curve: how often a positive's score exceeds a negative's, ties counted half.
 
     0.5 is chance; nan where there are no positives, no negatives, or a score is not finite. By the sum of the positives' ranks
-    (Mann and Whitney, 1947): scikit-learn's value in a tenth of its time, which is checks.
+    (Mann and Whitney, 1947): scikit-learn's value, without its checks.
     """
     if not _defined(positive, negative):
         return math.nan
     from scipy.stats import rankdata  # takes half a second to import
 
-    ranks, least = rankdata(_labelled(positive, negative)[1]), len(positive) * (len(positive) + 1) / 2
+    ranks, least = rankdata(_together(positive, negative)), len(positive) * (len(positive) + 1) / 2
     return float((ranks[: len(positive)].sum() - least) / (len(positive) * len(negative)))
 
 
@@ -97,5 +97,9 @@ def _defined(positive: Tensor, negative: Tensor) -> bool:
 
 def _labelled(positive: Tensor, negative: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Return whether each is a positive, and the scores: [positives + negatives], numpy's."""
-    values = torch.cat([positive, negative]).double().cpu()
-    return (torch.arange(len(values)) < len(positive)).numpy(), values.numpy()
+    values = _together(positive, negative)
+    return np.arange(len(values)) < len(positive), values
+
+
+def _together(positive: Tensor, negative: Tensor) -> np.ndarray:
+    return torch.cat([positive, negative]).double().cpu().numpy()

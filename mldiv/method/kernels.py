@@ -1,7 +1,7 @@
 """Similarity kernels K(a, b) between the fused feature vectors of a batch. Eq. (14) first; add yours to KERNELS."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated
@@ -149,7 +149,8 @@ def kernel_ranges(name: str) -> dict[str, Range]:
 
 
 def _keywords(name: str) -> list[inspect.Parameter]:
-    return _keywords_of(KERNELS[name])
+    kernel = KERNELS[name]
+    return _keywords_of(kernel) if isinstance(kernel, Hashable) else _keywords_of.__wrapped__(kernel)
 
 
 @cache  # every configuration's check asks for all of them

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from helpers import references
@@ -75,3 +77,18 @@ def test_own_parameters_act(name, changed):
 def test_odd_degree_is_refused():
     with pytest.raises(ValueError, match="even"):
         KERNELS["polynomial"](torch.ones(2, 2), torch.ones(2, 2), degree=3)
+
+
+@dataclasses.dataclass
+class Scaled:
+    """A kernel that is an object which compares by its values, and so has no hash."""
+
+    by: float
+
+    def __call__(self, a, b, *, tail=2.0):
+        return self.by * kernels.linear(a, b)
+
+
+def test_a_kernel_may_be_any_object_that_can_be_called(monkeypatch):
+    monkeypatch.setitem(kernels.KERNELS, "scaled", Scaled(0.5))
+    assert kernel_parameters("scaled") == {"tail": 2.0}
