@@ -68,7 +68,7 @@ def analyse(folder: Path, labels: Labels | None = None) -> Analysis:
         tables.summaries({arm: list(of_arm.values()) for arm, of_arm in repeats.items()}),
         effects.differences(repeats, study.baseline, study.header.compare, looks=looks) if study.baseline else {},
         effects.contrasts(repeats, study.header.contrasts, looks=looks),
-        _of_singles(study),
+        _of_singles(study) | _after_scaling(study, repeats),
         findings(study, repeats),
         signatures(study),
     )
@@ -110,6 +110,14 @@ def _of_singles(study: StudyData) -> dict[str, Effects]:
         for whose in ("peers", *peers, STRONGER)
     }
     return {name: of for name, of in found.items() if of["nll"]}
+
+
+def _after_scaling(study: StudyData, repeats: Repeats) -> dict[str, Effects]:
+    """Compare the arms once more after temperature scaling; nothing where looks, each of its own seeds, decide."""
+    if study.baseline is None or study.header.looks:
+        return {}
+    found = effects.after_scaling(repeats, study.baseline, study.header.compare)
+    return {document.SCALED: found} if found["nll"] else {}
 
 
 def build(

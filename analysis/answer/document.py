@@ -26,6 +26,8 @@ from mldiv.terminal import plain
 LEAST_P = "0.0001"
 #: Heads of the tables.
 ARMS, CONTRASTS = "Difference", "Contrasts"
+#: What stands beside how an arm is judged, where it was fitted: the same after temperature scaling.
+SCALED = "after temperature scaling"
 
 
 def answer(
@@ -34,7 +36,8 @@ def answer(
     """Write answer.md: what was found, what else the records say of it, every difference.
 
     effects, contrasts: differences to the baseline and contrasts, in printed units; further: sentences that stand beside what
-    was found; singles: the differences once more, by whose predictions the arms are judged: their single peers'.
+    was found; singles: the differences once more, by whose predictions the arms are judged: their single peers', those after
+    temperature scaling.
     """
     parts = [f"# {study.header.question}", *([study.rescored] if study.rescored else []), found(study, effects)]
     if noted := notes(study, effects, contrasts, further, singles or {}):
@@ -143,16 +146,23 @@ def _looks(study: StudyData) -> list[str]:
 
 
 def _unlike(study: StudyData, effects: Mapping[str, Difference], singles: Mapping[str, Effects]) -> list[str]:
-    """Say where single peers are not as the pair: what a pair gains its peers may lose, and the other way round."""
-    margin, found = study.header.margins["nll"], []
-    of_peers = next(iter(singles.values()), {}).get("nll", {})
-    for arm in [arm for arm in effects if arm in of_peers]:
-        by_pair, by_peers = (verdict(one[arm], "nll", margin) for one in (effects, of_peers))
-        if by_pair != by_peers:
-            found.append(f"{arm} is {by_peers} ({of_peers[arm].text(4)}) and not {by_pair}")
-    if not of_peers or not found:
-        return ["Single peers, judged alone, give the same verdicts."] if of_peers else []
-    return [f"**By the mean of its single peers**, {'; '.join(found)}."]
+    """Say where single peers are not as the pair, and where a temperature makes a difference or takes it."""
+    of_peers = next((of for whose, of in singles.items() if whose != SCALED), {})
+    lines = [("By the mean of its single peers", "Single peers, judged alone, give the same verdicts.", of_peers)]
+    lines.append((
+        "After temperature scaling", "Temperature scaling, fitted on validation images, leaves the verdicts as they are.",
+        singles.get(SCALED, {}),
+    ))  # fmt: skip
+    margin, said = study.header.margins["nll"], []
+    for words, same, others in lines:
+        other, found = others.get("nll", {}), []
+        for arm in [arm for arm in effects if arm in other]:
+            now, then = (verdict(one[arm], "nll", margin) for one in (effects, other))
+            if now != then:
+                found.append(f"{arm} is {then} ({other[arm].text(4)}) and not {now}")
+        if other:
+            said.append(f"**{words}**, {'; '.join(found)}." if found else same)
+    return said
 
 
 def by_whom(study: StudyData, effects: Effects, singles: Mapping[str, Effects]) -> list[str]:
@@ -164,9 +174,12 @@ def by_whom(study: StudyData, effects: Effects, singles: Mapping[str, Effects]) 
             "as the arm is judged": effects[metric],
             **{name: of[metric] for name, of in singles.items() if metric in of},
         }
+        if len(columns) == 1:
+            continue
         rows = [[_name(arm), *(_cell(of.get(arm), metric, margin) for of in columns.values())] for arm in effects[metric]]
         interval = interval_name(study.header.level)
-        parts.append(f"The same by whom: difference in test {compared.title}{compared.unit}, verdict, mean [{interval}]:")
+        also = " and after temperature scaling, that over seeds alone" if metric in singles.get(SCALED, {}) else ""
+        parts.append(f"The same by whom{also}: difference in test {compared.title}{compared.unit}, verdict, mean [{interval}]:")
         frame = pd.DataFrame(rows, columns=[study.header.scientific, *columns])
         parts.append(frame.to_markdown(index=False, disable_numparse=True))
     return parts

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from analysis.records.columns import mean_over_members
 from analysis.records.load import Predictions
-from analysis.records.repeats import Repeat, Repeats
+from analysis.records.repeats import Repeats
 from analysis.stats.bootstrap import Interval, PerSeed, two_way, two_way_statistic
 from analysis.stats.calibration import image_eces
 from analysis.stats.statistics import BETTER, UNDECIDED, WORSE, Difference, contrast, difference, holm
@@ -79,6 +80,20 @@ def contrasts(
     return {metric: _corrected(repeats, metric, family, looks) for metric in metrics}
 
 
+def after_scaling(repeats: Repeats, baseline: str, arms: Sequence[str]) -> Effects:
+    """Subtract the baseline's NLL from each arm's, each network's probabilities scaled by a temperature: nats.
+
+    Temperatures are fitted on validation images, one for a network, one for the pair: what is left is no matter of being too
+    sure or not sure enough. Intervals hold over seeds alone, for scaled probabilities are in no record. Arms of which a record
+    has no temperature are left out. Reference: Ashukha et al. (ICLR 2020), section 4.
+    """
+    found = {}
+    for arm in [arm for arm in arms if arm != baseline]:
+        if per_seed := _per_seed(repeats, {arm: 1.0, baseline: -1.0}, lambda record: record.test_scaled, "nll"):
+            found[arm] = difference(list(per_seed.values()))
+    return {"nll": found}
+
+
 def verdict(effect: Difference, metric: str, margin: float, contrast: bool = False) -> str:
     """Return the verdict of an arm; of a contrast, which nobody trains, on which side of 0 it lies."""
     found = effect.verdict(margin, COMPARED[metric].more)
@@ -109,14 +124,13 @@ def _at_looks(repeats: Repeats, metric: str, weights: Weights, looks: Looks | No
 
 
 def _effect(repeats: Repeats, metric: str, weights: Weights) -> Difference | None:
-    """Return the contrast over the seeds on which all its arms fell as far short of their epochs; None when there is none."""
-    per_seed = contrast({arm: _scores(repeats.get(arm, {}), metric) for arm in weights}, weights)
-    seeds = [seed for seed in per_seed if len({epochs_short(repeats[arm][seed].record) for arm in weights}) == 1]
-    if not seeds:
+    """Return the contrast over the seeds that `_per_seed` gives; None when there is none."""
+    if not (per_seed := _per_seed(repeats, weights, lambda record: record.test, metric)):
         return None
     factor = COMPARED[metric].factor
-    effect = difference([factor * per_seed[seed] for seed in seeds])
-    interval = _interval({arm: [repeats[arm][seed].predictions or [] for seed in seeds] for arm in weights}, metric, weights)
+    effect = difference([factor * value for value in per_seed.values()])
+    predicted = {arm: [repeats[arm][seed].predictions or [] for seed in per_seed] for arm in weights}
+    interval = _interval(predicted, metric, weights)
     if interval is None:
         return effect
     errors = factor * interval.standard_error, interval.df, factor * interval.images_error
@@ -128,9 +142,18 @@ def epochs_short(record: TrialRecord) -> int:
     return record.config["epochs"] - record.epochs
 
 
-def _scores(repeats: Mapping[int, Repeat], metric: str) -> dict[int, float]:
-    scores = {seed: mean_over_members(repeat.record.test, repeat.member, metric) for seed, repeat in repeats.items()}
-    return {seed: score for seed, score in scores.items() if score is not None}
+def _per_seed(repeats: Repeats, weights: Weights, scores_of: Callable[[TrialRecord], Any], name: str) -> dict[int, float]:
+    """Return the contrast of every seed on which all its arms have a score and fell as far short of their epochs.
+
+    scores_of: a record's scores by network and name.
+    """
+    scores = {}
+    for arm in weights:
+        of_arm = repeats.get(arm, {}).items()
+        every = {seed: mean_over_members(scores_of(repeat.record), repeat.member, name) for seed, repeat in of_arm}
+        scores[arm] = {seed: score for seed, score in every.items() if score is not None}
+    found = contrast(scores, weights).items()
+    return {seed: value for seed, value in found if len({epochs_short(repeats[arm][seed].record) for arm in weights}) == 1}
 
 
 def _interval(predictions: OfArms, metric: str, weights: Weights) -> Interval | None:

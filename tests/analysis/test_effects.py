@@ -97,8 +97,38 @@ def test_by_whom_a_pair_gains_what_its_peers_lose(tmp_path):
             records.write_trial(path, record)
     made = analyse(folder)
     found = {whose: of["nll"]["apart"].mean for whose, of in made.singles.items()}
-    expected = {"mean of single peers": 0.2, "peer 1": 0.1, "peer 2": 0.3, "the stronger": 0.3}
+    expected = {
+        "mean of single peers": 0.2,
+        "peer 1": 0.1,
+        "peer 2": 0.3,
+        "the stronger": 0.3,
+        "after temperature scaling": -0.1,
+    }
     assert found == pytest.approx(expected) and made.differences["nll"]["apart"].mean == pytest.approx(-0.1)
     text = made.answer()
     assert "**By the mean of its single peers**, apart is worse (+0.2000 [+0.2000, +0.2000]) and not better." in text
     assert "| apart    | better, -0.1000 [-0.1000, -0.1000] | worse, +0.2000" in text
+
+
+def test_what_a_temperature_gives_is_told_from_what_training_gave(tmp_path):
+    """The pair gains 0.1 in NLL; scaled, the same seeds go up and down; a study without temperatures says nothing of them."""
+    folder = make(tmp_path, {"plain": [0.5, 0.6, 0.55, 0.5], "apart": [0.4, 0.5, 0.45, 0.4]})
+    assert "Temperature scaling, fitted on validation images, leaves the verdicts as they are." in analyse(folder).answer()
+    scaled = [[0.48, 0.59, 0.54, 0.49], [0.46, 0.60, 0.53, 0.50]]
+    for place, of_arm in enumerate(scaled):
+        for index, value in enumerate(of_arm):
+            path = trial_folder(folder, f"{place:02d}{index:02d}")
+            record = records.read_trial(path)
+            record.test_scaled["pair"]["nll"] = value
+            records.write_trial(path, record)
+    made = analyse(folder)
+    effect = made.singles["after temperature scaling"]["nll"]["apart"]
+    expected = stats.ttest_rel(scaled[1], scaled[0])
+    assert effect.mean == pytest.approx(np.mean(scaled[1]) - np.mean(scaled[0])) and effect.p == pytest.approx(expected.pvalue)
+    assert effect.interval == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert f"**After temperature scaling**, apart is undecided ({effect.text(4)}) and not better." in made.answer()
+    for path in folder.glob("trials/*"):
+        record = records.read_trial(path)
+        record.test_scaled.clear()
+        records.write_trial(path, record)
+    assert "emperature" not in analyse(folder).answer()
