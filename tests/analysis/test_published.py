@@ -9,7 +9,7 @@ import pytest
 from analysis.build import analyse, build
 from analysis.compact.copy import ARCHIVE, load
 from analysis.records.columns import COLUMNS
-from analysis.records.effects import contrasts, differences
+from analysis.records.effects import after_scaling, contrasts, differences
 from analysis.records.repeats import STRONGER, gather
 from analysis.stats.statistics import UNDECIDED
 from analysis.tables import MARKDOWN_BOLD, cells, means
@@ -69,16 +69,18 @@ def quoted():
 
 @cache
 def said(name):
-    """By arm or contrast, every effect in NLL and accuracy that a study has, by whomever it is judged, against every arm."""
+    """By arm or contrast, every effect in NLL and accuracy that a study has, by whomever it is judged, against every arm; of NLL
+    after temperature scaling too."""
     study = load(RESULTS / name)
     assert not study.problems
     found = {}
     for repeats in (gather(study), gather(study, "peers"), gather(study, STRONGER)):
         baselines = [study.baseline] if len(study.arms) > MANY_ARMS else study.arms
         families = [differences(repeats, arm, study.arms, MEANS) for arm in baselines]
+        families += [after_scaling(repeats, arm, study.arms) for arm in baselines]
         for effects in [contrasts(repeats, study.header.contrasts, MEANS), *families]:
-            for metric in MEANS:
-                for arm, effect in effects[metric].items():
+            for of_metric in effects.values():
+                for arm, effect in of_metric.items():
                     found.setdefault(arm, set()).update(written(effect, digits) for digits in DIGITS)
     return found
 
