@@ -69,8 +69,8 @@ def quoted():
 
 @cache
 def said(name):
-    """By arm or contrast, every effect in NLL and accuracy that a study has, by whomever it is judged, against every arm; of NLL
-    after temperature scaling too."""
+    """By arm or contrast, every effect in NLL and accuracy that a study has, by whomever it is judged, against every arm; those
+    in NLL after temperature scaling too."""
     study = load(RESULTS / name)
     assert not study.problems
     found = {}
@@ -98,7 +98,9 @@ def test_results_effects_are_looked_up_in_every_study_that_has_any():
 
 
 #: Not counted: the demo, and what repeats another study's comparison.
-DEMO, AGAIN = "demo", {("diversity_form/tenth", "both terms"), ("balance/cifar100_terms", "with both")} | {
+DEMO, AGAIN = "demo", {
+    ("diversity_form/tenth", "both terms"), ("balance/cifar100_terms", "with both"), ("ablation", "with feature diversity")
+} | {
     ("budget", f"{method}, as it is")
     for method in (
         "two deterministic networks", "deterministic mutual learning", "two Bayesian networks", "with parameter diversity",
@@ -134,6 +136,14 @@ def test_results_counts_what_is_decided():
     said = f"Of {of} comparisons of an arm with its baseline in the studies whose records lie here, {decided} end as better, "
     said += f"equivalent or worse ({100 * decided / of:.0f} %): {many} with four seeds or more, {few} with three. "
     said += f"Of {len(held)} verdicts that the first three seeds give where there are more, {sum(held)} hold with all"
+    assert said in (CHECKOUT / "RESULTS.md").read_text(), said
+
+
+def test_results_counts_where_a_temperature_changes_a_verdict():
+    answers = [(RESULTS / name / "answer.md").read_text() for name in STORED if name != DEMO]
+    same, other = (sum(words in text for text in answers) for words in ("leaves the verdicts", "**After temperature scaling**"))
+    assert same + other == len(answers)
+    said = f"Temperature scaling leaves all verdicts in {same} of {len(answers)} studies"
     assert said in (CHECKOUT / "RESULTS.md").read_text(), said
 
 
