@@ -20,7 +20,18 @@ if TYPE_CHECKING:  # torch comes with it
 ALONE = {"mutual_weight": 0.0, "alpha": 0.0, "beta": 0.0}
 PLAIN = {"alpha": 0.0, "beta": 0.0}
 BASELINE, PARAMETER, FEATURE, BOTH = "mutual learning", "with parameter diversity", "with feature diversity", "with both"
+APART, TWINS, TAUGHT_TWINS = "two single BNNs", "two deterministic networks", "deterministic mutual learning"
 FEW_EPOCHS = 20
+
+#: What no difference to the baseline says; called as in the study of budgets where that has the same.
+CONTRASTS = {
+    "main effect of parameter diversity": {PARAMETER: 0.5, BOTH: 0.5, BASELINE: -0.5, FEATURE: -0.5},
+    "main effect of feature diversity": {FEATURE: 0.5, BOTH: 0.5, BASELINE: -0.5, PARAMETER: -0.5},
+    "interaction (both, less the sum of each)": {BOTH: 1.0, BASELINE: 1.0, PARAMETER: -1.0, FEATURE: -1.0},
+    "feature diversity, not parameter diversity": {FEATURE: 1.0, PARAMETER: -1.0},
+    "mutual learning of deterministic networks": {TAUGHT_TWINS: 1.0, TWINS: -1.0},
+    "a posterior": {APART: 1.0, TWINS: -1.0},
+}
 
 #: By which the tables tell how many independent networks every arm is worth.
 ENSEMBLE = "eight deterministic networks"
@@ -32,13 +43,13 @@ TWICE = 2**0.5
 def arms(base: "TrialConfig") -> dict[str, dict]:
     bayesian = {
         "single BNN": ALONE,
-        "two single BNNs": ALONE,
+        APART: ALONE,
         BASELINE: PLAIN,
         PARAMETER: {"beta": 0.0},
         FEATURE: {"alpha": 0.0},
         BOTH: {},
     }
-    twins = {"two deterministic networks": ALONE, "deterministic mutual learning": PLAIN}
+    twins = {TWINS: ALONE, TAUGHT_TWINS: PLAIN}
     if base.epochs >= FEW_EPOCHS:
         if base.arch != "resnet18":  # it has one width
             twins["one deterministic network, twice the arithmetic"] = ALONE | {"peers": 1, "width": base.width * TWICE}
@@ -49,6 +60,11 @@ def arms(base: "TrialConfig") -> dict[str, dict]:
     return bayesian | twins | four
 
 
+def contrasts(names: list[str]) -> dict[str, dict[str, float]]:
+    """Return the contrasts of which all arms are there."""
+    return {name: weights for name, weights in CONTRASTS.items() if set(weights) <= set(names)}
+
+
 STUDY = Study(
     name="ablation",
     question="What do parameter diversity and feature diversity give a pair in mutual learning, alone and together?",
@@ -57,11 +73,7 @@ STUDY = Study(
     searched=("lr", "kl_weight", "temperature", "alpha", "beta"),
     baseline=BASELINE,
     members={"single BNN": "peers"},
-    contrasts={
-        "main effect of parameter diversity": {PARAMETER: 0.5, BOTH: 0.5, BASELINE: -0.5, FEATURE: -0.5},
-        "main effect of feature diversity": {FEATURE: 0.5, BOTH: 0.5, BASELINE: -0.5, PARAMETER: -0.5},
-        "interaction (both, less the sum of each)": {BOTH: 1.0, BASELINE: 1.0, PARAMETER: -1.0, FEATURE: -1.0},
-    },
+    contrasts=contrasts,
 )
 
 if __name__ == "__main__":

@@ -122,14 +122,14 @@ def _of_more_arms(old: dict[str, Any], new: dict[str, Any], more_arms: bool) -> 
 
 
 #: By field of study.json, whether its new value, unlike the old one, extends a study: (old, new, whether there are more arms).
-#: What was compared, and the contrasts, follow from the arms.
+#: What was compared follows from the arms; contrasts may be added to, for they train nothing.
 EXTENDS: dict[str, Callable[[Any, Any, bool], bool]] = {
     "seeds": _holds,
     "arms": _holds,
     "samples": lambda old, new, more_arms: new > old,
     "changes": _of_more_arms,
     "searched": _of_more_arms,
-    "contrasts": _of_more_arms,
+    "contrasts": lambda old, new, more_arms: _of_more_arms(old, new, True),
     "compare": lambda old, new, more_arms: more_arms,
 }
 

@@ -120,6 +120,16 @@ def test_more_arms_keep_the_search_although_it_draws_more(run, tmp_path):
     assert "| both less one " in (tmp_path / "grown" / "answer.md").read_text()
 
 
+def test_a_study_may_gain_contrasts_and_lose_none(run, tmp_path):
+    """They train nothing: what a later version of a study contrasts is told of an older one's trials too."""
+    flags = ["--seeds", "1", "--trials", "0"]
+    run("grown", *flags, study=replace(STUDY, contrasts={}))
+    code, _, trained = run("grown", *flags)
+    assert code == 0 and not trained and read_study(tmp_path / "grown").contrasts == STUDY.contrasts
+    code, err, _ = run("grown", *flags, study=replace(STUDY, contrasts={}))
+    assert code == 2 and "contrasts" in err
+
+
 def test_what_cannot_be_extended_is_refused_with_the_way_out(run, tmp_path):
     """Which takes over the finished trials that the two have in common."""
     run("there", "--seeds", "2", "--arm", "both", study=PLAIN)

@@ -348,7 +348,8 @@ def test_some_arms_alone(load_study, capsys, tmp_path):
     header = prepared(study, "--arm", "with both").header
     assert header.arms == ["mutual learning", "with both"] and header.compare == ["with both"] and not header.contrasts
     whole = [flag for arm in prepared(study).header.arms[3:] for flag in ("--arm", arm)]
-    assert len(prepared(study, *whole).header.contrasts) == 3
+    assert len(prepared(study, *whole).header.contrasts) == 5
+    assert len(prepared(study, *whole[:6]).header.contrasts) == 4  # the two terms' and both's, without deterministic twins
     named = prepared(load_study("initialization"), "--arm", "both scratch, no diversity").header
     assert named.compare == ["both scratch, no diversity"]
     sizes = [flag for size in ("as it is", "epochs / 4") for flag in ("--arm", f"with both, {size}")]
