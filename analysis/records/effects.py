@@ -85,7 +85,7 @@ def after_scaling(repeats: Repeats, baseline: str, arms: Sequence[str]) -> Effec
 
     Temperatures are fitted on validation images, one for a network, one for the pair: what is left is no matter of being too
     sure or not sure enough. Intervals hold over seeds alone, for scaled probabilities are in no record. Arms of which a record
-    has no temperature are left out. Reference: Ashukha et al. (ICLR 2020), section 4.
+    has no temperature are left out. Reference: Ashukha et al. (ICLR 2020).
     """
     found = {}
     for arm in [arm for arm in arms if arm != baseline]:

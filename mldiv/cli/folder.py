@@ -129,7 +129,7 @@ EXTENDS: dict[str, Callable[[Any, Any, bool], bool]] = {
     "samples": lambda old, new, more_arms: new > old,
     "changes": _of_more_arms,
     "searched": _of_more_arms,
-    "contrasts": lambda old, new, more_arms: _of_more_arms(old, new, True),
+    "contrasts": lambda old, new, more_arms: old.items() <= new.items(),
     "compare": lambda old, new, more_arms: more_arms,
 }
 
