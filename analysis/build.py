@@ -8,7 +8,7 @@ from pathlib import Path
 from analysis import tables
 from analysis.answer import document
 from analysis.compact.copy import load
-from analysis.figures import intervals, reliability, svg
+from analysis.figures import curves, intervals, reliability, svg
 from analysis.records import effects, expected, other_images, worth
 from analysis.records.cautions import cautions
 from analysis.records.columns import GROUPS
@@ -26,7 +26,7 @@ from mldiv.record_files import write_atomically
 from mldiv.records import scored_by
 from mldiv.storage.object_store import is_url
 
-#: What can be written: the tables, the report, the reliability diagrams and response surfaces (png: as .png and .pdf).
+#: What can be written: the tables, the report, the pictures (png: as .png and .pdf).
 FORMATS = ("md", "csv", "tex", "html", "png")
 
 
@@ -125,10 +125,10 @@ def build(
 ) -> str:  # fmt: skip
     """Write a study's tables, answer, report and figures into ``out`` (default: the folder); return the terminal's text.
 
-    The files: table.md, .csv and .tex, answer.md, report.html, reliability.png and .pdf, differences.png and .pdf where arms
-    are compared, surface.png and .pdf of a response surface, trends.png and .pdf of effects against a size. formats: which are
-    written, besides the answer; place: how ``out`` is called where it is a copy; labels: of the test images, in place of the
-    study's own. The text: answer, a few scores, where the files are.
+    The files: table.md, .csv and .tex, answer.md, report.html, reliability.png and .pdf, learning.png and .pdf (curves on
+    validation data), differences.png and .pdf where arms are compared, surface.png and .pdf of a response surface, trends.png
+    and .pdf of effects against a size. formats: which are written, besides the answer; place: how ``out`` is called where it
+    is a copy; labels: of the test images, in place of the study's own. The text: answer, a few scores, where the files are.
 
     Raises: RecordError as `analyse`.
     """
@@ -187,6 +187,7 @@ def _pictures(made: Analysis, out: Path) -> list[Path]:
     study = made.study
     paths = reliability.draw(study, predictions(made.repeats), tables.means(made.table, "null_ece"), out)
     styles, margins = svg.arm_styles(study), study.header.margins
+    paths += curves.draw(study, curves.read(study), styles, out)
     paths += intervals.draw(made.differences, made.contrasts, styles, margins, study.baseline or "", out)
     return paths + [path for finding in made.findings if finding.draw for path in finding.draw(out)]
 

@@ -1,11 +1,15 @@
 """Draw learning curves and diversity over time: means over seeds with their standard error, the switch marked on each."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.figures import html, svg
 from analysis.figures.palette import Style
@@ -14,6 +18,8 @@ from analysis.records.load import Curve, StudyData, of_peers
 
 #: With more arms than this, bands would hide the curves.
 BAND_ARMS = 8
+#: Of the picture in a file, in points.
+PANEL_POINTS, LEGEND_ROW_POINTS, LEGEND_COLUMNS = 235.0, 13.0, 2
 
 Panels = list[tuple[str, str, str, float]]
 #: Title, name in a curve, scale, factor.
@@ -116,6 +122,33 @@ def learning(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mappin
     return html.figure(panels, _caption(what, curves), html.legend({arm: styles[arm] for arm in curves}))
 
 
+def draw(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mapping[str, Style], out: Path) -> list[Path]:
+    """Write learning.png and .pdf, `learning`'s NLL, into ``out`` and return their paths; none without scores."""
+    with svg.style():
+        figure = _file(study, curves, styles)
+        return svg.files(figure, out, "learning") if figure else []
+
+
+def _file(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mapping[str, Style]) -> Figure | None:
+    title, name, scale, factor = LEARNING[0]
+    by_arm = means(study, curves, name)
+    if not by_arm:
+        return None
+    start, rows = zoom(curves), -(-len(by_arm) // LEGEND_COLUMNS)
+    figure = svg.canvas(PANEL_POINTS + LEGEND_ROW_POINTS * rows, 2 * svg.WIDTH_POINTS, dpi=130, facecolor="white")
+    for place, (words, first) in enumerate(((title, 0), (f"{title}, from epoch {start}", start)), 1):
+        _lines(figure.add_subplot(1, 2, place), words, by_arm, curves, styles, scale, factor, first)
+    handles = [Line2D([], [], markersize=5, **asdict(styles[arm])) for arm in by_arm]
+    legend = figure.legend(
+        handles, [textwrap.fill(arm, 44) for arm in by_arm], loc="outside lower center", ncols=LEGEND_COLUMNS,
+        title=f"mean over seeds, {_seeds(curves)}; band: one standard error; marker: the switch", title_fontsize=8,
+        fontsize=8.5, frameon=False,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return figure
+
+
 def diversity(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mapping[str, Style]) -> Markup:
     """Draw how different the peers are, against epochs."""
     panels = []
@@ -187,14 +220,12 @@ def zoom(curves: Mapping[str, list[Curve]]) -> int:
 
 
 def _caption(what: str, curves: Mapping[str, list[Curve]]) -> str:
-    counts = sorted({len(several) for several in curves.values()})
-    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     band = ""
     if len(curves) > BAND_ARMS:
         band = f" (standard errors are not drawn for more than {BAND_ARMS} arms)"
-    elif counts[-1] > 1:
+    elif any(len(several) > 1 for several in curves.values()):
         band = " with one standard error either way as a band"
-    text = f"{what}; mean over the finished repeats of each arm, {n} seeds per arm{band}."
+    text = f"{what}; mean over the finished repeats of each arm, {_seeds(curves)} seeds per arm{band}."
     if any(switches(several) for several in curves.values()):
         text += " The marker on a curve is the arm's switch: from there on the diversity terms act."
     lengths = {int(curve.epoch.max()) for several in curves.values() for curve in several}
@@ -203,25 +234,36 @@ def _caption(what: str, curves: Mapping[str, list[Curve]]) -> str:
     return text
 
 
+def _seeds(curves: Mapping[str, list[Curve]]) -> str:
+    counts = sorted({len(several) for several in curves.values()})
+    return f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+
+
 def _panel(
     title: str, name: str, by_arm: Mapping[str, Mean], curves: Mapping[str, list[Curve]], styles: Mapping[str, Style],
     scale: str, factor: float, first: int = 0,
 ) -> Markup:  # fmt: skip
     with svg.style():
         figure = svg.canvas(200)
-        axes = figure.add_subplot()
-        seen: list[np.ndarray] = []
-        for arm, mean in by_arm.items():
-            part = mean.epoch >= first
-            middle, error = factor * mean.mean[part], factor * mean.error[part]
-            seen += _line(axes, mean.epoch[part], middle, error if len(by_arm) <= BAND_ARMS else error * np.nan, styles[arm])
-            for switch in switches(curves[arm]):
-                _mark(axes, mean.epoch[part], middle, switch, styles[arm])
-        _limits(axes, np.concatenate(seen), scale)
-        axes.set_title(title)
-        axes.set_xlabel("epochs trained")
-        axes.locator_params(axis="x", nbins=6, integer=True)
+        _lines(figure.add_subplot(), title, by_arm, curves, styles, scale, factor, first)
         return svg.svg(figure, name, f"{title} against epochs trained, {len(by_arm)} arms")
+
+
+def _lines(
+    axes: Axes, title: str, by_arm: Mapping[str, Mean], curves: Mapping[str, list[Curve]], styles: Mapping[str, Style],
+    scale: str, factor: float, first: int = 0,
+) -> None:  # fmt: skip
+    seen: list[np.ndarray] = []
+    for arm, mean in by_arm.items():
+        part = mean.epoch >= first
+        middle, error = factor * mean.mean[part], factor * mean.error[part]
+        seen += _line(axes, mean.epoch[part], middle, error if len(by_arm) <= BAND_ARMS else error * np.nan, styles[arm])
+        for switch in switches(curves[arm]):
+            _mark(axes, mean.epoch[part], middle, switch, styles[arm])
+    _limits(axes, np.concatenate(seen), scale)
+    axes.set_title(title)
+    axes.set_xlabel("epochs trained")
+    axes.locator_params(axis="x", nbins=6, integer=True)
 
 
 def _line(axes: Axes, x: np.ndarray, mean: np.ndarray, error: np.ndarray, style: Style) -> list[np.ndarray]:

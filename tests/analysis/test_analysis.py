@@ -246,7 +246,7 @@ def test_everything_is_built_twice_the_same(process, tmp_path):
     folder, _ = process
     build.build(folder, tmp_path / "elsewhere")
     names = ["table.md", "table.csv", "table.tex", "answer.md", "report.html", "reliability.png", "reliability.pdf"]
-    names += ["differences.png", "differences.pdf"]
+    names += ["learning.png", "learning.pdf", "differences.png", "differences.pdf"]
     for name in names:
         first = (folder / name).read_bytes()
         assert len(first) > 300, name

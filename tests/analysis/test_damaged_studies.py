@@ -220,7 +220,7 @@ def test_outputs_replace_links_and_do_not_follow_them(study, tmp_path):
     outside = tmp_path / "outside"
     outside.write_text("mine")
     names = ["table.md", "table.csv", "table.tex", "answer.md", "report.html", "reliability.png", "reliability.pdf"]
-    names += ["differences.png", "differences.pdf"]
+    names += ["learning.png", "learning.pdf", "differences.png", "differences.pdf"]
     for name in names:
         (study / name).unlink()
         (study / name).symlink_to(outside)

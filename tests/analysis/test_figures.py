@@ -354,6 +354,19 @@ def test_ends_of_trials_are_counted(tmp_path):
     assert provenance.notes(study) == [["slow", 1, f"c, seed 2 ({record.id})"]]
 
 
+def test_the_file_of_learning_curves_shows_means_over_seeds_under_any_name(tmp_path):
+    study = load.load(make(tmp_path, {name: [0.5, 0.6] for name in ("a $x_1$", r"$\nothing{", "_hidden")}, images=60))
+    found, styles = curves.read(study), svg.arm_styles(study)
+    figure = curves._file(study, found, styles)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(study.arms)
+    lines = {line.get_color(): line for line in figure.axes[0].get_lines() if len(line.get_xdata()) > 1}
+    for arm, style in styles.items():
+        by_hand = np.mean([curve.values["nll"] for curve in found[arm]], axis=0)
+        np.testing.assert_allclose(lines[style.color].get_ydata(), by_hand)
+    assert [path.name for path in curves.draw(study, found, styles, tmp_path)] == ["learning.png", "learning.pdf"]
+    assert curves.draw(study, {}, styles, tmp_path) == []
+
+
 def test_the_diagram_files_take_single_networks_and_any_name(tmp_path):
     folder = make(tmp_path, {"a $x_1$": [0.5, 0.6], "b": [0.4, 0.5]}, members={"b": "peers"})
     study = load.load(folder)
