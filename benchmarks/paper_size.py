@@ -195,7 +195,9 @@ def run(flags: argparse.Namespace, base: TrialConfig) -> int:
     if len(shares) == 1:
         train(shares[0], flags.out, until)
     else:
-        with ProcessPoolExecutor(len(shares), mp_context=multiprocessing.get_context("spawn")) as pool:
+        processes = multiprocessing.get_context("forkserver")  # one imports torch, and its compiler for the first optimiser
+        processes.set_forkserver_preload(["mldiv.training.fit", "torch._dynamo"])
+        with ProcessPoolExecutor(len(shares), mp_context=processes) as pool:
             list(pool.map(train, shares, [flags.out] * len(shares), [until] * len(shares)))
     return report(flags, base)
 
