@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from analysis.records.columns import mean_over_members
 from analysis.records.load import Predictions
 from analysis.records.repeats import Repeats
-from analysis.stats.bootstrap import Interval, PerSeed, two_way, two_way_statistic
+from analysis.stats.bootstrap import Interval, of_resampled, resampled, two_way
 from analysis.stats.calibration import image_eces
 from analysis.stats.statistics import BETTER, UNDECIDED, WORSE, Difference, contrast, difference, holm
 from mldiv.records import TrialRecord
@@ -160,12 +161,11 @@ def _interval(predictions: OfArms, metric: str, weights: Weights) -> Interval | 
     """Return the interval over seeds and test images; None where predictions are missing or of unequally many images."""
     of_seeds = [members for of_arm in predictions.values() for members in of_arm]
     images = {len(member.label) for members in of_seeds for member in members}
-    if len(images) != 1 or not all(of_seeds):
+    if len(images) != 1 or not all(of_seeds) or len(next(iter(predictions.values()))) < 2:
         return None
     per_image = COMPARED[metric].per_image
     if per_image is None:
-        seeds = len(next(iter(predictions.values())))
-        return two_way_statistic(_contrast_of_eces(predictions, weights), seeds, images.pop())
+        return of_resampled(_contrast_of_eces(predictions, weights), images.pop())
     values = _contrast_per_image(predictions, weights, per_image)
     return two_way(values) if np.isfinite(values).all() else None
 
@@ -179,14 +179,20 @@ def _contrast_per_image(predictions: OfArms, weights: Weights, per_image: Callab
     return np.sum(arms, axis=0)
 
 
-def _contrast_of_eces(predictions: OfArms, weights: Weights) -> PerSeed:
-    """Return the contrast of every seed as a function of the images' weights; an arm's ECE is the mean of its members'."""
+def _contrast_of_eces(predictions: OfArms, weights: Weights) -> np.ndarray:
+    """Return the contrast of every seed, of the sample and of its resamples; an arm's ECE is the mean of its members'."""
     parts = [
-        (weight / len(predictions[arm][0]), image_eces(*stacked(seeds)))
+        weight / len(predictions[arm][0]) * resampled_eces(seeds)
         for arm, weight in weights.items()
         for seeds in zip(*predictions[arm], strict=True)
     ]
-    return lambda drawn: np.sum([weight * eces(drawn) for weight, eces in parts], axis=0)
+    return np.sum(parts, axis=0)
+
+
+@lru_cache(maxsize=32)  # an arm is compared with several others
+def resampled_eces(seeds: tuple[Predictions, ...]) -> np.ndarray:
+    """Return a member's ECE of the sample and of resamples of its images, [1 + draws, seeds], as `bootstrap.resampled`."""
+    return resampled(image_eces(*stacked(seeds)), len(seeds[0].label))
 
 
 def stacked(seeds: Sequence[Predictions]) -> tuple[np.ndarray, np.ndarray]:

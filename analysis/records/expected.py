@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.records.effects import stacked
+from analysis.records.effects import resampled_eces, stacked
 from analysis.records.load import Predictions
 from analysis.records.repeats import Repeats
-from analysis.stats.bootstrap import Interval, two_way_statistic
-from analysis.stats.calibration import ece_interval, image_eces, null_distributions
+from analysis.stats.bootstrap import Interval, of_resampled
+from analysis.stats.calibration import log_scale, null_distributions
 from analysis.stats.smooth_calibration import NEGLIGIBLE, judge
 from analysis.stats.statistics import UNDECIDED
 
@@ -55,13 +55,9 @@ def interval(seeds: OfSeeds) -> Interval | None:
     """
     if len(seeds) < 2 or len({len(member.label) for members in seeds for member in members}) > 1:
         return None
-    members = [stacked(of_member) for of_member in zip(*seeds, strict=True)]
-    if len(members) == 1:
-        return ece_interval(*members[0])
-    of_members = [image_eces(*member) for member in members]
-    return two_way_statistic(
-        lambda weights: np.mean([eces(weights) for eces in of_members], axis=0), len(seeds), len(seeds[0][0].label)
-    )
+    members = [resampled_eces(of_member) for of_member in zip(*seeds, strict=True)]
+    found = of_resampled(np.mean(members, axis=0), len(seeds[0][0].label))
+    return log_scale(found) if found and len(members) == 1 else found
 
 
 def smooth(seeds: OfSeeds) -> list[str]:

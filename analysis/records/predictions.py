@@ -25,7 +25,7 @@ ROUNDING = 1e-5
 SPARED_BY_COPIES = ("scaled_confidence", "entropy", "mutual_information")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictions:
     """One member's predictions of the test images, each [images], in their order.
 

@@ -106,12 +106,27 @@ def two_way_statistic(per_seed: PerSeed, seeds: int, images: int, *, draws: int 
 
     Raises: ValueError for scores that are not finite.
     """
+    return None if seeds < 2 else of_resampled(resampled(per_seed, images, draws=draws), images)
+
+
+def resampled(per_seed: PerSeed, images: int, *, draws: int = DRAWS) -> np.ndarray:
+    """Return the scores of the sample itself, then those of ``draws`` resamples of its images, [1 + draws, seeds].
+
+    What is a sum of several scores is resampled as the sum of what this gives for each.
+
+    Raises: ValueError for scores of the sample that are not finite.
+    """
+    counts = image_counts(images, draws)
+    return np.concatenate([_finite(per_seed(np.ones((1, images)))), *(per_seed(1 + STEP * (drawn - 1)) for drawn in counts)])
+
+
+def of_resampled(scores: np.ndarray, images: int) -> Interval | None:
+    """Return the interval of `two_way_statistic` from what `resampled` gives."""
+    sample, scores, seeds = scores[0], scores[1:], scores.shape[1]
     if seeds < 2 or images < 2:
         return None
-    sample = _finite(per_seed(np.ones((1, images))))[0]
-    scores = np.concatenate([per_seed(1 + STEP * (counts - 1)) for counts in image_counts(images, draws)])
     correction = images / (images - 1) / STEP**2
-    rest = (scores - scores.mean(0)).var(1, ddof=1).sum() / (draws - 1) / seeds * correction
+    rest = (scores - scores.mean(0)).var(1, ddof=1).sum() / (len(scores) - 1) / seeds * correction
     over_images = scores.mean(1).var(ddof=1) * correction
     return _interval(float(sample.mean()), sample.var(ddof=1) / seeds, over_images, rest, seeds, images, floored=True)
 
