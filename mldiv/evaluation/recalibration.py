@@ -6,11 +6,12 @@ float64, on probabilities, as a Monte Carlo predictive has no logits (`temperatu
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from mldiv.evaluation.metrics import Labels
@@ -58,7 +59,7 @@ def vector(probabilities: Probabilities, labels: Labels) -> Recalibrated:
 
     start = np.repeat([1.0, 0.0], classes)
     bounds = [(1 / HIGHEST, 1 / LOWEST)] * classes + [(-LARGEST_BIAS, LARGEST_BIAS)] * classes
-    with threadpool_limits(1):  # its vectors are short: more threads wait for each other, 2 ms a step
+    with _threads().limit(limits=1):  # its vectors are short: more threads wait for each other, 2 ms a step
         found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS, "ftol": 1e-9})
     fitted = torch.from_numpy(found.x if found.fun < loss(start)[0] else start)  # nan is not smaller
 
@@ -98,6 +99,11 @@ def isotonic(probabilities: Probabilities, labels: Labels) -> Recalibrated:
         return torch.from_numpy((images * shares + 1 / classes) / (images + 1)).to(other.device)
 
     return recalibrated
+
+
+@cache  # which libraries there are takes as long to find out as a search
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _check(labels: Labels) -> None:
