@@ -76,6 +76,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--train-size", type=int, metavar="IMAGES", help="cut the training data (tests)")
     parser.add_argument("--test-size", type=int, metavar="IMAGES", help="cut the test data (tests)")
+    parser.add_argument("--test-samples", type=int, metavar="N", help="weight samples of a final prediction (tests)")
     return parser.parse_args(argv)
 
 
@@ -94,6 +95,7 @@ def configure(flags: argparse.Namespace) -> TrialConfig:
         | {"epochs": flags.epochs, "switch_epoch": switch, "pretrain_epochs": switch}
         | {"compile": "on" if flags.compile else "auto"}
         | {"train_size": flags.train_size, "test_size": flags.test_size}
+        | ({"test_samples": flags.test_samples} if flags.test_samples else {})
     )  # fmt: skip
 
 

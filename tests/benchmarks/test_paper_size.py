@@ -16,7 +16,10 @@ from mldiv.storage.cache import Store
 from mldiv.training import fit as fit_module
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "paper_size.py"
-TINY = ["--data", "digits", "--arch", "resnet8", "--width", "0.25", "--train-size", "128", "--test-size", "40", "--epochs", "3"]
+TINY = [
+    "--data", "digits", "--arch", "resnet8", "--width", "0.25", "--train-size", "128", "--test-size", "40", "--epochs", "3",
+    "--test-samples", "3",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
