@@ -120,17 +120,28 @@ def verdicts(study, repeats):
     return {arm: (effect.verdict(study.header.margins["nll"], more=False), effect.n) for arm, effect in found.items()}
 
 
+@cache
+def anew(name):
+    """What the records of a study give, which takes seconds: by arm how far its networks overfit, the answer, and the verdicts
+    of all seeds and of the first ones."""
+    made = analyse(RESULTS / name)
+    study, found = made.study, ({}, {})
+    assert not study.problems
+    if study.baseline is not None:
+        repeats = gather(study)
+        early = {arm: {seed: of_arm[seed] for seed in of_arm if seed <= FEW} for arm, of_arm in repeats.items()}
+        found = verdicts(study, repeats), verdicts(study, early)
+    return [-gap for gap in means(made.table, "overfit").values()], made.answer(), *found
+
+
 @pytest.mark.slow
 def test_results_counts_what_is_decided():
     """Arms against their baseline, by NLL: in all, with how many seeds, and how many verdicts of three seeds hold with more."""
     counted, held = {True: [], False: []}, []
     for name in STORED:
-        study = load(RESULTS / name)
-        if name != DEMO and study.baseline is not None:
-            repeats = gather(study)
-            early = {arm: {seed: of_arm[seed] for seed in of_arm if seed <= FEW} for arm, of_arm in repeats.items()}
-            first = verdicts(study, early)
-            for arm, (verdict, seeds) in verdicts(study, repeats).items():
+        if name != DEMO:
+            _, _, last, first = anew(name)
+            for arm, (verdict, seeds) in last.items():
                 if (name, arm) not in AGAIN and seeds >= FEW:
                     counted[seeds > FEW].append(verdict != UNDECIDED)
                     held += [verdict == first[arm][0]] if seeds > FEW and first[arm][0] != UNDECIDED else []
@@ -175,18 +186,16 @@ def test_all_that_a_copy_gives_is_written(tmp_path):
 @pytest.mark.parametrize("name", STORED)
 def test_what_is_published_is_made_anew_from_its_records(name):
     """Lists of effects in NLL and accuracy, within 1 in the last digit: rounding of images may turn a number on the edge."""
-    made = analyse(RESULTS / name)
-    assert not made.study.problems
-    gaps = [-gap for gap in means(made.table, "overfit").values()]
+    gaps, answer, *_ = anew(name)
     if name not in OVERFIT:
         assert max(gaps, default=0) <= POINTS, gaps
         assert f"on at most {POINTS} points fewer" in (CHECKOUT / "RESULTS.md").read_text()
     else:
         assert min(gaps) > 2 * POINTS
     if (published := RESULTS / name / "answer.md").exists():
-        old, new = (lists(text) for text in (published.read_text(), made.answer()))
+        old, new = (lists(text) for text in (published.read_text(), answer))
         assert old.keys() == new.keys()
-        assert len(old) > 3 or published.read_text() == made.answer(), "of one seed no effect has an interval"
+        assert len(old) > 3 or published.read_text() == answer, "of one seed no effect has an interval"
         for key, effect in old.items():
             last = 10 ** -len(effect.split()[0].partition(".")[2])
             numbers = [[float(number) for number in re.findall(r"[+-]\d+\.\d+", text)] for text in (effect, new[key])]
