@@ -97,6 +97,24 @@ def test_one_command_from_own_images_to_a_report(place, tmp_path, capsys, kind):
     assert "in place of 64" in (tmp_path / "study" / "report.html").read_text()
 
 
+def test_an_image_that_cannot_be_read_ends_the_command_with_its_name(place, tmp_path, capsys):
+    """Though processes that read images are alive."""
+    root = place["image_folder"]()
+    (broken := root / "train" / "class 1" / "1.png").write_bytes(b"no image")
+    code, out, err = run(capsys, tmp_path / "study", "image_folder", root, "--set=image_size=12")
+    assert (code, out) == (2, "") and f"{broken}: not a readable JPEG or PNG image" in err
+    assert "Traceback" not in err
+
+
+def test_a_command_whose_images_stay_on_the_disk_ends(place, tmp_path, capsys, monkeypatch):
+    """Though processes that read images are alive."""
+    monkeypatch.setattr("mldiv.datasets.splits.IN_MEMORY_BYTES", 0)
+    code, out, err = run(
+        capsys, tmp_path / "study", "image_folder", place["image_folder"](), "--set=image_size=12", "--dry-run"
+    )
+    assert code == 0 and "epochs asked for" in out, err
+
+
 def test_without_validation_images_a_study_reports_what_it_can(place, tmp_path, capsys):
     code, out, err = run(capsys, tmp_path / "study", "npz", place["npz"](), "--set", "validation_size=0")
     assert code == 0, err

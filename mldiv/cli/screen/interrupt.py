@@ -17,6 +17,9 @@ INTERRUPTED = 130
 
 #: Whether this process is to end, as soon as it has let go of what it holds.
 ENDING = threading.Event()
+#: Whether signals are listened to; a fork of this process (torch's loaders of images are some) tells it of none of its own.
+LISTENING = threading.Event()
+os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1) if LISTENING.is_set() else None)
 
 
 @contextmanager
@@ -35,6 +38,7 @@ def answered(answer: Callable[[], None]) -> Iterator[None]:
     told.setblocking(False)
     before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGINT, _interrupt)
+    LISTENING.set()
     listener = threading.Thread(target=_listen, args=(heard, answer), daemon=True)
     listener.start()
     try:
@@ -43,7 +47,9 @@ def answered(answer: Callable[[], None]) -> Iterator[None]:
         if ENDING.is_set():
             end()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        LISTENING.clear()
         signal.set_wakeup_fd(before)
+        told.shutdown(socket.SHUT_RDWR)  # forks may hold it open
         told.close()
         listener.join()
         heard.close()

@@ -1,6 +1,7 @@
 """Ctrl-C is answered while the process computes, ends all that it started, and is never waited for."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -74,3 +75,27 @@ def test_what_does_not_end_is_ended(again):
             process.send_signal(signal.SIGINT)
         assert process.wait() == 130
         assert (time.monotonic() - began < LONGEST_SECONDS) == again
+
+
+#: A process that loads images forks with the first of them, and its children may outlast the study.
+FORKS = """
+import os, signal, time
+from mldiv.cli.screen.interrupt import answered
+
+with answered(lambda: print("answered", flush=True)):
+    if not (child := os.fork()):
+        os.closerange(0, 3)
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            time.sleep(30)
+    time.sleep(0.5)
+print(child, flush=True)
+"""
+
+
+def test_a_fork_is_not_waited_for_and_its_signals_are_its_own():
+    with subprocess.Popen([sys.executable, "-c", FORKS], stdout=subprocess.PIPE, text=True, env=environment()) as process:
+        child = int(process.stdout.readline() or (process.wait() and 0))
+        assert process.wait(10) == 0 and lives(child)
+        os.kill(child, signal.SIGKILL)
