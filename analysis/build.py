@@ -25,6 +25,7 @@ from analysis.stats.statistics import UNDECIDED
 from mldiv.record_files import write_atomically
 from mldiv.records import scored_by
 from mldiv.storage.object_store import is_url
+from mldiv.terminal import plain
 
 #: What can be written: the tables, the report, the pictures (png: as .png and .pdf).
 FORMATS = ("md", "csv", "tex", "html", "png")
@@ -162,7 +163,7 @@ def write(texts: Mapping[str, str], out: Path, formats: Collection[str]) -> list
     """Write the answer, and of the other texts those whose names end in one of ``formats``; return their names."""
     kept = [name for name in texts if name == "answer.md" or name.rpartition(".")[2] in formats]
     for name in kept:
-        write_atomically(out / name, texts[name])
+        write_atomically(out / name, plain(texts[name]))  # names come from files: no code that a terminal obeys, or a page
     return kept
 
 

@@ -346,7 +346,7 @@ def write_trial(folder: Path, record: TrialRecord) -> None:
 
 
 def read_trial(folder: Path) -> TrialRecord:
-    """Read the trial in ``folder``. Records of mldiv 0.5.0 have no checksum.
+    """Read the trial in ``folder``. Records of mldiv 0.5.0 have no checksum, nor the field ``left_out``.
 
     Raises: RecordError when it is missing, cannot be read or is of another schema version; Damaged when it does not fit its
     checksum, holds unknown fields or states, or is another trial's.
@@ -354,6 +354,8 @@ def read_trial(folder: Path) -> TrialRecord:
     path, mend = folder / "trial.json", f"; {MEND['trial.json']}"
     value = read_json(path, mend)
     checksum = value.pop("checksum", None)
+    if checksum is None and "left_out" in value:
+        raise Damaged(f"{path}: its checksum is missing{mend}")
     if checksum is not None and checksum != trial_id(value):
         raise Damaged(f"{path}: its checksum does not fit its content{mend}")
     _check_schema(value, path)

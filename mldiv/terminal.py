@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import textwrap
+import unicodedata
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from typing import NoReturn
@@ -35,11 +36,14 @@ class Parser(ArgumentParser):
 
 
 def plain(text: str) -> str:
-    """Return the text with control characters written out (\\x1b), line ends and tabs but not these left as they are."""
-    return "".join(character if character.isprintable() or character in "\n\t" else _written(character) for character in text)
+    """Return the text with control and format characters written out (\\x1b); line ends, tabs and spaces of any kind stay."""
+    lines = text.split("\n")
+    return "\n".join(line if line.isprintable() else "".join(map(_written, line)) for line in lines)
 
 
 def _written(character: str) -> str:
+    if character.isprintable() or character == "\t" or unicodedata.category(character) == "Zs":
+        return character
     return character.encode("unicode_escape", "backslashreplace").decode()
 
 

@@ -41,6 +41,19 @@ def test_a_name_is_one_cell_in_markdown(tmp_path):
     assert "\x1b" not in "".join(rows)
 
 
+def test_no_file_of_words_holds_a_code_that_a_terminal_or_page_obeys(tmp_path):
+    """Nor a mark that turns the direction of writing: in captions, tables, what was left out and what a search chose."""
+    evil = EVIL + "\u202e"
+    folder = make(tmp_path, NLL | {evil: [0.4, 0.5]}, chosen={evil: {"kernel": evil}}, question=evil)
+    (folder / "trials" / "0000" / "metrics.jsonl").unlink()
+    build.build(folder, formats=["md", "csv", "tex", "html"])
+    files = ["table.md", "table.csv", "table.tex", "answer.md", "report.html"]
+    for name in files:
+        text = (folder / name).read_text()
+        assert "\\x1b" in text or "x1b" in text, name
+        assert "\x1b" not in text and "\u202e" not in text, name
+
+
 def test_trials_of_different_code_are_named(tmp_path):
     folder = make(tmp_path, NLL)
     assert not any("different states" in line for line in tables.caption(build.analyse(folder).study))
