@@ -24,7 +24,7 @@ from mldiv.cli.checks import (
     check_workers,
 )
 from mldiv.cli.flags import full_path, parse_margins, parse_settings, places
-from mldiv.cluster.nodes import has_gpus, memory_here
+from mldiv.cluster.nodes import check_address, has_gpus, memory_here
 from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.datasets.files import DataError, content_hash
 from mldiv.datasets.splits import TooFewImages
@@ -101,6 +101,8 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
     Raises: ConfigError, naming the flag or setting; DataError, naming the file and how to get it.
     """
     place, store = places(flags, study.name)
+    if not (flags.in_process or flags.dry_run):
+        check_address(flags.address)
     preset = choose_preset(study, flags)
     base = configure_trials(study, flags, preset)
     with suppress(DataError):  # of arms that depend on the data; what can be said without them is said first

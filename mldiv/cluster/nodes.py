@@ -117,6 +117,21 @@ def check_answer(head: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
 
 
+def check_address(address: str) -> None:
+    """Look whether something answers at a cluster's address; "local" is none.
+
+    Raises: ConfigError when nothing does.
+    """
+    try:
+        if address != "local" and (head := head_of(address)) is not None:
+            check_answer(head)
+    except (OSError, ValueError) as error:
+        given = "RAY_ADDRESS=" if address == os.environ.get("RAY_ADDRESS") else "--address "
+        raise ConfigError(
+            f"{given}{address}: no Ray answers there ({error}); start it (ray up, or ray start --head), or see to the network"
+        ) from None
+
+
 def connect(address: str) -> None:
     """Start Ray on this machine ("local"), or join the cluster at ``address``; quietly, and once.
 
@@ -128,14 +143,7 @@ def connect(address: str) -> None:
 
     if ray.is_initialized():
         return
-    try:
-        if address != "local" and (head := head_of(address)) is not None:
-            check_answer(head)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"--address {address}: no Ray answers there ({error}); start it (ray up, or ray start --head), or see to the "
-            "network"
-        ) from None
+    check_address(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address == "local":
         options |= {"num_cpus": int(local_resources()["CPU"]), "include_dashboard": False}

@@ -111,8 +111,14 @@ def test_a_cluster_that_does_not_answer_is_refused_at_once(tmp_path, monkeypatch
         there = f"127.0.0.1:{deaf.getsockname()[1]}"
         (tmp_path / "ray").mkdir()
         (tmp_path / "ray" / "ray_current_cluster").write_text(there)
-        with pytest.raises(ConfigError, match="no Ray answers there"):
-            connect(address.format(port=there.rpartition(":")[2]))
+        address = address.format(port=there.rpartition(":")[2])
+        with pytest.raises(ConfigError, match=f"^--address {address}: no Ray answers there"):
+            connect(address)
+        wanted = ["--preset", "demo", "--out", str(tmp_path / "x"), "--address", address]
+        assert main(STUDY, lambda folder, place: "", wanted) == 2 and not (tmp_path / "x").exists()
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ConfigError, match=f"^RAY_ADDRESS={address}: no Ray answers there"):
+            connect(address)
 
 
 def test_two_workers_of_a_trial_on_one_gpu_are_refused_before_anything_else(tmp_path, capsys, monkeypatch):
