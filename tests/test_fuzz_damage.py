@@ -84,7 +84,7 @@ def test_every_field_of_a_checkpoint_with_every_wrong_value(trained, tmp_path):
     state = torch.load(begun / "checkpoint.pt", weights_only=True)
     inside = [("pair", next(iter(state["pair"]))), ("optimizer", "state"), ("optimizer", "state", 0)]
     for turn, place in enumerate([*((name,) for name in state), *inside]):
-        for new in wrong(turn):
+        for new in wrong(turn, 3):
             folder = shutil.copytree(begun, tmp_path / config.id, dirs_exist_ok=True)
             value = {key: dict(item) if isinstance(item, dict) else item for key, item in state.items()}
             holder = value

@@ -6,15 +6,26 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import damages
-from helpers.record_fuzz import FILES, MISSING, PART, analysed, changed, documents, file, places, with_document, wrong
+from helpers.record_fuzz import FILES, MISSING, analysed, changed, documents, file, places, with_document, wrong
 from helpers.small_study import trial
+
+from analysis.records import predictions
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("name", "marked"), [*((name, True) for name in FILES), ("trial.json", False)])
-def test_every_field_with_every_wrong_value(study, name, marked):
+def test_every_field_with_every_wrong_value(study, name, marked, monkeypatch):
+    known, unpack = {}, predictions._table
+
+    def once(path, record):
+        """Predictions stay as they are here."""
+        if path not in known:
+            known[path] = unpack(path, record)
+        return known[path]
+
+    monkeypatch.setattr(predictions, "_table", once)
     path, counts = file(study, name), Counter()
     if not marked:
         for mark in ("checksum", "left_out"):  # as mldiv 0.5.0 left it
@@ -22,7 +33,7 @@ def test_every_field_with_every_wrong_value(study, name, marked):
     whole = path.read_text()
     for number, document in enumerate(documents(path)):
         for turn, place in enumerate(places(document)):
-            for new in wrong(turn):
+            for new in wrong(turn, 4 if marked and name == "trial.json" else 1):  # a checksum guards it
                 value = changed(document, place, new)
                 path.write_text(with_document(path, number, value))
                 kept, problems = analysed(study)
@@ -31,7 +42,7 @@ def test_every_field_with_every_wrong_value(study, name, marked):
                     assert kept == {("plain", 1)} and problems, (place, new)
                 path.write_text(whole)
     print(f"{name}, {'marked' if marked else 'unmarked'}: {sum(counts.values()):,} inputs, {dict(counts)}")
-    assert (sum(counts.values()) > 90 // PART and counts["refused"] + counts["named"] > counts["accepted"]) or name in (
+    assert (sum(counts.values()) > 60 and counts["refused"] + counts["named"] > counts["accepted"]) or name in (
         "study.json",
         "metrics.jsonl",
     )

@@ -3,15 +3,20 @@
 import dataclasses
 import math
 import random
+from collections import Counter
 
 import pytest
+import torch
 from helpers.record_fuzz import PART
 
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.files import DataError
+from mldiv.method.pair import term_names
 from mldiv.setting import fields
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
+from mldiv.training.loop import make_optimizer, make_pair
+from mldiv.training.worker_cache import dataset
 
 pytestmark = pytest.mark.slow
 
@@ -72,16 +77,55 @@ def test_ten_thousand_are_refused_in_one_line_or_taken():
     assert 1000 < taken < 9000
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_what_is_taken_trains(tmp_path):
-    """Forty settings, or 240 with MLDIV_FUZZ=whole."""
-    draw, trained, ends = random.Random(1), 0, set()
-    while trained < 240 // PART:
+def accepted(count, draw):
+    """So many configurations that are taken, and what was set in them."""
+    found = 0
+    while found < count:
         given = {name: value for name, value in settings(draw, wrong=False).items() if name not in SMALL}
         try:
             config = TrialConfig().replace(**SMALL | given)
         except ConfigError:
             continue
+        found += 1
+        yield config, given
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_taken_trains_a_step():
+    """Two hundred settings, or 1,200 with MLDIV_FUZZ=whole: both stages' terms and gradients, and one step of all weights."""
+    ends = Counter()
+    for config, given in accepted(1200 // PART, random.Random(2)):
+        try:
+            data = dataset(config)
+        except (ConfigError, DataError) as error:
+            assert "\n" not in str(error), given
+            ends["refused"] += 1
+            continue
+        try:
+            pair = make_pair(config, data.shapes)
+        except ConfigError as error:
+            assert "\n" not in str(error), given
+            ends["refused"] += 1
+            continue
+        optimizer = make_optimizer(config, pair)
+        shape = config.batch_size, data.shapes.channels, data.shapes.image_size, data.shapes.image_size
+        images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        for diverse in (False, True):
+            total, terms = pair(images, torch.arange(len(images)) % data.shapes.classes, diverse=diverse)
+            assert total.dim() == 0 and len(terms) == len(term_names(config.peers)), given
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        ends["finite" if all(value.isfinite().all() for value in pair.parameters()) else "not finite"] += 1
+    print(dict(ends))
+    assert ends["finite"] > 0.8 * (ends.total() - ends["refused"]) and ends["refused"] < 0.1 * ends.total()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_taken_trains(tmp_path):
+    """Forty settings, or 240 with MLDIV_FUZZ=whole: whole trials."""
+    ends, trained = set(), 0
+    for config, given in accepted(240 // PART, random.Random(1)):
         try:
             record = fit(config, tmp_path / config.id, store=Store(tmp_path / "store"))
         except (ConfigError, DataError) as error:
@@ -95,4 +139,4 @@ def test_what_is_taken_trains(tmp_path):
             assert all(math.isfinite(score) for score in scores), given
         else:
             assert record.reason, given
-    assert ends == {"finished", "diverged"}
+    assert ends == {"finished", "diverged"} and trained > 200 // PART

@@ -6,9 +6,6 @@ import os
 import zipfile
 from pathlib import Path
 
-#: Values that are of the wrong type for most fields.
-WRONG = (None, True, 3, -5, 0.5, -0.5, "x", "", [], [None], {}, {"x": {}}, 10**30)
-
 
 def flip(path: Path, place: float, bit: int = 0) -> None:
     """Turn a bit around; place: from 0, the first byte, to 1, the last."""

@@ -7,22 +7,28 @@ from analysis import tables
 from analysis.build import analyse, deliver
 from analysis.records.load import load
 from analysis.records.signatures import signatures
-from helpers import damages
 from helpers.small_study import trial
 from helpers.synthetic_records import SCALING
 from mldiv.record_files import RecordError
 
 MISSING = object()
-WRONG = (*damages.WRONG, 10**400, float("nan"), float("inf"), -float("inf"), MISSING)
-#: Which part of all inputs is tried: each place meets every sixth wrong value, another sixth at the next. MLDIV_FUZZ=whole: all
-#: of them.
-PART = 1 if os.environ.get("MLDIV_FUZZ") == "whole" else 6
+#: Values of every type that a field may be wrong by; of the types with several each place meets the next one.
+TYPES = (
+    (None,), (True,), (3, -5, 10**30, 10**400), (0.5, -0.5, float("nan"), float("inf"), -float("inf")), ("x", ""), ([], [None]),
+    ({}, {"x": {}}), (MISSING,),
+)  # fmt: skip
+WRONG = tuple(value for values in TYPES for value in values)
+WHOLE = os.environ.get("MLDIV_FUZZ") == "whole"
+#: Which part is tried of what repeats itself: bytes that are cut or flipped, what a checksum guards. MLDIV_FUZZ=whole: all.
+PART = 1 if WHOLE else 6
 FILES = ("study.json", "assignments.jsonl", "scaling.jsonl", "trial.json", "metrics.jsonl")
 
 
-def wrong(turn, of=PART):
-    """The wrong values that the place of this number meets."""
-    return WRONG[turn % of :: of]
+def wrong(turn, part=1):
+    """The wrong values that the place of this number meets: one of every type; part: of so many types one."""
+    if WHOLE:
+        return list(WRONG)
+    return [values[turn // part % len(values)] for values in TYPES[turn % part :: part]]
 
 
 def file(folder, name):
