@@ -13,7 +13,7 @@ from analysis.records.effects import after_scaling, contrasts, differences
 from analysis.records.repeats import STRONGER, gather
 from analysis.stats.statistics import UNDECIDED
 from analysis.tables import MARKDOWN_BOLD, cells, means
-from benchmarks import yardstick_curves
+from benchmarks import term_shares, yardstick_curves
 
 CHECKOUT = Path(__file__).parents[2]
 RESULTS = CHECKOUT / "docs" / "results"
@@ -163,6 +163,19 @@ def test_the_yardsticks_are_made_from_records_and_logs():
     logs = yardstick_curves.public()
     for name, (alone, mutual) in logs.items():
         assert re.search(rf"\| {name}, learning with .* \| 200 \| {alone[-1]:.1f} \| {mutual[-1]:.1f} \|", page)
+
+
+@pytest.mark.slow
+def test_how_much_the_terms_act_is_made_from_records():
+    """The table of their lowest shares; and what the page says of it, that RESULTS.md repeats."""
+    page = (RESULTS / "gradients" / "README.md").read_text()
+    titles, _, *body = rows(page, term_shares.TITLES[0])
+    assert titles == term_shares.TITLES and body == term_shares.rows()
+    apart = [row for row in body if not re.search("one_start|one seed", row[0])]
+    lowest = {term: [float(row[place].split("(")[1].rstrip(")")) for row in body] for term, place in (("p", 4), ("f", 5))}
+    assert min(*lowest["p"], *lowest["f"]) > 0.02 and "above 2 %" in (CHECKOUT / "RESULTS.md").read_text()
+    assert all(row[7] == "0 %" for row in apart) and len(body) - len(apart) == 2
+    assert {row[6] == "0 %" for row in apart if int(row[2].split(",")[0]) <= 8} == {True}
 
 
 @pytest.mark.slow
