@@ -168,8 +168,9 @@ GROUPS: dict[str, str] = {
     "images (what regularises helps where it is far below 0).",
     "cost": "What an arm costs: parameters of all its networks, floating-point operations of a prediction of one image and of "
     "training (forward and backward, without pretraining). Hours are in the report, for they are the machine's.",
-    "diversity": "How different the peers are: disagreement and feature KL after the last epoch on validation data, W2² and "
-    "cosine between the posteriors' means.",
+    "diversity": "How different the peers are: disagreement and feature KL after the last epoch on validation data, W2² "
+    "between the posteriors, the share of it that lies in their means (the rest: in their sigmas), and the cosine between the "
+    "means.",
     "posterior": "How Bayesian the networks are, on validation data at the end: the median over weights of sigma over the size "
     "of the mean, mean over peers; the NLL of weight samples beside that of the mean networks; the share of the pair's mutual "
     "information (MI) that lies within its peers, the rest being their disagreement. And what is left of a pretrained start: "
@@ -212,6 +213,7 @@ COLUMNS: dict[str, Column] = {
     "overfit": Column("training less test error %", _on_training_images("error"), "worth", None, 100, 1),
     "disagreement": Column("Disagreement %", _last("disagreement"), "diversity", None, 100),
     "w2_per_weight": Column("W2² per weight", _last("w2_per_weight"), "diversity", None, 1, 4),
+    "w2_share_means": Column("W2² in means %", _last("w2_share_means"), "diversity", None, 100, 1),
     "cosine": Column("cosine of means", _last("cosine"), "diversity", None, 1, 3),
     "feature_kl": Column("feature KL", _last("feature_kl"), "diversity", None, 1, 4),
     "sigma_over_mean": Column("sigma over mean %", _posterior("sigma_over_mean", "peers"), "posterior", None, 100),

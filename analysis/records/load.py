@@ -31,6 +31,7 @@ CURVES = {
     "nll": ("validation", "pair", "nll"),
     "accuracy": ("validation", "pair", "accuracy"),
     "w2_per_weight": ("diversity", "w2_per_weight"),
+    "w2_share_means": ("diversity", "w2_share_means"),
     "cosine": ("diversity", "cosine"),
     "feature_kl": ("diversity", "feature_kl"),
     "disagreement": ("diversity", "disagreement"),

@@ -24,6 +24,9 @@ from mldiv.training.loop import Diverged
 from mldiv.training.resume import Report
 from mldiv.training.worker_cache import Workspace
 
+#: Points of an epoch at which the gradients of a trial's terms are recorded, where its settings do not say: every other epoch.
+GRADIENT_POINTS = 0.5
+
 
 class _Given(Workspace):
     """A workspace whose data are given, and not read."""
@@ -44,8 +47,9 @@ def train(
 ) -> TrainedPair:  # fmt: skip
     """Train one pair to its end, as a trial of a study is trained; return it with its history and scores.
 
-    config: settings by name (docs/settings.md; the others as they are by default, which is the paper's size), or a whole
-    configuration. data: (images, labels), a loader of such batches, or a torch data set; None for the data set that the
+    config: settings by name (docs/settings.md; the others as they are by default, which is the paper's size, but
+    ``gradient_points`` is GRADIENT_POINTS, so that the record shows whether each term acts), or a whole configuration, which is
+    taken as it is. data: (images, labels), a loader of such batches, or a torch data set; None for the data set that the
     configuration names. Images as `TrainedPair.predict` takes them, kept as uint8; labels are whole numbers from 0 on, or
     soft, [images, classes]. The validation images are taken from them by ``validation_size`` or ``validation_fraction``, and
     where no ``test`` is given so are those for the final scores.
@@ -58,7 +62,8 @@ def train(
 
     Raises: ConfigError, DataError; Diverged where a loss or a prediction was no number; OSError.
     """
-    config = config if isinstance(config, TrialConfig) else TrialConfig().replace(**(config or {}))
+    if not isinstance(config, TrialConfig):
+        config = TrialConfig(gradient_points=GRADIENT_POINTS).replace(**(config or {}))
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with ExitStack() as stack:
         stack.enter_context(threads_of(threads))

@@ -196,8 +196,19 @@ def conditional_distribution(
 
     paper, unnumbered here. Columns sum to 1; p_{j|j} = 0 unless ``include_diagonal`` [chosen: the paper is silent on it,
     `include_diagonal`; Probabilistic Knowledge Transfer's code keeps it]. A column of zeros becomes uniform.
+    Two images know no neighbourhood: without the diagonal each is the other's only neighbour, and centered vectors are
+    opposite, whose distribution is the same whatever the features; every kernel's feature KL is then 0, and so is its gradient.
+    From three images on it acts.
     K -> similarity. Shapes: [images, images], row i, column j; result the same.
+
+    Raises: ValueError for fewer than two images, which have nothing to be compared with.
     """
+    if len(similarity) < 2:
+        raise ValueError(
+            f"{len(similarity)} image{'s' * (len(similarity) != 1)} in the batch: the feature term compares an image with the "
+            "others of its batch, so where the diversity terms act give at least two images a batch (leave out an incomplete "
+            "last batch: drop_last=True of a DataLoader)"
+        )
     kept = similarity + TINY
     if not include_diagonal:
         kept = kept * (1 - torch.eye(len(kept), dtype=kept.dtype, device=kept.device))

@@ -3,6 +3,7 @@
 import re
 from functools import cache
 from pathlib import Path
+from statistics import fmean as mean
 
 import pytest
 
@@ -11,9 +12,11 @@ from analysis.compact.copy import ARCHIVE, load
 from analysis.records.columns import COLUMNS
 from analysis.records.effects import after_scaling, contrasts, differences
 from analysis.records.repeats import STRONGER, gather
-from analysis.stats.statistics import UNDECIDED
+from analysis.stats.statistics import UNDECIDED, difference
 from analysis.tables import MARKDOWN_BOLD, cells, means
-from benchmarks import yardstick_curves
+from benchmarks import term_shares, yardstick_curves
+from mldiv.record_files import read_lines
+from mldiv.records import trial_folder
 
 CHECKOUT = Path(__file__).parents[2]
 RESULTS = CHECKOUT / "docs" / "results"
@@ -174,6 +177,54 @@ def test_the_yardsticks_are_made_from_records_and_logs():
     logs = yardstick_curves.public()
     for name, (alone, mutual) in logs.items():
         assert re.search(rf"\| {name}, learning with .* \| 200 \| {alone[-1]:.1f} \| {mutual[-1]:.1f} \|", page)
+
+
+@pytest.mark.slow
+def test_how_much_the_terms_act_is_made_from_records():
+    """The table of their lowest shares; and what the page says of it, that RESULTS.md repeats."""
+    page = (RESULTS / "gradients" / "README.md").read_text()
+    titles, _, *body = rows(page, term_shares.TITLES[0])
+    assert titles == term_shares.TITLES and body == term_shares.rows()
+    apart = [row for row in body if not re.search("one_start|one seed", row[0])]
+    lowest = {term: [float(row[place].split("(")[1].rstrip(")")) for row in body] for term, place in (("p", 4), ("f", 5))}
+    assert min(*lowest["p"], *lowest["f"]) > 0.02 and "above 2 %" in (CHECKOUT / "RESULTS.md").read_text()
+    assert all(row[7] == "0 %" for row in apart) and len(body) - len(apart) == 2
+    assert {row[6] == "0 %" for row in apart if int(row[2].split(",")[0]) <= 8} == {True}
+
+
+#: Studies whose weight samples are held against the networks of the means, and arms, where a study has them.
+SAMPLED, ARMS = ("ablation", "ablation_long", "few_images"), ("two single BNNs", "mutual learning", "with both")
+
+
+def sampled(name):
+    """By arm, validation NLL of the weight samples less that of the mean networks, over seeds: the pair's, its peers' mean."""
+    study, found = load(RESULTS / name), []
+    for arm in [arm for arm in ARMS if arm in study.arms]:
+        trials = list(study.finished(arm).values())
+        times = f"{trials[0].data['train']:,}, {trials[0].config['epochs']}"
+        gaps = [{member: of["nll"] - of["mean_nll"] for member, of in trial.posterior.items()} for trial in trials]
+        whose = [gap["pair"] for gap in gaps], [mean([gap["peer_1"], gap["peer_2"]]) for gap in gaps]
+        sigma = mean([trial.posterior[peer]["sigma_over_mean"] for trial in trials for peer in ("peer_1", "peer_2")])
+        effects = (difference(each).text(4) for each in whose)
+        found.append([times, arm, str(len(trials)), f"{100 * sigma:.0f} %", *effects])
+    return found
+
+
+def test_samples_against_mean_networks_are_made_from_records():
+    titles, _, *body = rows((RESULTS / "few_images" / "README.md").read_text(), "images, how often")
+    assert body == [row for name in SAMPLED for row in sampled(name)], titles
+
+
+def test_how_far_a_pretrained_peer_falls_is_made_from_records():
+    """In mutual learning, mean over seeds of its validation accuracy at the first, second and last point of its first epoch."""
+    text = (RESULTS / "initialization" / "README.md").read_text()
+    for name in SAMPLED[:2]:
+        study, seen = load(RESULTS / name), []
+        for trial in study.finished("mutual learning").values():
+            points = next(iter(read_lines(trial_folder(study.folder, trial.id) / "metrics.jsonl")))["first_epoch"]
+            seen.append([points[place]["peer_2"] for place in (0, 1, -1)])
+        first, quarter, last = (f"{100 * mean(of):.1f}" for of in zip(*seen, strict=True))
+        assert f"{first}, {quarter} and {last} % in the [" in text and f"README.md) (n = {len(seen)})" in text, (first, quarter)
 
 
 @pytest.mark.slow

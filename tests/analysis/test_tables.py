@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 
 import pytest
 from helpers.synthetic_records import make
@@ -63,6 +64,21 @@ def test_trials_of_different_code_are_named(tmp_path):
         records.write_trial(path, record)
     (line,) = [line for line in tables.caption(build.analyse(folder).study) if "different states" in line]
     assert "2 different states of mldiv's code (aaaaaaaaaaaa, bbbbbbbbbbbb)" in line
+
+
+def test_where_w2_lies(tmp_path):
+    """Beside W2², after the last of twelve epochs: 0.75 + 0.02 x 11; records from before that was noted have no such column."""
+    found = build.analyse(make(tmp_path / "new", {"plain": [0.5], "with a": [0.5]}))
+    assert found.table["plain"]["w2_share_means"].mean == pytest.approx(97.0)
+    assert "| W2² per weight   | W2² in means %   |" in tables.markdown(found.study, found.table)
+    old = make(tmp_path / "old", {"plain": [0.5]})
+    for path in old.glob("trials/*/metrics.jsonl"):
+        lines = list(records.read_lines(path))
+        for line in lines:
+            del line["diversity"]["w2_share_means"]
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    found = build.analyse(old)
+    assert found.table["plain"]["w2_share_means"] is None and "in means" not in tables.markdown(found.study, found.table)
 
 
 def test_how_bayesian_the_networks_are(tmp_path):

@@ -79,6 +79,7 @@ def _line(epoch: int, nll: float, accuracy: float, seed: int) -> dict:
     scores = {"nll": nll + gone, "accuracy": accuracy * (1 - gone), "brier": 0.1, "ece": 0.05}
     diversity = {
         "disagreement": 0.1 + 0.5 * gone, "w2_per_weight": 0.01 * (1 + 0.05 * epoch), "feature_kl": 0.02 + 0.001 * seed,
+        "w2_share_means": 0.75 + 0.02 * epoch, "w2_share_sigmas": 0.25 - 0.02 * epoch,
         "cosine": {"conv1.weight": 0.1, "linear.weight": -0.1}, "norm_1": 10.0, "norm_2": 11.0, "sigma_1": 0.05,
         "sigma_2": 0.05,
     }  # fmt: skip

@@ -98,6 +98,40 @@ def test_own_images_are_split_by_class_without_loss(settings):
     assert (data.padding, data.flip) == (3, True)
 
 
+@pytest.mark.parametrize(
+    ("config", "points"),
+    [
+        (None, 0.5),
+        ({"lr": 0.01}, 0.5),
+        ({"gradient_points": 0.0}, 0.0),
+        ({"gradient_points": 2.0}, 2.0),
+        (TrialConfig(), 0.0),
+        (TrialConfig(gradient_points=0.25), 0.25),
+    ],
+)
+def test_each_terms_gradients_are_recorded_unless_asked_otherwise(digits, monkeypatch, config, points):
+    """Settings by name leave it to `train`; a whole configuration says it."""
+    seen = []
+
+    def stop(config, folder, **_):
+        seen.append(config)
+        raise InterruptedError
+
+    monkeypatch.setattr(training, "fit", stop)
+    with pytest.raises(InterruptedError):
+        mldiv.train(config, digits[0], test=digits[1])
+    assert seen[0].gradient_points == points
+
+
+def test_a_pair_from_python_leaves_its_terms_gradients(digits, settings, tmp_path):
+    """In stage two both diversity terms' too: the last of two epochs holds the point that half a point an epoch gives."""
+    named = {name: value for name, value in settings.items() if name != "gradient_points"}
+    mldiv.train(named, digits[0], test=digits[1], folder=tmp_path)
+    *_, last = records.read_lines(tmp_path / "metrics.jsonl")
+    assert last["stage"] == 2 and [point["at"] for point in last["gradients"]] == [1.0]
+    assert all(last["gradients"][0][term]["mean_1"] > 0 for term in ("nll", "param_diversity", "feature_diversity"))
+
+
 def test_without_test_images_training_images_stand_in(settings, digits, monkeypatch):
     seen = []
 
@@ -152,7 +186,8 @@ def test_settings_by_name_and_a_data_set_by_name():
         "epochs": 1, "switch_epoch": 1, "batch_size": 16, "initialization": "scratch", "test_samples": 2, "ood": "none",
     }  # fmt: skip
     pair = mldiv.train(tiny)
-    assert pair.record.status == "finished" and pair.config == TrialConfig(**tiny)
+    assert pair.record.status == "finished" and pair.config == TrialConfig(**tiny, gradient_points=0.5)
+    assert pair.config.id == TrialConfig(**tiny).id
     assert len(pair.predict(dataset(pair.config).test.images).labels) == 24
     with pytest.raises(ConfigError, match="did you mean 'width'"):
         mldiv.train(tiny | {"widht": 1})

@@ -99,6 +99,31 @@ def test_conditional_distribution_of_nothing_similar_is_uniform():
     torch.testing.assert_close(p, (1 - torch.eye(4)) / 3)
 
 
+@pytest.mark.parametrize("diagonal", [True, False])
+@pytest.mark.parametrize("name", KERNELS)
+def test_one_image_has_nothing_to_be_compared_with(name, diagonal):
+    rows = torch.ones(1, 4)
+    with pytest.raises(ValueError, match="at least two images a batch"):
+        losses.conditional_distribution(KERNELS[name](rows, rows), include_diagonal=diagonal)
+    mapped = torch.func.vmap(partial(losses.conditional_distribution, include_diagonal=diagonal))
+    with pytest.raises(ValueError, match="1 image in the batch"):
+        mapped(torch.ones(3, 1, 1))
+    assert mapped(torch.ones(3, 2, 2)).shape == (3, 2, 2)
+
+
+@pytest.mark.parametrize("diagonal", [True, False])
+@pytest.mark.parametrize("direction", losses.FEATURE_DIRECTIONS)
+@pytest.mark.parametrize("name", KERNELS)
+def test_two_centered_images_are_opposite_and_push_at_nothing(name, direction, diagonal):
+    """Finite, and dead: their neighbourhoods are the same whatever the features."""
+    rows = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(4)).requires_grad_()
+    normalized = [losses.normalize_features(each, center=True) for each in rows]
+    p, q = (losses.conditional_distribution(KERNELS[name](each, each), include_diagonal=diagonal) for each in normalized)
+    value = losses.feature_kl(p, q.detach(), direction=direction, reduction="batchmean")
+    (gradient,) = torch.autograd.grad(value, rows)
+    assert value.abs() < 1e-6 and gradient.abs().max() < 1e-6
+
+
 def test_feature_kl_gradient_through_the_zero_diagonal():
     rows = torch.randn(2, 5, 3, dtype=torch.double, generator=torch.Generator().manual_seed(3)).requires_grad_()
 

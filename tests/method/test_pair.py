@@ -77,6 +77,17 @@ def test_every_combination_that_config_allows_trains_a_step(tiny, changed):
         assert peer.rho.grad.isfinite().all()
 
 
+def test_a_batch_of_one_image_is_refused_where_the_terms_act(tiny):
+    pair = make_pair(tiny, SHAPES).eval()
+    images, labels = batch()
+    with pytest.raises(ValueError, match="at least two images a batch"):
+        pair(images[:1], labels[:1], diverse=True)
+    assert pair(images[:1], labels[:1], diverse=False)[0].isfinite()
+    total, _ = pair(images[:2], labels[:2], diverse=True)
+    total.backward()
+    assert total.isfinite() and all(value.grad.isfinite().all() for peer in pair.peers for value in (peer.mean, peer.rho))
+
+
 @pytest.mark.parametrize("changed", [changed for changed in combinations() if impossible(changed)], ids=named)
 def test_a_bounded_transform_of_a_sum_is_refused(tiny, changed):
     with pytest.raises(ConfigError, match="param_normalization"):
