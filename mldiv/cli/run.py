@@ -11,8 +11,8 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
-import mldiv
 from mldiv import records
+from mldiv.checkout import VERSION
 from mldiv.cli.checks import (
     check_arms,
     check_data,
@@ -294,7 +294,7 @@ def describe_study(
         world_size=flags.workers,
         plugins=loading.hashes(),
         plugin_files=loading.files(),
-        environment={"mldiv": mldiv.__version__, "commit": records.commit()},
+        environment={"mldiv": VERSION, "commit": records.commit()},
     )
 
 

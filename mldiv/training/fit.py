@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import mldiv
 from mldiv import distributed, records
+from mldiv.checkout import VERSION
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.evaluation import predictive
@@ -170,7 +170,7 @@ def _found(config: TrialConfig, folder: Path) -> TrialRecord:
 def environment(device: torch.device) -> dict[str, Any]:
     """Return what besides the configuration can change numbers."""
     return {
-        "mldiv": mldiv.__version__,
+        "mldiv": VERSION,
         "python": platform.python_version(),
         "commit": records.commit(),
         "code": records.code(),
