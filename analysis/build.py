@@ -8,11 +8,11 @@ from pathlib import Path
 from analysis import tables
 from analysis.answer import document
 from analysis.compact.copy import load
+from analysis.comparison import effects, expected, other_images, worth
+from analysis.comparison.effects import COMPARED, Effects, Looks
 from analysis.figures import curves, intervals, reliability, svg
-from analysis.records import effects, expected, other_images, worth
 from analysis.records.cautions import cautions
 from analysis.records.columns import GROUPS
-from analysis.records.effects import COMPARED, Effects, Looks
 from analysis.records.load import StudyData
 from analysis.records.repeats import STRONGER, Repeats, gather, predictions
 from analysis.records.signatures import Signature, signatures, words

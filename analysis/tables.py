@@ -12,7 +12,7 @@ from analysis.records.columns import COLUMNS, GROUPS, Column
 from analysis.records.load import StudyData
 from analysis.records.repeats import Repeat
 from analysis.stats.statistics import Summary, digits_of, fixed, summarize
-from mldiv.terminal import plain
+from mldiv.environment.terminal import plain
 
 #: By arm and column.
 Table = dict[str, dict[str, Summary | None]]

@@ -3,8 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mldiv.checkout import VERSION
-from mldiv.extras import install_hint
+from mldiv.environment.checkout import VERSION
+from mldiv.environment.extras import install_hint
 
 if TYPE_CHECKING:
     from mldiv.config import TrialConfig

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mldiv import kernel_settings
 from mldiv.datasets import ood as other_images
 from mldiv.datasets.files import DataError
 from mldiv.datasets.formats.label_file import LAYOUT as LABEL_LAYOUT
@@ -25,7 +24,8 @@ from mldiv.method.losses import (
 from mldiv.method.networks import MODELS
 from mldiv.method.posterior import PRIOR_MEANS, PRIOR_MODES, SIGMA_MODES
 from mldiv.records import trial_id
-from mldiv.setting import (
+from mldiv.settings import kernel_settings
+from mldiv.settings.setting import (
     FIRST_STAGE,
     FIRST_STAGE_STEP,
     PRETRAINING,

@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.answer import headline
 from analysis.answer.headline import names
-from analysis.records.effects import COMPARED, Effects, epochs_short, verdict
+from analysis.comparison.effects import COMPARED, Effects, epochs_short, verdict
 from analysis.records.load import StudyData
 from analysis.stats.statistics import (
     BETTER,
@@ -20,7 +20,7 @@ from analysis.stats.statistics import (
     Difference,
     interval_name,
 )
-from mldiv.terminal import plain
+from mldiv.environment.terminal import plain
 
 #: A smaller p-value is not written out.
 LEAST_P = "0.0001"

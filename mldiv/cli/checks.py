@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from mldiv import kernel_settings
 from mldiv.cluster.nodes import local_resources
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets import corruptions, ood, sources
@@ -22,6 +21,7 @@ from mldiv.datasets.files import DataError
 from mldiv.datasets.splits import Shapes
 from mldiv.method.alignment import channel_groups
 from mldiv.method.networks import build
+from mldiv.settings import kernel_settings
 from mldiv.storage.object_store import Location, Remote, is_url
 from mldiv.sweep.arm import Arm
 from mldiv.sweep.search_space import effective

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mldiv.environment.terminal import Parser, hide_secrets
 from mldiv.records import MARGINS
-from mldiv.setting import ConfigError, fields, nearest, shown
+from mldiv.settings.setting import ConfigError, fields, nearest, shown
 from mldiv.storage import object_store
 from mldiv.study import Study
 from mldiv.sweep.looks import LEAST_MOST, USUAL_MOST, Sequential, parse_seeds
 from mldiv.sweep.selection import DEFAULT_RULE, SELECTION
-from mldiv.terminal import Parser, hide_secrets
 
 #: Flags by their names of 0.5.0, accepted for one more version.
 RENAMED = {

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mldiv import kernel_settings
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.sources import DATASETS, Source
 from mldiv.evaluation.metrics import METRICS, Predictive
@@ -23,7 +22,8 @@ from mldiv.method.kernels import KERNELS, kernel_ranges
 from mldiv.method.losses import PARAM_DISTANCES, TRANSFORMS, Distance, Transform
 from mldiv.method.networks import build
 from mldiv.presets import configure
-from mldiv.setting import fields
+from mldiv.settings import kernel_settings
+from mldiv.settings.setting import fields
 
 #: Yields what is wrong, in words.
 Faults = Iterator[str]

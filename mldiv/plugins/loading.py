@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-from mldiv.checkout import use_analysis
+from mldiv.environment.checkout import use_analysis
 
 #: The group of entry points by which an installed package names its plug-in modules; they are always loaded.
 GROUP = "mldiv.plugins"

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from mldiv import distributed, records
-from mldiv.checkout import VERSION
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
+from mldiv.environment.checkout import VERSION
 from mldiv.evaluation import predictive
 from mldiv.evaluation.alignment import align
 from mldiv.evaluation.first_epoch import FirstEpoch
@@ -29,7 +29,7 @@ from mldiv.method.pair import OF_PAIRS, term_names
 from mldiv.plugins.loading import hashes
 from mldiv.record_files import Damaged, set_aside
 from mldiv.records import TrialRecord
-from mldiv.setting import TRIAL, identity
+from mldiv.settings.setting import TRIAL, identity
 from mldiv.storage.cache import Store
 from mldiv.storage.files import save_atomically
 from mldiv.training.final_scores import score

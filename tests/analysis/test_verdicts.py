@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.records import effects
+from analysis.comparison import effects
 from analysis.records.load import load
 from analysis.records.repeats import gather
 from analysis.stats import bootstrap

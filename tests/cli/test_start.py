@@ -15,7 +15,7 @@ from analysis.build import FORMATS
 from mldiv.cli.flags import LABEL_LAYOUT, LAYOUTS, parse_flags
 from mldiv.datasets.formats.label_file import LAYOUT
 from mldiv.datasets.sources import DATASETS, layouts
-from mldiv.extras import EXTRAS, install_hint
+from mldiv.environment.extras import EXTRAS, install_hint
 from mldiv.method.networks import MODELS
 from mldiv.presets import PRESETS
 

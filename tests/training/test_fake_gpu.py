@@ -19,7 +19,7 @@ from mldiv.evaluation.metrics import scores
 from mldiv.evaluation.predictive import predictives
 from mldiv.method.networks import MODELS, BatchNorm
 from mldiv.method.pair import MutualPair
-from mldiv.setting import fields
+from mldiv.settings.setting import fields
 from mldiv.storage.cache import Store
 from mldiv.training import step_cost, worker_cache
 from mldiv.training.fit import fit

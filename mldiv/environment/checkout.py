@@ -11,9 +11,9 @@ from pathlib import Path
 VERSION = "0.5.0"
 
 #: Where a wheel has them (setup.py); in a checkout there is no such folder.
-CARRIED = Path(__file__).resolve().parent / "carried"
+CARRIED = Path(__file__).resolve().parents[1] / "carried"
 #: The folder of analysis/ and studies/.
-ROOT = CARRIED if CARRIED.is_dir() else Path(__file__).resolve().parents[1]
+ROOT = CARRIED if CARRIED.is_dir() else Path(__file__).resolve().parents[2]
 STUDIES = ROOT / "studies"
 
 
