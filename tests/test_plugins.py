@@ -8,6 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+from helpers.plugins import forget, forget_all
 from helpers.small_study import TINY
 
 from analysis import __main__ as analysis
@@ -43,11 +44,6 @@ def forgotten():
     """No test sees another's plug-ins."""
     yield
     forget_all()
-
-
-def forget_all():
-    for plugin in loading.loaded():
-        loading.forget(plugin.name)
 
 
 @pytest.fixture
@@ -176,7 +172,7 @@ def test_first_stages_are_shared_between_the_same_plugins_only(tiny_data, write)
         if text:
             load([find(write(text))])
         found.append(environment_id(tiny_data, cpu))
-        loading.forget("own")
+        forget("own")
     assert len(set(found)) == 3
     assert environment_id(tiny_data, cpu) == found[0]
 

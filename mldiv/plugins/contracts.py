@@ -8,7 +8,6 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -146,10 +145,10 @@ def fusion(function: Callable[..., PeerFusion]) -> Faults:
         yield "two of the same seed differ"
 
 
-def data_set(source: Source, root: Path | None = None) -> Faults:
+def data_set(source: Source) -> Faults:
     """Check a data set's images and labels, in its own size."""
-    source.check(root)
-    for part, (images, labels) in zip(("training", "test"), source.read(root, source.size or 0), strict=True):
+    source.check(None)
+    for part, (images, labels) in zip(("training", "test"), source.read(None, source.size or 0), strict=True):
         if isinstance(images, Tensor) and (images.dtype != torch.uint8 or images.dim() != 4):
             yield f"{part} images are {images.dtype} {tuple(images.shape)}: uint8 [images, channels, height, width] is expected"
         if labels.dtype != torch.int64 or labels.dim() != 1 or len(labels) != images.shape[0]:
