@@ -7,9 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mldiv.datasets import ood as other_images
-from mldiv.datasets.files import DataError
-from mldiv.datasets.formats.label_file import LAYOUT as LABEL_LAYOUT
-from mldiv.datasets.sources import DATASETS, layouts
+from mldiv.datasets.files import LABELS, DataError, layouts
+from mldiv.datasets.sources import DATASETS
 from mldiv.method.alignment import ALIGNMENTS
 from mldiv.method.fusion import FUSION_TRAINING, FUSIONS
 from mldiv.method.kernels import KERNELS, kernel_parameters
@@ -107,7 +106,7 @@ class TrialConfig:
     split_seed: int = _peers_tensor(0, "draws which training images validate", ge=0, lt=2**32)
 
     train_labels: str | None = _path(
-        None, f"file of labels to train with, --train-labels: {LABEL_LAYOUT}; validation and test keep the data set's own"
+        None, f"file of labels to train with, --train-labels: {LABELS}; validation and test keep the data set's own"
     )
     train_labels_hash: str = _peers_tensor("", "first 16 hex digits of that file's SHA-256, filled in by the flag", before="")
 

@@ -132,6 +132,19 @@ def test_what_a_kernel_does_not_keep_is_said(write, capsys, line, fault):
     assert fault in capsys.readouterr().out
 
 
+def test_a_whole_number_ends_a_range_and_is_given_as_its_kind(write, capsys):
+    kernel = with_parameter("tail", 1.0, "0.1, 10", "cosine(a, b) if isinstance(tail, float) else None")
+    assert command.main(["check-plugin", write(HEAD + kernel)]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_a_transform_that_misstates_its_push_is_told(write, capsys, bounded):
+    head = "import torch\nfrom mldiv.method.losses import TRANSFORMS, Transform\n"
+    function = "lambda x: -torch.log1p(x)" if bounded else "lambda x: torch.exp(-x)"
+    assert command.main(["check-plugin", write(f"{head}TRANSFORMS['own'] = Transform({function}, bounded={bounded})")]) == 1
+    assert f"and it says bounded={bounded}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

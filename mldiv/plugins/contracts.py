@@ -27,6 +27,9 @@ from mldiv.settings.setting import fields
 #: Yields what is wrong, in words.
 Faults = Iterator[str]
 
+#: Of a distance over all weights, in the middle of what posteriors are apart.
+RAW_SUM = 5000.0
+
 
 def kernel(function: Callable[..., Tensor]) -> Faults:
     """Check similarities of a batch with itself: in [0, 1], symmetric, free of scale and order, finite gradients."""
@@ -60,12 +63,13 @@ def kernel_parameters(name: str) -> Faults:
             continue
         called, default = kernel_settings.PREFIX + own, base.kernel_options[own]
         for end in (bounds.low, bounds.high):
+            changed = base.replace(**{called: end})
+            given = changed.kernel_options[own]
             for rows in _batches():
                 yield from (
-                    f"{fault}, of {own} = {end:g}" for fault in _of_similarities(KERNELS[name](rows, rows, **{own: end}))
+                    f"{fault}, of {own} = {end:g}" for fault in _of_similarities(KERNELS[name](rows, rows, **{own: given}))
                 )
-            changed = base.replace(**{called: end})
-            if changed.kernel_options[own] != end or (changed.id == base.id) != (end == default):
+            if given != end or (changed.id == base.id) != (end == default):
                 yield f"{called} = {end:g} is not what the kernel is given"
         if base.replace(**{called: default}).id != base.id:
             yield f"{called} at its default changes a trial's identity"
@@ -123,7 +127,7 @@ def distance(entry: Distance) -> Faults:
 
 
 def transform(entry: Transform) -> Faults:
-    """Check what is minimised of a distance: finite, falling, with a finite slope at 0 too."""
+    """Check what is minimised of a distance: finite, falling, with a finite slope at 0 too, none far off if it is bounded."""
     points = torch.tensor([0.0, 0.3, 1.0, 4.0], requires_grad=True)
     values = torch.stack([entry.function(point) for point in points])
     (slopes,) = torch.autograd.grad(values.sum(), points)
@@ -131,6 +135,10 @@ def transform(entry: Transform) -> Faults:
         yield "value or slope is not finite at one of 0, 0.3, 1, 4"
     elif (slopes > 0).any() or not (values[1:] < values[:-1]).all():
         yield "it does not fall: minimised, it would make the distance smaller"
+    raw = torch.tensor(RAW_SUM, requires_grad=True)
+    (slope,) = torch.autograd.grad(entry.function(raw), raw)
+    if entry.bounded != (float(slope) == 0):
+        yield f"its slope at a raw sum, {RAW_SUM:g}, is {float(slope):g}, and it says bounded={entry.bounded}"
 
 
 def fusion(function: Callable[..., PeerFusion]) -> Faults:
