@@ -34,6 +34,7 @@ from mldiv.settings.setting import (
     ConfigError,
     Log,
     Steps,
+    Suggesting,
     anything,
     as_before,
     fields,
@@ -75,7 +76,7 @@ def latest_switch(config: "TrialConfig") -> int:
     return max(config.epochs // 3, config.epochs * 5 // 6)
 
 
-def _a_third_to_five_sixths(name: str, trial: Any, config: "TrialConfig") -> int:
+def _a_third_to_five_sixths(name: str, trial: Suggesting, config: "TrialConfig") -> int:
     """Suggest a third to five sixths of the epochs."""
     return Steps(config.epochs // 3, latest_switch(config))(name, trial, config)
 

@@ -8,7 +8,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -164,10 +164,10 @@ def _check_alignment(network: nn.Module) -> None:
         raise ConfigError(str(error)) from None
 
 
-def _check_memory(config: TrialConfig, shapes: Shapes, network: Any, memory: float) -> None:
+def _check_memory(config: TrialConfig, shapes: Shapes, network: nn.Module, memory: float) -> None:
     """Refuse what does not fit, activations aside."""
     with torch.device("meta"):
-        fusion = make_fusion(config, shapes, network.feature_channels)
+        fusion = make_fusion(config, shapes, cast(Any, network.feature_channels))
     weights, fused = (sum(value.numel() for value in module.parameters()) for module in (network, fusion))
     samples = max(config.validation_samples, config.test_samples)
     need = FLOAT_BYTES * (weights * (VECTORS * config.peers + samples * (config.peers + 1)) + 3 * fused)

@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -178,7 +178,15 @@ def metric(function: Callable[[Predictive, Tensor], Tensor]) -> Faults:
         yield "another order of the images gives another score"
 
 
-def column(entry: Any) -> Faults:
+class Grouped(Protocol):
+    """A column, of `analysis.records.columns`, which stands above what mldiv may import."""
+
+    @property
+    def group(self) -> str:
+        """In which table."""
+
+
+def column(entry: Grouped) -> Faults:
     """Check that a column stands in a table that there is."""
     groups = getattr(sys.modules.get(type(entry).__module__), "GROUPS", {})
     if entry.group not in groups:
