@@ -157,7 +157,7 @@ def _unlike(study: StudyData, effects: Mapping[str, Difference], singles: Mappin
     for words, same, others in lines:
         other, found = others.get("nll", {}), []
         for arm in [arm for arm in effects if arm in other]:
-            now, then = (verdict(one[arm], "nll", margin) for one in (effects, other))
+            now, then = (verdict(judged[arm], "nll", margin) for judged in (effects, other))
             if now != then:
                 found.append(f"{arm} is {then} ({other[arm].text(4)}) and not {now}")
         if other:

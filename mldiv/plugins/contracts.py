@@ -149,7 +149,7 @@ def fusion(function: Callable[..., PeerFusion]) -> Faults:
     first, second = (module([features] * 3) for module in made)
     if [tuple(vectors.shape) for vectors in first] != [(4, 8)] * 3:
         yield f"of 4 images and 3 peers it gives {[tuple(vectors.shape) for vectors in first]}, (4, 8) each is expected"
-    elif any(not torch.equal(one, other) for one, other in zip(first, second, strict=True)):
+    elif any(not torch.equal(vectors, again) for vectors, again in zip(first, second, strict=True)):
         yield "two of the same seed differ"
 
 

@@ -32,8 +32,8 @@ def pictures(count=12, channels=3, size=32):
     return values.round().to(torch.uint8)[:, :channels].contiguous()
 
 
-def distance(one, other):
-    return float((one.double() - other).square().mean().sqrt())
+def distance(images, other):
+    return float((images.double() - other).square().mean().sqrt())
 
 
 def values(images):
@@ -67,10 +67,10 @@ def test_an_image_is_the_same_in_every_batch(kind, monkeypatch):
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_what_is_random_follows_seed_and_index(kind):
     image = pictures(1).expand(2, -1, -1, -1)
-    one, other = corrupt(image, kind, 5)
+    first, second = corrupt(image, kind, 5)
     fixed = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression"}
-    assert torch.equal(one, other) == (kind in fixed)
-    assert torch.equal(corrupt(image, kind, 5, seed=1)[0], one) == (kind in fixed)
+    assert torch.equal(first, second) == (kind in fixed)
+    assert torch.equal(corrupt(image, kind, 5, seed=1)[0], first) == (kind in fixed)
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)

@@ -107,9 +107,9 @@ def once_each():
 
 def all_pairs():
     wanted = {
-        ((first, one), (second, two))
+        ((first, value), (second, other))
         for first, second in itertools.combinations(MEET, 2)
-        for one, two in itertools.product(MEET[first], MEET[second])
+        for value, other in itertools.product(MEET[first], MEET[second])
     }
     return cover(pairs, CHOICES | MEET, wanted)
 
