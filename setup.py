@@ -1,4 +1,4 @@
-"""Let a wheel carry analysis/ and studies/ inside the package (mldiv/checkout.py); pyproject.toml says all else."""
+"""Let a wheel carry analysis/ and studies/ inside the package (mldiv/environment/checkout.py); pyproject.toml says all else."""
 
 import shutil
 from pathlib import Path

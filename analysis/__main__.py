@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from mldiv.extras import install_hint
+from mldiv.environment.extras import install_hint
+from mldiv.environment.terminal import Parser, hide_secrets, patient_output, plain
 from mldiv.plugins.loading import load_named, load_recorded
 from mldiv.records import RecordError, read_study
 from mldiv.storage.full_predictions import FILE
 from mldiv.storage.object_store import OF_ANALYSIS, is_url, working_copy
-from mldiv.terminal import Parser, hide_secrets, patient_output, plain
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m analysis") -> int:

@@ -8,11 +8,11 @@ from pathlib import Path
 from analysis import tables
 from analysis.answer import document
 from analysis.compact.copy import load
+from analysis.comparison import effects, expected, other_images, worth
+from analysis.comparison.effects import COMPARED, Effects, Looks
 from analysis.figures import curves, intervals, reliability, svg
-from analysis.records import effects, expected, other_images, worth
 from analysis.records.cautions import cautions
 from analysis.records.columns import GROUPS
-from analysis.records.effects import COMPARED, Effects, Looks
 from analysis.records.load import StudyData
 from analysis.records.repeats import STRONGER, Repeats, gather, predictions
 from analysis.records.signatures import Signature, signatures, words
@@ -22,10 +22,10 @@ from analysis.rescoring.labels import Labels
 from analysis.rescoring.rescore import rescore
 from analysis.screen import screen
 from analysis.stats.statistics import UNDECIDED
+from mldiv.environment.terminal import plain
 from mldiv.record_files import write_atomically
 from mldiv.records import scored_by
 from mldiv.storage.object_store import is_url
-from mldiv.terminal import plain
 
 #: What can be written: the tables, the report, the pictures (png: as .png and .pdf).
 FORMATS = ("md", "csv", "tex", "html", "png")

@@ -10,8 +10,8 @@ import pandas as pd
 from analysis import tables
 from analysis.answer.document import describe
 from analysis.build import FORMATS, Analysis, analyse, nearby, write
+from analysis.comparison.effects import COMPARED, verdict
 from analysis.records.columns import GROUPS, mean_over_members
-from analysis.records.effects import COMPARED, verdict
 from analysis.report.page import document
 from analysis.stats.aggregate import aggregate, improvement
 from analysis.stats.statistics import holm, interval_name

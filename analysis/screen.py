@@ -7,9 +7,9 @@ import pandas as pd
 
 from analysis import tables
 from analysis.answer import document
-from analysis.records.effects import Effects, verdict
+from analysis.comparison.effects import Effects, verdict
 from analysis.records.load import StudyData
-from mldiv.terminal import plain
+from mldiv.environment.terminal import plain
 
 #: Columns and lines of the smallest terminal; the lines that the study and the prompt still take below.
 WIDTH, LINES, BELOW = 79, 24, 3

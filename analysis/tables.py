@@ -1,7 +1,7 @@
 """Write a study's tables: a row per arm, mean and standard error over seeds, as Markdown, CSV and LaTeX."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
 
@@ -12,7 +12,7 @@ from analysis.records.columns import COLUMNS, GROUPS, Column
 from analysis.records.load import StudyData
 from analysis.records.repeats import Repeat
 from analysis.stats.statistics import Summary, digits_of, fixed, summarize
-from mldiv.terminal import plain
+from mldiv.environment.terminal import plain
 
 #: By arm and column.
 Table = dict[str, dict[str, Summary | None]]
@@ -142,10 +142,10 @@ def filled(table: Table, group: str) -> list[str]:
     return [name for name in names if any(row[name] is not None for row in table.values())]
 
 
-def markdown(study: StudyData, table: Table, groups: Iterable[str] = GROUPS, more: Sequence[str] = ()) -> str:
-    """Write table.md: the caption, a table for each of the groups of columns, ``more``, then what the searches chose."""
+def markdown(study: StudyData, table: Table, more: Sequence[str] = ()) -> str:
+    """Write table.md: the caption, a table for each group of columns, ``more``, then what the searches chose."""
     parts = [f"# {study.header.name}", "\n\n".join(caption(study))]
-    for group in groups:
+    for group in GROUPS:
         parts += part(study, table, group)
     return "\n\n".join([*parts, *more, *settings(study)]) + "\n"
 

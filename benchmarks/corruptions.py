@@ -69,8 +69,8 @@ def theirs(run: Callable[[str, Image.Image, int], np.ndarray], images: Tensor, k
     return torch.from_numpy(np.stack([run(kind, picture, severity) for picture in pictures])).permute(0, 3, 1, 2)
 
 
-def distance(one: Tensor, other: Tensor) -> float:
-    return float((one.double() - other).square().mean().sqrt())
+def distance(images: Tensor, other: Tensor) -> float:
+    return float((images.double() - other).square().mean().sqrt())
 
 
 def rows_of(kind: str, images: Tensor, run: Callable[[str, Image.Image, int], np.ndarray]) -> list[list[str]]:

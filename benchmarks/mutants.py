@@ -260,7 +260,7 @@ FAULTS = (
         ("tests/analysis/test_analysis.py", "tests/analysis/test_golden.py"),
     ),
     Fault(
-        "effects", "analysis/records/effects.py", "differences are the baseline less the arm",
+        "effects", "analysis/comparison/effects.py", "differences are the baseline less the arm",
         "{arm: {arm: 1.0, baseline: -1.0} for arm in arms if arm != baseline}",
         "{arm: {arm: -1.0, baseline: 1.0} for arm in arms if arm != baseline}",
         ("tests/analysis/test_effects.py",),

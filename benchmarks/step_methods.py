@@ -188,8 +188,8 @@ def seconds_of(step: Callable[[], Any], device: torch.device, *, rounds: int, le
     """The median over rounds of a step's mean seconds; a round takes the ``least`` seconds or more."""
     for _ in range(WARM_UP):
         step()
-    one = max(seconds(step), 1e-6)
-    steps = min(MOST_STEPS, max(1, math.ceil(least / one)))
+    usual = max(seconds(step), 1e-6)
+    steps = min(MOST_STEPS, max(1, math.ceil(least / usual)))
 
     def round_of_steps() -> None:
         for _ in range(steps):

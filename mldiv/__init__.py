@@ -3,7 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mldiv.extras import install_hint
+from mldiv.environment.checkout import VERSION
+from mldiv.environment.extras import install_hint
 
 if TYPE_CHECKING:
     from mldiv.config import TrialConfig
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from mldiv.interface.study import Study
     from mldiv.interface.training import train
 
-__version__ = "0.5.0"
+__version__ = VERSION
 
 __all__ = ["Predictions", "Results", "Study", "TrainedPair", "TrialConfig", "__version__", "load", "results", "train"]
 

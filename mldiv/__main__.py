@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mldiv.checkout import STUDIES, use_analysis
 from mldiv.cli.main import main as run_study
+from mldiv.environment.checkout import STUDIES, use_analysis
+from mldiv.environment.terminal import Parser, plain
 from mldiv.plugins import loading
 from mldiv.plugins.loading import PluginError
 from mldiv.study import STUDIES as STUDIES_OF_PLUGINS
 from mldiv.study import Study
-from mldiv.terminal import Parser, plain
 
 
 def main(argv: Sequence[str] | None = None) -> int:

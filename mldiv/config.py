@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mldiv import kernel_settings
 from mldiv.datasets import ood as other_images
-from mldiv.datasets.files import DataError
-from mldiv.datasets.formats.label_file import LAYOUT as LABEL_LAYOUT
-from mldiv.datasets.sources import DATASETS, layouts
+from mldiv.datasets.files import LABELS, DataError, layouts
+from mldiv.datasets.sources import DATASETS
 from mldiv.method.alignment import ALIGNMENTS
 from mldiv.method.fusion import FUSION_TRAINING, FUSIONS
 from mldiv.method.kernels import KERNELS, kernel_parameters
@@ -25,7 +23,8 @@ from mldiv.method.losses import (
 from mldiv.method.networks import MODELS
 from mldiv.method.posterior import PRIOR_MEANS, PRIOR_MODES, SIGMA_MODES
 from mldiv.records import trial_id
-from mldiv.setting import (
+from mldiv.settings import kernel_settings
+from mldiv.settings.setting import (
     FIRST_STAGE,
     FIRST_STAGE_STEP,
     PRETRAINING,
@@ -35,6 +34,7 @@ from mldiv.setting import (
     ConfigError,
     Log,
     Steps,
+    Suggesting,
     anything,
     as_before,
     fields,
@@ -76,7 +76,7 @@ def latest_switch(config: "TrialConfig") -> int:
     return max(config.epochs // 3, config.epochs * 5 // 6)
 
 
-def _a_third_to_five_sixths(name: str, trial: Any, config: "TrialConfig") -> int:
+def _a_third_to_five_sixths(name: str, trial: Suggesting, config: "TrialConfig") -> int:
     """Suggest a third to five sixths of the epochs."""
     return Steps(config.epochs // 3, latest_switch(config))(name, trial, config)
 
@@ -107,7 +107,7 @@ class TrialConfig:
     split_seed: int = _peers_tensor(0, "draws which training images validate", ge=0, lt=2**32)
 
     train_labels: str | None = _path(
-        None, f"file of labels to train with, --train-labels: {LABEL_LAYOUT}; validation and test keep the data set's own"
+        None, f"file of labels to train with, --train-labels: {LABELS}; validation and test keep the data set's own"
     )
     train_labels_hash: str = _peers_tensor("", "first 16 hex digits of that file's SHA-256, filled in by the flag", before="")
 

@@ -25,7 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mldiv.checkout import CARRIED
+from mldiv.environment.checkout import CARRIED
 from mldiv.record_files import Damaged, RecordError, check_fields, finite, read_json, read_lines, write_atomically
 
 SCHEMA = 3

@@ -39,6 +39,12 @@ def test_the_tree_names_every_file():
         assert path.name.startswith("__") or path.name in text, path.name
 
 
+def test_no_folder_holds_more_than_nine_files():
+    folders = [ROOT / "mldiv", ROOT / "analysis", *(ROOT / "mldiv").rglob("*/"), *(ROOT / "analysis").rglob("*/")]
+    held = {folder: [path.name for path in folder.glob("*.py") if path.name != "__init__.py"] for folder in folders}
+    assert {folder: names for folder, names in held.items() if len(names) > 9} == {}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_leads_somewhere(document):
     assert not broken(document)

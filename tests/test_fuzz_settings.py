@@ -12,7 +12,7 @@ from helpers.record_fuzz import PART
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.files import DataError
 from mldiv.method.pair import term_names
-from mldiv.setting import fields
+from mldiv.settings.setting import fields
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
 from mldiv.training.loop import make_optimizer, make_pair

@@ -8,6 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+from helpers.plugins import forget, forget_all
 from helpers.small_study import TINY
 
 from analysis import __main__ as analysis
@@ -43,11 +44,6 @@ def forgotten():
     """No test sees another's plug-ins."""
     yield
     forget_all()
-
-
-def forget_all():
-    for plugin in loading.loaded():
-        loading.forget(plugin.name)
 
 
 @pytest.fixture
@@ -136,6 +132,19 @@ def test_what_a_kernel_does_not_keep_is_said(write, capsys, line, fault):
     assert fault in capsys.readouterr().out
 
 
+def test_a_whole_number_ends_a_range_and_is_given_as_its_kind(write, capsys):
+    kernel = with_parameter("tail", 1.0, "0.1, 10", "cosine(a, b) if isinstance(tail, float) else None")
+    assert command.main(["check-plugin", write(HEAD + kernel)]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_a_transform_that_misstates_its_push_is_told(write, capsys, bounded):
+    head = "import torch\nfrom mldiv.method.losses import TRANSFORMS, Transform\n"
+    function = "lambda x: -torch.log1p(x)" if bounded else "lambda x: torch.exp(-x)"
+    assert command.main(["check-plugin", write(f"{head}TRANSFORMS['own'] = Transform({function}, bounded={bounded})")]) == 1
+    assert f"and it says bounded={bounded}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -176,7 +185,7 @@ def test_first_stages_are_shared_between_the_same_plugins_only(tiny_data, write)
         if text:
             load([find(write(text))])
         found.append(environment_id(tiny_data, cpu))
-        loading.forget("own")
+        forget("own")
     assert len(set(found)) == 3
     assert environment_id(tiny_data, cpu) == found[0]
 

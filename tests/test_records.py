@@ -4,10 +4,11 @@ from dataclasses import asdict
 
 import pytest
 
-from mldiv import records, setting
+from mldiv import records
 from mldiv.config import TrialConfig
 from mldiv.record_files import Damaged
 from mldiv.records import Assignment, RecordError, StudyRecord, TrialRecord, TrialTask, trial_id
+from mldiv.settings import setting
 
 
 def test_identity_does_not_depend_on_the_order():

@@ -7,7 +7,7 @@ import pytest
 
 from mldiv.cli.settings_page import page
 from mldiv.config import ConfigError, TrialConfig
-from mldiv.setting import (
+from mldiv.settings.setting import (
     FIRST_STAGE,
     FIRST_STAGE_STEP,
     PRETRAINING,

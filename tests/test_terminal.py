@@ -4,9 +4,9 @@ import os
 import subprocess
 import sys
 
-from mldiv.terminal import plain
+from mldiv.environment.terminal import plain
 
-PRINTS = "from mldiv.terminal import patient_output\nwith patient_output():\n    print({what})\nprint('after')"
+PRINTS = "from mldiv.environment.terminal import patient_output\nwith patient_output():\n    print({what})\nprint('after')"
 
 
 def run(what, **environment):

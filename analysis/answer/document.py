@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.answer import headline
 from analysis.answer.headline import names
-from analysis.records.effects import COMPARED, Effects, epochs_short, verdict
+from analysis.comparison.effects import COMPARED, Effects, epochs_short, verdict
 from analysis.records.load import StudyData
 from analysis.stats.statistics import (
     BETTER,
@@ -20,7 +20,7 @@ from analysis.stats.statistics import (
     Difference,
     interval_name,
 )
-from mldiv.terminal import plain
+from mldiv.environment.terminal import plain
 
 #: A smaller p-value is not written out.
 LEAST_P = "0.0001"
@@ -157,7 +157,7 @@ def _unlike(study: StudyData, effects: Mapping[str, Difference], singles: Mappin
     for words, same, others in lines:
         other, found = others.get("nll", {}), []
         for arm in [arm for arm in effects if arm in other]:
-            now, then = (verdict(one[arm], "nll", margin) for one in (effects, other))
+            now, then = (verdict(judged[arm], "nll", margin) for judged in (effects, other))
             if now != then:
                 found.append(f"{arm} is {then} ({other[arm].text(4)}) and not {now}")
         if other:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from analysis.records.effects import COMPARED
+from analysis.comparison.effects import COMPARED
 from analysis.stats.statistics import BETTER, EQUIVALENT, MOST_SEEDS, UNDECIDED, WORSE, Difference
 
 #: Numbers that are written as words.

@@ -45,7 +45,7 @@ STUDY_FILES = ("study.json", "assignments.jsonl", "scaling.jsonl")
 COPY = {"words": str, "bits": int, "members": dict[str, list[str]]}
 
 
-def compact(folder: Path, out: Path, limit: int = LIMIT_BYTES) -> str:
+def compact(folder: Path, out: Path) -> str:
     """Write a compact copy of the study in ``folder`` into ``out``; return what it holds and its size, in words.
 
     Raises: RecordError where the study cannot be read, or not whole, or does not fit; OSError.
@@ -61,10 +61,10 @@ def compact(folder: Path, out: Path, limit: int = LIMIT_BYTES) -> str:
     for bits, members in _ladder(study, found):
         words = _words(bits, members, found)
         data = packed(files | _planes(found, bits, members, words))
-        if len(data) <= limit:
+        if len(data) <= LIMIT_BYTES:
             write_atomically(out / ARCHIVE, data)
             return f"{out / ARCHIVE}: {len(data):,} bytes. {words}"
-    raise RecordError(f"{folder}: settings, scores and epochs alone take {len(data):,} bytes, more than {limit:,}")
+    raise RecordError(f"{folder}: settings, scores and epochs alone take {len(data):,} bytes, more than {LIMIT_BYTES:,}")
 
 
 def load(folder: Path) -> StudyData:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
+from analysis.comparison.effects import COMPARED, Effects, verdict
 from analysis.figures import html, svg
 from analysis.figures.palette import Style, variable
-from analysis.records.effects import COMPARED, Effects, verdict
 from analysis.stats.statistics import UNDECIDED, Difference, fixed, interval_name
 
 #: More rows than this stand closer.

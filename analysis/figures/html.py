@@ -52,11 +52,6 @@ def line(text: str) -> Markup:
     return Markup(str(markdown(text)).strip().removeprefix("<p>").removesuffix("</p>"))
 
 
-def without_title(text: str) -> str:
-    """Drop the first heading of Markdown, where the page has one already."""
-    return re.sub(r"\A\s*# .*\n", "", text)
-
-
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Markup:
     """Make a table; the first cell of a row names it, the others bear their column's title for where it stands alone."""
     rows = list(rows)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from analysis.comparison.effects import COMPARED, Effects, verdict
 from analysis.figures import svg
 from analysis.figures.forest import CONTRAST, limits
 from analysis.figures.palette import Style
-from analysis.records.effects import COMPARED, Effects, verdict
 from analysis.stats.statistics import UNDECIDED, Difference
 
 #: The scores that are drawn, where arms are compared by them.

@@ -61,7 +61,7 @@ def signatures(study: StudyData) -> list[Signature]:
     found = []
     for (arm, seed), record in study.records.items():
         of_repeat = _of_trial(study, record, f"{arm}, seed {seed}", baseline.get(seed))
-        found += [replace(one, arm=arm) for one in of_repeat]
+        found += [replace(signature, arm=arm) for signature in of_repeat]
     for arm, record in {record.id: (arm, record) for arm, record in study.searched}.values():
         found += _of_trial(study, record, f"{arm}, search, {_weights(record)}", searched.get(record.config["seed"]))
     return found

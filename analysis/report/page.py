@@ -9,9 +9,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from analysis.comparison.effects import Effects
 from analysis.figures import curves, detection, forest, html, reliability, shift, svg
 from analysis.figures.palette import COLORS, DARK, Style
-from analysis.records.effects import Effects
 from analysis.records.load import StudyData
 from analysis.records.repeats import ByArm
 from analysis.report import account

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
 from analysis.figures import html, svg
-from analysis.figures.searches import draw_front, draw_surface, pareto
 from analysis.records.load import StudyData
 from analysis.records.repeats import Repeats
 from analysis.report import sizes, trends
 from analysis.report.page import Section
+from analysis.report.searches import draw_front, draw_surface, pareto
 from analysis.stats.surface import FLAT_LEVEL, LEAST_TRIALS, PAPER, Surface, fit_surface
 from mldiv.records import TrialRecord
 

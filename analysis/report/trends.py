@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
+from analysis.comparison.effects import COMPARED, Weights, contrasts
 from analysis.figures import svg
 from analysis.figures.palette import style
-from analysis.records.effects import COMPARED, Weights, contrasts
 from analysis.records.load import StudyData
 from analysis.records.repeats import Repeats
 from analysis.stats.statistics import LEVEL, Difference, interval_name

@@ -10,7 +10,9 @@ from scipy import stats
 
 from analysis.stats.statistics import LEVEL
 
+#: Of the interquartile mean; and of the probability, each of which meets every run with every other.
 DRAWS = 10_000
+PROBABILITY_DRAWS = 1000
 
 Ends = tuple[float, float]
 
@@ -29,7 +31,7 @@ def probability_of_improvement(better: Sequence[np.ndarray], worse: Sequence[np.
     return float(np.mean(shares))
 
 
-def aggregate(differences: Sequence[np.ndarray], draws: int = DRAWS) -> tuple[float, Ends]:
+def aggregate(differences: Sequence[np.ndarray]) -> tuple[float, Ends]:
     """Return the interquartile mean of all data sets' paired differences, and its 95 % interval.
 
     differences: for each data set [seeds]; each seed of each weighs the same. The interval is a percentile bootstrap that draws
@@ -37,19 +39,19 @@ def aggregate(differences: Sequence[np.ndarray], draws: int = DRAWS) -> tuple[fl
     """
     found = float(interquartile_mean(np.concatenate(differences)))
     stream = np.random.default_rng(0)
-    drawn = [values[stream.integers(len(values), size=(draws, len(values)))] for values in differences]
+    drawn = [values[stream.integers(len(values), size=(DRAWS, len(values)))] for values in differences]
     low, high = np.quantile(interquartile_mean(np.concatenate(drawn, axis=1)), (LEVEL / 2, 1 - LEVEL / 2))
     return found, (float(low), float(high))
 
 
-def improvement(better: Sequence[np.ndarray], worse: Sequence[np.ndarray], draws: int = DRAWS // 10) -> tuple[float, Ends]:
+def improvement(better: Sequence[np.ndarray], worse: Sequence[np.ndarray]) -> tuple[float, Ends]:
     """Return the probability of improvement and its 95 % interval by the bootstrap of `aggregate`, seeds drawn in pairs.
 
     better, worse: as of `probability_of_improvement`, the same seeds in the same order.
     """
     stream = np.random.default_rng(0)
     found = []
-    for _ in range(draws):
+    for _ in range(PROBABILITY_DRAWS):
         rows = [stream.integers(len(values), size=len(values)) for values in better]
         pairs = [[values[row] for values, row in zip(of, rows, strict=True)] for of in (better, worse)]
         found.append(probability_of_improvement(*pairs))

@@ -88,13 +88,13 @@ def image_smooth_errors(confidence: np.ndarray, correct: np.ndarray) -> bootstra
     return errors
 
 
-def judge(confidence: np.ndarray, correct: np.ndarray, *, limit: float = NEGLIGIBLE, draws: int = bootstrap.DRAWS) -> Judgement:
+def judge(confidence: np.ndarray, correct: np.ndarray, *, draws: int = bootstrap.DRAWS) -> Judgement:
     """Judge whether the smooth calibration error, mean over seeds, is below a size that does not matter; [seeds, images].
 
     The interval is of the error at infinitely many images, over seeds and test images: its upper end is that of the sample's
-    error, on a log scale (`calibration.ece_interval`), which chance makes too large; the lower end less the most that chance
+    error, on a log scale (`calibration.log_scale`), which chance makes too large; the lower end less the most that chance
     adds (this file's head), and at least 0. So both ends err to the outside. "calibrated" where the whole interval lies below
-    ``limit``, "miscalibrated" where it lies above; otherwise, and with fewer than LEAST_SEEDS seeds, "undecided": too few
+    NEGLIGIBLE, "miscalibrated" where it lies above; otherwise, and with fewer than LEAST_SEEDS seeds, "undecided": too few
     images never end as either for their number alone. Verdicts are wrong in 2.5 % of cases at most, simulated
     (tests/analysis/test_smooth_calibration.py).
     """
@@ -105,7 +105,7 @@ def judge(confidence: np.ndarray, correct: np.ndarray, *, limit: float = NEGLIGI
         return Judgement(None, chance, UNDECIDED)
     found = log_scale(found)
     found = replace(found, low=max(found.low - chance, 0.0))
-    verdict = CALIBRATED if found.high < limit else MISCALIBRATED if found.low > limit else UNDECIDED
+    verdict = CALIBRATED if found.high < NEGLIGIBLE else MISCALIBRATED if found.low > NEGLIGIBLE else UNDECIDED
     return Judgement(found, chance, verdict if seeds >= LEAST_SEEDS else UNDECIDED)
 
 

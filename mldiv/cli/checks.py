@@ -8,12 +8,11 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from mldiv import kernel_settings
 from mldiv.cluster.nodes import local_resources
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets import corruptions, ood, sources
@@ -22,6 +21,7 @@ from mldiv.datasets.files import DataError
 from mldiv.datasets.splits import Shapes
 from mldiv.method.alignment import channel_groups
 from mldiv.method.networks import build
+from mldiv.settings import kernel_settings
 from mldiv.storage.object_store import Location, Remote, is_url
 from mldiv.sweep.arm import Arm
 from mldiv.sweep.search_space import effective
@@ -164,10 +164,10 @@ def _check_alignment(network: nn.Module) -> None:
         raise ConfigError(str(error)) from None
 
 
-def _check_memory(config: TrialConfig, shapes: Shapes, network: Any, memory: float) -> None:
+def _check_memory(config: TrialConfig, shapes: Shapes, network: nn.Module, memory: float) -> None:
     """Refuse what does not fit, activations aside."""
     with torch.device("meta"):
-        fusion = make_fusion(config, shapes, network.feature_channels)
+        fusion = make_fusion(config, shapes, cast(Any, network.feature_channels))
     weights, fused = (sum(value.numel() for value in module.parameters()) for module in (network, fusion))
     samples = max(config.validation_samples, config.test_samples)
     need = FLOAT_BYTES * (weights * (VECTORS * config.peers + samples * (config.peers + 1)) + 3 * fused)

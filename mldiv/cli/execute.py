@@ -21,6 +21,7 @@ from mldiv.cli.screen.display import Display
 from mldiv.cli.screen.forecast import Forecast
 from mldiv.cluster.nodes import Resources, connect, largest, nodes, worker_resources
 from mldiv.config import TrialConfig
+from mldiv.environment.terminal import plain
 from mldiv.plugins import loading
 from mldiv.plugins.loading import Plugin
 from mldiv.records import find_trial
@@ -30,7 +31,6 @@ from mldiv.study import FindUndecided, ReportBuilder
 from mldiv.sweep import in_process
 from mldiv.sweep.plan import Plan, Progress, journal
 from mldiv.sweep.simulate import first_wins, simulate
-from mldiv.terminal import plain
 from mldiv.training import step_cost
 
 #: Seconds for which the finished study is pushed again to an object store that refuses it.

@@ -1,5 +1,7 @@
 """The command line that all studies share, and what it is refused for by itself, before torch is loaded."""
 
+import ast
+import importlib.util
 import json
 import math
 import os
@@ -9,13 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mldiv.datasets.files import LABELS, LAYOUTS, layouts
+from mldiv.environment.terminal import Parser, hide_secrets
 from mldiv.records import MARGINS
-from mldiv.setting import ConfigError, fields, nearest, shown
+from mldiv.settings.setting import ConfigError, fields, nearest, shown
 from mldiv.storage import object_store
 from mldiv.study import Study
 from mldiv.sweep.looks import LEAST_MOST, USUAL_MOST, Sequential, parse_seeds
 from mldiv.sweep.selection import DEFAULT_RULE, SELECTION
-from mldiv.terminal import Parser, hide_secrets
 
 #: Flags by their names of 0.5.0, accepted for one more version.
 RENAMED = {
@@ -41,22 +44,6 @@ OWN_FLAGS = {
 #: How else than by null a setting is told to be none.
 NONE = dict.fromkeys(("none", "None"))
 
-#: By hand, as other registries of torch's: `mldiv.datasets.sources.layouts` and `label_file.LAYOUT`.
-LAYOUTS = (
-    "digits: none, it comes with scikit-learn; fashion_mnist: FashionMNIST/raw with its four idx files, or these "
-    "files themselves, as they are or with .gz; cifar10: cifar-10-batches-bin or cifar-10-batches-py; cifar100: "
-    "cifar-100-python; image_folder: train/<class>/* and test/<class>/* (or val/<class>/*), JPEG or PNG files, "
-    "the same classes in both; idx: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, "
-    "t10k-labels-idx1-ubyte, each as it is or with .gz; npz: a file NAME.npz with the arrays train_images, "
-    "train_labels, test_images and test_labels (or x_train and so on; val in place of test): uint8 [images, side,"
-    " side] or with 1 or 3 channels behind or in front, and whole numbers from 0 on, or [images, "
-    "classes], soft labels to score by; huggingface: what save_to_disk of Hugging Face's datasets wrote: the splits train "
-    "and test (or validation), with a column of images and one of labels"
-)
-LABEL_LAYOUT = (
-    "a whole number for each training image, in the data set's order: .npy, or text with spaces, commas or lines between"
-)
-
 #: Environment variable with the place under which every study has its folder, where --out does not say otherwise.
 RESULTS = "MLDIV_RESULTS"
 
@@ -64,22 +51,21 @@ RESULTS = "MLDIV_RESULTS"
 def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = None) -> Namespace:
     """Return the flags that a study is run with, as ``prog``. argparse itself ends the process, with code 2, at an unknown one.
 
-    No registry of torch's is asked for its names: what is entered there stands in the help by hand, and a test compares.
+    For the help no torch is loaded: names are read in the sources of their registries.
     """
+    presets, recipes = (entries("mldiv.presets", registry) for registry in ("PRESETS", "RECIPES"))
+    networks = entries("mldiv.method.networks", "MODELS")
     parser = Parser(prog=prog or f"studies/{study.name}.py", description=study.question)
-    parser.add_argument("--preset", default="auto", help="auto (paper with GPUs, else demo), demo, quick, small or paper")
-    parser.add_argument("--data", help="digits, fashion_mnist, cifar10, cifar100, image_folder, idx, npz or huggingface")
-    parser.add_argument("--data-root", metavar="PLACE", help=f"folder of the data, or the file, with: {LAYOUTS}")
-    parser.add_argument("--train-labels", metavar="FILE", help=f"other labels to train with: {LABEL_LAYOUT}")
+    parser.add_argument("--preset", default="auto", help=f"auto (paper with GPUs, else demo), {_one_of(presets)}")
+    parser.add_argument("--data", help=_one_of([*LAYOUTS]))
+    parser.add_argument("--data-root", metavar="PLACE", help=f"folder of the data, or the file, with: {layouts()}")
+    parser.add_argument("--train-labels", metavar="FILE", help=f"other labels to train with: {LABELS}")
     parser.add_argument(
         "--pretrained", metavar="FILE", help="weights in place of the pretrained network: a state dict, .safetensors, or the "
         "name of torchvision's (ResNet18_Weights.DEFAULT)",
     )  # fmt: skip
     parser.add_argument("--download", action="store_true", help="let torchvision download missing data into --data-root")
-    parser.add_argument(
-        "--arch",
-        help="resnet8, resnet20, resnet32, resnet56, resnet8_frn, resnet20_frn, resnet18 or vit, which has a recipe of its own",
-    )
+    parser.add_argument("--arch", help=f"{_one_of(networks)}; with a recipe of its own: {', '.join(recipes)}")
     parser.add_argument("--width", type=float, help="factor of the network's channels")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of mldiv/config.py; may be repeated"
@@ -125,7 +111,7 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
     parser.add_argument(
         "--cache",
         metavar="PLACE",
-        help="folder or URL where studies share first stages and pretraining (default: trunks beside --out)",
+        help="folder or URL where studies share first stages and pretraining (default: the folder trunks beside --out)",
     )
     parser.add_argument("--cache-size", type=float, default=20.0, metavar="GB", help="size of that place (default 20)")
     parser.add_argument("--no-cache", action="store_true", help="share nothing: train every trial from its very start")
@@ -150,6 +136,20 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     return parser.parse_args(current_names(sys.argv[1:] if argv is None else argv))
+
+
+def entries(module: str, registry: str) -> list[str]:
+    """Return the names in a registry, a literal in its module, without the seconds that importing the module takes."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    (found,) = (item.value for item in tree.body if isinstance(item, ast.AnnAssign) and ast.unparse(item.target) == registry)
+    assert isinstance(found, ast.Dict)
+    return [ast.literal_eval(key) for key in found.keys if key is not None]
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def parse_lanes(text: str) -> int | None:

@@ -12,12 +12,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mldiv import records, setting
+from mldiv import records
 from mldiv.cli.checks import check_links, check_writable
 from mldiv.cli.run import StudyRun
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.record_files import RecordError, read_json
 from mldiv.records import StudyRecord
+from mldiv.settings import setting
 from mldiv.storage.object_store import Location, SyncedFolder, is_url, working_copy
 from mldiv.sweep.common_points import drawn_after
 

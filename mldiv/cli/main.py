@@ -6,16 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mldiv.checkout import use_analysis
 from mldiv.cli.flags import check_flags, parse_flags
 from mldiv.cli.screen import interrupt
 from mldiv.datasets.files import DataError
-from mldiv.extras import install_hint
+from mldiv.environment.checkout import use_analysis
+from mldiv.environment.extras import install_hint
+from mldiv.environment.terminal import patient_output, plain
 from mldiv.plugins.loading import PluginError, load_named
 from mldiv.records import RecordError
-from mldiv.setting import ConfigError
+from mldiv.settings.setting import ConfigError
 from mldiv.study import FindUndecided, ReportBuilder, Study
-from mldiv.terminal import patient_output, plain
 
 if TYPE_CHECKING:
     from mldiv.cli.run import StudyRun

@@ -11,7 +11,6 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
-import mldiv
 from mldiv import records
 from mldiv.cli.checks import (
     check_arms,
@@ -28,6 +27,8 @@ from mldiv.cluster.nodes import check_address, has_gpus, memory_here
 from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.datasets.files import DataError, content_hash
 from mldiv.datasets.splits import TooFewImages
+from mldiv.environment.checkout import VERSION
+from mldiv.environment.terminal import plain, say
 from mldiv.plugins import loading
 from mldiv.presets import PRESETS, Preset, configure, cut_of
 from mldiv.records import LEVEL, RecordError, StudyRecord
@@ -40,7 +41,6 @@ from mldiv.sweep.arm import Arm, make_arm
 from mldiv.sweep.looks import Sequential
 from mldiv.sweep.plan import Plan, search_seeds
 from mldiv.sweep.selection import SELECTION
-from mldiv.terminal import plain, say
 from mldiv.training.worker_cache import dataset
 
 EARLY_STOPPING = "ASHA within each arm's search, at equal epochs after the last switch"
@@ -296,7 +296,7 @@ def describe_study(
         world_size=flags.workers,
         plugins=loading.hashes(),
         plugin_files=loading.files(),
-        environment={"mldiv": mldiv.__version__, "commit": records.commit()},
+        environment={"mldiv": VERSION, "commit": records.commit()},
     )
 
 

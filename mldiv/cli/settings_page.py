@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from mldiv.config import TrialConfig
-from mldiv.setting import FIRST_STAGE, PRETRAINING, TRIAL, Around, Log, Steps, fields, number
+from mldiv.settings.setting import FIRST_STAGE, PRETRAINING, TRIAL, Around, Log, Steps, fields, number
 
 HEAD = """# Settings
 

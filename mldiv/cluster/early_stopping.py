@@ -28,7 +28,7 @@ class AfterSwitch(FIFOScheduler):
 
     @classmethod
     def of(cls, arms: Iterable[Arm], base: TrialConfig) -> "AfterSwitch":
-        """For a study's arms."""
+        """Make one for a study's arms."""
         switches = [
             latest_switch(arm.config) if "switch_epoch" in arm.searched else arm.config.switch_epoch
             for arm in arms
@@ -37,7 +37,7 @@ class AfterSwitch(FIFOScheduler):
         return cls(max(switches, default=0), base.epochs)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """CONTINUE or STOP."""
+        """Return CONTINUE or STOP: whether the trial is among the best so far at its epoch after the switch."""
         name, passed = TrialTask.read(trial.config).bracket, result["epoch"] + 1 - self.first
         if name is None or not 0 < passed < self.after or result["nll"] is None:
             return TrialScheduler.CONTINUE

@@ -1,5 +1,4 @@
-"""How the processes of a worker group find each other: as Ray has it, but a group of one needs no process group; and how what
-a group held is given back.
+"""How the processes of a worker group find each other: as Ray has it, but a group of one needs no process group.
 
 Ray hands this to every group's controller too, which trains nothing: no torch is imported until it is needed.
 """
@@ -9,7 +8,6 @@ from typing import Any
 
 import ray
 from ray.train.backend import Backend, BackendConfig
-from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
 
 @dataclass
@@ -68,23 +66,3 @@ def _join(address: str, port: int, rank: int, size: int, backend: str, seconds: 
 
     distributed.meet_at(ray.util.get_node_ip_address())
     distributed.join(address, port, rank=rank, size=size, backend=backend, seconds=seconds)
-
-
-class LeftPlacement(WorkerGroupCallback, ControllerCallback):
-    """Gives back what a start that raised keeps: Ray forgets the placement of workers one of which dies as they meet."""
-
-    def __init__(self) -> None:
-        self.placement: Any = None
-
-    def after_worker_group_start(self, worker_group: Any) -> None:
-        """Note where the workers are."""
-        self.placement = worker_group.get_worker_group_state().placement_group_handle
-
-    def before_worker_group_start(self, worker_group_context: Any) -> None:
-        """Remove where the last ones were; once more does no harm."""
-        if self.placement is not None:
-            self.placement.shutdown()
-
-    def after_controller_finish(self, result: Any) -> None:
-        """Remove where the last ones of all were."""
-        self.before_worker_group_start(None)

@@ -1,4 +1,9 @@
-"""What is used of Ray although it does not promise to keep it, all of it here (Ray is pinned; tests notice a change)."""
+"""What is used of Ray although it does not promise to keep it, all of it here (Ray is pinned; tests notice a change).
+
+Seven names, for which Ray has nothing public: ENV_VARS_TO_PROPAGATE, ENABLE_RAY_CLUSTER, GcsClient, _global_node, a trainer's
+_create_default_callbacks, and the bases of a callback that hears of a group's start and end. Only `ray.init`'s _temp_dir is
+used elsewhere, in nodes.py. A group's controller loads this module too: no torch here.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,10 +12,7 @@ from typing import Any
 from ray import _private
 from ray._private import ray_constants
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
-from ray.train.torch import TorchTrainer
-from ray.tune.execution import class_cache
-
-from mldiv.cluster.process_group import LeftPlacement
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
 #: Callbacks that start actors which are not needed here, each 2 s of processor in every group (docs/speed.md): one hands out
 #: Ray's own data sets; one removes what a killed controller leaves, if the machine's latest Ray, whichever that is, has a
@@ -23,6 +25,8 @@ KEYS = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TO
 
 def keep_keys() -> None:
     """Let Tune hand on no keys: every process has those of its own machine, or no access."""
+    from ray.tune.execution import class_cache  # only where Tune is: in the driver
+
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(KEYS)
 
 
@@ -53,8 +57,28 @@ def raylet_socket() -> str:
     return str(node.raylet_socket_name)
 
 
-class LeanTrainer(TorchTrainer):
-    """Ray's `TorchTrainer` without the UNUSED actors, and with all that its groups held given back."""
+class LeftPlacement(WorkerGroupCallback, ControllerCallback):
+    """Gives back what a start that raised keeps: Ray forgets the placement of workers one of which dies as they meet."""
+
+    def __init__(self) -> None:
+        self.placement: Any = None
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """Note where the workers are."""
+        self.placement = worker_group.get_worker_group_state().placement_group_handle
+
+    def before_worker_group_start(self, worker_group_context: Any) -> None:
+        """Remove where the last ones were; once more does no harm."""
+        if self.placement is not None:
+            self.placement.shutdown()
+
+    def after_controller_finish(self, result: Any) -> None:
+        """Remove where the last ones of all were."""
+        self.before_worker_group_start(None)
+
+
+class LeanCallbacks:
+    """Lets a trainer of Ray's that inherits from it start without the UNUSED actors, and give back all that its groups held."""
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]

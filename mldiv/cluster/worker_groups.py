@@ -14,14 +14,14 @@ import ray
 import ray.train
 import torch
 from ray.autoscaler.sdk import request_resources
-from ray.train.torch import get_device
+from ray.train.torch import TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mldiv import distributed
 from mldiv.cluster.broker import END, NAMESPACE, Broker, Outcome, places
 from mldiv.cluster.nodes import Resources, nodes
 from mldiv.cluster.process_group import ProcessGroup
-from mldiv.cluster.ray_private import LeanTrainer
+from mldiv.cluster.ray_private import LeanCallbacks
 from mldiv.plugins import loading
 from mldiv.plugins.loading import Plugin
 from mldiv.records import TrialRecord, TrialTask
@@ -145,7 +145,7 @@ class Groups:
     def _run_trainer(self, settings: dict[str, Any]) -> None:
         """Run `worker_loop` in the processes of a TorchTrainer, restarted as they die, until it ends."""
         failures = ray.train.FailureConfig(max_failures=RESTARTS, controller_failure_limit=3)  # type: ignore[call-arg]
-        LeanTrainer(
+        _Trainer(
             worker_loop,
             train_loop_config=settings,
             torch_config=ProcessGroup(timeout_s=24 * 3600),  # type: ignore[arg-type]
@@ -185,6 +185,10 @@ class Groups:
         for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         self.ended = not any(thread.is_alive() for thread in self.threads)
+
+
+class _Trainer(LeanCallbacks, TorchTrainer):
+    """Ray's, with the callbacks that a group needs alone."""
 
 
 def worker_loop(settings: dict[str, Any]) -> None:

@@ -157,10 +157,10 @@ def corrupt(images: Pixels, kind: str, severity: int, *, seed: int = 0, indices:
     return torch.cat(parts) if parts else images.clone()
 
 
-def shifted(data: ImageData, count: int, *, seed: int = 0, files: Path | None = None) -> Iterator[Shifted]:
+def shifted(data: ImageData, count: int, *, files: Path | None = None) -> Iterator[Shifted]:
     """Yield ``count`` test images under every kind at every severity, those of a kind at all five the same.
 
-    A permutation of the test images by ``seed`` is dealt to the kinds, and dealt again from its beginning where it ends.
+    A fixed permutation of the test images is dealt to the kinds, and dealt again from its beginning where it ends.
     files: a folder of published files, of which the images are then taken; the test split must be the official one, uncut.
 
     Raises: DataError when there are fewer test images, and as `check_files` does.
@@ -169,14 +169,14 @@ def shifted(data: ImageData, count: int, *, seed: int = 0, files: Path | None = 
         raise DataError(f"{count} corrupted images of a kind: must be at least 1, and at most the {len(data.test)} test images")
     if files is not None:
         check_files(files, data.test.labels)
-    order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))
     for place, kind in enumerate(CORRUPTIONS):
         indices = order[torch.arange(place * count, (place + 1) * count) % len(order)]
         labelled = data.test.take(indices.numpy())
         clean = _decoded(data.test, indices) if files is None else torch.empty(0)
         for severity in SEVERITIES:
             if files is None:
-                images = corrupt(clean, kind, severity, seed=seed, indices=indices.tolist())
+                images = corrupt(clean, kind, severity, indices=indices.tolist())
             else:
                 images = _from_file(files, kind, severity, indices.numpy())
             yield Shifted(kind, severity, replace(labelled, images=images.to(labelled.labels.device)), indices)
@@ -218,16 +218,6 @@ def check_files(folder: Path, labels: Tensor) -> None:
         )
     if (found.reshape(len(SEVERITIES), -1) != expected).any():
         raise DataError(f"{path}: other labels than those of the test images; take the files of this data set")
-
-
-def read_files(folder: Path, kind: str, severity: int, labels: Tensor) -> Split:
-    """Read the 10,000 published images of a kind and severity.
-
-    Raises: DataError as `check` and `check_files` do.
-    """
-    check(kind, severity)
-    check_files(folder, labels)
-    return Split(_from_file(folder, kind, severity, np.arange(FILE_IMAGES)), labels.cpu())
 
 
 def _from_file(folder: Path, kind: str, severity: int, indices: np.ndarray) -> Pixels:

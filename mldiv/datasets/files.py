@@ -1,4 +1,4 @@
-"""Check that a data set's files are there, whole, and those that were published under their names."""
+"""Say what a data set's files should be, and check that they are there, whole, and those that were published; without torch."""
 
 import gzip
 import hashlib
@@ -9,9 +9,39 @@ from pathlib import Path
 #: How the name of a file packed by gzip ends.
 PACKED = ".gz"
 
+#: By data set, what --data-root should hold, or be.
+LAYOUTS: dict[str, str] = {
+    "digits": "none, it comes with scikit-learn",
+    "fashion_mnist": "FashionMNIST/raw with its four idx files, or these files themselves, as they are or with .gz",
+    "cifar10": "cifar-10-batches-bin or cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "image_folder": "train/<class>/* and test/<class>/* (or val/<class>/*), JPEG or PNG files, the same classes in both",
+    "idx": (
+        "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte, each as it is or "
+        "with .gz"
+    ),
+    "npz": (
+        "a file NAME.npz with the arrays train_images, train_labels, test_images and test_labels (or x_train and so on; val in "
+        "place of test): uint8 [images, side, side] or with 1 or 3 channels behind or in front, and whole numbers from 0 on, "
+        "or [images, classes], soft labels to score by"
+    ),
+    "huggingface": (
+        "what save_to_disk of Hugging Face's datasets wrote: the splits train and test (or validation), with a column of "
+        "images and one of labels"
+    ),
+}
+
+#: What a file of other labels to train with should hold.
+LABELS = "a whole number for each training image, in the data set's order: .npy, or text with spaces, commas or lines between"
+
 
 class DataError(ValueError):
     """Data that is missing or damaged; the message says which file, what was expected and how to get it."""
+
+
+def layouts() -> str:
+    """Return what --data-root should hold, or be, for each data set, in a line."""
+    return "; ".join(f"{name}: {layout}" for name, layout in LAYOUTS.items())
 
 
 def existing_folder(root: Path | None, hint: str) -> Path:

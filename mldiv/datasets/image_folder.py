@@ -13,11 +13,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mldiv.datasets.files import DataError, existing_folder, say_taken
+from mldiv.datasets.files import LAYOUTS, DataError, existing_folder, say_taken
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
-LAYOUT = "train/<class>/* and test/<class>/* (or val/<class>/*), JPEG or PNG files, the same classes in both"
-HINT = f"it should hold {LAYOUT}"
+HINT = f"it should hold {LAYOUTS['image_folder']}"
 #: Folders that may hold the test images; the first that is there is taken.
 TESTED = ("test", "val")
 

@@ -1,4 +1,4 @@
-"""Read data sets from their files, and say clearly what is missing or damaged. Add one to DATASETS."""
+"""Read data sets from their files, and say clearly what is missing or damaged. Add one to DATASETS, its layout to LAYOUTS."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mldiv.datasets import image_folder
-from mldiv.datasets.files import DataError, check_file, existing_folder, packed_or_not
+from mldiv.datasets.files import LAYOUTS, DataError, check_file, existing_folder, packed_or_not
 from mldiv.datasets.formats import huggingface, idx, npz
 from mldiv.datasets.image_folder import FolderImages
 
@@ -150,8 +150,7 @@ def _check_pickles(kind: Any, root: Path | None) -> None:
         check_file(folder / name, None, md5, "--download fetches it anew")
 
 
-FASHION_MNIST = "FashionMNIST/raw with its four idx files, or these files themselves, as they are or with .gz"
-FASHION_MNIST_HINT = f"it should hold {FASHION_MNIST} (--download fetches them)"
+FASHION_MNIST_HINT = f"it should hold {LAYOUTS['fashion_mnist']} (--download fetches them)"
 CIFAR10_BINARY = "cifar-10-batches-bin"
 CIFAR10_NAMES = "airplane automobile bird cat deer dog frog horse ship truck"
 #: md5 of the official files; the last is the test set.
@@ -173,37 +172,31 @@ FASHION_MNIST_FILES = {
 
 DATASETS: dict[str, Source] = {
     "digits": Source(
-        _read_digits, _check_nothing, 10, 8, padding=1, flip=False, layout="none, it comes with scikit-learn",
-        names=lambda root: "0123456789",
+        _read_digits, _check_nothing, 10, 8, padding=1, flip=False, layout=LAYOUTS["digits"], names=lambda root: "0123456789",
     ),
     "fashion_mnist": Source(
-        _read_fashion_mnist, _check_fashion_mnist, 10, 28, 2, True, (0.2860,), (0.3530,), "FashionMNIST", FASHION_MNIST,
-        names=lambda root: _torchvision("FashionMNIST").classes,
+        _read_fashion_mnist, _check_fashion_mnist, 10, 28, 2, True, (0.2860,), (0.3530,), "FashionMNIST",
+        LAYOUTS["fashion_mnist"], names=lambda root: _torchvision("FashionMNIST").classes,
     ),
     "cifar10": Source(
         _read_cifar10, _check_cifar10, 10, 32, 4, True, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR10",
-        f"{CIFAR10_BINARY} or cifar-10-batches-py", names=lambda root: CIFAR10_NAMES.split(),
+        LAYOUTS["cifar10"], names=lambda root: CIFAR10_NAMES.split(),
     ),
     "cifar100": Source(
         _read_cifar100, _check_cifar100, 100, 32, 4, True, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "CIFAR100",
-        "cifar-100-python", names=lambda root: _torchvision("CIFAR100")(root, train=False).classes,
+        LAYOUTS["cifar100"], names=lambda root: _torchvision("CIFAR100")(root, train=False).classes,
     ),
     "image_folder": Source(
         image_folder.read, image_folder.check, None, 64, 8, True, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
-        layout=image_folder.LAYOUT, taken=image_folder.taken, names=image_folder.class_names,
+        layout=LAYOUTS["image_folder"], taken=image_folder.taken, names=image_folder.class_names,
     ),
-    "idx": Source(idx.read, idx.check, None, None, 0, False, layout=idx.LAYOUT),
-    "npz": Source(npz.read, npz.check, None, None, 0, False, layout=npz.LAYOUT, taken=npz.taken),
+    "idx": Source(idx.read, idx.check, None, None, 0, False, layout=LAYOUTS["idx"]),
+    "npz": Source(npz.read, npz.check, None, None, 0, False, layout=LAYOUTS["npz"], taken=npz.taken),
     "huggingface": Source(
-        huggingface.read, huggingface.check, None, None, 0, False, layout=huggingface.LAYOUT, taken=huggingface.taken
+        huggingface.read, huggingface.check, None, None, 0, False, layout=LAYOUTS["huggingface"], taken=huggingface.taken
     ),
     "own": Source(_read_own, _check_own, None, 32, 0, False),
 }  # fmt: skip
-
-
-def layouts() -> str:
-    """Return what --data-root should hold, or be, for each data set, in a line."""
-    return "; ".join(f"{name}: {source.layout}" for name, source in DATASETS.items() if source.layout)
 
 
 def check(name: str, root: Path | None, *, download: bool = False) -> None:

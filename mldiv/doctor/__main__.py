@@ -16,7 +16,7 @@ from typing import NoReturn
 from mldiv.cli.flags import current_names
 from mldiv.doctor import cluster, locations, machine, plugins, ports
 from mldiv.doctor.machine import AS_LOCKED, FAILED, GROUP_BYTES, OK, SKIPPED, WARNING, Check, Finding, first_line
-from mldiv.terminal import Parser
+from mldiv.environment.terminal import Parser
 
 
 def parse(argv: Sequence[str] | None = None, prog: str = "python -m mldiv.doctor") -> Namespace:

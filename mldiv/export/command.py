@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from mldiv.environment.terminal import Parser, plain
 from mldiv.export import runs
 from mldiv.record_files import RecordError
 from mldiv.storage.object_store import is_url, name, working_copy
-from mldiv.terminal import Parser, plain
 
 #: By tool, the module that writes for it; each is imported when it is asked for.
 TOOLS = {

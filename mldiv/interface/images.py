@@ -73,7 +73,7 @@ def as_tensor(images: Images, channels: int | None, size: int | None, layout: st
 
 def _decoded(pictures: Sequence[Any], channels: int | None, size: int | None) -> Tensor:
     """Pictures as a folder of them is read: in grey or colour, the shorter side resized, the middle cut out."""
-    mode = {None: "L" if all(one.mode in ("1", "L") for one in pictures) else "RGB", 1: "L", 3: "RGB"}.get(channels)
+    mode = {None: "L" if all(picture.mode in ("1", "L") for picture in pictures) else "RGB", 1: "L", 3: "RGB"}.get(channels)
     if mode is None:
         raise DataError(f"pictures have 1 or 3 channels, and {channels} are expected: give arrays")
     transform = FolderImages([], size or min(pictures[0].size)).transform

@@ -127,9 +127,9 @@ class TrainedPair:
         images = images.contiguous(memory_format=predictive.layout(self.config))
         drawn = list(zip(self.module.peers, weights, strict=True))
         if keep_samples:
-            each = [[self._of_peer(peer, images, one[None]) for one in own] for peer, own in drawn]
+            each = [[self._of_peer(peer, images, sample[None]) for sample in own] for peer, own in drawn]
             peers = [metrics.together(*own) for own in each]
-            kept = torch.stack([torch.stack([one.probabilities for one in own]) for own in each])
+            kept = torch.stack([torch.stack([sample.probabilities for sample in own]) for own in each])
         else:
             peers, kept = [self._of_peer(peer, images, own) for peer, own in drawn], None
         pair = metrics.together(*peers)

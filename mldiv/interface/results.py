@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mldiv.checkout import use_analysis
-from mldiv.extras import install_hint
+from mldiv.environment.checkout import use_analysis
+from mldiv.environment.extras import install_hint
 from mldiv.records import StudyRecord, TrialRecord
 from mldiv.storage.object_store import working_copy
 
-if TYPE_CHECKING:  # beside the package, or in a wheel: see mldiv.checkout
+if TYPE_CHECKING:  # beside the package, or in a wheel: see mldiv.environment.checkout
     from analysis.build import Analysis
     from analysis.records.load import StudyData
 
@@ -92,7 +92,7 @@ def _scores(study: "StudyData") -> Iterator[dict[str, Any]]:
 
 
 def _comparisons(made: "Analysis") -> Iterator[dict[str, Any]]:
-    compared, margins = analysis("records.effects").COMPARED, made.study.header.margins
+    compared, margins = analysis("comparison.effects").COMPARED, made.study.header.margins
     kinds: dict[str, Mapping[str, Mapping[str, Any]]] = {"difference": made.differences, "contrast": made.contrasts}
     for kind, by_metric in kinds.items():
         for metric, effects in by_metric.items():

@@ -293,7 +293,11 @@ class Distance(NamedTuple):
 
 
 class Transform(NamedTuple):
-    """What is minimised of a distance x, divided by its stated scale, so that x grows. bounded: whether its push ends."""
+    """What is minimised of a distance x, divided by its stated scale, so that x grows.
+
+    bounded: whether its push ends: at a raw sum, which is in the thousands, its gradient is 0 in float32. A configuration with
+    both is refused.
+    """
 
     function: Callable[[Tensor], Tensor]
     bounded: bool

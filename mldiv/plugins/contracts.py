@@ -8,13 +8,11 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from mldiv import kernel_settings
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.sources import DATASETS, Source
 from mldiv.evaluation.metrics import METRICS, Predictive
@@ -23,10 +21,14 @@ from mldiv.method.kernels import KERNELS, kernel_ranges
 from mldiv.method.losses import PARAM_DISTANCES, TRANSFORMS, Distance, Transform
 from mldiv.method.networks import build
 from mldiv.presets import configure
-from mldiv.setting import fields
+from mldiv.settings import kernel_settings
+from mldiv.settings.setting import fields
 
 #: Yields what is wrong, in words.
 Faults = Iterator[str]
+
+#: Of a distance over all weights, in the middle of what posteriors are apart.
+RAW_SUM = 5000.0
 
 
 def kernel(function: Callable[..., Tensor]) -> Faults:
@@ -61,12 +63,13 @@ def kernel_parameters(name: str) -> Faults:
             continue
         called, default = kernel_settings.PREFIX + own, base.kernel_options[own]
         for end in (bounds.low, bounds.high):
+            changed = base.replace(**{called: end})
+            given = changed.kernel_options[own]
             for rows in _batches():
                 yield from (
-                    f"{fault}, of {own} = {end:g}" for fault in _of_similarities(KERNELS[name](rows, rows, **{own: end}))
+                    f"{fault}, of {own} = {end:g}" for fault in _of_similarities(KERNELS[name](rows, rows, **{own: given}))
                 )
-            changed = base.replace(**{called: end})
-            if changed.kernel_options[own] != end or (changed.id == base.id) != (end == default):
+            if given != end or (changed.id == base.id) != (end == default):
                 yield f"{called} = {end:g} is not what the kernel is given"
         if base.replace(**{called: default}).id != base.id:
             yield f"{called} at its default changes a trial's identity"
@@ -124,7 +127,7 @@ def distance(entry: Distance) -> Faults:
 
 
 def transform(entry: Transform) -> Faults:
-    """Check what is minimised of a distance: finite, falling, with a finite slope at 0 too."""
+    """Check what is minimised of a distance: finite, falling, with a finite slope at 0 too, none far off if it is bounded."""
     points = torch.tensor([0.0, 0.3, 1.0, 4.0], requires_grad=True)
     values = torch.stack([entry.function(point) for point in points])
     (slopes,) = torch.autograd.grad(values.sum(), points)
@@ -132,6 +135,10 @@ def transform(entry: Transform) -> Faults:
         yield "value or slope is not finite at one of 0, 0.3, 1, 4"
     elif (slopes > 0).any() or not (values[1:] < values[:-1]).all():
         yield "it does not fall: minimised, it would make the distance smaller"
+    raw = torch.tensor(RAW_SUM, requires_grad=True)
+    (slope,) = torch.autograd.grad(entry.function(raw), raw)
+    if entry.bounded != (float(slope) == 0):
+        yield f"its slope at a raw sum, {RAW_SUM:g}, is {float(slope):g}, and it says bounded={entry.bounded}"
 
 
 def fusion(function: Callable[..., PeerFusion]) -> Faults:
@@ -142,14 +149,14 @@ def fusion(function: Callable[..., PeerFusion]) -> Faults:
     first, second = (module([features] * 3) for module in made)
     if [tuple(vectors.shape) for vectors in first] != [(4, 8)] * 3:
         yield f"of 4 images and 3 peers it gives {[tuple(vectors.shape) for vectors in first]}, (4, 8) each is expected"
-    elif any(not torch.equal(one, other) for one, other in zip(first, second, strict=True)):
+    elif any(not torch.equal(vectors, again) for vectors, again in zip(first, second, strict=True)):
         yield "two of the same seed differ"
 
 
-def data_set(source: Source, root: Path | None = None) -> Faults:
+def data_set(source: Source) -> Faults:
     """Check a data set's images and labels, in its own size."""
-    source.check(root)
-    for part, (images, labels) in zip(("training", "test"), source.read(root, source.size or 0), strict=True):
+    source.check(None)
+    for part, (images, labels) in zip(("training", "test"), source.read(None, source.size or 0), strict=True):
         if isinstance(images, Tensor) and (images.dtype != torch.uint8 or images.dim() != 4):
             yield f"{part} images are {images.dtype} {tuple(images.shape)}: uint8 [images, channels, height, width] is expected"
         if labels.dtype != torch.int64 or labels.dim() != 1 or len(labels) != images.shape[0]:
@@ -171,7 +178,15 @@ def metric(function: Callable[[Predictive, Tensor], Tensor]) -> Faults:
         yield "another order of the images gives another score"
 
 
-def column(entry: Any) -> Faults:
+class Grouped(Protocol):
+    """A column, of `analysis.records.columns`, which stands above what mldiv may import."""
+
+    @property
+    def group(self) -> str:
+        """In which table."""
+
+
+def column(entry: Grouped) -> Faults:
     """Check that a column stands in a table that there is."""
     groups = getattr(sys.modules.get(type(entry).__module__), "GROUPS", {})
     if entry.group not in groups:

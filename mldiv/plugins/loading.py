@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-from mldiv.checkout import use_analysis
+from mldiv.environment.checkout import use_analysis
 
 #: The group of entry points by which an installed package names its plug-in modules; they are always loaded.
 GROUP = "mldiv.plugins"
@@ -215,11 +215,3 @@ def _restore(kind: str, entries: dict[str, object]) -> None:
         registry = _registry(kind)
         registry.clear()
         registry.update(entries)
-
-
-def forget(name: str) -> None:
-    """Take a plug-in's entries back out of the registries."""
-    for kind, names in _ENTERED.pop(name, {}).items():
-        for key in names:
-            _registry(kind).pop(key, None)
-    _LOADED.pop(name, None)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
-from mldiv.terminal import hide_secrets
+from mldiv.environment.terminal import hide_secrets
 
 #: Downloads and uploads side by side: each is mostly waiting.
 SIDE_BY_SIDE = 16

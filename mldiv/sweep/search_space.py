@@ -5,10 +5,10 @@ from functools import partial
 
 import optuna
 
-from mldiv import kernel_settings
 from mldiv.config import TrialConfig
 from mldiv.method.kernels import kernel_parameters
-from mldiv.setting import FIRST_STAGE, Log, fields, sparing
+from mldiv.settings import kernel_settings
+from mldiv.settings.setting import FIRST_STAGE, Log, fields, sparing
 
 Value = float | int | str
 Suggest = Callable[[optuna.Trial, TrialConfig], Value]

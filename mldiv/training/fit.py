@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import mldiv
 from mldiv import distributed, records
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
+from mldiv.environment.checkout import VERSION
 from mldiv.evaluation import predictive
 from mldiv.evaluation.alignment import align
 from mldiv.evaluation.first_epoch import FirstEpoch
@@ -29,7 +29,7 @@ from mldiv.method.pair import OF_PAIRS, term_names
 from mldiv.plugins.loading import hashes
 from mldiv.record_files import Damaged, set_aside
 from mldiv.records import TrialRecord
-from mldiv.setting import TRIAL, identity
+from mldiv.settings.setting import TRIAL, identity
 from mldiv.storage.cache import Store
 from mldiv.storage.files import save_atomically
 from mldiv.training.final_scores import score
@@ -170,7 +170,7 @@ def _found(config: TrialConfig, folder: Path) -> TrialRecord:
 def environment(device: torch.device) -> dict[str, Any]:
     """Return what besides the configuration can change numbers."""
     return {
-        "mldiv": mldiv.__version__,
+        "mldiv": VERSION,
         "python": platform.python_version(),
         "commit": records.commit(),
         "code": records.code(),

@@ -20,7 +20,7 @@ from mldiv.method.kernels import KERNELS
 from mldiv.method.networks import build
 from mldiv.method.pair import MutualPair, Objective, term_names
 from mldiv.seeding import derive, generator
-from mldiv.setting import shown
+from mldiv.settings.setting import shown
 
 #: A step of (images, labels, noise, diverse), which returns the vector of the pair's terms.
 PairStep = Callable[[Tensor, Tensor, Sequence[Tensor], bool], Tensor]

@@ -14,7 +14,7 @@ from mldiv.method.pair import MutualPair
 from mldiv.record_files import Damaged
 from mldiv.records import trial_id
 from mldiv.seeding import generator
-from mldiv.setting import PRETRAINING, identity
+from mldiv.settings.setting import PRETRAINING, identity
 from mldiv.storage import public_weights
 from mldiv.storage.cache import Store
 from mldiv.storage.files import State, check_form, check_optimizer

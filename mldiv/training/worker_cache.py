@@ -12,7 +12,7 @@ from mldiv.config import TrialConfig
 from mldiv.datasets.files import check_hash
 from mldiv.datasets.splits import ImageData, load
 from mldiv.method.pair import MutualPair
-from mldiv.setting import FIRST_STAGE_STEP, STEP, sparing
+from mldiv.settings.setting import FIRST_STAGE_STEP, STEP, sparing
 from mldiv.training.loop import make_pair
 from mldiv.training.steps import gpu
 from mldiv.training.steps.choice import compile_steps, fastest

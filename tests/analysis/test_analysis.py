@@ -10,7 +10,8 @@ from helpers.synthetic_records import SETTINGS, make, write
 
 from analysis import build, tables
 from analysis.answer import document
-from analysis.records import effects, load
+from analysis.comparison import effects
+from analysis.records import load
 from analysis.records.columns import GROUPS
 from analysis.records.repeats import gather
 from analysis.stats.statistics import Summary

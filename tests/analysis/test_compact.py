@@ -135,15 +135,15 @@ def test_no_place_of_a_machine_is_published(tmp_path):
 def test_less_room_costs_bits_then_the_peers_then_all_predictions(tmp_path, monkeypatch):
     by_content = functools.cache(lambda items: packed(dict(items)))  # every limit tries again all that is larger
     monkeypatch.setattr(copy, "packed", lambda files: by_content(tuple(sorted(files.items()))))
-    limit, steps = 10**9, []
+    steps = []
     while True:
         try:
-            words = compact(STUDY, tmp_path / str(len(steps)), limit)
+            words = compact(STUDY, tmp_path / str(len(steps)))
         except RecordError as error:
             assert "settings, scores and epochs alone take" in str(error)
             break
         steps.append(("nor any" in words, "which holds scores," in words, -int((re.search(r"(\d+) bits", words) or [0, 0])[1])))
-        limit = (tmp_path / str(len(steps) - 1) / ARCHIVE).stat().st_size - 1
+        monkeypatch.setattr(copy, "LIMIT_BYTES", (tmp_path / str(len(steps) - 1) / ARCHIVE).stat().st_size - 1)
     assert steps[0] == (False, False, -MOST_BITS) and steps[-1][1]
     assert steps == sorted(steps, key=lambda step: (step[1], step[0], step[2])) and len(steps) > 8
     alone = next(place for place, step in enumerate(steps) if step[0] and not step[1])

@@ -6,7 +6,7 @@ from helpers.synthetic_records import make, write
 from scipy import stats
 
 from analysis.build import analyse
-from analysis.records import effects
+from analysis.comparison import effects
 from analysis.records.load import load
 from analysis.records.repeats import gather
 from mldiv import records

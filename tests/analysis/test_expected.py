@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers.synthetic_records import make
 
-from analysis.records import expected
+from analysis.comparison import expected
 from analysis.records.load import load
 from analysis.records.repeats import gather
 from analysis.stats import calibration

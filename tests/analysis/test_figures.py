@@ -182,12 +182,12 @@ def test_forest_axis_holds_every_interval_and_zero():
 
 def test_a_forests_row_has_name_verdict_and_numbers_and_lies_on_one_axis():
     """The axis goes from -0.04 less 6 % of 0.14 to 0.1 and 6 %: places by hand, in percent."""
-    wide, narrow, one = (
+    wide, narrow, nothing = (
         Difference(mean, 5, half / stats.t.ppf(0.975, 4), 4.0) for mean, half in ((0.06, 0.04), (-0.03, 0.01), (0.0, 0.0005))
     )
-    arms = {"wide": wide, "a name, however long " * 5: narrow, "nothing": one}
+    arms = {"wide": wide, "a name, however long " * 5: narrow, "nothing": nothing}
     styles = {name: palette.style(place) for place, name in enumerate(arms, 1)}
-    text = str(forest.panels({"nll": arms}, {"nll": {"an effect": one}}, styles, {"nll": 0.005})["nll"])
+    text = str(forest.panels({"nll": arms}, {"nll": {"an effect": nothing}}, styles, {"nll": 0.005})["nll"])
     rows = re.findall(r"<tr><th scope=\"row\">(.*?)</th>.*?</tr>", text)
     assert rows == ["wide", "a name, however long " * 5, "nothing", "an effect"]
     assert re.findall(r'class="verdict \w+">(\w+)<', text) == ["worse", "better", "equivalent", "equivalent"]

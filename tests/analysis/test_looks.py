@@ -26,8 +26,8 @@ def ends(true, parts, draws, level=SHARED, images=50):
         values = values + over_images * images**0.5 * generator.standard_normal(images)
         values = values + rest * (LOOKS[-1] * images) ** 0.5 * generator.standard_normal((LOOKS[-1], images))
         for seeds in LOOKS:
-            one = bootstrap.two_way(values[:seeds])
-            effect = Difference(one.estimate, seeds, one.standard_error, one.df, one.images_error, images, level=level)
+            look = bootstrap.two_way(values[:seeds])
+            effect = Difference(look.estimate, seeds, look.standard_error, look.df, look.images_error, images, level=level)
             if (verdict := effect.verdict(1.0, more=False)) != UNDECIDED:
                 break
         found[verdict] += 1

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from analysis.figures.palette import style
-from analysis.figures.searches import draw_front, pareto
+from analysis.report.searches import draw_front, pareto
 
 
 def slow(points):

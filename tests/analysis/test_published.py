@@ -9,8 +9,8 @@ import pytest
 
 from analysis.build import analyse, build
 from analysis.compact.copy import ARCHIVE, load
+from analysis.comparison.effects import after_scaling, contrasts, differences
 from analysis.records.columns import COLUMNS
-from analysis.records.effects import after_scaling, contrasts, differences
 from analysis.records.repeats import STRONGER, gather
 from analysis.stats.statistics import UNDECIDED, difference
 from analysis.tables import MARKDOWN_BOLD, cells, means

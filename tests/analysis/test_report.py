@@ -12,8 +12,9 @@ import pytest
 from helpers.synthetic_records import make, write
 
 from analysis.build import build
+from analysis.comparison import effects
 from analysis.figures import svg
-from analysis.records import effects, load, repeats
+from analysis.records import load, repeats
 from analysis.report import page as report
 from analysis.report.page import Section
 from mldiv import records

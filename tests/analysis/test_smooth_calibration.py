@@ -96,5 +96,5 @@ def test_verdicts_err_in_at_most_one_of_forty(monkeypatch, seeds, draws):
 def test_too_few_seeds_decide_nothing():
     confidence, correct = (np.array([values] * 2) for values in draw(0, 500, 3.0))
     assert judge(confidence, correct, draws=50).verdict == UNDECIDED
-    one = judge(confidence[:1], correct[:1])
-    assert one.interval is None and one.verdict == UNDECIDED and one.chance > 0
+    alone = judge(confidence[:1], correct[:1])
+    assert alone.interval is None and alone.verdict == UNDECIDED and alone.chance > 0

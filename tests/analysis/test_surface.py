@@ -7,7 +7,7 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 from threadpoolctl import threadpool_limits
 
-from analysis.figures.searches import draw_surface
+from analysis.report.searches import draw_surface
 from analysis.stats import surface as module
 from analysis.stats.gaussian_process import remove_seeds
 from analysis.stats.surface import LEAST_TRIALS, Axis, fit_surface, flat_p

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.records import effects
+from analysis.comparison import effects
 from analysis.records.load import load
 from analysis.records.repeats import gather
 from analysis.stats import bootstrap
@@ -78,7 +78,7 @@ def test_wrong_verdicts_are_as_rare_as_stated(parts, seeds):
 @pytest.mark.parametrize(("true", "verdict"), [(2.5, WORSE), (-2.5, BETTER), (0.0, EQUIVALENT)])
 def test_right_verdicts_are_found(true, verdict):
     """At eight seeds, of differences that vary by a fifth of what matters: nine in ten and more."""
-    found = [one.verdict(MARGIN, more=False) for one in drawn(true, 8, (0.14, 0.14, 0.07), 300)]
+    found = [effect.verdict(MARGIN, more=False) for effect in drawn(true, 8, (0.14, 0.14, 0.07), 300)]
     assert found.count(verdict) >= 270
 
 
@@ -89,7 +89,7 @@ def test_planned_seeds_decide_with_the_stated_chance(true, parts):
     n = Difference(true, 5, error, 4.0, images, 50).seeds_to_decide(MARGIN)
     assert 5 < n < 40
     scaled = (parts[0] * (5 / n) ** 0.5, parts[1], parts[2] * (5 / n) ** 0.5)
-    told = np.mean([one.verdict(MARGIN, more=False) != UNDECIDED for one in drawn(true, n, scaled, 1000)])
+    told = np.mean([effect.verdict(MARGIN, more=False) != UNDECIDED for effect in drawn(true, n, scaled, 1000)])
     assert told == pytest.approx(0.8, abs=0.08)
 
 

@@ -7,7 +7,7 @@ import pytest
 from helpers import synthetic_records
 
 from analysis.build import build
-from analysis.records import worth
+from analysis.comparison import worth
 from mldiv import records
 from mldiv.records import at_bound
 

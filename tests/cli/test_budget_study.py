@@ -12,9 +12,9 @@ def test_every_effect_is_of_two_arms_of_one_size(load_study):
     assert {arms[f"with both, epochs / {divisor}"]["epochs"] for divisor in (2, 4, 8, 16)} == {24, 12, 6, 3}
     assert arms["mutual learning, epochs / 16"]["switch_epoch"] == 2 and arms["with both, epochs / 4, width x 2"]["width"] == 2
     for weights in found.values():
-        (one, other), differ = (arms[arm] for arm in weights), {"alpha", "beta", "mutual_weight", "posterior"}
+        (arm, other), differ = (arms[name] for name in weights), {"alpha", "beta", "mutual_weight", "posterior"}
         assert sum(weights.values()) == 0
-        assert {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)} <= differ
+        assert {name for name in arm.keys() | other.keys() if arm.get(name) != other.get(name)} <= differ
     sizes = study.trends(base)
     assert set(sizes) == {"images seen by a peer", "width"} and all(
         name in found for axis in sizes.values() for of in axis.values() for name in of

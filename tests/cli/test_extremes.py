@@ -84,7 +84,7 @@ def without_encoding(source: str) -> list[int]:
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and (name := getattr(node.func, "attr", None)) in ("read_text", "write_text", "open"):
-            modes = [one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+            modes = [word.value for word in node.args if isinstance(word, ast.Constant) and isinstance(word.value, str)]
             texts = name != "open" or any(mode in ("r", "w", "a") for mode in modes)
             if texts and not any(word.arg == "encoding" for word in node.keywords):
                 found.append(node.lineno)

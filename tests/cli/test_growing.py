@@ -37,7 +37,7 @@ def run(tmp_path):
             code = main(
                 study,
                 partial(build, formats=("md",)),
-                [*argv, *(f"--set={one}" for one in TINY if one.partition("=")[0] not in str(flags))],
+                [*argv, *(f"--set={setting}" for setting in TINY if setting.partition("=")[0] not in str(flags))],
             )
         assert {trial: found for trial, found in trials(folder).items() if trial in before} == before, "none is trained again"
         return code, err.getvalue(), trials(folder).keys() - before.keys()

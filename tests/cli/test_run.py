@@ -25,7 +25,7 @@ from mldiv.config import TrialConfig
 from mldiv.method.kernels import KERNELS
 from mldiv.method.networks import build
 from mldiv.presets import PRESETS, configure
-from mldiv.setting import TRIAL, ConfigError, sparing
+from mldiv.settings.setting import TRIAL, ConfigError, sparing
 from mldiv.storage.cache import Store
 from mldiv.study import Study
 from mldiv.sweep.simulate import first_wins, simulate

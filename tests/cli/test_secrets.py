@@ -7,8 +7,8 @@ import pytest
 from analysis import __main__ as analysis
 from mldiv.cli.main import main
 from mldiv.doctor import __main__ as doctor
+from mldiv.environment.terminal import hide_secrets
 from mldiv.storage.object_store import Remote, check_no_secret
-from mldiv.terminal import hide_secrets
 
 SECRET = "zRt4/q+9"
 URLS = [

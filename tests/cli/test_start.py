@@ -12,10 +12,10 @@ import pytest
 from packaging.utils import canonicalize_name as canonical
 
 from analysis.build import FORMATS
-from mldiv.cli.flags import LABEL_LAYOUT, LAYOUTS, parse_flags
-from mldiv.datasets.formats.label_file import LAYOUT
-from mldiv.datasets.sources import DATASETS, layouts
-from mldiv.extras import EXTRAS, install_hint
+from mldiv.cli.flags import parse_flags
+from mldiv.datasets.files import LAYOUTS
+from mldiv.datasets.sources import DATASETS
+from mldiv.environment.extras import EXTRAS, install_hint
 from mldiv.method.networks import MODELS
 from mldiv.presets import PRESETS
 
@@ -66,12 +66,12 @@ def test_wrong_flags_are_refused_before_anything_slow_is_loaded():
 
 
 def test_the_help_names_what_the_registries_hold(load_study, capsys):
-    """By hand: the registries are torch's. Of what plug-ins enter nothing is said."""
+    """And every data set's layout is what its files are looked for by. Of what plug-ins enter nothing is said."""
     with pytest.raises(SystemExit):
         parse_flags(load_study("kernel_sweep"), ["--help"])
     said = capsys.readouterr().out.replace(",", " ").replace(":", " ").split()
     assert {*MODELS, *DATASETS, *PRESETS} <= set(said)
-    assert (layouts(), LAYOUT) == (LAYOUTS, LABEL_LAYOUT)
+    assert {name: source.layout for name, source in DATASETS.items() if source.layout} == LAYOUTS
     assert f"what to write, of {','.join(FORMATS)} (" in loaded_by(("module", "analysis", "--help"))[2]
 
 

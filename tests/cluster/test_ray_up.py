@@ -38,7 +38,7 @@ CHANGES = {
     "ray start --head": "ray start --head --num-cpus=1",
     "ray start --address": "ray start --num-cpus=1 --address",
 }
-COUNT = """python -c 'import ray; ray.init(logging_level="ERROR"); print("nodes:", sum(one["Alive"] for one in ray.nodes()))'"""
+COUNT = """python -c 'import ray; ray.init(logging_level="ERROR"); print("nodes:", sum(n["Alive"] for n in ray.nodes()))'"""
 #: The kernel sweep's flags: two short trials, each on both machines.
 #: MLDIV_SUBMIT="--preset demo" submits the whole demo instead.
 SHORT = (

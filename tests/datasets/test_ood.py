@@ -186,12 +186,12 @@ def test_lists_that_cannot_be(ood_names, said):
 
 
 def test_the_training_data_are_no_other_kind(tmp_path):
-    one, other = (folder_of(tmp_path / name) for name in ("one", "other"))
-    for ood_names in ("noise,image_folder", f"image_folder@{one}"):
+    own, other = (folder_of(tmp_path / name) for name in ("own", "other"))
+    for ood_names in ("noise,image_folder", f"image_folder@{own}"):
         with pytest.raises(DataError, match="the networks are trained on image_folder"):
-            check(ood_names, one, "image_folder")
-    check(f"noise,image_folder@{other}", one, "image_folder")
+            check(ood_names, own, "image_folder")
+    check(f"noise,image_folder@{other}", own, "image_folder")
     with pytest.raises(DataError, match="the networks are trained on digits"):
-        check(f"digits@{one}", one, "digits")
+        check(f"digits@{own}", own, "digits")
     with pytest.raises(DataError, match=r"nowhere: no such folder"):
-        check(f"noise,image_folder@{tmp_path}/nowhere", one, "digits")
+        check(f"noise,image_folder@{tmp_path}/nowhere", own, "digits")

@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 
 import pytest
+from helpers.plugins import forget_all
 from helpers.processes import environment
 from PIL import Image
 
@@ -90,8 +91,7 @@ def test_plugins_on_every_node(cluster, flags, tmp_path, monkeypatch):
         found = plugins.everywhere(given)
         assert found.verdict == FAILED and found.what.count("own_module: no module of this name can be imported here") == 2
     finally:
-        for plugin in plugins.loading.loaded():
-            plugins.loading.forget(plugin.name)
+        forget_all()
 
 
 def test_capacity(cluster, flags, monkeypatch):

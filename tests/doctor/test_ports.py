@@ -22,7 +22,7 @@ from mldiv.cluster.nodes import connect, private_folder
 connect("local")
 ray.get(ray.remote(lambda: os.getpid()).remote())
 family = [psutil.Process(), *psutil.Process().children(recursive=True)]
-places = [entry.laddr.ip for one in family for entry in one.net_connections("tcp") if entry.status == psutil.CONN_LISTEN]
+places = [at.laddr.ip for process in family for at in process.net_connections("tcp") if at.status == psutil.CONN_LISTEN]
 folder = private_folder()
 print(json.dumps([places, oct(folder.stat().st_mode & 0o777), str(folder), ray.nodes()[0]["NodeManagerAddress"]]))
 ray.shutdown()

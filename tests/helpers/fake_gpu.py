@@ -110,7 +110,7 @@ def _from_loss_to_leaves(root) -> list:
     done, order, stack = {root}, [], [(root, iter(root.next_functions))]
     while stack:
         _, following = stack[-1]
-        fresh = next((one for one, _ in following if one is not None and one not in done), None)
+        fresh = next((node for node, _ in following if node is not None and node not in done), None)
         if fresh is None:
             order.append(stack.pop()[0])
         else:

@@ -15,10 +15,10 @@ from mldiv.records import TrialRecord, trial_folder
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.common_points import common_points
 from mldiv.sweep.plan import IMPORTANCE_TRIALS, Plan, search_seeds
-from mldiv.sweep.search_space import OR_ZERO, RANGES, suggest
+from mldiv.sweep.search_space import OR_ZERO, RANGES, kernels_own, suggest
 
 BASE = TrialConfig(data="digits", epochs=12, switch_epoch=8)
-KERNEL = ("alpha", "beta", "kernel", *(name for name in RANGES if name.startswith("kernel_")))
+KERNEL = ("alpha", "beta", "kernel", *kernels_own())
 
 
 def test_a_kernels_own_parameter_is_searched_with_that_kernel_only():
@@ -31,7 +31,7 @@ def test_a_kernels_own_parameter_is_searched_with_that_kernel_only():
     seen = set()
     for _ in range(60):
         trial = study.ask()
-        config = suggest(trial, BASE, KERNEL)
+        config = suggest(trial, BASE, KERNEL, RANGES | kernels_own())
         own = {name.removeprefix("kernel_") for name in trial.params if name.startswith("kernel_")}
         assert own == set(kernel_parameters(config.kernel))
         seen.add(config.kernel)

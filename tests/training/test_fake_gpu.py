@@ -19,7 +19,7 @@ from mldiv.evaluation.metrics import scores
 from mldiv.evaluation.predictive import predictives
 from mldiv.method.networks import MODELS, BatchNorm
 from mldiv.method.pair import MutualPair
-from mldiv.setting import fields
+from mldiv.settings.setting import fields
 from mldiv.storage.cache import Store
 from mldiv.training import step_cost, worker_cache
 from mldiv.training.fit import fit
@@ -107,9 +107,9 @@ def once_each():
 
 def all_pairs():
     wanted = {
-        ((first, one), (second, two))
+        ((first, value), (second, other))
         for first, second in itertools.combinations(MEET, 2)
-        for one, two in itertools.product(MEET[first], MEET[second])
+        for value, other in itertools.product(MEET[first], MEET[second])
     }
     return cover(pairs, CHOICES | MEET, wanted)
 

@@ -139,8 +139,8 @@ def test_a_trial_in_graphs_has_the_numbers_of_one_without(tiny, tmp_path):
     said = "steps are no CUDA graphs: there are none on a processor"
     assert without.notes == [f"{said}, in pretraining", said]
     lines = [list(records.read_lines(tmp_path / name / "metrics.jsonl")) for name in ("plain", "graph")]
-    for one, other in zip(*lines, strict=True):
-        assert one["train"] == other["train"]
+    for eager, graph in zip(*lines, strict=True):
+        assert eager["train"] == graph["train"]
 
 
 # How many operations a step has

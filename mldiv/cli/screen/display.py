@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mldiv.terminal import plain
+from mldiv.environment.terminal import plain
 
 if TYPE_CHECKING:  # with torch seconds, before which the first line stands
     from mldiv.cli.screen.forecast import Forecast

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mldiv.datasets.files import DataError, existing_folder, say_taken
+from mldiv.datasets.files import LAYOUTS, DataError, existing_folder, say_taken
 from mldiv.datasets.formats import arrays
 from mldiv.datasets.formats.arrays import Labels, Pixels
 from mldiv.datasets.image_folder import fitting, to_mode
@@ -16,11 +16,7 @@ from mldiv.datasets.image_folder import fitting, to_mode
 TESTED = ("test", "validation", "valid", "val")
 #: Names of columns that are taken before others of their kind.
 IMAGES, LABELS = ("image", "img"), ("label", "labels")
-LAYOUT = (
-    "what save_to_disk of Hugging Face's datasets wrote: the splits train and test (or validation), with a column "
-    "of images and one of labels"
-)
-HINT = f"it should hold {LAYOUT}"
+HINT = f"it should hold {LAYOUTS['huggingface']}"
 #: Modes of Pillow that are grey.
 GREY = frozenset({"1", "L"})
 

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from mldiv.datasets.files import DataError, contents, existing_folder, packed_or_not
+from mldiv.datasets.files import LAYOUTS, DataError, contents, existing_folder, packed_or_not
 from mldiv.datasets.formats import arrays
 
 #: The training images, their labels, the test images, their labels.
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-LAYOUT = f"{', '.join(FILES)}, each as it is or with .gz"
-HINT = f"it should hold {LAYOUT}"
+HINT = f"it should hold {LAYOUTS['idx']}"
 
 #: How a file of bytes begins, before the number of its dimensions.
 MAGIC = b"\0\0\x08"

@@ -5,11 +5,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from mldiv.datasets.files import DataError
+from mldiv.datasets.files import LABELS, DataError
 from mldiv.datasets.formats import arrays
 from mldiv.datasets.formats.arrays import Labels
-
-LAYOUT = "a whole number for each training image, in the data set's order: .npy, or text with spaces, commas or lines between"
 
 
 def read(path: Path, count: int, classes: int) -> Labels:
@@ -21,7 +19,7 @@ def read(path: Path, count: int, classes: int) -> Labels:
         found = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _numbers(path)
     except (OSError, ValueError, EOFError, OverflowError, MemoryError) as error:
         why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise DataError(f"--train-labels {path}: cannot be read ({why}); it should hold {LAYOUT}") from None
+        raise DataError(f"--train-labels {path}: cannot be read ({why}); it should hold {LABELS}") from None
     labels = arrays.labels(found, count, f"--train-labels {path}")
     if len(labels) and int(labels.max()) >= classes:
         raise DataError(f"--train-labels {path}: a label is {int(labels.max())}, the data set has {classes} classes from 0 on")

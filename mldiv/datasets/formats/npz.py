@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from mldiv.datasets.files import DataError, say_taken
+from mldiv.datasets.files import LAYOUTS, DataError, say_taken
 from mldiv.datasets.formats import arrays
 
 #: Names that each array may have. Where the file holds several, the first is taken.
@@ -16,11 +16,7 @@ KEYS = {
     "test_images": ("test_images", "x_test", "val_images", "x_val"),
     "test_labels": ("test_labels", "y_test", "val_labels", "y_val"),
 }  # fmt: skip
-LAYOUT = (
-    "a file NAME.npz with the arrays train_images, train_labels, test_images and test_labels (or x_train and so on; val in "
-    "place of test): uint8 [images, side, side] or with 1 or 3 channels behind or in front, and whole numbers from 0 on, or "
-    "[images, classes], soft labels to score by"
-)
+LAYOUT = LAYOUTS["npz"]
 
 
 def read(root: Path | None, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

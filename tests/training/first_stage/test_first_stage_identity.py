@@ -15,7 +15,7 @@ from PIL import Image
 
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import load
-from mldiv.setting import FIRST_STAGE, PRETRAINING, TRIAL, sparing
+from mldiv.settings.setting import FIRST_STAGE, PRETRAINING, TRIAL, sparing
 from mldiv.storage.cache import Store
 from mldiv.training.first_stage import SharedFirstStage, environment_id, first_stage_id, pattern
 from mldiv.training.pretraining import pretrained, pretraining_id

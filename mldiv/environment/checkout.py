@@ -1,16 +1,19 @@
-"""Find what lies beside the package in a checkout, analysis/ and studies/. A wheel carries both in a folder of the package.
+"""Know this copy of mldiv: its version, and where analysis/ and studies/ are: beside the package, or carried by a wheel in it.
 
-Names so general may not stand at the top of site-packages. ``import analysis`` works anywhere after `use_analysis`.
+Names as general as these may not stand at the top of site-packages. ``import analysis`` works anywhere after `use_analysis`.
 """
 
 import importlib
 import sys
 from pathlib import Path
 
+#: As pyproject.toml has it.
+VERSION = "0.5.0"
+
 #: Where a wheel has them (setup.py); in a checkout there is no such folder.
-CARRIED = Path(__file__).resolve().parent / "carried"
+CARRIED = Path(__file__).resolve().parents[1] / "carried"
 #: The folder of analysis/ and studies/.
-ROOT = CARRIED if CARRIED.is_dir() else Path(__file__).resolve().parents[1]
+ROOT = CARRIED if CARRIED.is_dir() else Path(__file__).resolve().parents[2]
 STUDIES = ROOT / "studies"
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Protocol
 
 import pydantic
 from pydantic_core import PydanticCustomError
@@ -22,8 +22,28 @@ ALWAYS = object()
 #: How much of a value a message shows.
 LONGEST_SHOWN_CHARACTERS = 80
 
+
+class Configuration(Protocol):
+    """A dataclass each of whose fields is declared by `setting`; `TrialConfig` above all."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
+
+
+class Suggesting(Protocol):
+    """What a search asks of an Optuna trial."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = ...) -> float:
+        """Suggest a number between two ends."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = ...) -> int:
+        """Suggest a whole number between two ends, both included."""
+
+    def suggest_categorical(self, name: str, choices: list[str]) -> Any:
+        """Suggest one of the choices."""
+
+
 #: How a setting is suggested: (its name, an Optuna trial, the configuration that it changes) -> value.
-Search = Callable[[str, Any, Any], float | int | str]
+Search = Callable[[str, Suggesting, Any], float | int | str]
 
 
 class ConfigError(ValueError):
@@ -54,7 +74,7 @@ class Log:
     low: float
     high: float
 
-    def __call__(self, name: str, trial: Any, config: Any) -> float:
+    def __call__(self, name: str, trial: Suggesting, config: Configuration) -> float:
         own = getattr(config, name)
         return trial.suggest_float(name, min(self.low, own), max(self.high, own), log=True)
 
@@ -66,7 +86,7 @@ class Around:
     down: float
     up: float
 
-    def __call__(self, name: str, trial: Any, config: Any) -> float:
+    def __call__(self, name: str, trial: Suggesting, config: Configuration) -> float:
         own = getattr(config, name)
         return trial.suggest_float(name, own / self.down, own * self.up, log=True)
 
@@ -79,27 +99,27 @@ class Steps:
     high: int
     step: int = 1
 
-    def __call__(self, name: str, trial: Any, config: Any) -> int:
+    def __call__(self, name: str, trial: Suggesting, config: Configuration) -> int:
         own = getattr(config, name)
         return trial.suggest_int(name, min(self.low, own), max(self.high, own), step=self.step)
 
 
-def anything(name: str, trial: Any, config: Any) -> str:
+def anything(name: str, trial: Suggesting, config: Configuration) -> str:
     """Suggest all of its choices."""
     return trial.suggest_categorical(name, list(fields(type(config))[name].metadata["choices"]))
 
 
-def fields(cls: Any) -> dict[str, dataclasses.Field]:
+def fields(cls: type[Configuration]) -> dict[str, dataclasses.Field]:
     """Return the settings of a configuration's class by name."""
     return {item.name: item for item in dataclasses.fields(cls)}
 
 
-def sparing(cls: Any, part: str) -> frozenset[str]:
+def sparing(cls: type[Configuration], part: str) -> frozenset[str]:
     """Return the names of the settings without influence on a part."""
     return frozenset(name for name, item in fields(cls).items() if part in item.metadata["spares"])
 
 
-def identity(config: Any, part: str) -> dict[str, Any]:
+def identity(config: Configuration, part: str) -> dict[str, Any]:
     """Return the settings that can change a part, by name: what its identity is made of."""
     spared = sparing(type(config), part) | sparing(type(config), TRIAL)
     return {
@@ -109,13 +129,13 @@ def identity(config: Any, part: str) -> dict[str, Any]:
     }
 
 
-def as_before(cls: Any) -> dict[str, Any]:
+def as_before(cls: type[Configuration]) -> dict[str, Any]:
     """Return the values that a record stored without a setting was trained with, by setting."""
     values = {name: (item.metadata["before"], item.default) for name, item in fields(cls).items()}
     return {name: default if before is ALWAYS else before for name, (before, default) in values.items()}
 
 
-def make_check(cls: Any) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+def make_check(cls: type[Configuration]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Make a function that returns a configuration's values, 1 as 1.0 where a float is expected.
 
     It raises ConfigError for the first value of a wrong type, out of its range or not among its choices.

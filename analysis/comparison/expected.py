@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.records.effects import resampled_eces, stacked
+from analysis.comparison.effects import resampled_eces, stacked
 from analysis.records.load import Predictions
 from analysis.records.repeats import Repeats
 from analysis.stats.bootstrap import Interval, of_resampled

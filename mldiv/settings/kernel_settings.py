@@ -9,7 +9,17 @@ from dataclasses import Field
 from typing import Any
 
 from mldiv.method.kernels import KERNELS, Range, kernel_parameters, kernel_ranges
-from mldiv.setting import FIRST_STAGE, FIRST_STAGE_STEP, PRETRAINING, ConfigError, Log, Steps, make_check_of, setting, shown
+from mldiv.settings.setting import (
+    FIRST_STAGE,
+    FIRST_STAGE_STEP,
+    PRETRAINING,
+    ConfigError,
+    Log,
+    Steps,
+    make_check_of,
+    setting,
+    shown,
+)
 
 #: What a kernel's parameter is called among the settings.
 PREFIX = "kernel_"
