@@ -101,8 +101,6 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
     Raises: ConfigError, naming the flag or setting; DataError, naming the file and how to get it.
     """
     place, store = places(flags, study.name)
-    if not (flags.in_process or flags.dry_run):
-        check_address(flags.address)
     preset = choose_preset(study, flags)
     base = configure_trials(study, flags, preset)
     with suppress(DataError):  # of arms that depend on the data; what can be said without them is said first
@@ -115,6 +113,8 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
         print(plain(f"{study.name}: {words}"), file=sys.stderr)
     if words := check_selected(arms, flags.stop_early, count_trials(study, flags, preset)):
         print(f"{study.name}: {words}", file=sys.stderr)
+    if not (flags.in_process or flags.dry_run):
+        check_address(flags.address)
     return StudyRun(
         study=study,
         header=describe_study(study, flags, preset, base, arms, changes),
