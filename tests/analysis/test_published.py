@@ -105,6 +105,9 @@ def test_results_effects_are_looked_up_in_every_study_that_has_any():
 DEMO, AGAIN = "demo", {
     ("diversity_form/tenth", "both terms"), ("balance/cifar100_terms", "with both"), ("ablation", "with feature diversity")
 } | {
+    ("diversity_form/today", arm)
+    for arm in ("both terms", "parameter term alone", "feature term alone", "stage two continues, no diversity")
+} | {
     ("budget", f"{method}, as it is")
     for method in (
         "two deterministic networks", "deterministic mutual learning", "two Bayesian networks", "with parameter diversity",
