@@ -55,9 +55,9 @@ def one_thread():
 
 @pytest.fixture
 def tiny() -> TrialConfig:
-    """A trial of a second: 160 digits, a thin ResNet-8, two epochs of each stage."""
+    """A trial of a third of a second: 96 digits, a thin ResNet-8, two epochs of each stage."""
     return TrialConfig(
-        data="digits", train_size=160, test_size=60, validation_size=60, arch="resnet8", width=0.25, epochs=4, switch_epoch=2,
+        data="digits", train_size=96, test_size=32, validation_size=32, arch="resnet8", width=0.25, epochs=4, switch_epoch=2,
         pretrain_epochs=1, batch_size=32, lr=0.05, validation_samples=2, test_samples=3, fusion_dim=16, scale_batches=2,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Plug-ins: what the example enters is trained, with Ray and without; what is wrong with another is said by name."""
+"""Plug-ins: what the example enters is trained; what is wrong with another is said by name. On Ray: test_worker_groups.py."""
 
 import dataclasses
 import sys
@@ -315,18 +315,3 @@ def test_a_study_with_a_plugin(tmp_path, capsys, monkeypatch):
     changed.write_text((EXAMPLE / "cauchy.py").read_text() + "\n")
     assert main(STUDY, build, [str(changed) if word == str(EXAMPLE / "cauchy.py") else word for word in argv]) == 2
     assert "plugins ({'cauchy': " in capsys.readouterr().err
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_study_with_a_plugin_on_ray(tmp_path, shared_cluster):
-    """Trials of two processes: the cluster's two nodes have a processor each."""
-    from helpers import clusters
-
-    clusters.set_nodes(shared_cluster, 1)
-    ranks = ["--parallel-trials", "1", "--workers", "2"]
-    argv = [*FLAGS, "--out", str(tmp_path / "own"), "--address", shared_cluster.address, *ranks, "--set=kernel_tail=2"]
-    assert main(STUDY, lambda folder, place: "", argv) == 0
-    assert ended(tmp_path / "own")["cauchy"].config["kernel_own"] == "tail=2.0"
-    assert {record.status for record in ended(tmp_path / "own").values()} == {"finished"}
-    assert torch.isfinite(torch.tensor(ended(tmp_path / "own")["cauchy"].test["pair"]["nll"]))

@@ -92,7 +92,7 @@ def interrupted(out, before):
 
 def without_its_head(out):
     """Of the cluster the head is killed. The command gives up 5 s after that, not Ray's 60."""
-    with head(2) as cluster:
+    with head(1) as cluster:
         command, done = start(out, "--address", cluster.address, RAY_gcs_rpc_server_reconnect_timeout_s="5"), chaos.epochs(out)
         until(lambda: chaos.epochs(out) >= done + 10 or command.poll() is not None, 180)
         os.kill(cluster.head_node.all_processes["gcs_server"][0].process.pid, signal.SIGKILL)

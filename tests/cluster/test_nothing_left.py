@@ -69,7 +69,7 @@ def test_nothing_is_left(small, shared_cluster, tmp_path):
     arms = [make_arm("plain", small, {"alpha": 0.0, "beta": 0.0}, ()), make_arm("both", small, {}, ("alpha",))]
     plan, seen = Plan(arms, tmp_path, samples=1, seeds=(1,)), set()
     other, cpus = shared_cluster, 1 + len(shared_cluster.worker_nodes)
-    with alone(2) as cluster:
+    with alone(1) as cluster:
 
         def progress(trial, result):
             seen.update((title, has_torch(process)) for title, process in busy(cluster).items())
@@ -79,7 +79,7 @@ def test_nothing_is_left(small, shared_cluster, tmp_path):
             assert {find_trial(tmp_path, item.trial).status for item in plan.assignments} == {"finished"}
             assert set(groups()) == {"REMOVED"}
             until(lambda: not busy(cluster))
-            until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"] == 2)
+            until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"] == 1)
         titles = " ".join(title for title, _ in seen)
         assert "RayTrainWorker" in titles  # or the count above could not see one
         assert {title.split(".")[0] for title, torch in seen if torch} == {"ray::RayTrainWorker"}

@@ -2,24 +2,30 @@
 
 import itertools
 import json
+import math
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import ray
 from helpers import chaos, clusters
 from helpers.clusters import set_nodes
+from helpers.plugins import forget_all
 from helpers.sweeps import assert_as_trained_alone, broker, make_plan, placed
 from ray.tune.schedulers import FIFOScheduler
 
 from mldiv import records
 from mldiv.cluster import process_group, tuner, worker_groups
 from mldiv.cluster.nodes import Resources
+from mldiv.plugins import loading
 from mldiv.records import find_trial, trial_folder
 from mldiv.storage.object_store import Remote, working_copy
 from mldiv.storage.remote_cache import open_store
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.plan import Plan
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin" / "cauchy.py"
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("nothing_left")]
 
@@ -65,12 +71,24 @@ def test_what_dies_and_what_fails(small, tmp_path, cluster):
             assert_as_trained_alone(copy.local, config.replace(seed=1, **changes), tmp_path)
 
 
+@pytest.fixture
+def plugged():
+    """A function that makes a longer trial of the example plug-in's kernel, network and data."""
+    loading.load([loading.find(str(EXAMPLE))])
+    own = {"data": "stripes", "arch": "two_layers", "kernel": "cauchy", "kernel_tail": 2.0}
+    yield lambda config: config.replace(epochs=16, switch_epoch=10, **own)
+    forget_all()
+
+
 @pytest.mark.slow
-def test_a_rank_that_dies(cluster, small, tmp_path, monkeypatch):
+def test_a_rank_that_dies(cluster, small, plugged, tmp_path, monkeypatch):
     """One of two, on two nodes, for every node has one processor, and not the one that tells the broker: what the other hears
-    of it is no failure of the trial, which goes on. Before that the two fail to meet, and what they held is given back."""
+    of it is no failure of the trial, which goes on. Before that the two fail to meet, and what they held is given back.
+
+    Kernel, network and data are a plug-in's, which every process loads, those that come for the dead too.
+    """
     monkeypatch.setattr(worker_groups, "ProcessGroup", late_for_once(tmp_path / "late"))
-    plan = Plan([make_arm("both", small.replace(epochs=16, switch_epoch=10), {}, ())], tmp_path, samples=0, seeds=(1,))
+    plan = Plan([make_arm("both", plugged(small), {}, ())], tmp_path, samples=0, seeds=(1,))
     killed, seen = [], set()
 
     def progress(trial, result):
@@ -86,6 +104,9 @@ def test_a_rank_that_dies(cluster, small, tmp_path, monkeypatch):
     assert (record.status, record.attempts, len(killed)) == ("finished", 2, 1), record.reason
     assert len(seen) >= 2
     assert record.environment["world_size"] == 2
+    assert record.environment["plugins"] == loading.hashes()
+    assert record.config["kernel_own"] == "tail=2.0"
+    assert math.isfinite(record.test["pair"]["nll"])
     assert (tmp_path / "late").exists()
 
 

@@ -38,7 +38,7 @@ def test_the_accuracy_of_the_mean_network(tiny, tiny_data, pair, most, monkeypat
     monkeypatch.setattr(first_epoch, "MOST_IMAGES", most)
     config = tiny.replace(initialization="pretrained")
     found = FirstEpoch(config, pair, tiny_data, 0, torch.device("cpu")).lines()[0]
-    places = [round(place * 59 / 6) for place in range(7)] if most == 7 else range(60)
+    places = [round(place * 31 / 6) for place in range(7)] if most == 7 else range(32)
     images = (tiny_data.validation.images[list(places)].float() / 255 - tiny_data.mean[0]) / tiny_data.std[0]
     for number, peer in enumerate(pair.eval().peers, 1):
         said = peer(images, weights=peer.mean)[0].argmax(-1)

@@ -11,6 +11,7 @@ from mldiv.datasets.splits import Shapes, Split
 from mldiv.evaluation import predictive
 from mldiv.evaluation.metrics import Predictive, entropy, together
 from mldiv.training.loop import make_pair
+from mldiv.training.worker_cache import dataset
 
 SHAPES = Shapes(classes=10, channels=1, train_images=100)
 
@@ -171,8 +172,9 @@ def test_the_yardstick_is_the_same_whatever_the_trials_own_kernel(tiny, tiny_dat
     torch.testing.assert_close(predictive._yardstick([(features[0],), (features[1],)])[0], expected)
 
 
-def test_a_gpu_predicts_many_of_trainings_batches_at_once(tiny, tiny_data):
+def test_a_gpu_predicts_many_of_trainings_batches_at_once(tiny):
     """As many as hold no more than a step does, fewer of large images; a processor predicts them as it always did."""
+    tiny_data = dataset(tiny.replace(validation_size=60))
     with fake_gpu() as device:
         for changes, size in (({"batch_size": 3}, 48), ({"batch_size": 3, "samples_at_once": 4}, 12), ({"batch_size": 40}, 60)):
             given = tiny.replace(**changes), tiny_data.to(device), "validation", device

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROCESSES = multiprocessing.get_context("forkserver")  # one process imports torch, all others are its forks
-# With the first optimiser torch imports its compiler: 3 s for every process that has to do it by itself.
-PROCESSES.set_forkserver_preload(["mldiv.training.fit", "pytest", "torch._dynamo"])
+# With the first optimiser torch imports its compiler, with the data scikit-learn: 4 s for every process that has to by itself.
+PROCESSES.set_forkserver_preload(
+    ["mldiv.training.fit", "pytest", "torch._dynamo", "sklearn.model_selection", "sklearn.datasets"]
+)
 
 
 def running() -> Iterator[tuple[int, int, str]]:
