@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tabulate import tabulate
 
 from analysis import tables
 from analysis.answer.document import describe
@@ -72,8 +73,8 @@ def markdown(studies: dict[str, Analysis]) -> str:
         shown = _columns(studies, group)
         if shown:
             head = ["network, data", "arm", *tables.titles(shown)]
-            table = pd.DataFrame(_rows(studies, shown, tables.MARKDOWN_BOLD), columns=head)
-            parts += [words, table.to_markdown(index=False, disable_numparse=True)]
+            rows = _rows(studies, shown, tables.MARKDOWN_BOLD)
+            parts += [words, tabulate(rows, head, "pipe", disable_numparse=True)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -143,8 +144,7 @@ def summary(studies: dict[str, Analysis]) -> list[str]:
     if not rows:
         return []
     head = ["arm", "studies", "pairs", "gain in NLL, in units of what matters [95 %]", "probability of improvement [95 %]"]
-    table = pd.DataFrame(rows, columns=head).to_markdown(index=False, disable_numparse=True)
-    return ["# Over all studies", "", SUMMED, "", table, ""]
+    return ["# Over all studies", "", SUMMED, "", tabulate(rows, head, "pipe", disable_numparse=True), ""]
 
 
 def _nll(made: Analysis, arm: str) -> tuple[np.ndarray, np.ndarray]:

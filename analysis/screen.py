@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
-import pandas as pd
+from tabulate import tabulate
 
 from analysis import tables
 from analysis.answer import document
@@ -65,7 +65,7 @@ def _rows(study: StudyData, table: tables.Table, effects: Effects, kept: Sequenc
     titles = [study.header.scientific, *tables.titles(SCORES), "by NLL"]
     others = sum(2 + max(len(row[column]) for row in [titles, *cells]) for column in range(1, len(titles)))
     rows = [[_short(plain(row[0]), max(LEAST_NAME, WIDTH - others)), *row[1:]] for row in cells]
-    lines = pd.DataFrame(rows, columns=titles).to_markdown(index=False, disable_numparse=True, tablefmt="simple").splitlines()
+    lines = tabulate(rows, titles, "simple", disable_numparse=True).splitlines()
     left_out = len(table) - len(kept)
     return [line.rstrip() for line in lines] + ([f"... and {left_out} more in table.md"] if left_out else [])
 

@@ -6,6 +6,7 @@ from dataclasses import astuple
 from typing import Any
 
 import pandas as pd
+from tabulate import tabulate
 
 from analysis.records.cautions import bounds
 from analysis.records.columns import COLUMNS, GROUPS, Column
@@ -156,8 +157,8 @@ def part(study: StudyData, table: Table, group: str) -> list[str]:
     if not names:
         return []
     rows = [[plain(arm).replace("|", r"\|"), *scores] for arm, *scores in cells(table, names, MARKDOWN_BOLD)]
-    frame = pd.DataFrame(rows, columns=[study.header.scientific, *titles(names)])
-    return [f"{GROUPS[group]} {counted(table, names)}", frame.to_markdown(index=False, disable_numparse=True)]
+    head = [study.header.scientific, *titles(names)]
+    return [f"{GROUPS[group]} {counted(table, names)}", tabulate(rows, head, "pipe", disable_numparse=True)]
 
 
 def settings(study: StudyData) -> list[str]:
@@ -167,8 +168,8 @@ def settings(study: StudyData) -> list[str]:
         return []
     names = list(dict.fromkeys(name for values in chosen.values() for name in values))
     rows = [[arm, *(_setting(chosen.get(arm, {}).get(name)) for name in names)] for arm in study.arms]
-    frame = pd.DataFrame(rows, columns=[study.header.scientific, *names])
-    return ["Settings chosen by the searches:", frame.to_markdown(index=False, disable_numparse=True)]
+    head = [study.header.scientific, *names]
+    return ["Settings chosen by the searches:", tabulate(rows, head, "pipe", disable_numparse=True)]
 
 
 def _setting(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-import pandas as pd
+from tabulate import tabulate
 
 from analysis.answer import headline
 from analysis.answer.headline import names
@@ -113,7 +113,7 @@ def _table(study: StudyData, kind: tuple[str, str], metric: str, effects: Mappin
         columns["n"] = [str(effect.n) for effect in effects.values()]
     if len(columns) == 1:
         return []
-    return [head, pd.DataFrame(columns).to_markdown(index=False, disable_numparse=True)]
+    return [head, tabulate(columns, "keys", "pipe", disable_numparse=True)]
 
 
 def _name(name: str) -> str:
@@ -180,8 +180,7 @@ def by_whom(study: StudyData, effects: Effects, singles: Mapping[str, Effects]) 
         interval = interval_name(study.header.level)
         also = " and after temperature scaling, that over seeds alone" if metric in singles.get(SCALED, {}) else ""
         parts.append(f"The same by whom{also}: difference in test {compared.title}{compared.unit}, verdict, mean [{interval}]:")
-        frame = pd.DataFrame(rows, columns=[study.header.scientific, *columns])
-        parts.append(frame.to_markdown(index=False, disable_numparse=True))
+        parts.append(tabulate(rows, [study.header.scientific, *columns], "pipe", disable_numparse=True))
     return parts
 
 

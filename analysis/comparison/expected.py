@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
+from tabulate import tabulate
 
 from analysis.comparison.effects import resampled_eces, stacked
 from analysis.records.load import Predictions
@@ -44,8 +44,8 @@ def markdown(repeats: Repeats) -> list[str]:
             rows.append([arm, *ece, *smooth(seeds)])
     if not rows:
         return []
-    frame = pd.DataFrame(rows, columns=["arm", "ECE % [95 % interval]", "if calibrated [95 % range]", *SMOOTH])
-    return [WORDS, frame.to_markdown(index=False, disable_numparse=True)]
+    head = ["arm", "ECE % [95 % interval]", "if calibrated [95 % range]", *SMOOTH]
+    return [WORDS, tabulate(rows, head, "pipe", disable_numparse=True)]
 
 
 def interval(seeds: OfSeeds) -> Interval | None:

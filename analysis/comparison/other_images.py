@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-import pandas as pd
+from tabulate import tabulate
 
 from analysis.records.columns import mean_over_members
 from analysis.records.load import StudyData
@@ -53,5 +53,5 @@ def markdown(study: StudyData) -> list[str]:
                     rows.append([name, arm, title, *("-" if cell is None else f"{cell.text(3)} ({cell.n})" for cell in cells)])
     if not rows:
         return []
-    frame = pd.DataFrame(rows, columns=["other images", "arm", "measure", *SCORES.values()])
-    return [WORDS, frame.to_markdown(index=False, disable_numparse=True)]
+    head = ["other images", "arm", "measure", *SCORES.values()]
+    return [WORDS, tabulate(rows, head, "pipe", disable_numparse=True)]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-import pandas as pd
+from tabulate import tabulate
 
 from analysis.records.columns import mean_over_members
 from analysis.records.load import StudyData
@@ -89,8 +89,8 @@ def markdown(study: StudyData) -> list[str]:
         nll = {seed: value for seed, value in found.items() if value is not None and np.isfinite(curves[seed]).all()}
         if nll:
             rows.append([arm, _cell(*worth(list(nll.values()), np.array([curves[seed] for seed in nll])), most), len(nll)])
-    frame = pd.DataFrame(rows, columns=["arm", "independent networks [95 % interval]", "n"])
-    return [WORDS.format(arm=name), frame.to_markdown(index=False, disable_numparse=True)]
+    head = ["arm", "independent networks [95 % interval]", "n"]
+    return [WORDS.format(arm=name), tabulate(rows, head, "pipe", disable_numparse=True)]
 
 
 def _cell(size: float, interval: tuple[float, float] | None, most: int) -> str:
