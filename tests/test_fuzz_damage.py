@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [*FILES, "predictions.parquet"])
 def test_files_that_are_cut_or_flipped(study, name):
-    """The tables and the answer of each, of every fifth the page and its figures too."""
+    """The tables and the answer of each, of every seventh the page and its figures too."""
     path, draw, counts = file(study, name), random.Random(0), Counter()
     whole = path.read_bytes()
     for number in range(120 // PART):
@@ -32,7 +32,7 @@ def test_files_that_are_cut_or_flipped(study, name):
             damages.flip(path, draw.random(), draw.randrange(8))
         else:
             damages.cut(path, draw.random())
-        kept, problems = analysed(study, ("md", "csv", "tex", "html") if number % 5 == 0 else ("md",))
+        kept, problems = analysed(study, ("md", "csv", "tex", "html") if number % 7 == 0 else ("md",))
         counts["refused" if kept is None else "named" if problems else "accepted"] += 1
         if name == "trial.json":
             assert kept == {("plain", 1)} or json.loads(path.read_text()) == json.loads(whole), number

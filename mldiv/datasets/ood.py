@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,7 @@ def in_place_of_test(data: ImageData, name: str, root: Path | None) -> ImageData
     return replace(data, test=as_split(name, root, data, len(data.test)))
 
 
+@cache
 def _photograph(name: str) -> UInt8[Tensor, "3 height width"]:
     from sklearn.datasets import load_sample_image  # scikit-learn takes a second to import
 

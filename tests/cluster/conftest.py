@@ -10,7 +10,7 @@ from mldiv.config import TrialConfig
 def nothing_left(cluster):
     """The sweep gives everything back."""
     yield
-    assert_nothing_left()
+    assert_nothing_left(cluster)
 
 
 @pytest.fixture(scope="session")

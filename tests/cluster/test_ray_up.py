@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from helpers import machines
-from helpers.processes import environment, running
+from helpers.clusters import busy
+from helpers.processes import environment, running, until
 
 from mldiv import records
 from mldiv.records import read_trial
@@ -39,6 +40,9 @@ CHANGES = {
     "ray start --address": "ray start --num-cpus=1 --address",
 }
 COUNT = """python -c 'import ray; ray.init(logging_level="ERROR"); print("nodes:", sum(n["Alive"] for n in ray.nodes()))'"""
+#: What becomes of all placement groups that there ever were.
+GROUPS = """python -c 'import ray; ray.init(logging_level="ERROR"); from ray.util import placement_group_table as table; \
+print("groups:", *{group["state"] for group in table().values()})'"""
 #: The kernel sweep's flags: two short trials, each on both machines.
 #: MLDIV_SUBMIT="--preset demo" submits the whole demo instead.
 SHORT = (
@@ -97,8 +101,8 @@ def cluster(tmp_path_factory):
             time.sleep(0.5)
 
 
-def raylets() -> list[str]:
-    return [title for _, _, title in running() if "raylet" in title and machines.NETWORK in title]
+def raylets() -> set[int]:
+    return {pid for pid, _, title in running() if "/raylet " in title and machines.NETWORK in title}
 
 
 def test_both_machines_join(cluster):
@@ -111,11 +115,12 @@ def test_both_machines_join(cluster):
 def test_the_doctor_finds_nothing(cluster):
     said = cluster.ray("exec", FILE, "python -m mldiv.doctor --workers 2")
     assert "joined at auto" in said and "the same on 2 nodes" in said and "2 processes on as many nodes add up" in said
-    assert "\n0 failed" in said.replace("\r", "")
+    assert "\n0 failed" in said.replace("\r", "") and "2 nodes, 2 CPUs" in said
 
 
 def test_a_study_as_a_job_and_by_ray_submit(cluster, tmp_path):
-    """On the head, and then from here, where all is recorded; the results come here by `ray rsync-down`."""
+    """On the head, which has a dashboard, where nothing is left of it; then from here, where all is recorded; the results come
+    here by `ray rsync-down`."""
     results = cluster.folder / "results"
     job = "ray job submit --address http://127.0.0.1:8265 -- python ~/mldiv/studies/kernel_sweep.py"
     said = cluster.ray("exec", FILE, " ".join([job, *STUDY.split()]))
@@ -123,6 +128,8 @@ def test_a_study_as_a_job_and_by_ray_submit(cluster, tmp_path):
     if STUDY == SHORT:
         ranks = {read_trial(path.parent).environment["world_size"] for path in results.glob("kernel_sweep/trials/*/trial.json")}
         assert ranks == {2}
+    until(lambda: not busy({pid: title for pid, parent, title in running() if parent in raylets()}), 30)
+    assert "groups: REMOVED\n" in cluster.ray("exec", FILE, GROUPS).replace("\r", "")
     said = cluster.ray("submit", FILE, "studies/kernel_sweep.py", "--", *STUDY.split())
     assert "nothing to train" in said and "\nrbf " in said.replace("\r", "")
     cluster.ray("rsync-down", FILE, f"{results}/kernel_sweep/table.md", str(tmp_path / "table.md"))

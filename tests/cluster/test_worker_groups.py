@@ -1,5 +1,6 @@
 """Sweeps on groups of processes, each a real TorchTrainer: on two nodes, killed, failing, coming and going with nodes."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 from helpers import chaos, clusters
-from helpers.clusters import set_nodes
+from helpers.clusters import busy, set_nodes
 from helpers.plugins import forget_all
 from helpers.sweeps import assert_as_trained_alone, broker, make_plan, placed
 from ray.tune.schedulers import FIFOScheduler
@@ -129,7 +130,10 @@ def late_for_once(mark):
 @pytest.mark.slow
 def test_groups_come_with_nodes_and_go_with_the_work(small, tmp_path, cluster, monkeypatch):
     """One group on one processor; a second one when a node joins; one again when only the long trial is left, which is then
-    stopped. The cluster is asked for both as long as there is work for them, and for nothing in the end."""
+    stopped. The cluster is asked for both as long as there is work for them, and for nothing in the end.
+
+    Nothing is started that nobody needs: an import of torch is 2 s of processor, an actor of Ray Train as many.
+    """
     set_nodes(cluster, 0)
     asked, request = [], worker_groups.request_resources
     monkeypatch.setattr(worker_groups, "request_resources", lambda bundles: asked.append(bundles) or request(bundles=bundles))
@@ -138,8 +142,11 @@ def test_groups_come_with_nodes_and_go_with_the_work(small, tmp_path, cluster, m
     arms.append(make_arm("long", small.replace(epochs=5000, switch_epoch=5000), {}, ()))
     plan = Plan(arms, tmp_path, samples=0, seeds=(1,))
     free: list[float] = []
+    seen: set[tuple[str, bool]] = set()
 
     def progress(trial, result):
+        if len(free) % 25 == 0:
+            seen.update((title, has_torch(process)) for process, title in busy(clusters.processes(cluster)).items())
         if not free:
             set_nodes(cluster, 1)
         free.append(ray.available_resources().get("CPU", 0.0))
@@ -153,8 +160,18 @@ def test_groups_come_with_nodes_and_go_with_the_work(small, tmp_path, cluster, m
     ends = {item.arm: find_trial(tmp_path, item.trial).status for item in plan.assignments}
     assert ends.pop("long") == "stopped"
     assert set(ends.values()) == {"finished"}
+    titles = " ".join(title for title, _ in seen)
+    assert {title.split(".")[0] for title, torch in seen if torch} == {"ray::RayTrainWorker"}
+    assert "DatasetManager" not in titles
+    assert "PlacementGroupCleaner" not in titles
     processor = {"CPU": 0.9}
     assert [wanted for wanted, _ in itertools.groupby(asked)] == [[processor] * 2, [processor], []]
+
+
+def has_torch(process):
+    with contextlib.suppress(OSError):  # it has ended
+        return "libtorch" in Path(f"/proc/{process}/maps").read_text()
+    return False
 
 
 @pytest.fixture(scope="module")

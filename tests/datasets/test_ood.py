@@ -7,7 +7,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torchvision.transforms.v2 import functional as tf
 
-from mldiv.datasets import sources
+from mldiv.datasets import ood, sources
 from mldiv.datasets.ood import OOD, as_split, check, check_name, in_place_of_test, label, load_other, names
 from mldiv.datasets.sources import DATASETS, DataError
 from mldiv.datasets.splits import eval_batches, load
@@ -137,6 +137,7 @@ def test_what_cannot_be_is_said_early(tmp_path, monkeypatch):
     def lost(name):
         raise FileNotFoundError(f"no such file: {name}")
 
+    ood._photograph.cache_clear()
     monkeypatch.setattr("sklearn.datasets.load_sample_image", lost)
     with pytest.raises(DataError, match=r"scikit-learn's china\.jpg cannot be read \(no such file"):
         check("photographs", None, "digits")

@@ -194,17 +194,11 @@ def ask_doctor(tmp_path, *given, **more):
     return lines, found
 
 
-def test_the_command_on_a_cluster(cluster, tmp_path):
-    lines, found = ask_doctor(tmp_path, "--address", cluster.address, "--workers", "2")
-    assert found.returncode == 0 and "failed" not in {line[:6] for line in lines.values()}, found.stdout
-    assert lines["nodes' DDP"].startswith("ok") and "2 nodes, 2 CPUs" in lines["Ray"]
-    assert found.stdout.splitlines()[-1].startswith("0 failed")
-
-
 def test_the_command_on_this_machine(cluster, tmp_path):
-    """Where another Ray runs: the cluster."""
+    """Where another Ray runs: the cluster. On one of two machines: tests/cluster/test_ray_up.py."""
     lines, found = ask_doctor(tmp_path, "--address", "local")
-    assert found.returncode == 0 and "another Ray" in lines["Ray"] and lines["Ray"].startswith("warning"), found.stdout
+    assert found.returncode == 0 and found.stdout.splitlines()[-1].startswith("0 failed")
+    assert "another Ray" in lines["Ray"] and lines["Ray"].startswith("warning"), found.stdout
     assert list(tmp_path.iterdir()) == []
 
 

@@ -49,9 +49,19 @@ def processes(cluster: Cluster) -> dict[int, str]:
     return {pid: title.strip() for pid, parent, title in running() if parent in raylets}
 
 
-def assert_nothing_left() -> None:
-    """No placement group, no actor of ours, all processors free."""
+#: Titles of processes that Ray keeps for itself, one of each in a node, and of workers without work.
+OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_AutoscalingCoordinatorActor")
+
+
+def busy(started: dict[int, str]) -> dict[int, str]:
+    """Of processes, id -> title, those that do something for a driver."""
+    return {pid: title for pid, title in started.items() if title.startswith("ray::") and not title.startswith(OWN)}
+
+
+def assert_nothing_left(cluster: Cluster) -> None:
+    """No placement group, no actor or process of ours, all processors free."""
     until(lambda: {group["state"] for group in ray.util.placement_group_table().values()} <= {"REMOVED"}, 20)
     named = {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
     assert named <= {"AutoscalingCoordinator"}  # Ray's own, one per cluster
     until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], 20)
+    until(lambda: not busy(processes(cluster)), 20)
