@@ -1,12 +1,14 @@
 """Numbers in README, on the first page of docs/ and on the pages of studies come out of the records in docs/results."""
 
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from statistics import fmean as mean
 
 import pytest
 
+import analysis.build
 from analysis.build import analyse, build
 from analysis.compact.copy import ARCHIVE, load
 from analysis.comparison.effects import after_scaling, contrasts, differences
@@ -32,6 +34,16 @@ DIGITS = (2, 3, 4)
 OVERFIT, POINTS = ("few_images", "yardsticks/pair"), 4
 #: Of studies with more, arms are compared with the baseline alone.
 MANY_ARMS = 10
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once():
+    """Every study is read once for all tests, which unpacks it and takes a quarter of a second."""
+    once = cache(load)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (analysis.build, term_shares, yardstick_curves, sys.modules[__name__]):
+            patch.setattr(module, "load", once)
+        yield
 
 
 def written(effect, digits):
