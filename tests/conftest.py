@@ -132,8 +132,10 @@ def trained(tmp_path_factory):
     """The folder of a finished study of two arms and one seed, to be looked at only."""
     from helpers.small_study import run
 
+    from analysis.build import build
+
     folder = tmp_path_factory.mktemp("trained") / "study"
-    assert run(folder, seeds=1)[0] == 0
+    assert run(folder, seeds=1, report=build)[0] == 0
     return folder
 
 
