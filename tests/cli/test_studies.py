@@ -85,6 +85,7 @@ def ended(load_study, tmp_path_factory):
         study = load_study(OF_STUDY.get(name, name))
         argv = ["--preset", "demo", "--in-process", "--out", str(place / name), "--cache", str(place / f"store of {name}")]
         argv += FLAGS.get(name, ["--trials", "0"]) + [flag for arm in ARMS.get(name, []) for flag in ("--arm", arm)]
+        argv += [] if name in TELLING else ["--ood", "none"]  # what they add is the same in every study
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             demo, seeds = presets.PRESETS["demo"], 1 if name in ONE_SEED else 2
