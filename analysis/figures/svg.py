@@ -59,7 +59,7 @@ def files(figure: Figure, out: Path, name: str) -> list[Path]:
     """Write the figure into ``out`` as name.png and name.pdf, the same bytes for the same figure; return both paths."""
     png, pdf = io.BytesIO(), io.BytesIO()
     FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
-    figure.set_layout_engine("none")  # both as laid out for the first, which takes a third of drawing
+    figure.set_layout_engine("none")  # both as laid out for the first
     FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})
     paths = [out / f"{name}.png", out / f"{name}.pdf"]
     for path, buffer in zip(paths, (png, pdf), strict=True):

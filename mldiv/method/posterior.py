@@ -118,7 +118,7 @@ class GaussianPosterior(nn.Module):
             args
         )  # a CPU's float32 is faster without
         named = self._channels_last_views(flat) if at_once else self.views(flat)
-        tied = bool(buffers)  # a weight is given under each of its names, and looking for them takes a fifth of a small network
+        tied = bool(buffers)  # weights are given under each of their names: none is looked for
         return functional_call(self.module, {**named, **buffers}, args, kwargs, tie_weights=tied)
 
     def kl_to_prior(self, sigma: Float[Tensor, " weights"], prior_std: float) -> Float[Tensor, ""]:
