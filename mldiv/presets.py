@@ -41,7 +41,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "small": Preset(
         {"data": "cifar10", "arch": "resnet8", "width": 0.5, "epochs": 24, "switch_epoch": 16, "pretrain_epochs": 10}
-        | {"batch_size": 128, "lr": 0.1, "precision": "bf16", "channels_last": True, "validation_samples": 2}
+        | {"batch_size": 128, "lr": 0.1, "channels_last": True, "validation_samples": 2}
         | {"gradient_points": 0.5, "shift_share": 0.1},
         samples=4,
         seeds=5,

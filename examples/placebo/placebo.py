@@ -23,7 +23,7 @@ def from_zero(mean, sigma, peer_mean, peer_sigma):
 PARAM_DISTANCES["shuffled"] = Distance(shuffled, symmetric=False)
 PARAM_DISTANCES["from_zero"] = Distance(from_zero, symmetric=False)
 
-APART, HALF = "apart from the peer", "half the rate"
+APART, HALF, FEATURES = "apart from the peer", "half the rate", "apart by features"
 STUDIES["placebo"] = Study(
     name="placebo",
     question="Does the parameter term help since the peers grow apart, or as any push on their weights would?",
@@ -38,6 +38,8 @@ STUDIES["placebo"] = Study(
         HALF: {"alpha": 0.0, "beta": 0.0, "stage_two_lr_scale": 0.5},
         "a quarter of the rate": {"alpha": 0.0, "beta": 0.0, "stage_two_lr_scale": 0.25},
         "apart at half the rate": {"beta": 0.0, "stage_two_lr_scale": 0.5},
+        FEATURES: {"alpha": 0.0},
+        "both terms": {},
     },
     searched=(),
     baseline="mutual learning",
@@ -47,5 +49,7 @@ STUDIES["placebo"] = Study(
         "the peer, not zero": {APART: 1.0, "away from zero": -1.0},
         "the peer, not a lower rate": {APART: 1.0, HALF: -1.0},
         "the peer, at half the rate": {"apart at half the rate": 1.0, HALF: -1.0},
+        "the features, not zero": {FEATURES: 1.0, "away from zero": -1.0},
+        "the features, not a lower rate": {FEATURES: 1.0, HALF: -1.0},
     },
 )

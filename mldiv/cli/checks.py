@@ -135,6 +135,16 @@ def check_pretrained(configs: Sequence[TrialConfig]) -> list[str]:
     return [f"pretrained peers start from {words}" for words in said]
 
 
+def check_precision(configs: Sequence[TrialConfig], emulated: bool) -> str:
+    """Return what is said of trials in bf16 where that is ``emulated`` (`nodes.emulates_bf16`); nothing otherwise."""
+    if not emulated or all(config.precision == "float32" for config in configs):
+        return ""
+    return (
+        "precision = 'bf16', for which this machine's processor has no instructions: a step takes several times as long as by "
+        "--set precision=float32"
+    )
+
+
 def check_selected(arms: Sequence[Arm], stop_early: bool, samples: int) -> str:
     """Refuse what is chosen by validation images where there are none; return what is not known without them."""
     if not (without := [arm for arm in arms if arm.config.validation_size == 0]):

@@ -17,13 +17,14 @@ from mldiv.cli.checks import (
     check_data,
     check_heard,
     check_lanes,
+    check_precision,
     check_pretrained,
     check_selected,
     check_trials,
     check_workers,
 )
 from mldiv.cli.flags import full_path, parse_margins, parse_settings, places
-from mldiv.cluster.nodes import check_address, has_gpus, memory_here
+from mldiv.cluster.nodes import check_address, emulates_bf16, has_gpus, memory_here
 from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.datasets.files import DataError, content_hash
 from mldiv.datasets.splits import TooFewImages
@@ -111,8 +112,12 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
     check_trials([arm.config for arm in arms], memory_here() if flags.address == "local" else math.inf)
     for words in check_pretrained([arm.config for arm in arms]):
         print(plain(f"{study.name}: {words}"), file=sys.stderr)
-    if words := check_selected(arms, flags.stop_early, count_trials(study, flags, preset)):
-        print(f"{study.name}: {words}", file=sys.stderr)
+    for words in (
+        check_selected(arms, flags.stop_early, count_trials(study, flags, preset)),
+        check_precision([arm.config for arm in arms], (flags.in_process or flags.address == "local") and emulates_bf16()),
+    ):
+        if words:
+            print(f"{study.name}: {words}", file=sys.stderr)
     if not (flags.in_process or flags.dry_run):
         check_address(flags.address)
     return StudyRun(

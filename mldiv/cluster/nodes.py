@@ -5,6 +5,7 @@ import math
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,15 @@ def memory_here() -> float:
     if torch.cuda.is_available():
         return float(torch.cuda.get_device_properties(0).total_memory)
     return float(psutil.virtual_memory().total)
+
+
+def emulates_bf16() -> bool:
+    """Return whether trials on this machine compute in bf16 by a processor that has no instructions for it."""
+    if torch.cuda.is_available():
+        return False
+    with suppress(AttributeError, RuntimeError):  # where torch was built without oneDNN, or has it no longer
+        return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return False
 
 
 def has_gpus(address: str) -> bool:

@@ -286,6 +286,22 @@ def test_dry_run_times_steps_here_and_now(study, capsys, tmp_path, monkeypatch):
     assert re.search(r"side by side on this machine: about (\d+ min )?\d+ s\n", out)
 
 
+@pytest.mark.parametrize(
+    ("emulated", "flags", "said"),
+    [
+        (True, ["--set", "precision=bf16"], True),
+        (False, ["--set", "precision=bf16"], False),
+        (True, [], False),
+        (True, ["--set", "precision=bf16", "--address", "auto"], False),
+        (True, ["--set", "precision=bf16", "--address", "auto", "--in-process"], True),
+    ],
+)
+def test_bf16_without_instructions_for_it_is_said(study, capsys, monkeypatch, emulated, flags, said):
+    monkeypatch.setattr("mldiv.cli.run.emulates_bf16", lambda: emulated)
+    prepare(study, parse_flags(study, ["--preset", "demo", "--dry-run", *flags]))
+    assert ("--set precision=float32" in capsys.readouterr().err) == said
+
+
 def test_batch_opens_more_trials(study, capsys, tmp_path):
     given = ["--dry-run", "--out", str(tmp_path / "x"), "--trials", "3", "--seeds", "2", "--open-suggestions", "2"]
     assert f"{2 * ARMS} trials at once at most" in run(study, capsys, *given)[1]

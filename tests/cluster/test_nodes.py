@@ -1,8 +1,11 @@
 """How many worker groups fit: nodes are not one big machine, GPUs can be shared, and what no machine has is refused."""
 
+import platform
 import socket
+from pathlib import Path
 
 import pytest
+import torch
 
 from mldiv.cli.flags import parse_flags
 from mldiv.cli.main import main
@@ -132,3 +135,15 @@ def test_two_workers_of_a_trial_on_one_gpu_are_refused_before_anything_else(tmp_
     with pytest.raises(ConfigError, match=r"--workers 1 --gpus-per-worker 0\.25 trains several trials side by side"):
         worker_resources(PRESETS["paper"], [{"CPU": 8, "GPU": 1}], workers=2, cpus=None, gpus=0.25, more_may_come=False)
     assert Resources(2, 1.0, 1.0).workers == 2 and Resources(1, 1.0, 0.5).gpus == 0.5
+
+
+def test_bf16_has_instructions_of_its_own_where_the_kernel_lists_them():
+    if platform.machine() != "x86_64" or torch.cuda.is_available():
+        pytest.skip("told of x86 processors alone")
+    listed = set(Path("/proc/cpuinfo").read_text().split())
+    assert nodes.emulates_bf16() == ({"avx512bw", "avx512vl", "avx512dq"} - listed != set() and "avx_ne_convert" not in listed)
+
+
+def test_a_torch_that_cannot_tell_says_nothing_of_bf16(monkeypatch):
+    monkeypatch.setattr(nodes.torch, "ops", object())
+    assert not nodes.emulates_bf16()
