@@ -58,11 +58,14 @@ def count(tiny_data, tmp_path):
     """What training a plan takes, epoch by epoch, one trial after the other; `SharedFirstStage` says what a trial stores."""
 
     def counted(plan, result, prefixes=(), networks=()):
-        work, stored, pretrained = Work(), defaultdict(set), set(networks)
+        work, stored, pretrained, ended = Work(), defaultdict(set), set(networks), {}
         for stage, epoch in prefixes:
             stored[stage].add(epoch)
         while (task := plan.ask()) is not None:
             config, mine = task.config, stored[first_stage_id(task.config)]
+            if config.id in ended:  # two arms have chosen the same: it is trained once
+                plan.tell(config.id, ended[config.id])
+                continue
             wanted = SharedFirstStage(config, tiny_data, Store(tmp_path / "none"), torch.device("cpu"), task.publish).wanted
             diverse = (config.alpha > 0 or config.beta > 0) and config.switch_epoch < config.epochs
             first_stage = config.switch_epoch if diverse else config.epochs
@@ -80,7 +83,8 @@ def count(tiny_data, tmp_path):
                 work.pretraining += 0 if name in pretrained else config.pretrain_epochs
                 pretrained.add(name)
             scores = {"pair": {"nll": result(config, work.trials)}}
-            plan.tell(config.id, TrialRecord(config.id, {}, status="finished", validation=scores))
+            ended[config.id] = TrialRecord(config.id, {}, status="finished", validation=scores)
+            plan.tell(config.id, ended[config.id])
         assert plan.done
         return work
 
