@@ -4,6 +4,7 @@ They are HTML, not pictures: names wrap beside the axis at any width, and on a p
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
@@ -15,6 +16,8 @@ from analysis.stats.statistics import UNDECIDED, Difference, fixed, interval_nam
 
 #: More rows than this stand closer.
 MANY_ROWS = 8
+#: How many times as far from zero as all others reach a row must begin to lie beyond the axis.
+FAR = 2.0
 CONTRAST = Style(color=svg.INK, linestyle="-", marker="D")
 
 
@@ -33,21 +36,37 @@ def panels(
     return found
 
 
-def limits(differences: Sequence[Difference]) -> tuple[float, float]:
-    """Return the ends of an axis that shows every interval and zero, with some air."""
-    ends = [0.0]
-    for difference in differences:
-        ends += [difference.mean, *(difference.interval or ())]
+def limits(differences: Sequence[Difference], margin: float = 0.0) -> tuple[float, float]:
+    """Return the ends of an axis that shows intervals and zero, with some air.
+
+    Up to half of the rows lie beyond its ends, whole, where they are FAR from zero: beside them the others, and twice the
+    ``margin``, would be one spot.
+    """
+    rows = sorted(((row.mean, *(row.interval or ())) for row in differences), key=_nearest)
+    reach = [max(2 * margin, *(abs(end) for row in rows[: count + 1] for end in row)) for count in range(len(rows))]
+    half = -(-len(rows) // 2)
+    kept = next((count for count in range(half, len(rows)) if _nearest(rows[count]) > FAR * reach[count - 1]), len(rows))
+    ends = [0.0, *(end for row in rows[:kept] for end in row)]
     low, high = min(ends), max(ends)
     air = 0.06 * (high - low) or 1.0
     return low - air, high + air
+
+
+def _nearest(ends: Sequence[float]) -> float:
+    """Return how far from zero an interval begins; 0 where it holds zero."""
+    return 0.0 if min(ends) <= 0 <= max(ends) else min(map(abs, ends))
+
+
+def beyond(effect: Difference, axis: tuple[float, float]) -> bool:
+    """Return whether a row lies beyond the axis's ends, where an arrow stands for it."""
+    return not axis[0] <= effect.mean <= axis[1]
 
 
 def _table(
     name: str, arms: Mapping[str, Difference], contrasts: Mapping[str, Difference], styles: Mapping[str, Style], margin: float
 ) -> Markup:
     metric, every = COMPARED[name], [*arms.values(), *contrasts.values()]
-    axis = limits(every)
+    axis = limits(every, margin)
     usual = max(effect.n for effect in every)
     rows = [_row(arm, effect, styles[arm], name, margin, axis, usual) for arm, effect in arms.items()]
     if arms and contrasts:
@@ -59,11 +78,12 @@ def _table(
         '<thead><tr><th scope="col"></th><th scope="col">Difference in {}{} ({})</th>'
         '<th scope="col" class="verdict">verdict</th><th scope="col" class="numbers">mean [{}]</th></tr></thead>'
     ).format(metric.title, metric.unit, way, levels)
-    foot = Markup('<tfoot><tr><td></td><td class="strip"><div class="axis">{}</div></td><td></td><td></td></tr></tfoot>')
+    foot = Markup('<tfoot><tr><td>{}</td><td class="strip"><div class="axis">{}</div></td><td></td><td></td></tr></tfoot>')
     body = Markup("<tbody>{}</tbody>").format(Markup("").join(rows))
+    off = "▶ or ◀: beyond the axis" if any(beyond(effect, axis) for effect in every) else ""
     label = f"Differences in {metric.title}: {len(arms)} arms, {len(contrasts)} contrasts"
     return Markup('<table class="forest{}" aria-label="{}">{}{}{}</table>').format(
-        " dense" * (len(rows) > MANY_ROWS), label, head, body, foot.format(_ticks(axis))
+        " dense" * (len(rows) > MANY_ROWS), label, head, body, foot.format(off, _ticks(axis))
     )
 
 
@@ -73,9 +93,10 @@ def _row(
     """Write a row: name, interval and mean on the axis, verdict, numbers; n where it is not the ``usual`` one."""
     word = verdict(effect, metric, margin, contrast=style is CONTRAST)
     parts = [_span("band", -margin, margin, axis), _span("zero", 0, 0, axis)]
-    if effect.interval:
+    off = beyond(effect, axis)
+    if effect.interval and not off:
         parts.append(_span("bar", *effect.interval, axis, f"background:{variable(style.color)}"))
-    mark = html.marker(style, hollow=word == UNDECIDED)
+    mark = html.marker(replace(style, marker="<>"[effect.mean > 0]) if off else style, hollow=word == UNDECIDED)
     parts.append(Markup('<span class="mark" style="left:{}%">{}</span>').format(f"{_place(effect.mean, axis):.2f}", mark))
     numbers = effect.text(COMPARED[metric].digits) + (f", n = {effect.n}" if effect.n != usual else "")
     return Markup(

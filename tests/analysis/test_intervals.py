@@ -51,7 +51,42 @@ def test_names_are_written_as_they_are(figure):
 def test_the_axis_holds_every_interval_and_zero(figure):
     drawing, effects, _ = figure
     low, high = drawing.axes[1].get_xlim()
-    assert (low, high) == forest.limits(list(effects["accuracy"].values())) and low < 0 < high
+    assert (low, high) == forest.limits(list(effects["accuracy"].values()), MARGINS["accuracy"]) and low < 0 < high
+
+
+@pytest.mark.parametrize(
+    ("rows", "margin", "beyond"),
+    [
+        ([[0.01, 0.02, 0.03], [-0.5, -0.51, -0.52]], 0.0, {1}),
+        ([[0.01, 0.02, 0.03], [0.5, 0.51, 0.52]], 0.2, set()),  # beside the margin's band it is not far
+        ([[0.01, 0.02, 0.03], [0.5, 0.51, 0.52], [0.6, 0.61, 0.62]], 0.0, set()),  # most are there
+        ([[0.01, 0.02, 0.03], [0.0, 0.01, 0.01], [0.6, 0.61, 0.62], [-0.6, -0.61, -0.62]], 0.0, {2, 3}),
+        ([[0.01, 0.02, 0.03], [-5.0, 0.0, 5.0]], 0.0, set()),  # it is wide and holds zero
+        ([[0.01, 0.02, 0.03], [0.05, 0.08, 0.06]], 0.0, set()),
+        ([[0.5, 0.51, 0.52]], 0.0, set()),
+    ],
+)
+def test_what_is_far_from_all_others_lies_beyond_the_axis(rows, margin, beyond):
+    differences = [difference(row) for row in rows]
+    axis = forest.limits(differences, margin)
+    assert {place for place, effect in enumerate(differences) if forest.beyond(effect, axis)} == beyond
+    for place, effect in enumerate(differences):
+        inside = [axis[0] < end < axis[1] for end in effect.interval]
+        assert inside == [place not in beyond] * 2
+
+
+def test_an_arrow_with_its_mean_stands_for_what_lies_beyond(monkeypatch, tmp_path):
+    kept = []
+    monkeypatch.setattr(svg, "files", lambda figure, out, name: kept.append(figure) or [])
+    effects = {"nll": {"a $x_1$": difference([0.01, 0.02, 0.03]), "b": difference([-0.5, -0.51, -0.52])}}
+    intervals.draw(effects, {}, STYLES, MARGINS, "base", tmp_path)
+    (axes,) = kept[0].axes
+    (text,) = axes.texts
+    assert (text.get_text(), text.xy, text.get_ha()) == ("-0.5100", (0.0, 1), "left")
+    assert len(drawn(axes)) == 1 and "arrow: beyond the axis" in kept[0].get_supxlabel()
+    (table,) = forest.panels(effects, {}, STYLES, MARGINS).values()
+    assert table.count('class="bar"') == 1 and "beyond the axis" in table and "left:0.00%" in table
+    assert "beyond the axis" not in forest.panels({"nll": {"b": effects["nll"]["b"]}}, {}, STYLES, MARGINS)["nll"]
 
 
 def test_nothing_compared_draws_nothing(tmp_path):
