@@ -35,6 +35,7 @@ from mldiv import records
 from mldiv.config import TrialConfig
 from mldiv.presets import PRESETS
 from mldiv.training.fit import environment
+from mldiv.training.steps import gpu
 from mldiv.training.worker_cache import Workspace
 
 Row = dict[str, Any]
@@ -171,7 +172,8 @@ def ablation(flags: argparse.Namespace, until: float) -> Row:
     """The next piece of it; what there is to say once it has ended."""
     argv = ["--data", flags.data, "--arch", flags.arch, "--seeds", str(SEEDS if flags.seeds is None else flags.seeds)]
     argv += ["--out", str(flags.out / "ablation"), "--minutes", str((until - time.time()) / 60)]
-    argv += ["--data-root", str(flags.data_root)] if flags.data_root else []
+    for flag, value in (("--data-root", flags.data_root), ("--commit", flags.commit)):
+        argv += [flag, str(value)] if value else []
     argv += ["--epochs", "3", "--width", "0.25", "--train-size", "128", "--test-size", "40"] if flags.tiny else []
     code = paper_size.main(argv)
     if code not in (ALL_ENDED, MORE_TO_DO):
@@ -248,6 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     guard.daemon = True
     guard.start()
     torch.set_num_threads(1)
+    gpu.prepare(torch.device(flags.device))  # whichever part comes first in this process
     rows = Rows(flags.out)
     rows.add({"part": "head", "name": now(), **head(flags)})
     ended = False

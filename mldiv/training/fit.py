@@ -115,7 +115,7 @@ def fitting(
             while trial.epoch < config.epochs and not stopped:
                 started = time.perf_counter()
                 if step is None or trial.epoch == config.first_stage:
-                    step = None  # a graph's memory first
+                    step = None  # the old graph goes first
                     step = _begin_stage(trial)
                 watch = _Watch(trial)
                 given = config, pair, trial.optimizer, data, trial.epoch, trial.diverse, trial.device
@@ -124,6 +124,7 @@ def fitting(
                     terms = yield asked
                 finally:
                     started, trial.began = started + asked.waited, trial.began + asked.waited
+                    asked.pair_step = None
                 stopped = _end_epoch(trial, terms, watch, started, report, held)
             _end_training(trial, stopped)
         except Diverged as error:

@@ -1,10 +1,13 @@
 """Steps as CUDA graphs, here with a stand-in for the graph: the same steps, nothing moved, refused where they differ."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
 
-from benchmarks.device_checks import Replayed, without_graphs
+from benchmarks.device_checks import Replayed, weights_after, without_graphs
 from benchmarks.timing import Operations
 from mldiv import records
 from mldiv.config import TrialConfig
@@ -12,10 +15,11 @@ from mldiv.datasets.splits import Shapes
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
 from mldiv.training.loop import let_fusion_learn, make_optimizer, make_pair, train_epoch, train_step
+from mldiv.training.steps import choice
 from mldiv.training.steps import graph as graphs
 from mldiv.training.steps.choice import stage_step
 from mldiv.training.steps.graph import GraphedStep, NotCaptured, captured
-from mldiv.training.worker_cache import Workspace
+from mldiv.training.worker_cache import Workspace, dataset
 
 CPU = torch.device("cpu")
 
@@ -141,6 +145,29 @@ def test_a_trial_in_graphs_has_the_numbers_of_one_without(tiny, tmp_path):
     lines = [list(records.read_lines(tmp_path / name / "metrics.jsonl")) for name in ("plain", "graph")]
     for eager, graph in zip(*lines, strict=True):
         assert eager["train"] == graph["train"]
+
+
+def test_no_graph_is_held_while_another_is_captured(tiny, tmp_path, monkeypatch):
+    """Of pretraining and both stages, and where a GPU's steps are timed: what cuBLAS holds for a graph goes with it."""
+    living = weakref.WeakSet()
+
+    class Alone(Replayed):
+        def warm_up(self, run):
+            gc.collect()  # as torch does before it captures
+            assert not list(living)
+            living.add(self)
+            run()
+
+    monkeypatch.setattr("benchmarks.device_checks.Replayed", Alone)
+    config = tiny.replace(epochs=3, switch_epoch=2, compile="graph")
+    with without_graphs():
+        workspace, store = Workspace(), Store(tmp_path / "store")
+        found = [fit(config.replace(seed=seed), tmp_path / str(seed), store=store, workspace=workspace) for seed in (0, 1)]
+        weights_after(config, CPU, "graph")
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        pair = make_pair(config, dataset(config).shapes)
+        said = choice._seconds(config, pair, dataset(config), CPU, "graph")
+    assert [(record.status, record.notes) for record in found] == [("finished", [])] * 2 and said > 0
 
 
 # How many operations a step has

@@ -18,7 +18,8 @@ from mldiv.training.loop import PairStep
 class Epoch:
     """An epoch that a trial asks for: what `train_epoch` takes.
 
-    waited: seconds that other trials took between the question and the answer.
+    pair_step: None once the epoch is over, so that a graph is held by the trial alone; waited: seconds that other trials took
+    between the question and the answer.
     """
 
     config: TrialConfig
@@ -29,7 +30,7 @@ class Epoch:
     diverse: bool
     device: torch.device
     after_step: Callable[[float], None]
-    pair_step: PairStep
+    pair_step: PairStep | None
     waited: float = 0.0
 
     @property

@@ -145,6 +145,7 @@ def _seconds(config: TrialConfig, pair: MutualPair, data: ImageData, device: tor
         if not epochs:
             continue
         let_fusion_learn(config, pair, diverse and config.fusion_training != "switch")
+        step = None  # the old graph goes first
         step, why = stage_step(config, pair, make_optimizer(config, pair), data, diverse, device, how)
         if why is not None:
             return why
