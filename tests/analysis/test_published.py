@@ -31,7 +31,7 @@ MEANS = ("nll", "accuracy")
 #: With so many digits effects are quoted.
 DIGITS = (2, 3, 4)
 #: The studies whose networks overfit; those of all others err on training images on at most so many points fewer.
-OVERFIT, POINTS = ("few_images", "yardsticks/pair"), 4
+OVERFIT, POINTS = ("few_images", "few_images/small", "yardsticks/pair"), 4
 #: Of studies with more, arms are compared with the baseline alone.
 MANY_ARMS = 10
 
