@@ -119,7 +119,7 @@ def of_curve(own: Curve, plain: Curve | None, alpha: float, beta: float) -> list
             found.append((RAN_APART, _detail("W2² per weight", "w2_per_weight", now, then, against)))
         if beta > 0 and now["feature_kl"] >= DISSIMILAR_FACTOR * then["feature_kl"]:
             found.append((DISSIMILAR_FEATURES, _detail("feature KL", "feature_kl", now, then, against)))
-    if against == PLAIN and _same(now, then):
+    if (alpha > 0 or beta > 0) and against == PLAIN and _same(now, then):
         found.append((NO_EFFECT, _detail("disagreement", "disagreement", now, then, against)))
     return found
 

@@ -70,6 +70,9 @@ def test_weights_too_low_leave_nothing_but_mutual_learning():
     for changed in ({"w2_per_weight": 0.0103}, {"feature_kl": 0.0215}, {"disagreement": 0.22}):
         assert of_curve(curve(**changed), PLAIN, 1.0, 2.0) == []
     assert of_curve(curve(), None, 0.01, 0.02) == []  # without the baseline nobody knows
+    assert (
+        of_curve(curve(), PLAIN, 0.0, 0.0) == [] != of_curve(curve(), PLAIN, 0.0, 0.02)
+    )  # an arm without them, at half the rate
 
 
 def test_diversity_from_the_first_epoch_is_compared_with_the_baseline_only():
