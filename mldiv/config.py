@@ -280,8 +280,8 @@ class TrialConfig:
         "full rate and without momentum, in arms without diversity terms too", choices=STAGE_SCHEDULES, before="continue",
     )  # fmt: skip
     stage_two_lr_scale: float = _diversity_tensor(
-        1.0, "factor of the learning rate in a stage two that restarts", gt=0, le=1e6, before=1.0
-    )
+        1.0, "factor of the learning rate in a stage two that restarts", gt=0, le=1e6, search=Log(0.125, 2.0), before=1.0
+    )  # fmt: skip
     stage_two_warmup_epochs: float = _diversity_tensor(
         0.0, "epochs in which the rate of a stage two that restarts rises from zero", ge=0, le=10**6, before=0.0
     )

@@ -25,13 +25,6 @@ ReportBuilder = Callable[..., str]
 FindUndecided = Callable[[Path], list[str]]
 
 
-def declared() -> Ranges:
-    """Return the ranges that the settings themselves declare."""
-    from mldiv.sweep.search_space import RANGES  # with torch and Optuna
-
-    return RANGES
-
-
 @dataclass(frozen=True)
 class Study:
     """A question and its design.
@@ -43,7 +36,9 @@ class Study:
     function of the arms; members: whose predictions an arm is judged by, where not by the pair's.
     batch: open Optuna trials per arm; samples: of each arm's search, where the preset's number does not serve;
     settings: what this study sets in the preset's configuration, e.g. that the official test set is not used;
-    search_seeds: with how many seeds each suggestion is trained; ranges: gives those of what is searched; surface: gives
+    search_seeds: with how many seeds each suggestion is trained; ranges: how searched settings are suggested
+    where they do not declare it or it does not serve, such as {"clip_norm": Log(1, 10)} (`mldiv.settings.setting`), or a
+    function that gives these; surface: gives
     alpha's and beta's positive range, where their response surface is to be drawn; sizes: configurations whose step is timed;
     trends: by which sizes contrasts are drawn and carried on.
     """
@@ -61,10 +56,14 @@ class Study:
     settings: Changes = field(default_factory=dict)
     samples: dict[str, int] = field(default_factory=dict)
     search_seeds: int = 1
-    ranges: Callable[[], Ranges] = declared
+    ranges: Ranges | Callable[[], Ranges] = field(default_factory=dict)
     surface: Callable[[], dict[str, tuple[float, float]]] | None = None
     sizes: Callable[[TrialConfig], list[TrialConfig]] | None = None
     trends: Callable[[TrialConfig], Trends] | None = None
+
+    def own_ranges(self) -> Ranges:
+        """Return the ranges that the study itself gives, by setting."""
+        return self.ranges() if callable(self.ranges) else self.ranges
 
 
 #: Studies that can be run by name, beside those of `studies/`: what plug-ins enter.

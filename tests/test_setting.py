@@ -65,8 +65,10 @@ def test_what_a_part_does_not_depend_on(part):
 
 
 def test_what_is_searched():
-    assert set(RANGES) == words("lr kl_weight temperature alpha beta kernel kernel_width kernel_degree switch_epoch")
-    assert words("alpha beta kernel kernel_width kernel_degree switch_epoch") == DIVERSITY
+    assert set(RANGES) == words(
+        "lr kl_weight temperature alpha beta kernel kernel_width kernel_degree switch_epoch stage_two_lr_scale"
+    )
+    assert words("alpha beta kernel kernel_width kernel_degree") == DIVERSITY & set(RANGES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""Does the parameter term help since the peers grow apart, or as any push on the weights would? A study with its placebos.
+"""Does the parameter term help since the peers grow apart, or as any push on the weights would? Two studies with its placebos.
 
 They are no distances (`mldiv check-plugin` says so): each pushes as hard as the distance of the peers, `alpha` being a share of
 the cross-entropy's gradient, but towards nothing that the other peer knows.
 """
 
 from mldiv.method.losses import PARAM_DISTANCES, Distance, squared_w2
+from mldiv.settings.setting import Log
 from mldiv.study import STUDIES, Study
 
 PLACES = 101  # coprime to kernels' 9 weights: mostly the same layer's weight of another channel and position
@@ -23,33 +24,57 @@ def from_zero(mean, sigma, peer_mean, peer_sigma):
 PARAM_DISTANCES["shuffled"] = Distance(shuffled, symmetric=False)
 PARAM_DISTANCES["from_zero"] = Distance(from_zero, symmetric=False)
 
-APART, HALF, FEATURES = "apart from the peer", "half the rate", "apart by features"
+BASELINE, APART, ZERO, FEATURES = "mutual learning", "apart from the peer", "away from zero", "apart by features"
+HALF, BOTH = "half the rate", "both terms"
 STUDIES["placebo"] = Study(
     name="placebo",
     question="Does the parameter term help since the peers grow apart, or as any push on their weights would?",
     scientific="push",
     arms={
-        "mutual learning": {"alpha": 0.0, "beta": 0.0},
+        BASELINE: {"alpha": 0.0, "beta": 0.0},
         APART: {"beta": 0.0},
         "apart by directions": {"beta": 0.0, "param_weights": "layer"},
         "apart from a shuffled peer": {"beta": 0.0, "param_distance": "shuffled"},
-        "away from zero": {"beta": 0.0, "param_distance": "from_zero"},
+        ZERO: {"beta": 0.0, "param_distance": "from_zero"},
         "a third of the prior's weight": {"alpha": 0.0, "beta": 0.0, "kl_weight": 0.1},
         HALF: {"alpha": 0.0, "beta": 0.0, "stage_two_lr_scale": 0.5},
         "a quarter of the rate": {"alpha": 0.0, "beta": 0.0, "stage_two_lr_scale": 0.25},
         "apart at half the rate": {"beta": 0.0, "stage_two_lr_scale": 0.5},
         FEATURES: {"alpha": 0.0},
-        "both terms": {},
+        BOTH: {},
     },
     searched=(),
-    baseline="mutual learning",
+    baseline=BASELINE,
     contrasts={
         "the peer, not a weaker prior": {APART: 1.0, "a third of the prior's weight": -1.0},
         "the peer, not a shuffled one": {APART: 1.0, "apart from a shuffled peer": -1.0},
-        "the peer, not zero": {APART: 1.0, "away from zero": -1.0},
+        "the peer, not zero": {APART: 1.0, ZERO: -1.0},
         "the peer, not a lower rate": {APART: 1.0, HALF: -1.0},
         "the peer, at half the rate": {"apart at half the rate": 1.0, HALF: -1.0},
-        "the features, not zero": {FEATURES: 1.0, "away from zero": -1.0},
+        "the features, not zero": {FEATURES: 1.0, ZERO: -1.0},
         "the features, not a lower rate": {FEATURES: 1.0, HALF: -1.0},
+    },
+)
+
+
+SHARE = Log(0.01, 0.32)
+
+STUDIES["placebo_tuned"] = Study(
+    name="placebo_tuned",
+    question="Does a push help a pair whose rate in stage two, and the push's share, are searched with the same budget?",
+    scientific="push",
+    arms={
+        BASELINE: {"alpha": 0.0, "beta": 0.0},
+        APART: {"beta": 0.0},
+        ZERO: {"beta": 0.0, "param_distance": "from_zero"},
+        BOTH: {},
+    },
+    searched=("stage_two_lr_scale", "alpha", "beta"),
+    ranges={"stage_two_lr_scale": Log(0.125, 2.0), "alpha": SHARE, "beta": SHARE},
+    search_seeds=2,
+    baseline=BASELINE,
+    contrasts={
+        "the peer, not zero": {APART: 1.0, ZERO: -1.0},
+        "both terms, not zero": {BOTH: 1.0, ZERO: -1.0},
     },
 )

@@ -257,7 +257,7 @@ def choose_arms(study: Study, names: Sequence[str], base: TrialConfig) -> dict[s
 def make_arms(study: Study, base: TrialConfig, changes: dict[str, Changes]) -> list[Arm]:
     """Make the arms, of which nothing has been asked yet."""
     return [
-        make_arm(name, base, settings, study.searched, study.ranges(), study.members.get(name, "pair"))
+        make_arm(name, base, settings, study.searched, study.own_ranges(), study.members.get(name, "pair"))
         for name, settings in changes.items()
     ]
 

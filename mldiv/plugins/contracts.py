@@ -210,7 +210,7 @@ def study(name: str, entry: Any) -> Faults:
         yield f"it has no arm {arm!r}, which it names"
     known = fields(TrialConfig) | kernel_settings.parameters()
     for item in entry.searched:
-        if item not in entry.ranges() and item != "kernel_*" and not (item in known and known[item].metadata["search"]):
+        if item not in entry.own_ranges() and item != "kernel_*" and not (item in known and known[item].metadata["search"]):
             yield f"it searches {item!r}, which is no setting with a range"
 
 

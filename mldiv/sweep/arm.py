@@ -1,13 +1,15 @@
 """An arm of a study: one value of its scientific setting, what is searched for it, and what the search has found."""
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from mldiv.config import TrialConfig
+from mldiv.config import ConfigError, TrialConfig
 from mldiv.records import TrialRecord
+from mldiv.settings.setting import nearest
 from mldiv.sweep.search_space import DIVERSITY, KERNELS_OWN, RANGES, Ranges, applies, kernels_own
 
 
@@ -69,18 +71,22 @@ def _best(study: optuna.Study, done: list[FrozenTrial]) -> FrozenTrial:
 
 
 def make_arm(
-    name: str, base: TrialConfig, changes: dict[str, Any], searched: tuple[str, ...], ranges: Ranges = RANGES,
+    name: str, base: TrialConfig, changes: dict[str, Any], searched: tuple[str, ...], ranges: Ranges = MappingProxyType({}),
     scored_by: str = "pair",
 ) -> Arm:  # fmt: skip
     """Make an arm: ``base`` with ``changes``; searched over ``searched`` less what the changes fix or what has no effect there.
 
-    Raises: ConfigError for a change that is no setting.
+    ranges: before those that settings declare. Raises: ConfigError for a change that is no setting, a search without a range.
     """
     config, own = base.replace(**changes), kernels_own()
+    ranges = RANGES | own | dict(ranges)
     searched = tuple(name for item in searched for name in (own if item == KERNELS_OWN else (item,)))
-    idle = set() if config.diverse else (DIVERSITY | own.keys()) - ({"switch_epoch"} if config.restarts else set())
+    idle = set() if config.diverse else DIVERSITY | own.keys()
+    for item in searched:
+        if item not in ranges:
+            raise ConfigError(f"the study searches {item!r}, for which it has no range{nearest(item, ranges)}")
     without = set(changes) | idle
     kept = tuple(item for item in searched if item not in without)
     free = {item for item in kept if item.startswith("kernel_")} if "kernel" in kept and applies("kernel", config) else set()
     kept = tuple(item for item in kept if item in free or applies(item, config))
-    return Arm(name, config, kept, own | dict(ranges), scored_by)
+    return Arm(name, config, kept, ranges, scored_by)

@@ -26,7 +26,7 @@ def common_points(arms: list[Arm], count: int, drawn: Sequence[Sequence[str]], s
             trial = study.ask()
             for name in names:
                 if name in searching:
-                    searching[name].ranges[name](trial, searching[name].config)
+                    searching[name].ranges[name](name, trial, searching[name].config)
             point |= trial.params
     return points
 

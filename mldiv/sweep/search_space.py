@@ -1,25 +1,20 @@
 """What a search may vary. The ranges stand at the settings, in `config`."""
 
-from collections.abc import Callable, Collection, Mapping
-from functools import partial
+from collections.abc import Collection, Mapping
 
 import optuna
 
 from mldiv.config import TrialConfig
 from mldiv.method.kernels import kernel_parameters
 from mldiv.settings import kernel_settings
-from mldiv.settings.setting import FIRST_STAGE, Log, fields, sparing
+from mldiv.settings.setting import FIRST_STAGE, Configuration, Log, Search, Suggesting, fields, sparing
 
-Value = float | int | str
-Suggest = Callable[[optuna.Trial, TrialConfig], Value]
-Ranges = Mapping[str, Suggest]
+Ranges = Mapping[str, Search]
 
 SETTINGS = fields(TrialConfig)
 
-#: How a setting is suggested, given the configuration it changes: as the setting itself declares it.
-RANGES: dict[str, Suggest] = {
-    name: partial(item.metadata["search"], name) for name, item in SETTINGS.items() if item.metadata["search"]
-}
+#: How a setting is suggested: as it itself declares.
+RANGES: dict[str, Search] = {name: item.metadata["search"] for name, item in SETTINGS.items() if item.metadata["search"]}
 
 #: Among a study's searched settings: every parameter of any kernel, those of plug-ins too.
 KERNELS_OWN = "kernel_*"
@@ -30,8 +25,8 @@ WEIGHTS: dict[str, tuple[float, float]] = {
 }
 
 
-def _or_zero(name: str, smallest: float, largest: float) -> Suggest:
-    def suggest(trial: optuna.Trial, config: TrialConfig) -> float:
+def _or_zero(smallest: float, largest: float) -> Search:
+    def suggest(name: str, trial: Suggesting, config: Configuration) -> float:
         least = min(smallest, getattr(config, name))
         drawn = Log(least / 10**0.5, largest)(name, trial, config)
         return drawn if drawn >= least else 0.0
@@ -40,15 +35,18 @@ def _or_zero(name: str, smallest: float, largest: float) -> Suggest:
 
 
 #: The weights on a log scale on which zero can be reached: what falls into the lowest half decade counts as 0.
-OR_ZERO: dict[str, Suggest] = {name: _or_zero(name, *ends) for name, ends in WEIGHTS.items()}
+OR_ZERO: dict[str, Search] = {name: _or_zero(*ends) for name, ends in WEIGHTS.items()}
+
+#: Settings that shape a stage two that restarts, also where it has no diversity term.
+RESTARTED = frozenset({"switch_epoch", "stage_two_lr_scale", "stage_two_warmup_epochs"})
 
 #: Settings without effect in a trial that has no diversity term: such an arm is not searched over them.
-DIVERSITY = frozenset(RANGES) & sparing(TrialConfig, FIRST_STAGE)
+DIVERSITY = sparing(TrialConfig, FIRST_STAGE) - RESTARTED
 
 
-def kernels_own() -> dict[str, Suggest]:
+def kernels_own() -> dict[str, Search]:
     """Return how each kernel's own parameter is suggested, as its signature declares it, by setting."""
-    return {name: partial(item.metadata["search"], name) for name, item in kernel_settings.parameters().items()}
+    return {name: item.metadata["search"] for name, item in kernel_settings.parameters().items()}
 
 
 def suggest(trial: optuna.Trial, config: TrialConfig, names: tuple[str, ...], ranges: Ranges = RANGES) -> TrialConfig:
@@ -56,7 +54,7 @@ def suggest(trial: optuna.Trial, config: TrialConfig, names: tuple[str, ...], ra
     start = config
     for name in names:
         if applies(name, config):
-            config = config.replace(**{name: ranges[name](trial, start)})
+            config = config.replace(**{name: ranges[name](name, trial, start)})
     return config
 
 
@@ -85,6 +83,8 @@ def applies(name: str, config: TrialConfig) -> bool:
         return False
     if name.startswith("kernel_"):
         return name.removeprefix("kernel_") in kernel_parameters(config.kernel)
+    if name in RESTARTED and not config.restarts:
+        return name == "switch_epoch" and config.diverse
     if name == "temperature":
         return config.mutual_weight > 0 and (config.peers > 1 or config.teacher != "none")
     return name != "kl_weight" or config.bayesian

@@ -9,13 +9,14 @@ from helpers.fake_trials import ask, finish, train_all
 from optuna.trial import TrialState
 
 from mldiv import records
-from mldiv.config import TrialConfig
+from mldiv.config import ConfigError, TrialConfig
 from mldiv.method.kernels import KERNELS, kernel_parameters
 from mldiv.records import TrialRecord, trial_folder
+from mldiv.settings.setting import Log
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.common_points import common_points
 from mldiv.sweep.plan import IMPORTANCE_TRIALS, Plan, search_seeds
-from mldiv.sweep.search_space import OR_ZERO, RANGES, kernels_own, suggest
+from mldiv.sweep.search_space import OR_ZERO, RANGES, RESTARTED, kernels_own, suggest
 
 BASE = TrialConfig(data="digits", epochs=12, switch_epoch=8)
 KERNEL = ("alpha", "beta", "kernel", *kernels_own())
@@ -94,6 +95,24 @@ def test_points_in_common_are_drawn_around_the_value_of_an_arm_that_searches_it(
     arms = [make_arm("fixed", BASE, {"lr": 10.0}, ("lr", "alpha")), make_arm("searched", BASE, {}, ("lr", "alpha"))]
     for point in common_points(arms, 10, (), 0):
         assert BASE.lr / 4 <= point["lr"] <= BASE.lr * 2
+
+
+def test_a_study_gives_a_range_as_a_setting_declares_its_own():
+    arm = make_arm("searched", BASE, {}, ("clip_norm", "lr"), {"clip_norm": Log(1.0, 10.0)})
+    for point in common_points([arm], 10, (), 0):
+        assert 1 <= point["clip_norm"] <= 10
+        assert BASE.lr / 4 <= point["lr"] <= BASE.lr * 2
+    with pytest.raises(ConfigError, match="searches 'clip_norm', for which it has no range"):
+        make_arm("searched", BASE, {}, ("clip_norm",))
+
+
+@pytest.mark.parametrize("name", sorted(RESTARTED))
+def test_what_shapes_a_stage_two_that_restarts_is_tuned_for_an_arm_without_terms_too(name):
+    plain, ranges = {"alpha": 0.0, "beta": 0.0}, {"stage_two_warmup_epochs": Log(0.1, 2.0)}
+    assert make_arm("plain", BASE, plain, (name,), ranges).searched == (name,)
+    once = BASE.replace(stage_schedule="continue")
+    assert make_arm("plain", once, plain, (name,), ranges).searched == ()
+    assert make_arm("both", once, {}, (name,), ranges).searched == (("switch_epoch",) if name == "switch_epoch" else ())
 
 
 def noisy(config):
