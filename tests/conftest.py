@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 import shutil
+import time
 
 import pytest
 import torch
@@ -46,6 +47,13 @@ def pytest_collection_modifyitems(items):
         if item.get_closest_marker("ray"):
             for name in RAY_WARNINGS:
                 item.add_marker(pytest.mark.filterwarnings(f"ignore::{name}"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """CI has twenty minutes, which on a slow machine do not reach to every long test: how many not, it says."""
+    if item.get_closest_marker("slow") and time.time() > float(os.environ.get("MLDIV_LONG_TESTS_UNTIL", "inf")):
+        pytest.skip("CI's time was up: `make test-all` runs it")
 
 
 @pytest.fixture(autouse=True)
