@@ -23,8 +23,7 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     def forward(feature: Tensor) -> Tensor:
-        positions = tuple(range(2, feature.dim()))
-        return feature.sum(positions, dtype=torch.float32) / feature[0, 0].numel()
+        return feature.mean(tuple(range(2, feature.dim())), dtype=torch.float32)
 
     @staticmethod
     def setup_context(context: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -42,11 +41,11 @@ def pool(feature: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batc
     return _Pool.apply(feature) if feature.dim() > 2 else feature.float()
 
 
-def pool_cells(feature: Float[Tensor, "batch channels *space"], grid: int) -> Float[Tensor, "batch cells channels"]:
+def pool_cells(feature: Float[Tensor, "batch channels *space"], grid: int) -> Float[Tensor, "batch channels cells"]:
     """Average a block's feature map over the cells of a grid of ``grid`` x ``grid``, in float32; tokens in as many parts."""
     if feature.dim() == 4:
-        return functional.adaptive_avg_pool2d(feature.float(), grid).flatten(2).transpose(1, 2)
-    return functional.adaptive_avg_pool1d(feature.float(), grid**2).transpose(1, 2)
+        return functional.adaptive_avg_pool2d(feature.float(), grid).flatten(2)
+    return feature.float() if feature.shape[2] == grid**2 else functional.adaptive_avg_pool1d(feature.float(), grid**2)
 
 
 class CrossAttention(nn.Module):
@@ -71,14 +70,18 @@ class CrossAttention(nn.Module):
         self.cell = nn.Parameter(0.02 * torch.randn(grid**2, dim)) if grid > 1 else None
         self.head = nn.Linear(dim, classes) if classes else None
 
+    def pool(self, feature: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels *cells"]:
+        """Average a block's feature map as the attention sees it, in float32. A second time changes nothing."""
+        return pool(feature) if self.cell is None else pool_cells(feature, self.grid)
+
     def forward(self, features: Features) -> Float[Tensor, "batch dim"]:
-        """Fuse the feature maps of a network's blocks."""
-        parts = zip(self.project, features, strict=True)
+        """Fuse the feature maps of a network's blocks, or what `pool` made of them."""
+        parts = zip(self.project, map(self.pool, features), strict=True)
         if self.cell is None:
-            tokens = torch.stack([project(pool(feature)) for project, feature in parts], 1) + self.block
+            tokens = torch.stack([project(feature) for project, feature in parts], 1) + self.block
             last = tokens[:, -1:]
         else:
-            cells = [project(pool_cells(feature, self.grid)) + self.cell for project, feature in parts]
+            cells = [project(feature.transpose(1, 2)) + self.cell for project, feature in parts]
             tokens = torch.cat([block + own for block, own in zip(cells, self.block, strict=True)], 1)
             last = tokens[:, -len(self.cell) :].mean(1, keepdim=True)
         query = self._heads(self.query(last))
@@ -105,22 +108,39 @@ class PeerFusion(nn.Module):
             self.add_module(f"peer_{number}", module)
         self.register_load_state_dict_pre_hook(_rename)
 
+    def pool(self, features: Sequence[Features]) -> list[Features]:
+        """Return what is fused of every peer's features: once for all terms that fuse them. A second time changes nothing."""
+
+        def seen(module: nn.Module, blocks: Features) -> Features:
+            if not isinstance(module, CrossAttention):
+                return blocks
+            chosen = self.blocks or range(len(blocks))
+            return tuple(module.pool(block) if place in chosen else block for place, block in enumerate(blocks))
+
+        return [seen(module, blocks) for module, blocks in zip(self.of_peers, features, strict=True)]
+
     def forward(self, features: Sequence[Features], sees: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
         """Fuse every peer's features, each [batch, channels, ...] a block, to a vector per image, [batch, dim].
 
+        What `CrossAttention` makes of an image depends on no other: all peers that share one are fused in one call.
         sees: what the result is made of in place of each of the fusion's weights, an entry of FUSION_TRAINING.
         """
         chosen = [tuple(blocks[place] for place in self.blocks) if self.blocks else blocks for blocks in features]
-        if sees is None:
-            return [module(blocks) for module, blocks in zip(self.of_peers, chosen, strict=True)]
-        return [
-            functional_call(module, {name: sees(value) for name, value in module.named_parameters()}, (blocks,))
-            for module, blocks in zip(self.of_peers, chosen, strict=True)
-        ]
+        if isinstance(module := self.of_peers[0], CrossAttention) and all(other is module for other in self.of_peers):
+            pooled = [map(module.pool, blocks) for blocks in chosen]
+            joined = tuple(torch.cat(parts) for parts in zip(*pooled, strict=True))
+            return list(_call(module, joined, sees).chunk(len(chosen)))
+        return [_call(module, blocks, sees) for module, blocks in zip(self.of_peers, chosen, strict=True)]
 
     def classify(self, fused: Sequence[Tensor]) -> list[Tensor]:
         """Compute the logits [batch, classes] of each peer's classifier of its fused vectors."""
         return [cast(Any, module).head(vectors) for module, vectors in zip(self.of_peers, fused, strict=True)]
+
+
+def _call(module: nn.Module, blocks: Features, sees: Callable[[Tensor], Tensor] | None) -> Tensor:
+    if sees is None:
+        return module(blocks)
+    return functional_call(module, {name: sees(value) for name, value in module.named_parameters()}, (blocks,))
 
 
 def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *given: Any) -> None:

@@ -134,7 +134,31 @@ def squared_w2(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: We
     paper, unnumbered here. Symmetric. mu_1, sigma_1 -> mean, sigma; mu_2, sigma_2 -> peer_mean, peer_sigma.
     Shapes: all [weights]; result [].
     """
-    return (mean - peer_mean).square().sum() + (sigma - peer_sigma).square().sum()
+    value, _, _ = _SquaredW2.apply(mean, sigma, peer_mean, peer_sigma)
+    return value
+
+
+class _SquaredW2(torch.autograd.Function):
+    """`squared_w2` with its gradient written out: half the passes over the vectors that autograd would take, the same bits."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(mean: Tensor, sigma: Tensor, peer_mean: Tensor, peer_sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        of_means, of_sigmas = mean - peer_mean, sigma - peer_sigma
+        return of_means.square().sum() + of_sigmas.square().sum(), of_means, of_sigmas
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        context.save_for_backward(*output[1:])
+        context.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        twice = 2 * gradients[0]
+        own = [apart * twice for apart in context.saved_tensors]
+        peers = [-value if needed else None for value, needed in zip(own, context.needs_input_grad[2:], strict=True)]
+        return own[0], own[1], peers[0], peers[1]
 
 
 def gaussian_kl(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: Weights) -> Float[Tensor, ""]:

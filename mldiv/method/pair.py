@@ -203,6 +203,8 @@ class MutualPair(nn.Module):
 
     def diversity_terms(self, sigmas: Sequence[Tensor], features: Sequence[Sequence[Features]], labels: Tensor) -> Terms:
         """Compute the terms of stage two alone."""
+        if isinstance(self.fusion, PeerFusion):
+            features = [self.fusion.pool(drawn) for drawn in features]
         terms = self.param_terms(sigmas) | _average([self.feature_terms(drawn) for drawn in features])
         if self.objective.fusion_training == "task":
             terms |= _average([self.fusion_terms(drawn, labels) for drawn in features])
@@ -236,7 +238,7 @@ class MutualPair(nn.Module):
         samples = zip(*([drawn] if drawn.dim() == 1 else drawn.unbind() for drawn in noise), strict=True)
         return sigmas, [
             [
-                peer(inputs, weights=torch.addcmul(peer.mean, sigma, drawn) if peer.noisy else peer.mean)
+                peer(inputs, weights=peer.draw(sigma, drawn) if peer.noisy else peer.mean)
                 for peer, sigma, drawn in zip(self.peers, sigmas, sample, strict=True)
             ]
             for sample in samples
@@ -297,12 +299,14 @@ class MutualPair(nn.Module):
         transform = losses.TRANSFORMS[self.objective.feature_transform].function
         divergences = self.feature_divergences(features)
         diversities = [transform(value / self.feature_scale) for value in divergences]
+        if self.objective.feature_direction == "symmetric":  # as of a symmetric distance
+            diversities = [value + value.detach() for value in diversities]
         return {"feature_kl": [self._mean(divergences)], "feature_diversity": [self._over_others(diversities)]}
 
     def feature_divergences(self, features: Sequence[Features]) -> list[Float[Tensor, ""]]:
-        """Compute the feature KL of every two peers as each of them sees it, with the other's distribution detached.
+        """Compute the feature KL of every two peers: once where it is symmetric, else as each sees it, with the other fixed.
 
-        The order is: of peer 1 to peer 2, 3, ..., then of peer 2 to peer 1, 3 and so on.
+        The order is: of peer 1 to peer 2, 3, ..., then of peer 2 to peer 1 (unless it is symmetric), 3 and so on.
         """
         objective = self.objective
         with torch.autocast(features[0][0].device.type, enabled=False):
@@ -313,6 +317,8 @@ class MutualPair(nn.Module):
                 for vectors in normalized
             ]
             named = {"direction": objective.feature_direction, "reduction": objective.feature_reduction}
+            if objective.feature_direction == "symmetric":
+                return [losses.feature_kl(first, second, **named) for first, second in combinations(distributions, 2)]
             return [losses.feature_kl(own, other.detach(), **named) for own, other in permutations(distributions, 2)]
 
     def fusion_terms(self, features: Sequence[Features], labels: Tensor) -> Terms:

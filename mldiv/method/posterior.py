@@ -102,6 +102,10 @@ class GaussianPosterior(nn.Module):
         """Return weight samples from standard normal ``noise``; a fresh one if None."""
         return torch.addcmul(self.mean, self.sigma, torch.randn_like(self.mean) if noise is None else noise)
 
+    def draw(self, sigma: Float[Tensor, " weights"], noise: Float[Tensor, " weights"]) -> Float[Tensor, " weights"]:
+        """Return a weight sample, as `sample` does, of a sigma that is computed once for all terms."""
+        return _Draw.apply(self.mean, sigma, noise)
+
     def forward(
         self, *args: Any, weights: Float[Tensor, " weights"] | None = None, buffers: Mapping[str, Tensor] = NO_BUFFERS,
         **kwargs: Any,
@@ -203,6 +207,25 @@ class GaussianPosterior(nn.Module):
     def _layer_sizes(self, mean: Float[Tensor, " weights"]) -> Float[Tensor, " weights"]:
         """Return for every weight the root mean square of its layer's."""
         return torch.cat([torch.full_like(part, _rms(part)) for part in mean.detach().split(self.sizes)])
+
+
+class _Draw(torch.autograd.Function):
+    """mean + sigma noise, whose gradient in sigma is one product: autograd first multiplies the noise by one."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(mean: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+        return torch.addcmul(mean, sigma, noise)
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        context.save_for_backward(inputs[2])
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (noise,) = context.saved_tensors
+        return gradients[0], gradients[0] * noise, None
 
 
 class _Reordered(torch.autograd.Function):

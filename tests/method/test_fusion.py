@@ -48,7 +48,31 @@ def test_forms(name):
     known = {"shared": parameters, "per_peer": 2 * parameters, "frozen": 0}
     if name in known:
         assert trained == known[name]
-        assert torch.equal(fusion.peer_1(given[1]), second) == (name != "per_peer")
+        assert torch.allclose(fusion.peer_1(given[1]), second, atol=1e-6) == (name != "per_peer")
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("blocks", [(), (1,)])
+@pytest.mark.parametrize("grid", [1, 2])
+@pytest.mark.parametrize("name", ["shared", "per_peer"])
+def test_peers_are_fused_at_once_as_each_alone(name, grid, blocks, pooled):
+    """Values and gradients, of features and of weights, also where they were pooled before."""
+    fusion = FUSIONS[name](CHANNELS, 8, 2, 0, 3, blocks, grid=grid)
+    given = [features(seed) for seed in range(3)]
+    alone = [
+        module(tuple(peer[place] for place in blocks) if blocks else peer)
+        for module, peer in zip(fusion.of_peers, given, strict=True)
+    ]
+    fused = fusion(fusion.pool(fusion.pool(given)) if pooled else given)
+    drawn = torch.randn(3, 3, 8)
+    values = [*fusion.parameters(), *(feature for peer in given for feature in peer)]
+    ways = [sum((own * vectors).sum() for own, vectors in zip(drawn, outs, strict=True)) for outs in (alone, fused)]
+    expected, found = (torch.autograd.grad(way, values, allow_unused=True) for way in ways)
+    torch.testing.assert_close(torch.stack(fused), torch.stack(alone))
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FUSIONS)

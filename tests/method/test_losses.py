@@ -34,6 +34,17 @@ def test_w2_against_pot_and_matrix_square_root():
     assert value == pytest.approx(((mean - peer_mean) ** 2).sum().item() + bures)
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_the_gradient_of_w2_is_autograds_to_the_bit(fixed):
+    given = [value.float().requires_grad_(not fixed or place < 2) for place, value in enumerate(gaussians(1000))]
+    mean, sigma, peer_mean, peer_sigma = given
+    plain = (mean - peer_mean).square().sum() + (sigma - peer_sigma).square().sum()
+    learning = [value for value in given if value.requires_grad]
+    found, expected = (torch.autograd.grad(-value.log(), learning) for value in (losses.squared_w2(*given), plain))
+    assert torch.equal(losses.squared_w2(*given), plain)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
+
+
 def test_kls_against_torch_distributions():
     mean, sigma, peer_mean, peer_sigma = gaussians()
     own, peer = Normal(mean, sigma), Normal(peer_mean, peer_sigma)

@@ -174,6 +174,16 @@ def test_channels_last_gives_the_same_output(case):
     torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_sample_of_a_sigma_at_hand_is_the_same_sample_with_the_same_gradients():
+    posterior = GaussianPosterior(build("resnet8", classes=5, width=0.5, seed=0))
+    noise, upstream = torch.randn(2, posterior.mean.numel())
+    for drawn in (posterior.sample(noise), posterior.draw(posterior.sigma, noise)):
+        drawn.backward(upstream)
+    assert torch.equal(posterior.sample(noise), posterior.draw(posterior.sigma, noise))
+    for value in (posterior.mean, posterior.rho):  # both added up: twice the one
+        assert torch.equal(value.grad / 2, torch.autograd.grad(posterior.sample(noise), value, upstream)[0])
+
+
 def test_without_noise_every_sample_is_a_fresh_one():
     posterior, draws = GaussianPosterior(nn.Linear(4, 2)), []
     for seed in (0, 0, 1):
