@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 import shutil
+import sys
 import time
 
 import pytest
@@ -33,6 +34,10 @@ RAY_WARNINGS = (
 WANTED = re.compile(r"(?<!not )\b(ray|slow|gpu)\b")
 
 
+#: How the run ended.
+STATUS = pytest.StashKey[int]()
+
+
 def pytest_ignore_collect(collection_path, config):
     """Spare a run of marked tests the import of every file that holds none: half a minute in a run of several processes."""
     if collection_path.suffix == ".py" and (wanted := WANTED.findall(config.option.markexpr)):
@@ -54,6 +59,20 @@ def pytest_runtest_setup(item):
     """CI has twenty minutes, which on a slow machine do not reach to every long test: how many not, it says."""
     if item.get_closest_marker("slow") and time.time() > float(os.environ.get("MLDIV_LONG_TESTS_UNTIL", "inf")):
         pytest.skip("CI's time was up: `make test-all` runs it")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    session.config.stash[STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    """A process that had Ray ends here, all being said: Ray's threads have crashed while the interpreter went down (exit 139
+    of a run whose tests had all passed, once)."""
+    if "ray" in sys.modules and STATUS in config.stash and not hasattr(config, "workerinput"):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[STATUS])
 
 
 @pytest.fixture(autouse=True)
