@@ -126,7 +126,7 @@ class PeerFusion(nn.Module):
         sees: what the result is made of in place of each of the fusion's weights, an entry of FUSION_TRAINING.
         """
         chosen = [tuple(blocks[place] for place in self.blocks) if self.blocks else blocks for blocks in features]
-        if isinstance(module := self.of_peers[0], CrossAttention) and all(other is module for other in self.of_peers):
+        if type(module := self.of_peers[0]) is CrossAttention and all(other is module for other in self.of_peers):
             pooled = [map(module.pool, blocks) for blocks in chosen]
             joined = tuple(torch.cat(parts) for parts in zip(*pooled, strict=True))
             return list(_call(module, joined, sees).chunk(len(chosen)))
