@@ -139,7 +139,7 @@ def squared_w2(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: We
 
 
 class _SquaredW2(torch.autograd.Function):
-    """`squared_w2` with its gradient written out: half the passes over the vectors that autograd would take, the same bits."""
+    """`squared_w2` with its gradient written out: fewer passes over the vectors than autograd takes, the same bits."""
 
     generate_vmap_rule = True
 
