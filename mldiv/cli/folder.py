@@ -90,19 +90,31 @@ def continued(run: StudyRun, folder: SyncedFolder) -> StudyRun:
 
 def _differing(here: StudyRecord, there: StudyRecord) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, old and new value of what keeps ``here`` from continuing ``there``."""
-    more_arms = len(here.arms) > len(there.arms)
+    more_arms, fewer_arms = len(here.arms) > len(there.arms), not set(here.arms) >= set(there.arms)
     for name in (item.name for item in fields(StudyRecord) if item.name not in FREE):
         old, new = (_acting(record) if name == "changes" else getattr(record, name) for record in (there, here))
         if name == "seeds" and here.looks and here.looks == there.looks:
             continue  # every run looks anew, from the first look on
         if old != new and not (name in EXTENDS and EXTENDS[name](old, new, more_arms)):
-            yield name, old, new
+            if fewer_arms and name in OF_ARMS:  # said already
+                continue
+            if isinstance(old, dict) and isinstance(new, dict):
+                shared = name in BY_ARM and here.arms != there.arms
+                old, new = _where_differing(old, new, set(old) & set(new) if shared else set(old) | set(new))
+            if old != new:
+                yield name, old, new
     before, paths = setting.as_before(TrialConfig) | there.settings, setting.sparing(TrialConfig, setting.TRIAL)
     yield from (
         (name, before[name], value) for name, value in here.settings.items() if name not in paths and before[name] != value
     )
     if there.fingerprint not in (None, here.fingerprint):  # of a study begun by mldiv 0.5.0 it is not known
         yield "fingerprint", there.fingerprint, here.fingerprint
+
+
+def _where_differing(old: dict[str, Any], new: dict[str, Any], among: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the entries of both under the keys of ``among`` at which they differ."""
+    keys = {key for key in among if old.get(key, ...) != new.get(key, ...)}
+    return {key: old[key] for key in old if key in keys}, {key: new[key] for key in new if key in keys}
 
 
 def _acting(record: StudyRecord) -> dict[str, dict[str, Any]]:
@@ -122,6 +134,8 @@ def _of_more_arms(old: dict[str, Any], new: dict[str, Any], more_arms: bool) -> 
     return more_arms and all(new.get(name) == value for name, value in old.items())
 
 
+#: Fields of study.json that follow from which arms there are, and those with an entry for each.
+OF_ARMS, BY_ARM = {"compare", "contrasts"}, {"changes", "searched"}
 #: By field of study.json, whether its new value, unlike the old one, extends a study: (old, new, whether there are more arms).
 #: What was compared follows from the arms; contrasts may be added to, for they train nothing.
 EXTENDS: dict[str, Callable[[Any, Any, bool], bool]] = {
@@ -149,6 +163,8 @@ def _seeds(there: StudyRecord) -> str:
     return f"--seeds auto:{there.looks[-1]}" if there.looks else f"--seeds {len(there.seeds)}"
 
 
+#: Fields of study.json that follow from which arms there are, and those with an entry for each.
+OF_ARMS, BY_ARM = {"compare", "contrasts"}, {"changes", "searched"}
 #: By field of study.json, the flags that ask for what it holds.
 FLAGS: dict[str, Callable[[StudyRecord], str]] = {
     "preset": lambda there: f"--preset {there.preset}",

@@ -385,6 +385,9 @@ def test_a_folder_of_another_configuration_is_refused(study, capsys, tmp_path):
         and '(--seeds 3 --set arch="resnet8")' in err[0]
         and "arch ('resnet8' there, 'resnet20' here)" in err[0]
     )
+    code, _, err = run(study, capsys, "--out", str(tmp_path), "--arm", "rbf", "--dry-run")
+    said = f"study: arms ({header.arms} there, {[header.baseline, 'rbf']} here). Use the same flags"
+    assert code == 2 and said in err[0], "what follows from the arms is not said again"
     records.write_study(tmp_path, dataclasses.replace(header, settings=header.settings | {"data_root": "/moved"}))
     assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 0
     (tmp_path / "study.json").write_text("{")
