@@ -22,7 +22,7 @@ from mldiv.method.losses import (
 )
 from mldiv.method.networks import MODELS
 from mldiv.method.posterior import PRIOR_MEANS, PRIOR_MODES, SIGMA_MODES
-from mldiv.records import trial_id
+from mldiv.records import KEPT_COMPILE, trial_id
 from mldiv.settings import kernel_settings
 from mldiv.settings.setting import (
     FIRST_STAGE,
@@ -57,9 +57,8 @@ POSTERIORS = ("gaussian", "deterministic")
 TEACHERS = ("none", "pretrained")
 WEIGHTINGS = ("raw", "gradient")
 KEPT_PREDICTIONS = ("none", "top", "full")
-#: How steps are computed. Two of these are kept by what they were called when there were no graphs, and so are identities.
+#: How steps are computed. Two of these are kept by what they were called when there were no graphs (`records.KEPT_COMPILE`).
 COMPILE = ("auto", "off", "graph", "on")
-KEPT_COMPILE: dict[str | bool, str | bool] = {"auto": False, "on": True}
 
 _path = partial(setting, spares=(TRIAL, FIRST_STAGE, PRETRAINING, STEP))
 _size = partial(setting, gt=0, le=10**9, spares=(PRETRAINING,))

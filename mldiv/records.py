@@ -39,6 +39,8 @@ STATUSES = FINAL | {"running", "failed"}
 #: Settings that are no part of any trial's identity: `spares` in their declarations, which need torch.
 SPARED = frozenset({"data_root", "train_labels", "pretrained", "gradient_points", "keep_predictions"})
 #: What `trial_id` returns, and what the folder of a trial may be called at all.
+#: How `compile` is kept where it is not kept as it is set: as when there were no graphs, and so are identities.
+KEPT_COMPILE: dict[Any, Any] = {"auto": False, "on": True}
 IDENTITY, FOLDER_NAME = re.compile("[0-9a-f]{16}"), re.compile(r"\w[\w.-]*")
 
 PHASES = ("search", "repeat")

@@ -13,8 +13,11 @@ from helpers.small_study import TINY
 
 from analysis import __main__ as analysis
 from analysis.build import build
+from analysis.records.consistency import why_not
 from mldiv import __main__ as command
+from mldiv.cli.flags import parse_flags
 from mldiv.cli.main import main
+from mldiv.cli.run import prepare
 from mldiv.config import ConfigError, TrialConfig, from_dict
 from mldiv.doctor import __main__ as doctor
 from mldiv.method.kernels import KERNELS
@@ -22,7 +25,7 @@ from mldiv.method.losses import PARAM_DISTANCES
 from mldiv.plugins import loading
 from mldiv.plugins.contracts import CONTRACTS, faults
 from mldiv.plugins.loading import Plugin, PluginError, find, load
-from mldiv.records import find_trial, read_assignments, read_study
+from mldiv.records import Assignment, TrialRecord, find_trial, read_assignments, read_study
 from mldiv.study import STUDIES, Study
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.search_space import KERNELS_OWN, suggest
@@ -265,6 +268,34 @@ def test_a_plugins_study_is_run_by_its_name(capsys):
     flags = [*FLAGS, "--plugin", str(EXAMPLE / "question.py"), "--trials", "1", "--dry-run"]
     assert main(STUDIES["tails"], build, flags) == 0
     assert "heavier: 1 Optuna trials over lr, kernel_width, then 1 seeds" in capsys.readouterr().out
+
+
+def test_the_trials_of_a_plugins_kernel_are_known_as_their_arms(capsys):
+    """Whose parameters a record holds in one text, and compile by its older name; another value is another trial."""
+    load([find(str(EXAMPLE / name)) for name in ("cauchy.py", "question.py")])
+    study = replace(STUDIES["tails"], arms={**STUDIES["tails"].arms, "fast": {"compile": "on"}, "any": {"compile": "auto"}})
+    run = prepare(study, parse_flags(study, [*FLAGS, "--trials", "1", "--dry-run"]))
+    header = replace(run.header, chosen={"cauchy": {"kernel_tail": 2.0}})
+    assert header.settings["kernel_tail"] == 1.0
+    for arm, changes in header.changes.items():
+        for phase, more in (
+            ("repeat", header.chosen.get(arm, {})),
+            ("search", {"kernel_tail": 0.7} if arm == "cauchy" else {}),
+        ):
+            config = run.base.replace(seed=1, **changes).replace(**more)
+            item, record = (Assignment(arm, phase, 1, config.id), TrialRecord(config.id, dataclasses.asdict(config)))
+            assert why_not(header, item, record) is None, (arm, phase)
+    for arm, tail, said in (
+        ("heavier", 0.6, "0.6 in place of 0.5"),
+        ("cauchy", 1.0, "1.0 in place of 2.0"),
+        ("rbf", 3.0, "3.0"),
+    ):
+        config = run.base.replace(seed=1, **header.changes[arm]).replace(kernel_tail=tail)
+        item, record = Assignment(arm, "repeat", 1, config.id), TrialRecord(config.id, dataclasses.asdict(config))
+        assert f"kernel_tail = {said}" in why_not(header, item, record)
+    config = run.base.replace(seed=1, compile="off")
+    record = TrialRecord(config.id, dataclasses.asdict(config))
+    assert "compile = 'off' in place of 'on'" in why_not(header, Assignment("fast", "repeat", 1, config.id), record)
 
 
 def test_the_doctor_says_which_plugins_there_are(write):

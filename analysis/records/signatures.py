@@ -57,7 +57,12 @@ PLAIN, BEFORE_SWITCH = "in plain mutual learning", "before the switch"
 def signatures(study: StudyData) -> list[Signature]:
     """Find the known ways to fail in every trial with diversity terms, the repeats' first."""
     baseline = study.finished(study.baseline) if study.baseline in study.arms else {}
-    searched = {record.config["seed"]: record for arm, record in reversed(study.searched) if arm == study.baseline}
+    baseline = {seed: record for seed, record in baseline.items() if _is_plain(study, record)}
+    searched = {
+        record.config["seed"]: record
+        for arm, record in reversed(study.searched)
+        if arm == study.baseline and _is_plain(study, record)
+    }
     found = []
     for (arm, seed), record in study.records.items():
         of_repeat = _of_trial(study, record, f"{arm}, seed {seed}", baseline.get(seed))
@@ -65,6 +70,12 @@ def signatures(study: StudyData) -> list[Signature]:
     for arm, record in {record.id: (arm, record) for arm, record in study.searched}.values():
         found += _of_trial(study, record, f"{arm}, search, {_weights(record)}", searched.get(record.config["seed"]))
     return found
+
+
+def _is_plain(study: StudyData, record: TrialRecord) -> bool:
+    """Whether no diversity term acts in a trial: not every study's baseline is plain mutual learning."""
+    curve = study.curve(record.id)
+    return not (record.config["alpha"] or record.config["beta"]) or curve is None or curve.switch is None
 
 
 def _of_trial(study: StudyData, record: TrialRecord, where: str, plain: TrialRecord | None) -> list[Signature]:

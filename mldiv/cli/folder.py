@@ -105,7 +105,9 @@ def _differing(here: StudyRecord, there: StudyRecord) -> Iterator[tuple[str, Any
                 yield name, old, new
     before, paths = setting.as_before(TrialConfig) | there.settings, setting.sparing(TrialConfig, setting.TRIAL)
     yield from (
-        (name, before[name], value) for name, value in here.settings.items() if name not in paths and before[name] != value
+        (name, before[name], value)  # of a plug-in's kernel that a study of before does not name, `kernel_own` tells
+        for name, value in here.settings.items()
+        if name not in paths and name in before and before[name] != value
     )
     if there.fingerprint not in (None, here.fingerprint):  # of a study begun by mldiv 0.5.0 it is not known
         yield "fingerprint", there.fingerprint, here.fingerprint

@@ -33,6 +33,7 @@ from mldiv.environment.terminal import plain, say
 from mldiv.plugins import loading
 from mldiv.presets import PRESETS, Preset, configure, cut_of
 from mldiv.records import LEVEL, RecordError, StudyRecord
+from mldiv.settings import kernel_settings
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import Location, working_copy
 from mldiv.storage.public_weights import located
@@ -294,7 +295,7 @@ def describe_study(
         margins=parse_margins(flags.margin),
         trends=study.trends(base) if study.trends else {},
         surface={name: list(ends) for name, ends in study.surface().items()} if study.surface else None,
-        settings=asdict(base),
+        settings=asdict(base) | kernel_settings.beside_fields(base),
         data="; ".join(filter(None, (dataset(base).describe(), clipped(preset, configure_trials(study, flags, preset), base)))),
         fingerprint=dataset(base).whole_fingerprint,
         data_is_subset=bool(base.train_size or base.test_size),

@@ -16,7 +16,7 @@ REDUCTION = 2
 class AfterSwitch(FIFOScheduler):
     """ASHA (Li et al., MLSys 2020) for each bracket: the trials of one arm's search with one seed. Repeats are never stopped.
 
-    first: the first epoch at which every trial has its diversity terms on; epochs: of a trial. Trials are compared by their
+    first: the first epoch at which every trial is in stage two, if it has one; epochs: of a trial. Trials are compared by their
     validation NLL after a quarter of the epochs from ``first`` on, then each time twice as many.
     """
 
@@ -32,7 +32,7 @@ class AfterSwitch(FIFOScheduler):
         switches = [
             latest_switch(arm.config) if "switch_epoch" in arm.searched else arm.config.switch_epoch
             for arm in arms
-            if arm.config.diverse
+            if arm.config.diverse or arm.config.restarts
         ]
         return cls(max(switches, default=0), base.epochs)
 

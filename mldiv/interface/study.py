@@ -70,5 +70,5 @@ def _words(name: str, value: Any) -> Iterator[str]:
         yield from (f"{flag}={key}={json.dumps(item)}" for key, item in value.items())
     elif isinstance(value, list | tuple):
         yield from (f"{flag}={item}" for item in value)
-    elif value not in (None, False):
+    elif value is not None and value is not False:  # 0 is a value
         yield f"{flag}={value}"

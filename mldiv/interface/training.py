@@ -27,6 +27,9 @@ from mldiv.training.worker_cache import Workspace
 #: Points of an epoch at which the gradients of a trial's terms are recorded, where its settings do not say: every other epoch.
 GRADIENT_POINTS = 0.5
 
+#: Folder in a trial's, while it trains, of the networks that are trained before its pair.
+PRETRAINED = ".mldiv-pretrained"
+
 
 class _Given(Workspace):
     """A workspace whose data are given, and not read."""
@@ -75,8 +78,8 @@ def train(
             workspace = _Given(where, images)
         place = Path(folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="mldiv-")))
         _check_folder(place, config, workspace)
-        record = fit(config, place, store=Store(place / "store"), workspace=workspace, report=progress)
-        shutil.rmtree(place / "store", ignore_errors=True)
+        record = fit(config, place, store=Store(place / PRETRAINED), workspace=workspace, report=progress)
+        shutil.rmtree(place / PRETRAINED, ignore_errors=True)
         if record.status == "diverged":
             raise Diverged(record.reason)
         return read_pair(place, where)

@@ -42,7 +42,12 @@ def pool(feature: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batc
 
 
 def pool_cells(feature: Float[Tensor, "batch channels *space"], grid: int) -> Float[Tensor, "batch channels cells"]:
-    """Average a block's feature map over the cells of a grid of ``grid`` x ``grid``, in float32; tokens in as many parts."""
+    """Average a block's feature map over the cells of a grid of ``grid`` x ``grid``, in float32; tokens in as many parts.
+
+    A vector is in every cell what it is.
+    """
+    if feature.dim() == 2:
+        return feature.float()[..., None].expand(-1, -1, grid**2)
     if feature.dim() == 4:
         return functional.adaptive_avg_pool2d(feature.float(), grid).flatten(2)
     return feature.float() if feature.shape[2] == grid**2 else functional.adaptive_avg_pool1d(feature.float(), grid**2)
@@ -112,7 +117,7 @@ class PeerFusion(nn.Module):
         """Return what is fused of every peer's features: once for all terms that fuse them. A second time changes nothing."""
 
         def seen(module: nn.Module, blocks: Features) -> Features:
-            if not isinstance(module, CrossAttention):
+            if type(module) is not CrossAttention:  # a subclass may see more of a block than its average
                 return blocks
             chosen = self.blocks or range(len(blocks))
             return tuple(module.pool(block) if place in chosen else block for place, block in enumerate(blocks))

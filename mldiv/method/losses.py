@@ -109,14 +109,18 @@ class _ByLayer(torch.autograd.Function):
     @staticmethod
     def setup_context(context: Any, inputs: tuple[Tensor, Tensor, list[int]], output: tuple[Tensor, Tensor, Tensor]) -> None:
         context.save_for_backward(*output)
-        context.mark_non_differentiable(output[2])
+        context.set_materialize_grads(False)
         context.sizes = inputs[2]
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        (mean, sigma, norms), (of_mean, of_sigma, _) = context.saved_tensors, gradients
+    def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor, Tensor, None]:
+        mean, sigma, norms = context.saved_tensors
+        of_mean, of_sigma = (torch.zeros_like(mean) if given is None else given for given in gradients[:2])
         along = torch.addcmul(of_mean * mean, of_sigma, sigma)
-        sums = torch.stack([part.sum() for part in along.split(context.sizes)]) * (norms > SMALLEST_NORM)
+        sums = torch.stack([part.sum() for part in along.split(context.sizes)])
+        if gradients[2] is not None:  # of a second derivative, whose norms are those of the means too
+            sums = sums - gradients[2] * norms
+        sums = sums * (norms > SMALLEST_NORM)
         scale = _spread(norms.reciprocal(), context.sizes)
         return scale * torch.addcmul(of_mean, mean, _spread(sums, context.sizes), value=-1), scale * of_sigma, None
 
@@ -151,12 +155,16 @@ class _SquaredW2(torch.autograd.Function):
     @staticmethod
     def setup_context(context: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         context.save_for_backward(*output[1:])
-        context.mark_non_differentiable(*output[1:])
+        context.set_materialize_grads(False)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        twice = 2 * gradients[0]
+    def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        twice = 2 * (context.saved_tensors[0].new_zeros(()) if gradients[0] is None else gradients[0])
         own = [apart * twice for apart in context.saved_tensors]
+        own = [
+            value if further is None else value + further  # of a second derivative
+            for value, further in zip(own, gradients[1:], strict=True)
+        ]
         peers = [-value if needed else None for value, needed in zip(own, context.needs_input_grad[2:], strict=True)]
         return own[0], own[1], peers[0], peers[1]
 

@@ -92,6 +92,8 @@ class GaussianPosterior(nn.Module):
                 _make_placeholder(module, name)
         #: By device: the weights' places in the order of `_channels_last_views`, and back.
         self._orders: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        #: Whether all layers run under the autocast that the module is called under; None: it has not been so far.
+        self._all_cast: bool | None = None
 
     @property
     def sigma(self) -> Float[Tensor, " weights"]:
@@ -112,11 +114,11 @@ class GaussianPosterior(nn.Module):
     ) -> Any:  # fmt: skip
         """Run the module with flat ``weights``: a fresh sample if None; ``posterior.mean`` for the mean network.
 
-        Where autocast is on they are cast together, as each layer would cast its own. buffers: by their names in the module, in
-        place of its own.
+        Where autocast is on they are cast together, as each layer would cast its own, unless the module switches it off for one
+        of its layers (tried once, by a further forward pass). buffers: by their names in the module, in place of its own.
         """
         flat = self.sample() if weights is None else weights
-        if flat.dtype == torch.float32 and _layers_cast(flat):
+        if flat.dtype == torch.float32 and _layers_cast(flat) and self._casts_all(flat, args, kwargs):
             flat = flat.to(torch.get_autocast_dtype(flat.device.type))
         at_once = (flat.is_cuda or flat.dtype == torch.bfloat16) and _has_channels_last(
             args
@@ -141,15 +143,32 @@ class GaussianPosterior(nn.Module):
             name: part.view(shape) for names, shape, part in zip(self.names, self.shapes, parts, strict=True) for name in names
         }
 
+    def _casts_all(self, flat: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether all layers run under autocast, tried by a forward pass that leaves nothing behind."""
+        if self._all_cast is None:
+            found: list[bool] = []
+            device = flat.device.type
+            layers = {name.rpartition(".")[0] for names in self.names for name in names}
+            hooks = [
+                self.module.get_submodule(layer).register_forward_pre_hook(
+                    lambda *_: found.append(torch.is_autocast_enabled(device))
+                )
+                for layer in layers
+            ]
+            buffers = {name: value.clone() for name, value in self.module.named_buffers()}
+            try:
+                with torch.no_grad(), torch.random.fork_rng([flat.device] if flat.is_cuda else []):
+                    functional_call(self.module, self.views(flat) | buffers, args, kwargs)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            self._all_cast = all(found)
+        return self._all_cast
+
     def _channels_last_views(self, flat: Shaped[Tensor, " weights"]) -> dict[str, Tensor]:
         """View the vector as `views` does, convolutions channels last: all laid out anew at once, and not each in its layer."""
         if flat.device not in self._orders:
-            places = torch.arange(flat.numel(), dtype=torch.int32, device=flat.device).split(self.sizes)
-            order = [
-                part.view(shape).permute(0, 2, 3, 1).flatten() if len(shape) == 4 else part
-                for part, shape in zip(places, self.shapes, strict=True)
-            ]
-            self._orders[flat.device] = (there := torch.cat(order)), there.argsort().int()
+            self._orders[flat.device] = self._order(flat.device)
         views = self.views(_Reordered.apply(flat, *self._orders[flat.device]))
         laid_out = {}
         for names, shape in zip(self.names, self.shapes, strict=True):
@@ -159,6 +178,16 @@ class GaussianPosterior(nn.Module):
                     view = view.view(shape[0], *shape[2:], shape[1]).permute(0, 3, 1, 2)
                 laid_out[name] = view
         return laid_out
+
+    @torch.inference_mode(False)  # what is made once serves training too
+    def _order(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the weights' places in the order of `_channels_last_views`, and back."""
+        places = torch.arange(sum(self.sizes), dtype=torch.int32, device=device).split(self.sizes)
+        order = [
+            part.view(shape).permute(0, 2, 3, 1).flatten() if len(shape) == 4 else part
+            for part, shape in zip(places, self.shapes, strict=True)
+        ]
+        return (there := torch.cat(order)), there.argsort().int()
 
     def cosine_by_layer(self, peer: "GaussianPosterior") -> dict[str, Float[Tensor, ""]]:
         """Compute the cosine of the angle between both posteriors' means, layer by layer."""

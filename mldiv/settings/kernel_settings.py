@@ -54,6 +54,11 @@ def parameters() -> dict[str, Field]:
     return found
 
 
+def beside_fields(config: Any) -> dict[str, Value]:
+    """Return a configuration's values of the parameters that are no fields of it, by setting: those of plug-ins' kernels."""
+    return {name: getattr(config, name) for name in parameters() if name not in vars(config)}
+
+
 def owners(name: str) -> list[str]:
     """Return the kernels whose own parameter a setting is."""
     return [kernel for kernel in KERNELS if name.startswith(PREFIX) and name.removeprefix(PREFIX) in kernel_parameters(kernel)]

@@ -75,7 +75,7 @@ class Log:
     high: float
 
     def __call__(self, name: str, trial: Suggesting, config: Configuration) -> float:
-        own = getattr(config, name)
+        own = _positive(name, config)
         return trial.suggest_float(name, min(self.low, own), max(self.high, own), log=True)
 
 
@@ -87,7 +87,7 @@ class Around:
     up: float
 
     def __call__(self, name: str, trial: Suggesting, config: Configuration) -> float:
-        own = getattr(config, name)
+        own = _positive(name, config)
         return trial.suggest_float(name, own / self.down, own * self.up, log=True)
 
 
@@ -102,6 +102,19 @@ class Steps:
     def __call__(self, name: str, trial: Suggesting, config: Configuration) -> int:
         own = getattr(config, name)
         return trial.suggest_int(name, min(self.low, own), max(self.high, own), step=self.step)
+
+
+def _positive(name: str, config: Configuration) -> float:
+    """Return the configuration's own value, at which a search on a log scale begins.
+
+    Raises: ConfigError where it is not above 0.
+    """
+    if (own := getattr(config, name)) > 0:
+        return own
+    raise ConfigError(
+        f"{name} = {shown(own)}: a search on a log scale begins at this value, which must be greater than zero: set it (--set "
+        f"{name}=..., or the study's settings), or give the study another range for it"
+    )
 
 
 def anything(name: str, trial: Suggesting, config: Configuration) -> str:

@@ -11,24 +11,48 @@ from mldiv.sweep.arm import Arm
 COMMON_POINTS = 10
 
 
-def common_points(arms: list[Arm], count: int, drawn: Sequence[Sequence[str]], seed: int) -> list[dict[str, Any]]:
-    """Draw the first points of every arm's search at random over all that any arm searches.
+def common_points(
+    arms: list[Arm], count: int, drawn: Sequence[Sequence[str]], seed: int
+) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
+    """Draw the first points of every arm's search at random over all that any arm searches; by arm.
 
-    Arms are compared at the same points, and trials at one point share their first stage. drawn: the settings in the order in
-    which they are drawn (default: that of the arms), a list for each time that the study has grown by some; each has a stream
-    of its own, so that one more leaves what was suggested before as it is.
+    Arms are compared at the same points, and trials at one point share their first stage. Where an arm has another range than
+    the others, because it has other epochs or a value of its own, its points lie as far along that. drawn: the settings in the
+    order in which they are drawn (default: that of the arms), a list for each time that the study has grown by some; each has
+    a stream of its own, so that one more leaves what was suggested before as it is.
     """
-    searching = {name: arm for arm in reversed(arms) for name in arm.searched}
+    first = {name: arm for arm in reversed(arms) for name in arm.searched}
+    order = [[name for name in names if name in first] for names in drawn or [settings_of(arm.searched for arm in arms)]]
+    points: dict[frozenset, list[dict[str, Any]]] = {}
+    found = {}
+    for arm in arms:
+        ranged = first | dict.fromkeys(arm.searched, arm)
+        ranges = frozenset(item for names in order for item in _suggest(_random(0), names, ranged).distributions.items())
+        if ranges not in points:
+            points[ranges] = _draw(order, ranged, count, seed)
+        found[arm.name] = points[ranges]
+    return found
+
+
+def _draw(order: list[list[str]], ranged: Mapping[str, Arm], count: int, seed: int) -> list[dict[str, Any]]:
     points: list[dict[str, Any]] = [{} for _ in range(count)]
-    for place, names in enumerate(drawn or [settings_of(arm.searched for arm in arms)]):
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed + place))
+    for place, names in enumerate(order):
+        study = _random(seed + place)
         for point in points:
-            trial = study.ask()
-            for name in names:
-                if name in searching:
-                    searching[name].ranges[name](name, trial, searching[name].config)
-            point |= trial.params
+            point |= _suggest(study, names, ranged).params
     return points
+
+
+def _random(seed: int) -> optuna.Study:
+    return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+
+
+def _suggest(study: optuna.Study, names: Sequence[str], ranged: Mapping[str, Arm]) -> optuna.Trial:
+    """Ask for a trial and suggest settings, each in the range of its arm."""
+    trial = study.ask()
+    for name in names:
+        ranged[name].ranges[name](name, trial, ranged[name].config)
+    return trial
 
 
 def settings_of(searched: Iterable[Sequence[str]]) -> list[str]:

@@ -66,13 +66,13 @@ class Plan:
         self.waiting_for: dict[str, list[tuple[Arm, str]]] = {}
         points = common_points(arms, min(samples, COMMON_POINTS), drawn, SEARCH_SEED)
         switches = {arm.config.switch_epoch for arm in arms} | {
-            point["switch_epoch"] for point in points if "switch_epoch" in point
+            point["switch_epoch"] for of_arm in points.values() for point in of_arm if "switch_epoch" in point
         }
         self.queue = TrialQueue(share, switches)
         for arm in arms:
             arm.config = arm.config.replace(seed=self.search_seeds[0])
             if arm.searched and samples:
-                arm.study = self._search(arm, points, storage)
+                arm.study = self._search(arm, points[arm.name], storage)
 
     def _search(self, arm: Arm, points: list[dict[str, Any]], storage: BaseStorage | None) -> optuna.Study:
         """The arm's search, which begins with its defaults, then with all but the first of the common points."""

@@ -63,12 +63,12 @@ def effective(config: TrialConfig, searched: Collection[str] = ()) -> TrialConfi
 
     searched: settings that a search may yet change.
     """
-    parameter, feature = ("param_",), ("kernel", "feature_", "fusion", "center_features", "include_diagonal", "scale_batches")
+    parameter, feature = ("param_",), ("kernel", "feature_", "fusion", "center_features", "include_diagonal")
     silent: tuple[str, ...] = ()
     if (config.alpha == 0 and "alpha" not in searched) or not config.diverse:
         silent += parameter
     if (config.beta == 0 and "beta" not in searched) or not config.diverse:
-        silent += feature
+        silent += feature if config.weighting == "gradient" and config.diverse else (*feature, "scale_batches")
     off = {name: item.default for name, item in SETTINGS.items() if silent and name.startswith(silent)}
     if not config.diverse and not {"alpha", "beta"} & set(searched):
         off |= {"alpha": 0.0, "beta": 0.0} | ({} if config.restarts else {"switch_epoch": config.epochs})

@@ -30,10 +30,14 @@ NUMBERS = 3
 def first_stage_id(config: TrialConfig) -> str:
     """Return the identity of the trajectory that a trial follows before its switch, wherever it is computed.
 
-    Where the learning rate begins anew at the switch, stage one's ends there and knows nothing of what follows.
+    Where the learning rate begins anew at the switch, stage one's ends there and knows nothing of what follows, but for a
+    teacher, which is pretrained for as many epochs as the trial has.
     """
     known = identity(config, FIRST_STAGE)
-    return trial_id(known | {"epochs": config.switch_epoch} if config.restarts else known)
+    if config.restarts:
+        taught = {} if config.teacher == "none" else {"teacher_epochs": config.epochs}
+        known |= {"epochs": config.switch_epoch} | taught
+    return trial_id(known)
 
 
 def environment_id(data: ImageData, device: torch.device, lanes: bool = False) -> str:

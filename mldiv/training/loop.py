@@ -94,7 +94,8 @@ def warmup(config: TrialConfig, epochs: float, pretrained: bool) -> float:
     """
     length = max(config.warmup_epochs, config.pretrained_warmup_epochs if pretrained else 0.0)
     if config.restarts and epochs > config.switch_epoch:
-        epochs, length = epochs - config.switch_epoch, config.stage_two_warmup_epochs
+        start = length if config.switch_epoch == 0 else 0.0  # where stage two is the whole trial
+        epochs, length = epochs - config.switch_epoch, max(config.stage_two_warmup_epochs, start)
     return min(1.0, epochs / length) if length else 1.0
 
 

@@ -98,6 +98,12 @@ def test_a_studys_trials_are_named_with_their_numbers(tmp_path):
     assert [(signature.kind, signature.where) for signature in found] == [
         (DIED, "rbf, seed 1"), (NO_EFFECT, "rbf, seed 1"), (DISSIMILAR_FEATURES, "rbf, seed 2"),
     ]  # fmt: skip
+    for index in range(2):
+        path = trial_folder(folder, f"00{index:02d}") / "metrics.jsonl"
+        lines = [line | {"stage": 1 + (line["epoch"] > 0)} for line in records.read_lines(path)]
+        records.write_atomically(path, "".join(f"{records.json.dumps(line)}\n" for line in lines))
+    kinds = [signature.kind for signature in signatures.signatures(load(folder))]
+    assert NO_EFFECT not in kinds, "a baseline with a term is no plain mutual learning"
     sentences = signatures.words(found)
     assert "**Beta too high" in sentences[2] and "rbf, seed 2 (feature KL 3 against 0.021" in sentences[2]
     assert "fell from 0.01 at the switch to 1e-06" in sentences[0]

@@ -55,3 +55,4 @@ def test_the_first_comparison_waits_for_the_latest_switch(searched, first):
     base = TrialConfig(epochs=300, switch_epoch=200)
     arms = [make_arm("plain", base, {"alpha": 0.0, "beta": 0.0}, searched), make_arm("both", base, {}, searched)]
     assert AfterSwitch.of(arms, base).first == first
+    assert AfterSwitch.of(arms[:1], base).first == first, "a stage two that restarts is one without terms too"

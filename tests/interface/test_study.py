@@ -76,6 +76,7 @@ def test_flags_are_those_of_the_command(asked, capsys):
         "--no-cache",
     ]
     assert found == vars(parse_flags(STUDY, [*words, "--workers", "2"]))
+    assert parse(asked, {"trials": 0}).trials == 0 == parse(asked, {"gpus_per_worker": 0}).gpus_per_worker
     with pytest.raises(ConfigError, match=r"run\(seed=...\): no flag is called so; did you mean 'seeds'"):
         asked.run(seed=3)
     with pytest.raises(ConfigError, match="seeds='many'"):

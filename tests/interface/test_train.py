@@ -35,6 +35,8 @@ def own(settings, digits, tmp_path_factory):
     folder, heard = tmp_path_factory.mktemp("own") / "pair", []
     (images, labels), test = digits
     torch.set_num_threads(2)
+    (folder / "store").mkdir(parents=True)
+    (folder / "store" / "own.txt").touch()
     pair = mldiv.train(
         from_dict(settings), (images.numpy(), labels.numpy()), test=test, folder=folder, names="0123456789", padding=1,
         progress=lambda line: heard.append(line["epoch"]),
@@ -62,7 +64,8 @@ def test_what_is_kept_can_be_loaded_and_is_not_trained_again(own, digits):
     for other in (mldiv.load(folder), again):
         assert other.record == pair.record
         assert np.array_equal(other.predict(test[0][:48]).mean, pair.predict(test[0][:48]).mean)
-    assert not (folder / "store").exists()
+    assert {file.name for file in folder.iterdir() if file.is_dir()} == {"store"}
+    assert (folder / "store" / "own.txt").exists(), "what is not the trial's stays"
 
 
 def test_a_folder_of_something_else_is_refused(own, digits, trained):

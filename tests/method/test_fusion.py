@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mldiv.method.fusion import FUSIONS, CrossAttention
+from mldiv.method.fusion import FUSIONS, CrossAttention, PeerFusion
 
 CHANNELS = (4, 8)
 
@@ -79,3 +79,17 @@ def test_peers_are_fused_at_once_as_each_alone(name, grid, blocks, pooled):
 def test_seed(name):
     outs = [FUSIONS[name](CHANNELS, 8, 2, seed)([features(1), features(2)])[1] for seed in (0, 0, 1)]
     assert torch.equal(outs[0], outs[1]) and not torch.equal(outs[0], outs[2])
+
+
+class Largest(CrossAttention):
+    """A fusion of one's own that sees the largest value of a block and not its average."""
+
+    def forward(self, blocks):
+        return super().forward(tuple(block.amax((2, 3)) for block in blocks))
+
+
+def test_a_subclass_sees_the_blocks_as_they_are_whoever_asks():
+    fusion = PeerFusion([Largest(CHANNELS, 8, 2)] * 2)
+    given = [features(seed) for seed in range(2)]
+    for ours, theirs in zip(fusion(fusion.pool(given)), fusion(given), strict=True):
+        assert torch.equal(ours, theirs)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mldiv.method.fusion import FUSIONS, CrossAttention, reverse_gradient, shared
+from mldiv.method.fusion import FUSIONS, CrossAttention, pool_cells, reverse_gradient, shared
 from mldiv.method.gradients import gradient_lengths, strengths
 from mldiv.method.pair import MutualPair, Objective
 
@@ -56,6 +56,12 @@ def test_tokens_of_a_grid_against_loops():
     reference.out_proj.load_state_dict(module.out.state_dict())
     expected = module.norm(last + reference(last, memory, memory)[0])[:, 0]
     torch.testing.assert_close(module(given), expected)
+
+
+def test_a_grid_takes_a_vector_as_one_that_is_everywhere_the_same():
+    vector = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    everywhere = vector[..., None, None].expand(3, 5, 4, 4)
+    torch.testing.assert_close(pool_cells(vector, 2), pool_cells(everywhere, 2))
 
 
 def test_a_grid_takes_tokens_in_as_many_parts():

@@ -45,6 +45,17 @@ def test_the_gradient_of_w2_is_autograds_to_the_bit(fixed):
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize("weights", losses.PARAM_WEIGHTS)
+def test_the_second_derivatives_of_w2_are_right_too(weights):
+    sizes, prepared = [3, 7], losses.PARAM_WEIGHTS[weights].function
+    given = [value.requires_grad_() for value in gaussians(10)]
+
+    def distance(mean, sigma, peer_mean, peer_sigma):
+        return losses.squared_w2(*prepared(mean, sigma, sizes), *prepared(peer_mean, peer_sigma, sizes)).log()
+
+    assert torch.autograd.gradcheck(distance, given) and torch.autograd.gradgradcheck(distance, given)
+
+
 def test_kls_against_torch_distributions():
     mean, sigma, peer_mean, peer_sigma = gaussians()
     own, peer = Normal(mean, sigma), Normal(peer_mean, peer_sigma)

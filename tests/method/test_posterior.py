@@ -8,6 +8,7 @@ import torchvision
 from torch import nn
 from torch.distributions import Normal
 from torch.func import vmap
+from torch.nn import functional
 
 from mldiv.method import losses
 from mldiv.method.networks import build
@@ -303,6 +304,43 @@ def test_weights_cast_and_laid_out_together_are_those_of_each_layer(dtype, layou
             out = call(flat)
         found.append((out.detach(), *torch.autograd.grad(out.float().square().sum(), flat)))
     assert found[0][0].dtype == dtype and all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
+
+
+class OwnPrecision(nn.Module):
+    """A network whose classifier runs in float32 whatever it is called under, and which draws numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 5)
+
+    def forward(self, images):
+        features = functional.dropout(self.norm(self.first(images)).relu())
+        with torch.autocast(images.device.type, enabled=False):
+            return self.last(features.float().mean((2, 3)))
+
+
+def test_layers_that_switch_autocast_off_get_float32():
+    """To the bit as each layer would cast its own; what tells it leaves no buffer and no random number changed."""
+    torch.manual_seed(0)
+    posterior, images = GaussianPosterior(OwnPrecision()), torch.randn(4, 3, 8, 8)
+    alone, flat = copy.deepcopy(posterior), posterior.mean.detach()
+    found = []
+    for call in (lambda: posterior(images, weights=flat), lambda: by_layers(alone, images, flat)):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(call())
+    assert found[0].dtype == torch.float32 and torch.equal(*found)
+    assert torch.equal(posterior.module.norm.running_mean, alone.module.norm.running_mean)
+
+
+def test_a_network_that_was_looked_at_in_inference_mode_can_be_trained():
+    posterior = GaussianPosterior(build("resnet8", classes=5, seed=0))
+    images = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode():
+            posterior(images)
+        logits(posterior(images)).float().square().sum().backward()
+    assert posterior.mean.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("name", MODULES)

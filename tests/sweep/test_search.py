@@ -16,7 +16,7 @@ from mldiv.settings.setting import Log
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.common_points import common_points
 from mldiv.sweep.plan import IMPORTANCE_TRIALS, Plan, search_seeds
-from mldiv.sweep.search_space import OR_ZERO, RANGES, RESTARTED, kernels_own, suggest
+from mldiv.sweep.search_space import OR_ZERO, RANGES, RESTARTED, effective, kernels_own, suggest
 
 BASE = TrialConfig(data="digits", epochs=12, switch_epoch=8)
 KERNEL = ("alpha", "beta", "kernel", *kernels_own())
@@ -93,13 +93,44 @@ def test_a_term_that_is_off_is_not_searched(tmp_path):
 def test_points_in_common_are_drawn_around_the_value_of_an_arm_that_searches_it():
     """The first arm may fix the setting elsewhere."""
     arms = [make_arm("fixed", BASE, {"lr": 10.0}, ("lr", "alpha")), make_arm("searched", BASE, {}, ("lr", "alpha"))]
-    for point in common_points(arms, 10, (), 0):
+    for point in common_points(arms, 10, (), 0)["searched"]:
         assert BASE.lr / 4 <= point["lr"] <= BASE.lr * 2
+
+
+def test_an_arm_of_other_epochs_has_its_points_in_its_own_range():
+    """As far along it as the others' are; arms of one range have the same points."""
+    base, short, long = TrialConfig(epochs=30, switch_epoch=20), {"epochs": 24}, {"epochs": 60}
+    arms = [make_arm(name, base, changes, ("switch_epoch", "alpha")) for name, changes in (
+        ("usual", {}), ("rbf", {"kernel": "rbf"}), ("short", short), ("long", long),
+    )]  # fmt: skip
+    points = common_points(arms, 10, (), 0)
+    assert points["usual"] == points["rbf"] and len({point["switch_epoch"] for point in points["usual"]}) > 3
+    for name, whole in (("usual", 30), ("short", 24), ("long", 60)):
+        for own, usual in zip(points[name], points["usual"], strict=True):
+            assert whole // 3 <= own["switch_epoch"] <= whole * 5 // 6 and own["alpha"] == usual["alpha"]
+            along, usually = (
+                (point["switch_epoch"] - of // 3) / (of * 5 // 6 - of // 3) for point, of in ((own, whole), (usual, 30))
+            )
+            assert along == pytest.approx(usually, abs=0.1)
+
+
+def test_a_search_on_a_log_scale_that_would_begin_at_zero_is_refused():
+    arm = make_arm("searched", BASE, {}, ("mean_weight_decay",), {"mean_weight_decay": Log(1e-5, 1e-3)})
+    with pytest.raises(ConfigError, match=r"mean_weight_decay = 0.0: a search on a log scale .* greater than zero"):
+        common_points([arm], 1, (), 0)
+
+
+def test_batches_for_the_scales_are_no_idle_setting_where_the_gradients_lengths_need_them():
+    """Without the feature term too: with them the parameter term's strength is measured."""
+    gradient = BASE.replace(weighting="gradient", scale_batches=3)
+    assert effective(gradient.replace(beta=0.0)).scale_batches == 3
+    for idle in (gradient.replace(alpha=0.0, beta=0.0), gradient.replace(beta=0.0, weighting="raw")):
+        assert effective(idle).scale_batches == BASE.scale_batches != 3
 
 
 def test_a_study_gives_a_range_as_a_setting_declares_its_own():
     arm = make_arm("searched", BASE, {}, ("clip_norm", "lr"), {"clip_norm": Log(1.0, 10.0)})
-    for point in common_points([arm], 10, (), 0):
+    for point in common_points([arm], 10, (), 0)["searched"]:
         assert 1 <= point["clip_norm"] <= 10
         assert BASE.lr / 4 <= point["lr"] <= BASE.lr * 2
     with pytest.raises(ConfigError, match="searches 'clip_norm', for which it has no range"):

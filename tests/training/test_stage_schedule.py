@@ -9,7 +9,7 @@ from helpers.first_stages import check_as_alone, cost, stage_one, train
 from mldiv import records
 from mldiv.config import ConfigError, from_dict
 from mldiv.training.first_stage import first_stage_id
-from mldiv.training.loop import make_optimizer, make_pair, set_rates, stage_rate
+from mldiv.training.loop import make_optimizer, make_pair, set_rates, stage_rate, warmup
 from mldiv.training.worker_cache import dataset
 
 RESTART = {"stage_schedule": "restart", "stage_two_lr_scale": 0.5}
@@ -54,6 +54,13 @@ def test_warm_ups(tiny):
     assert set(rates(3, 0.5).values()) == {0.1, 1.0}
 
 
+def test_a_stage_two_from_the_first_epoch_on_warms_up_as_a_start(tiny):
+    config = tiny.replace(switch_epoch=0, warmup_epochs=2.0, pretrained_warmup_epochs=4.0)
+    assert [warmup(config, epochs, False) for epochs in (0.5, 1.0, 3.0)] == [0.25, 0.5, 1.0]
+    assert warmup(config, 1.0, True) == 0.25
+    assert warmup(config.replace(stage_two_warmup_epochs=8.0), 1.0, True) == 0.125
+
+
 def test_stage_one_of_a_restart_is_a_run_of_its_own(tiny, tmp_path):
     """It is the whole trial of as many epochs: the same peers, bit for bit; stage two begins without its momentum."""
     whole = tiny.replace(epochs=2, switch_epoch=2, alpha=0.0, beta=0.0)
@@ -86,6 +93,15 @@ def test_what_changes_the_first_stage_of_a_restart(tiny):
     other = [{"switch_epoch": 3}, {"warmup_epochs": 1.0}, {"stage_schedule": "continue", "stage_two_lr_scale": 1.0}]
     assert {first_stage_id(config.replace(**changes)) for changes in same} == {first_stage_id(config)}
     assert len({first_stage_id(config.replace(**changes)) for changes in [{}, *other]}) == 4
+
+
+def test_a_teacher_of_other_epochs_is_another_first_stage(tiny):
+    """It is pretrained for as many epochs as the trial has, so that what it teaches before the switch is another thing."""
+    taught = {"teacher": "pretrained", "alpha": 0.0, "beta": 0.0, "peers": 1, "posterior": "deterministic"}
+    config = tiny.replace(**(RESTART | taught))
+    assert first_stage_id(config.replace(epochs=9)) != first_stage_id(config)
+    assert first_stage_id(config.replace(stage_two_lr_scale=2.0)) == first_stage_id(config)
+    assert first_stage_id(config.replace(switch_epoch=3)) != first_stage_id(config)
 
 
 def test_settings_of_a_restart_without_one_are_refused(tiny):
