@@ -16,7 +16,7 @@ from analysis.records.columns import GROUPS, mean_over_members
 from analysis.report.page import document
 from analysis.stats.aggregate import aggregate, improvement
 from analysis.stats.statistics import holm, interval_name
-from mldiv.records import RecordError
+from mldiv.records import IDENTITY, RecordError
 
 SUMMED = (
     "Each arm that is in several studies: the interquartile mean of its paired differences to the baselines, over all seeds of "
@@ -131,9 +131,12 @@ def summary(studies: dict[str, Analysis]) -> list[str]:
 
     Differences are in units of what matters, so that data sets of unlike difficulty weigh alike.
     """
-    rows = []
+    rows, again = [], 0
     for arm in dict.fromkeys(arm for made in studies.values() for arm in made.differences["nll"]):
-        pairs = [pair for made in studies.values() if len((pair := _nll(made, arm))[0])]
+        counted: set[tuple] = set()
+        found = [_nll(made, arm, counted) for made in studies.values()]
+        pairs = [(own, baseline) for own, baseline, _ in found if len(own)]
+        again += sum(same for _, _, same in found)
         if len(pairs) > 1:
             of_arm, of_baseline = ([pair[place] for pair in pairs] for place in (0, 1))
             gains = [baseline - own for own, baseline in pairs]
@@ -141,17 +144,25 @@ def summary(studies: dict[str, Analysis]) -> list[str]:
             chance, bounds = improvement([-own for own in of_arm], [-baseline for baseline in of_baseline])
             rows.append([arm, len(pairs), sum(map(len, gains)), f"{mean:+.2f} [{ends[0]:+.2f}, {ends[1]:+.2f}]",
                          f"{100 * chance:.0f} % [{100 * bounds[0]:.0f}, {100 * bounds[1]:.0f}]"])  # fmt: skip
+    same = f"{again} pairs are of the same trials as those of a study above, and count once." if again else ""
     if not rows:
-        return []
+        return [same, ""] if same else []
     head = ["arm", "studies", "pairs", "gain in NLL, in units of what matters [95 %]", "probability of improvement [95 %]"]
-    return ["# Over all studies", "", SUMMED, "", tabulate(rows, head, "pipe", disable_numparse=True), ""]
+    return ["# Over all studies", "", f"{SUMMED} {same}".rstrip(), "", tabulate(rows, head, "pipe", disable_numparse=True), ""]
 
 
-def _nll(made: Analysis, arm: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return an arm's and the baseline's test NLL over what matters, on the seeds that both finished, [seeds] each."""
+def _nll(made: Analysis, arm: str, counted: set[tuple]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return an arm's and the baseline's test NLL over what matters, on the seeds that both finished, [seeds] each.
+
+    counted: pairs of trials of other studies, which are left out, and to which these are added; the last of what is returned
+    is how many were left out.
+    """
     runs = [made.repeats.get(name, {}) for name in (arm, made.study.baseline or "")]
-    seeds = [seed for seed in runs[0] if seed in runs[1] and arm in made.differences["nll"]]
+    both = [seed for seed in runs[0] if seed in runs[1] and arm in made.differences["nll"]]
+    keys = {seed: tuple((of[seed].record.id, of[seed].record.data.get("fingerprint")) for of in runs) for seed in both}
+    seeds = [seed for seed in both if keys[seed] not in counted]
+    counted |= {key for key in keys.values() if all(IDENTITY.fullmatch(trial) for trial, _ in key)}
     values = [[mean_over_members(of[seed].record.test, of[seed].member, "nll") for seed in seeds] for of in runs]
     own, baseline = (np.array(column, float) / made.study.header.margins["nll"] for column in values)
     known = np.isfinite(own) & np.isfinite(baseline)
-    return own[known], baseline[known]
+    return own[known], baseline[known], len(both) - len(seeds)

@@ -38,9 +38,9 @@ STATUSES = FINAL | {"running", "failed"}
 
 #: Settings that are no part of any trial's identity: `spares` in their declarations, which need torch.
 SPARED = frozenset({"data_root", "train_labels", "pretrained", "gradient_points", "keep_predictions"})
-#: What `trial_id` returns, and what the folder of a trial may be called at all.
 #: How `compile` is kept where it is not kept as it is set: as when there were no graphs, and so are identities.
 KEPT_COMPILE: dict[Any, Any] = {"auto": False, "on": True}
+#: What `trial_id` returns, and what the folder of a trial may be called at all.
 IDENTITY, FOLDER_NAME = re.compile("[0-9a-f]{16}"), re.compile(r"\w[\w.-]*")
 
 PHASES = ("search", "repeat")
@@ -164,6 +164,16 @@ LINE = {
 SOMETIMES = frozenset({"gradients", "first_epoch"})
 
 
+def own_parameters(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of plug-ins' kernels that are not at their defaults, by setting: `kernel_own` holds them as text."""
+    found: dict[str, Any] = {}
+    for name, _, value in (pair.partition("=") for pair in str(config.get("kernel_own", "")).split(",") if pair):
+        found[f"kernel_{name}"] = value
+        with suppress(ValueError):
+            found[f"kernel_{name}"] = json.loads(value)
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyRecord:
     """``study.json``: a study's question and design, the base configuration of its trials, what its searches chose.
@@ -175,7 +185,8 @@ class StudyRecord:
     once; surface: alpha's and beta's positive range, where their response surface is drawn; trends: by axis and
     effect, the size of each of its contrasts; data: the data in words;
     world_size: worker processes of a trial; fingerprint: hash of all images and labels; plugins: by name, the hash of each
-    plug-in's source; plugin_files: where those that are files were. chosen and importance come at the study's end: by arm, the
+    plug-in's source; plugin_files: where those that are files were; kernel_defaults: of the parameters of plug-ins' kernels, by
+    setting. chosen and importance come at the study's end: by arm, the
     settings that its search chose, and each one's share in what makes a trial good. margins: by metric, the smallest difference
     that matters, stated before training. looks: the numbers of seeds at which a study that adds seeds as needed looks at its
     comparisons, stated before training too, none in any other; level: of each look's intervals, LEVEL shared out evenly over
@@ -214,9 +225,15 @@ class StudyRecord:
     fingerprint: str | None = None
     plugins: dict[str, str] = field(default_factory=dict)
     plugin_files: dict[str, str] = field(default_factory=dict)
+    kernel_defaults: dict[str, Any] = field(default_factory=dict)
     margins: dict[str, float] = field(default_factory=lambda: dict(MARGINS))
     looks: list[int] = field(default_factory=list)
     level: float = LEVEL
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of plug-ins' kernels, by setting, as the study's settings have them."""
+        return self.kernel_defaults | own_parameters(self.settings)
 
     @property
     def has_search(self) -> bool:

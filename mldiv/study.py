@@ -5,7 +5,7 @@ Nothing of torch or Optuna is imported here, nor where a study is defined: `--he
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,12 @@ Trends = dict[str, dict[str, Weights]]
 ReportBuilder = Callable[..., str]
 #: Names the comparisons that are undecided in a study folder, as `analysis.build.undecided`.
 FindUndecided = Callable[[Path], list[str]]
+
+
+#: By whose predictions an arm can be judged.
+MEMBERS = ("pair", "peers")
+#: Of the sum of a contrast's weights.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,26 @@ class Study:
     def own_ranges(self) -> Ranges:
         """Return the ranges that the study itself gives, by setting."""
         return self.ranges() if callable(self.ranges) else self.ranges
+
+    def own_contrasts(self, arms: list[str]) -> dict[str, Weights]:
+        """Return the contrasts of these arms."""
+        return self.contrasts(arms) if callable(self.contrasts) else self.contrasts
+
+    def faults(self, arms: list[str]) -> Iterator[str]:
+        """Say what a design names that none of its ``arms`` is, whose members there are not, which contrasts are none."""
+        from mldiv.settings.setting import nearest  # with pydantic, for which no `--help` waits
+
+        named = {"baseline": [self.baseline], "compare": self.compare, "members": self.members}
+        contrasts = self.own_contrasts(arms)
+        named |= {f"contrasts[{name!r}]": weights for name, weights in contrasts.items()}
+        for field_name, given in named.items():
+            yield from (f"{field_name} names {arm!r}, which is no arm{nearest(arm, arms)}" for arm in given if arm not in arms)
+        for arm, whose in self.members.items():
+            if whose not in MEMBERS:
+                yield f"members[{arm!r}] = {whose!r}: expected {' or '.join(MEMBERS)}"
+        for name, weights in contrasts.items():
+            if not weights or abs(sum(weights.values())) > ROUNDING:
+                yield f"contrasts[{name!r}] = {weights}: the weights of a contrast add up to 0, such as {{arm: 1, other: -1}}"
 
 
 #: Studies that can be run by name, beside those of `studies/`: what plug-ins enter.

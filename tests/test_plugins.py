@@ -149,6 +149,21 @@ def test_a_transform_that_misstates_its_push_is_told(write, capsys, bounded):
 
 
 @pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("(m - pm).detach().square().sum()", "gradient in the means is missing, 0 or not finite"),
+        ("((m - pm).square().sum() - 1e9).clamp_min(0) + 0 * m.sum()", "gradient in the means is missing, 0 or not finite"),
+        ("((m - pm) / ps).square().sum()", "of networks without noise it gives inf, and it does not say needs_noise=True"),
+    ],
+)
+def test_a_distance_that_pushes_at_nothing_or_hides_what_it_needs_is_told(write, capsys, function, said):
+    text = "from mldiv.method.losses import PARAM_DISTANCES, Distance\n"
+    text += f"PARAM_DISTANCES['own'] = Distance(lambda m, s, pm, ps: {function}, symmetric=False)"
+    assert command.main(["check-plugin", write(text)]) == 1
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
@@ -199,7 +214,7 @@ STUDIED = "from mldiv.study import STUDIES, Study\nSTUDIES['own'] = Study(name='
 @pytest.mark.parametrize(
     ("rest", "fault"),
     [
-        ("arms={'a': {}}, searched=(), baseline='b')", "it has no arm 'b'"),
+        ("arms={'a': {}}, searched=(), baseline='b')", "baseline names 'b', which is no arm"),
         ("arms={'a': {'kernl': 'rbf'}}, searched=(), baseline='a')", "arm 'a': no setting is called 'kernl'"),
         ("arms={'a': {}}, searched=('peers',), baseline='a')", "it searches 'peers', which is no setting with a range"),
     ],
@@ -276,7 +291,7 @@ def test_the_trials_of_a_plugins_kernel_are_known_as_their_arms(capsys):
     study = replace(STUDIES["tails"], arms={**STUDIES["tails"].arms, "fast": {"compile": "on"}, "any": {"compile": "auto"}})
     run = prepare(study, parse_flags(study, [*FLAGS, "--trials", "1", "--dry-run"]))
     header = replace(run.header, chosen={"cauchy": {"kernel_tail": 2.0}})
-    assert header.settings["kernel_tail"] == 1.0
+    assert header.kernel_defaults == {"kernel_tail": 1.0} == header.parameters
     for arm, changes in header.changes.items():
         for phase, more in (
             ("repeat", header.chosen.get(arm, {})),
@@ -293,6 +308,12 @@ def test_the_trials_of_a_plugins_kernel_are_known_as_their_arms(capsys):
         config = run.base.replace(seed=1, **header.changes[arm]).replace(kernel_tail=tail)
         item, record = Assignment(arm, "repeat", 1, config.id), TrialRecord(config.id, dataclasses.asdict(config))
         assert f"kernel_tail = {said}" in why_not(header, item, record)
+    everywhere = replace(header, settings=header.settings | {"kernel_own": "tail=3.0"}, chosen={}, samples=0)
+    for arm, tail, known in (("cauchy", 3.0, True), ("cauchy", 1.0, False), ("heavier", 0.5, True), ("heavier", 3.0, False)):
+        config = run.base.replace(seed=1, **header.changes[arm]).replace(kernel_tail=tail)
+        for of in (everywhere, replace(everywhere, kernel_defaults={})):  # as a study of before had none
+            said = why_not(of, Assignment(arm, "repeat", 1, config.id), TrialRecord(config.id, dataclasses.asdict(config)))
+            assert (said is None) == known, (arm, tail, said)
     config = run.base.replace(seed=1, compile="off")
     record = TrialRecord(config.id, dataclasses.asdict(config))
     assert "compile = 'off' in place of 'on'" in why_not(header, Assignment("fast", "repeat", 1, config.id), record)

@@ -148,7 +148,7 @@ def _looks(study: StudyData) -> list[str]:
 def _unlike(study: StudyData, effects: Mapping[str, Difference], singles: Mapping[str, Effects]) -> list[str]:
     """Say where single peers are not as the pair, and where a temperature makes a difference or takes it."""
     of_peers = next((of for whose, of in singles.items() if whose != SCALED), {})
-    lines = [("By the mean of its single peers", "Single peers, judged alone, give the same verdicts.", of_peers)]
+    lines = [("By the mean of its single peers", "The mean of the single peers gives the same verdicts.", of_peers)]
     lines.append((
         "After temperature scaling", "Temperature scaling, fitted on validation images, leaves the verdicts as they are.",
         singles.get(SCALED, {}),

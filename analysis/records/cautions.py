@@ -141,7 +141,8 @@ def searches(study: StudyData) -> list[str]:
 
 
 def _default(study: StudyData, arm: str, name: str) -> object:
-    return study.header.changes.get(arm, {}).get(name, study.header.settings.get(name))
+    header = study.header
+    return (header.settings | header.parameters | header.changes.get(arm, {})).get(name)
 
 
 def bounds(study: StudyData) -> list[str]:

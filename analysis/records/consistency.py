@@ -1,12 +1,22 @@
 """Say what in a study's records cannot be, or does not belong together."""
 
-import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mldiv.record_files import Damaged, check_fields
-from mldiv.records import IDENTITY, KEPT_COMPILE, LEVEL, MARGINS, MEND, SPARED, Assignment, StudyRecord, TrialRecord, members_of
+from mldiv.records import (
+    IDENTITY,
+    KEPT_COMPILE,
+    LEVEL,
+    MARGINS,
+    MEND,
+    SPARED,
+    Assignment,
+    StudyRecord,
+    TrialRecord,
+    members_of,
+    own_parameters,
+)
 
 #: Settings of the study that its tables name.
 SETTINGS = {"arch": str, "width": float, "epochs": int, "batch_size": int, "test_samples": int, "data": str}
@@ -103,11 +113,12 @@ def _other_end(record: TrialRecord) -> str | None:
 def _other_settings(header: StudyRecord, item: Assignment, record: TrialRecord) -> str | None:
     """Say in which settings a trial differs from what its arm and seed ask for; what a search tunes may be anything."""
     chosen = (header.chosen or {}).get(item.arm, {}) if item.phase == "repeat" else {}
-    own = _own_parameters(record.config)
-    expected = header.settings | _own_parameters(header.settings) | header.changes.get(item.arm, {}) | chosen
-    expected = dict.fromkeys(own, "its default") | expected | {"seed": item.seed}
-    found = {name: value for name, value in header.settings.items() if name.startswith("kernel_")} | record.config | own
-    free = SPARED | {"kernel_own"} | (set(header.searched.get(item.arm, [])) - set(chosen) if header.samples else set())
+    asked = header.changes.get(item.arm, {}) | chosen
+    expected = header.settings | header.parameters | asked | {"seed": item.seed}
+    found = header.kernel_defaults | record.config | own_parameters(record.config)
+    free = SPARED | (set(header.searched.get(item.arm, [])) - set(chosen) if header.samples else set())
+    if header.kernel_defaults or any(name not in record.config for name in {*asked, *free} if name.startswith("kernel_")):
+        free |= {"kernel_own"}  # its parts are compared, in a study of before those that the arm names
     differing = [
         f"{name} = {found[name]!r:.40} in place of {value!r:.40}"
         for name, value in expected.items()
@@ -116,13 +127,3 @@ def _other_settings(header: StudyRecord, item: Assignment, record: TrialRecord) 
         and found[name] != (KEPT_COMPILE.get(value, value) if name == "compile" else value)
     ]
     return f"not the trial of {item.arm}, {item.phase}, seed {item.seed}: {'; '.join(differing)}" if differing else None
-
-
-def _own_parameters(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters of plug-ins' kernels that are not at their default, by setting: a record holds them in one text."""
-    found: dict[str, Any] = {}
-    for name, _, value in (pair.partition("=") for pair in str(config.get("kernel_own", "")).split(",") if pair):
-        found[f"kernel_{name}"] = value
-        with suppress(ValueError):
-            found[f"kernel_{name}"] = json.loads(value)
-    return found

@@ -217,6 +217,11 @@ def load(folder: Path) -> StudyData:
     check_header(study.header, folder / "study.json")
     study.scaling = list(read_lines(folder / "scaling.jsonl", problems, check_size))
     assignments = read_assignments(folder, problems)
+    if not assignments and any(folder.glob("trials/*/trial.json")):
+        problems.append(
+            f"{folder / 'assignments.jsonl'}: missing or empty, and no trial's arm is known; run the study's command "
+            "again, which writes it anew and keeps every trial"
+        )
     for problem in problems:
         study.note(problem)
     for item in assignments:

@@ -18,8 +18,8 @@ from mldiv.records import TrialRecord
 FAR_APART_FACTOR, DISSIMILAR_FACTOR = 2.0, 10.0
 #: Worse than the reference: by so much of a peer's or the pair's validation accuracy, or by this share of its NLL.
 WORSE_ACCURACY, WORSE_NLL_SHARE = 0.03, 0.25
-#: As good as the same: relative differences of squared W2 and feature KL, points of disagreement.
-SAME_W2, SAME_KL, SAME_DISAGREEMENT = 0.01, 0.05, 0.01
+#: As good as the same: relative differences of squared W2 and feature KL, points of disagreement, relative difference of NLL.
+SAME_W2, SAME_KL, SAME_DISAGREEMENT, SAME_NLL = 0.01, 0.05, 0.01, 0.01
 #: The fusion took up the push: the term's own feature KL grew by this factor or more since the switch, that of the last blocks,
 #: which the fusion is no part of, by this one or less.
 GREW_FACTOR, STAYED_FACTOR = 3.0, 1.25
@@ -155,6 +155,7 @@ def _same(now: dict[str, float], then: dict[str, float]) -> bool:
 
     return (
         near("w2_per_weight", SAME_W2)
+        and near("nll", SAME_NLL)
         and near("feature_kl", SAME_KL)
         and abs(now["disagreement"] - then["disagreement"]) <= SAME_DISAGREEMENT
     )

@@ -19,7 +19,7 @@ Rows = list[list[Any]]
 def value_of(study: StudyData, arm: str, setting: str) -> Any:
     """Return the setting that an arm's repeats are trained with: the search's choice, else the arm's, else the study's."""
     header = study.header
-    for source in ((header.chosen or {}).get(arm), header.changes.get(arm), header.settings):
+    for source in ((header.chosen or {}).get(arm), header.changes.get(arm), header.settings, header.parameters):
         if source and setting in source:
             return source[setting]
     return None

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -23,7 +24,12 @@ from mldiv.storage.object_store import Location, SyncedFolder, is_url, working_c
 from mldiv.sweep.common_points import drawn_after
 
 #: Fields of study.json in which a folder's study may differ from the one that continues it; settings are compared one by one.
-FREE = frozenset({"environment", "settings", "data", "chosen", "importance", "fingerprint", "drawn", "plugin_files", "trends"})
+FREE = frozenset(
+    {
+        "environment", "settings", "data", "chosen", "importance", "fingerprint", "drawn", "plugin_files", "trends",
+        "kernel_defaults",
+    }
+)  # fmt: skip
 
 
 @contextmanager
@@ -105,9 +111,7 @@ def _differing(here: StudyRecord, there: StudyRecord) -> Iterator[tuple[str, Any
                 yield name, old, new
     before, paths = setting.as_before(TrialConfig) | there.settings, setting.sparing(TrialConfig, setting.TRIAL)
     yield from (
-        (name, before[name], value)  # of a plug-in's kernel that a study of before does not name, `kernel_own` tells
-        for name, value in here.settings.items()
-        if name not in paths and name in before and before[name] != value
+        (name, before[name], value) for name, value in here.settings.items() if name not in paths and before[name] != value
     )
     if there.fingerprint not in (None, here.fingerprint):  # of a study begun by mldiv 0.5.0 it is not known
         yield "fingerprint", there.fingerprint, here.fingerprint
@@ -165,8 +169,6 @@ def _seeds(there: StudyRecord) -> str:
     return f"--seeds auto:{there.looks[-1]}" if there.looks else f"--seeds {len(there.seeds)}"
 
 
-#: Fields of study.json that follow from which arms there are, and those with an entry for each.
-OF_ARMS, BY_ARM = {"compare", "contrasts"}, {"changes", "searched"}
 #: By field of study.json, the flags that ask for what it holds.
 FLAGS: dict[str, Callable[[StudyRecord], str]] = {
     "preset": lambda there: f"--preset {there.preset}",
@@ -182,12 +184,16 @@ FLAGS: dict[str, Callable[[StudyRecord], str]] = {
 
 def _ways(place: Location, there: StudyRecord, differing: list[tuple[str, Any, Any]]) -> str:
     """Say which flags continue the study in ``place``, and how another one takes over what it shares with it."""
+    if any(name == "name" for name, _, _ in differing):
+        return f"It is another study's folder: take another --out, for instance --out {shlex.quote(f'{place}-2')}"
     flags = list(dict.fromkeys(FLAGS[name](there) for name, _, _ in differing if name in FLAGS))
     flags += [f"--set {name}={json.dumps(old)}" for name, old, _ in differing if name in there.settings]
     asked = f" ({' '.join(flags)})" if flags else ""
     same = f"Use the same flags to continue it{asked}"
     if is_url(place):
         return f"{same}, or another --out, which shares first stages with it"
+    if not any(Path(place).glob("trials/*/trial.json")):
+        return f"{same}, or another --out, for instance --out {shlex.quote(f'{place}-2')}, which shares first stages with it"
     old, other = shlex.quote(str(place)), shlex.quote(f"{place}-2")
     return (
         f"{same}, or another --out, for instance --out {other}: it shares first stages with this one, and finished trials too "

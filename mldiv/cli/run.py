@@ -221,6 +221,8 @@ def clipped(preset: str, base: TrialConfig, fitted: TrialConfig) -> str:
 
 def check_design(study: Study, flags: Namespace, preset: str, base: TrialConfig) -> tuple[dict[str, Changes], list[Arm]]:
     """Return what the arms change, and the arms, refusing what cannot be compared."""
+    if faults := list(study.faults(list(choose_arms(study, (), base)))):
+        raise ConfigError(f"{'; '.join(faults)}. Mend it where the study is defined")
     changes = choose_arms(study, flags.arm, base)
     arms = make_arms(study, base, changes)
     check_arms(arms, searches=count_trials(study, flags, preset) > 0)
@@ -295,7 +297,8 @@ def describe_study(
         margins=parse_margins(flags.margin),
         trends=study.trends(base) if study.trends else {},
         surface={name: list(ends) for name, ends in study.surface().items()} if study.surface else None,
-        settings=asdict(base) | kernel_settings.beside_fields(base),
+        settings=asdict(base),
+        kernel_defaults=kernel_settings.defaults_beside_fields(base),
         data="; ".join(filter(None, (dataset(base).describe(), clipped(preset, configure_trials(study, flags, preset), base)))),
         fingerprint=dataset(base).whole_fingerprint,
         data_is_subset=bool(base.train_size or base.test_size),
@@ -318,5 +321,5 @@ def count_trials(study: Study, flags: Namespace, preset: str) -> int:
 
 def choose_contrasts(study: Study, chosen: Sequence[str], arms: list[str]) -> dict[str, Weights]:
     """Return the study's contrasts; where arms were chosen, those that these allow."""
-    found = study.contrasts(arms) if callable(study.contrasts) else study.contrasts
+    found = study.own_contrasts(arms)
     return {name: weights for name, weights in found.items() if not chosen or set(weights) <= set(arms)}

@@ -10,7 +10,7 @@ import textwrap
 import unicodedata
 from argparse import ArgumentParser
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 #: What a URL may hold that nobody else may read: s3://KEY:SECRET@bucket, where a secret may have any sign in it (of HDFS alone
 #: a host has a port), and a parameter of the query with such a name.
@@ -28,7 +28,10 @@ def hide_secrets(text: str) -> str:
 
 
 class Parser(ArgumentParser):
-    """One that says what is wrong with a command line without the secrets in it."""
+    """One that says what is wrong with a command line without the secrets in it, and takes no part of a flag for the flag."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(allow_abbrev=False, **given)
 
     def error(self, message: str) -> NoReturn:
         """Print the message after the usage, and end with code 2."""

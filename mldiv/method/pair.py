@@ -64,7 +64,9 @@ class Objective:
     `losses.PARAM_DISTANCES`, PARAM_WEIGHTS and TRANSFORMS, entries of NORMALIZATIONS, FEATURE_DIRECTIONS and
     FEATURE_REDUCTIONS, of `alignment.ALIGNMENTS`, and keys of `fusion.FUSION_TRAINING`.
 
-    Raises: ValueError for a name that is none of these.
+    Studies set others of these than the defaults here (`TrialConfig`): above all their fusion learns the task.
+
+    Raises: ValueError for a name that is none of these, or without images.
     """
 
     train_images: int
@@ -92,6 +94,8 @@ class Objective:
         for name, known in (losses.CHOICES | CHOICES).items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} = {value!r}: expected one of {', '.join(known)}")
+        if self.train_images < 1:
+            raise ValueError(f"train_images = {self.train_images}: expected how many images there are to train on")
 
     @property
     def weights(self) -> Weights:
@@ -143,6 +147,9 @@ class MutualPair(nn.Module):
         for number, peer in enumerate(self.peers, 1):
             self.add_module(f"peer_{number}", peer)
         self.fusion = shared(_channels(networks[0]), peers=len(networks)) if fusion is None else fusion
+        _check_fusion(self.fusion, len(networks), objective.fusion_training)
+        if losses.PARAM_DISTANCES[objective.param_distance].needs_noise and not self.peers[0].noisy:
+            raise ValueError(f"param_distance = {objective.param_distance!r} divides by sigma, which is 0 (initial_sigma)")
         #: The finished network, if there is one.
         self.teachers = () if teacher is None else (teacher.eval().requires_grad_(False),)
         self.objective, self.weights, self.kernel = objective, objective.weights, kernel
@@ -421,6 +428,17 @@ def _distinct(networks: Iterable[nn.Module]) -> list[nn.Module]:
     if not found or len({id(network) for network in found}) < len(found):
         raise ValueError("every peer needs a network of its own, and there is at least one peer")
     return found
+
+
+def _check_fusion(fusion: nn.Module, peers: int, training: str) -> None:
+    if not isinstance(fusion, PeerFusion):
+        if training != "diversity":
+            raise ValueError(f"fusion_training = {training!r} needs a PeerFusion, such as shared(channels, classes=10) makes")
+        return
+    if peers > 1 and len(fusion.of_peers) != peers:
+        raise ValueError(f"a fusion of {len(fusion.of_peers)} peers for {peers} networks: make it with peers={peers}")
+    if training == "task" and any(getattr(module, "head", None) is None for module in fusion.of_peers):
+        raise ValueError("fusion_training = 'task' needs a fusion with a classifier, as of shared(channels, classes=10)")
 
 
 def _channels(network: nn.Module) -> tuple[int, ...]:

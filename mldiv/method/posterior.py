@@ -1,7 +1,10 @@
 """Make any torch module a mean-field Bayesian network: one flat vector of means, one of rho, a draw in one operation."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -58,6 +61,8 @@ class GaussianPosterior(nn.Module):
 
     prior_center: Tensor | None
     prior_scale: Tensor | None
+    #: By (whether in training, kind of device): whether all layers run under the autocast that the module is called under.
+    all_cast: Mapping[tuple[bool, str], bool] = MappingProxyType({})
 
     def __init__(
         self, module: nn.Module, *, initial_sigma: float = 0.03, sigma_mode: str = "relative", prior_mode: str = "absolute",
@@ -92,8 +97,6 @@ class GaussianPosterior(nn.Module):
                 _make_placeholder(module, name)
         #: By device: the weights' places in the order of `_channels_last_views`, and back.
         self._orders: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        #: Whether all layers run under the autocast that the module is called under; None: it has not been so far.
-        self._all_cast: bool | None = None
 
     @property
     def sigma(self) -> Float[Tensor, " weights"]:
@@ -114,18 +117,28 @@ class GaussianPosterior(nn.Module):
     ) -> Any:  # fmt: skip
         """Run the module with flat ``weights``: a fresh sample if None; ``posterior.mean`` for the mean network.
 
-        Where autocast is on they are cast together, as each layer would cast its own, unless the module switches it off for one
-        of its layers (tried once, by a further forward pass). buffers: by their names in the module, in place of its own.
+        Where autocast is on they are cast together, as each layer would cast its own, unless the first such pass shows that the
+        module switches it off for one of its layers. buffers: by their names in the module, in place of its own.
         """
-        flat = self.sample() if weights is None else weights
-        if flat.dtype == torch.float32 and _layers_cast(flat) and self._casts_all(flat, args, kwargs):
-            flat = flat.to(torch.get_autocast_dtype(flat.device.type))
+        flat, watched = self.sample() if weights is None else weights, nullcontext()
+        if flat.dtype == torch.float32 and _layers_cast(flat) and not self.tied:
+            way = self.module.training, flat.device.type
+            if self.all_cast.get(way):
+                flat = flat.to(torch.get_autocast_dtype(flat.device.type))
+            elif way not in self.all_cast:
+                watched = self._watched(way)
         at_once = (flat.is_cuda or flat.dtype == torch.bfloat16) and _has_channels_last(
             args
         )  # a CPU's float32 is faster without
         named = self._channels_last_views(flat) if at_once else self.views(flat)
         tied = bool(buffers)  # weights are given under each of their names: none is looked for
-        return functional_call(self.module, {**named, **buffers}, args, kwargs, tie_weights=tied)
+        with watched:
+            return functional_call(self.module, {**named, **buffers}, args, kwargs, tie_weights=tied)
+
+    @property
+    def tied(self) -> bool:
+        """Whether a weight is shared by several layers: each casts it, and their gradients are added in float32."""
+        return any(len(names) > 1 for names in self.names)
 
     def kl_to_prior(self, sigma: Float[Tensor, " weights"], prior_std: float) -> Float[Tensor, ""]:
         """Compute the KL to this posterior's prior, in nats, summed over weights; 0 for a network without noise.
@@ -143,27 +156,29 @@ class GaussianPosterior(nn.Module):
             name: part.view(shape) for names, shape, part in zip(self.names, self.shapes, parts, strict=True) for name in names
         }
 
-    def _casts_all(self, flat: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether all layers run under autocast, tried by a forward pass that leaves nothing behind."""
-        if self._all_cast is None:
-            found: list[bool] = []
-            device = flat.device.type
-            layers = {name.rpartition(".")[0] for names in self.names for name in names}
-            hooks = [
-                self.module.get_submodule(layer).register_forward_pre_hook(
-                    lambda *_: found.append(torch.is_autocast_enabled(device))
-                )
-                for layer in layers
-            ]
-            buffers = {name: value.clone() for name, value in self.module.named_buffers()}
-            try:
-                with torch.no_grad(), torch.random.fork_rng([flat.device] if flat.is_cuda else []):
-                    functional_call(self.module, self.views(flat) | buffers, args, kwargs)
-            finally:
-                for hook in hooks:
-                    hook.remove()
-            self._all_cast = all(found)
-        return self._all_cast
+    @contextmanager
+    def _watched(self, way: tuple[bool, str]) -> Iterator[None]:
+        """Note whether all layers run under autocast in a forward pass, of which no other is made for it.
+
+        A layer that is not called may have its weights taken from elsewhere; those of attention's are called with it.
+        """
+        layers = {name.rpartition(".")[0] for names in self.names for name in names}
+        cast: dict[str, bool] = {}
+
+        def note(layer: str, *_: Any) -> None:
+            cast[layer] = cast.get(layer, True) and torch.is_autocast_enabled(way[1])
+
+        hooks = [self.module.get_submodule(layer).register_forward_pre_hook(partial(note, layer)) for layer in layers]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        uncalled = {layer for layer in layers - cast.keys() if not self._of_attention(layer)}
+        self.all_cast = {**self.all_cast, way: all(cast.values()) and not uncalled}
+
+    def _of_attention(self, layer: str) -> bool:
+        return isinstance(self.module.get_submodule(layer.rpartition(".")[0]), nn.MultiheadAttention)
 
     def _channels_last_views(self, flat: Shaped[Tensor, " weights"]) -> dict[str, Tensor]:
         """View the vector as `views` does, convolutions channels last: all laid out anew at once, and not each in its layer."""

@@ -113,7 +113,7 @@ def network(name: str) -> Faults:
 
 
 def distance(entry: Distance) -> Faults:
-    """Check a distance of posteriors: a scalar, not negative, 0 of equals, symmetric where it says so."""
+    """Check a distance of posteriors: a scalar from 0 on, 0 of equals, that pushes; symmetric or infinite where it says so."""
     stream = torch.Generator().manual_seed(0)
     first, second = ((torch.randn(9, generator=stream), torch.rand(9, generator=stream) + 0.1) for _ in range(2))
     value, back = entry.function(*first, *second), entry.function(*second, *first)
@@ -124,6 +124,14 @@ def distance(entry: Distance) -> Faults:
         yield "of equal posteriors it is not 0"
     if entry.symmetric and not torch.allclose(value, back):
         yield "it says that it is symmetric, and is not"
+    mean, sigma = (part.clone().requires_grad_() for part in first)
+    value = entry.function(mean, sigma, *second)
+    (push,) = torch.autograd.grad(value, mean, allow_unused=True) if value.requires_grad else (None,)
+    if push is None or not push.isfinite().all() or not push.any():
+        yield "its gradient in the means is missing, 0 or not finite, of two posteriors apart"
+    noiseless = entry.function(first[0], torch.zeros(9), second[0], torch.zeros(9))
+    if not noiseless.isfinite() and not entry.needs_noise:
+        yield f"of networks without noise it gives {noiseless}, and it does not say needs_noise=True"
 
 
 def transform(entry: Transform) -> Faults:
@@ -204,10 +212,7 @@ def study(name: str, entry: Any) -> Faults:
             base.replace(**changes)
         except ConfigError as error:
             yield f"arm {arm!r}: {error}"
-    contrasts = entry.contrasts(list(arms)) if callable(entry.contrasts) else entry.contrasts
-    named = {entry.baseline, *entry.compare, *entry.members, *(arm for weights in contrasts.values() for arm in weights)}
-    for arm in sorted(named - arms.keys()):
-        yield f"it has no arm {arm!r}, which it names"
+    yield from entry.faults(list(arms))
     known = fields(TrialConfig) | kernel_settings.parameters()
     for item in entry.searched:
         if item not in entry.own_ranges() and item != "kernel_*" and not (item in known and known[item].metadata["search"]):

@@ -54,9 +54,9 @@ def parameters() -> dict[str, Field]:
     return found
 
 
-def beside_fields(config: Any) -> dict[str, Value]:
-    """Return a configuration's values of the parameters that are no fields of it, by setting: those of plug-ins' kernels."""
-    return {name: getattr(config, name) for name in parameters() if name not in vars(config)}
+def defaults_beside_fields(config: Any) -> dict[str, Value]:
+    """Return the defaults of the parameters that are no fields of a configuration, by setting: those of plug-ins' kernels."""
+    return {name: item.default for name, item in parameters().items() if name not in vars(config)}
 
 
 def owners(name: str) -> list[str]:

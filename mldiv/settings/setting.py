@@ -69,10 +69,17 @@ def setting(
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """A search between two ends on a log scale, or from the configuration's own value where that lies beyond them."""
+    """A search between two ends on a log scale, or from the configuration's own value where that lies beyond them.
+
+    Raises: ConfigError for ends that are none.
+    """
 
     low: float
     high: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high:
+            raise ConfigError(f"{self}: expected 0 < low < high")
 
     def __call__(self, name: str, trial: Suggesting, config: Configuration) -> float:
         own = _positive(name, config)
@@ -93,11 +100,18 @@ class Around:
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """A search over whole numbers between two ends, both included, or from the configuration's own beyond them."""
+    """A search over whole numbers between two ends, both included, or from the configuration's own beyond them.
+
+    Raises: ConfigError for ends that are none.
+    """
 
     low: int
     high: int
     step: int = 1
+
+    def __post_init__(self) -> None:
+        if not (self.low <= self.high and self.step >= 1):
+            raise ConfigError(f"{self}: expected low <= high, and a step of at least 1")
 
     def __call__(self, name: str, trial: Suggesting, config: Configuration) -> int:
         own = getattr(config, name)

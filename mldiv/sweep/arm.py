@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.records import TrialRecord
-from mldiv.settings.setting import nearest
+from mldiv.settings.setting import nearest, shown
 from mldiv.sweep.search_space import DIVERSITY, KERNELS_OWN, RANGES, Ranges, applies, kernels_own
 
 
@@ -85,6 +85,8 @@ def make_arm(
     for item in searched:
         if item not in ranges:
             raise ConfigError(f"the study searches {item!r}, for which it has no range{nearest(item, ranges)}")
+        if not callable(ranges[item]):
+            raise ConfigError(f"the range of {item!r} is {shown(ranges[item])}: expected one such as Log(low, high)")
     without = set(changes) | idle
     kept = tuple(item for item in searched if item not in without)
     free = {item for item in kept if item.startswith("kernel_")} if "kernel" in kept and applies("kernel", config) else set()

@@ -21,6 +21,8 @@ def common_points(
     order in which they are drawn (default: that of the arms), a list for each time that the study has grown by some; each has
     a stream of its own, so that one more leaves what was suggested before as it is.
     """
+    if count == 0:
+        return {arm.name: [] for arm in arms}
     first = {name: arm for arm in reversed(arms) for name in arm.searched}
     order = [[name for name in names if name in first] for names in drawn or [settings_of(arm.searched for arm in arms)]]
     points: dict[frozenset, list[dict[str, Any]]] = {}

@@ -160,6 +160,12 @@ def test_an_assignment_that_leaves_the_folder_is_named(study, trial_name):
     assert any(problem.startswith("assignments.jsonl, line ") and "trial = " in problem for problem in problems)
 
 
+def test_a_lost_list_of_assignments_is_named(study):
+    (study / "assignments.jsonl").unlink()
+    found = load.load(study)
+    assert not found.records and any("assignments.jsonl: missing or empty" in problem for problem in found.problems)
+
+
 def test_lost_lines_are_named_and_the_scores_kept(study):
     (trial(study) / "metrics.jsonl").unlink()
     made = build.analyse(study)

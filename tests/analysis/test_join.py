@@ -7,7 +7,7 @@ import pytest
 from helpers.synthetic_records import SETTINGS, make
 
 from analysis.build import analyse
-from analysis.join import join, label
+from analysis.join import join, label, summary
 from analysis.stats.statistics import holm
 from mldiv.records import RecordError
 
@@ -67,6 +67,20 @@ def test_p_values_are_corrected_over_all_studies(joined):
 def test_studies_of_one_network_and_data_are_told_apart(tmp_path):
     same = [analyse(make(tmp_path / name, NLL, predictions=False)) for name in ("a", "b")]
     assert list(label(same)) == ["resnet8 x 1, digits, kernel_sweep, a", "resnet8 x 1, digits, kernel_sweep, b"]
+
+
+def test_trials_that_two_studies_share_count_once(studies):
+    """As where a study's trials were copied beside another's; of other data the same settings are other trials."""
+    made = label([analyse(folder) for folder in (studies[0], studies[0])])
+    repeats = [[item for runs in of.repeats.values() for item in runs.values()] for of in made.values()]
+    for of_study in repeats:
+        for place, item in enumerate(of_study):
+            item.record.id, item.record.data["fingerprint"] = f"{place:016x}", "digits"
+    assert summary(made) == ["8 pairs are of the same trials as those of a study above, and count once.", ""]
+    for item in repeats[1]:
+        item.record.data["fingerprint"] = "other digits"
+    (row,) = [line for line in "\n".join(summary(made)).splitlines() if line.startswith("| rbf")]
+    assert [cell.strip() for cell in row.split("|")[2:4]] == ["2", "16"]
 
 
 def test_the_command_joins_and_chooses_formats(studies, command):

@@ -142,6 +142,10 @@ def test_what_cannot_be_extended_is_refused_with_the_way_out(run, tmp_path):
         code, err, trained = run("there", *flags, study=PLAIN)
         assert code == 2 and not trained and f"Use the same flags to continue it ({asked}), or another --out" in err
     assert f"`mkdir {tmp_path}/there-2 && cp -r {tmp_path}/there/trials {tmp_path}/there-2`" in err
+    (tmp_path / "none").mkdir()
+    shutil.copy(tmp_path / "there" / "study.json", tmp_path / "none")
+    code, err, _ = run("none", "--seeds", "3", "--set", "batch_size=8", study=PLAIN)
+    assert code == 2 and "none-2, which shares first stages with it" in err and "cp -r" not in err, "nothing is trained there"
     shutil.copytree(tmp_path / "there" / "trials", tmp_path / "there-2" / "trials")
     code, _, trained = run("there-2", "--seeds", "1", "--margin", "nll=1", study=PLAIN)
     assert code == 0 and len(trained) == 1, "of plain, one and both that which was not there"

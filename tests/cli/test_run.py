@@ -375,6 +375,37 @@ def test_some_arms_alone(load_study, capsys, tmp_path):
     assert "did you mean 'with both'?" in err[0]
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"baseline": "mutual"}, "baseline names 'mutual', which is no arm; did you mean 'mutual learning'?"),
+        ({"compare": ("rfb",)}, "compare names 'rfb', which is no arm; did you mean 'rbf'?"),
+        ({"members": {"rfb": "peers"}}, "members names 'rfb', which is no arm"),
+        ({"members": {"rbf": "peer_1"}}, "members['rbf'] = 'peer_1': expected pair or peers"),
+        ({"contrasts": {"c": {"rfb": 1.0, "cosine": -1.0}}}, "contrasts['c'] names 'rfb', which is no arm"),
+        ({"contrasts": {"c": {"rbf": 1.0, "cosine": 1.0}}}, "the weights of a contrast add up to 0"),
+        ({"contrasts": {"c": {}}}, "contrasts['c'] = {}: the weights"),
+    ],
+)
+def test_what_a_design_names_wrongly_is_refused_before_any_work(study, capsys, tmp_path, changes, said):
+    """Without --dry-run it would train all, and fail when the report is written, each time anew."""
+    for flags in ([], ["--arm", "rbf"]):
+        code, _, err = run(replace(study, **changes), capsys, "--out", str(tmp_path), "--dry-run", *flags)
+        assert code == 2 and said in err[0] and err[0].endswith("Mend it where the study is defined")
+
+
+def test_no_part_of_a_flag_is_the_flag(study, capsys):
+    with pytest.raises(SystemExit):
+        run(study, capsys, "--seed", "7", "--dry-run")
+    assert "unrecognized arguments: --seed 7" in capsys.readouterr().err
+
+
+def test_the_folder_of_another_study_is_no_place_for_this_one(study, capsys, tmp_path):
+    records.write_study(tmp_path, dataclasses.replace(prepared(study).header, name="another"))
+    code, _, err = run(study, capsys, "--out", str(tmp_path), "--dry-run")
+    assert code == 2 and "It is another study's folder: take another --out" in err[0] and "--set" not in err[0]
+
+
 def test_a_folder_of_another_configuration_is_refused(study, capsys, tmp_path):
     header = prepared(study, "--out", str(tmp_path)).header
     records.write_study(tmp_path, header)
@@ -510,7 +541,7 @@ def test_whatever_differs_in_a_folder_is_refused(study, capsys, tmp_path, descri
     left_out = {"settings", "schema", "chosen", "importance", "drawn"}
     changed = {name: {name: other(name, value)} for name, value in vars(header).items() if name not in left_out}
     changed |= {name: {"settings": header.settings | {name: "other"}} for name in header.settings if name != "data"}
-    taken = {"environment", "data", "trends", "plugin_files"} | sparing(TrialConfig, TRIAL)
+    taken = {"environment", "data", "trends", "plugin_files", "kernel_defaults"} | sparing(TrialConfig, TRIAL)
     asked = prepared(study, "--out", str(tmp_path), "--dry-run")
     for name, changes in changed.items():
         records.write_study(tmp_path, dataclasses.replace(header, **changes))

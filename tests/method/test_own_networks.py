@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from textwrap import dedent
 
+import pytest
 import torch
 from torch import nn
 
@@ -25,7 +26,8 @@ def test_two_small_networks_learn():
 
     networks = [Network(nn.Conv2d(1, 16, 3), nn.Linear(16, 2)) for _ in range(2)]
     images, labels = torch.randn(64, 1, 8, 8), torch.arange(64) % 2
-    pair = MutualPair(networks, Objective(train_images=len(images)), fusion=shared((16,)))
+    objective = Objective(train_images=len(images), fusion_training="task")
+    pair = MutualPair(networks, objective, fusion=shared((16,), classes=2))
     optimizer = torch.optim.Adam(pair.parameters(), lr=0.01)
     for step in range(200):
         if step == 100:
@@ -47,3 +49,27 @@ def test_readmes_example_are_these_lines():
     source = inspect.getsource(test_two_small_networks_learn)
     body = dedent(source.split("torch.manual_seed(0)\n")[1]).split("\nassert ")[0]
     assert [line for line in lines.splitlines() if line] == [line for line in body.splitlines() if line]
+
+
+class Two(nn.Sequential):
+    feature_channels = (4,)
+
+    def forward(self, images):
+        features = self[0](images).relu()
+        return self[1](features.mean((2, 3))), (features,)
+
+
+@pytest.mark.parametrize(
+    ("objective", "more", "said"),
+    [
+        ({"fusion_training": "task"}, {}, "'task' needs a fusion with a classifier, as of shared(channels, classes=10)"),
+        ({"fusion_training": "adversarial"}, {"fusion": nn.Identity()}, "needs a PeerFusion"),
+        ({}, {"fusion": shared((4,), peers=3)}, "a fusion of 3 peers for 2 networks: make it with peers=2"),
+        ({"param_distance": "kl"}, {"initial_sigma": 0.0}, "'kl' divides by sigma, which is 0"),
+        ({"train_images": -5}, {}, "train_images = -5: expected how many images"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_when_the_pair_is_made(objective, more, said):
+    networks = [Two(nn.Conv2d(1, 4, 3), nn.Linear(4, 2)) for _ in range(2)]
+    with pytest.raises(ValueError, match=re.escape(said)):
+        MutualPair(networks, Objective(**{"train_images": 64} | objective), **more)

@@ -333,6 +333,43 @@ def test_layers_that_switch_autocast_off_get_float32():
     assert torch.equal(posterior.module.norm.running_mean, alone.module.norm.running_mean)
 
 
+class Branched(OwnPrecision):
+    """One whose classifier has its own precision in training alone, and takes its weights itself."""
+
+    def forward(self, images):
+        features = self.first(images.sub_(0.5)).relu().mean((2, 3))
+        with torch.autocast(images.device.type, enabled=not self.training):
+            return functional.linear(features if not self.training else features.float(), self.last.weight)
+
+
+def test_how_layers_cast_is_seen_in_the_passes_that_are_made_anyway():
+    """In training and in evaluation apart; the input is changed once, a network kept by an older version serves as well."""
+    posterior = GaussianPosterior(Branched())
+    posterior.__dict__.pop("all_cast", None)
+    hooked, given = [], torch.ones(4, 3, 8, 8)
+    posterior.module.first.register_forward_hook(lambda *_: hooked.append(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        for place, training in enumerate((False, True, False, True), 1):
+            out = posterior.train(training)(given)
+            assert out.dtype == (torch.float32 if training else torch.bfloat16)
+            assert len(hooked) == place and given.mean() == 1 - 0.5 * place
+
+
+def test_a_shared_weight_is_cast_by_each_of_its_layers():
+    class Tied(nn.Sequential):
+        def forward(self, given):
+            return self[1](self[0](given).relu())
+
+    module = Tied(nn.Linear(6, 6), nn.Linear(6, 6))
+    module[1].weight = module[0].weight
+    posterior, given, found = GaussianPosterior(module), torch.randn(5, 6), []
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = posterior(given, weights=posterior.mean).float().square().sum()
+        found.append(torch.autograd.grad(out, posterior.mean)[0])
+    assert posterior.tied and torch.equal(*found), "the first pass of a process is as every other"
+
+
 def test_a_network_that_was_looked_at_in_inference_mode_can_be_trained():
     posterior = GaussianPosterior(build("resnet8", classes=5, seed=0))
     images = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last)

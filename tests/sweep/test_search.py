@@ -12,7 +12,7 @@ from mldiv import records
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.method.kernels import KERNELS, kernel_parameters
 from mldiv.records import TrialRecord, trial_folder
-from mldiv.settings.setting import Log
+from mldiv.settings.setting import Log, Steps
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.common_points import common_points
 from mldiv.sweep.plan import IMPORTANCE_TRIALS, Plan, search_seeds
@@ -116,8 +116,17 @@ def test_an_arm_of_other_epochs_has_its_points_in_its_own_range():
 
 def test_a_search_on_a_log_scale_that_would_begin_at_zero_is_refused():
     arm = make_arm("searched", BASE, {}, ("mean_weight_decay",), {"mean_weight_decay": Log(1e-5, 1e-3)})
+    assert common_points([arm], 0, (), 0) == {"searched": []}, "where nothing is searched nothing is refused"
     with pytest.raises(ConfigError, match=r"mean_weight_decay = 0.0: a search on a log scale .* greater than zero"):
         common_points([arm], 1, (), 0)
+
+
+def test_a_range_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match=r"the range of 'lr' is \(0.1, 1\): expected one such as Log\(low, high\)"):
+        make_arm("searched", BASE, {}, ("lr",), {"lr": (0.1, 1)})
+    for wrong in (lambda: Log(10, 1), lambda: Log(0, 1), lambda: Steps(3, 2)):
+        with pytest.raises(ConfigError, match=r"expected .*low <"):
+            wrong()
 
 
 def test_batches_for_the_scales_are_no_idle_setting_where_the_gradients_lengths_need_them():
