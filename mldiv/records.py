@@ -165,7 +165,7 @@ SOMETIMES = frozenset({"gradients", "first_epoch"})
 
 
 def own_parameters(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters of plug-ins' kernels that are not at their defaults, by setting: `kernel_own` holds them as text."""
+    """Return the parameters of plug-ins' kernels that are not at their defaults, by setting, of the text `kernel_own`."""
     found: dict[str, Any] = {}
     for name, _, value in (pair.partition("=") for pair in str(config.get("kernel_own", "")).split(",") if pair):
         found[f"kernel_{name}"] = value
@@ -342,7 +342,7 @@ def _check_schema(value: dict[str, Any], path: Path) -> None:
 def write_study(folder: Path, record: StudyRecord) -> None:
     """Write ``study.json``; what is not known yet, or what most studies have not, is left out."""
     later: dict[str, Any] = {"chosen": None, "importance": None, "fingerprint": None, "drawn": [], "looks": [], "level": LEVEL}
-    later |= {"plugins": {}, "plugin_files": {}, "trends": {}}
+    later |= {"plugins": {}, "plugin_files": {}, "kernel_defaults": {}, "trends": {}}
     write_json(folder / "study.json", {name: value for name, value in asdict(record).items()
                                        if name not in later or value != later[name]})  # fmt: skip
 

@@ -86,7 +86,9 @@ def train(
 
 
 def _check_folder(folder: Path, config: TrialConfig, workspace: Workspace) -> None:
-    """Refuse a folder that holds a study, or another trial: what is there would be set aside."""
+    """Refuse a folder that holds a study, or another trial: what is there would be set aside; and what is no folder."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file: take another folder")
     if (folder / "study.json").exists():
         raise ConfigError(f"{folder} holds a study: take another folder for a single trial")
     if not (folder / "trial.json").exists():

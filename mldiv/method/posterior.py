@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -120,7 +120,8 @@ class GaussianPosterior(nn.Module):
         Where autocast is on they are cast together, as each layer would cast its own, unless the first such pass shows that the
         module switches it off for one of its layers. buffers: by their names in the module, in place of its own.
         """
-        flat, watched = self.sample() if weights is None else weights, nullcontext()
+        flat = self.sample() if weights is None else weights
+        watched: AbstractContextManager[None] = nullcontext()
         if flat.dtype == torch.float32 and _layers_cast(flat) and not self.tied:
             way = self.module.training, flat.device.type
             if self.all_cast.get(way):

@@ -54,7 +54,7 @@ def parameters() -> dict[str, Field]:
     return found
 
 
-def defaults_beside_fields(config: Any) -> dict[str, Value]:
+def defaults_beside_fields(config: Any) -> dict[str, Any]:
     """Return the defaults of the parameters that are no fields of a configuration, by setting: those of plug-ins' kernels."""
     return {name: item.default for name, item in parameters().items() if name not in vars(config)}
 

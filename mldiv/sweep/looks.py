@@ -1,5 +1,6 @@
 """When a study that adds seeds as needed looks at its comparisons. What a look decides is the analysis' affair."""
 
+from argparse import ArgumentTypeError
 from dataclasses import dataclass
 
 #: Seeds at the first looks; each further look has about half as many again.
@@ -29,9 +30,12 @@ class Sequential:
 def parse_seeds(text: str) -> int | Sequential:
     """Read ``--seeds``: a number, "auto", or "auto:MOST".
 
-    Raises: ValueError for anything else.
+    Raises: ArgumentTypeError for anything else.
     """
     kind, colon, most = text.partition(":")
-    if kind != "auto":
-        return int(text)
-    return Sequential(int(most)) if colon else Sequential()
+    try:
+        if kind != "auto":
+            return int(text)
+        return Sequential(int(most)) if colon else Sequential()
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r}: expected a number, auto or auto:MOST") from None

@@ -81,7 +81,7 @@ def test_flags_are_those_of_the_command(asked, capsys):
         asked.run(seed=3)
     with pytest.raises(ConfigError, match="seeds='many'"):
         asked.run(seeds="many")
-    assert "invalid parse_seeds value" in capsys.readouterr().err
+    assert "argument --seeds: 'many': expected a number, auto or auto:MOST" in capsys.readouterr().err
 
 
 def test_verdicts_are_those_of_the_answer():

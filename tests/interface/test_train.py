@@ -80,6 +80,12 @@ def test_a_folder_of_something_else_is_refused(own, digits, trained):
     assert records.read_trial(folder) == pair.record
 
 
+def test_a_file_is_no_folder(digits, settings, tmp_path):
+    (tmp_path / "own.py").touch()
+    with pytest.raises(ConfigError, match=r"own.py is a file: take another folder"):
+        mldiv.train(settings, digits[0], folder=tmp_path / "own.py")
+
+
 def make(settings, data, test=None, names=None, layout=None, padding=None, flip=False, **changes):
     config = from_dict(settings).replace(data="own", train_size=None, test_size=None, validation_size=None, **changes)
     if test is None:
