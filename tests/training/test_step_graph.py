@@ -181,7 +181,7 @@ def operations(precision, diverse):
     pair.set_scales(torch.tensor(0.01))
     optimizer = make_optimizer(config, pair)
     images, labels = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last), torch.arange(2)
-    for _ in range(2):
+    for _ in range(3):  # the first makes the optimiser's state and shows how layers cast, the second how weights are laid out
         noise = pair.draw_noise()
         with Operations() as counted:
             train_step(config, pair, pair, optimizer, images, labels, noise, diverse)
