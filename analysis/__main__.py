@@ -57,6 +57,9 @@ def _run(flags: argparse.Namespace) -> int:
         print(f"analysis: --out {hide_secrets(flags.out)}: a URL, where a folder of this machine is expected", file=sys.stderr)
         return 2
     try:
+        for flag, place in (("out", flags.out), ("compact", flags.compact), ("unpack", flags.unpack)):
+            if place is not None:
+                _check_folder(flag, Path(place))
         load_named(flags.plugin)
         if flags.compact is not None:
             return _compact(flags.places, flags.compact)
@@ -71,6 +74,13 @@ def _run(flags: argparse.Namespace) -> int:
         print(plain(f"analysis: {error}"), file=sys.stderr)
         return 2
     return 0
+
+
+def _check_folder(flag: str, folder: Path) -> None:
+    """Raise ValueError where a file is in the way of a folder to write to, before anything is read."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"--{flag} {folder}: {there} is a file, where a folder is expected; name another")
 
 
 def _compact(places: Sequence[str], out: str) -> int:

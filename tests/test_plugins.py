@@ -1,6 +1,7 @@
 """Plug-ins: what the example enters is trained; what is wrong with another is said by name. On Ray: test_worker_groups.py."""
 
 import dataclasses
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +141,13 @@ def test_a_whole_number_ends_a_range_and_is_given_as_its_kind(write, capsys):
     assert command.main(["check-plugin", write(HEAD + kernel)]) == 0, capsys.readouterr().out
 
 
+def test_what_the_package_enters_is_not_the_plugins(tmp_path, write):
+    """The analysis is imported by the plug-in first, and its registry of columns with it."""
+    own = write("from mldiv.evaluation.metrics import METRICS\nfrom analysis.build import analyse\nMETRICS['own'] = len")
+    said = subprocess.run([sys.executable, "-m", "mldiv", "check-plugin", own], capture_output=True, text=True, check=False)
+    assert [line.split(":")[0] for line in said.stdout.splitlines()] == ["metric own"], said.stderr
+
+
 @pytest.mark.parametrize("bounded", [False, True])
 def test_a_transform_that_misstates_its_push_is_told(write, capsys, bounded):
     head = "import torch\nfrom mldiv.method.losses import TRANSFORMS, Transform\n"
@@ -168,6 +176,7 @@ def test_a_distance_that_pushes_at_nothing_or_hides_what_it_needs_is_told(write,
     [
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("x = (", "SyntaxError"),
+        ("import math\n\ndef at():\n    math.none()\n\nat()", "AttributeError: module 'math' has no attribute 'none' (line 4)"),
         (HEAD + "KERNELS['new'] = KERNELS['rbf'] = max", "replaces the kernel 'rbf', which is there"),
     ],
 )

@@ -43,7 +43,7 @@ def describe(run: StudyRun, folder: Path) -> str:
             else []
         ),
         f"  {where}: about {clock(seconds)}",
-        f"  results in {run.place}, shared first stages in {run.store.place}",
+        f"  results in {run.place}, {f'shared first stages in {run.store.place}' if run.share else 'nothing shared'}",
     ]
     return "\n".join(lines)
 

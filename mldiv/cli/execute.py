@@ -258,9 +258,10 @@ def cost(run: StudyRun, folder: SyncedFolder, plan: Plan) -> str:
     found = [find_trial(folder.local, trial) for trial in trials(plan)]
     total = {name: sum(record.cost[name] for record in found if record is not None) for name in records.COSTS}
     trained, shared, pretraining = (total[name] for name in records.COSTS)
+    where = f" (from {near(run.store.place)})" if run.share else ""
     return (
-        f"{trained + shared:,} epochs of {len(found)} trials: {trained:,} trained, {shared:,} shared "
-        f"(from {near(run.store.place)}); {pretraining:,} epochs of pretraining"
+        f"{trained + shared:,} epochs of {len(found)} trials: {trained:,} trained, {shared:,} shared{where}; "
+        f"{pretraining:,} epochs of pretraining"
     )
 
 

@@ -41,7 +41,8 @@ def open_folder(run: StudyRun) -> Iterator[tuple[StudyRun, SyncedFolder]]:
     Raises: ConfigError where a place cannot be written, or holds another configuration of the study; RecordError; OSError.
     """
     check_writable("out", run.place, run.dry_run)
-    check_writable("cache", run.store.place, run.dry_run)
+    if run.share:
+        check_writable("cache", run.store.place, run.dry_run)
     with working_copy(run.place, fetch=False) as folder, only_driver(run, folder):
         check_links(folder.local)
         folder.pull_study(of_trials=("/trial.json",))

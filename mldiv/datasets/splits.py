@@ -245,11 +245,23 @@ def _divide(split: Split, count: int, seed: int, what: str) -> tuple[Split, Spli
     """Return the split less ``count`` images, and these; both stratified by class and in the original order."""
     from sklearn.model_selection import train_test_split  # scikit-learn takes a second to import
 
-    try:
-        rest, taken = train_test_split(np.arange(len(split)), test_size=count, stratify=split.labels.numpy(), random_state=seed)
-    except ValueError as error:
-        raise TooFewImages(f"{what} = {count} of {len(split)} images cannot be taken: {error}") from None
+    if why := _indivisible(split.labels, count):
+        raise TooFewImages(f"{what} = {count} of {len(split)} images cannot be taken: {why}")
+    rest, taken = train_test_split(np.arange(len(split)), test_size=count, stratify=split.labels.numpy(), random_state=seed)
     return split.take(np.sort(rest)), split.take(np.sort(taken))
+
+
+def _indivisible(labels: Int[Tensor, " images"], count: int) -> str:
+    """Say why so many images cannot be taken with every class on both sides; nothing where they can."""
+    images = labels.bincount()
+    classes = int((images > 0).sum())
+    if alone := (images == 1).nonzero().flatten().tolist():
+        return f"class {alone[0]} has a single image, and one is needed on either side"
+    if len(labels) < 2 * classes:
+        return f"{classes} classes need two images each"
+    if not classes <= count <= len(labels) - classes:
+        return f"{classes} to {len(labels) - classes} can be, with {classes} classes on either side"
+    return ""
 
 
 def _cut(split: Split, count: int, seed: int, what: str) -> Split:

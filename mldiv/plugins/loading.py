@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import linecache
 import sys
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -164,20 +165,32 @@ def _load(plugin: Plugin) -> None:
     except Exception as error:
         for kind, entries in there.items():
             _restore(kind, entries)
-        said = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+        said = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}{_line(plugin, error)}"
         raise PluginError(f"plug-in {plugin.path or plugin.name}: {said}") from error
     new = {kind: [name for name in _registry(kind) if name not in entries] for kind, entries in there.items()}
     _LOADED[plugin.name], _ENTERED[plugin.name] = plugin, {kind: names for kind, names in new.items() if names}
 
 
+def _line(plugin: Plugin, error: Exception) -> str:
+    """Say which of the file's lines raised; nothing of a module's, or where the error says it (a SyntaxError does)."""
+    if plugin.text is None or isinstance(error, SyntaxError):
+        return ""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == _file(plugin)]
+    return f" (line {lines[-1]})" if lines else ""
+
+
 def _import_registries(plugin: Plugin) -> None:
-    """Import the registries that a plug-in names, so that what they held before is known."""
+    """Import the registries that a plug-in may import, so that what they held before is known.
+
+    Those of torch where it is there, or the plug-in names them; that of the analysis where its source has the word.
+    """
     source = _source(plugin)
     if "analysis" in source:
         with suppress(ImportError):
             use_analysis()
     for module, _ in REGISTRIES.values():
-        if module in source:
+        of_analysis = module.startswith("analysis.")
+        if "analysis" in source if of_analysis else "torch" in sys.modules or all(part in source for part in module.split(".")):
             with suppress(ImportError):  # the plug-in's own import says why
                 importlib.import_module(module)
 
@@ -191,7 +204,7 @@ def _run(plugin: Plugin) -> None:
     if plugin.text is None:
         importlib.import_module(plugin.name)
         return
-    module, where = ModuleType(f"mldiv_plugin_{plugin.name}"), f"{plugin.path} ({plugin.hash})"
+    module, where = ModuleType(f"mldiv_plugin_{plugin.name}"), _file(plugin)
     module.__file__ = plugin.path
     code = compile(plugin.text, where, "exec")
     linecache.cache[where] = len(plugin.text), None, plugin.text.splitlines(True), where
@@ -201,6 +214,11 @@ def _run(plugin: Plugin) -> None:
     except BaseException:
         del sys.modules[module.__name__]
         raise
+
+
+def _file(plugin: Plugin) -> str:
+    """Name a plug-in's file, as tracebacks have it."""
+    return f"{plugin.path} ({plugin.hash})"
 
 
 def _registry(kind: str) -> dict[str, object]:

@@ -104,6 +104,8 @@ def test_the_command_writes_one_study_where_it_is_told(studies, command, tmp_pat
         (["a", "--format", "docx"], "--format 'docx' is unknown; known: md, csv, tex, html, png"),
         (["a", "nowhere"], "study.json: no such file"),
         (["a", "a"], "the same folder is named twice"),
+        (["a", "--out", "a/study.json"], "--out a/study.json: a/study.json is a file, where a folder is expected"),
+        (["a", "--compact", "a/study.json/x"], "--compact a/study.json/x: "),
     ],
 )
 def test_bad_input_is_one_line(studies, command, monkeypatch, argv, message):

@@ -257,6 +257,9 @@ def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):
     assert re.search(r"\n  [1-9]\d* epochs of pretraining to train\n", out)
     assert re.search(r"\d+ shared, \d+ to train \(if every search ends at its defaults\)\n", out)
     assert "digits: 1,221 training" in out
+    assert "nothing shared" not in out
+    _, out, _ = run(study, capsys, *PLANNED, "--no-cache", "--cache", str(tmp_path / "store"), "--out", str(tmp_path / "x"))
+    assert out.endswith("x, nothing shared\n") and " 0 shared, " in out
 
 
 def test_dry_run_says_how_long_it_would_take(study, capsys, tmp_path):

@@ -180,7 +180,8 @@ def test_loaders_and_data_sets_of_images_are_taken(settings):
         ([np.zeros((4, 8, 8), "u1")], {}, "a ndarray, where .images, labels. were expected"),
         ([], {}, "no images"),
         ((np.random.default_rng(0).normal(size=(4, 8, 8)), [0, 1, 0, 1]), {}, "not normalised"),
-        ((np.zeros((4, 8, 8), "u1"), [0, 1, 0, 1]), {}, "images cannot be taken"),
+        ((np.zeros((4, 8, 8), "u1"), [0, 1, 0, 1]), {}, "images cannot be taken: 2 to 2 can be, with 2 classes on either side"),
+        ((np.zeros((4, 8, 8), "u1"), [0, 1, 0, 2]), {}, "of 4 images cannot be taken: class 1 has a single image"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_on_is_said(settings, data, options, message):
