@@ -18,8 +18,8 @@ NULL_SEEDS = 8
 
 WORDS = (
     "ECE, mean over seeds, with its 95 % interval over seeds and test images (of the expected ECE at so many images, its "
-    "upward bias included), and the mean and the range of 95 % of the ECEs that a perfectly calibrated model with these "
-    "confidences would score on one such test set. The smooth calibration error (no bins) with the interval of that at "
+    "upward bias included), and the range of 95 % of the ECEs that a perfectly calibrated model with these confidences would "
+    "score on one such test set. The smooth calibration error (no bins) with the interval of that at "
     f"infinitely many images, and whether it is known to be below {100 * NEGLIGIBLE:g} %: calibrated well enough, "
     "miscalibrated, or undecided."
 )
@@ -39,12 +39,12 @@ def markdown(repeats: Repeats) -> list[str]:
     for arm, of_arm in repeats.items():
         seeds = [repeat.predictions for repeat in of_arm.values() if repeat.predictions]
         if seeds:
-            low, mean, high = null_range(seeds)
-            ece = [_percent(interval(seeds), len(seeds)), f"{mean:.2f} [{low:.2f}, {high:.2f}]"]
+            low, high = null_range(seeds)
+            ece = [_percent(interval(seeds), len(seeds)), f"[{low:.2f}, {high:.2f}]"]
             rows.append([arm, *ece, *smooth(seeds)])
     if not rows:
         return []
-    head = ["arm", "ECE % [95 % interval]", "if calibrated [95 % range]", *SMOOTH]
+    head = ["arm", "ECE % [95 % interval]", "95 % range if calibrated", *SMOOTH]
     return [WORDS, tabulate(rows, head, "pipe", disable_numparse=True)]
 
 
@@ -69,11 +69,11 @@ def smooth(seeds: OfSeeds) -> list[str]:
     return [_percent(worst.interval, len(seeds)), worst.verdict]
 
 
-def null_range(seeds: OfSeeds) -> tuple[float, float, float]:
-    """Return the null's low end, mean and high end in percent, averaged over the members of the first seeds."""
+def null_range(seeds: OfSeeds) -> tuple[float, float]:
+    """Return the null's low and high end in percent, averaged over the members of the first seeds."""
     nulls = null_distributions([member.confidence for members in seeds[:NULL_SEEDS] for member in members])
-    low, mean, high = np.mean([(null.low, null.mean, null.high) for null in nulls], axis=0)
-    return 100 * float(low), 100 * float(mean), 100 * float(high)
+    low, high = np.mean([(null.low, null.high) for null in nulls], axis=0)
+    return 100 * float(low), 100 * float(high)
 
 
 def _percent(ece: Interval | None, seeds: int) -> str:
