@@ -112,9 +112,11 @@ def test_kl_is_per_training_image(tiny):
     assert terms["kl_1"] == pytest.approx(prior.item() / 100, rel=1e-5)
 
 
-def test_each_peer_gets_the_gradient_of_its_own_loss(tiny):
-    """Against each peer's loss written out with the other detached."""
-    config = tiny.replace(fusion="frozen")
+@pytest.mark.parametrize(("direction", "distance"), [("symmetric", "w2"), ("forward", "kl"), ("reverse", "symmetric_kl")])
+def test_each_peer_gets_the_gradient_of_its_own_loss(tiny, direction, distance):
+    """Against each peer's loss written out with the other detached; what is symmetric is computed once for both."""
+    config = tiny.replace(fusion="frozen", feature_direction=direction, param_distance=distance)
+    apart = PARAM_DISTANCES[distance].function
     pair, _, _ = step(config)
     images, labels = batch()
     noise = torch.randn(2, pair.peers[0].mean.numel(), generator=torch.Generator().manual_seed(1))
@@ -128,9 +130,9 @@ def test_each_peer_gets_the_gradient_of_its_own_loss(tiny):
         prior = losses.gaussian_kl_to_prior(mine.mean, mine.sigma, 1.0, None, mine.prior_scale) / 100
         loss = losses.expected_nll(outs[own][0], labels) + config.kl_weight * prior
         loss = loss + losses.logit_mutual(outs[own][0], outs[other][0].detach(), config.temperature)
-        distance = losses.squared_w2(mine.mean, mine.sigma, peer.mean.detach(), peer.sigma.detach())
-        loss = loss + config.alpha * -torch.log(distance / reference.param_scale)
-        kl = losses.feature_kl(p[own], p[other].detach(), direction="symmetric", reduction="batchmean")
+        value = apart(mine.mean, mine.sigma, peer.mean.detach(), peer.sigma.detach())
+        loss = loss + config.alpha * -torch.log(value / reference.param_scale)
+        kl = losses.feature_kl(p[own], p[other].detach(), direction=direction, reduction="batchmean")
         loss = loss + config.beta * -torch.log(kl / reference.feature_scale)
         (gradient,) = torch.autograd.grad(loss, mine.mean, retain_graph=True)
         torch.testing.assert_close(pair.peers[own].mean.grad, gradient, rtol=1e-3, atol=1e-6)
