@@ -143,6 +143,14 @@ class TrialRecord:
         """Whether the trial is never trained again."""
         return self.status in FINAL
 
+    def of_other_images(self, whole: str, test: str) -> bool:
+        """Whether it was begun with other images than those of these fingerprints: all of them, and those of the test.
+
+        Of a trial of before, which has not the first, the second decides, or nothing.
+        """
+        known = self.data.get("whole_fingerprint")
+        return known != whole if known else self.data.get("test_fingerprint") not in (None, test)
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -153,6 +161,12 @@ class Assignment:
     seed: int
     trial: str
 
+
+#: The settings that, with what lies at their place, decide which images a trial has and in which split.
+OF_IMAGES = (
+    "data", "split_seed", "validation_fraction", "train_size", "validation_size", "test_size", "test_split", "image_size",
+    "train_labels_hash",
+)  # fmt: skip
 
 #: The fields of a line of ``metrics.jsonl``.
 LINE = {

@@ -26,7 +26,7 @@ from mldiv.method.losses import PARAM_DISTANCES
 from mldiv.plugins import loading
 from mldiv.plugins.contracts import CONTRACTS, faults
 from mldiv.plugins.loading import Plugin, PluginError, find, load
-from mldiv.records import Assignment, TrialRecord, find_trial, read_assignments, read_study
+from mldiv.records import Assignment, TrialRecord, find_trial, read_assignments, read_study, write_trial
 from mldiv.study import STUDIES, Study
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.search_space import KERNELS_OWN, suggest
@@ -194,6 +194,19 @@ def test_a_file_travels_by_its_text_and_runs_once(write, tmp_path):
     assert loading.hashes() == {"own": plugin.hash} and loading.entered("own") == {"kernel": ["own"]}
     with pytest.raises(PluginError, match="another one of this name is loaded"):
         load([Plugin("own", "0" * 12, "")])
+
+
+def test_copied_trials_of_another_version_are_refused(write, tmp_path, capsys):
+    """Of the arms that use what it enters; a trial's name has the kernel's, not its formula."""
+    flags = [*FLAGS, "--plugin", write(HEAD + "KERNELS['own'] = cosine"), "--out", str(tmp_path / "out"), "--dry-run"]
+    loading.load_named(parse_flags(STUDY, flags).plugin)
+    config = dataclasses.asdict(prepare(STUDY, parse_flags(STUDY, flags)).base)
+    for kernel, code in (("own", 2), ("rbf", 0)):
+        plugins = {"plugins": {"own": "0" * 12}}
+        record = TrialRecord("a", config | {"kernel": kernel}, status="finished", environment=plugins)
+        write_trial(tmp_path / "out" / "trials" / "a", record)
+        assert main(STUDY, build, flags) == code
+    assert "1 trials with what another version of the plug-in own enters: remove" in capsys.readouterr().err
 
 
 def test_a_module_that_is_another_one_here_is_refused(write, tmp_path, monkeypatch):

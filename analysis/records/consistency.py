@@ -10,6 +10,7 @@ from mldiv.records import (
     LEVEL,
     MARGINS,
     MEND,
+    OF_IMAGES,
     SPARED,
     Assignment,
     StudyRecord,
@@ -86,6 +87,10 @@ def why_not(header: StudyRecord, item: Assignment, record: TrialRecord) -> str |
         return f"assigned to {item.arm!r:.80}, which is no arm"
     if record.id != item.trial:
         return f"the record of another trial, {record.id!r:.80}"
+    whole = record.data.get("whole_fingerprint", header.fingerprint)
+    same_cut = all(record.config.get(name) == header.settings.get(name) for name in OF_IMAGES)
+    if header.fingerprint is not None and whole != header.fingerprint and same_cut:
+        return f"of other images ({whole!r:.40}) than the study's ({header.fingerprint!r})"
     if record.status == "finished":
         validated = [record.validation] if record.data.get("validation") != 0 else []
         for scores in (*validated, record.test if item.phase == "repeat" else record.validation):

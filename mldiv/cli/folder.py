@@ -17,11 +17,13 @@ from mldiv import records
 from mldiv.cli.checks import check_links, check_writable
 from mldiv.cli.run import StudyRun
 from mldiv.config import ConfigError, TrialConfig
+from mldiv.plugins import loading
 from mldiv.record_files import RecordError, read_json
-from mldiv.records import StudyRecord
+from mldiv.records import StudyRecord, TrialRecord
 from mldiv.settings import setting
 from mldiv.storage.object_store import Location, SyncedFolder, is_url, working_copy
 from mldiv.sweep.common_points import drawn_after
+from mldiv.training.worker_cache import dataset
 
 #: Fields of study.json in which a folder's study may differ from the one that continues it; settings are compared one by one.
 FREE = frozenset(
@@ -30,6 +32,9 @@ FREE = frozenset(
         "kernel_defaults",
     }
 )  # fmt: skip
+
+#: Trials that a refusal names at most.
+MOST_NAMED = 20
 
 
 @contextmanager
@@ -46,7 +51,9 @@ def open_folder(run: StudyRun) -> Iterator[tuple[StudyRun, SyncedFolder]]:
     with working_copy(run.place, fetch=False) as folder, only_driver(run, folder):
         check_links(folder.local)
         folder.pull_study(of_trials=("/trial.json",))
-        yield continued(run, folder), folder
+        found = continued(run, folder)
+        check_trials_there(found, folder.local)
+        yield found, folder
 
 
 @contextmanager
@@ -93,6 +100,39 @@ def continued(run: StudyRun, folder: SyncedFolder) -> StudyRun:
     if grown := _grown(here, there):
         run.say(f"extends the study in {run.place}: {grown}; trials that are recorded are kept")
     return replace(run, header=replace(here, drawn=drawn_after(there.drawn, there.searched, here.searched)))
+
+
+def check_trials_there(run: StudyRun, folder: Path) -> None:
+    """Refuse trials that would count as trained and are not this study's, as a folder that was copied may hold them.
+
+    They were trained with other images (only those with the study's own cut of its data are looked at), or with what another
+    version of a loaded plug-in entered.
+
+    Raises: ConfigError, naming them.
+    """
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("trials/*/trial.json")):
+        with suppress(RecordError):  # of a damaged one, which is trained anew
+            if why := _not_of(run, records.read_trial(path.parent)):
+                found.setdefault(why, []).append(path.parent.name)
+    for why, trials in found.items():
+        shown = " ".join(trials[:MOST_NAMED]) + (f" and {len(trials) - MOST_NAMED} more" if len(trials) > MOST_NAMED else "")
+        raise ConfigError(f"{run.place} holds {len(trials)} trials {why}: remove them from {folder / 'trials'} ({shown}), or "
+                          "take another --out")  # fmt: skip
+
+
+def _not_of(run: StudyRun, record: TrialRecord) -> str | None:
+    settings, data = run.header.settings, dataset(run.base)
+    same_cut = all(record.config.get(name) == settings.get(name) for name in records.OF_IMAGES)
+    if same_cut and record.of_other_images(data.whole_fingerprint, data.test_fingerprint):
+        return f"with other images than {data.name} has now"
+    for name, before in record.environment.get("plugins", {}).items():
+        entered = loading.entered(name)
+        if before != loading.hashes().get(name, before) and (
+            "metric" in entered or any(value in names for names in entered.values() for value in record.config.values())
+        ):
+            return f"with what another version of the plug-in {name} enters"
+    return None
 
 
 def _differing(here: StudyRecord, there: StudyRecord) -> Iterator[tuple[str, Any, Any]]:
@@ -191,6 +231,8 @@ def _ways(place: Location, there: StudyRecord, differing: list[tuple[str, Any, A
     flags += [f"--set {name}={json.dumps(old)}" for name, old, _ in differing if name in there.settings]
     asked = f" ({' '.join(flags)})" if flags else ""
     same = f"Use the same flags to continue it{asked}"
+    if any(name == "fingerprint" for name, _, _ in differing):
+        return f"These are other images: take another --out, for instance --out {shlex.quote(f'{place}-2')}"
     if is_url(place):
         return f"{same}, or another --out, which shares first stages with it"
     if not any(Path(place).glob("trials/*/trial.json")):

@@ -43,7 +43,7 @@ from mldiv.sweep.arm import Arm, make_arm
 from mldiv.sweep.looks import Sequential
 from mldiv.sweep.plan import Plan, search_seeds
 from mldiv.sweep.selection import SELECTION
-from mldiv.training.worker_cache import dataset
+from mldiv.training.worker_cache import dataset, read_anew
 
 EARLY_STOPPING = "ASHA within each arm's search, at equal epochs after the last switch"
 
@@ -105,6 +105,7 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
     place, store = places(flags, study.name)
     preset = choose_preset(study, flags)
     base = configure_trials(study, flags, preset)
+    read_anew(base)
     with suppress(DataError):  # of arms that depend on the data; what can be said without them is said first
         check_design(study, flags, preset, base)
     check_data(base, flags.download)

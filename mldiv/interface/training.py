@@ -22,7 +22,7 @@ from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
 from mldiv.training.loop import Diverged
 from mldiv.training.resume import Report
-from mldiv.training.worker_cache import Workspace
+from mldiv.training.worker_cache import Workspace, read_anew
 
 #: Points of an epoch at which the gradients of a trial's terms are recorded, where its settings do not say: every other epoch.
 GRADIENT_POINTS = 0.5
@@ -71,6 +71,7 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(threads_of(threads))
         if data is None:
+            read_anew(config)
             workspace = Workspace(where)
         else:
             config = config.replace(data="own", **({} if test is not None else {"test_split": "development"}))
@@ -95,7 +96,7 @@ def _check_folder(folder: Path, config: TrialConfig, workspace: Workspace) -> No
         return
     with suppress(Damaged):
         found = records.read_trial(folder)
-        same = workspace.data(config).fingerprint == found.data.get("fingerprint", "")
-        if found.id != config.id or not same:
+        data = workspace.data(config)
+        if found.id != config.id or found.of_other_images(data.whole_fingerprint, data.test_fingerprint):
             what = "other settings" if found.id != config.id else "the same settings, but other images"
             raise ConfigError(f"{folder} holds a trial with {what}: take another folder, or remove it")

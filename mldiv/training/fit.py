@@ -137,7 +137,7 @@ def _open_record(config: TrialConfig, folder: Path, data: ImageData, workspace: 
     """Return the trial's record, new or as an interrupted attempt left it, marked as running (rank 0 only)."""
     if distributed.rank():
         return None
-    record = _found(config, folder)
+    record = _found(config, folder, data)
     if record.final:
         return record
     record.config, record.attempts = asdict(config), record.attempts + 1
@@ -145,14 +145,17 @@ def _open_record(config: TrialConfig, folder: Path, data: ImageData, workspace: 
     sizes = {name: len(split) for name, split in data.splits.items()}
     record.status, record.reason = "running", None
     record.data = sizes | {"classes": data.classes, "fingerprint": data.fingerprint, "test_fingerprint": data.test_fingerprint}
-    record.data |= data.form
+    record.data |= {"whole_fingerprint": data.whole_fingerprint} | data.form
     record.environment = environment(workspace.device) | ({"lanes": workspace.lanes} if workspace.lanes > 1 else {})
     records.write_trial(folder, record)
     return record
 
 
-def _found(config: TrialConfig, folder: Path) -> TrialRecord:
-    """Return the record in the folder, or a new one; one that is damaged or another trial's is set aside and noted."""
+def _found(config: TrialConfig, folder: Path, data: ImageData) -> TrialRecord:
+    """Return the record in the folder, or a new one; one that is damaged or another trial's is set aside and noted.
+
+    So is one of other images, as in a folder that was copied, with its checkpoint.
+    """
     new = TrialRecord(config.id, asdict(config), attempts=0)
     path = folder / "trial.json"
     if not os.path.lexists(path):
@@ -161,6 +164,10 @@ def _found(config: TrialConfig, folder: Path) -> TrialRecord:
         record = records.read_trial(folder)
         if record.id != config.id:
             raise Damaged(f"{path}: the record of another trial, {record.id!r:.80}")
+        if record.of_other_images(data.whole_fingerprint, data.test_fingerprint):
+            if (folder / CHECKPOINT).exists():
+                set_aside(folder / CHECKPOINT)
+            raise Damaged(f"{path}: this trial with other images")
         return record
     except Damaged as error:
         why = str(error).removeprefix(f"{path}: ").removesuffix(f"; {records.MEND['trial.json']}")

@@ -44,6 +44,12 @@ def dataset(config: TrialConfig) -> ImageData:
     )
 
 
+def read_anew(config: TrialConfig) -> None:
+    """Forget data that lie at a place of one's own: what a process is asked for next may have changed there."""
+    if config.data_root is not None:
+        _dataset.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def _dataset(name: str, root: Path | None, *, train_labels: Path | None, labels_hash: str, **cuts: Any) -> ImageData:
     if train_labels is not None:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -191,8 +191,22 @@ def test_other_images_in_the_same_place_are_refused(study, capsys, tmp_path):
     record = prepared(study).header
     records.write_study(tmp_path, replace(record, fingerprint="of other images"))
     code, _, err = run(study, capsys, "--out", str(tmp_path), "--dry-run")
-    assert code == 2 and "fingerprint ('of other images' there" in err[0]
+    assert code == 2 and "fingerprint ('of other images' there" in err[0] and "cp -r" not in err[0]
     records.write_study(tmp_path, replace(record, fingerprint=None))  # as mldiv 0.5.0 left it
+    assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 0
+
+
+def test_copied_trials_of_other_images_are_refused(study, capsys, tmp_path):
+    """They would count as trained: a trial's name does not say which images lie at its place."""
+    run_ = prepared(study)
+    for data, code in (({"whole_fingerprint": "other"}, 2), ({"test_fingerprint": "other"}, 2), ({}, 0)):
+        records.write_trial(
+            tmp_path / "trials" / "a", records.TrialRecord("a", asdict(run_.base), status="finished", data=data)
+        )
+        assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == code
+    changed = replace(run_.base, train_size=500)
+    other = records.TrialRecord("a", asdict(changed), status="finished", data={"whole_fingerprint": "of another cut"})
+    records.write_trial(tmp_path / "trials" / "a", other)
     assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 0
 
 

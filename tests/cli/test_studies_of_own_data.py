@@ -115,6 +115,15 @@ def test_a_command_whose_images_stay_on_the_disk_ends(place, tmp_path, capsys, m
     assert code == 0 and "epochs asked for" in out, err
 
 
+def test_images_that_have_changed_are_read_again(place, parts, tmp_path):
+    root, found = place["npz"](), []
+    for test_images in (parts[2], 255 - parts[2]):
+        keys = ("train_images", "train_labels", "test_images", "test_labels")
+        np.savez(root, **dict(zip(keys, [*parts[:2], test_images, parts[3]], strict=True)))
+        found.append(prepare(STUDY, parse_flags(STUDY, flags(tmp_path / "study", "npz", root))).header.fingerprint)
+    assert len(set(found)) == 2
+
+
 def test_without_validation_images_a_study_reports_what_it_can(place, tmp_path, capsys):
     code, out, err = run(capsys, tmp_path / "study", "npz", place["npz"](), "--set", "validation_size=0")
     assert code == 0, err

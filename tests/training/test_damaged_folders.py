@@ -171,6 +171,22 @@ def test_a_damaged_record_is_named_set_aside_and_the_trial_goes_on(tiny, tmp_pat
     check_as_alone(tiny, folder, alone)
 
 
+@pytest.mark.parametrize("known", ["whole_fingerprint", "test_fingerprint"])
+def test_a_trial_of_other_images_is_set_aside_with_its_checkpoint(tiny, tmp_path, alone, begun, known):
+    """As in a folder that was copied to a study of other images; before there was a whole one, the test images tell."""
+    folder = begun(tiny, tmp_path)
+    record = records.read_trial(folder)
+    if known == "test_fingerprint":
+        del record.data["whole_fingerprint"]
+    record.data[known] = "another"
+    records.write_trial(folder, record)
+    new = train(tiny, tmp_path)
+    (note,) = new.notes
+    assert "this trial with other images" in note and new.attempts == 1
+    assert (folder / "trial.json.damaged").exists() and (folder / f"{CHECKPOINT}.damaged").exists()
+    check_as_alone(tiny, folder, alone)
+
+
 def test_a_record_damaged_after_the_switch_loses_nothing(tiny, tmp_path, alone, led):
     led(tiny, tmp_path)
     damages.flip(tmp_path / tiny.id / "trial.json", 0.5)
