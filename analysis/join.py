@@ -123,6 +123,8 @@ def answer(studies: dict[str, Analysis]) -> str:
         if not effects:
             lines.append("- none: no study has pairs of finished trials")
         lines.append("")
+    if any(made.contrasts["nll"] for made in studies.values()):
+        lines += ["Contrasts stand in each study's own answer.", ""]
     return "\n".join([*lines, *summary(studies)])
 
 

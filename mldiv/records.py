@@ -195,7 +195,8 @@ class StudyRecord:
     arms: in the order of the tables; changes: by arm, what it sets in ``settings``; compare: arms that are compared with the
     baseline; contrasts: name -> arms' weights; members: arm -> "peers", where not "pair"; samples: Optuna trials of
     each searched arm, each trained with every one of search_seeds; searched: by arm, the settings; drawn: these in the order in
-    which the searches' common points draw them, a list for each time that the study grew; batch: suggestions open at
+    which the searches' common points draw them, a list for each time that the study grew; grown: how many seeds and arms it had
+    at each report after which it grew; batch: suggestions open at
     once; surface: alpha's and beta's positive range, where their response surface is drawn; trends: by axis and
     effect, the size of each of its contrasts; data: the data in words;
     world_size: worker processes of a trial; fingerprint: hash of all images and labels; plugins: by name, the hash of each
@@ -214,6 +215,7 @@ class StudyRecord:
     search_seeds: list[int]
     searched: dict[str, list[str]]
     drawn: list[list[str]] = field(default_factory=list)
+    grown: list[list[int]] = field(default_factory=list)
     batch: int = 1
     selection: str
     objectives: list[str] = field(default_factory=list)
@@ -356,7 +358,7 @@ def _check_schema(value: dict[str, Any], path: Path) -> None:
 def write_study(folder: Path, record: StudyRecord) -> None:
     """Write ``study.json``; what is not known yet, or what most studies have not, is left out."""
     later: dict[str, Any] = {"chosen": None, "importance": None, "fingerprint": None, "drawn": [], "looks": [], "level": LEVEL}
-    later |= {"plugins": {}, "plugin_files": {}, "kernel_defaults": {}, "trends": {}}
+    later |= {"grown": [], "plugins": {}, "plugin_files": {}, "kernel_defaults": {}, "trends": {}}
     write_json(folder / "study.json", {name: value for name, value in asdict(record).items()
                                        if name not in later or value != later[name]})  # fmt: skip
 

@@ -224,7 +224,9 @@ def _contrasts(study: StudyData, contrasts: Mapping[str, Difference]) -> str:
     told = [f"{names([name])} is {word} ({contrasts[name].text(4)})" for name, word in verdicts.items() if word.endswith(" 0")]
     small = [name for name, word in verdicts.items() if word == EQUIVALENT]
     found = [*told, *([f"too small to matter: {names(small)}"] if small else [])]
-    return f"**Contrasts in test NLL**: {'; '.join(found) or 'none is known not to be 0, none to be too small to matter'}."
+    said = f"**Contrasts in test NLL**: {'; '.join(found) or 'none is known not to be 0, none to be too small to matter'}."
+    corrected = _corrected(contrasts, [name for name, word in verdicts.items() if word.endswith(" 0")]) if told else ""
+    return f"{said} {corrected}".rstrip()
 
 
 def describe(effect: Difference, metric: str) -> str:
@@ -261,6 +263,16 @@ def _cautions(study: StudyData, effects: Mapping[str, Difference]) -> list[str]:
             "have something to tune, and repeated on fresh seeds; arms of one seed saw the same batches, augmentations and "
             "weight noise."
         )
+    if header.grown:
+        before = names([f"{seeds} seeds of {arms} arms" for seeds, arms in header.grown])
+        lines.append(
+            f"**The study grew after a report**: of {before}. If that report led to it, a verdict errs more often than stated; "
+            "`--seeds auto:MOST` states its looks beforehand."
+        )
+    arms = [arm for arm in study.arms if arm in effects or arm == study.baseline]
+    counts = {header.changes.get(arm, {}).get("peers", header.settings.get("peers", 2)) for arm in arms}
+    if len(counts) > 1:
+        lines.append(f"Arms have {names(sorted(map(str, counts)))} networks: the tables say what each costs.")
     if study.development:
         lines.append(f"Wherever this says test, it means {study.scored}; the official test set is unused.")
     if header.data_is_subset or header.preset == "demo":
@@ -295,5 +307,6 @@ def _intervals(effects: Mapping[str, Difference]) -> str:
         words += f" Fewer than {LEAST_SEEDS} seeds are too few for its 95 % to be trusted: they decide nothing, and have no p."
     return (
         f"{words} Better or worse: the interval leaves out 0, so that p < {LEVEL}; equivalent: it lies within what matters, "
-        "stated before training. Each verdict has its own error rate; the adjusted p is corrected over all comparisons."
+        "stated before training. Each verdict has its own error rate; the adjusted p is corrected over the arms, or the "
+        "contrasts, of one score. The chance to be better is half of p, or 1 less that: as if every difference had been as likely beforehand."
     )

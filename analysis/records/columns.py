@@ -228,6 +228,6 @@ COLUMNS: dict[str, Column] = {
     "aurc": Column("risk-coverage", _uncertainty("aurc_entropy"), "uncertainty", "low", 1, 4),
     "augrc": Column("generalised", _uncertainty("augrc_entropy"), "uncertainty", "low", 1, 4),
     "parameters": Column("parameters 10⁶", lambda repeat: repeat.record.size.get("parameters"), "cost", None, 1e-6, 3),
-    "forward": Column("prediction 10⁹", _forward, "cost", None, 1, 3),
-    "training": Column("training 10¹²", _training, "cost", None, 1, 3),
+    "forward": Column("prediction 10⁶", _forward, "cost", None, 1e3, 2),
+    "training": Column("training 10¹²", _training, "cost", None, 1, 4),
 }  # fmt: skip

@@ -28,7 +28,7 @@ from mldiv.training.worker_cache import dataset
 #: Fields of study.json in which a folder's study may differ from the one that continues it; settings are compared one by one.
 FREE = frozenset(
     {
-        "environment", "settings", "data", "chosen", "importance", "fingerprint", "drawn", "plugin_files", "trends",
+        "environment", "settings", "data", "chosen", "importance", "fingerprint", "drawn", "grown", "plugin_files", "trends",
         "kernel_defaults",
     }
 )  # fmt: skip
@@ -99,7 +99,9 @@ def continued(run: StudyRun, folder: SyncedFolder) -> StudyRun:
         )
     if grown := _grown(here, there):
         run.say(f"extends the study in {run.place}: {grown}; trials that are recorded are kept")
-    return replace(run, header=replace(here, drawn=drawn_after(there.drawn, there.searched, here.searched)))
+    reported = [[len(there.seeds), len(there.arms)]] if grown and there.chosen is not None else []
+    drawn = drawn_after(there.drawn, there.searched, here.searched)
+    return replace(run, header=replace(here, drawn=drawn, grown=there.grown + reported))
 
 
 def check_trials_there(run: StudyRun, folder: Path) -> None:

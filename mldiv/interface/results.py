@@ -39,8 +39,8 @@ class Results:
     seed, trial, status, reason, epochs, seconds, and its settings as setting.lr. scores: a row per finished repeat and member
     (peer_1, ..., pair): test scores, as fractions and nats. table: a row per arm: of every column of table.csv mean, standard
     error and n. comparisons: a row per metric and arm or contrast: difference to the baseline (or value of the contrast) in
-    ``unit``, its interval, Holm's p, over how many seeds, verdict. answer: these in plain words. problems: what could not be
-    read.
+    ``unit``, its interval, p, Holm's p, over how many seeds, verdict (of a contrast: above or below 0). answer: these in plain
+    words. problems: what could not be read.
     """
 
     study: StudyRecord
@@ -92,7 +92,7 @@ def _scores(study: "StudyData") -> Iterator[dict[str, Any]]:
 
 
 def _comparisons(made: "Analysis") -> Iterator[dict[str, Any]]:
-    compared, margins = analysis("comparison.effects").COMPARED, made.study.header.margins
+    of_effects, margins = analysis("comparison.effects"), made.study.header.margins
     kinds: dict[str, Mapping[str, Mapping[str, Any]]] = {"difference": made.differences, "contrast": made.contrasts}
     for kind, by_metric in kinds.items():
         for metric, effects in by_metric.items():
@@ -100,7 +100,7 @@ def _comparisons(made: "Analysis") -> Iterator[dict[str, Any]]:
                 low, high = effect.interval or (None, None)
                 yield {
                     "metric": metric, "kind": kind, "name": name, "value": effect.mean, "low": low, "high": high,
-                    "unit": "percentage points" if compared[metric].factor != 1 else "nats", "level": effect.level,
-                    "p": effect.adjusted, "seeds": effect.n,
-                    "verdict": effect.verdict(margins[metric], compared[metric].more),
+                    "unit": "percentage points" if of_effects.COMPARED[metric].factor != 1 else "nats", "level": effect.level,
+                    "p": effect.p, "p_holm": effect.adjusted, "seeds": effect.n,
+                    "verdict": of_effects.verdict(effect, metric, margins[metric], contrast=kind == "contrast"),
                 }  # fmt: skip
