@@ -33,14 +33,17 @@ def pixels():
 def saved(library, pixels, tmp_path):
     """A function that saves splits of 24 and 12 images of three classes, changed by a function of the columns."""
 
-    def save(change=lambda columns: columns, splits=("train", "test"), grey=False):
+    def save(change=lambda columns: columns, splits=("train", "test"), grey=False, classes=("abc", "abc")):
         made = {}
-        for name, rows in zip(splits, (slice(24), slice(24, 36)), strict=False):
+        for name, rows, names in zip(splits, (slice(24), slice(24, 36)), classes, strict=False):
             images = [Image.fromarray(image[..., 0] if grey else image) for image in pixels[rows]]
             columns = change({"image": images, "label": [index % 3 for index in range(len(images))]})
             features = {key: library.Image() for key in columns if key.startswith("im")}
-            features |= {key: library.ClassLabel(3) for key in columns if key.startswith("label")}
-            features |= {key: library.Value("int64") for key in columns if key not in features}
+            kinds = {int: library.Value("int64"), str: library.Value("string")}
+            features |= {key: library.ClassLabel(names=list(names)) for key in columns if key.startswith("label")}
+            features |= {
+                key: kinds[type(of[0])] for key, of in columns.items() if key not in features or isinstance(of[0], str)
+            }
             made[name] = library.Dataset.from_dict(columns, features=library.Features(features))
         library.DatasetDict(made).save_to_disk(str(tmp_path / "saved"))
         return tmp_path / "saved"
@@ -59,7 +62,8 @@ def test_images_and_labels_are_those_that_were_saved(saved, pixels):
     assert np.array_equal(test.numpy(), pixels[24:].transpose(0, 3, 1, 2))
     assert (
         loaded(root).describe()
-        == "huggingface: 18 training, 6 validation and 12 test images of 8x8 pixels, 3 classes; test images from split test"
+        == "huggingface: 18 training, 6 validation and 12 test images of 8x8 pixels, 3 classes; test images from split test; "
+        "labels from column label"
     )
     assert torch.equal(ood.load_other(f"huggingface@{root}", None, channels=3, size=8, count=99).sort(0)[0], test.sort(0)[0])
 
@@ -68,7 +72,7 @@ def test_grey_images_have_one_channel_and_a_split_is_named(saved, pixels):
     root = saved(splits=("train", "validation"), grey=True)
     data = loaded(root, image_size=4)
     assert data.channels == 1 and data.shapes.image_size == 4
-    assert data.describe().endswith("3 classes; test images from split validation")
+    assert data.describe().endswith("3 classes; test images from split validation; labels from column label")
 
 
 @pytest.mark.parametrize(
@@ -81,11 +85,25 @@ def test_grey_images_have_one_channel_and_a_split_is_named(saved, pixels):
             "several columns of labels, label_a, label_b among image, label_a, label_b; call one 'label'",
         ),
         (lambda columns: columns | {"label": [None, *columns["label"][1:]]}, "rows without a label; leave them out by filter"),
+        (lambda columns: {"image": columns["image"], "camera": columns["label"]}, "no column of labels among image, camera"),
+        (
+            lambda columns: {
+                "image": columns["image"],
+                "label": list("abc") * (len(columns["label"]) // 3),
+                "camera": columns["label"],
+            },
+            r"label: no column of class labels or whole numbers; class_encode_column\('label'\) makes it one",
+        ),
     ],
 )
 def test_columns_that_cannot_be_used(saved, change, said):
     with pytest.raises(DataError, match=said):
         sources.check("huggingface", saved(change))
+
+
+def test_splits_that_number_the_classes_differently(saved):
+    with pytest.raises(DataError, match="saved: class 1 is 'b' in split train and 'c' in split test; align_labels"):
+        sources.check("huggingface", saved(classes=("abc", "acb")))
 
 
 def test_images_of_different_sizes_need_one(saved):

@@ -29,8 +29,7 @@ def read(root: Path | None, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Ten
     Raises: DataError, naming the folder, the split and the row.
     """
     found = _splits(root)
-    labels = [_labels(part, f"{root}, {name}") for name, part in found.items()]
-    arrays.check_classes(labels[0], labels[1], str(root))
+    labels = _labels(root, found)
     decoded = [_decoded(part, size, f"{root}, {name}") for name, part in found.items()]
     channels = max(images.shape[1] for images in decoded)
     if not size and len(sides := {images.shape[2:] for images in decoded}) > 1:
@@ -44,14 +43,15 @@ def check(root: Path | None) -> None:
     found = _splits(root)
     for name, part in found.items():
         _column(part, IMAGES, _is_image, f"{root}, {name}")
-    labels = [_labels(part, f"{root}, {name}") for name, part in found.items()]
-    arrays.check_classes(labels[0], labels[1], str(root))
+    _labels(root, found)
 
 
 def taken(root: Path | None) -> str:
-    """Say which split holds the test images, and which are not used."""
-    _, tested = _splits(root)
-    return say_taken(f"split {tested}", sorted(set(_saved(root)) - {"train", tested}))
+    """Say which split holds the test images, which are not used, and which column holds the labels."""
+    found = _splits(root)
+    _, tested = found
+    said = say_taken(f"split {tested}", sorted(set(_saved(root)) - set(found)))
+    return f"{said}; labels from column {_label_column(found[tested], f'{root}, {tested}')}"
 
 
 def _saved(root: Path | None) -> Any:
@@ -94,13 +94,39 @@ def _is_image(feature: Any) -> bool:
     return type(feature).__name__ == "Image"
 
 
-def _labels(part: Any, where: str) -> Labels:
-    """The labels of a split: a column of class labels, or one of whole numbers that is called so."""
+def _labels(root: Path | None, found: dict[str, Any]) -> list[Labels]:
+    """The labels of both splits. Raises: DataError, also where the two number the classes differently."""
+    columns = {name: _label_column(part, f"{root}, {name}") for name, part in found.items()}
+    named = [getattr(part.features[columns[name]], "names", None) or [] for name, part in found.items()]
+    for number, (trained, tested) in enumerate(zip(*named, strict=False)):
+        if trained != tested:
+            raise DataError(
+                f"{root}: class {number} is {trained!r} in split train and {tested!r} in split {list(found)[1]}; "
+                "align_labels_with_mapping numbers both alike"
+            )
+    labels = [_values(part, columns[name], f"{root}, {name}") for name, part in found.items()]
+    arrays.check_classes(labels[0], labels[1], str(root))
+    return labels
 
-    def fits(feature: Any) -> bool:
-        return type(feature).__name__ == "ClassLabel" or "int" in str(getattr(feature, "dtype", ""))
 
-    column = _column(part, LABELS, fits, where)
+def _label_column(part: Any, where: str) -> str:
+    """The column of labels: one of class labels, or of whole numbers that is called so."""
+    called = next((name for name in LABELS if name in part.features), None)
+    if called is None:
+        return _column(part, LABELS, _is_class, where)
+    feature = part.features[called]
+    if not _is_class(feature) and "int" not in str(getattr(feature, "dtype", "")):
+        raise DataError(
+            f"{where}, {called}: no column of class labels or whole numbers; class_encode_column({called!r}) makes it one"
+        )
+    return called
+
+
+def _is_class(feature: Any) -> bool:
+    return type(feature).__name__ == "ClassLabel"
+
+
+def _values(part: Any, column: str, where: str) -> Labels:
     values = part.select_columns([column]).with_format("numpy")[:][column]
     if values.dtype.kind not in "iu":
         raise DataError(f"{where}, {column}: rows without a label; leave them out by filter")
