@@ -125,6 +125,18 @@ def test_which_arrays_are_the_test_images_is_said(tmp_path, arrays):
     assert loaded("npz", write_npz(path, val)).describe().endswith("3 classes; test images from val_images")
 
 
+def test_images_are_never_paired_with_labels_of_another_split(tmp_path, arrays):
+    unlabelled = {key.replace("test", "val"): value for key, value in arrays.items()} | {
+        "test_images": arrays["test_images"] * 0
+    }
+    data = loaded("npz", path := write_npz(tmp_path / "own.npz", unlabelled))
+    assert torch.equal(data.test.images[:, 0], torch.from_numpy(arrays["test_images"]))
+    assert data.describe().endswith("test images from val_images, test_images not used")
+    del unlabelled["val_images"]
+    with pytest.raises(DataError, match=r"own.npz: no array test_labels, it holds train_images"):
+        sources.check("npz", write_npz(path, unlabelled))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -10,12 +10,11 @@ from torch import Tensor
 from mldiv.datasets.files import LAYOUTS, DataError, say_taken
 from mldiv.datasets.formats import arrays
 
-#: Names that each array may have. Where the file holds several, the first is taken.
+#: By split, what its images and its labels may be called. Of several the first pair that is whole is taken.
 KEYS = {
-    "train_images": ("train_images", "x_train"), "train_labels": ("train_labels", "y_train"),
-    "test_images": ("test_images", "x_test", "val_images", "x_val"),
-    "test_labels": ("test_labels", "y_test", "val_labels", "y_val"),
-}  # fmt: skip
+    "train": (("train_images", "train_labels"), ("x_train", "y_train")),
+    "test": (("test_images", "test_labels"), ("x_test", "y_test"), ("val_images", "val_labels"), ("x_val", "y_val")),
+}
 LAYOUT = LAYOUTS["npz"]
 
 
@@ -27,14 +26,14 @@ def read(root: Path | None, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Ten
     path = _file(root)
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            found = {name: (key, file[key]) for name, key in _keys(path, file.files).items()}
+            found = {split: [(key, file[key]) for key in keys] for split, keys in _keys(path, file.files).items()}
     except DataError:
         raise
     except (OSError, ValueError, EOFError, TypeError, AttributeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as numpy's .npz ({' '.join(str(error).split())[:200]}); {LAYOUT}") from None
     parts = []
     for split in ("train", "test"):
-        (key, pixels), (label_key, classes) = found[f"{split}_images"], found[f"{split}_labels"]
+        (key, pixels), (label_key, classes) = found[split]
         images = arrays.images(pixels, f"{path}, {key}")
         parts.append((images, arrays.labels(classes, len(images), f"{path}, {label_key}", soft=True)))
     (train, train_labels), (test, test_labels) = parts
@@ -51,9 +50,10 @@ def check(root: Path | None) -> None:
 
 def taken(root: Path | None) -> str:
     """Say which array holds the test images, and which one is not used."""
-    with _file(root).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-        found = [name for name in KEYS["test_images"] if name in file.files]
-    return say_taken(found[0], found[1:])
+    path = _file(root)
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        taken, _ = _keys(path, file.files)["test"]
+        return say_taken(taken, [name for name, _ in KEYS["test"] if name in file.files and name != taken])
 
 
 def _file(root: Path | None) -> Path:
@@ -64,11 +64,14 @@ def _file(root: Path | None) -> Path:
     return root
 
 
-def _keys(path: Path, there: list[str]) -> dict[str, str]:
-    """Return what each array is called in a file that holds arrays of these names."""
-    found = {name: next((key for key in keys if key in there), None) for name, keys in KEYS.items()}
-    if missing := [name for name, key in found.items() if key is None]:
-        raise DataError(
-            f"{path}: no array {missing[0]}, it holds {', '.join(there)[:200] or 'none'}; --data-root names {LAYOUT}"
-        )
-    return {name: key for name, key in found.items() if key is not None}
+def _keys(path: Path, there: list[str]) -> dict[str, tuple[str, str]]:
+    """Return what images and labels of each split are called in a file that holds arrays of these names."""
+    found = {}
+    for split, pairs in KEYS.items():
+        pair = max(pairs, key=lambda pair: sum(key in there for key in pair))
+        if missing := [key for key in pair if key not in there]:
+            raise DataError(
+                f"{path}: no array {missing[0]}, it holds {', '.join(there)[:200] or 'none'}; --data-root names {LAYOUT}"
+            )
+        found[split] = pair
+    return found
