@@ -280,6 +280,7 @@ def _in_memory(split: Split) -> Split:
 
 
 def _moments(train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel; 1 for the latter where all values are one, which it cannot divide."""
     assert isinstance(train.images, Tensor)
     if train.images.numel() <= MOST_DOUBLES:
         std, mean = torch.std_mean(train.images.double() / 255, (0, 2, 3))
@@ -290,7 +291,7 @@ def _moments(train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
         levels, count = torch.arange(256).double() / 255, counts.sum(1)
         mean = (counts * levels).sum(1) / count
         std = ((counts * (levels - mean[:, None]).square()).sum(1) / (count - 1)).sqrt()
-    return tuple(mean.tolist()), tuple(std.tolist())
+    return tuple(mean.tolist()), tuple(std.where(std > 0, 1.0).tolist())
 
 
 def draw_augmentation(data: ImageData, generator: torch.Generator) -> Augmentation:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as tf
 
+from mldiv.datasets import splits
 from mldiv.datasets.sources import DataError
 from mldiv.datasets.splits import draw_augmentation, eval_batches, load, random_crop_flip, train_batches
 
@@ -122,6 +123,15 @@ def test_it_is_the_same_where_levels_are_counted(monkeypatch):
     monkeypatch.setattr("mldiv.datasets.splits.MOST_DOUBLES", 100)
     found = digits(image_size=6)
     assert found.mean == pytest.approx(expected.mean, rel=1e-12) and found.std == pytest.approx(expected.std, rel=1e-12)
+
+
+@pytest.mark.parametrize("doubles", [splits.MOST_DOUBLES, 1])
+def test_a_channel_of_one_value_is_finite_too(doubles, monkeypatch):
+    monkeypatch.setattr(splits, "MOST_DOUBLES", doubles)
+    images = torch.randint(256, (20, 3, 4, 4), dtype=torch.uint8)
+    images[:, 2] = 37
+    mean, std = splits._moments(splits.Split(images, torch.arange(20)))
+    assert mean[2] == pytest.approx(37 / 255) and std[2] == 1 and 0 < std[0] < 1
 
 
 def test_no_full_batch():
