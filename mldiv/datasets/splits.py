@@ -208,7 +208,7 @@ def load(
     notes += _softness(train, validation, test)
     train, validation, test = (_in_memory(replace(split, taught=None)) for split in (train, validation, test))
     mean, std = (source.mean, source.std) if source.mean and source.std else _moments(train)
-    padding = source.padding if name == "image_folder" else source.augmented_by(size)
+    padding = min(source.padding, source.augmented_by(size)) if name == "image_folder" else source.augmented_by(size)
     said, names = tuple(note for note in notes if note), tuple(source.names(root)) if source.names else None
     return ImageData(name, classes, train, validation, test, mean, std, padding, source.flip, test_split, said, names)
 

@@ -107,6 +107,12 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize(("size", "shift"), [(8, 1), (32, 4), (64, 8), (128, 8)])
+def test_small_images_of_a_folder_are_shifted_less(folder, size, shift):
+    data = load("image_folder", folder, seed=0, validation_size=4, validation_fraction=0.1, image_size=size)
+    assert data.padding == shift
+
+
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_image_folder(folder, in_memory, monkeypatch):
     monkeypatch.setattr(splits, "IN_MEMORY_BYTES", 2**30 if in_memory else 0)
