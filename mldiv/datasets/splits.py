@@ -19,6 +19,8 @@ from mldiv.datasets.sources import DATASETS, IN_MEMORY_BYTES, DataError, FolderI
 
 #: Values of images of which moments are taken in double precision at once; of more they are counted by level.
 MOST_DOUBLES = 2**26
+#: Classes that a note names.
+MOST_NAMED = 10
 
 Moments = Float[Tensor, "1 channels 1 1"]
 
@@ -205,7 +207,7 @@ def load(
     if train.taught is not None and train_labels is not None:
         notes.append(label_file.describe(train_labels, train.taught, train.labels))
         train = Split(train.images, train.taught)
-    notes += _softness(train, validation, test)
+    notes += _softness(train, validation, test) + _without(classes, training=train, validation=validation)
     train, validation, test = (_in_memory(replace(split, taught=None)) for split in (train, validation, test))
     mean, std = (source.mean, source.std) if source.mean and source.std else _moments(train)
     padding = min(source.padding, source.augmented_by(size)) if name == "image_folder" else source.augmented_by(size)
@@ -239,6 +241,18 @@ def _softness(train: Split, validation: Split, test: Split) -> list[str]:
     if floors:
         taught.insert(0, f"soft labels of {' and '.join(floors)}: {soft_labels.WORDS}")
     return taught
+
+
+def _without(classes: int, **parts: Split) -> list[str]:
+    """Say which classes no image of a part is of, where it has any."""
+    notes = []
+    for name, part in parts.items():
+        none = (part.labels.bincount(minlength=classes) == 0).nonzero().flatten().tolist() if len(part) else []
+        if none:
+            more = f" and {len(none) - MOST_NAMED} more" if len(none) > MOST_NAMED else ""
+            shown = ", ".join(map(str, none[:MOST_NAMED])) + more
+            notes.append(f"class {shown} has no {name} images" if len(none) == 1 else f"classes {shown} have no {name} images")
+    return notes
 
 
 def _divide(split: Split, count: int, seed: int, what: str) -> tuple[Split, Split]:

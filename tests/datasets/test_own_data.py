@@ -125,6 +125,15 @@ def test_which_arrays_are_the_test_images_is_said(tmp_path, arrays):
     assert loaded("npz", write_npz(path, val)).describe().endswith("3 classes; test images from val_images")
 
 
+def test_classes_that_a_cut_leaves_without_images_are_said(tmp_path, arrays):
+    few = arrays | {"train_labels": np.array([0] * 22 + [1] * 22 + [2, 2, 3, 3])}
+    root = write_npz(tmp_path / "own.npz", few)
+    assert loaded("npz", root).describe().endswith("; classes 2, 3 have no validation images")
+    said = loaded("npz", root, train_size=4).notes
+    assert said[-2:] == ("classes 2, 3 have no training images", "classes 2, 3 have no validation images")
+    assert not any("have no" in note for note in loaded("npz", root, validation_size=0).notes)
+
+
 def test_images_are_never_paired_with_labels_of_another_split(tmp_path, arrays):
     unlabelled = {key.replace("test", "val"): value for key, value in arrays.items()} | {
         "test_images": arrays["test_images"] * 0
