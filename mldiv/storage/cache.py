@@ -85,6 +85,8 @@ class Store:
     def __init__(self, folder: Path, limit: int = LIMIT_BYTES) -> None:
         self.folder, self.limit = Path(folder), limit
         self.messages: list[str] = []
+        #: Whether there was an answer when `has` was last asked, as a folder always gives.
+        self.answers = True
 
     @property
     def place(self) -> str:
@@ -170,7 +172,7 @@ class Store:
                 lock = FileLock(path, fallback_to_soft=False)  # a marker file would outlive its holder
                 lock.acquire(timeout=0)
             except Timeout:
-                if not wait:
+                if not wait or not self.answers:
                     return None
                 time.sleep(LOOK_SECONDS)
             except (OSError, NotImplementedError) as error:

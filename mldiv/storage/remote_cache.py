@@ -8,12 +8,15 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
-from mldiv.record_files import write_atomically
-from mldiv.storage.cache import LIMIT_BYTES, Entry, Store
-from mldiv.storage.object_store import Remote, is_url
+from mldiv.record_files import Damaged, set_aside, write_atomically
+from mldiv.storage.cache import LIMIT_BYTES, Entry, Store, unseal
+from mldiv.storage.object_store import Object, Remote, is_url
+
+T = TypeVar("T")
 
 
 class RemoteStore(Store):
@@ -33,12 +36,13 @@ class RemoteStore(Store):
         return self.remote.url
 
     def has(self, name: str) -> bool:
-        """Return whether there is an entry of that name."""
-        return self.remote.exists(self._object(self.path(name)))
+        """Return whether there is an entry of that name; none where the object store does not answer."""
+        return self._asked(lambda: self.remote.exists(self._object(self.path(name))), False)
 
     def names(self, folder: str) -> list[str]:
         """Return what follows ``folder`` in the names of the entries directly in it."""
-        return [file.removesuffix(".pt") for file in self.remote.files(f"entries/{folder}", deep=False) if file.endswith(".pt")]
+        files = self._asked(lambda: self.remote.files(f"entries/{folder}", deep=False), dict[str, Object]())
+        return [file.removesuffix(".pt") for file in files if file.endswith(".pt")]
 
     def entries(self) -> dict[str, Entry]:
         """Return every entry by its name; the time of its writing stands for that of its use, which is not known."""
@@ -49,6 +53,17 @@ class RemoteStore(Store):
         Store(self.folder, self.limit).evict(keep)
         return super().evict(keep)
 
+    def _asked(self, ask: Callable[[], T], otherwise: T) -> T:
+        """Return the object store's answer, or ``otherwise`` where there is none, which is told once."""
+        try:
+            answer, self.answers = ask(), True
+        except OSError as error:
+            answer, self.answers = otherwise, False
+            silent = f"{self.place} does not answer"
+            if not any(message.startswith(silent) for message in self.messages):
+                self._tell(f"{silent} ({error.strerror or error}); training goes on without it")
+        return answer
+
     def _object(self, path: Path) -> str:
         return str(path.relative_to(self.folder))
 
@@ -58,7 +73,12 @@ class RemoteStore(Store):
 
     def _bytes(self, path: Path) -> bytes:
         if self._kept_here(path) and path.exists():
-            return super()._bytes(path)
+            try:
+                unseal(data := super()._bytes(path))
+                return data
+            except Damaged as error:
+                self._tell(f"{self._object(path)} was damaged on this machine ({error}) and is fetched anew")
+                set_aside(path)
         data = self.remote.read(self._object(path))
         if self._kept_here(path):
             with contextlib.suppress(OSError):  # a full disk: the next reader fetches it again

@@ -34,6 +34,15 @@ def test_a_damaged_object_is_named_removed_and_computed_anew(stores):
     assert same(other.get("x", lambda: STATE, CPU), STATE) and store.remote.read("entries/x.pt") == whole
 
 
+def test_a_damaged_copy_is_fetched_anew(stores):
+    store = stores()
+    store.publish("x", STATE)
+    whole = store.path("x").read_bytes()
+    store.path("x").write_bytes(whole[:-1])
+    assert same(store.read("x", CPU), STATE) and store.has("x") and store.path("x").read_bytes() == whole
+    assert len(store.messages) == 1 and "entries/x.pt was damaged on this machine (" in store.messages[0]
+
+
 def test_progress_is_the_newest_of_any_machine(stores):
     store, other = stores(), stores()
     store.keep_progress("x", {"epoch": 1})
@@ -77,3 +86,17 @@ def test_a_store_that_refuses_costs_no_result(stores, monkeypatch):
     monkeypatch.setattr(store.remote, "write", refuse)
     assert same(store.get("x", lambda: STATE, CPU), STATE)
     assert store.messages == ["x could not be stored (slow down); training goes on without it"]
+
+
+def test_a_store_that_does_not_answer_costs_no_result(stores, monkeypatch):
+    store = stores()
+
+    def silent(*names, **more):
+        raise OSError(f"no answer of {names}")
+
+    monkeypatch.setattr(store.remote, "exists", silent)
+    monkeypatch.setattr(store.remote, "files", silent)
+    assert not store.has("x") and not store.has("y") and store.names("trunks") == []
+    assert len(store.messages) == 1 and "does not answer (no answer of ('entries/x.pt',)); training goes" in store.messages[0]
+    with store.hold(["x"]), store.hold(["x"]):  # nobody waits for an entry that is never seen
+        assert same(store.get("y", lambda: STATE, CPU), STATE)
