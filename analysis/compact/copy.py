@@ -4,7 +4,7 @@
 tables and figures read; predictions as `analysis.compact.planes` rounds them; and copy.json, which says what was left out. That
 is what is needed least, until the file is small enough: entropy, mutual information and scaled confidence of single images
 always (their scores are in trial.json); then bits of confidence and NLL; then the predictions of members that no arm is judged
-by; then all predictions. `load` reads a folder with such a file as one with the records themselves.
+by; then all predictions, those of soft labels always. `load` reads a folder with such a file as one with the records
 """
 
 import io
@@ -22,7 +22,7 @@ import pyarrow
 import pyarrow.parquet
 
 from analysis.compact.archive import packed, unpacked
-from analysis.compact.planes import LEAST_BITS, MOST_BITS, restored, rounded
+from analysis.compact.planes import LEAST_BITS, MOST_BITS, restored, rounded, soft
 from analysis.records import load as records
 from analysis.records.load import CURVES, GRADIENTS, StudyData
 from analysis.records.predictions import Members
@@ -125,7 +125,7 @@ def _predictions(study: StudyData) -> dict[str, Members]:
 
 def _ladder(study: StudyData, found: Mapping[str, Members]) -> Iterator[tuple[int, list[str]]]:
     """Yield bits, and the members whose predictions are kept, from what would be best to what is smallest."""
-    every = list(dict.fromkeys(name for of in found.values() for name in of))
+    every = [] if _soft(found) else list(dict.fromkeys(name for of in found.values() for name in of))
     judged = {name for arm in study.arms for name in scored_by(study.member(arm), every)}
     for members in dict.fromkeys((tuple(every), tuple(name for name in every if name in judged))) if every else []:
         for bits in range(MOST_BITS, LEAST_BITS - 1, -1):
@@ -141,7 +141,12 @@ def _words(bits: int, members: list[str], found: Mapping[str, Members]) -> str:
     words = (
         f"Read from a compact copy, which holds {kept}, and not the entropy, mutual information and scaled confidence of images"
     )
-    return f"{words}{f', nor any predictions of {left}, whose intervals hold over seeds alone' if left else ''}."
+    what = f"predictions of {'soft labels by ' * _soft(found)}{left}"
+    return f"{words}{f', nor any {what}, whose intervals hold over seeds alone' if left else ''}."
+
+
+def _soft(found: Mapping[str, Members]) -> bool:
+    return any(soft(member) for of in found.values() for member in of.values())
 
 
 def _public(path: Path) -> bytes:

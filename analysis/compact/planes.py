@@ -25,17 +25,24 @@ BYTE = 8
 Planes = dict[str, np.ndarray]
 
 
+def soft(member: Predictions) -> bool:
+    """Whether the labels are soft: a right prediction's confidence is not the label's probability then, nor gives it.
+
+    In a copy itself it need not be either: there the mean NLL moved it.
+    """
+    apart = np.abs(np.exp(-member.nll) - member.confidence)[member.correct]
+    return member.entropy is not None and bool((apart > ROUNDING).any())
+
+
 def rounded(members: Sequence[Predictions], bits: int) -> Planes:
     """Return arrays that hold one member's predictions in several trials, of the same images, to so many bits.
 
-    Raises: Damaged where a right prediction's confidence is not the label's probability, unless it comes from a copy itself:
-    there the mean NLL moved it.
+    Raises: Damaged for predictions of soft labels.
     """
     confidence = np.array([member.confidence for member in members], float).T
     correct = np.array([member.correct for member in members]).T
     nll = np.array([member.nll for member in members]).T
-    copied = np.array([member.entropy is None for member in members])
-    if (np.abs(np.exp(-nll) - confidence)[correct & ~copied] > ROUNDING).any():
+    if any(soft(member) for member in members):
         raise Damaged("predictions whose class is the label have another confidence than the label's probability")
     cells = _cells(bits)
     cell = np.clip(np.ceil(confidence * cells).astype(int) - 1, 0, cells - 1)

@@ -90,6 +90,16 @@ def test_predictions_by_soft_labels_are_refused():
         rounded([soft], MOST_BITS)
 
 
+def test_a_copy_by_soft_labels_leaves_out_the_predictions_and_says_so(tmp_path):
+    study = make(
+        tmp_path / "study", {"a": [0.5, 0.6], "b": [0.6, 0.7]}
+    )  # a right one's confidence is not the label's probability
+    words = compact(study, tmp_path / "copy")
+    assert "which holds scores, and not" in words and "nor any predictions of soft labels by " in words
+    found = load(tmp_path / "copy")
+    assert found.problems == [] and {record.test["pair"]["nll"] for record in found.records.values()} == {0.5, 0.6, 0.7}
+
+
 def test_a_copy_has_the_scores_and_all_but_the_intervals_of_the_records(copied):
     made, whole = analyse(copied), analyse(STUDY)
     assert made.study.problems == whole.study.problems == []
