@@ -18,7 +18,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import lru_cache
@@ -311,6 +311,18 @@ def trial_id(config: dict[str, Any]) -> str:
     """Return the first 16 hex digits of SHA-256 over the configuration's canonical JSON."""
     canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that tell nothing of the machine: no folder of the data, and files and full paths by their last name."""
+    kept = dict(settings) | ({"data_root": None} if "data_root" in settings else {})
+    for name in ("train_labels", "pretrained"):
+        if kept.get(name):
+            kept[name] = Path(kept[name]).name
+    if "/" in (sets := kept.get("ood") or ""):
+        parted = [name.partition("@") for name in sets.split(",")]
+        kept["ood"] = ",".join(kind + at + (Path(place).name if place[:1] == "/" else place) for kind, at, place in parted)
+    return kept
 
 
 def trial_folder(study: Path, trial: str) -> Path:

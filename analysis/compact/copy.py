@@ -27,7 +27,7 @@ from analysis.records import load as records
 from analysis.records.load import CURVES, GRADIENTS, StudyData
 from analysis.records.predictions import Members
 from mldiv.record_files import Damaged, RecordError, check_fields, parse, write_atomically
-from mldiv.records import FOLDER_NAME, epoch_lines, scored_by, trial_folder, trial_id
+from mldiv.records import FOLDER_NAME, epoch_lines, scored_by, trial_folder, trial_id, without_places
 
 ARCHIVE, MANIFEST = "records.tar.xz", "copy.json"
 #: What a compact copy takes at most, unless asked otherwise.
@@ -150,12 +150,11 @@ def _soft(found: Mapping[str, Members]) -> bool:
 
 
 def _public(path: Path) -> bytes:
-    """Return a file of records without the places of data and plug-ins on the machine that wrote it."""
+    """Return a file of records without the places of data, weights and plug-ins on the machine that wrote it."""
     if path.suffix != ".json":
         return path.read_bytes()
     value = json.loads(path.read_bytes())
-    for settings in (value.get("settings", {}), value.get("config", {})):
-        settings |= {"data_root": None} if "data_root" in settings else {}
+    value |= {name: without_places(value[name]) for name in ("settings", "config") if name in value}
     if "plugin_files" in value:
         value["plugin_files"] = {name: Path(file).name for name, file in value["plugin_files"].items()}
     if value.pop("checksum", None) is not None:

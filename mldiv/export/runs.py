@@ -107,7 +107,8 @@ def _run(folder: Path, items: list[Assignment]) -> Run:
     place = records.trial_folder(folder, first.trial)
     record = records.read_trial(place)
     lines, ended = list(records.epoch_lines(place / "metrics.jsonl")), (place / "metrics.jsonl").stat().st_mtime
-    settings = {name: "none" if value is None else value for name, value in record.config.items() if name != "data_root"}
+    public = records.without_places(record.config)
+    settings = {name: "none" if value is None else value for name, value in public.items() if name != "data_root"}
     return Run(
         first.trial, first.arm, first.seed, first.phase, [f"{item.arm}, {item.phase}, seed {item.seed}" for item in items],
         record.status, record.reason or "", settings, _epochs(lines, ended), _scores(record), list(record.notes),

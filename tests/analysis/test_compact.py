@@ -28,6 +28,10 @@ from mldiv import records
 from mldiv.record_files import Damaged
 from mldiv.records import RecordError
 
+OF_SOMEBODY = {
+    "data_root": "/home/somebody/data", "train_labels": "/home/somebody/worse.npy", "pretrained": "/home/somebody/net.pt",
+    "ood": "noise,image_folder@/home/somebody/textures,npz@below/letters.npz",
+}  # fmt: skip
 STUDY = Path(__file__).parents[2] / "docs" / "results" / "demo"
 
 
@@ -126,11 +130,11 @@ def test_a_copy_is_small_the_same_again_and_says_what_it_leaves_out(copied, tmp_
 
 def test_no_place_of_a_machine_is_published(tmp_path):
     study = make(tmp_path / "study", {"a": [0.5]}, predictions=False, settings=json.loads((STUDY / "study.json").read_text())[
-        "settings"] | {"data_root": "/home/somebody/data"})  # fmt: skip
+        "settings"] | OF_SOMEBODY)  # fmt: skip
     trial = study / "trials" / "0000" / "trial.json"
     assert '"lr": 0.05' in trial.read_text()
     record = records.read_trial(trial.parent)
-    record.config |= {"data_root": "/home/somebody/data"}
+    record.config |= OF_SOMEBODY
     record.status, record.test = "failed", {}
     records.write_trial(trial.parent, record)
     header = json.loads((study / "study.json").read_text())
@@ -138,7 +142,9 @@ def test_no_place_of_a_machine_is_published(tmp_path):
     (study / "study.json").write_text(json.dumps({name: value for name, value in header.items() if name != "checksum"}))
     compact(study, tmp_path / "copy")
     assert not [name for name, data in files(tmp_path / "copy" / ARCHIVE).items() if b"somebody" in data]
-    assert load(tmp_path / "copy").problems == []
+    found = load(tmp_path / "copy")
+    assert found.problems == [] and found.header.settings["train_labels"] == "worse.npy"
+    assert found.records["a", 1].config["ood"] == "noise,image_folder@textures,npz@below/letters.npz"
 
 
 @pytest.mark.slow

@@ -71,6 +71,15 @@ def test_every_number_of_a_trial_is_in_its_run(study):
     assert after["0101"].digest != before and after["0100"].digest == found["0100"].digest
 
 
+def test_no_place_of_a_machine_is_exported(study):
+    folder = records.trial_folder(study, "0101")
+    record = records.read_trial(folder)
+    record.config |= {"data_root": "/my/data", "pretrained": "/my/net.pt", "ood": "noise,npz@/my/letters.npz"}
+    records.write_trial(folder, record)
+    (found,) = (run.settings for run in runs.read(study).runs if run.trial == "0101")
+    assert (found.get("data_root"), found["pretrained"], found["ood"]) == (None, "net.pt", "noise,npz@letters.npz")
+
+
 def test_a_trial_that_answers_twice_is_one_run(study):
     items = records.read_assignments(study)
     records.write_assignments(study, [records.Assignment("with a", "search", 0, "0100"), *items])
