@@ -64,6 +64,15 @@ def check_data(base: TrialConfig, download: bool) -> None:
         corruptions.check_files(corruptions.published(base.data, base.data_root), dataset(base).test.labels)
 
 
+def check_other_images(base: TrialConfig) -> None:
+    """Refuse folders of images of another kind in which one that trials will be scored by cannot be read, their last step."""
+    root = Path(base.data_root) if base.data_root else None
+    for name in ood.names(base.ood):
+        if name.partition("@")[0] == "image_folder":
+            data = dataset(base)
+            ood.as_split(name, root, data, len(data.test))
+
+
 def check_arms(arms: Sequence[Arm], searches: bool) -> None:
     """Refuse arms that are one and the same, which a table would show as different methods.
 

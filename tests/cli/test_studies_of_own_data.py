@@ -17,6 +17,7 @@ from mldiv.cli.flags import parse_flags
 from mldiv.cli.main import main
 from mldiv.cli.run import prepare
 from mldiv.config import ConfigError
+from mldiv.datasets.files import DataError
 from mldiv.datasets.formats import idx
 from mldiv.method.networks import build as network
 from mldiv.storage import full_predictions
@@ -209,3 +210,13 @@ def test_other_labels_and_weights_are_said_on_the_screen_and_in_the_record(place
     assert main(STUDY, build, [*argv, "--train-labels", str(tmp_path / "moved.txt"), *given[2:], "--dry-run"]) == 0
     with pytest.raises(ConfigError, match="--pretrained: no arm's peers start from it"):
         prepare(STUDY, parse_flags(STUDY, [*argv, *given[2:], "--set", "initialization=scratch"]))
+
+
+def test_other_images_that_cannot_be_read_are_named_before_training(place, tmp_path):
+    root = place["image_folder"]()
+    asked = [*flags(tmp_path / "out", "digits", root), f"--ood=image_folder@{root}"]
+    prepare(STUDY, parse_flags(STUDY, asked))
+    bad = next((root / "test" / "class 0").iterdir())
+    bad.write_bytes(bad.read_bytes()[:60])
+    with pytest.raises(DataError, match=rf"{bad.name}: not a readable JPEG or PNG image \(.*\); replace or remove it"):
+        prepare(STUDY, parse_flags(STUDY, asked))
