@@ -89,12 +89,14 @@ def name(place: Location) -> str:
 class Remote:
     """A folder on an object store.
 
-    Raises: ValueError, naming the URL, when it holds a secret, or pyarrow knows no such file system or cannot reach it. Its
-    methods raise OSError.
+    Raises: ValueError, naming the URL, when it holds a secret or a #, which pyarrow would cut it at, or pyarrow knows no such
+    file system or cannot reach it. Its methods raise OSError.
     """
 
     def __init__(self, url: str) -> None:
         check_no_secret(url)
+        if "#" in url:
+            raise ValueError(f"{url}: what follows a # is no part of a URL's path: write %23")
         self.url = url
         try:
             self.system, path = FileSystem.from_uri(url)

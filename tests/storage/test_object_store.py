@@ -43,6 +43,12 @@ def test_files(place):
     assert set(remote.files()) == {"c"}
 
 
+def test_a_url_is_not_cut_silently(bucket):
+    with pytest.raises(ValueError, match="run#1: what follows a # is no part of a URL's path: write %23"):
+        Remote(f"{bucket}/run#1")
+    assert Remote(f"{bucket}/run%231").path.endswith("/run#1")
+
+
 def test_what_is_no_storage(bucket):
     with pytest.raises(ValueError, match="nothing://x: no storage that pyarrow knows"):
         Remote("nothing://x")
