@@ -3,12 +3,14 @@
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 from mldiv.environment.terminal import Parser, plain
 from mldiv.export import runs
-from mldiv.record_files import RecordError
+from mldiv.record_files import RecordError, read_json
+from mldiv.records import trial_id, write_json
 from mldiv.storage.object_store import is_url, name, working_copy
 
 #: By tool, the module that writes for it; each is imported when it is asked for.
@@ -17,7 +19,8 @@ TOOLS = {
     "mlflow": "mldiv.export.mlflow",
     "wandb": "mldiv.export.wandb",
 }
-
+#: In the folder that is written to: by study, a hash of its place, the trials that were exported last.
+NOTED = "mldiv-export.json"
 
 #: What the command does, in a line.
 HELP = "write a study's trials, scores, table and figures for TensorBoard, MLflow or W&B"
@@ -51,9 +54,20 @@ def export(flags: Namespace) -> str:
         study = runs.read(copy.local)
         place = Path(f"{name(flags.place)}-export") if is_url(flags.place) else copy.local / "export"
         out = Path(flags.out) if flags.out else place / flags.to
-        how = tool.export(study, out)
+        noted, key = _noted(out), trial_id({"study": flags.place if is_url(flags.place) else str(Path(flags.place).resolve())})
+        kept = study.trials.union(*(trials for name, trials in noted.items() if name != key))
+        how = tool.export(replace(study, gone=frozenset(noted.get(key, ())) - kept), out)
+        write_json(out / NOTED, noted | {key: sorted(study.trials)})
     said = [f"{len(study.runs)} runs of {study.header.name} are in {out}; to look at them: {how}"]
     said += [f"left out: {problem}" for problem in study.problems]
     if not study.files:
         said.append("no table and no figures: `python -m analysis DIR` makes them, then export again")
     return "\n".join(said)
+
+
+def _noted(out: Path) -> dict[str, list[str]]:
+    """Return what earlier exports into a folder noted; nothing where there were none, or that cannot be read."""
+    try:
+        return read_json(out / NOTED)
+    except RecordError:
+        return {}

@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from mldiv.export.runs import Exported, Run
+from mldiv.record_files import RecordError
 
 #: Tags by which a later export finds what it wrote, and sees whether that is still so.
 TRIAL, DIGEST = "mldiv.trial", "mldiv.digest"
@@ -19,7 +20,14 @@ ENDS = {"finished": "FINISHED", "stopped": "FINISHED", "running": "RUNNING"}
 
 
 def export(study: Exported, out: Path) -> str:
-    """Write every run that is not there as it is; return how to look at it. A run that has changed since is replaced."""
+    """Write every run that is not there as it is; return how to look at it. A run that has changed since is replaced.
+
+    Raises: RecordError for a folder that its store's URL cannot name.
+    """
+    if odd := sorted({"%", "?"} & set(str(out.resolve()))):
+        raise RecordError(
+            f"{out.resolve()}: MLflow cannot write into a folder with {odd[0]} in its path; name another by --out"
+        )
     out.mkdir(parents=True, exist_ok=True)
     place = f"sqlite:///{out.resolve() / 'mlflow.db'}"
     client = MlflowClient(tracking_uri=place)
@@ -28,6 +36,8 @@ def export(study: Exported, out: Path) -> str:
         study.header.name, artifact_location=(out.resolve() / "artifacts").as_uri()
     )  # fmt: skip
     there = _written(client, experiment)
+    for old in (old for trial in study.gone for old, _ in there.get(trial, [])):
+        client.delete_run(old)
     for run in study.runs:
         tags = {"arm": run.arm, "seed": str(run.seed), "phase": run.phase, "status": run.status, "roles": "; ".join(run.roles)}
         tags |= {"reason": run.reason[:5000], "notes": "\n".join(run.notes)[:5000], TRIAL: run.trial}

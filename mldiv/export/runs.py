@@ -18,6 +18,8 @@ SCORES = (
 )  # fmt: skip
 #: What `python -m analysis` leaves beside a study's records.
 TABLES, PICTURES = ("table.md", "table.csv", "table.tex", "answer.md", "report.html"), (".png", ".pdf")
+#: What a compact copy of a study's records is called.
+COPY = "records.tar.xz"
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Exported:
-    """A study to export. files: tables and pictures that are there; problems: what cannot be read, in words."""
+    """A study to export. files: tables and pictures that are there; problems: what cannot be read, in words; trials: all that
+    count, with those that cannot be read; gone: what earlier exports wrote and no longer counts."""
 
     header: StudyRecord
     runs: list[Run]
     files: list[Path]
     problems: list[str]
+    trials: frozenset[str]
+    gone: frozenset[str] = frozenset()
 
     @property
     def digest(self) -> str:
@@ -85,8 +90,11 @@ class Exported:
 def read(folder: Path) -> Exported:
     """Read all runs of the study in a folder, in the order of its assignments; a trial that answers twice is one run.
 
-    Raises: RecordError where there is no study.
+    Raises: RecordError where there is no study, or a compact copy alone.
     """
+    if (folder / COPY).exists() and not (folder / "study.json").exists():
+        how = f"`python -m analysis {folder} --unpack FOLDER` writes the records, then export FOLDER"
+        raise RecordError(f"{folder} holds a compact copy alone: {how}")
     header, problems, runs = records.read_study(folder), list[str](), list[Run]()
     roles: dict[str, list[Assignment]] = {}
     for item in records.read_assignments(folder, problems):
@@ -99,13 +107,15 @@ def read(folder: Path) -> Exported:
         except (RecordError, OSError) as error:
             problems.append(str(error))
     there = [folder / name for name in TABLES] + sorted(path for path in folder.iterdir() if path.suffix in PICTURES)
-    return Exported(header, runs, [path for path in there if path.is_file()], problems)
+    return Exported(header, runs, [path for path in there if path.is_file()], problems, frozenset(roles))
 
 
 def _run(folder: Path, items: list[Assignment]) -> Run:
     first = next((item for item in items if item.phase == "repeat"), items[0])
     place = records.trial_folder(folder, first.trial)
     record = records.read_trial(place)
+    if not (place / "metrics.jsonl").exists():
+        raise RecordError(f"trial {first.trial} is {record.status}, and none of its epochs has ended")
     lines, ended = list(records.epoch_lines(place / "metrics.jsonl")), (place / "metrics.jsonl").stat().st_mtime
     public = records.without_places(record.config)
     settings = {name: "none" if value is None else value for name, value in public.items() if name != "data_root"}

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,6 +22,11 @@ LISTED = ("test/pair/nll", "test/pair/accuracy", "test/pair/ece")
 
 def export(study: Exported, out: Path) -> str:
     """Write every run into ``out``, and the study's tables and pictures beside them; return how to look at it."""
+    for folder in (folder for trial in study.gone for folder in out.glob(f"*/* {_name(trial)}")):
+        (folder / FILE).unlink(missing_ok=True)
+        with suppress(OSError):  # what is not ours, or another run, stays
+            folder.rmdir()
+            folder.parent.rmdir()
     for run in study.runs:
         with _writer(out / _name(run.arm) / _name(f"{run.name} {run.trial}" if run.phase == "repeat" else run.name)) as writer:
             _write(run, writer)

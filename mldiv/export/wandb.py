@@ -28,6 +28,8 @@ def export(study: Exported, out: Path) -> str:
     out.mkdir(parents=True, exist_ok=True)
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # where a table waits to be sent, and logs of W&B's own
         os.environ.setdefault(name, str(out.resolve()))
+    for folder in (folder for trial in study.gone for folder in _folders(out, trial)):
+        shutil.rmtree(folder)
     write = partial(_write, out, study.header.name)
     for run in study.runs:
         given = {"group": run.arm, "name": run.name, "job_type": run.phase, "notes": "; ".join(run.roles)}
@@ -41,7 +43,7 @@ def _write(
     out: Path, project: str, name: str, digest: str, given: dict[str, Any], fill: Callable[[Any], None], code: int = 0
 ) -> None:  # fmt: skip
     """Write a run, then remove what earlier exports wrote of it; nothing where that is the same and whole."""
-    old = list(out.glob(f"wandb/offline-run-*-{name}"))
+    old = _folders(out, name)
     if [_digest(folder) for folder in old] == [digest]:
         return
     run = wandb.init(project=project, id=name, dir=str(out), mode="offline", settings=wandb.Settings(**QUIET), **given)
@@ -52,6 +54,10 @@ def _write(
         if folder != made:
             shutil.rmtree(folder)
     (made / DIGEST).write_text(digest, encoding="utf-8")
+
+
+def _folders(out: Path, name: str) -> list[Path]:
+    return list(out.glob(f"wandb/offline-run-*-{name}"))
 
 
 def _digest(folder: Path) -> str:

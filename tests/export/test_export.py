@@ -33,10 +33,10 @@ def study(tmp_path):
     return folder
 
 
-def export(study, tool, capsys):
+def export(study, tool, capsys, count=5):
     code = command.main(["export", str(study), "--to", tool])
     assert code == 0, capsys.readouterr().err
-    assert "5 runs of kernel_sweep are in" in capsys.readouterr().out
+    assert f"{count} runs of kernel_sweep are in" in capsys.readouterr().out
     return study / "export" / tool
 
 
@@ -46,6 +46,11 @@ def go_on(study, trial="0101"):
     record = records.read_trial(folder)
     record.test["pair"]["nll"] = 0.125
     records.write_trial(folder, record)
+
+
+def choose_anew(study, trial="0001"):
+    """As an arm whose search has chosen another setting since: the trial of the old choice no longer counts."""
+    records.write_assignments(study, [item for item in records.read_assignments(study) if item.trial != trial])
 
 
 def recorded(study, trial):
@@ -101,6 +106,32 @@ def test_what_cannot_be_read_is_said(study, capsys, monkeypatch):
     assert "left out: " in capsys.readouterr().out
 
 
+def test_what_an_earlier_export_of_the_study_wrote_and_no_longer_counts_is_known(study, tmp_path, monkeypatch, capsys):
+    said = []
+    monkeypatch.setitem(exporting.TOOLS, "tensorboard", "mldiv.export.runs")
+    monkeypatch.setattr(runs, "export", lambda study, out: said.append(set(study.gone)) or "look", raising=False)
+    other = shutil.copytree(study, tmp_path / "other")
+    (records.trial_folder(study, "0100") / "trial.json").write_text("{")  # it counts, although it cannot be read
+    for place, changed in ((study, None), (other, None), (study, "0001"), (other, "0000"), (other, "0001")):
+        if changed:
+            choose_anew(place, changed)
+        assert command.main(["export", str(place), "--to", "tensorboard", "--out", str(tmp_path / "out")]) == 0
+    assert said == [set(), set(), set(), set(), {"0001"}]  # not what the other study has there too
+
+
+def test_what_is_not_there_to_export_is_said(study, capsys, monkeypatch):
+    folder = records.trial_folder(study, "0101")
+    record = records.read_trial(folder)
+    record.status = "running"
+    records.write_trial(folder, record)
+    (folder / "metrics.jsonl").unlink()
+    assert runs.read(study).problems == ["trial 0101 is running, and none of its epochs has ended"]
+    monkeypatch.setitem(exporting.TOOLS, "mlflow", "mldiv.export.runs")
+    (study / "study.json").rename(study / "records.tar.xz")
+    assert command.main(["export", str(study), "--to", "mlflow"]) == 2
+    assert f"`python -m analysis {study} --unpack FOLDER` writes the records" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_tensorboard_by_its_event_accumulator(study, times, capsys):
     pytest.importorskip("tensorboard")
@@ -129,6 +160,10 @@ def test_tensorboard_by_its_event_accumulator(study, times, capsys):
     assert events.Tags()["images"] == ["reliability.png"] and events.Images("reliability.png")[0].width == 8
     (text,) = events.Tensors("table.md/text_summary")
     assert text.tensor_proto.string_val[0].decode() == (study / "table.md").read_text()
+    choose_anew(study)
+    choose_anew(study, "search0")
+    out = export(study, "tensorboard", capsys, count=3)
+    assert not list(out.rglob("*0001")) and not (out / "with a").exists() and len(list(out.rglob("*tfevents*"))) == 4
 
 
 def test_mlflow_by_its_client(study, capsys):
@@ -163,6 +198,16 @@ def test_mlflow_by_its_client(study, capsys):
     second, count = there()
     assert count == 6 and second["0101"].data.metrics["test/pair/nll"] == 0.125
     assert {name for name in first if first[name].info.run_id != second[name].info.run_id} == {"0101"}
+    choose_anew(study)
+    export(study, "mlflow", capsys, count=4)
+    assert set(there()[0]) == {*SOME, "study"} - {"0001"}
+
+
+def test_mlflow_does_not_write_into_places_that_its_url_cannot_name(study, capsys):
+    pytest.importorskip("mlflow")
+    assert command.main(["export", str(study), "--to", "mlflow", "--out", str(study / "a%b")]) == 2
+    assert "a%b: MLflow cannot write into a folder with % in its path; name another by --out" in capsys.readouterr().err
+    assert not (study / "a%b").exists()
 
 
 def offline(folder):
@@ -208,3 +253,6 @@ def test_wandb_by_its_offline_datastore(study, capsys, monkeypatch):
     assert len(list(out.glob("wandb/offline-run-*"))) == 6
     assert {name for name in folders if again[name] != folders[name]} == {"0101"}
     assert merged(offline(again["0101"])["summary"])["test/pair/nll"] == 0.125
+    choose_anew(study)
+    export(study, "wandb", capsys, count=4)
+    assert {path.name.split("-")[-1] for path in out.glob("wandb/offline-run-*")} == {*SOME, "study"} - {"0001"}
