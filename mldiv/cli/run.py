@@ -146,10 +146,10 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
 
 
 def choose_preset(study: Study, flags: Namespace) -> str:
-    """Return the preset's name; --preset auto asks the cluster."""
+    """Return the preset's name; --preset auto asks the cluster, of a study that trains here this machine."""
     name = flags.preset
     if name == "auto":
-        name = "paper" if has_gpus(flags.address) else "demo"
+        name = "paper" if has_gpus("local" if flags.in_process else flags.address) else "demo"
         why = "the cluster has GPUs" if name == "paper" else "no GPU here"
         print(f"{study.name}: preset {name} ({why}; --preset chooses)", file=sys.stderr)
     if name not in PRESETS:

@@ -36,7 +36,10 @@ def parse(argv: Sequence[str] | None = None, prog: str = "python -m mldiv.doctor
     parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS") or "local")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE")
     parser.add_argument("--limit", type=float, default=120.0, metavar="SECONDS", help="for each check (default 120)")
-    return parser.parse_args(current_names(sys.argv[1:] if argv is None else argv))
+    flags = parser.parse_args(current_names(sys.argv[1:] if argv is None else argv))
+    if flags.in_process:  # no cluster is asked, RAY_ADDRESS or not
+        flags.address = "local"
+    return flags
 
 
 def joined(flags: Namespace) -> Finding:

@@ -217,6 +217,7 @@ def test_data(tmp_path):
     found = locations.data(flags("--data", "cifar10", "--data-root", str(tmp_path)))
     assert found.verdict == FAILED and "no such file" in found.what and "--download" in found.what
     assert locations.data(doctor.parse(["--address", "10.0.0.1:6379"])).verdict == SKIPPED
+    assert locations.data(doctor.parse(["--address", "10.0.0.1:6379", "--in-process"])).verdict != SKIPPED
     with pytest.raises(ConfigError, match="--preset 'dmeo' is unknown; did you mean 'demo'"):
         locations.data(flags("--preset", "dmeo"))
 
