@@ -1,6 +1,7 @@
 """Make tables, figures, answer and report from records alone: ``python -m analysis DIR [DIR ...]``, several in one table."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -122,6 +123,8 @@ def _analyse(places: Sequence[str], out: Path | None, formats: Sequence[str], la
 
     Raises: RecordError, OSError; ValueError for a URL that cannot be.
     """
+    if out is None and len(places) == 1 and Path(places[0]).is_dir() and not os.access(places[0], os.W_OK):
+        raise RecordError(f"{places[0]}: cannot be written; --out FOLDER names another folder for what is made of it")
     if labels is not None and len(places) > 1:
         raise RecordError("--labels is for one study: their test images are not the same")
     from analysis.build import build  # as above

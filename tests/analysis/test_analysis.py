@@ -9,6 +9,7 @@ import pytest
 from helpers.synthetic_records import SETTINGS, make, write
 
 from analysis import build, tables
+from analysis.__main__ import main
 from analysis.answer import document
 from analysis.comparison import effects
 from analysis.records import load
@@ -319,3 +320,10 @@ def test_bold_is_the_better_end_of_every_column():
     small, large = tables.cells(table, names, tables.MARKDOWN_BOLD)
     for name, smaller, larger in zip(names, small[1:], large[1:], strict=True):
         assert ("**" in smaller, "**" in larger) == (name in lower, name in higher), name
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(tmp_path, monkeypatch, capsys):
+    study = make(tmp_path / "study", {"a": [0.5]})
+    monkeypatch.setattr("os.access", lambda place, mode: False)
+    assert main([str(study)]) == 2
+    assert f"analysis: {study}: cannot be written; --out FOLDER names another" in capsys.readouterr().err
