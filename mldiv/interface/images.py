@@ -39,27 +39,27 @@ class ImageForm:
     names: tuple[str, ...] | None = None
 
 
-def normalized(images: Images, form: ImageForm, layout: str | None, device: torch.device) -> Tensor:
+def normalized(images: Images, form: ImageForm, layout: str | None, device: torch.device, first: int = 0) -> Tensor:
     """Return images as the networks take them, float32 [images, channels, image_size, image_size] on the device.
 
-    Raises: DataError as `as_tensor`.
+    Floats are rounded as those are that are trained on. Raises: DataError as `as_tensor`.
     """
-    found = as_tensor(images, form.channels, form.image_size, layout).to(device)
+    found = as_bytes(images, form.channels, form.image_size, layout, first).to(device)
     mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (form.mean, form.std))
-    return normalize(found, mean, std) if found.dtype == torch.uint8 else (found - mean) / std
+    return normalize(found, mean, std)
 
 
-def as_bytes(images: Images, channels: int | None, size: int | None, layout: str | None) -> Tensor:
+def as_bytes(images: Images, channels: int | None, size: int | None, layout: str | None, first: int = 0) -> Tensor:
     """Return images as data sets hold them, uint8 [images, channels, size, size]. Raises: DataError as `as_tensor`."""
-    found = as_tensor(images, channels, size, layout)
+    found = as_tensor(images, channels, size, layout, first)
     return found if found.dtype == torch.uint8 else (found * 255).round().to(torch.uint8)
 
 
-def as_tensor(images: Images, channels: int | None, size: int | None, layout: str | None) -> Tensor:
+def as_tensor(images: Images, channels: int | None, size: int | None, layout: str | None, first: int = 0) -> Tensor:
     """Return images as [images, channels, size, size]: uint8, or float32 in [0, 1].
 
     channels: None where any will do; size: pixels a side, None as they are; other images are cut to their central square, then
-    resized as data sets are. layout: HWC or CHW, None for what the shape says.
+    resized as data sets are. layout: HWC or CHW, None for what the shape says; first: the number of the first of them.
 
     Raises: DataError, saying what is wrong with them and what would do.
     """
@@ -67,7 +67,7 @@ def as_tensor(images: Images, channels: int | None, size: int | None, layout: st
         raise DataError(f"layout = {layout!r}: expected {' or '.join(LAYOUTS)}, or None to see it in the shape")
     if isinstance(images, Sequence) and images and isinstance(images[0], Image.Image):
         return _decoded(images, channels, size)
-    values = _values(_stacked(images))
+    values = _values(_stacked(images), first)
     return _square(_channels_first(values, channels, layout), size)
 
 
@@ -92,7 +92,7 @@ def _stacked(images: Any) -> Tensor:
         raise DataError(f"no images of one shape and type ({error}): resize them, or give Pillow's pictures") from None
 
 
-def _values(images: Tensor) -> Tensor:
+def _values(images: Tensor, first: int) -> Tensor:
     """Values as uint8, or as float32 in [0, 1]."""
     if images.dtype == torch.uint8 or not images.numel():
         return images
@@ -100,6 +100,9 @@ def _values(images: Tensor) -> Tensor:
         raise DataError(f"images of {images.dtype}: expected uint8, or floats in [0, 1]")
     low, high = images.amin(), images.amax()
     if images.is_floating_point():
+        if low.isnan():
+            number = images.isnan().reshape(len(images), -1).any(1).nonzero()[0]
+            raise DataError(f"image {first + int(number)} holds NaN, where values in [0, 1] are expected")
         if not (low >= 0 and high <= 1):
             raise DataError(
                 f"float images from {low:.4g} to {high:.4g}, where values in [0, 1] are expected, not normalised: the trial's "

@@ -12,6 +12,7 @@ from mldiv import records
 from mldiv.config import ConfigError, TrialConfig, from_dict
 from mldiv.datasets.files import DataError
 from mldiv.datasets.splits import Shapes
+from mldiv.interface.given import device_of
 from mldiv.interface.images import ImageForm
 from mldiv.interface.pair import TrainedPair
 from mldiv.plugins.loading import hashes, load_named
@@ -22,6 +23,9 @@ from mldiv.storage.object_store import SyncedFolder, working_copy
 from mldiv.training.loop import make_pair
 from mldiv.training.resume import CHECKPOINT
 from mldiv.training.worker_cache import dataset
+
+#: What a compact copy of a study (`analysis.compact`) holds its records in, and nothing else.
+COMPACT = "records.tar.xz"
 
 #: How the trials ended whose weights can be loaded.
 TRAINED = ("finished", "stopped")
@@ -37,13 +41,19 @@ def load(
     that the trial was trained with, files or modules. data_root: the data set's folder, which only trials of mldiv 0.5.0 need
     (of digits none): their records do not say how images are to be taken.
 
-    Raises: ConfigError for an arm or seed that there is not, naming those there are, and for a plug-in that is missing;
+    Raises: ConfigError for an arm or seed that there is not, naming those there are, for a plug-in or a GPU that is missing,
+    and for a file or a compact copy in place of a folder;
     RecordError where weights or records are missing, damaged or not those of a trained pair; DataError; OSError.
     """
     load_named(plugins)
+    device_of(device)
+    if Path(place).is_file():
+        raise ConfigError(f"{place} is a file: give the folder, a study's or a trial's")
     with working_copy(str(place), fetch=False) as copy:
         copy.pull(deep=False)
         if not (copy.local / "study.json").exists():
+            if (copy.local / COMPACT).exists():
+                raise ConfigError(f"{place}: a compact copy has no weights: give the study's own folder")
             if arm is not None or seed is not None:
                 raise ConfigError(f"{place} is no study's folder: arm and seed choose among the trials of one")
             return read_pair(copy.local, device, data_root)
@@ -96,8 +106,7 @@ def read_pair(
         ) from None
     except Damaged as error:
         raise Damaged(f"{files_of}: {error}") from None
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return TrainedPair(record, config, module.to(where).eval(), form, _lines(folder))
+    return TrainedPair(record, config, module.to(device_of(device)).eval(), form, _lines(folder))
 
 
 def _check_plugins(record: TrialRecord) -> None:

@@ -12,11 +12,13 @@ from mldiv.config import TrialConfig
 from mldiv.datasets.files import DataError
 from mldiv.evaluation import metrics, predictive
 from mldiv.evaluation.metrics import Predictive
+from mldiv.interface.given import whole
 from mldiv.interface.images import ImageForm, Images, normalized
 from mldiv.interface.threads import threads as threads_of
 from mldiv.method.pair import MutualPair
 from mldiv.method.posterior import GaussianPosterior
 from mldiv.records import TrialRecord
+from mldiv.settings.setting import shown
 
 #: What a line of an epoch holds beside numbers by name.
 LISTS = ("gradients", "first_epoch")
@@ -88,26 +90,25 @@ class TrainedPair:
 
         images: uint8, or floats in [0, 1], not normalised: arrays or tensors [N, height, width, channels] or [N, channels,
         height, width], also [N, height, width] where they are grey, or a list of Pillow's pictures; of another size than the
-        trial's they are cut to their central square and resized.
+        trial's they are cut to their central square and resized. Floats are rounded to levels of 1/255, as in training.
 
         samples: of each peer's weights (default: as many as the trial's test scores have), 0 for the networks of the means;
         seed: of these samples (default: the very ones of the test scores); keep_samples: whether to return what each predicts,
         4 bytes for each of K x samples x N x classes; batch_size: images at a time (default: the trial's), a matter of speed
         and memory; layout: HWC or CHW, where the shape leaves it open; threads: on the processor (default: as in training).
 
-        Raises: DataError for images that cannot be.
+        Raises: DataError for images that cannot be; ConfigError for numbers that cannot.
         """
-        count = self.config.test_samples if samples is None else samples
-        size = self._batch_size if batch_size is None else batch_size
-        if count < 0 or size < 1:
-            raise DataError(f"samples = {count}, batch_size = {size}: expected at least 0 samples, and an image at a time")
-        if not len(images):
-            raise DataError("no images")
-        with threads_of(threads or int(self.record.environment.get("threads", 1))), predictive.evaluation(self.module):
-            weights = self._weights(count, seed)
+        count = self.config.test_samples if samples is None else whole("samples", samples, 0)
+        size = self._batch_size if batch_size is None else whole("batch_size", batch_size, 1)
+        used = int(self.record.environment.get("threads", 1)) if threads is None else threads
+        if not hasattr(images, "__len__") or not len(images):
+            raise DataError(f"no images, but {shown(images)}")
+        with threads_of(used), predictive.evaluation(self.module):
+            weights = self._weights(count, None if seed is None else whole("seed", seed, 0))
             found = [
-                self._batch(normalized(images[start : start + size], self.form, layout, self.device), weights, keep_samples)
-                for start in range(0, len(images), size)
+                self._batch(normalized(images[at : at + size], self.form, layout, self.device, at), weights, keep_samples)
+                for at in range(0, len(images), size)
             ]
         return Predictions(**_joined(found), names=self.names)
 

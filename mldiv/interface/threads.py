@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
+from mldiv.interface.given import whole
+
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
@@ -12,9 +14,11 @@ def threads(count: int) -> Iterator[None]:
 
     A step of small networks is made of short operations: threads wait for each other longer than they compute
     (docs/python.md has figures). Sums differ in their last digits with the number of threads.
+
+    Raises: ConfigError for what is no such number.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(whole("threads", count, 1))
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ from PIL import Image
 from torchvision.transforms import functional as tf
 
 import mldiv
+from analysis.compact.copy import compact
 from mldiv import records
 from mldiv.config import ConfigError, from_dict
 from mldiv.datasets.files import DataError
@@ -54,9 +55,10 @@ def test_a_notebooks_cell(trained):
 
 
 def test_the_images_of_the_test_scores_give_what_is_recorded(pair, tested, trained):
-    """To the last bit: the same weight samples, batches and threads."""
+    """To the last bit: the same weight samples, batches and threads; of floats too, whose levels `train` has rounded."""
     recorded = pd.read_parquet(trial(trained) / "predictions.parquet")
-    found = pair.predict(tested)
+    found, sixteenths = pair.predict(tested), (tested.double() * 16 / 255).round() / 16
+    assert np.array_equal(pair.predict(sixteenths).peers, found.peers) and not torch.equal(sixteenths, tested / 255)
     for member, mean in {"pair": found.mean, **dict(zip(("peer_1", "peer_2"), found.peers, strict=True))}.items():
         rows = recorded[recorded["member"] == member]
         assert np.array_equal(mean.argmax(-1), rows["predicted"])
@@ -107,18 +109,35 @@ def test_images_of_another_size_are_cut_and_resized(pair, tested, found):
         (np.zeros((8, 8), "u1"), "a single image is images"),
         (np.full((2, 1, 8, 8), 255.0), "float images from 255 to 255, .* give uint8 for values up to 255"),
         (np.full((2, 1, 8, 8), -0.5), "from -0.5 to -0.5"),
-        (np.full((2, 1, 8, 8), np.nan), "from nan to nan"),
+        (np.where(np.arange(20)[:, None, None, None] == 17, np.nan, np.zeros((20, 1, 8, 8))), "^image 17 holds NaN"),
         (np.full((2, 1, 8, 8), 256), "whole numbers from 256 to 256"),
         (np.zeros((2, 1, 8, 8), bool), "torch.bool"),
         (np.zeros((2, 1, 8, 1), "u1"), "say layout='HWC' or 'CHW'"),
         ([np.zeros((1, 8, 8), "u1"), np.zeros((1, 9, 9), "u1")], "no images of one shape"),
         (["a.png"], "no images of one shape and type"),
         (np.zeros((0, 1, 8, 8), "u1"), "no images"),
+        (None, "no images, but None"),
     ],
 )  # fmt: skip
 def test_what_are_no_images_is_said(pair, images, message):
     with pytest.raises(DataError, match=message):
         pair.predict(images)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"samples": 1.5}, "samples = 1.5: expected a whole number from 0 on"),
+        ({"samples": -1}, "samples = -1: expected a whole number from 0"),
+        ({"batch_size": 0}, "batch_size = 0: expected a whole number from 1 on"),
+        ({"seed": -1}, "seed = -1: expected"),
+        ({"seed": "a"}, "seed = 'a': expected"),
+        ({"threads": 0}, "threads = 0: expected a whole number from 1"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(pair, tested, asked, message):
+    with pytest.raises(ConfigError, match=message):
+        pair.predict(tested, **asked)
 
 
 def test_the_layout_can_be_said(pair):
@@ -168,8 +187,6 @@ def test_many_images_are_predicted_a_batch_at_a_time(pair, tested, found, monkey
     assert max(sizes) == pair.config.batch_size == 16
     np.testing.assert_allclose(pair.predict(tested, batch_size=7).mean, found.mean, atol=1e-6)
     assert max(sizes[-8:]) == 7
-    with pytest.raises(DataError, match="an image at a time"):
-        pair.predict(tested, batch_size=0)
 
 
 def test_the_callers_threads_stay(pair, tested):
@@ -220,6 +237,17 @@ def test_a_trials_folder_or_an_address_serves_as_well(pair, trained, tested):
 def test_a_place_without_records_is_said(tmp_path):
     with pytest.raises(RecordError, match=r"trial.json: no such file"):
         mldiv.load(tmp_path / "nowhere")
+
+
+def test_what_is_no_folder_of_a_pair_is_said(trained, tmp_path):
+    with pytest.raises(ConfigError, match=r"trial.json is a file: give the folder"):
+        mldiv.load(trial(trained) / "trial.json")
+    compact(trained, tmp_path)
+    with pytest.raises(ConfigError, match="a compact copy has no weights"):
+        mldiv.load(tmp_path, arm="both")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="there is no GPU here: device='cpu'"):
+            mldiv.load(trained, arm="both", device="cuda")
 
 
 def edit(folder, **changes):

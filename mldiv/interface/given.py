@@ -1,0 +1,26 @@
+"""What is given beside settings and images: refused in words, before any work."""
+
+from numbers import Integral
+from typing import Any
+
+import torch
+
+from mldiv.config import ConfigError
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """Return a whole number from ``least`` on. Raises: ConfigError for anything else."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} = {value!r}: expected a whole number from {least} on")
+    return int(value)
+
+
+def device_of(device: str | torch.device | None) -> torch.device:
+    """Return the device, for None the GPU, where there is one. Raises: ConfigError for one that there is not."""
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device = {device!r}: {str(error).partition(chr(10))[0]}") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("there is no GPU here: device='cpu'")
+    return found
