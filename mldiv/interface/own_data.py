@@ -1,6 +1,7 @@
 """One's own images and labels as a data set: arrays, batches of a loader, items of a torch data set."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mldiv.config import TrialConfig
+from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.files import DataError
 from mldiv.datasets.formats import arrays
 from mldiv.datasets.sources import Source
 from mldiv.datasets.splits import ImageData, load
+from mldiv.interface.given import whole
 from mldiv.interface.images import as_bytes
 
 #: (images, labels); an iterable of such batches, as a DataLoader is; or a torch data set of single images and labels.
@@ -25,7 +27,7 @@ def own_data(
 ) -> ImageData:  # fmt: skip
     """Make a data set of one's own images, split as the configuration says. names: of the classes.
 
-    Raises: DataError for images or labels that cannot be.
+    Raises: DataError for images or labels that cannot be; ConfigError for a padding that leaves nothing of an image.
     """
     images, labels = _together(data, config.image_size, layout)
     channels, size = images.shape[1], images.shape[-1]
@@ -37,29 +39,58 @@ def own_data(
     classes = len(names) if names is not None else max(counts)
     if max(counts) > classes:
         raise DataError(f"labels go up to {max(counts) - 1}, and {classes} classes are named: they are numbered from 0 on")
+    missing = _check_classes(labels, theirs, classes, names is not None)
+    shift = size // 8 if padding is None else whole("padding", padding, 0)
+    if shift >= size:
+        raise ConfigError(f"padding = {padding}: shifts images of {size} pixels a side out of sight")
     if any(part.dim() == 2 and part.shape[1] != classes for part in (labels, theirs)):
         raise DataError(f"soft labels share out {min(counts)} classes, there are {classes}")
     source = Source(
         lambda root, size: ((images, labels), (tested, theirs)), lambda root: None, classes, size,
-        padding=size // 8 if padding is None else padding, flip=flip, names=None if names is None else lambda root: names,
+        padding=shift, flip=flip, names=None if names is None else lambda root: names,
     )  # fmt: skip
-    return load(
+    found = load(
         config.data, None, seed=config.split_seed, validation_fraction=config.validation_fraction, source=source,
         train_size=config.train_size, validation_size=config.validation_size, test_size=config.test_size,
         test_split=config.test_split, image_size=config.image_size,
     )  # fmt: skip
+    return replace(found, notes=(*found.notes, *missing))
+
+
+def _check_classes(labels: Tensor, tested: Tensor, classes: int, named: bool) -> list[str]:
+    """Refuse classes that were hardly meant; say which have no training image. named: whether the classes are.
+
+    Raises: DataError.
+    """
+    if classes < 2:
+        raise DataError(f"labels of {classes} class: at least 2 are needed")
+    if labels.dim() == 2:
+        return []
+    images = labels.bincount(minlength=classes)
+    missing = (images == 0).nonzero().flatten().tolist()
+    if not named and tested.dim() == 1 and len(tested) and tested.max() > labels.max():
+        raise DataError(
+            f"test labels go up to {tested.max()}, training labels to {labels.max()}: names= says how many classes there are"
+        )
+    if not named and (0 in missing or len(missing) > classes / 2):
+        raise DataError(
+            f"labels from {labels.min()} to {labels.max()}, of which {len(missing)} between 0 and that have no training image: "
+            "labels begin at 0, without gaps (numpy.unique(labels, return_inverse=True)[1]), unless names= names every class"
+        )
+    return [f"without a training image: class {', '.join(map(str, missing))}"] if missing else []
 
 
 def _together(data: Data, size: int | None, layout: str | None, channels: int | None = None) -> tuple[Tensor, Tensor]:
     """Images as uint8 [N, channels, size, size], labels as int64 [N], or soft [N, classes]."""
     batches = [data] if isinstance(data, tuple) and len(data) == 2 else _batches(data)
-    parts = []
+    parts: list[tuple[Tensor, Tensor]] = []
     for batch in batches:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise DataError(f"a {type(batch).__name__}, where (images, labels) were expected")
-        images = as_bytes(batch[0], channels, size, layout)
+        first = sum(len(images) for images, _ in parts)
+        images = as_bytes(batch[0], channels, size, layout, first)
         channels, size = images.shape[1], images.shape[-1]
-        parts.append((images, _labels(batch[1], len(images))))
+        parts.append((images, _labels(batch[1], len(images), first)))
     if not parts:
         raise DataError("no images")
     images, labels = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -74,13 +105,21 @@ def _batches(data: Any) -> Iterable[Any]:
     return [(list(images), list(labels))]
 
 
-def _labels(labels: Any, count: int) -> Tensor:
+def _labels(labels: Any, count: int, first: int) -> Tensor:
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.array(labels)
     if values.ndim == 2:
         return arrays.labels(values, count, "labels", soft=True)
-    if values.shape != (count,) or values.dtype.kind not in "iu" or (values < 0).any():
+    wrong = ""
+    if values.shape != (count,):
+        wrong = f"labels of shape {values.shape} for {count} images"
+    elif values.dtype.kind not in "iu":
+        wrong = f"labels of type {values.dtype}, such as {values[0]!r}"
+    elif (values < 0).any():
+        number = int((values < 0).argmax())
+        wrong = f"label {values[number]} of image {first + number}"
+    if wrong:
         raise DataError(
-            f"labels of type {values.dtype.str} and shape {values.shape} for {count} images: a whole number from 0 on for each "
-            "is expected, or shares of the classes, [images, classes], to be scored by"
+            f"{wrong}: a whole number from 0 on for each is expected, or shares of the classes, [images, classes], to be scored "
+            "by"
         )
     return torch.from_numpy(values.astype(np.int64))

@@ -13,11 +13,13 @@ import torch
 from mldiv import records
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.splits import ImageData
+from mldiv.interface.given import device_of
 from mldiv.interface.loading import read_pair
 from mldiv.interface.own_data import Data, own_data
 from mldiv.interface.pair import TrainedPair
 from mldiv.interface.threads import threads as threads_of
 from mldiv.record_files import Damaged
+from mldiv.settings.setting import shown
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
 from mldiv.training.loop import Diverged
@@ -37,6 +39,7 @@ class _Given(Workspace):
     def __init__(self, device: torch.device, data: ImageData) -> None:
         super().__init__(device)
         self._given = data.to(device)
+        self.messages += data.notes
 
     def data(self, config: TrialConfig) -> ImageData:
         return self._given
@@ -65,9 +68,11 @@ def train(
 
     Raises: ConfigError, DataError; Diverged where a loss or a prediction was no number; OSError.
     """
+    if not isinstance(config, TrialConfig | Mapping | None):
+        raise ConfigError(f"settings: a dict by name, or a TrialConfig, in place of {shown(config)}; mldiv.presets has presets")
     if not isinstance(config, TrialConfig):
         config = TrialConfig(gradient_points=GRADIENT_POINTS).replace(**(config or {}))
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = device_of(device)
     with ExitStack() as stack:
         stack.enter_context(threads_of(threads))
         if data is None:
@@ -88,8 +93,9 @@ def train(
 
 def _check_folder(folder: Path, config: TrialConfig, workspace: Workspace) -> None:
     """Refuse a folder that holds a study, or another trial: what is there would be set aside; and what is no folder."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file: take another folder")
+    there = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{there} is a file: take another folder")
     if (folder / "study.json").exists():
         raise ConfigError(f"{folder} holds a study: take another folder for a single trial")
     if not (folder / "trial.json").exists():

@@ -84,6 +84,28 @@ def test_a_file_is_no_folder(digits, settings, tmp_path):
     (tmp_path / "own.py").touch()
     with pytest.raises(ConfigError, match=r"own.py is a file: take another folder"):
         mldiv.train(settings, digits[0], folder=tmp_path / "own.py")
+    with pytest.raises(ConfigError, match=r"own.py is a file: take another folder"):
+        mldiv.train(settings, digits[0], folder=tmp_path / "own.py" / "pair")
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "message"),
+    [
+        ("demo", {}, "settings: a dict by name, or a TrialConfig, in place of 'demo'"),
+        ({}, {"threads": 0}, "threads = 0: expected a whole number from 1"),
+        ({}, {"padding": -1}, "padding = -1: expected a whole number from 0"),
+        ({}, {"padding": 8}, "padding = 8: shifts images of 8 pixels a side out of sight"),
+        ({}, {"device": "gpu"}, "device = 'gpu': "),
+        pytest.param(
+            {}, {"device": "cuda"}, "there is no GPU here: device='cpu'",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_given_is_refused_before_any_work(digits, monkeypatch, config, given, message):
+    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(ConfigError, match=message):
+        mldiv.train(config, digits[0], **given)
 
 
 def make(settings, data, test=None, names=None, layout=None, padding=None, flip=False, **changes):
@@ -170,9 +192,14 @@ def test_loaders_and_data_sets_of_images_are_taken(settings):
     ("data", "options", "message"),
     [
         ((np.zeros((4, 8, 8), "u1"), [0, 1, 0]), {}, r"shape \(3,\) for 4"),
-        ((np.zeros((4, 8, 8), "u1"), [0, 1, 0, -1]), {}, "a whole number from 0 on"),
-        ((np.zeros((4, 8, 8), "u1"), [0.0, 1.0, 0.0, 1.0]), {}, "labels of type <f8"),
+        ((np.zeros((4, 8, 8), "u1"), [0, 1, 0, -1]), {}, "^label -1 of image 3: a whole number from 0 on"),
+        ([(np.zeros((4, 8, 8), "u1"), [0] * 4), (np.zeros((2, 8, 8), "u1"), [0, -2])], {}, "^label -2 of image 5"),
+        ((np.zeros((4, 8, 8), "u1"), [0.0, 1.0, 0.0, 1.0]), {}, "labels of type float64, such as "),
         ((np.zeros((4, 8, 8), "u1"), ["a", "b", "a", "b"]), {}, "labels of type <U1"),
+        ((np.zeros((4, 8, 8), "u1"), [0, 0, 0, 0]), {}, "labels of 1 class: at least 2"),
+        ((np.zeros((4, 8, 8), "u1"), [1, 1, 2, 2]), {}, "from 1 to 2, .* labels begin at 0"),
+        ((np.zeros((6, 8, 8), "u1"), [0, 0, 10, 10, 20, 20]), {}, "18 between 0 and that have no training image: labels begin"),
+        ((np.zeros((4, 8, 8), "u1"), [0, 0, 1, 1]), {"test": (np.zeros((1, 8, 8), "u1"), [2])}, "test labels go up to 2, tra"),
         ((np.zeros((2, 8, 8), "u1"), [[0.5, 0.5], [0.5, 0.6]]), {}, "labels: the shares of image 1 add up to 1.1"),
         ((np.zeros((2, 8, 8), "u1"), np.full((2, 2), 0.5)), {"names": "abc"}, "soft labels share out 2 classes, there are 3"),
         ((np.zeros((4, 8, 8), "u1"), [0, 1, 0, 2]), {"names": ["cat", "dog"]}, "labels go up to 2, and 2 classes are named"),
@@ -187,6 +214,15 @@ def test_loaders_and_data_sets_of_images_are_taken(settings):
 def test_what_cannot_be_trained_on_is_said(settings, data, options, message):
     with pytest.raises(DataError, match=message):
         make(settings, data, **options)
+
+
+def test_a_class_without_a_training_image_is_noted(settings):
+    images = np.zeros((8, 8, 8), "u1")
+    data = make(settings, (images, [0, 0, 0, 1, 1, 1, 3, 3]), test=(images, [2] * 8), validation_fraction=0.4)
+    assert data.notes == ("without a training image: class 2",)
+    named = make(settings, (images, [1] * 4 + [2] * 4), test=(images, [3] * 8), names="abcd", validation_fraction=0.4)
+    assert named.notes == ("without a training image: class 0, 3",) and named.classes == 4
+    assert training._Given(torch.device("cpu"), named).messages == list(named.notes)
 
 
 def test_settings_by_name_and_a_data_set_by_name():
