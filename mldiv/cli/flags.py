@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
     """
     presets, recipes = (entries("mldiv.presets", registry) for registry in ("PRESETS", "RECIPES"))
     networks = entries("mldiv.method.networks", "MODELS")
-    parser = Parser(prog=prog or f"studies/{study.name}.py", description=study.question)
+    called = sys.argv[0] if argv is None else f"studies/{study.name}.py"
+    parser = Parser(prog=prog or called, description=study.question)
     parser.add_argument("--preset", default="auto", help=f"auto (paper with GPUs, else demo), {_one_of(presets)}")
     parser.add_argument("--data", help=_one_of([*LAYOUTS]))
     parser.add_argument("--data-root", metavar="PLACE", help=f"folder of the data, or the file, with: {layouts()}")
@@ -155,16 +156,19 @@ def _one_of(names: Sequence[str]) -> str:
 def parse_lanes(text: str) -> int | None:
     """Read ``--lanes``: a number, or "auto", which is None.
 
-    Raises: ValueError for anything else.
+    Raises: ArgumentTypeError for anything else.
     """
-    return None if text == "auto" else int(text)
+    try:
+        return None if text == "auto" else int(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r}: expected a number or auto") from None
 
 
 def check_flags(flags: Namespace) -> None:
     """Refuse flags that cannot be what they say, or that contradict each other."""
     _check_counts(flags)
-    _check_ways(flags)
     _check_shares(flags)
+    _check_ways(flags)
 
 
 def _check_counts(flags: Namespace) -> None:
@@ -189,10 +193,12 @@ def _check_ways(flags: Namespace) -> None:
         "workers": flags.workers > 1,
         "parallel-trials": flags.parallel_trials is not None,
         "stop-early": flags.stop_early,
+        "cpus-per-worker": flags.cpus_per_worker is not None,
+        "gpus-per-worker": flags.gpus_per_worker is not None,
     }
     for flag, given in needs_ray.items():
         if given and flags.in_process:
-            raise ConfigError(f"--{flag} needs Ray: leave it out, or leave out --in-process")
+            raise ConfigError(f"--{flag} needs Ray: leave it out, or leave out --in-process (in Python: in_process=False)")
     if flags.lanes != 1 and flags.workers > 1:
         raise ConfigError("--lanes with --workers: trials that are stepped together have one worker; leave one of the two out")
 
@@ -267,8 +273,8 @@ def parse_margins(pairs: Sequence[str]) -> dict[str, float]:
     """
     found = dict(MARGINS)
     for pair in pairs:
-        name, _, size = pair.partition("=")
-        if name not in MARGINS:
+        name, equals, size = pair.partition("=")
+        if not equals or name not in MARGINS:
             raise ConfigError(f"--margin {pair}: expected METRIC=SIZE with a metric of {', '.join(MARGINS)}")
         try:
             found[name] = float(size)

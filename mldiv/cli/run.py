@@ -117,6 +117,7 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
     for words in check_pretrained([arm.config for arm in arms]):
         print(plain(f"{study.name}: {words}"), file=sys.stderr)
     for words in (
+        "" if len(arms) > 1 else f"{arms[0].name!r} is the only arm: nothing is compared",
         check_selected(arms, flags.stop_early, count_trials(study, flags, preset)),
         check_precision([arm.config for arm in arms], (flags.in_process or flags.address == "local") and emulates_bf16()),
     ):

@@ -1,6 +1,7 @@
 """What is printed: it never fails for the terminal's sake, and holds no secret and no codes that a terminal would obey."""
 
 import contextlib
+import difflib
 import io
 import os
 import re
@@ -34,8 +35,11 @@ class Parser(ArgumentParser):
         super().__init__(allow_abbrev=False, **given)
 
     def error(self, message: str) -> NoReturn:
-        """Print the message after the usage, and end with code 2."""
-        super().error(hide_secrets(message))
+        """Print the message after the usage, with the nearest flag to one that there is not, and end with code 2."""
+        words = message.split() if message.startswith("unrecognized") else []
+        unknown = [word.partition("=")[0] for word in words if word.startswith("--")]
+        meant = [near for word in unknown for near in difflib.get_close_matches(word, self._option_string_actions, n=1)]
+        super().error(hide_secrets(message) + (f"; did you mean {meant[0]}?" if meant else ""))
 
 
 def plain(text: str) -> str:

@@ -119,7 +119,6 @@ def _labels(labels: Any, count: int, first: int) -> Tensor:
         wrong = f"label {values[number]} of image {first + number}"
     if wrong:
         raise DataError(
-            f"{wrong}: a whole number from 0 on for each is expected, or shares of the classes, [images, classes], to be scored "
-            "by"
+            f"{wrong}: a whole number from 0 on for each is expected, or for scores shares of the classes, [images, classes]"
         )
     return torch.from_numpy(values.astype(np.int64))

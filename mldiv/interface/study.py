@@ -9,8 +9,9 @@ from typing import Any
 
 from mldiv import study
 from mldiv.cli.execute import execute
-from mldiv.cli.flags import parse_flags
+from mldiv.cli.flags import check_flags, parse_flags
 from mldiv.cli.folder import open_folder
+from mldiv.cli.main import describe
 from mldiv.cli.run import prepare
 from mldiv.cli.screen.display import Display
 from mldiv.config import ConfigError, nearest
@@ -22,12 +23,12 @@ from mldiv.plugins.loading import load_named
 class Study(study.Study):
     """A question and its arms (`mldiv.study.Study` has the fields), which can be run from Python."""
 
-    def run(self, out: str | os.PathLike[str] | None = None, *, in_process: bool = True, **flags: Any) -> Results:
+    def run(self, out: str | os.PathLike[str] | None = None, *, in_process: bool = True, **flags: Any) -> Results | None:
         """Train what the study's folder does not hold yet, write its tables and report there, return its results.
 
         out: the folder, or an address on an object store (default: as of the command). in_process: one trial after the other in
         this process; False: on Ray. flags: those of a study's command by their names, as preset="demo", seeds=3,
-        set={"epochs": 30}, arm=["both"], plugin=["own.py"].
+        set={"epochs": 30}, arm=["both"], plugin=["own.py"]. dry_run=True prints the plan, writes nothing and returns None.
 
         Trials that failed are in the results with their reason; the same call tries them again. Progress is told on standard
         error.
@@ -39,26 +40,34 @@ class Study(study.Study):
         load_named(given.plugin)
         build = analysis("build")
         run = prepare(self, given)
-        with (
-            threads(1), open_folder(run) as (run, folder), Display(self.name) as display,
-            contextlib.redirect_stdout(io.StringIO()),
-        ):  # fmt: skip
-            code = execute(run, folder, build.build, build.undecided, display)
+        with threads(1), open_folder(run) as (run, folder), Display(self.name) as display:
+            if run.dry_run:
+                describe(run, folder, display)
+                return None
+            with contextlib.redirect_stdout(io.StringIO()):
+                code = execute(run, folder, build.build, build.undecided, display)
         if code == 130:
             raise KeyboardInterrupt
         return results(run.place)
 
 
 def parse(asked: study.Study, flags: Mapping[str, Any]) -> Any:
-    """Return a study's flags as its command line gives them. Raises: ConfigError for one that there is not."""
+    """Return a study's flags as its command line gives them.
+
+    Raises: ConfigError for one that there is not, and for what its command line is refused for by itself.
+    """
     known = vars(parse_flags(asked, []))
     for name in flags:
         if name not in known:
             raise ConfigError(f"run({name}=...): no flag is called so{nearest(name, known)}")
+    said = io.StringIO()
     try:
-        return parse_flags(asked, [word for name, value in flags.items() for word in _words(name, value)])
+        with contextlib.redirect_stderr(said):
+            found = parse_flags(asked, [word for name, value in flags.items() for word in _words(name, value)])
     except SystemExit:
-        raise ConfigError(f"run({', '.join(f'{name}={value!r}' for name, value in flags.items())}): see above") from None
+        raise ConfigError(f"run(...): {said.getvalue().rpartition('error: ')[2].strip()}") from None
+    check_flags(found)
+    return found
 
 
 def _words(name: str, value: Any) -> Iterator[str]:

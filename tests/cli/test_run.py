@@ -25,7 +25,7 @@ from mldiv.config import TrialConfig
 from mldiv.method.kernels import KERNELS
 from mldiv.method.networks import build
 from mldiv.presets import PRESETS, configure
-from mldiv.settings.setting import TRIAL, ConfigError, sparing
+from mldiv.settings.setting import TRIAL, ConfigError, Log, sparing
 from mldiv.storage.cache import Store
 from mldiv.study import Study
 from mldiv.sweep.simulate import first_wins, simulate
@@ -84,6 +84,9 @@ def run(study, capsys, *argv):
         (["--select", "test_nll"], "--select 'test_nll' is unknown; "),
         (["--in-process", "--stop-early"], "--stop-early needs Ray"),
         (["--in-process", "--workers", "2"], "--workers needs Ray"),
+        (["--in-process", "--gpus-per-worker", "1"], "--gpus-per-worker needs Ray"),
+        (["--in-process", "--cpus-per-worker", "1"], "--cpus-per-worker needs Ray"),
+        (["--margin", "nll"], "--margin nll: expected METRIC=SIZE"),
         (["--lanes", "2", "--workers", "2"], "--lanes with --workers: trials that are stepped together have one worker"),
         (["--lanes", "auto", "--workers", "2"], "--lanes with --workers"),
         (["--in-process", "--lanes", "0"], "--lanes 0: must be at least 1"),
@@ -402,6 +405,7 @@ def test_some_arms_alone(load_study, capsys, tmp_path):
         ({"contrasts": {"c": {"rfb": 1.0, "cosine": -1.0}}}, "contrasts['c'] names 'rfb', which is no arm"),
         ({"contrasts": {"c": {"rbf": 1.0, "cosine": 1.0}}}, "the weights of a contrast add up to 0"),
         ({"contrasts": {"c": {}}}, "contrasts['c'] = {}: the weights"),
+        ({"ranges": {"lrr": Log(1, 2)}}, "ranges names 'lrr', which is no setting; did you mean 'lr'?"),
     ],
 )
 def test_what_a_design_names_wrongly_is_refused_before_any_work(study, capsys, tmp_path, changes, said):
@@ -414,7 +418,23 @@ def test_what_a_design_names_wrongly_is_refused_before_any_work(study, capsys, t
 def test_no_part_of_a_flag_is_the_flag(study, capsys):
     with pytest.raises(SystemExit):
         run(study, capsys, "--seed", "7", "--dry-run")
-    assert "unrecognized arguments: --seed 7" in capsys.readouterr().err
+    assert "unrecognized arguments: --seed 7; did you mean --seeds?\n" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(study, capsys, "--lanes", "x")
+    assert "argument --lanes: 'x': expected a number or auto\n" in capsys.readouterr().err
+
+
+def test_the_usage_names_what_was_called(study, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["own/question.py", "--help"])
+    with pytest.raises(SystemExit):
+        parse_flags(study, None)
+    assert capsys.readouterr().out.startswith("usage: own/question.py [-h]")
+
+
+def test_of_a_single_arm_it_is_said_that_nothing_is_compared(study, capsys, tmp_path):
+    alone = replace(study, arms={"cosine": {}}, baseline="cosine", contrasts={}, compare=())
+    prepared(alone, "--preset", "demo", "--out", str(tmp_path / "x"))
+    assert "'cosine' is the only arm: nothing is compared" in capsys.readouterr().err
 
 
 def test_the_folder_of_another_study_is_no_place_for_this_one(study, capsys, tmp_path):

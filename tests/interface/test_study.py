@@ -79,9 +79,34 @@ def test_flags_are_those_of_the_command(asked, capsys):
     assert parse(asked, {"trials": 0}).trials == 0 == parse(asked, {"gpus_per_worker": 0}).gpus_per_worker
     with pytest.raises(ConfigError, match=r"run\(seed=...\): no flag is called so; did you mean 'seeds'"):
         asked.run(seed=3)
-    with pytest.raises(ConfigError, match="seeds='many'"):
-        asked.run(seeds="many")
-    assert "argument --seeds: 'many': expected a number, auto or auto:MOST" in capsys.readouterr().err
+    for value in ("many", 2.5):
+        with pytest.raises(
+            ConfigError, match=rf"run\(...\): argument --seeds: '{value}': expected a number, auto or auto:MOST$"
+        ):
+            asked.run(seeds=value)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"seeds": 0}, "--seeds 0: must be at least 1"),
+        ({"lanes": 0}, "--lanes 0: must be at least 1"),
+        ({"trials": -1}, "--trials -1: must be at least 0"),
+        ({"workers": 2}, "--workers needs Ray.*in_process=False"),
+        ({"gpus_per_worker": 1}, "--gpus-per-worker needs Ray"),
+    ],
+)
+def test_a_flag_is_refused_as_the_command_refuses_it(asked, tmp_path, flags, message):
+    with pytest.raises(ConfigError, match=message):
+        asked.run(tmp_path / "study", **FLAGS | flags)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(asked, tmp_path, capsys):
+    assert asked.run(tmp_path / "study", **FLAGS, dry_run=True) is None
+    assert "one trial after the other in this process: about" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_verdicts_are_those_of_the_answer():
