@@ -125,6 +125,8 @@ def with_parameter(name, default, ends, value):
         ("KERNELS['own'] = lambda a, b: torch.sigmoid(a.sum(1)[:, None] + 0 * b.sum(1)).round()", "it is not symmetric"),
         ("KERNELS['own'] = lambda a, b, width: a @ b.T", "its parameter width must come by keyword, with a default"),
         ("KERNELS['own'] = lambda a, b: None", "raises AttributeError"),
+        ("KERNELS['own'] = lambda a, b: cosine(a, b).detach()", "no gradient reaches the features"),
+        (with_parameter("tail", 1.0, "0.1, 2", "cosine(a, b)[None]"), "similarities of 7 images have the shape (1, 7, 7)"),
         (with_parameter("tail", 3.0, "0.1, 2", "cosine(a, b)"), "ConfigError: kernel_tail = 3.0: must be at most 2"),
         (with_parameter("tail", 1.0, "0.1, 2", "cosine(a, b) * tail"), "not within [0, 1], of tail = 2"),
         (with_parameter("width", 1.0, "0.1, 2", "cosine(a, b)"), "'width' has another default or range than that of 'rbf'"),
@@ -161,6 +163,10 @@ def test_a_transform_that_misstates_its_push_is_told(write, capsys, bounded):
     [
         ("(m - pm).detach().square().sum()", "gradient in the means is missing, 0 or not finite"),
         ("((m - pm).square().sum() - 1e9).clamp_min(0) + 0 * m.sum()", "gradient in the means is missing, 0 or not finite"),
+        (
+            "(m - pm).square().mean()",
+            "it is no sum over weights: of the weights twice over it gives 1 times as much, in place of 2",
+        ),
         ("((m - pm) / ps).square().sum()", "of networks without noise it gives inf, and it does not say needs_noise=True"),
     ],
 )
@@ -169,6 +175,12 @@ def test_a_distance_that_pushes_at_nothing_or_hides_what_it_needs_is_told(write,
     text += f"PARAM_DISTANCES['own'] = Distance(lambda m, s, pm, ps: {function}, symmetric=False)"
     assert command.main(["check-plugin", write(text)]) == 1
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("registry", "kind"), [("PARAM_DISTANCES", "Distance"), ("TRANSFORMS", "Transform")])
+def test_a_bare_function_is_told_what_to_enter(write, capsys, registry, kind):
+    assert command.main(["check-plugin", write(f"from mldiv.method.losses import {registry}\n{registry}['own'] = max")]) == 1
+    assert f"it is a bare function: enter a {kind}(function" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

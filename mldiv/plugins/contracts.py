@@ -40,12 +40,13 @@ def kernel(function: Callable[..., Tensor]) -> Faults:
     for rows in _batches():
         rows.requires_grad_()
         values = function(rows, rows)
+        yield from _of_similarities(values.detach(), len(rows))
         if values.shape != (len(rows), len(rows)):
-            yield f"similarities of {len(rows)} images have the shape {tuple(values.shape)}"
             return
-        yield from _of_similarities(values.detach())
-        (gradient,) = torch.autograd.grad(values.sum(), rows, allow_unused=True)
-        if gradient is None or not gradient.isfinite().all():
+        (gradient,) = torch.autograd.grad(values.sum(), rows, allow_unused=True) if values.requires_grad else (None,)
+        if gradient is None:
+            yield "no gradient reaches the features: is its result detached?"
+        elif not gradient.isfinite().all():
             yield "its gradient is not finite (look at equal rows: a root has none at 0)"
         fixed, order = rows.detach(), torch.arange(len(rows)).flip(0)
         if not torch.allclose(function(fixed[order], fixed[order]), values.detach()[order][:, order], atol=1e-6):
@@ -66,9 +67,8 @@ def kernel_parameters(name: str) -> Faults:
             changed = base.replace(**{called: end})
             given = changed.kernel_options[own]
             for rows in _batches():
-                yield from (
-                    f"{fault}, of {own} = {end:g}" for fault in _of_similarities(KERNELS[name](rows, rows, **{own: given}))
-                )
+                values = KERNELS[name](rows, rows, **{own: given})
+                yield from (f"{fault}, of {own} = {end:g}" for fault in _of_similarities(values, len(rows)))
             if given != end or (changed.id == base.id) != (end == default):
                 yield f"{called} = {end:g} is not what the kernel is given"
         if base.replace(**{called: default}).id != base.id:
@@ -83,7 +83,10 @@ def _batches() -> Iterator[Tensor]:
     yield torch.cat([row, row, -row / 2, torch.randn(2, 4, dtype=torch.double, generator=stream)])
 
 
-def _of_similarities(values: Tensor) -> Faults:
+def _of_similarities(values: Tensor, images: int) -> Faults:
+    if values.shape != (images, images):
+        yield f"similarities of {images} images have the shape {tuple(values.shape)}"
+        return
     if not values.isfinite().all():
         yield "a similarity is not finite"
     elif values.min() < 0 or values.max() > 1 + 1e-9:
@@ -113,7 +116,11 @@ def network(name: str) -> Faults:
 
 
 def distance(entry: Distance) -> Faults:
-    """Check a distance of posteriors: a scalar from 0 on, 0 of equals, that pushes; symmetric or infinite where it says so."""
+    """Check a distance of posteriors: a sum over weights, from 0 on, 0 of equals, that pushes; symmetric or infinite where it
+    says so."""
+    if not isinstance(entry, Distance):
+        yield "it is a bare function: enter a Distance(function, symmetric=...)"
+        return
     stream = torch.Generator().manual_seed(0)
     first, second = ((torch.randn(9, generator=stream), torch.rand(9, generator=stream) + 0.1) for _ in range(2))
     value, back = entry.function(*first, *second), entry.function(*second, *first)
@@ -122,6 +129,9 @@ def distance(entry: Distance) -> Faults:
         return
     if abs(float(entry.function(*first, *first))) > 1e-5:
         yield "of equal posteriors it is not 0"
+    twice = entry.function(*(torch.cat([part, part]) for part in (*first, *second)))
+    if abs(twice - value) < abs(twice - 2 * value):
+        yield f"it is no sum over weights: of the weights twice over it gives {twice / value:.3g} times as much, in place of 2"
     if entry.symmetric and not torch.allclose(value, back):
         yield "it says that it is symmetric, and is not"
     mean, sigma = (part.clone().requires_grad_() for part in first)
@@ -136,6 +146,9 @@ def distance(entry: Distance) -> Faults:
 
 def transform(entry: Transform) -> Faults:
     """Check what is minimised of a distance: finite, falling, with a finite slope at 0 too, none far off if it is bounded."""
+    if not isinstance(entry, Transform):
+        yield "it is a bare function: enter a Transform(function, bounded=...)"
+        return
     points = torch.tensor([0.0, 0.3, 1.0, 4.0], requires_grad=True)
     values = torch.stack([entry.function(point) for point in points])
     (slopes,) = torch.autograd.grad(values.sum(), points)
