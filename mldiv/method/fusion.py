@@ -80,7 +80,13 @@ class CrossAttention(nn.Module):
         return pool(feature) if self.cell is None else pool_cells(feature, self.grid)
 
     def forward(self, features: Features) -> Float[Tensor, "batch dim"]:
-        """Fuse the feature maps of a network's blocks, or what `pool` made of them."""
+        """Fuse the feature maps of a network's blocks, or what `pool` made of them.
+
+        Raises: ValueError for another number of them, or of channels, than it was made for.
+        """
+        found, made = [feature.shape[1] for feature in features], [project.in_features for project in self.project]
+        if found != made:
+            raise ValueError(f"features of {found} channels, and the fusion was made for {made}")
         parts = zip(self.project, map(self.pool, features), strict=True)
         if self.cell is None:
             tokens = torch.stack([project(feature) for project, feature in parts], 1) + self.block

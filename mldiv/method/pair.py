@@ -66,7 +66,7 @@ class Objective:
 
     Studies set others of these than the defaults here (`TrialConfig`): above all their fusion learns the task.
 
-    Raises: ValueError for a name that is none of these, or without images.
+    Raises: ValueError for a name that is none of these, without images, or for a weight below 0 (a temperature that is 0).
     """
 
     train_images: int
@@ -96,6 +96,9 @@ class Objective:
                 raise ValueError(f"{name} = {value!r}: expected one of {', '.join(known)}")
         if self.train_images < 1:
             raise ValueError(f"train_images = {self.train_images}: expected how many images there are to train on")
+        for name, value in self.weights._asdict().items():
+            if not isinstance(value, Tensor) and not (value > 0 or (value == 0 and name != "temperature")):
+                raise ValueError(f"{name} = {value}: expected a number from 0 on{', not 0' * (name == 'temperature')}")
 
     @property
     def weights(self) -> Weights:
@@ -153,6 +156,9 @@ class MutualPair(nn.Module):
         #: The finished network, if there is one.
         self.teachers = () if teacher is None else (teacher.eval().requires_grad_(False),)
         self.objective, self.weights, self.kernel = objective, objective.weights, kernel
+        #: Whether what divides the distances is fixed (`set_scales`, a state dict), or is by whoever trains.
+        self.scaled = False
+        self.register_load_state_dict_post_hook(_note_scales)
         for name in ("param_scale", "feature_scale", "param_strength", "feature_strength"):
             self.register_buffer(name, torch.ones(()))
         self.channel_groups = [] if objective.param_alignment == "none" else channel_groups(networks[0])
@@ -198,6 +204,7 @@ class MutualPair(nn.Module):
         """Compute the terms of both stages; also give what `diversity_terms` takes: sigmas, and of every weight sample the
         peers' features."""
         sigmas, samples = self._outputs(inputs, noise)
+        _check_classes(self.fusion, self.objective.fusion_training, samples[0][0][0].shape[-1])
         taught = self._taught(inputs)
         terms = _average(
             [
@@ -209,7 +216,12 @@ class MutualPair(nn.Module):
         return terms | self.prior_terms(sigmas), sigmas, [[blocks for _, blocks in drawn] for drawn in samples]
 
     def diversity_terms(self, sigmas: Sequence[Tensor], features: Sequence[Sequence[Features]], labels: Tensor) -> Terms:
-        """Compute the terms of stage two alone."""
+        """Compute the terms of stage two alone. Raises: RuntimeError where what divides them is to be measured, and is not."""
+        if not self.scaled and "switch" in (self.objective.param_normalization, self.objective.feature_normalization):
+            raise RuntimeError(
+                "the diversity terms are divided by what the distances are at the switch (normalization 'switch'): before the "
+                "first diverse step call pair.set_scales(pair.feature_kl(images))"
+            )
         if isinstance(self.fusion, PeerFusion):
             features = [self.fusion.pool(drawn) for drawn in features]
         terms = self.param_terms(sigmas) | _average([self.feature_terms(drawn) for drawn in features])
@@ -406,7 +418,12 @@ class MutualPair(nn.Module):
         )
         self.param_scale.copy_(losses.transform_scale(objective.param_normalization, value, count))
         self.feature_scale.copy_(losses.transform_scale(objective.feature_normalization, feature_kl, 1))
+        self.scaled = True
         return {"param_distance": float(value), "feature_kl": float(feature_kl)}
+
+
+def _note_scales(pair: nn.Module, incompatible: Any) -> None:
+    cast(MutualPair, pair).scaled = True
 
 
 def _sum(values: Sequence[Tensor]) -> Tensor:
@@ -439,6 +456,14 @@ def _check_fusion(fusion: nn.Module, peers: int, training: str) -> None:
         raise ValueError(f"a fusion of {len(fusion.of_peers)} peers for {peers} networks: make it with peers={peers}")
     if training == "task" and any(getattr(module, "head", None) is None for module in fusion.of_peers):
         raise ValueError("fusion_training = 'task' needs a fusion with a classifier, as of shared(channels, classes=10)")
+
+
+def _check_classes(fusion: nn.Module, training: str, classes: int) -> None:
+    for module in cast(PeerFusion, fusion).of_peers if training == "task" else ():
+        if (own := getattr(module.head, "out_features", classes)) != classes:
+            raise ValueError(
+                f"the networks give logits of {classes} classes, the fusion's classifier of {own}: classes={classes}"
+            )
 
 
 def _channels(network: nn.Module) -> tuple[int, ...]:

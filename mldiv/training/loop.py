@@ -39,7 +39,7 @@ def make_pair(config: TrialConfig, shapes: Shapes, device: torch.device | str = 
     """Make the configured peers for such data at their random start, with their fusion and loss."""
     networks = [network(config, shapes, f"peer {number}") for number in range(1, config.peers + 1)]
     named = {item.name: getattr(config, item.name) for item in fields(Objective) if item.name != "train_images"}
-    return MutualPair(
+    pair = MutualPair(
         networks,
         Objective(shapes.train_images, **named),
         fusion=make_fusion(config, shapes, cast(Any, networks[0].feature_channels)),
@@ -50,6 +50,8 @@ def make_pair(config: TrialConfig, shapes: Shapes, device: torch.device | str = 
         prior_mode=config.prior_mode,
         prior_mean=config.prior_mean,
     ).to(device)
+    pair.scaled = True  # by whoever trains it, at its switch; what times or counts steps takes them as they are
+    return pair
 
 
 def make_fusion(config: TrialConfig, shapes: Shapes, channels: Sequence[int]) -> PeerFusion:

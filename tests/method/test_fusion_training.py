@@ -25,7 +25,9 @@ class Network(nn.Module):
 
 def pair_of(**objective):
     classes = 4 if objective.get("fusion_training") in ("task", "switch") else 0
-    return MutualPair([Network(0), Network(1)], Objective(16, **objective), fusion=shared((5,), 8, 2, 0, classes=classes))
+    pair = MutualPair([Network(0), Network(1)], Objective(16, **objective), fusion=shared((5,), 8, 2, 0, classes=classes))
+    pair.scaled = True  # as they are
+    return pair
 
 
 def noise(pair):

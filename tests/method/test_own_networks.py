@@ -67,9 +67,29 @@ class Two(nn.Sequential):
         ({}, {"fusion": shared((4,), peers=3)}, "a fusion of 3 peers for 2 networks: make it with peers=2"),
         ({"param_distance": "kl"}, {"initial_sigma": 0.0}, "'kl' divides by sigma, which is 0"),
         ({"train_images": -5}, {}, "train_images = -5: expected how many images"),
+        ({"alpha": -1.0}, {}, "alpha = -1.0: expected a number from 0 on"),
+        ({"temperature": 0.0}, {}, "temperature = 0.0: expected a number from 0 on, not 0"),
     ],
 )
 def test_what_cannot_be_trained_is_said_when_the_pair_is_made(objective, more, said):
     networks = [Two(nn.Conv2d(1, 4, 3), nn.Linear(4, 2)) for _ in range(2)]
     with pytest.raises(ValueError, match=re.escape(said)):
         MutualPair(networks, Objective(**{"train_images": 64} | objective), **more)
+
+
+@pytest.mark.parametrize(
+    ("channels", "classes", "scaled", "error", "said"),
+    [
+        ((4,), 3, True, ValueError, "logits of 2 classes, the fusion's classifier of 3"),
+        ((8,), 2, True, ValueError, "features of [4] channels, and the fusion was made for [8]"),
+        ((4, 4), 2, True, ValueError, "features of [4] channels, and the fusion was made for [4, 4]"),
+        ((4,), 2, False, RuntimeError, "before the first diverse step call pair.set_scales"),
+    ],
+)
+def test_what_does_not_fit_is_said_by_the_step(channels, classes, scaled, error, said):
+    networks = [Two(nn.Conv2d(1, 4, 3), nn.Linear(4, 2)) for _ in range(2)]
+    pair = MutualPair(networks, Objective(train_images=64, fusion_training="task"), fusion=shared(channels, classes=classes))
+    if scaled:
+        pair.load_state_dict(pair.state_dict())
+    with pytest.raises(error, match=re.escape(said)):
+        pair(torch.randn(8, 1, 8, 8), torch.arange(8) % 2, diverse=True)
