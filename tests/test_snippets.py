@@ -17,6 +17,7 @@ import pytest
 from ray.scripts.scripts import cli as ray
 
 from analysis import __main__ as analysis
+from analysis.build import build
 from mldiv import __main__ as command
 from mldiv.cli.flags import parse_flags
 from mldiv.cli.main import main
@@ -173,7 +174,7 @@ def test_every_python_snippet_runs(page, monkeypatch):
             if "cauchy" in names:
                 assert faults("kernel", "cauchy") == []
             if "STUDY" in names:
-                assert main(names["STUDY"], names["build"], ["--preset", "demo", "--dry-run", "--in-process"]) == 0
+                assert main(names["STUDY"], build, ["--preset", "demo", "--dry-run", "--in-process"]) == 0
     assert visible() == before, "a snippet leaves files in the checkout"
 
 
