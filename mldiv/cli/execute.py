@@ -148,8 +148,7 @@ def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, fo
             )
         wanted = min(groups or resources.fit(nodes()), plan.trials() - plan.answered)
         display.phase(f"Ray is up, 0 of {wanted} worker groups")
-        threading.Thread(target=expect_on_ray, args=(run, forecast, resources, wanted), daemon=True).start()
-        with raylet.watched(raylet.find(), run.say):
+        with beside(expect_on_ray, run, forecast, resources, wanted), raylet.watched(raylet.find(), run.say):
             yield partial(
                 tuner.run, resources=resources, groups=groups, lanes=run.lanes, scheduler=scheduler, tell=display.groups,
                 abandon=interrupt.ENDING.is_set,
@@ -157,6 +156,21 @@ def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, fo
     finally:
         if not interrupt.ENDING.is_set():  # then it ends with this process, whose threads may still wait for it
             ray.shutdown()
+
+
+@contextmanager
+def beside(work: Callable[..., None], *given: Any) -> Iterator[None]:
+    """Do work in a thread meanwhile, which ends before this process does: what torch computes then ends it with an abort.
+
+    Where Ctrl-C ends it, at once and without that, nothing is waited for.
+    """
+    thread = threading.Thread(target=work, args=given, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        if not interrupt.ENDING.is_set():
+            thread.join()
 
 
 def expect_on_ray(run: StudyRun, forecast: Forecast, resources: Resources, groups: int) -> None:

@@ -99,3 +99,23 @@ def test_a_fork_is_not_waited_for_and_its_signals_are_its_own():
         child = int(process.stdout.readline() or (process.wait() and 0))
         assert process.wait(10) == 0 and lives(child)
         os.kill(child, signal.SIGKILL)
+
+
+#: A study that is refused while what it would take is still being measured.
+REFUSED = """
+import time, torch
+from mldiv.cli.execute import beside
+
+def measure():
+    weights, began = torch.rand(300, 300), time.monotonic()
+    while time.monotonic() < began + 0.5:
+        weights @ weights
+
+with beside(measure):
+    raise SystemExit(2)
+"""
+
+
+def test_what_computes_beside_the_first_thread_ends_with_it_and_not_by_an_abort():
+    done = subprocess.run([sys.executable, "-c", REFUSED], capture_output=True, text=True, env=environment())
+    assert (done.returncode, done.stderr) == (2, "")
