@@ -308,5 +308,6 @@ def _intervals(effects: Mapping[str, Difference]) -> str:
     return (
         f"{words} Better or worse: the interval leaves out 0, so that p < {LEVEL}; equivalent: it lies within what matters, "
         "stated before training. Each verdict has its own error rate; the adjusted p is corrected over the arms, or the "
-        "contrasts, of one score. The chance to be better is half of p, or 1 less that: as if every difference had been as likely beforehand."
+        "contrasts, of one score. The chance to be better is half of p, or 1 less that: as if every "
+        "difference had been as likely beforehand."
     )
