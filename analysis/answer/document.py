@@ -264,7 +264,7 @@ def _cautions(study: StudyData, effects: Mapping[str, Difference]) -> list[str]:
             "weight noise."
         )
     if header.grown:
-        before = names([f"{seeds} seeds of {arms} arms" for seeds, arms in header.grown])
+        before = names([f"{seeds} seed{'s' * (seeds > 1)} of {arms} arms" for seeds, arms in header.grown])
         lines.append(
             f"**The study grew after a report**: of {before}. If that report led to it, a verdict errs more often than stated; "
             "`--seeds auto:MOST` states its looks beforehand."

@@ -66,6 +66,19 @@ def test_trials_of_different_code_are_named(tmp_path):
     assert "2 different states of mldiv's code (aaaaaaaaaaaa, bbbbbbbbbbbb)" in line
 
 
+def test_the_answer_says_what_its_numbers_are_corrected_for(tmp_path):
+    """A contrast that Holm's correction takes, growth after a report, arms of other numbers of networks."""
+    draws, weights = [0.5, 0.53, 0.47, 0.52], {"a": 1.0, "b": -1.0}
+    nll = {"a": draws, "b": [value + 0.02 + 0.004 * place for place, value in enumerate(draws)], "c": draws[::-1]}
+    contrasts = {"a less b": weights} | {f"none {number}": {"a": 1.0, "c": -1.0} for number in range(40)}
+    changed = {"contrasts": contrasts, "grown": [[3, 2]], "changes": {"a": {}, "b": {}, "c": {"peers": 3}}}
+    said = build.analyse(make(tmp_path, nll, predictions=False, **changed)).answer()
+    assert "After Holm's correction over 41 comparisons none of it stays (a less b: p" in said
+    assert "**The study grew after a report**: of 3 seeds of 2 arms." in said
+    assert "Arms have 2 and 3 networks" in said
+    assert "grew after" not in build.analyse(make(tmp_path / "whole", nll, predictions=False)).answer()
+
+
 def test_where_w2_lies(tmp_path):
     """Beside W2², after the last of twelve epochs: 0.75 + 0.02 x 11; records from before that was noted have no such column."""
     found = build.analyse(make(tmp_path / "new", {"plain": [0.5], "with a": [0.5]}))

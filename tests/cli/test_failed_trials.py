@@ -145,6 +145,6 @@ def test_a_study_of_which_every_trial_diverges(load_study, tmp_path, capsys):
     flags += [f"--set={name}={value}" for name, value in (tiny | {"switch_epoch": 0}).items()]
     assert main(load_study("kernel_sweep"), build, flags) == 1
     out, err = capsys.readouterr()
-    assert "no trial of any arm's choice finished" in err
+    assert "no trial of any arm's choice finished" in err and "Traceback" not in err
     assert "diverged: epoch 0" in err and "not finite" in err
     assert "No repeat failed" not in out
