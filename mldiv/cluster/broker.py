@@ -3,8 +3,9 @@
 A client submits a trial and polls for its reports; a group asks for the next trial, reports each epoch and finishes it.
 An early stop is the answer to a report: nothing is killed. A group that asks for work while it still holds a trial has
 been restarted: it is handed the same trial again, a bounded number of times without an epoch in between. A trial whose
-client has fallen silent is stopped at its next report, and one that no group has taken yet is dropped. What a worker says
-before it ends by an error of its own is the reason: at once where trying again cannot help, else when that was in vain.
+client has fallen silent leaves its group at its next report, as it is, and waits in no line, until the client polls again: its
+driver may only have slept. What a worker says before it ends by an error of its own is the reason: at once where trying again
+cannot help, else when that was in vain.
 
 A group that steps several trials at once asks for each of its places (`places`), one for each trial that it holds.
 """
@@ -84,17 +85,19 @@ class Broker:
                 self.trials[task.trial] = QueuedTrial(task)
                 self.waiting.append(task.trial)
             else:
-                queued.stop, queued.last_poll = False, time.monotonic()
+                queued.stop = False
+                self._heard(queued)
             self.changed.notify_all()
 
     async def poll(self, trial: str, seen: int, timeout: float) -> tuple[list[dict[str, Any]], Outcome | None]:
         """Return the trial's epoch lines after the first ``seen``, and its outcome, if any; wait for news up to timeout."""
         queued = self.trials[trial]
-        queued.last_poll = time.monotonic()
+        async with self.changed:
+            self._heard(queued)
         await self._wait(lambda: len(queued.lines) > seen or queued.outcome is not None or self.closed, timeout)
         queued.last_poll = time.monotonic()
-        if self.closed and queued.outcome is None:
-            queued.outcome = Outcome("interrupted", self.closed)
+        if self.closed and queued.outcome is None:  # its group still reports
+            return queued.lines[seen:], Outcome("interrupted", self.closed)
         if queued.outcome is not None:
             self.trials.pop(trial, None)
         return queued.lines[seen:], queued.outcome
@@ -153,14 +156,18 @@ class Broker:
             self.holding[place] = trial
             return queued.task
 
-    async def report(self, trial: str, line: dict[str, Any]) -> bool:
-        """Take an epoch's line; return whether the trial is to end here."""
+    async def report(self, trial: str, line: dict[str, Any]) -> bool | None:
+        """Take an epoch's line; return whether the trial is to end here, None where nobody waits for it: then it is left."""
         async with self.changed:
-            queued = self.trials[trial]
+            if (queued := self.trials.get(trial)) is None:
+                return None
             queued.lines.append(line)
             queued.attempts = 0
             self.changed.notify_all()
-            return queued.stop or self._silent(queued)
+            if not queued.stop and (self.closed or self._silent(queued)):
+                self.holding = {place: held for place, held in self.holding.items() if held != trial}
+                return None
+            return queued.stop
 
     async def finish(self, place: str, trial: str, outcome: Outcome) -> None:
         """Take how a place's trial ended. Only the first outcome counts (several ranks may report one failure)."""
@@ -219,16 +226,24 @@ class Broker:
     def _next_wanted(self) -> str | None:
         while self.waiting:
             queued = self.trials[self.waiting.popleft()]
-            if not (queued.stop or self._silent(queued)):
+            if queued.stop:
+                del self.trials[queued.task.trial]
+            elif not self._silent(queued):
                 return queued.task.trial
-            del self.trials[queued.task.trial]
         return None
+
+    def _heard(self, queued: QueuedTrial) -> None:
+        """Note that a trial's client lives; one that was silent has it wait in line again."""
+        trial, queued.last_poll = queued.task.trial, time.monotonic()
+        if queued.outcome is None and trial not in self.waiting and trial not in self.holding.values():
+            self.waiting.append(trial)
+            self.changed.notify_all()
 
     def _silent(self, queued: QueuedTrial) -> bool:
         return time.monotonic() - queued.last_poll > SILENCE_SECONDS
 
     def _finish(self, place: str, trial: str, outcome: Outcome) -> None:
-        del self.holding[place]
+        self.holding.pop(place, None)
         self.trials[trial].outcome = outcome
         self.changed.notify_all()
 

@@ -26,11 +26,11 @@ from mldiv.plugins import loading
 from mldiv.plugins.loading import Plugin
 from mldiv.records import TrialRecord, TrialTask
 from mldiv.storage.object_store import Location
-from mldiv.training.attempt import HOPELESS, StudyOver, attempt, attempting
+from mldiv.training.attempt import HOPELESS, attempt, attempting
 from mldiv.training.fit import summary
 from mldiv.training.lanes.asked import Training
 from mldiv.training.lanes.run import train_lanes
-from mldiv.training.resume import Report
+from mldiv.training.resume import Report, StudyOver
 from mldiv.training.worker_cache import Workspace
 
 #: How long a call for work or news waits at the broker before it comes back empty-handed. Short against the process group's
@@ -269,13 +269,16 @@ def _next_task(broker: Any, place: str, timeout: float = WAIT_SECONDS) -> TrialT
 
 
 def _report(broker: Any, trial: str) -> Report:
-    """Make a report that tells the broker of an epoch, and hears whether the trial is to end."""
+    """Make a report that tells the broker of an epoch, and hears whether the trial is to end, or to be left as it is."""
 
     def report(line: dict[str, Any]) -> bool:
         try:
-            return ray.get(broker.report.remote(trial, summary(line)))
+            answer: Any = ray.get(broker.report.remote(trial, summary(line)))
         except ray.exceptions.RayActorError as error:
             raise StudyOver from error
+        if answer is None:
+            raise StudyOver
+        return answer
 
     return report
 

@@ -25,10 +25,6 @@ PATIENCE_SECONDS = 600.0
 HOPELESS = (ConfigError, DataError, ImportError, PluginError, SyntaxError)
 
 
-class StudyOver(BaseException):
-    """Raised by a `Report` when nobody waits for the trial any more: it is left as it is and goes on in a later run."""
-
-
 def attempt(task: TrialTask, *, workspace: Workspace, report: Report, grace_seconds: float = 0.0) -> TrialRecord:
     """Train a trial, or what is left of it, in its folder; return its record.
 

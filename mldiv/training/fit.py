@@ -47,7 +47,7 @@ from mldiv.training.loop import (
     train_epoch,
 )
 from mldiv.training.pretraining import train_fusion
-from mldiv.training.resume import CHECKPOINT, Line, Report, Trial, begin, prefix, state
+from mldiv.training.resume import CHECKPOINT, Line, Report, Trial, answered, begin, prefix, state
 from mldiv.training.steps import gpu
 from mldiv.training.steps.choice import named, stage_step
 from mldiv.training.worker_cache import Workspace
@@ -245,10 +245,10 @@ def _end_epoch(trial: Trial, terms: Tensor, watch: _Watch, started: float, repor
     line |= watch.lines()
     line["seconds"] = time.perf_counter() - started
     trial.epoch += 1
-    stop = _keep(trial, line, report) if distributed.rank() == 0 else False
+    stop = answered(lambda: _keep(trial, line, report))
     if trial.epoch >= trial.shared.last:
         held.close()
-    return distributed.from_first(stop) and trial.epoch < trial.config.epochs
+    return stop and trial.epoch < trial.config.epochs
 
 
 def _end_training(trial: Trial, stopped: bool) -> None:

@@ -24,9 +24,13 @@ CHECKPOINT = "checkpoint.pt"
 
 Line = dict[str, Any]
 
-#: Called on rank 0 with each epoch's line; a true answer ends the trial early, as "stopped". Of epochs that come from the
-#: store only the last one's line is reported.
+#: Called on rank 0 with each epoch's line; a true answer ends the trial early, as "stopped", and StudyOver leaves it. Of
+#: epochs that come from the store only the last one's line is reported.
 Report = Callable[[Line], bool]
+
+
+class StudyOver(BaseException):
+    """Raised by a `Report` when nobody waits for the trial any more: it is left as it is and goes on in a later run."""
 
 
 @dataclass
@@ -87,7 +91,23 @@ def begin(trial: Trial, report: Report, held: contextlib.ExitStack) -> bool:
         if extra:
             trial.record.validation = extra[-1]["validation"]
         records.write_trial(trial.folder, trial.record)
-    return distributed.from_first(bool(extra and report(extra[-1])) if distributed.rank() == 0 else False)
+    return answered(lambda: bool(extra and report(extra[-1])))
+
+
+def answered(tell: Callable[[], bool]) -> bool:
+    """Let rank 0 report by ``tell``; return the answer on every rank.
+
+    Raises: StudyOver on every rank where rank 0 gets that, so that none is left waiting for the others.
+    """
+    answer: bool | StudyOver = False
+    try:
+        answer = tell() if distributed.rank() == 0 else False
+    except StudyOver as over:
+        answer = over
+    answer = distributed.from_first(answer)
+    if isinstance(answer, StudyOver):
+        raise answer
+    return answer
 
 
 def _resume(trial: Trial) -> None:

@@ -126,11 +126,32 @@ def test_nobody_trains_for_a_silent_client(monkeypatch):
         await broker.submit(task("u"))
         await broker.next("g", 1, 1)
         await asyncio.sleep(0.1)
-        assert await broker.report("t", {}) is True
-        await broker.finish("g", "t", Outcome("stopped"))
+        assert await broker.report("t", {}) is None
+        await broker.finish("g", "t", Outcome("failed"))
         assert await broker.next("g", 1, 0.01) is None
         await broker.submit(task("u"))
         assert await broker.next("g", 1, 1) == task("u")
+
+    play(scene())
+
+
+def test_a_client_that_was_silent_has_its_trial_go_on(monkeypatch):
+    """Its driver was suspended for longer than that, say: the trial is neither stopped for good nor lost."""
+    monkeypatch.setattr(broker_module, "SILENCE_SECONDS", 0.05)
+
+    async def scene():
+        broker = Broker()
+        await broker.submit(task("t"))
+        await broker.next("g", 1, 1)
+        await asyncio.sleep(0.1)
+        assert await broker.report("t", {"epoch": 0}) is None
+        assert await broker.next("g", 1, 0.01) is None
+        assert await broker.poll("t", 0, 0.01) == ([{"epoch": 0}], None)
+        assert await broker.next("g", 1, 0.01) == task("t")
+        assert await broker.report("t", {"epoch": 1}) is False
+        await asyncio.sleep(0.1)
+        await broker.stop("t")
+        assert await broker.report("t", {}) is True, "Tune has stopped it, for which its client is gone"
 
     play(scene())
 
@@ -171,6 +192,25 @@ def test_closing_ends_groups_and_clients():
         await broker.close("over")
         assert (await client)[1] == Outcome("interrupted", "over")
         assert await broker.next("g", 1, 5) == END
+
+    play(scene())
+
+
+def test_what_trains_when_the_study_ends_is_left_as_it_is():
+    """But what has been stopped is told so, and what ends then is no error."""
+
+    async def scene():
+        broker = Broker()
+        for place in "tuv":
+            await broker.submit(task(place))
+            await broker.next(f"group of {place}", 1, 1)
+        await broker.stop("u")
+        await broker.died("another", 0, "PluginError: no such kernel", True)
+        for trial in "tuv":
+            assert (await broker.poll(trial, 0, 0.01))[1] == Outcome("interrupted", "PluginError: no such kernel")
+        assert await broker.report("t", {}) is None and await broker.report("u", {}) is True
+        await broker.finish("group of v", "v", Outcome("finished"))
+        assert await broker.report("unknown", {}) is None
 
     play(scene())
 

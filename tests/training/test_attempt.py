@@ -11,8 +11,9 @@ from mldiv.datasets.files import DataError
 from mldiv.records import TrialTask
 from mldiv.storage.object_store import SyncedFolder
 from mldiv.training import attempt as module
-from mldiv.training.attempt import StudyOver, attempt
+from mldiv.training.attempt import attempt
 from mldiv.training.fit import fit
+from mldiv.training.resume import StudyOver
 from mldiv.training.worker_cache import Workspace
 
 

@@ -16,6 +16,7 @@ from mldiv.method.posterior import GaussianPosterior
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
 from mldiv.training.loop import make_pair, over_ranks
+from mldiv.training.resume import StudyOver, answered
 from mldiv.training.worker_cache import dataset
 
 CONFIG = TrialConfig(
@@ -49,11 +50,17 @@ def one_step(x):
     return peer.mean.grad, peer.rho.grad
 
 
+def tell_that_nobody_waits():
+    raise StudyOver
+
+
 def worker(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     x = torch.randn(8, 6, generator=torch.Generator().manual_seed(2))
     mean, rho = one_step(x[4 * rank : 4 * rank + 4])
+    with pytest.raises(StudyOver):  # on both ranks: none waits for the other
+        answered(tell_that_nobody_waits)
     rows = distributed.gather_rows(torch.arange(3 - rank) + 10 * rank, 5)
     record = fit(CONFIG, folder / "two", store=Store(folder / "store two"))
     if rank == 0:
