@@ -252,8 +252,8 @@ def none_finished(folder: SyncedFolder, plan: Plan) -> str | None:
     found = {trial: record for trial in trials(plan) if (record := find_trial(folder.local, trial)) is not None}
     if any(found[trial].status == "finished" for trial in repeats & found.keys()):
         return None
-    reasons = [(record.status, (record.reason or "").partition("\n")[0]) for record in found.values()]
-    counts = Counter(f"{status}: {reason}" for status, reason in reasons if status != "finished")
+    reasons = {trial: (record.reason or "").partition("\n")[0] for trial, record in found.items()}
+    counts = Counter(f"{record.status}: {reasons[trial]}" for trial, record in found.items() if record.status != "finished")
     ends = "; ".join(f"{count} {end}" for end, count in counts.most_common(3))
     return f"no trial of any arm's choice finished, and there is nothing to compare ({ends or 'none began'})"
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import time
 import uuid
 from collections import Counter
@@ -190,7 +191,9 @@ def run(
     scheduler: Tune's, which may stop trials early; tell: hears how many groups are ready, and how many stand; abandon:
     whether at a Ctrl-C no group's end is waited for, since this process ends, and with it they.
 
-    Raises: RuntimeError with the reason when no worker group is left, the broker has died, or a group does not end in time.
+    A group that does not end in time, once every trial is recorded, is said on stderr.
+
+    Raises: RuntimeError with the reason when no worker group is left, the broker has died, or such a group leaves trials open.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -209,7 +212,7 @@ def run(
         late = f"a worker group did not end within {END_SECONDS:g} s after the study"
         if not plan.done:
             raise RuntimeError(late)
-        logging.getLogger(__name__).warning("%s; all trials are recorded, and it ends with this command", late)
+        print(f"{late}: it ends with this process (it may have waited for a place in the cluster)", file=sys.stderr)
 
 
 @contextmanager

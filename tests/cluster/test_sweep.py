@@ -5,6 +5,7 @@ With groups of processes: test_worker_groups.py.
 
 import contextlib
 import dataclasses
+import threading
 
 import pytest
 import ray
@@ -136,6 +137,23 @@ def test_the_only_group_is_lost_and_another_comes(small, tmp_path, monkeypatch):
     tuner.run(plan, tmp_path, resources=Resources(), groups=1)
     assert lost == ["group-0"]
     assert {find_trial(tmp_path, item.trial).status for item in plan.assignments} == {"finished"}
+
+
+def test_a_group_that_still_waits_for_a_place_when_all_is_trained(small, tmp_path, monkeypatch, capsys):
+    """A cluster that others use, which gives it none: it hears of no end, and the study has its own."""
+    monkeypatch.setattr(worker_groups, "nodes", lambda: [{"CPU": 1.0}] * 2)
+    monkeypatch.setattr(worker_groups, "END_SECONDS", 0.5)
+    loop, place = worker_groups.worker_loop, threading.Event()
+    monkeypatch.setattr(
+        worker_groups, "worker_loop", lambda settings: loop(settings) if settings["group"] == "group-0" else place.wait(60)
+    )
+    plan = make_plan(tmp_path, small)
+    try:
+        tuner.run(plan, tmp_path, resources=Resources(), groups=2)
+    finally:
+        place.set()
+    assert plan.done
+    assert "a worker group did not end within" in capsys.readouterr().err
 
 
 def test_asha_stops_searched_trials_after_the_switch_and_no_repeat(small, tmp_path):
