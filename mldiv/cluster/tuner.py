@@ -1,6 +1,5 @@
 """Ray Tune with Optuna: a plan's trials as thin clients of the standing worker groups, early stops included."""
 
-import logging
 import os
 import sys
 import time
