@@ -188,8 +188,8 @@ FAULTS = (
     ),
     Fault(
         "folder", "mldiv/cli/folder.py", "a folder's study may be continued with another selection rule",
-        '"drawn", "plugin_files", "trends",',
-        '"drawn", "plugin_files", "trends", "selection", "objectives",',
+        '"drawn", "grown", "plugin_files", "trends",',
+        '"drawn", "grown", "plugin_files", "trends", "selection", "objectives",',
         ("tests/cli/test_run.py",),
     ),
     # Data

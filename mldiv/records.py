@@ -144,7 +144,7 @@ class TrialRecord:
         return self.status in FINAL
 
     def of_other_images(self, whole: str, test: str) -> bool:
-        """Whether it was begun with other images than those of these fingerprints: all of them, and those of the test.
+        """Tell whether it was begun with other images than those of these fingerprints: all of them, and those of the test.
 
         Of a trial of before, which has not the first, the second decides, or nothing.
         """

@@ -26,7 +26,7 @@ Planes = dict[str, np.ndarray]
 
 
 def soft(member: Predictions) -> bool:
-    """Whether the labels are soft: a right prediction's confidence is not the label's probability then, nor gives it.
+    """Tell whether the labels are soft: a right prediction's confidence is not the label's probability then, nor gives it.
 
     In a copy itself it need not be either: there the mean NLL moved it.
     """

@@ -173,7 +173,7 @@ def gradients(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mappi
         if drawn := {arm: found for arm, several in curves.items() if (found := _shares(several, term)) is not None}:
             panels.append(_gradient_panel(f"{title} (share, log scale)", f"gradient-{term}", drawn, curves, styles))
     if not panels:
-        return html.paragraph("No gradients were measured: gradient_points, how many points an epoch has, is too small or 0.")
+        return html.paragraph("No gradients were measured: set gradient_points to more points of an epoch.")
     counts = sorted({sum(1 for curve in several if len(curve.points)) for several in curves.values()})
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     caption = (

@@ -1,7 +1,6 @@
 """One's own images and labels as a data set: arrays, batches of a loader, items of a torch data set."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,7 @@ def own_data(
     classes = len(names) if names is not None else max(counts)
     if max(counts) > classes:
         raise DataError(f"labels go up to {max(counts) - 1}, and {classes} classes are named: they are numbered from 0 on")
-    missing = _check_classes(labels, theirs, classes, names is not None)
+    _check_classes(labels, theirs, classes, names is not None)
     shift = size // 8 if padding is None else whole("padding", padding, 0)
     if shift >= size:
         raise ConfigError(f"padding = {padding}: shifts images of {size} pixels a side out of sight")
@@ -49,23 +48,22 @@ def own_data(
         lambda root, size: ((images, labels), (tested, theirs)), lambda root: None, classes, size,
         padding=shift, flip=flip, names=None if names is None else lambda root: names,
     )  # fmt: skip
-    found = load(
+    return load(
         config.data, None, seed=config.split_seed, validation_fraction=config.validation_fraction, source=source,
         train_size=config.train_size, validation_size=config.validation_size, test_size=config.test_size,
         test_split=config.test_split, image_size=config.image_size,
     )  # fmt: skip
-    return replace(found, notes=(*found.notes, *missing))
 
 
-def _check_classes(labels: Tensor, tested: Tensor, classes: int, named: bool) -> list[str]:
-    """Refuse classes that were hardly meant; say which have no training image. named: whether the classes are.
+def _check_classes(labels: Tensor, tested: Tensor, classes: int, named: bool) -> None:
+    """Refuse classes that were hardly meant; named: whether the classes are.
 
     Raises: DataError.
     """
     if classes < 2:
         raise DataError(f"labels of {classes} class: at least 2 are needed")
     if labels.dim() == 2:
-        return []
+        return
     images = labels.bincount(minlength=classes)
     missing = (images == 0).nonzero().flatten().tolist()
     if not named and tested.dim() == 1 and len(tested) and tested.max() > labels.max():
@@ -77,7 +75,6 @@ def _check_classes(labels: Tensor, tested: Tensor, classes: int, named: bool) ->
             f"labels from {labels.min()} to {labels.max()}, of which {len(missing)} between 0 and that have no training image: "
             "labels begin at 0, without gaps (numpy.unique(labels, return_inverse=True)[1]), unless names= names every class"
         )
-    return [f"without a training image: class {', '.join(map(str, missing))}"] if missing else []
 
 
 def _together(data: Data, size: int | None, layout: str | None, channels: int | None = None) -> tuple[Tensor, Tensor]:

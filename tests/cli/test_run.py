@@ -575,7 +575,7 @@ def described(monkeypatch):
 def test_whatever_differs_in_a_folder_is_refused(study, capsys, tmp_path, described):
     """Every field of study.json and every setting, but what moves no number: versions, words about the data, paths."""
     header = prepared(study).header
-    left_out = {"settings", "schema", "chosen", "importance", "drawn"}
+    left_out = {"settings", "schema", "chosen", "importance", "drawn", "grown"}
     changed = {name: {name: other(name, value)} for name, value in vars(header).items() if name not in left_out}
     changed |= {name: {"settings": header.settings | {name: "other"}} for name in header.settings if name != "data"}
     taken = {"environment", "data", "trends", "plugin_files", "kernel_defaults"} | sparing(TrialConfig, TRIAL)

@@ -219,9 +219,9 @@ def test_what_cannot_be_trained_on_is_said(settings, data, options, message):
 def test_a_class_without_a_training_image_is_noted(settings):
     images = np.zeros((8, 8, 8), "u1")
     data = make(settings, (images, [0, 0, 0, 1, 1, 1, 3, 3]), test=(images, [2] * 8), validation_fraction=0.4)
-    assert data.notes == ("without a training image: class 2",)
+    assert data.notes[0] == "class 2 has no training images"
     named = make(settings, (images, [1] * 4 + [2] * 4), test=(images, [3] * 8), names="abcd", validation_fraction=0.4)
-    assert named.notes == ("without a training image: class 0, 3",) and named.classes == 4
+    assert named.notes[0] == "classes 0, 3 have no training images" and named.classes == 4
     assert training._Given(torch.device("cpu"), named).messages == list(named.notes)
 
 
