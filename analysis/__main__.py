@@ -10,7 +10,8 @@ from pathlib import Path
 from mldiv.environment.extras import install_hint
 from mldiv.environment.terminal import Parser, hide_secrets, patient_output, plain
 from mldiv.plugins.loading import load_named, load_recorded
-from mldiv.records import RecordError, read_study
+from mldiv.record_files import existing
+from mldiv.records import ARCHIVE, RecordError, read_study
 from mldiv.storage.full_predictions import FILE
 from mldiv.storage.object_store import OF_ANALYSIS, is_url, working_copy
 
@@ -79,8 +80,7 @@ def _run(flags: argparse.Namespace) -> int:
 
 def _check_folder(flag: str, folder: Path) -> None:
     """Raise ValueError where a file is in the way of a folder to write to, before anything is read."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
+    if not (there := existing(folder)).is_dir():
         raise ValueError(f"--{flag} {folder}: {there} is a file, where a folder is expected; name another")
 
 
@@ -104,7 +104,7 @@ def _unpack(places: Sequence[str], out: str) -> int:
 
     Raises: RecordError, OSError; ValueError for several copies, a URL, a folder without one, or one that holds something.
     """
-    from analysis.compact.copy import ARCHIVE, unpack  # as above
+    from analysis.compact.copy import unpack  # as above
 
     if len(places) > 1 or is_url(places[0]) or is_url(out):
         raise ValueError("--unpack takes one compact copy and a folder of this machine")

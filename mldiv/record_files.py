@@ -196,6 +196,11 @@ def write_atomically(path: Path, data: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def existing(path: Path) -> Path:
+    """Return the path itself, or the nearest above it that exists."""
+    return next(there for there in (path, *path.absolute().parents) if there.exists())
+
+
 def set_aside(path: Path) -> str:
     """Rename what is damaged, so that it can be made anew and looked at; return its new name."""
     aside = path.with_name(f"{path.name}.damaged")

@@ -162,6 +162,9 @@ class Assignment:
     trial: str
 
 
+#: What a compact copy of a study's records is called (`analysis.compact`).
+ARCHIVE = "records.tar.xz"
+
 #: The settings that, with what lies at their place, decide which images a trial has and in which split.
 OF_IMAGES = (
     "data", "split_seed", "validation_fraction", "train_size", "validation_size", "test_size", "test_split", "image_size",

@@ -27,9 +27,9 @@ from analysis.records import load as records
 from analysis.records.load import CURVES, GRADIENTS, StudyData
 from analysis.records.predictions import Members
 from mldiv.record_files import Damaged, RecordError, check_fields, parse, write_atomically
-from mldiv.records import FOLDER_NAME, epoch_lines, scored_by, trial_folder, trial_id, without_places
+from mldiv.records import ARCHIVE, FOLDER_NAME, epoch_lines, scored_by, trial_folder, trial_id, without_places
 
-ARCHIVE, MANIFEST = "records.tar.xz", "copy.json"
+MANIFEST = "copy.json"
 #: What a compact copy takes at most, unless asked otherwise.
 LIMIT_BYTES = 2_000_000
 #: Digits of a number in metrics.jsonl: those of a float32.

@@ -21,6 +21,7 @@ from mldiv.datasets.files import DataError
 from mldiv.datasets.splits import Shapes
 from mldiv.method.alignment import channel_groups
 from mldiv.method.networks import build
+from mldiv.record_files import existing
 from mldiv.settings import kernel_settings
 from mldiv.storage.object_store import Location, Remote, is_url
 from mldiv.sweep.arm import Arm
@@ -207,8 +208,7 @@ def check_writable(flag: str, place: Location, dry_run: bool) -> None:
         path = Path(place)
         if not dry_run:
             path.mkdir(parents=True, exist_ok=True)
-        nearest_folder = next(folder for folder in (path, *path.parents) if folder.exists())
-        with tempfile.TemporaryFile(dir=nearest_folder):
+        with tempfile.TemporaryFile(dir=existing(path)):
             pass
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error

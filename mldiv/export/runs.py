@@ -18,8 +18,6 @@ SCORES = (
 )  # fmt: skip
 #: What `python -m analysis` leaves beside a study's records.
 TABLES, PICTURES = ("table.md", "table.csv", "table.tex", "answer.md", "report.html"), (".png", ".pdf")
-#: What a compact copy of a study's records is called.
-COPY = "records.tar.xz"
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def read(folder: Path) -> Exported:
 
     Raises: RecordError where there is no study, or a compact copy alone.
     """
-    if (folder / COPY).exists() and not (folder / "study.json").exists():
+    if (folder / records.ARCHIVE).exists() and not (folder / "study.json").exists():
         how = f"`python -m analysis {folder} --unpack FOLDER` writes the records, then export FOLDER"
         raise RecordError(f"{folder} holds a compact copy alone: {how}")
     header, problems, runs = records.read_study(folder), list[str](), list[Run]()

@@ -24,9 +24,6 @@ from mldiv.training.loop import make_pair
 from mldiv.training.resume import CHECKPOINT
 from mldiv.training.worker_cache import dataset
 
-#: What a compact copy of a study (`analysis.compact`) holds its records in, and nothing else.
-COMPACT = "records.tar.xz"
-
 #: How the trials ended whose weights can be loaded.
 TRAINED = ("finished", "stopped")
 
@@ -52,7 +49,7 @@ def load(
     with working_copy(str(place), fetch=False) as copy:
         copy.pull(deep=False)
         if not (copy.local / "study.json").exists():
-            if (copy.local / COMPACT).exists():
+            if (copy.local / records.ARCHIVE).exists():
                 raise ConfigError(f"{place}: a compact copy has no weights: give the study's own folder")
             if arm is not None or seed is not None:
                 raise ConfigError(f"{place} is no study's folder: arm and seed choose among the trials of one")

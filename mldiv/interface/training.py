@@ -18,7 +18,7 @@ from mldiv.interface.loading import read_pair
 from mldiv.interface.own_data import Data, own_data
 from mldiv.interface.pair import TrainedPair
 from mldiv.interface.threads import threads as threads_of
-from mldiv.record_files import Damaged
+from mldiv.record_files import Damaged, existing
 from mldiv.settings.setting import shown
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
@@ -93,8 +93,7 @@ def train(
 
 def _check_folder(folder: Path, config: TrialConfig, workspace: Workspace) -> None:
     """Refuse a folder that holds a study, or another trial: what is there would be set aside; and what is no folder."""
-    there = next(part for part in (folder, *folder.absolute().parents) if part.exists())
-    if not there.is_dir():
+    if not (there := existing(folder)).is_dir():
         raise ConfigError(f"{there} is a file: take another folder")
     if (folder / "study.json").exists():
         raise ConfigError(f"{folder} holds a study: take another folder for a single trial")
