@@ -117,10 +117,13 @@ def predictives(
         networks = [
             (peer, own, _statistics(config, peer, own, data, epoch)) for peer, own in zip(pair.peers, drawn, strict=True)
         ]
-        batches = [
-            (*(predict(peer, images, own, config, estimated) for peer, own, estimated in networks), labels)
-            for images, labels in shared_batches(config, data, split, device)
-        ]
+
+        def each(images: Tensor, labels: Labels) -> tuple[Predictive | Labels, ...]:
+            return *(predict(peer, images, own, config, estimated) for peer, own, estimated in networks), labels
+
+        batches = [each(*batch) for batch in shared_batches(config, data, split, device)]
+        if not batches:  # few images on many ranks: what the last ones predict instead is cut off
+            batches = [each(*next(eval_batches(data, split, batch_size=1, device=device)))]
     *parts, shares = zip(*batches, strict=True)
     peers = [
         Predictive(*(distributed.gather_rows(torch.cat(rows), count) for rows in zip(*part, strict=True))) for part in parts

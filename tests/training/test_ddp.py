@@ -1,7 +1,9 @@
 """Two processes against one, over gloo on this machine."""
 
 import os
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -50,6 +52,15 @@ def one_step(x):
     return peer.mean.grad, peer.rho.grad
 
 
+def few_predictions():
+    """What both peers and the pair say of one image, of which one rank gets none."""
+    data = dataset(CONFIG)
+    data = replace(data, test=data.test.take(np.arange(1)))
+    pair = make_pair(CONFIG, data.shapes)
+    members, labels = predictives(CONFIG, pair, data, "test", samples=2, epoch=0, device=torch.device("cpu"))
+    return {name: prediction.probabilities for name, prediction in members.items()} | {"labels": labels}
+
+
 def tell_that_nobody_waits():
     raise StudyOver
 
@@ -62,6 +73,7 @@ def worker(rank, folder):
     with pytest.raises(StudyOver):  # on both ranks: none waits for the other
         answered(tell_that_nobody_waits)
     rows = distributed.gather_rows(torch.arange(3 - rank) + 10 * rank, 5)
+    torch.save(few_predictions(), folder / f"few {rank}.pt")
     record = fit(CONFIG, folder / "two", store=Store(folder / "store two"))
     if rank == 0:
         torch.save({"mean": mean, "rho": rho, "rows": rows, "test": record.test, "ranks": record.environment["world_size"]},
@@ -92,6 +104,12 @@ def test_gradients_are_those_of_the_whole_batch(two):
 
 def test_uneven_rows_are_gathered_in_order(two):
     assert two["rows"].tolist() == [0, 1, 2, 10, 11]
+
+
+def test_fewer_images_than_processes_are_predicted_as_by_one(two, folder):
+    alone = few_predictions()
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(folder / f"few {rank}.pt", weights_only=True), alone, rtol=0, atol=0)
 
 
 def test_a_trial_over_two_processes_learns_what_one_learns(two, folder):
