@@ -22,7 +22,8 @@ def measure(
     config: TrialConfig, pair: MutualPair, batches: Iterable[tuple[Tensor, Tensor]], *, epoch: int, diverse: bool,
     weighted: bool = True,
 ) -> Lengths:  # fmt: skip
-    """Measure `gradient_lengths` of the loss terms, mean over batches and ranks; on every rank. The pair stays as it is.
+    """Measure `gradient_lengths` of the loss terms, of the gradients' mean over ranks; mean over batches; on every rank. The
+    pair stays as it is.
 
     weighted: as they act in the loss, by their names in `MutualPair.weighted`; otherwise the diversity terms before alpha, beta
     and their strengths.
@@ -37,9 +38,9 @@ def measure(
             scalars = pair.weighted(terms)
             if not weighted and diverse:
                 scalars |= {name: terms[name][0] for name in ("param_diversity", "feature_diversity")}
-            found.append(gradient_lengths(pair, scalars))
+            found.append(gradient_lengths(pair, scalars, distributed.mean_over_ranks))
     return {
-        term: {part: distributed.mean_over_ranks(torch.stack([batch[term][part] for batch in found]).mean()) for part in parts}
+        term: {part: torch.stack([batch[term][part] for batch in found]).mean() for part in parts}
         for term, parts in found[0].items()
     }
 

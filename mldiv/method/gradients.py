@@ -1,6 +1,6 @@
 """How hard each term of the loss pulls: the lengths of its gradients in the peers' means, in rho and in the fusion."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -12,11 +12,13 @@ from mldiv.method.pair import MutualPair
 Lengths = dict[str, dict[str, Float[Tensor, ""]]]
 
 
-def gradient_lengths(pair: MutualPair, terms: Mapping[str, Tensor]) -> Lengths:
+def gradient_lengths(
+    pair: MutualPair, terms: Mapping[str, Tensor], averaged: Callable[[Tensor], Tensor] = lambda gradient: gradient
+) -> Lengths:
     """Compute the Euclidean length of every term's gradient in each peer's means, in each peer's rho and in the fusion.
 
     terms: scalars by name, computed with gradients, e.g. `MutualPair.weighted`; their graph is kept. What a term does not
-    reach has length 0.
+    reach has length 0. averaged: makes of a gradient its mean over ranks, which is what a step applies.
     """
     numbers = range(1, len(pair.peers) + 1)
     parts = {f"mean_{number}": [peer.mean] for number, peer in zip(numbers, pair.peers, strict=True)}
@@ -30,12 +32,12 @@ def gradient_lengths(pair: MutualPair, terms: Mapping[str, Tensor]) -> Lengths:
         gradients = iter(
             torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True) if value.requires_grad else none
         )
-        found[term] = {name: _length([next(gradients) for _ in values], value) for name, values in trained.items()}
+        found[term] = {name: _length([next(gradients) for _ in values], value, averaged) for name, values in trained.items()}
     return found
 
 
-def _length(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
-    lengths = [gradient.float().norm() for gradient in gradients if gradient is not None]
+def _length(gradients: Sequence[Tensor | None], like: Tensor, averaged: Callable[[Tensor], Tensor]) -> Tensor:
+    lengths = [averaged(gradient).float().norm() for gradient in gradients if gradient is not None]
     return torch.stack(lengths).norm() if lengths else like.detach().new_zeros(())
 
 

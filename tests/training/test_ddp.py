@@ -12,12 +12,13 @@ from torch import nn
 
 from mldiv import distributed
 from mldiv.config import TrialConfig
+from mldiv.evaluation.gradients import measure
 from mldiv.evaluation.metrics import nll
 from mldiv.evaluation.predictive import predictives
 from mldiv.method.posterior import GaussianPosterior
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
-from mldiv.training.loop import make_pair, over_ranks
+from mldiv.training.loop import epoch_batches, make_pair, over_ranks
 from mldiv.training.resume import StudyOver, answered
 from mldiv.training.worker_cache import dataset
 
@@ -61,6 +62,16 @@ def few_predictions():
     return {name: prediction.probabilities for name, prediction in members.items()} | {"labels": labels}
 
 
+def lengths():
+    """Gradient lengths of a network that sees each image for itself: those of a batch, however ranks share it."""
+    config = CONFIG.replace(arch="resnet8_frn", width=0.25)
+    data, device = dataset(config), torch.device("cpu")
+    pair = make_pair(config, data.shapes)
+    batches = [next(epoch_batches(config, data, 0, "gradients", device))]
+    found = measure(config, pair, batches, epoch=0, diverse=True, weighted=False)
+    return {f"{term}/{part}": found[term][part] for term in ("nll", "param_diversity") for part in ("mean_1", "mean_2")}
+
+
 def tell_that_nobody_waits():
     raise StudyOver
 
@@ -73,7 +84,7 @@ def worker(rank, folder):
     with pytest.raises(StudyOver):  # on both ranks: none waits for the other
         answered(tell_that_nobody_waits)
     rows = distributed.gather_rows(torch.arange(3 - rank) + 10 * rank, 5)
-    torch.save(few_predictions(), folder / f"few {rank}.pt")
+    torch.save(few_predictions() | lengths(), folder / f"rank {rank}.pt")
     record = fit(CONFIG, folder / "two", store=Store(folder / "store two"))
     if rank == 0:
         torch.save({"mean": mean, "rho": rho, "rows": rows, "test": record.test, "ranks": record.environment["world_size"]},
@@ -109,7 +120,16 @@ def test_uneven_rows_are_gathered_in_order(two):
 def test_fewer_images_than_processes_are_predicted_as_by_one(two, folder):
     alone = few_predictions()
     for rank in range(2):
-        torch.testing.assert_close(torch.load(folder / f"few {rank}.pt", weights_only=True), alone, rtol=0, atol=0)
+        found = torch.load(folder / f"rank {rank}.pt", weights_only=True)
+        torch.testing.assert_close({name: found[name] for name in alone}, alone, rtol=0, atol=0)
+
+
+def test_gradients_are_as_long_as_by_one(two, folder):
+    """Of their mean over ranks, which a step applies: else the same alpha acts more strongly on more ranks."""
+    alone = lengths()
+    for rank in range(2):
+        found = torch.load(folder / f"rank {rank}.pt", weights_only=True)
+        torch.testing.assert_close({name: found[name] for name in alone}, alone, rtol=1e-4, atol=0)
 
 
 def test_a_trial_over_two_processes_learns_what_one_learns(two, folder):
