@@ -137,6 +137,7 @@ def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, fo
 
     try:
         connect(run.address)
+        interrupt.listen()
         resources, groups = share_out(run, plan)
         measure = ray.remote(measure_with).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
         time_sizes(run, folder, lambda sizes: ray.get(measure.remote(loading.loaded(), sizes)))

@@ -1,4 +1,4 @@
-"""Ctrl-C: answered at once, whatever the process is doing, and never waited for longer than a few seconds."""
+"""Ctrl-C, and a SIGTERM: answered at once, whatever the process is doing, and never waited for longer than a few seconds."""
 
 import os
 import signal
@@ -12,33 +12,48 @@ from typing import Any, NoReturn
 
 #: Seconds after the first Ctrl-C in which the process ends by itself, or is ended.
 LONGEST_SECONDS = 4.0
-#: The exit code of what a Ctrl-C has ended.
+#: The exit code of what a Ctrl-C has ended; of a SIGTERM it is 143.
 INTERRUPTED = 130
+
+#: What is answered, and who handles it where nobody has said otherwise: Ctrl-C, and what scancel, kill and systemd send.
+USUAL: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 #: Whether this process is to end, as soon as it has let go of what it holds.
 ENDING = threading.Event()
-#: Whether signals are listened to; a fork of this process (torch's loaders of images are some) tells it of none of its own.
-LISTENING = threading.Event()
-os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1) if LISTENING.is_set() else None)
+#: The exit code then, an item.
+CODE = [INTERRUPTED]
+#: The signals that are listened to.
+HEARD: set[signal.Signals] = set()
+
+
+def _fork() -> None:
+    """See that a fork of this process (torch's loaders of images are some) tells it of none of its signals."""
+    if HEARD:
+        signal.set_wakeup_fd(-1)
+    if signal.SIGTERM in HEARD:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_fork)
 
 
 @contextmanager
 def answered(answer: Callable[[], None]) -> Iterator[None]:
-    """Call ``answer`` at the first Ctrl-C, in a thread; the first thread gets a KeyboardInterrupt, once what runs in C ends.
+    """Call ``answer`` at the first signal, in a thread; the first thread gets a KeyboardInterrupt, once what runs in C ends.
 
     With the context an interrupted process ends, and all that it started: a Ray of its own too, whose end is not waited for. A
-    second Ctrl-C ends them before, and so do LONGEST_SECONDS: checkpoints and records are written whole or not at all. Does
-    nothing where Ctrl-C is ignored or handled by others, nor outside of the first thread.
+    second signal ends them before, and so do LONGEST_SECONDS: checkpoints and records are written whole or not at all. Leaves
+    those alone that are ignored or handled by others, and outside of the first thread all.
     """
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not usual or threading.current_thread() is not threading.main_thread():
+    ours = {number for number, usual in USUAL.items() if signal.getsignal(number) == usual}
+    if not ours or threading.current_thread() is not threading.main_thread():
         yield
         return
     heard, told = socket.socketpair()
     told.setblocking(False)
     before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    signal.signal(signal.SIGINT, _interrupt)
-    LISTENING.set()
+    HEARD.update(ours)
+    listen()
     listener = threading.Thread(target=_listen, args=(heard, answer), daemon=True)
     listener.start()
     try:
@@ -46,8 +61,9 @@ def answered(answer: Callable[[], None]) -> Iterator[None]:
     finally:
         if ENDING.is_set():
             end()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        LISTENING.clear()
+        HEARD.clear()
+        for number in ours:
+            signal.signal(number, USUAL[number])
         signal.set_wakeup_fd(before)
         told.shutdown(socket.SHUT_RDWR)  # forks may hold it open
         told.close()
@@ -55,7 +71,14 @@ def answered(answer: Callable[[], None]) -> Iterator[None]:
         heard.close()
 
 
+def listen() -> None:
+    """Take the signals that are listened to, also from those who have taken them meanwhile: Ray takes SIGTERM."""
+    for number in HEARD:
+        signal.signal(number, _interrupt)
+
+
 def _interrupt(number: int, frame: Any) -> NoReturn:
+    CODE[0] = 128 + number
     ENDING.set()
     raise KeyboardInterrupt
 
@@ -71,7 +94,8 @@ def _listen(heard: socket.socket, answer: Callable[[], None]) -> None:
             end()
         if not number:
             return
-        if number[0] == signal.SIGINT:
+        if number[0] in HEARD:
+            CODE[0] = 128 + number[0]
             if deadline is not None:
                 end()
             deadline = time.monotonic() + LONGEST_SECONDS
@@ -88,4 +112,4 @@ def end() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    os._exit(INTERRUPTED)
+    os._exit(CODE[0])

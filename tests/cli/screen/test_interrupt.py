@@ -54,14 +54,15 @@ def lives(child):
     return any(number == child and title.strip() for number, _, title in running())
 
 
-def test_it_is_answered_at_once_and_leaves_nothing():
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_it_is_answered_at_once_and_leaves_nothing(sent, code):
     """While C computes, which ends here with the answer: no interrupt is heard before."""
     with start(f"{LOCK}; {LOCK}", answered=UNLOCK) as process:
         time.sleep(0.5)  # until it waits
         began = time.monotonic()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         assert process.stdout.read() == "answered\ninterrupted\n"
-        assert process.wait() == 130 and time.monotonic() - began < LONGEST_SECONDS
+        assert process.wait() == code and time.monotonic() - began < LONGEST_SECONDS
 
 
 @pytest.mark.parametrize("again", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["twice", "after the longest time"])
