@@ -1,8 +1,9 @@
 """What is used of Ray although it does not promise to keep it, all of it here (Ray is pinned; tests notice a change).
 
-Seven names, for which Ray has nothing public: ENV_VARS_TO_PROPAGATE, ENABLE_RAY_CLUSTER, GcsClient, _global_node, a trainer's
-_create_default_callbacks, and the bases of a callback that hears of a group's start and end. Only `ray.init`'s _temp_dir is
-used elsewhere, in nodes.py. A group's controller loads this module too: no torch here.
+Eight names, for which Ray has nothing public: ENV_VARS_TO_PROPAGATE, ENABLE_RAY_CLUSTER, GcsClient, _global_node, a trainer's
+_create_default_callbacks, the bases of a callback that hears of a group's start and end, and the error of a group that found
+no place in time. Only `ray.init`'s _temp_dir is used elsewhere, in nodes.py. A group's controller loads this module too: no
+torch here.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ from typing import Any
 from ray import _private
 from ray._private import ray_constants
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
 #: Callbacks that start actors which are not needed here, each 2 s of processor in every group (docs/speed.md): one hands out
@@ -55,6 +57,11 @@ def raylet_socket() -> str:
     """Return where the raylet that this process is connected to listens."""
     node: Any = _private.worker._global_node
     return str(node.raylet_socket_name)
+
+
+def found_no_place(error: Exception) -> bool:
+    """Return whether a trainer ended since the cluster had no place for its workers in time."""
+    return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
 
 
 class LeftPlacement(WorkerGroupCallback, ControllerCallback):

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from textwrap import shorten
 from typing import Any
 
 import ray
@@ -21,7 +22,7 @@ from mldiv import distributed
 from mldiv.cluster.broker import END, NAMESPACE, Broker, Outcome, places
 from mldiv.cluster.nodes import Resources, nodes
 from mldiv.cluster.process_group import ProcessGroup
-from mldiv.cluster.ray_private import LeanCallbacks
+from mldiv.cluster.ray_private import LeanCallbacks, found_no_place
 from mldiv.plugins import loading
 from mldiv.plugins.loading import Plugin
 from mldiv.records import TrialRecord, TrialTask
@@ -49,6 +50,8 @@ END_SECONDS = 60.0
 ADAPT_SECONDS = 2.0
 #: Groups that may fail for good before no more are started.
 MOST_FAILURES = 3
+#: How much of a group's error, which may be many lines, is said in one.
+REASON_LETTERS = 500
 
 #: Ray Train's settings by environment variable; what the user has set wins.
 ENVIRONMENT = {
@@ -110,10 +113,12 @@ class Groups:
         return sum(thread.is_alive() for thread in self.threads)
 
     def _keep(self) -> None:
-        """Adapt the number of groups every now and then, until the study is over."""
+        """Adapt the number of groups every now and then, until the study is over; end it when none is left or to come."""
         while not self.closed.wait(ADAPT_SECONDS):
             with suppress(ray.exceptions.RayError, ConnectionError):
                 self._adapt()
+                if not self.count and len(self.failures) >= MOST_FAILURES:
+                    ray.get(self.broker.close.remote(f"every worker group failed; the last one: {self.failures[-1]}"))
                 state: Any = ray.get(self.broker.state.remote())
                 self.tell(len(state["pids"]), self.count)
 
@@ -139,7 +144,8 @@ class Groups:
             if (reason := ray.get(self.broker.given_up.remote(group))) is not None:
                 raise RuntimeError(reason)
         except Exception as error:
-            self.failures.append(f"{group}: {error}")
+            if not found_no_place(error):  # in a busy cluster: another one waits in its stead
+                self.failures.append(shorten(str(error), REASON_LETTERS))
             self._tell_lost(group, error)
 
     def _run_trainer(self, settings: dict[str, Any]) -> None:
@@ -160,12 +166,9 @@ class Groups:
         ).fit()
 
     def _tell_lost(self, group: str, error: Exception) -> None:
-        """Give the group's trial and place to the others; when none is left or to come, end the study with the reason."""
+        """Give the group's trial and place to the others."""
         try:
             placement = ray.get(self.broker.lost.remote(group, str(error)))
-            others = any(thread.is_alive() for thread in self.threads if thread is not threading.current_thread())
-            if not others and len(self.failures) >= MOST_FAILURES:
-                ray.get(self.broker.close.remote(f"every worker group failed; the last one: {error}"))
             if placement is not None:
                 ray.util.remove_placement_group(placement)  # a controller that was killed has not done so
         except Exception:  # the cluster itself is going down: the driver sees that in its own calls

@@ -11,6 +11,8 @@ import pytest
 import ray
 from helpers.processes import until
 from helpers.sweeps import assert_as_trained_alone, broker, make_plan, placed
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2.api.exceptions import ControllerError
 
 from mldiv import records
 from mldiv.cluster import tuner, worker_groups
@@ -111,16 +113,35 @@ def test_the_broker_is_lost(small, tmp_path):
 
 
 def test_no_group_can_start(small, tmp_path, monkeypatch):
-    """The study ends with the reason, and no trial is told to have ended."""
+    """The study ends with the reason, though all fail in the same instant, and no trial is told to have ended."""
+    monkeypatch.setattr(worker_groups, "nodes", lambda: [{"CPU": 1.0}] * 3)
+    together = threading.Barrier(3)
 
     def nowhere(settings):
-        raise RuntimeError("nowhere to start")
+        together.wait(30)
+        raise RuntimeError("nowhere\nto start")
 
     monkeypatch.setattr(worker_groups, "worker_loop", nowhere)
-    plan = make_plan(tmp_path, small)
+    plan = make_plan(tmp_path, small, seeds=(1, 2))
     with pytest.raises(RuntimeError, match="every worker group failed; the last one: nowhere to start"):
         tuner.run(plan, tmp_path, resources=Resources())
     assert plan.answered == 0
+
+
+def test_groups_that_find_no_place_in_a_busy_cluster_wait_on(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_groups, "ADAPT_SECONDS", 0.1)
+    loop, late = worker_groups.worker_loop, []
+
+    def too_late_at_first(settings):
+        if len(late) <= worker_groups.MOST_FAILURES:
+            late.append(settings["group"])
+            raise ControllerError(WorkerGroupStartupTimeoutError(1))
+        loop(settings)
+
+    monkeypatch.setattr(worker_groups, "worker_loop", too_late_at_first)
+    plan = make_plan(tmp_path, small)
+    tuner.run(plan, tmp_path, resources=Resources(), groups=1)
+    assert len(late) == worker_groups.MOST_FAILURES + 1 and plan.done
 
 
 def test_the_only_group_is_lost_and_another_comes(small, tmp_path, monkeypatch):
