@@ -15,6 +15,7 @@ from unittest import mock
 import click
 import pytest
 from ray.scripts.scripts import cli as ray
+from ray.scripts.symmetric_run import curate_and_validate_ray_start_args
 
 from analysis import __main__ as analysis
 from analysis.build import build
@@ -73,6 +74,9 @@ def check_ray(words: list[str]) -> None:
     while isinstance(group, click.Group):
         group, words = group.commands[words[0]], words[1:]
     group.make_context("ray", list(words))
+    if group is ray.commands["symmetric-run"]:  # the rest of its flags are those of every node's start
+        started = curate_and_validate_ray_start_args(list(words[: words.index("--")]))
+        ray.commands["start"].make_context("ray", started)
     if group.name == "submit":
         check_script(words[1], [word for word in words[2:] if word not in ("--tmux", "--stop")])
 
@@ -147,6 +151,7 @@ def test_no_command_is_refused_for_what_one_before_it_left(page):
 @pytest.mark.parametrize("line", [
     "python studies/kernel_sweep.py --sead 3", "python -m analysis", "make nothing", "ray upp FILE", "ray up FILE --nothing",
     "srun ray symmetric-run --address a:1 -- python studies/ablation.py --nothing", "curl x", "python studies/nothing.py",
+    "srun ray symmetric-run --address a:1 --num-processors 2 -- python studies/ablation.py",
     'sbatch --wrap "python studies/kernel_sweep.py --nothing"', "ray submit FILE studies/kernel_sweep.py --tmux --sead 3",
 ])  # fmt: skip
 def test_a_command_that_cannot_be_is_found(line):
