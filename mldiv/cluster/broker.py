@@ -109,6 +109,11 @@ class Broker:
                 queued.stop = True
                 self.changed.notify_all()
 
+    async def under_way(self, trial: str) -> bool:
+        """Return whether a trial waits for a group, or its group for its end."""
+        queued = self.trials.get(trial)
+        return queued is not None and queued.outcome is None and self.closed is None
+
     # Worker groups
 
     async def placed(self, group: str, placement: Any) -> Any:

@@ -46,14 +46,25 @@ RETURNS = 5
 
 #: How long between two pushes of the study's own files to an object store.
 PUSH_SECONDS = 30.0
+#: How long between two looks for the ends of trials that Tune has stopped.
+LOOK_SECONDS = 0.5
 
 
 class PlanSearch(Searcher):
-    """A `Plan` as a Tune search algorithm: Tune asks it for trials and tells it of their ends."""
+    """A `Plan` as a Tune search algorithm: Tune asks it for trials and tells it of their ends.
 
-    def __init__(self, plan: Plan, study: SyncedFolder, store: Store, most_open: Callable[[], int]) -> None:
+    under_way: whether a trial that Tune has stopped still trains; how it ended, its record says then: it may have reached its
+    last epoch, and a later run reads nothing else.
+    """
+
+    def __init__(
+        self, plan: Plan, study: SyncedFolder, store: Store, most_open: Callable[[], int],
+        under_way: Callable[[str], bool] = lambda trial: False,
+    ) -> None:  # fmt: skip
         super().__init__(metric="nll", mode="min")
-        self.plan, self.study, self.store, self.most_open = plan, study, store, most_open
+        self.plan, self.study, self.store, self.most_open, self.under_way = plan, study, store, most_open, under_way
+        self.stopped: list[str] = []
+        self.looked = 0.0
         #: Why no trial can be trained any more, once that is so.
         self.given_up: str | None = None
         self.tasks: dict[str, TrialTask] = {}
@@ -66,6 +77,7 @@ class PlanSearch(Searcher):
         """Return a task; None while answers or a first stage must come first, or no group is free; FINISHED at the end."""
         if self.given_up is not None:
             return Searcher.FINISHED
+        self._hear_ends()
         task = self._next() if len(self.tasks) < self.most_open() else None
         self._write()
         if task is not None:
@@ -80,8 +92,8 @@ class PlanSearch(Searcher):
         return self.plan.travelling(task, self.study, self.store) if task is not None else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Answer with the record on disk; a trial that Tune stopped may still be on its way to its last report. One that lost
-        its client is brought again."""
+        """Answer with the record on disk, of a trial that Tune stopped once it has ended. One that lost its client is brought
+        again."""
         task = self.tasks.pop(trial_id, None)
         if task is None:
             return
@@ -97,10 +109,22 @@ class PlanSearch(Searcher):
             return
         if last["status"] == "failed" and (record is None or record.status != "failed"):  # it could not be written
             record = TrialRecord(task.trial, task.config, status="failed", reason=last["reason"])
-        elif record is not None and not final and not error and result and last["status"] == "running":
-            record.status = "stopped"
+        elif not final and not error and result and last["status"] == "running":
+            self.stopped.append(task.trial)
+            return
         self.plan.tell(task.trial, record)
         self._write()
+
+    def _hear_ends(self) -> None:
+        """Answer with the records of trials that Tune has stopped and that have ended since; of one left in line it is so."""
+        if not self.stopped or time.monotonic() - self.looked < LOOK_SECONDS:
+            return
+        self.looked = time.monotonic()
+        for trial in [trial for trial in self.stopped if not self.under_way(trial)]:
+            self.stopped.remove(trial)
+            if (record := pull_record(self.study, trial)) is not None and not record.final:
+                record.status = "stopped"
+            self.plan.tell(trial, record)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
         """Do nothing: the plan fixes what is searched and how it is judged."""
@@ -203,7 +227,13 @@ def run(
     study.remove("ray")
     each = count_lanes(lanes, "cuda" if resources.gpus else "cpu")
     with _groups(plan, resources, mirror, groups, each, tell, abandon) as standing:
-        search = PlanSearch(plan, study, store, most_open=lambda: standing.count * each + 1)  # none waits for a client
+
+        def under_way(trial: str) -> bool:
+            with suppress(ray.exceptions.RayActorError):
+                return ray.get(standing.broker.under_way.remote(trial))
+            return False
+
+        search = PlanSearch(plan, study, store, lambda: standing.count * each + 1, under_way)  # none waits for a client
         _tuner(search, standing.broker, mirror, progress, scheduler).fit()
     if search.given_up is not None:
         raise RuntimeError(search.given_up)

@@ -189,9 +189,13 @@ def test_asha_stops_searched_trials_after_the_switch_and_no_repeat(small, tmp_pa
     assert all(2 < record.epochs < 14 for record in stopped)
     assert all(record.status == "finished" for phase, record in ends.values() if phase == "repeat")
     assert not any(record.test for record in stopped)
-    states = [trial.state.name for trial in arm.study.trials]
-    assert states.count("PRUNED") >= len(stopped)  # one may reach its last epoch before it hears that it is to stop
+    told = [(trial.state.name, trial.value) for trial in arm.study.trials]
+    states = [state for state, _ in told]
+    assert states.count("PRUNED") == len(stopped)
     assert "COMPLETE" in states
+    again = make_arm("both", config, {}, ("lr",))
+    assert Plan([again], tmp_path, samples=6, seeds=(1,), batch=6).catch_up()
+    assert [(trial.state.name, trial.value) for trial in again.study.trials] == told
 
 
 def test_groups_follow_the_nodes_and_the_work(small, tmp_path, monkeypatch):

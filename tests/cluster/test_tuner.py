@@ -4,6 +4,7 @@ import pytest
 from helpers.fake_trials import finish
 from ray.tune.search import Searcher
 
+from mldiv.cluster import tuner
 from mldiv.cluster.trial_client import EMPTY
 from mldiv.cluster.tuner import RETURNS, PlanSearch
 from mldiv.config import from_dict
@@ -45,6 +46,31 @@ def test_an_error_after_the_final_record_is_none(search):
     finish(search.plan.folder, from_dict(task["config"]))
     search.on_trial_complete("a", error=True)
     assert search.plan.answered == 1 and search.suggest("b")["trial"] != task["trial"]
+
+
+def test_a_trial_that_reaches_its_end_before_it_hears_that_it_is_stopped(tiny, tmp_path, monkeypatch):
+    """Optuna is told what its record says, as it is by a later run."""
+    monkeypatch.setattr(tuner, "LOOK_SECONDS", 0.0)
+    arm, training = make_arm("one", tiny, {}, ("lr",)), set()
+    plan = Plan([arm], tmp_path, samples=4, seeds=(1,))
+    search = PlanSearch(plan, SyncedFolder(tmp_path), Store(tmp_path / "store"), lambda: 2, training.__contains__)
+    for number in range(5):
+        task = search.suggest(f"{number}")
+        config = from_dict(task["config"])
+        if number == 1:
+            finish(tmp_path, config, "running")
+            training.add(task["trial"])
+            search.on_trial_complete(f"{number}", EMPTY | {"epoch": 2, "nll": 1.0})
+            assert search.suggest("too early") is None
+            training.clear()
+        finish(tmp_path, config)
+        search.on_trial_complete(f"{number}", EMPTY | {"status": "finished"})
+    assert plan.done
+    again = make_arm("one", tiny, {}, ("lr",))
+    assert Plan([again], tmp_path, samples=4, seeds=(1,)).catch_up()
+    assert [(trial.state, trial.params) for trial in arm.study.trials] == [
+        (trial.state, trial.params) for trial in again.study.trials
+    ]
 
 
 @pytest.mark.parametrize("written", [False, True])
