@@ -144,7 +144,9 @@ class Groups:
             if (reason := ray.get(self.broker.given_up.remote(group))) is not None:
                 raise RuntimeError(reason)
         except Exception as error:
-            if not found_no_place(error):  # in a busy cluster: another one waits in its stead
+            if found_no_place(error):  # in a busy cluster
+                print(f"{group} has found no place in the cluster yet; another waits in its stead", file=sys.stderr)
+            else:
                 self.failures.append(shorten(str(error), REASON_LETTERS))
             self._tell_lost(group, error)
 

@@ -128,7 +128,7 @@ def test_no_group_can_start(small, tmp_path, monkeypatch):
     assert plan.answered == 0
 
 
-def test_groups_that_find_no_place_in_a_busy_cluster_wait_on(small, tmp_path, monkeypatch):
+def test_groups_that_find_no_place_in_a_busy_cluster_wait_on(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(worker_groups, "ADAPT_SECONDS", 0.1)
     loop, late = worker_groups.worker_loop, []
 
@@ -142,6 +142,7 @@ def test_groups_that_find_no_place_in_a_busy_cluster_wait_on(small, tmp_path, mo
     plan = make_plan(tmp_path, small)
     tuner.run(plan, tmp_path, resources=Resources(), groups=1)
     assert len(late) == worker_groups.MOST_FAILURES + 1 and plan.done
+    assert capsys.readouterr().err.count("has found no place in the cluster yet") == len(late)
 
 
 def test_the_only_group_is_lost_and_another_comes(small, tmp_path, monkeypatch):
