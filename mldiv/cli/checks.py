@@ -19,6 +19,7 @@ from mldiv.datasets import corruptions, ood, sources
 from mldiv.datasets.corruptions import FILE_PIXELS
 from mldiv.datasets.files import DataError
 from mldiv.datasets.splits import Shapes
+from mldiv.evaluation.metrics import METRICS, Predictive, entropy, scores
 from mldiv.method.alignment import channel_groups
 from mldiv.method.networks import build
 from mldiv.record_files import existing
@@ -30,6 +31,9 @@ from mldiv.training.lanes.step import obstacle
 from mldiv.training.loop import make_fusion, steps_per_epoch
 from mldiv.training.pretraining import from_file
 from mldiv.training.worker_cache import dataset
+
+#: Test images by which metrics are tried, from all over the split: their labels may be sorted.
+SCORED = 256
 
 #: Vectors as long as the weights that training holds for a peer: means, rhos, their gradients and momenta.
 VECTORS = 6
@@ -72,6 +76,22 @@ def check_other_images(base: TrialConfig) -> None:
         if name.partition("@")[0] == "image_folder":
             data = dataset(base)
             ood.as_split(name, root, data, len(data.test))
+
+
+def check_metrics(base: TrialConfig) -> None:
+    """Refuse a metric that cannot score predictions of these classes, with which every trial would end: a plug-in's."""
+    data = dataset(base)
+    labels = data.test.truth[:: math.ceil(len(data.test) / SCORED)]
+    logits = torch.randn(len(labels), data.shapes.classes, generator=torch.Generator().manual_seed(0))
+    probabilities = logits.softmax(-1)
+    predictive = Predictive(probabilities, 0.9 * entropy(probabilities), logits.logsumexp(-1), logits.amax(-1))
+    for name in METRICS:
+        try:
+            scores(predictive, labels, (name,))
+        except Exception as error:
+            raise ConfigError(
+                f"metric {name!r} cannot score predictions of {data.shapes.classes} classes: {type(error).__name__}: {error}"
+            ) from error
 
 
 def check_arms(arms: Sequence[Arm], searches: bool) -> None:

@@ -17,6 +17,7 @@ from mldiv.cli.checks import (
     check_data,
     check_heard,
     check_lanes,
+    check_metrics,
     check_other_images,
     check_precision,
     check_pretrained,
@@ -113,6 +114,7 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
     base = fit_cut(study, flags, preset, base)
     changes, arms = check_design(study, flags, preset, base)
     check_trials([arm.config for arm in arms], memory_here() if flags.address == "local" else math.inf)
+    check_metrics(base)
     check_other_images(base)
     for words in check_pretrained([arm.config for arm in arms]):
         print(plain(f"{study.name}: {words}"), file=sys.stderr)

@@ -22,6 +22,7 @@ from mldiv.cli.main import main
 from mldiv.cli.run import choose_arms, configure_trials, make_arms, prepare
 from mldiv.cli.screen.display import clock
 from mldiv.config import TrialConfig
+from mldiv.evaluation.metrics import METRICS
 from mldiv.method.kernels import KERNELS
 from mldiv.method.networks import build
 from mldiv.presets import PRESETS, configure
@@ -261,6 +262,13 @@ def test_of_a_data_set_smaller_than_the_presets_cut_all_is_taken(study, capsys, 
 def test_what_the_user_asks_of_a_small_data_set_is_refused(study, capsys, tmp_path, few_images, setting):
     code, _, err = run(study, capsys, *few_images, "--set", setting, "--dry-run", "--out", str(tmp_path / "x"))
     assert code == 2 and len(err) == 1 and setting.replace("=", " = ") in err[0]
+
+
+def test_a_metric_that_cannot_score_is_refused(study, capsys, monkeypatch):
+    """Every trial would end with it, once it is trained."""
+    monkeypatch.setitem(METRICS, "per_image", lambda predictive, labels: predictive.probabilities[:, 0])
+    code, _, err = run(study, capsys, "--preset", "demo", "--dry-run")
+    assert code == 2 and err[0].startswith("kernel_sweep: metric 'per_image' cannot score predictions of 10 classes: ")
 
 
 def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):
