@@ -1,5 +1,6 @@
 """Steps as CUDA graphs, here with a stand-in for the graph: the same steps, nothing moved, refused where they differ."""
 
+import contextlib
 import gc
 import weakref
 
@@ -129,6 +130,59 @@ def test_what_cannot_be_captured_says_why_and_leaves_all_as_it_was(small):
         captured(step, module, optimizer, tried, Refused)
     assert torch.equal(module.weight, before) and [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
     assert not any(of["momentum_buffer"].any() for of in optimizer.state.values())
+
+
+class Device:
+    """Where torch.cuda would be: which stream is the current one, and what waits for which."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.waited = "usual", []
+        for name in ("synchronize", "empty_cache"):
+            monkeypatch.setattr(torch.cuda, name, lambda: None)
+        monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
+        monkeypatch.setattr(torch.cuda, "stream", self.on)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: Other(self, self.now))
+
+    @contextlib.contextmanager
+    def on(self, stream):
+        before, self.now = self.now, stream.name
+        try:
+            yield
+        finally:
+            self.now = before
+
+
+class Other:
+    """A stream of it; as a graph, one whose capture cannot be ended."""
+
+    def __init__(self, device, name):
+        self.device, self.name = device, name
+
+    def wait_stream(self, other):
+        self.device.waited.append((self.name, other.name))
+
+    def capture_begin(self, **given):
+        pass
+
+    def capture_end(self):
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
+def fails():
+    raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+
+def test_where_a_capture_fails_its_cause_is_raised_and_the_usual_stream_is_back(monkeypatch):
+    """In torch's own context, which raises what its end says, and stays on the graph's stream; so all later steps would."""
+    device = Device(monkeypatch)
+    graph = object.__new__(graphs.CudaGraph)
+    graph.graph = graph.stream = Other(device, "the graph's")
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+        graph.capture(fails)
+    assert device.now == "usual"
+    with pytest.raises(RuntimeError, match="not permitted"):
+        graph.warm_up(fails)
+    assert device.now == "usual" and device.waited[-1] == ("usual", "the graph's")  # the weights are brought back after it
 
 
 def test_a_trial_in_graphs_has_the_numbers_of_one_without(tiny, tmp_path):

@@ -44,14 +44,23 @@ class CudaGraph:
     def warm_up(self, run: Callable[[], None]) -> None:
         """Run it on another stream: what the backward pass remembers of the usual one could not be recorded."""
         self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            run()
-        torch.cuda.current_stream().wait_stream(self.stream)
+        try:
+            with torch.cuda.stream(self.stream):
+                run()
+        finally:  # what has failed may not be over on the device, and its weights are brought back on the usual stream
+            torch.cuda.current_stream().wait_stream(self.stream)
 
     def capture(self, run: Callable[[], Tensor]) -> Tensor:
-        """Record a run, without executing it; other threads, such as one that pins memory, may go on meanwhile."""
-        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
-            return run()
+        """Record a run, without executing it; other threads, such as one that pins memory, may go on meanwhile.
+
+        Where a run fails torch raises what the end of the capture says of it, and stays on the other stream: neither is left so.
+        """
+        with torch.cuda.stream(torch.cuda.current_stream()):
+            try:
+                with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
+                    return run()
+            except RuntimeError as error:
+                raise error.__context__ or error from None
 
     def replay(self) -> None:
         """Launch it."""
