@@ -6,15 +6,19 @@
 Part 1 runs what only a GPU can show (device_checks.py), part 2 times the steps beside the deterministic pair's, those of other
 libraries and what the hardware could do, part 3 says from whole epochs how long the ablation at the paper's size takes, and
 part 4 trains it (paper_size.py), where there are data. Every result is in rows.jsonl the moment it is known, and in on_gpu.md;
-the same command goes on behind the last one. A piece that twice came to no end is left out.
+the same command goes on behind the last one. A piece that takes too long has failed, and one that twice came to no end before
+time was up is left out. After an error that leaves the device useless to its process the rest is measured in a new one.
 
-Exit code 0: all is done; 3: run the same command again; 1: all is done, and a check failed.
+mldiv need not be installed, but what it needs must be, pydantic among it. Exit code 0: all is done; 3: run the same command
+again; 1: all is done, and a check failed; 2: the device does not answer.
 """
 
 import argparse
 import json
+import math
 import os
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -23,6 +27,8 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where this checkout is not installed
 
 import paper_size
 import torch
@@ -47,6 +53,8 @@ PARTS = {1: "checks", 2: "steps", 3: "projection", 4: "ablation"}
 MOST_TRIES = 2
 #: After the piece's time, seconds until the process is ended: the device no longer answers.
 GRACE_SECONDS = 45.0
+#: Of a piece, and of one that compiles or trains whole epochs: a few times what either should take.
+LONGEST_SECONDS, COMPILING_SECONDS = 120.0, 360.0
 SEEDS, ARMS = 8, 6
 
 
@@ -91,37 +99,77 @@ def work(flags: argparse.Namespace, rows: Rows, until: float) -> bool:
         for name, measure in pieces(flags, part, until):
             if name in known:
                 continue
-            if time.time() >= until or (row := attempt(rows, part, name, measure)) is None:
+            if time.time() >= until or (row := attempt(rows, part, name, measure, until)) is None:
                 return False
             rows.add({"part": part, "name": name, **row, "at": now()})
             write(flags, rows)
             print(f"{part}: {name}: " + ", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+            if "failed" in row and not answers(torch.device(flags.device)):
+                begin_anew(until)
     return True
 
 
-def attempt(rows: Rows, part: str, name: str, measure: Callable[[], Row]) -> Row | None:
+def attempt(rows: Rows, part: str, name: str, measure: Callable[[], Row], until: float) -> Row | None:
     """Measure a piece; None where time was up before its end, which its next try goes on from or begins anew."""
     if part != "ablation" and rows.begun(part, name) >= MOST_TRIES:
         return {"failed": f"did not come to an end in {MOST_TRIES} tries"}
-    rows.add({"part": part, "name": name, "begun": now()})
-    began = time.time()
+    began, most = time.time(), longest(part, name)
+    late = {"failed": f"did not come to an end in {most:.0f} s"}
+
+    def lost() -> None:
+        """The device no longer answers, nor does Python hear the alarm."""
+        if began + most < until:
+            rows.add({"part": part, "name": name, **late, "at": now()})
+            begin_anew(until)
+        os._exit(MORE_TO_DO)
+
+    guard = threading.Timer(min(most, until - began) + GRACE_SECONDS, lost)
+    guard.daemon = True
+    guard.start()
     try:
-        row = measure()
+        with time_limit(min(most, until - began)):
+            rows.add({"part": part, "name": name, "begun": now()})
+            row = measure()
     except PieceOver:
-        return None
+        return late if time.time() >= began + most else None
     except Absent as error:
         row = {"said": str(error)}
     except Exception as error:
         print(traceback.format_exc(), file=sys.stderr)
         row = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
+    finally:
+        guard.cancel()
     return row | {"took": round(time.time() - began, 1)} if row else None
+
+
+def longest(part: str, name: str) -> float:
+    """Seconds after which a piece has failed; the ablation goes on in its next piece."""
+    if part == "ablation":
+        return math.inf
+    return COMPILING_SECONDS if part == "projection" or "compiled" in name else LONGEST_SECONDS
+
+
+def answers(device: torch.device) -> bool:
+    """Whether the device computes for this process: after some errors of CUDA it never does again."""
+    try:
+        return torch.ones(1, device=device).add(1).item() == 2
+    except Exception as error:
+        print(f"on_gpu: {device} does not answer: {error}", file=sys.stderr)
+        return False
+
+
+def begin_anew(until: float) -> None:
+    """Go on in a new process, for as long as is left."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], "--minutes", str((until - time.time()) / 60)])
 
 
 def pieces(flags: argparse.Namespace, part: str, until: float) -> Iterator[Piece]:
     device, base = torch.device(flags.device), configure(flags)
     if part == "checks":
         for name, check in CHECKS.items():
-            yield name, partial(checked, check, device, flags.out / "checks")
+            yield name, partial(checked, check, device)
     elif part == "steps":
         yield "peaks", partial(machine_peaks, device, flags.tiny)
         for name, build in (methods(base, device) | lanes(base, device, flags.lanes)).items():
@@ -141,11 +189,10 @@ def configure(flags: argparse.Namespace) -> TrialConfig:
     return base.replace(width=0.25, batch_size=8, epochs=3, switch_epoch=2, test_samples=2) if flags.tiny else base
 
 
-def checked(check: Callable[[torch.device, Path], str], device: torch.device, folder: Path) -> Row:
+def checked(check: Callable[[torch.device, Path], str], device: torch.device) -> Row:
     """What a check says, in a folder of its own."""
-    folder = folder / f"{time.time_ns()}"
-    folder.mkdir(parents=True)
-    return {"said": check(device, folder)}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        return {"said": check(device, Path(folder))}
 
 
 def timed(build: Callable[[], Built], base: TrialConfig, device: torch.device, tiny: bool) -> Row:
@@ -208,7 +255,7 @@ def write(flags: argparse.Namespace, rows: Rows) -> None:
         parts += [table(["step", "ms", "ms a pair", "images/s", "operations", "least ms", "times the least"], found) + "\n"]
     for name in ("projection", "ablation"):
         if found := rows.of(name):
-            columns = [key for key in found[0] if key not in ("part", "took", "at")]
+            columns = [key for key in dict.fromkeys(key for row in found for key in row) if key not in ("part", "took", "at")]
             parts += [table(columns, [[str(row.get(key, "-")) for key in columns] for row in found]) + "\n"]
     (flags.out / "on_gpu.md").write_text("\n".join(parts))
 
@@ -237,7 +284,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help=f"of the ablation ({SEEDS})")
     parser.add_argument("--lanes", type=int, nargs="*", default=[1, 2, 4, 8, 16], help="pairs that are stepped together")
     parser.add_argument("--commit", help="the commit, where the code is no git checkout")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="to try this script")
     parser.add_argument("--out", type=Path, default=Path("results/on_gpu"))
     return parser.parse_args(argv)
@@ -246,20 +293,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     flags = parse(argv)
     until = time.time() + 60 * flags.minutes
-    guard = threading.Timer(60 * flags.minutes + GRACE_SECONDS, os._exit, (MORE_TO_DO,))
-    guard.daemon = True
-    guard.start()
     torch.set_num_threads(1)
+    if not answers(torch.device(flags.device)):
+        return 2
     gpu.prepare(torch.device(flags.device))  # whichever part comes first in this process
     rows = Rows(flags.out)
     rows.add({"part": "head", "name": now(), **head(flags)})
-    ended = False
-    try:
-        with time_limit(until - time.time()):
-            ended = work(flags, rows, until)
-    except PieceOver:
-        pass
-    guard.cancel()
+    ended = work(flags, rows, until)
     write(flags, rows)
     failed = [row["name"] for row in rows.of("checks") if "failed" in row]
     print(f"{flags.out / 'on_gpu.md'}: " + ("all is done" if ended else "run the same command again"))

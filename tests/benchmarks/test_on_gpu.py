@@ -1,9 +1,14 @@
 """The script for a rented hour, tiny, where the device is the processor: whole, in pieces, and where pieces fail."""
 
+import contextlib
 import importlib
 import json
+import os
 import runpy
+import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -117,6 +122,62 @@ def test_what_fails_is_a_result_and_what_never_ends_is_left_out(script, tmp_path
     assert "failed: fails" in capsys.readouterr().out
 
 
+def test_a_piece_that_takes_too_long_has_failed_and_the_next_one_is_measured(script, tmp_path, monkeypatch):
+    """One that hears the alarm, and one that does not, as where the device hangs: the rest is for a new process."""
+    begun_anew = threading.Event()
+
+    def deaf(device, folder):
+        while not begun_anew.is_set():
+            with contextlib.suppress(script.PieceOver):
+                begun_anew.wait(10)
+        return "at last"
+
+    monkeypatch.setattr(script, "begin_anew", lambda until: begun_anew.set())
+    monkeypatch.setattr(script.os, "_exit", lambda code: None)
+    monkeypatch.setattr(script, "LONGEST_SECONDS", 0.2)
+    monkeypatch.setattr(script, "GRACE_SECONDS", 0.2)
+    checks = {"sleeps": lambda device, folder: time.sleep(10), "after": lambda device, folder: "seen", "deaf": deaf}
+    monkeypatch.setattr(script, "CHECKS", checks)
+    assert script.main([*TINY, "--part", "1", "--out", str(tmp_path)]) == 1
+    found = [(row["name"], row.get("failed", row.get("said"))) for row in rows(tmp_path)]
+    assert found[:3] == [
+        ("sleeps", "did not come to an end in 0 s"), ("after", "seen"), ("deaf", "did not come to an end in 0 s"),
+    ]  # fmt: skip
+
+
+def test_after_an_error_that_leaves_the_device_useless_the_rest_is_for_a_new_process(script, tmp_path, monkeypatch):
+    """And without a device nothing is measured, on the processor in its place least of all."""
+
+    def breaks(device, folder):
+        monkeypatch.setattr(script.torch, "ones", breaks)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def instead(program, command):
+        assert (program, command[0], command[-2]) == (sys.executable, sys.executable, "--minutes")
+        assert command[1:-2] == sys.orig_argv[1:] and 0 < float(command[-1]) <= 7
+        raise SystemExit
+
+    monkeypatch.setattr(script.os, "execv", instead)
+    monkeypatch.setattr(script, "CHECKS", {"breaks": breaks, "after": lambda device, folder: "seen"})
+    command = [*TINY, "--part", "1", "--minutes", "7", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        script.main(command)
+    assert [row["name"] for row in rows(tmp_path)] == ["breaks"]
+    assert script.main(command) == 2 and [row["name"] for row in rows(tmp_path)] == ["breaks"]
+
+
+def test_a_projection_that_fails_hides_no_other(script, tmp_path, monkeypatch):
+    def projected(flags, base, how):
+        if how != "graph":
+            raise RuntimeError(f"{how} fails")
+        return {"minutes_pair": 3.5}
+
+    monkeypatch.setattr(script, "projected", projected)
+    script.main([*TINY, "--part", "3", "--out", str(tmp_path)])
+    table = (tmp_path / "on_gpu.md").read_text()
+    assert "| off | RuntimeError: off fails | - |" in table and "| graph | - | 3.5 |" in table
+
+
 def test_time_that_is_up_ends_it(script, tmp_path):
     assert script.main([*TINY, "--part", "2", "--minutes", "0", "--out", str(tmp_path)]) == script.MORE_TO_DO
     assert rows(tmp_path) == []
@@ -134,6 +195,15 @@ def import_it(folder):
     sys.path.append(str(SCRIPT.parent))
     runpy.run_path(str(SCRIPT))
     (folder / "modules").write_text("\n".join(sys.modules))
+
+
+@pytest.mark.slow
+def test_it_finds_a_checkout_that_is_not_installed(tmp_path):
+    """Without site, no editable install is seen."""
+    libraries = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
+    command = [sys.executable, "-S", str(SCRIPT), "--help"]
+    found = subprocess.run(command, env={"PYTHONPATH": libraries}, cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ class CudaGraph:
     def capture(self, run: Callable[[], Tensor]) -> Tensor:
         """Record a run, without executing it; other threads, such as one that pins memory, may go on meanwhile.
 
-        Where a run fails torch raises what the end of the capture says of it, and stays on the other stream: neither is left so.
+        Where a run fails torch raises what the end of the capture says of it, and stays on the other stream; neither happens.
         """
         with torch.cuda.stream(torch.cuda.current_stream()):
             try:
