@@ -1,7 +1,6 @@
 """Steps as CUDA graphs, here with a stand-in for the graph: the same steps, nothing moved, refused where they differ."""
 
 import contextlib
-import gc
 import weakref
 
 import pytest
@@ -206,13 +205,22 @@ def test_no_graph_is_held_while_another_is_captured(tiny, tmp_path, monkeypatch)
     living = weakref.WeakSet()
 
     class Alone(Replayed):
+        """Keeps no run, in which it would be kept itself: nothing collects cycles before torch captures."""
+
         def warm_up(self, run):
-            gc.collect()  # as torch does before it captures
             assert not list(living)
             living.add(self)
             run()
 
+        def capture(self, run):
+            self.result = run().clone()
+            return self.result
+
+        def replay(self):
+            pass
+
     monkeypatch.setattr("benchmarks.device_checks.Replayed", Alone)
+    monkeypatch.setattr(graphs, "TOLERANCE", float("inf"))
     config = tiny.replace(epochs=3, switch_epoch=2, compile="graph")
     with without_graphs():
         workspace, store = Workspace(), Store(tmp_path / "store")
