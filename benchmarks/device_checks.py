@@ -31,9 +31,9 @@ from mldiv.training.worker_cache import Workspace, dataset
 
 Check = Callable[[torch.device, Path], str]
 
-#: A trial of digits in seconds: five steps an epoch, so fifty in the ten epochs of a comparison.
+#: A trial of digits in seconds: five steps an epoch.
 TINY = TrialConfig().replace(
-    data="digits", train_size=160, test_size=60, validation_size=60, arch="resnet8", width=0.25, epochs=10, switch_epoch=5,
+    data="digits", train_size=160, test_size=60, validation_size=60, arch="resnet8", width=0.25, epochs=4, switch_epoch=2,
     pretrain_epochs=1, batch_size=32, lr=0.05, validation_samples=2, test_samples=2, fusion_dim=16, scale_batches=2,
     ood="none", compile="graph",
 )  # fmt: skip
@@ -53,8 +53,12 @@ class Replayed:
         self.result.copy_(self.run())
 
 
-def weights_after(config: TrialConfig, device: torch.device, how: str) -> Tensor:
-    """The trained weights after half of the epochs in each stage; how: as `choice.stage_step` takes it.
+#: How far apart, by their size, weights begin whose training shows how much becomes of rounding.
+MOVED = 1e-6
+
+
+def weights_after(config: TrialConfig, device: torch.device, how: str, moved: float = 0.0) -> Tensor:
+    """The trained weights after both stages; how: as of `choice.stage_step`; moved: at the start, by this share of their size.
 
     Raises: AssertionError where the steps are not made so.
     """
@@ -62,7 +66,10 @@ def weights_after(config: TrialConfig, device: torch.device, how: str) -> Tensor
     data = workspace.data(config)
     pair = workspace.pair(config.replace(compile=how), data)
     assert workspace.fallback is None or how != "on", workspace.fallback
-    optimizer = make_optimizer(config, pair)
+    optimizer, stream = make_optimizer(config, pair), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in pair.parameters():
+            value.mul_(1 + moved * torch.randn(value.shape, generator=stream).to(device))
     pair.set_scales(torch.tensor(0.01, device=device))
     for epoch in range(config.epochs):
         diverse = epoch >= config.switch_epoch
@@ -80,19 +87,24 @@ def _weights(pair: MutualPair) -> Tensor:
 
 
 def same_as_eager(device: torch.device, folder: Path, how: str = "graph", **changes: Any) -> str:
-    """Fifty steps in both stages, with the rate of each epoch: as far apart as the same steps made twice, or a little."""
-    config = TINY.replace(**changes)
-    eager, again, found = (weights_after(config, device, kind) for kind in ("off", "off", how))
+    """Steps in both stages, with the rate of each epoch: no further apart than eager ones that began a millionth apart.
+
+    Their rounding differs, as that of the rates, which a graph has in float32, and training makes more and more of it: on a
+    processor that rounds to TF32 steps that began so were 0.05 apart (0.02 with AdamW, 0.07 in bf16), and those that kept their
+    first rates 0.31 (0.33, 0.31), their first images 0.66 (0.39, 0.66), their first noise 0.21 (0.09, 0.21).
+    """
+    config = TINY.replace(**{"lr": 0.005} | changes)
+    eager, moved, found = (weights_after(config, device, kind, by) for kind, by in (("off", 0.0), ("off", MOVED), (how, 0.0)))
     way = (eager - _weights(make_pair(config, dataset(config).shapes, device))).norm()
-    apart, usual = (float((value - eager).norm() / way) for value in (found, again))
-    # On a processor weights that began a millionth apart were 0.16 of the way apart after these steps in bf16.
-    allowed = 10 * usual + (0.4 if config.precision == "bf16" or how == "on" else 0.02)
-    assert apart <= allowed, f"{apart:.2g} of the way apart; two eager runs are {usual:.2g}"
-    return f"{apart:.1g} of the way apart after {config.epochs * 5} steps; two eager runs are {usual:.1g}"
+    apart, usual = (float((value - eager).norm() / way) for value in (found, moved))
+    assert apart <= 3 * usual + 0.02, f"{apart:.2g} of the way apart; eager runs that began {MOVED:g} apart are {usual:.2g}"
+    return (
+        f"{apart:.1g} of the way apart after {config.epochs * 5} steps; eager runs that began {MOVED:g} apart are {usual:.1g}"
+    )
 
 
 def trial(device: torch.device, folder: Path, **changes: Any) -> TrialRecord:
-    config = TINY.replace(epochs=4, switch_epoch=2, **changes)
+    config = TINY.replace(**changes)
     return fit(config, folder / config.id, store=Store(folder / "store"), workspace=Workspace(device))
 
 
@@ -108,7 +120,7 @@ def whole_trial(device: torch.device, folder: Path, **changes: Any) -> str:
 
 def resumed_trial(device: torch.device, folder: Path) -> str:
     """A trial that stops after its first epoch of each stage goes on from there; to the bit on a processor."""
-    config, stops = TINY.replace(epochs=4, switch_epoch=2), {0, 2}
+    config, stops = TINY, {0, 2}
 
     class Stop(BaseException):
         pass
@@ -220,7 +232,7 @@ def without_graphs() -> Iterator[None]:
 #: By what they show.
 CHECKS: dict[str, Check] = {
     "a graph's steps are the eager ones, SGD": same_as_eager,
-    "a graph's steps are the eager ones, AdamW": partial(same_as_eager, optimizer="adamw", lr=0.003),
+    "a graph's steps are the eager ones, AdamW": partial(same_as_eager, optimizer="adamw", lr=0.001),
     "a graph's steps are the eager ones, bf16": partial(same_as_eager, precision="bf16", channels_last=True),
     "a trial in float32": whole_trial,
     "a trial in bf16": partial(whole_trial, precision="bf16", channels_last=True),

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from benchmarks.device_checks import CHECKS, without_graphs
+from benchmarks.device_checks import CHECKS, same_as_eager, without_graphs
 from mldiv.training import first_stage
-from mldiv.training.steps import gpu
+from mldiv.training.steps import gpu, graph
+from mldiv.training.steps.graph import GraphedStep
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 #: Those that need no training: the others are in the long run, and test_step_graph.py sees much of what they see.
@@ -57,6 +58,29 @@ def test_checks_of_a_gpu_pass_on_a_processor(name, tmp_path, monkeypatch):
         monkeypatch.setattr("mldiv.method.pair.MutualPair.compile", lambda pair: None)
     with without_graphs():
         assert CHECKS[name](CPU, tmp_path)
+
+
+@pytest.mark.slow
+def test_steps_that_round_otherwise_are_the_same_and_those_that_keep_their_noise_are_not(tmp_path, monkeypatch):
+    """As on a GPU, whose fused optimiser computes with the rates in double precision, but in a graph with float32's."""
+    call, kept = GraphedStep.__call__, []
+
+    def rounded(made, images, labels, *noise):
+        for value in (value for group in made.groups for value in group["params"]):
+            value.data.mul_(1 + torch.finfo(torch.float32).eps * torch.randint(-1, 2, value.shape))
+        return call(made, images, labels, *noise)
+
+    def same_noise(made, images, labels, *noise):
+        kept.append(noise)
+        return call(made, images, labels, *kept[0])
+
+    with without_graphs():
+        monkeypatch.setattr(GraphedStep, "__call__", rounded)
+        assert "of the way apart" in same_as_eager(CPU, tmp_path)
+        monkeypatch.setattr(GraphedStep, "__call__", same_noise)
+        monkeypatch.setattr(graph, "TOLERANCE", 1.0)
+        with pytest.raises(AssertionError, match="of the way apart"):
+            same_as_eager(CPU, tmp_path)
 
 
 @pytest.mark.gpu
