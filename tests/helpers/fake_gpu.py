@@ -126,7 +126,7 @@ def move(tensor: Tensor, *args, **kwargs) -> Tensor:
 def index(tensor: Tensor, key) -> Tensor:
     """How many a mask chooses is not known: half."""
     masked = isinstance(key, Tensor) and key.dtype == torch.bool
-    return (tensor + key)[: len(tensor) // 2] if masked else tensor[key]
+    return (tensor + key.view(-1, *[1] * (tensor.dim() - 1)))[: len(tensor) // 2] if masked else tensor[key]
 
 
 #: Of a tensor on the GPU: what reads it.

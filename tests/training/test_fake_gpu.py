@@ -21,7 +21,7 @@ from mldiv.method.networks import MODELS, BatchNorm
 from mldiv.method.pair import MutualPair
 from mldiv.settings.setting import fields
 from mldiv.storage.cache import Store
-from mldiv.training import step_cost, worker_cache
+from mldiv.training import final_scores, step_cost, worker_cache
 from mldiv.training.fit import fit
 from mldiv.training.loop import make_pair
 from mldiv.training.steps import choice, graph
@@ -190,9 +190,13 @@ def test_a_graph_that_fails_is_noted_and_the_trial_goes_on(tmp_path, monkeypatch
     assert steps.startswith("steps are no CUDA graphs: ") and pretraining == f"{steps}, in pretraining"
 
 
-def test_both_stages_and_images_of_another_kind(tmp_path):
+def test_both_stages_and_images_that_are_corrupted_or_of_another_kind(tmp_path, monkeypatch):
     config = configuration(USUAL | {"epochs": 2, "switch_epoch": 1, "ood": "photographs", "alpha": 1.0})
-    assert_trained(train(config, tmp_path), config)
+    monkeypatch.setattr(f"{__name__}.DATA", dataclasses.replace(DATA, test=images(15)))
+    monkeypatch.setattr(final_scores, "shifted_images", lambda config, data: 1)
+    record = train(config, tmp_path)
+    assert_trained(record, config)
+    assert record.shift["pair"]["images"] == 1.0
 
 
 @pytest.mark.slow
