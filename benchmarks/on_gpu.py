@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -160,6 +161,7 @@ def answers(device: torch.device) -> bool:
 
 def begin_anew(until: float) -> None:
     """Go on in a new process, for as long as is left."""
+    signal.setitimer(signal.ITIMER_REAL, 0)  # it would outlive this program, and end the next one
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], "--minutes", str((until - time.time()) / 60)])

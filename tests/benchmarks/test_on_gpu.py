@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import threading
@@ -153,6 +154,7 @@ def test_after_an_error_that_leaves_the_device_useless_the_rest_is_for_a_new_pro
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     def instead(program, command):
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
         assert (program, command[0], command[-2]) == (sys.executable, sys.executable, "--minutes")
         assert command[1:-2] == sys.orig_argv[1:] and 0 < float(command[-1]) <= 7
         raise SystemExit
@@ -162,6 +164,8 @@ def test_after_an_error_that_leaves_the_device_useless_the_rest_is_for_a_new_pro
     command = [*TINY, "--part", "1", "--minutes", "7", "--out", str(tmp_path)]
     with pytest.raises(SystemExit):
         script.main(command)
+    with pytest.raises(SystemExit), script.time_limit(60):  # as where the main thread hears nothing
+        script.begin_anew(time.time() + 60)
     assert [row["name"] for row in rows(tmp_path)] == ["breaks"]
     assert script.main(command) == 2 and [row["name"] for row in rows(tmp_path)] == ["breaks"]
 
