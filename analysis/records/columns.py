@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,27 +48,18 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
-def _test(name: str, member: str | None = None) -> Value:
-    return lambda repeat: mean_over_members(repeat.record.test, member or repeat.member, name)
+def _scored(field: str, name: str, member: str | None = None) -> Value:
+    """Take the score ``name`` of those in a record's ``field``; member: by whom, where not by whom the repeat is judged."""
+    return lambda repeat: mean_over_members(getattr(repeat.record, field), member or repeat.member, name)
 
 
-def _scaled(name: str) -> Value:
-    return lambda repeat: mean_over_members(repeat.record.test_scaled, repeat.member, name)
-
-
-def _recalibrated(name: str) -> Value:
-    return lambda repeat: mean_over_members(repeat.record.recalibrated, repeat.member, name)
+_test, _scaled, _recalibrated = (partial(_scored, field) for field in ("test", "test_scaled", "recalibrated"))
+_corrupted, _uncertainty, _posterior = (partial(_scored, field) for field in ("shift", "uncertainty", "posterior"))
 
 
 def _shift(name: str) -> Value:
     """Average a score on corrupted images over the severities."""
-    return lambda repeat: _mean(
-        [mean_over_members(repeat.record.shift, repeat.member, f"{name}_{level}") for level in SEVERITIES]
-    )
-
-
-def _at(severity: int, name: str) -> Value:
-    return lambda repeat: mean_over_members(repeat.record.shift, repeat.member, f"{name}_{severity}")
+    return lambda repeat: _mean([_corrupted(f"{name}_{level}")(repeat) for level in SEVERITIES])
 
 
 def _generalized(split: str, name: str) -> Value:
@@ -103,10 +95,6 @@ def _count(value: Any) -> int | None:
     return value if type(value) is int and 0 <= value < 2**53 else None
 
 
-def _uncertainty(name: str) -> Value:
-    return lambda repeat: mean_over_members(repeat.record.uncertainty, repeat.member, name)
-
-
 def _temperature(repeat: Repeat) -> float | None:
     temperatures = repeat.record.calibration_temperature
     return _mean([temperatures.get(network) for network in scored_by(repeat.member, temperatures)])
@@ -119,10 +107,6 @@ def _last(name: str) -> Value:
         return float(repeat.curve.values[name][-1])
 
     return value
-
-
-def _posterior(name: str, member: str | None = None) -> Value:
-    return lambda repeat: mean_over_members(repeat.record.posterior, member or repeat.member, name)
 
 
 def _within(repeat: Repeat) -> float | None:
@@ -205,8 +189,8 @@ COLUMNS: dict[str, Column] = {
     "shift_nll": Column("NLL", _shift("nll"), "shift", "low", 1, 4),
     "shift_ece": Column("ECE %", _shift("ece"), "shift", "low", 100),
     "shift_brier": Column("Brier", _shift("brier"), "shift", "low", 1, 4),
-    "strongest_accuracy": Column("Accuracy %, severity 5", _at(5, "accuracy"), "shift", "high", 100),
-    "strongest_nll": Column("NLL, severity 5", _at(5, "nll"), "shift", "low", 1, 4),
+    "strongest_accuracy": Column("Accuracy %, severity 5", _corrupted("accuracy_5"), "shift", "high", 100),
+    "strongest_nll": Column("NLL, severity 5", _corrupted("nll_5"), "shift", "low", 1, 4),
     "over_error": Column("disagreement over error", _generalized("test", "over_error"), "worth", None, 1, 3),
     "gain": Column("gain in NLL", _generalized("test", "gain"), "worth", None, 1, 4),
     "lost": Column("more of it on training images", _on_training_images("gain"), "worth", None, 1, 4),
