@@ -35,7 +35,7 @@ class Diagram:
     """An arm's reliability diagram, pooled over seeds and members.
 
     raw, scaled: before and after temperature scaling; band: of calibrated models, [2, 15]; ece, scaled_ece: in percent, over
-    seeds; predictions: how many are pooled; images: of the test set. scaled, scaled_ece: None where nothing was scaled.
+    seeds. scaled, scaled_ece: None where nothing was scaled.
     """
 
     raw: Reliability
@@ -43,8 +43,6 @@ class Diagram:
     band: np.ndarray
     ece: Summary
     scaled_ece: Summary | None
-    predictions: int
-    images: int
 
 
 def diagram(by_seed: BySeed) -> Diagram:
@@ -58,8 +56,9 @@ def diagram(by_seed: BySeed) -> Diagram:
         reliability(confidence, correct),
         reliability(np.concatenate(scaled), correct) if fitted else None,
         consistency_band(_typical(confidence, len(each)), DRAWS),
-        _ece(by_seed, "confidence"), _ece(by_seed, "scaled_confidence") if fitted else None, len(correct), len(each[0].label),
-    )  # fmt: skip
+        _ece(by_seed, "confidence"),
+        _ece(by_seed, "scaled_confidence") if fitted else None,
+    )
 
 
 def _ece(by_seed: BySeed, name: str) -> Summary:

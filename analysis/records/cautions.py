@@ -29,15 +29,13 @@ TERMS = {
 
 @dataclass(frozen=True)
 class Dead:
-    """A term that was dead in an arm: in how many of its measured trials, and the median of its share of the gradient there.
+    """A term that was dead in an arm: the median of its share of the gradient in the trials that measured it.
 
     epochs: in which it was dead, and in which it was measured while it acted, summed over the trials.
     """
 
     arm: str
     term: str
-    trials: int
-    measured: int
     share: float
     epochs: tuple[int, int]
 
@@ -66,11 +64,10 @@ def _dead(study: StudyData, arm: str, term: str, weight: str) -> Dead | None:
             if measured:
                 counts.append((len(epochs), len(measured)))
                 shares.append(float(np.nanmedian(curve.shares[term])))
-    trials = sum(dead > 0 for dead, _ in counts)
-    if 2 * trials <= len(counts):
+    if 2 * sum(dead > 0 for dead, _ in counts) <= len(counts):
         return None
     dead, measured = (sum(column) for column in zip(*counts, strict=True))
-    return Dead(arm, term, trials, len(counts), float(np.median(shares)), (dead, measured))
+    return Dead(arm, term, float(np.median(shares)), (dead, measured))
 
 
 def _acts(record: TrialRecord, weight: str) -> bool:

@@ -47,13 +47,12 @@ CALIBRATED, MISCALIBRATED = "calibrated", "miscalibrated"
 
 @dataclass(frozen=True)
 class Judgement:
-    """The smooth calibration error's interval as of `judge`, what chance adds to the error at most, and the verdict.
+    """The smooth calibration error's interval as of `judge`, and the verdict.
 
     interval: None with one seed; its estimate holds what chance added.
     """
 
     interval: Interval | None
-    chance: float
     verdict: str
 
 
@@ -99,14 +98,13 @@ def judge(confidence: np.ndarray, correct: np.ndarray, *, draws: int = bootstrap
     (tests/analysis/test_smooth_calibration.py).
     """
     errors, (seeds, images) = image_smooth_errors(confidence, correct), np.shape(confidence)
-    chance = float(np.mean(errors(_signs(images))))
     found = bootstrap.two_way_statistic(errors, seeds, images, draws=draws)
     if found is None:
-        return Judgement(None, chance, UNDECIDED)
-    found = log_scale(found)
+        return Judgement(None, UNDECIDED)
+    found, chance = log_scale(found), float(np.mean(errors(_signs(images))))
     found = replace(found, low=max(found.low - chance, 0.0))
     verdict = CALIBRATED if found.high < NEGLIGIBLE else MISCALIBRATED if found.low > NEGLIGIBLE else UNDECIDED
-    return Judgement(found, chance, verdict if seeds >= LEAST_SEEDS else UNDECIDED)
+    return Judgement(found, verdict if seeds >= LEAST_SEEDS else UNDECIDED)
 
 
 @lru_cache(maxsize=1)

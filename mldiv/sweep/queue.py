@@ -28,7 +28,6 @@ class Lead:
 
     stage: str
     publish: frozenset[int]
-    first_stage: int
     epochs: int = 0
 
 
@@ -92,7 +91,7 @@ class TrialQueue:
         stage.led = True
         longest = stage.longest(config.first_stage)
         if new := {epoch for epoch in publish | own_prefix(config) if epoch > longest}:
-            self.leads[config.id] = Lead(name, frozenset(new), config.first_stage)
+            self.leads[config.id] = Lead(name, frozenset(new))
         if self.share and not longest:
             self.pretraining |= dict.fromkeys(set(pretraining_ids(config)) - self.pretrained, config.id)
         self.under_way[config.id] = config
