@@ -257,7 +257,7 @@ def _lines(
     for arm, mean in by_arm.items():
         part = mean.epoch >= first
         middle, error = factor * mean.mean[part], factor * mean.error[part]
-        seen += _line(axes, mean.epoch[part], middle, error if len(by_arm) <= BAND_ARMS else error * np.nan, styles[arm])
+        seen += line(axes, mean.epoch[part], middle, error, styles[arm], len(by_arm))
         for switch in switches(curves[arm]):
             _mark(axes, mean.epoch[part], middle, switch, styles[arm])
     _limits(axes, np.concatenate(seen), scale)
@@ -266,10 +266,10 @@ def _lines(
     axes.locator_params(axis="x", nbins=6, integer=True)
 
 
-def _line(axes: Axes, x: np.ndarray, mean: np.ndarray, error: np.ndarray, style: Style) -> list[np.ndarray]:
-    """Draw curve and band; return every height drawn."""
+def line(axes: Axes, x: np.ndarray, mean: np.ndarray, error: np.ndarray, style: Style, arms: int) -> list[np.ndarray]:
+    """Draw a curve, and its band where there are no more than BAND_ARMS arms; return every height drawn."""
     axes.plot(x, mean, color=style.color, linestyle=style.linestyle)
-    if not np.isfinite(error).any():
+    if arms > BAND_ARMS or not np.isfinite(error).any():
         return [mean]
     axes.fill_between(x, mean - error, mean + error, color=style.color, alpha=0.14, linewidth=0)
     return [mean, mean - error, mean + error]

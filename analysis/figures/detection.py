@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup
 
 from analysis.figures import html, svg
-from analysis.figures.curves import BAND_ARMS, Mean
+from analysis.figures.curves import BAND_ARMS, Mean, line
 from analysis.figures.palette import Style
 from analysis.records.load import Predictions
 from analysis.records.repeats import ByArm
@@ -75,11 +75,7 @@ def _panel(name: str, by_arm: Mapping[str, Mean], styles: Mapping[str, Style], t
         figure = svg.canvas(200)
         axes = figure.add_subplot()
         for arm, mean in by_arm.items():
-            style = styles[arm]
-            axes.plot(mean.epoch, mean.mean, color=style.color, linestyle=style.linestyle)
-            if len(by_arm) <= BAND_ARMS and mean.n[0] > 1:
-                low, high = mean.mean - mean.error, mean.mean + mean.error
-                axes.fill_between(mean.epoch, low, high, color=style.color, alpha=0.14, linewidth=0)
+            line(axes, mean.epoch, mean.mean, mean.error, styles[arm], len(by_arm))
         axes.set(xlim=(0, 100), ylim=(0, top), xlabel="coverage: test images kept (%)")
         axes.set_title(f"Errors among the kept (%), by {UNCERTAINTIES[name]}")
         return svg.svg(figure, f"risk-{name}", f"Error rate against coverage by {UNCERTAINTIES[name]}, {len(by_arm)} arms")
