@@ -3,25 +3,17 @@
 import json
 
 import pytest
+from helpers.small_study import STUDY, TINY
 
 from analysis.build import build
 from mldiv.cli.main import main
 from mldiv.datasets.sources import DataError
 from mldiv.records import find_trial, read_assignments
 from mldiv.storage.object_store import SyncedFolder, working_copy
-from mldiv.study import Study
 from mldiv.training import attempt
 
 pytestmark = pytest.mark.ray
 
-TINY = [
-    "epochs=2", "switch_epoch=1", "pretrain_epochs=1", "train_size=48", "validation_size=24", "test_size=24", "width=0.25",
-    "batch_size=16", "test_samples=2", "validation_samples=1", "fusion_dim=16", "ood=none",
-]  # fmt: skip
-STUDY = Study(
-    name="two", question="What do both give?", scientific="method", searched=("alpha",), baseline="plain",
-    arms={"plain": {"alpha": 0.0, "beta": 0.0}, "both": {}},
-)  # fmt: skip
 FLAGS = ["--preset", "demo", "--seeds", "1", "--trials", "1", *(f"--set={setting}" for setting in TINY)]
 WAYS = ["in this process", "on Ray"]
 
