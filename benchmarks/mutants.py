@@ -208,7 +208,7 @@ FAULTS = (
     ),
     Fault(
         "ood", "mldiv/datasets/ood.py", "colours become grey by their plain mean, not by luma",
-        "values = (values * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)",
+        "values = grey(values)",
         "values = values.mean(1, keepdim=True)",
         ("tests/datasets/test_ood.py",),
     ),

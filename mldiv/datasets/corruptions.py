@@ -21,7 +21,7 @@ from mldiv.datasets import blur, noise, weather
 from mldiv.datasets.blur import smoothing
 from mldiv.datasets.files import DataError, existing_folder
 from mldiv.datasets.noise import Streams, Values
-from mldiv.datasets.splits import ImageData, Split
+from mldiv.datasets.splits import ImageData, Split, decoded
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -173,19 +173,13 @@ def shifted(data: ImageData, count: int, *, files: Path | None = None) -> Iterat
     for place, kind in enumerate(CORRUPTIONS):
         indices = order[torch.arange(place * count, (place + 1) * count) % len(order)]
         labelled = data.test.take(indices.numpy())
-        clean = _decoded(data.test, indices) if files is None else torch.empty(0)
+        clean = decoded(data.test.images, indices) if files is None else torch.empty(0)
         for severity in SEVERITIES:
             if files is None:
                 images = corrupt(clean, kind, severity, indices=indices.tolist())
             else:
                 images = _from_file(files, kind, severity, indices.numpy())
             yield Shifted(kind, severity, replace(labelled, images=images.to(labelled.labels.device)), indices)
-
-
-def _decoded(split: Split, indices: Tensor) -> Pixels:
-    if isinstance(split.images, Tensor):
-        return split.images[indices.to(split.images.device)].cpu()
-    return torch.cat(list(split.images.decoded(list(indices.split(256)))))
 
 
 def published(name: str, root: str | None) -> Path:

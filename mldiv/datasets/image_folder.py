@@ -5,7 +5,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +34,8 @@ class FolderImages:
         self.paths = paths
         self.transform = fitting(size)
         self.shape = torch.Size((len(paths), 3, size, size))
-        self.loader: Any = None
+        self.loader: DataLoader | None = None
+        self.chunks: list[list[int]] = []
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -52,10 +52,10 @@ class FolderImages:
         if self.loader is None:
             workers = max(1, len(os.sched_getaffinity(0)) - 1)
             self.loader = DataLoader(
-                _Files(self.paths, self.transform), batch_sampler=_Chunks(), num_workers=workers, collate_fn=_stack,
+                _Files(self.paths, self.transform), batch_sampler=self.chunks, num_workers=workers, collate_fn=_stack,
                 persistent_workers=True, multiprocessing_context="forkserver" if torch.cuda.is_initialized() else None,
             )  # fmt: skip
-        self.loader.batch_sampler.chunks = [chunk.tolist() for chunk in chunks]
+        self.chunks[:] = [chunk.tolist() for chunk in chunks]
         for images in self.loader:
             if isinstance(images, DataError):
                 raise images
@@ -76,19 +76,6 @@ def fitting(size: int) -> Callable[[Image.Image], Tensor]:
     from torchvision.transforms import v2  # torchvision takes two seconds to import
 
     return v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor()] if size else [v2.PILToTensor()])
-
-
-class _Chunks:
-    """A batch sampler that yields what it was last given."""
-
-    def __init__(self) -> None:
-        self.chunks: list[list[int]] = []
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.chunks)
-
-    def __len__(self) -> int:
-        return len(self.chunks)
 
 
 class _Files(Dataset):

@@ -5,12 +5,13 @@ Perturbations" (ICLR 2019), with the strengths of CIFAR-10-C. Each takes images 
 the images' streams, and returns values that may lie beyond [0, 1].
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+
+from mldiv.seeding import generator
 
 #: Float64: what rounding makes of an image in another batch is far below a grey level.
 Values = Float64[Tensor, "images channels size size"]
@@ -27,7 +28,7 @@ class Streams:
     """
 
     def __init__(self, seed: int, purpose: str, indices: Sequence[int]) -> None:
-        self.generators = [torch.Generator().manual_seed(_derive(seed, purpose, index)) for index in indices]
+        self.generators = [generator(seed, purpose, index) for index in indices]
 
     def normal(self, *shape: int) -> Tensor:
         """Draw from the standard normal distribution."""
@@ -47,11 +48,6 @@ class Streams:
 
     def _each(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
         return torch.stack([draw(stream) for stream in self.generators])
-
-
-def _derive(seed: int, purpose: str, index: int) -> int:
-    digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def stretch(size: int) -> float:

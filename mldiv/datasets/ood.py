@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from mldiv.datasets.sources import DATASETS, DataError, FolderImages
-from mldiv.datasets.splits import ImageData, Split, resized
-from mldiv.datasets.weather import LUMA
+from mldiv.datasets.splits import ImageData, Split, decoded, resized
+from mldiv.datasets.weather import grey
 
 #: What may be asked for: nothing, patches of photographs, which come with scikit-learn, noise, or a data set's test images.
 OOD = ("none", "photographs", "noise", *DATASETS)
@@ -95,7 +95,7 @@ def load_other(name: str, root: Path | None, *, channels: int, size: int, count:
     order = torch.randperm(len(images), generator=stream)[:count]
     if len(order) == 0:
         raise DataError(f"ood = {name!r}: no image of {size} pixels to be had ({count} asked for)")
-    return _fitted(_decoded(images, order), channels, size)
+    return _fitted(decoded(images, order), channels, size)
 
 
 def as_split(name: str, root: Path | None, data: ImageData, count: int) -> Split:
@@ -152,16 +152,9 @@ def _test_images(name: str, root: Path | None, size: int) -> Tensor | FolderImag
     return source.read(folder, size)[1][0]
 
 
-def _decoded(images: Tensor | FolderImages, order: Tensor) -> Pixels:
-    if isinstance(images, Tensor):
-        return images[order]
-    chosen = FolderImages([images.paths[index] for index in order.tolist()], images.shape[-1])
-    return torch.cat(list(chosen.decoded(list(torch.arange(len(chosen)).split(256)))))
-
-
 def _fitted(images: UInt8[Tensor, "images before rows columns"], channels: int, size: int) -> Pixels:
     """Give the images so many channels and pixels a side."""
     values = images.float()
     if channels == 1 and images.shape[1] == 3:
-        values = (values * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        values = grey(values)
     return resized(values, size).expand(-1, channels, -1, -1).contiguous()

@@ -289,8 +289,14 @@ def _cut(split: Split, count: int, seed: int, what: str) -> Split:
 def _in_memory(split: Split) -> Split:
     if isinstance(split.images, Tensor) or not 0 < split.images.shape.numel() <= IN_MEMORY_BYTES:
         return split
-    chunks = list(torch.arange(len(split)).split(256))
-    return replace(split, images=torch.cat(list(_raw(split, chunks, torch.device("cpu")))))
+    return replace(split, images=decoded(split.images, torch.arange(len(split))))
+
+
+def decoded(images: Tensor | FolderImages, indices: Int[Tensor, " chosen"]) -> UInt8[Tensor, "chosen channels height width"]:
+    """Return the images at ``indices``, in that order, on the processor."""
+    if isinstance(images, Tensor):
+        return images[indices.to(images.device)].cpu()
+    return torch.cat(list(images.decoded(list(indices.split(256)))))
 
 
 def _moments(train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
