@@ -2,16 +2,18 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from analysis.records.load import StudyData
+from mldiv.environment.terminal import first_few
 from mldiv.records import COSTS, TrialRecord
 
 STATUSES = ("finished", "running", "stopped", "diverged", "failed")
 #: Settings that say where things lie on a machine.
 PLACES = frozenset({"data_root", "train_labels", "pretrained"})
 #: Trials named beside a reason or note.
-NAMED_TRIALS = 5
+_some = partial(first_few, most=5, between="; ")
 
 Rows = list[list[Any]]
 
@@ -150,8 +152,3 @@ def _all(study: StudyData) -> Iterable[tuple[str, TrialRecord]]:
     named = {record.id: (f"{arm}, search", record) for arm, record in study.searched}
     named |= {record.id: (f"{arm}, seed {seed}", record) for (arm, seed), record in study.records.items()}
     return named.values()
-
-
-def _some(which: list[str]) -> str:
-    more = f" and {len(which) - NAMED_TRIALS} more" if len(which) > NAMED_TRIALS else ""
-    return "; ".join(which[:NAMED_TRIALS]) + more

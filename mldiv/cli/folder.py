@@ -17,6 +17,7 @@ from mldiv import records
 from mldiv.cli.checks import check_links, check_writable
 from mldiv.cli.run import StudyRun
 from mldiv.config import ConfigError, TrialConfig
+from mldiv.environment.terminal import first_few
 from mldiv.plugins import loading
 from mldiv.record_files import RecordError, read_json
 from mldiv.records import StudyRecord, TrialRecord
@@ -118,7 +119,7 @@ def check_trials_there(run: StudyRun, folder: Path) -> None:
             if why := _not_of(run, records.read_trial(path.parent)):
                 found.setdefault(why, []).append(path.parent.name)
     for why, trials in found.items():
-        shown = " ".join(trials[:MOST_NAMED]) + (f" and {len(trials) - MOST_NAMED} more" if len(trials) > MOST_NAMED else "")
+        shown = first_few(trials, MOST_NAMED, " ")
         raise ConfigError(f"{run.place} holds {len(trials)} trials {why}: remove them from {folder / 'trials'} ({shown}), or "
                           "take another --out")  # fmt: skip
 

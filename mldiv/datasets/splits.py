@@ -16,6 +16,7 @@ from torch.nn import functional
 from mldiv import soft_labels
 from mldiv.datasets.formats import arrays, label_file
 from mldiv.datasets.sources import DATASETS, IN_MEMORY_BYTES, DataError, FolderImages, Source
+from mldiv.environment.terminal import first_few
 
 #: Values of images of which moments are taken in double precision at once; of more they are counted by level.
 MOST_DOUBLES = 2**26
@@ -249,8 +250,7 @@ def _without(classes: int, **parts: Split) -> list[str]:
     for name, part in parts.items():
         none = (part.labels.bincount(minlength=classes) == 0).nonzero().flatten().tolist() if len(part) else []
         if none:
-            more = f" and {len(none) - MOST_NAMED} more" if len(none) > MOST_NAMED else ""
-            shown = ", ".join(map(str, none[:MOST_NAMED])) + more
+            shown = first_few(list(map(str, none)), MOST_NAMED)
             notes.append(f"class {shown} has no {name} images" if len(none) == 1 else f"classes {shown} have no {name} images")
     return notes
 

@@ -10,7 +10,7 @@ import sys
 import textwrap
 import unicodedata
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 #: What a URL may hold that nobody else may read: s3://KEY:SECRET@bucket, where a secret may have any sign in it (of HDFS alone
@@ -52,6 +52,11 @@ def _written(character: str) -> str:
     if character.isprintable() or character == "\t" or unicodedata.category(character) == "Zs":
         return character
     return character.encode("unicode_escape", "backslashreplace").decode()
+
+
+def first_few(names: Sequence[str], most: int, between: str = ", ") -> str:
+    """List the first ``most`` of many names, and say how many more there are."""
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def say(text: str) -> None:

@@ -3,6 +3,7 @@
 import pickle
 import zipfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor
 
 from mldiv.datasets.files import DataError
+from mldiv.environment.terminal import first_few
 from mldiv.storage.files import State
 
 #: Where a checkpoint may hold its network's state, and what wrappers put before the names of its tensors.
 WITHIN = ("state_dict", "model_state_dict", "model", "net")
 WRAPPERS = ("module.", "_orig_mod.")
 #: How many names a sentence lists.
-MOST_NAMES = 6
+_some = partial(first_few, most=6)
 
 
 def located(given: str) -> Path | None:
@@ -64,11 +66,6 @@ def fitted(path: Path, own: Mapping[str, Tensor]) -> tuple[State, str]:
     said += f"; left at their random start: {_some(left)}" if left else ""
     unknown = [name for name in found if name not in own]
     return dict(own) | fits, said + (f"; not used: {_some(unknown)}" if unknown else "")
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
 
 
 def _read(path: Path) -> dict[str, Tensor]:
