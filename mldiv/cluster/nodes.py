@@ -154,26 +154,18 @@ def connect(address: str) -> None:
     if ray.is_initialized():
         return
     check_address(address)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    if address == "local":
-        options |= {"num_cpus": int(local_resources()["CPU"]), "include_dashboard": False}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
         if address == "local":
-            _start(options)
+            from mldiv.cluster.ray_private import at_loopback
+
+            cpus, sessions = int(local_resources()["CPU"]), str(private_folder() / "ray")  # nobody else reads what is logged
+            with at_loopback():  # nor reaches its processes
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, _temp_dir=sessions, **quiet)
         else:
-            ray.init(address=address, **options)
+            ray.init(address=address, **quiet)
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"--address {address}: no Ray cluster could be joined there ({str(error).splitlines()[0]})") from None
-
-
-def _start(options: dict[str, Any]) -> None:
-    """Start Ray on this machine: nobody else reaches its processes, nor reads what they log."""
-    import ray
-
-    from mldiv.cluster.ray_private import at_loopback
-
-    with at_loopback():
-        ray.init(address="local", _temp_dir=str(private_folder() / "ray"), **options)
 
 
 @dataclass(frozen=True)

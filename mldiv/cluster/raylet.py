@@ -20,7 +20,7 @@ def watched(process: int | None, say: Callable[[str], None]) -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(POLL_SECONDS):
-            if not _lives(process) and not over.is_set():
+            if process is not None and not _command(process) and not over.is_set():
                 say(
                     f"Ray's process on this machine (raylet, {process}) has ended: killed by somebody, or for want of memory. "
                     "What was trained is safe up to the last epoch.\nTo continue: run the same command again."
@@ -54,7 +54,3 @@ def _command(process: int) -> list[bytes]:
     with suppress(OSError):
         return Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")[:-1]
     return []
-
-
-def _lives(process: int | None) -> bool:
-    return process is not None and bool(_command(process))

@@ -10,7 +10,6 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NoReturn
 
 from mldiv.cli.flags import current_names
@@ -72,15 +71,10 @@ def joined(flags: Namespace) -> Finding:
 
 def _other_rays() -> list[int]:
     """List the processes of this machine that are the heads of a Ray cluster."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            program = (path / "cmdline").read_bytes().split(b"\0")[0]
-        except OSError:
-            continue
-        if program.endswith(b"/gcs_server"):
-            found.append(int(path.name))
-    return sorted(found)
+    import psutil
+
+    processes = psutil.process_iter(["cmdline"])
+    return sorted(process.pid for process in processes if (process.info["cmdline"] or [""])[0].endswith("/gcs_server"))
 
 
 def check_reachable(address: str) -> Finding | None:

@@ -7,14 +7,15 @@ import time
 import uuid
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mldiv.doctor import locations, machine
-from mldiv.doctor.locations import existing
 from mldiv.doctor.machine import FAILED, OK, WARNING, Check, Finding, first_line, some
 from mldiv.plugins import loading
 from mldiv.plugins.loading import Plugin
+from mldiv.record_files import existing
 
 #: How far clocks may differ: the store tells by them what was used last, and an object store refuses a quarter of an hour.
 CLOCK_SECONDS = 30.0
@@ -172,9 +173,10 @@ def exchange(place: str, node: str, question: str) -> None:
     _write(place, f"{question}-{node}", node.encode())
 
 
-def _shared(place: str, flags: Namespace) -> Finding:
-    """Check that every node reads there what this machine writes, and this machine what the nodes write."""
-    where, question = place if "://" in place else str(existing(place)), f".shared-{uuid.uuid4().hex}"
+def shared(which: str, flags: Namespace) -> Finding:
+    """Check that --out ("out") or --cache ("store") is the same place for every node: what one writes there the others read."""
+    place = locations.places(flags)[which]
+    where, question = place if "://" in place else str(existing(Path(place))), f".shared-{uuid.uuid4().hex}"
     _write(where, question, b"head")
     try:
         answers = ask(exchange, {node: (where, node, question) for node in nodes()}, flags.limit * 0.8)
@@ -221,16 +223,6 @@ def _remove(place: str, name: str) -> None:
     from mldiv.storage.object_store import Remote
 
     Remote(place).remove(name) if "://" in place else Path(place, name).unlink(missing_ok=True)
-
-
-def same_results(flags: Namespace) -> Finding:
-    """Check that --out is the same place for every node."""
-    return _shared(locations.places(flags)["out"], flags)
-
-
-def same_store(flags: Namespace) -> Finding:
-    """Check that --cache is the same place for every node."""
-    return _shared(locations.places(flags)["store"], flags)
 
 
 def read_data(name: str, root: str | None, plugins: list[Plugin]) -> None:
@@ -316,8 +308,8 @@ CHECKS: dict[str, Check] = {
     "nodes' GPUs": same_gpus,
     "nodes' clocks": same_clocks,
     "nodes' memory": memory,
-    "nodes' --out": same_results,
-    "nodes' --cache": same_store,
+    "nodes' --out": partial(shared, "out"),
+    "nodes' --cache": partial(shared, "store"),
     "nodes' data": same_data,
     "nodes' DDP": reach_each_other,
 }

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mldiv.doctor.machine import FAILED, OK, SKIPPED, WARNING, Check, Finding, first_line
+from mldiv.record_files import existing
 
 #: What records and Ray's logs need at least.
 LEAST_BYTES = 10**9
@@ -28,7 +29,7 @@ def temporary(flags: Namespace) -> Finding:
     bad = [finding for finding in found if finding.verdict != OK]
     if bad:
         return Finding(bad[0].verdict, bad[0].what, "free some, or name another folder: export RAY_TMPDIR=... TMPDIR=...")
-    disk = shutil.disk_usage(existing(str(ray_folder())))
+    disk = shutil.disk_usage(existing(ray_folder()))
     if disk.used > RAY_FULL_SHARE * (disk.used + disk.free):
         mend = "free some, or name another folder: export RAY_TMPDIR=..."
         return Finding(
@@ -41,7 +42,7 @@ def judge_folder(place: str, least: float) -> Finding:
     """Judge whether a folder, or the nearest above it, can be written, lets files be locked and has ``least`` bytes free."""
     from filelock import FileLock, Timeout
 
-    folder = existing(place)
+    folder = existing(Path(place))
     probe = folder / f".writable-{uuid.uuid4().hex}"
     try:
         probe.write_bytes(b"mldiv")
@@ -62,12 +63,6 @@ def judge_folder(place: str, least: float) -> Finding:
     return Finding(OK, f"{place}: {free / 1e9:,.0f} GB free")
 
 
-def existing(place: str) -> Path:
-    """Return the folder itself, or the nearest above it that exists."""
-    path = Path(place).expanduser().resolve()
-    return next(folder for folder in (path, *path.parents) if folder.exists())
-
-
 def results(flags: Namespace) -> Finding:
     """Check that records can be written to --out."""
     place = places(flags)["out"]
@@ -80,7 +75,7 @@ def store(flags: Namespace) -> Finding:
     if "://" in place:
         return _judge_url(place)
     found, need = judge_folder(place, 0), flags.cache_size * 1e9
-    if found.verdict == OK and (free := shutil.disk_usage(existing(place)).free) < need:
+    if found.verdict == OK and (free := shutil.disk_usage(existing(Path(place))).free) < need:
         mend = "free some, or lower --cache-size: what does not fit is trained again"
         return Finding(WARNING, f"{place}: {free / 1e9:.1f} GB free, the store may take {flags.cache_size:g}", mend)
     return found

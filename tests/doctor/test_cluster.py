@@ -115,12 +115,12 @@ class TestALameNode:
         assert found.verdict == FAILED and found.what.startswith(f"{lame[0]}: mldiv's code ") and ";" not in found.what
 
     def test_another_folder(self, lame, flags):
-        found = checks.same_results(flags("--out", str(lame[1])))
+        found = checks.shared("out", flags("--out", str(lame[1])))
         assert found.verdict == FAILED and found.what == f"{lame[1]}: {lame[0]}: what is written here is not seen there"
         assert list(lame[1].iterdir()) == []
 
     def test_a_shared_folder(self, lame, flags, tmp_path):
-        assert checks.same_store(flags("--cache", str(tmp_path / "new"))).verdict == OK
+        assert checks.shared("store", flags("--cache", str(tmp_path / "new"))).verdict == OK
         assert list(tmp_path.iterdir()) == []
 
     def test_no_data(self, lame, flags):
