@@ -1,4 +1,4 @@
-"""Make a predictive's probabilities right on validation data: by a temperature, a vector or a step per class.
+"""Make a predictive's probabilities right on validation data: by a vector or a step per class; a temperature has its own file.
 
 Add one to RECALIBRATORS: fitted to validation probabilities [images, classes] and labels [images], or soft ones
 [images, classes], it is a function of probabilities [images, classes], whose rows it leaves summing to 1. All work in
@@ -10,26 +10,18 @@ from functools import cache
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from mldiv.evaluation.metrics import Labels
-from mldiv.evaluation.temperature_scaling import HIGHEST, LOWEST, fit_temperature, scale
+from mldiv.evaluation.temperature_scaling import HIGHEST, LOWEST, Probabilities, logarithms
 
 #: How far a class's bias of `vector` may go: a factor of 22,000 in the odds.
 LARGEST_BIAS = 10.0
 #: Steps of its search at most: of real predictions a few dozen are enough, separable data end at the bounds.
 STEPS = 200
 
-Probabilities = Float[Tensor, "images classes"]
 Recalibrated = Callable[[Probabilities], Probabilities]
-
-
-def temperature(probabilities: Probabilities, labels: Labels) -> Recalibrated:
-    """Fit one temperature, as `temperature_scaling.fit_temperature` does: the order of the classes stays."""
-    fitted = fit_temperature(probabilities, labels)
-    return lambda other: scale(other, fitted)
 
 
 def vector(probabilities: Probabilities, labels: Labels) -> Recalibrated:
@@ -48,7 +40,7 @@ def vector(probabilities: Probabilities, labels: Labels) -> Recalibrated:
     from scipy.optimize import minimize  # takes half a second to import
 
     _check(labels)
-    logs, classes, truth = _logs(probabilities), probabilities.shape[-1], _shares(labels, probabilities)
+    logs, classes, truth = logarithms(probabilities), probabilities.shape[-1], _shares(labels, probabilities)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weights, biases = torch.from_numpy(flat).to(logs.device).split(classes)
@@ -65,7 +57,7 @@ def vector(probabilities: Probabilities, labels: Labels) -> Recalibrated:
 
     def recalibrated(other: Probabilities) -> Probabilities:
         weights, biases = fitted.to(other.device).split(classes)
-        return (weights * _logs(other) + biases).softmax(-1)
+        return (weights * logarithms(other) + biases).softmax(-1)
 
     return recalibrated
 
@@ -115,16 +107,11 @@ def _shares(labels: Labels, probabilities: Probabilities) -> Probabilities:
     return (labels if labels.dim() == 2 else torch.nn.functional.one_hot(labels, probabilities.shape[-1])).double()
 
 
-def _logs(probabilities: Probabilities) -> Probabilities:
-    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).double().log()
-
-
 def _numpy(values: Tensor) -> np.ndarray:
     return values.double().cpu().numpy()
 
 
 RECALIBRATORS: dict[str, Callable[[Probabilities, Labels], Recalibrated]] = {
-    "temperature": temperature,
     "vector": vector,
     "isotonic": isotonic,
 }

@@ -23,7 +23,7 @@ def scale(probabilities: Probabilities, temperature: float) -> Probabilities:
     one sample this is the usual form. p clamped at its type's smallest normal number. The result is float64, in which two
     classes that differ stay different. p -> probabilities; T -> temperature. References: Guo et al. (ICML 2017).
     """
-    return (_logs(probabilities) / temperature).softmax(-1)
+    return (logarithms(probabilities) / temperature).softmax(-1)
 
 
 def fit_temperature(probabilities: Probabilities, labels: Labels) -> float:
@@ -39,7 +39,7 @@ def fit_temperature(probabilities: Probabilities, labels: Labels) -> float:
 
     if len(labels) == 0:
         raise ValueError("a temperature cannot be fitted to no validation images")
-    logs, labels = _logs(probabilities), labels.double() if labels.dim() == 2 else labels
+    logs, labels = logarithms(probabilities), labels.double() if labels.dim() == 2 else labels
 
     def nll(log_temperature: float) -> float:
         return torch.nn.functional.cross_entropy(logs / math.exp(log_temperature), labels).item()
@@ -49,5 +49,6 @@ def fit_temperature(probabilities: Probabilities, labels: Labels) -> float:
     return math.exp(found.x) if found.fun < nll(0.0) else 1.0
 
 
-def _logs(probabilities: Probabilities) -> Float[Tensor, "images classes"]:
+def logarithms(probabilities: Probabilities) -> Probabilities:
+    """Return natural logarithms in float64, of probabilities that are at least their type's smallest normal number."""
     return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).double().log()

@@ -119,12 +119,11 @@ def _scores(members: Members, labels: Tensor) -> dict[str, dict[str, float]]:
 
 
 def _recalibrated(validation: Predictive, known: Tensor, test: Predictive, labels: Tensor) -> dict[str, float]:
-    """Score a member's test predictions after each recalibration but the temperature's, which has a place of its own."""
+    """Score a member's test predictions after each of RECALIBRATORS."""
     found: dict[str, float] = {}
     for name, fit in recalibration.RECALIBRATORS.items():
-        if name != "temperature":
-            made = test._replace(probabilities=fit(validation.probabilities, known)(test.probabilities))
-            found |= {f"{name}_{metric}": value for metric, value in metrics.scores(made, labels, PROPER).items()}
+        made = test._replace(probabilities=fit(validation.probabilities, known)(test.probabilities))
+        found |= {f"{name}_{metric}": value for metric, value in metrics.scores(made, labels, PROPER).items()}
     return found
 
 

@@ -42,7 +42,8 @@ def test_the_vector_is_found_again_and_the_temperature_is_a_case_of_it():
     bent = (probabilities.log() * 2 + torch.tensor([0, 1, 0, -1])).softmax(-1)
     found = vector(bent, labels)(bent)
     assert loss(found, labels) == pytest.approx(loss(probabilities, labels), abs=2e-3)
-    assert loss(found, labels) < loss(RECALIBRATORS["temperature"](bent, labels)(bent), labels)
+    scaled = temperature_scaling.scale(bent, temperature_scaling.fit_temperature(bent, labels))
+    assert loss(found, labels) < loss(scaled, labels)
     binary, truth = drawn(3000, classes=2)
     difference = (binary[:, 1].log() - binary[:, 0].log())[:, None].numpy()
     model = LogisticRegression(C=1e8).fit(difference, truth)  # of two classes, weights (1, 1) apart only by their mean
