@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -69,10 +70,6 @@ def _torchvision(name: str) -> Any:
     return getattr(datasets, name)
 
 
-def _read_fashion_mnist(root: Path | None, size: int) -> tuple[Raw, Raw]:
-    return idx.read(_fashion_mnist_folder(root), size)
-
-
 def _fashion_mnist_folder(root: Path | None) -> Path:
     """Where the files lie: where torchvision puts them, or in the folder itself, as they are downloaded by hand."""
     folder = existing_folder(root, FASHION_MNIST_HINT)
@@ -86,7 +83,7 @@ def _read_cifar10(root: Path | None, size: int) -> tuple[Raw, Raw]:
         parts = [_read_cifar10_binary(root / CIFAR10_BINARY / name) for name in CIFAR10_MD5]
         train = torch.cat([images for images, _ in parts[:5]]), torch.cat([labels for _, labels in parts[:5]])
         return train, parts[5]
-    return _read_cifar(_torchvision("CIFAR10"), root)
+    return _read_cifar("CIFAR10", root, size)
 
 
 def _read_cifar10_binary(path: Path) -> tuple[Tensor, Tensor]:
@@ -95,15 +92,10 @@ def _read_cifar10_binary(path: Path) -> tuple[Tensor, Tensor]:
     return records[:, 1:].reshape(-1, 3, 32, 32).contiguous(), records[:, 0].long()
 
 
-def _read_cifar100(root: Path | None, size: int) -> tuple[Raw, Raw]:
-    assert root is not None
-    return _read_cifar(_torchvision("CIFAR100"), root)
-
-
-def _read_cifar(kind: Any, root: Path) -> tuple[Raw, Raw]:
+def _read_cifar(name: str, root: Path | None, size: int) -> tuple[Raw, Raw]:
     both = []
     for train in (True, False):
-        data = kind(root, train=train)
+        data = _torchvision(name)(root, train=train)
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
         both.append((images, torch.tensor(data.targets)))
     return both[0], both[1]
@@ -133,17 +125,14 @@ def _check_cifar10(root: Path | None) -> None:
     hint = f"it should hold {CIFAR10_BINARY} or {_torchvision('CIFAR10').base_folder} (--download fetches the latter)"
     folder = existing_folder(root, hint) / CIFAR10_BINARY
     if not folder.is_dir():
-        return _check_pickles(_torchvision("CIFAR10"), root)
+        return _check_pickles("CIFAR10", root)
     for name, md5 in CIFAR10_MD5.items():
         check_file(folder / name, 30_730_000, md5, "take the official binary version again")
     return None
 
 
-def _check_cifar100(root: Path | None) -> None:
-    _check_pickles(_torchvision("CIFAR100"), root)
-
-
-def _check_pickles(kind: Any, root: Path | None) -> None:
+def _check_pickles(name: str, root: Path | None) -> None:
+    kind = _torchvision(name)
     hint = f"it should hold {kind.base_folder} (--download fetches it)"
     folder = existing_folder(root, hint) / kind.base_folder
     for name, md5 in (*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])):
@@ -175,16 +164,17 @@ DATASETS: dict[str, Source] = {
         _read_digits, _check_nothing, 10, 8, padding=1, flip=False, layout=LAYOUTS["digits"], names=lambda root: "0123456789",
     ),
     "fashion_mnist": Source(
-        _read_fashion_mnist, _check_fashion_mnist, 10, 28, 2, True, (0.2860,), (0.3530,), "FashionMNIST",
-        LAYOUTS["fashion_mnist"], names=lambda root: _torchvision("FashionMNIST").classes,
+        lambda root, size: idx.read(_fashion_mnist_folder(root), size), _check_fashion_mnist, 10, 28, 2, True, (0.2860,),
+        (0.3530,), "FashionMNIST", LAYOUTS["fashion_mnist"], names=lambda root: _torchvision("FashionMNIST").classes,
     ),
     "cifar10": Source(
         _read_cifar10, _check_cifar10, 10, 32, 4, True, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR10",
         LAYOUTS["cifar10"], names=lambda root: CIFAR10_NAMES.split(),
     ),
     "cifar100": Source(
-        _read_cifar100, _check_cifar100, 100, 32, 4, True, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "CIFAR100",
-        LAYOUTS["cifar100"], names=lambda root: _torchvision("CIFAR100")(root, train=False).classes,
+        partial(_read_cifar, "CIFAR100"), partial(_check_pickles, "CIFAR100"), 100, 32, 4, True, (0.5071, 0.4867, 0.4408),
+        (0.2675, 0.2565, 0.2761), "CIFAR100", LAYOUTS["cifar100"],
+        names=lambda root: _torchvision("CIFAR100")(root, train=False).classes,
     ),
     "image_folder": Source(
         image_folder.read, image_folder.check, None, 64, 8, True, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),

@@ -36,7 +36,8 @@ def aupr(positive: Float[Tensor, " positives"], negative: Float[Tensor, " negati
         return math.nan
     from sklearn.metrics import average_precision_score  # scikit-learn takes a second to import
 
-    return float(average_precision_score(*_labelled(positive, negative)))
+    values = _together(positive, negative)
+    return float(average_precision_score(np.arange(len(values)) < len(positive), values))
 
 
 def fpr95(positive: Float[Tensor, " positives"], negative: Float[Tensor, " negatives"]) -> float:
@@ -93,12 +94,6 @@ def _errors(uncertainty: Float[Tensor, " images"], wrong: Bool[Tensor, " images"
 
 def _defined(positive: Tensor, negative: Tensor) -> bool:
     return bool(len(positive) and len(negative) and positive.isfinite().all() and negative.isfinite().all())
-
-
-def _labelled(positive: Tensor, negative: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return whether each is a positive, and the scores: [positives + negatives], numpy's."""
-    values = _together(positive, negative)
-    return np.arange(len(values)) < len(positive), values
 
 
 def _together(positive: Tensor, negative: Tensor) -> np.ndarray:

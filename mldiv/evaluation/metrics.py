@@ -227,13 +227,9 @@ def _binned_gap(confidence: Tensor, correct: Tensor, bins: Tensor) -> Tensor:
     return gaps.abs().sum() / len(confidence)
 
 
-def _predictive_entropy(predictive: Predictive) -> Float[Tensor, " images"]:
-    return entropy(predictive.probabilities)
-
-
 #: Measures of how uncertain a predictive is of each image; None where it has not what they need.
 UNCERTAINTIES: dict[str, Callable[[Predictive], Any]] = {
-    "entropy": _predictive_entropy,
+    "entropy": lambda predictive: entropy(predictive.probabilities),
     "mutual_information": mutual_information,
     "energy": energy,
     "largest_logit": minus_largest_logit,

@@ -175,10 +175,7 @@ def _kaiming(module: nn.Module) -> None:
 
 
 def _cifar(n: int, norms: Norms = BATCH) -> Callable[..., nn.Module]:
-    def construct(classes: int, channels: int, width: float, image_size: int) -> nn.Module:
-        return CifarResNet(n, classes, channels, width, norms)
-
-    return construct
+    return lambda classes, channels, width, image_size: CifarResNet(n, classes, channels, width, norms)
 
 
 def _resnet18(classes: int, channels: int, width: float, image_size: int) -> nn.Module:
