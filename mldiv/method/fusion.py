@@ -188,12 +188,9 @@ def per_peer(
     return PeerFusion([_seeded(channels, dim, heads, seed + place, blocks, **more) for place in range(peers)], blocks)
 
 
-def frozen(
-    channels: Sequence[int], dim: int = 64, heads: int = 4, seed: int = 0, peers: int = 2, blocks: Sequence[int] = (),
-    **more: int,
-) -> PeerFusion:  # fmt: skip
-    """Make one random module for all, never trained: only the networks can change the feature KL."""
-    return shared(channels, dim, heads, seed, peers, blocks, **more).requires_grad_(False)
+def frozen(*given: Any, **more: Any) -> PeerFusion:
+    """Make one random module for all as `shared` does, never trained: only the networks can change the feature KL."""
+    return shared(*given, **more).requires_grad_(False)
 
 
 #: How the peers' features are fused [chosen: the paper is silent]: (channels, dim, heads, seed, peers, blocks, grid=,

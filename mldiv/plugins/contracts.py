@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -199,16 +199,8 @@ def metric(function: Callable[[Predictive, Tensor], Tensor]) -> Faults:
         yield "another order of the images gives another score"
 
 
-class Grouped(Protocol):
-    """A column, of `analysis.records.columns`, which stands above what mldiv may import."""
-
-    @property
-    def group(self) -> str:
-        """In which table."""
-
-
-def column(entry: Grouped) -> Faults:
-    """Check that a column stands in a table that there is."""
+def column(entry: Any) -> Faults:
+    """Check that a column of the analysis, which stands above what mldiv may import, stands in a table that there is."""
     groups = getattr(sys.modules.get(type(entry).__module__), "GROUPS", {})
     if entry.group not in groups:
         yield f"its group {entry.group!r} is none of {', '.join(groups)}"
