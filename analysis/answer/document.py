@@ -205,16 +205,12 @@ def _plan(effects: Mapping[str, Difference], margin: float) -> str:
     needed = {arm: effect.seeds_to_decide(margin) for arm, effect in effects.items()}
     known = {arm: number for arm, number in needed.items() if number is not None}
     never = [arm for arm in needed if arm not in known]
-    words = []
+    said = f"Not even {MOST_SEEDS:,} seeds would decide: a difference is as large as what matters, or the images are few"
     if known:
         n = max(known.values())
         beside = f", of {names(never)} not even {MOST_SEEDS:,}" if never else ""
-        words.append(f"About {n} seeds would decide {'that' if len(known) == 1 else 'those'} (`--seeds {n}`){beside}")
-    else:
-        words.append(
-            f"Not even {MOST_SEEDS:,} seeds would decide: a difference is as large as what matters, or the images are few"
-        )
-    return f"{words[0]}, with a chance of {POWER:.0%}, were the true differences those found here: a plan, not a promise."
+        said = f"About {n} seeds would decide {'that' if len(known) == 1 else 'those'} (`--seeds {n}`){beside}"
+    return f"{said}, with a chance of {POWER:.0%}, were the true differences those found here: a plan, not a promise."
 
 
 def _contrasts(study: StudyData, contrasts: Mapping[str, Difference]) -> str:

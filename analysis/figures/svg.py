@@ -2,8 +2,8 @@
 
 import io
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -43,11 +43,9 @@ _GEOMETRY = ("d", "x", "y", "width", "height", "transform", "points")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 
 
-@contextmanager
-def style() -> Iterator[None]:
+def style() -> AbstractContextManager[None]:
     """Draw figures in this page's style within. Colours count where artists are made, so make and draw them inside."""
-    with rc_context(STYLE):
-        yield
+    return rc_context(STYLE)
 
 
 def canvas(height: float, width: float = WIDTH_POINTS, **options: Any) -> Figure:

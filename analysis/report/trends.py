@@ -167,9 +167,8 @@ def words(found: Sequence[Trend]) -> list[str]:
         told = [trend for trend in lined if trend.slope and trend.slope.p <= LEVEL]
         sizes = sorted({size for trend in lined for size in trend.at})
         said = [f"{trend.effect} {_numbers(trend.slope)}{_further(trend)}" for trend in told]
-        said += [
-            f"neither growth nor decline can be told: {', '.join(_named(trend) for trend in lined if trend not in told)}"
-        ] * (len(told) < len(lined))
+        untold = [trend.effect + _bent(trend) for trend in lined if trend not in told]
+        said += [f"neither growth nor decline can be told: {', '.join(untold)}"] if untold else []
         lines.append(
             f"**Growth with {axis}**, {_size(sizes[0])} to {_size(sizes[-1])}: NLL for each doubling, and what a straight line "
             f"would say further on: {'; '.join(said)}."
@@ -179,18 +178,14 @@ def words(found: Sequence[Trend]) -> list[str]:
 
 def _further(trend: Trend) -> str:
     """Say what the line gives at the end of its axis, where it has one beyond what was measured."""
-    bent = " (no straight line)" if _bends(trend) else ""
     if trend.axis not in ENDS or not trend.line or trend.places[-1] <= max(trend.at):
-        return bent
-    return f"{bent}, at {ENDS[trend.axis][1]} {_numbers(trend.line[-1])}"
+        return _bent(trend)
+    return f"{_bent(trend)}, at {ENDS[trend.axis][1]} {_numbers(trend.line[-1])}"
 
 
-def _named(trend: Trend) -> str:
-    return f"{trend.effect}{' (no straight line)' if _bends(trend) else ''}"
-
-
-def _bends(trend: Trend) -> bool:
-    return bool(trend.bend and trend.bend.interval and trend.bend.p <= LEVEL)
+def _bent(trend: Trend) -> str:
+    """Say of an effect that does not grow straight that it does not."""
+    return " (no straight line)" if trend.bend and trend.bend.interval and trend.bend.p <= LEVEL else ""
 
 
 def table(found: Sequence[Trend]) -> tuple[list[str], list[list[str]]]:

@@ -39,7 +39,7 @@ teachers should know about the bootstrap, The American Statistician 69 (2015) 37
 distribution of estimates of variance components, Biometrics Bulletin 2 (1946) 110-114.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -116,8 +116,8 @@ def resampled(per_seed: PerSeed, images: int, *, draws: int = DRAWS) -> np.ndarr
 
     Raises: ValueError for scores of the sample that are not finite.
     """
-    counts = image_counts(images, draws)
-    return np.concatenate([_finite(per_seed(np.ones((1, images)))), *(per_seed(1 + STEP * (drawn - 1)) for drawn in counts)])
+    weights = (1 + STEP * (counts.astype(float) - 1) for counts in image_counts(images, draws))
+    return np.concatenate([_finite(per_seed(np.ones((1, images)))), *map(per_seed, weights)])
 
 
 def of_resampled(scores: np.ndarray, images: int) -> Interval | None:
@@ -131,13 +131,9 @@ def of_resampled(scores: np.ndarray, images: int) -> Interval | None:
     return _interval(float(sample.mean()), sample.var(ddof=1) / seeds, over_images, rest, seeds, images, floored=True)
 
 
-def image_counts(images: int, draws: int) -> Iterator[np.ndarray]:
-    """Draw all images with replacement and count how often each came: [up to 100, images], in all ``draws`` rows."""
-    yield from (counts.astype(float) for counts in _image_counts(images, draws))
-
-
 @lru_cache(maxsize=2)  # every score of a study is resampled over the same images: 10 MB for 1000 draws of 10,000
-def _image_counts(images: int, draws: int) -> list[np.ndarray]:
+def image_counts(images: int, draws: int) -> list[np.ndarray]:
+    """Draw all images with replacement and count how often each came: [up to 100, images], in all ``draws`` rows."""
     generator, found = np.random.default_rng(0), []
     for start in range(0, draws, CHUNK_DRAWS):
         rows = min(CHUNK_DRAWS, draws - start)

@@ -46,7 +46,7 @@ def test_at_the_ends():
 def test_weights_are_repeated_images():
     parts = [draw(seed, 80, 1.5) for seed in range(3)]
     confidence, correct = (np.array(values) for values in zip(*parts, strict=True))
-    counts = next(bootstrap.image_counts(80, 2))
+    counts = bootstrap.image_counts(80, 2)[0]
     got = smooth_calibration.image_smooth_errors(confidence, correct)(counts)
     repeated = [
         [smooth_error(np.repeat(c, row.astype(int)), np.repeat(y, row.astype(int))) for c, y in parts] for row in counts

@@ -99,7 +99,7 @@ def test_drawn_two_way_equals_the_closed_form():
     assert drawn.standard_error == pytest.approx(exact.standard_error, rel=0.02)
     assert (drawn.df, drawn.estimate) == (pytest.approx(exact.df, rel=0.04), pytest.approx(exact.estimate))
     assert bootstrap.two_way_statistic(mean, 5, 250, draws=8030) == drawn
-    counts = np.concatenate(list(bootstrap.image_counts(40, 230)))
+    counts = np.concatenate(bootstrap.image_counts(40, 230))
     assert counts.shape == (230, 40) and (counts.sum(1) == 40).all() and counts.var() == pytest.approx(39 / 40, rel=0.05)
 
 
