@@ -1,6 +1,5 @@
 """Make everything from one study folder in one call: tables, answer, report, figures."""
 
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from analysis.rescoring.labels import Labels
 from analysis.rescoring.rescore import rescore
 from analysis.screen import screen
 from analysis.stats.statistics import UNDECIDED
-from mldiv.environment.terminal import plain
+from mldiv.environment.terminal import nearby, plain
 from mldiv.record_files import write_atomically
 from mldiv.records import scored_by
 from mldiv.storage.object_store import is_url
@@ -191,12 +190,3 @@ def _pictures(made: Analysis, out: Path) -> list[Path]:
     paths += curves.draw(study, curves.read(study), styles, out)
     paths += intervals.draw(made.differences, made.contrasts, styles, margins, study.baseline or "", out)
     return paths + [path for finding in made.findings if finding.draw for path in finding.draw(out)]
-
-
-def nearby(out: Path) -> str:
-    """Name a folder from the working directory where it lies below, else by its whole path."""
-    try:
-        path = os.path.relpath(out)
-    except OSError:  # the working directory is gone
-        return str(out)
-    return path if not path.startswith("..") else str(out)

@@ -10,12 +10,13 @@ from tabulate import tabulate
 
 from analysis import tables
 from analysis.answer.document import describe
-from analysis.build import FORMATS, Analysis, analyse, nearby, write
+from analysis.build import FORMATS, Analysis, analyse, write
 from analysis.comparison.effects import COMPARED, verdict
 from analysis.records.columns import GROUPS, mean_over_members
 from analysis.report.page import document
 from analysis.stats.aggregate import aggregate, improvement
 from analysis.stats.statistics import holm, interval_name
+from mldiv.environment.terminal import nearby
 from mldiv.records import IDENTITY, RecordError
 
 SUMMED = (

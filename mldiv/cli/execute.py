@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 from mldiv import records
@@ -21,12 +20,12 @@ from mldiv.cli.screen.display import Display
 from mldiv.cli.screen.forecast import Forecast
 from mldiv.cluster.nodes import Resources, connect, largest, nodes, worker_resources
 from mldiv.config import TrialConfig
-from mldiv.environment.terminal import plain
+from mldiv.environment.terminal import nearby, plain
 from mldiv.plugins import loading
 from mldiv.plugins.loading import Plugin
 from mldiv.records import find_trial
 from mldiv.storage.cache import Store
-from mldiv.storage.object_store import Location, SyncedFolder, is_url
+from mldiv.storage.object_store import SyncedFolder, is_url
 from mldiv.study import FindUndecided, ReportBuilder
 from mldiv.sweep import in_process
 from mldiv.sweep.plan import Plan, Progress, journal
@@ -274,16 +273,9 @@ def cost(run: StudyRun, folder: SyncedFolder, plan: Plan) -> str:
     found = [find_trial(folder.local, trial) for trial in trials(plan)]
     total = {name: sum(record.cost[name] for record in found if record is not None) for name in records.COSTS}
     trained, shared, pretraining = (total[name] for name in records.COSTS)
-    where = f" (from {near(run.store.place)})" if run.share else ""
+    place = run.store.place if is_url(run.store.place) else nearby(run.store.place)
+    where = f" (from {place})" if run.share else ""
     return (
         f"{trained + shared:,} epochs of {len(found)} trials: {trained:,} trained, {shared:,} shared{where}; "
         f"{pretraining:,} epochs of pretraining"
     )
-
-
-def near(place: Location) -> str:
-    """Name a place from the working directory where it lies below."""
-    with suppress(OSError, ValueError):  # the working directory is gone
-        if not is_url(place) and Path(place).is_relative_to(Path.cwd()):
-            return str(Path(place).relative_to(Path.cwd()))
-    return str(place)

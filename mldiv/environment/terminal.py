@@ -11,6 +11,7 @@ import textwrap
 import unicodedata
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 #: What a URL may hold that nobody else may read: s3://KEY:SECRET@bucket, where a secret may have any sign in it (of HDFS alone
@@ -57,6 +58,15 @@ def _written(character: str) -> str:
 def first_few(names: Sequence[str], most: int, between: str = ", ") -> str:
     """List the first ``most`` of many names, and say how many more there are."""
     return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def nearby(folder: str | Path) -> str:
+    """Name a folder from the working directory where it lies below, else by its whole path."""
+    try:
+        path = os.path.relpath(folder)
+    except OSError:  # the working directory is gone
+        return str(folder)
+    return path if not path.startswith("..") else str(folder)
 
 
 def say(text: str) -> None:
