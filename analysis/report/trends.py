@@ -195,13 +195,7 @@ def table(found: Sequence[Trend]) -> tuple[list[str], list[list[str]]]:
     for trend in found:
         (_, first), *_, (_, last) = trend.at.items()
         cells = [first, last, trend.slope, trend.line[-1] if trend.line and trend.axis in ENDS else None]
-        rows.append(
-            [
-                f"{trend.effect} by {trend.axis}",
-                COMPARED[trend.metric].title,
-                *("" if cell is None else _numbers(cell) for cell in cells),
-            ]
-        )
+        rows.append([f"{trend.effect} by {trend.axis}", COMPARED[trend.metric].title, *map(_numbers, cells)])
     return heads, rows
 
 

@@ -101,10 +101,6 @@ def _checked(name: str, values: np.ndarray) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def _npy(path: Path) -> tuple[np.ndarray, str | None]:
-    return np.load(path, allow_pickle=False), None
-
-
 def _npz(path: Path) -> tuple[np.ndarray, str | None]:
     with np.load(path, allow_pickle=False) as held:
         if "labels" not in held:
@@ -117,10 +113,6 @@ def _csv(path: Path) -> tuple[np.ndarray, str | None]:
         first = next(csv.reader(file), [])
     headless = bool(first) and all(map(_is_number, first)) and not (len(first) > 1 and _classes(first))
     return _columns(path, pd.read_csv(path, header=None if headless else 0))
-
-
-def _parquet(path: Path) -> tuple[np.ndarray, str | None]:
-    return _columns(path, pd.read_parquet(path))
 
 
 def _columns(path: Path, table: pd.DataFrame) -> tuple[np.ndarray, str | None]:
@@ -153,5 +145,8 @@ def _is_number(text: str) -> bool:
 
 
 READERS: dict[str, Callable[[Path], tuple[np.ndarray, str | None]]] = {
-    ".npy": _npy, ".npz": _npz, ".csv": _csv, ".parquet": _parquet,
-}  # fmt: skip
+    ".npy": lambda path: (np.load(path, allow_pickle=False), None),
+    ".npz": _npz,
+    ".csv": _csv,
+    ".parquet": lambda path: _columns(path, pd.read_parquet(path)),
+}

@@ -185,15 +185,13 @@ class GaussianPosterior(nn.Module):
         """View the vector as `views` does, convolutions channels last: all laid out anew at once, and not each in its layer."""
         if flat.device not in self._orders:
             self._orders[flat.device] = self._order(flat.device)
+
+        def laid_out(view: Tensor) -> Tensor:
+            rows, channels, *window = view.shape
+            return view.view(rows, *window, channels).permute(0, 3, 1, 2)
+
         views = self.views(_Reordered.apply(flat, *self._orders[flat.device]))
-        laid_out = {}
-        for names, shape in zip(self.names, self.shapes, strict=True):
-            for name in names:
-                view = views[name]
-                if len(shape) == 4:
-                    view = view.view(shape[0], *shape[2:], shape[1]).permute(0, 3, 1, 2)
-                laid_out[name] = view
-        return laid_out
+        return {name: laid_out(view) if view.dim() == 4 else view for name, view in views.items()}
 
     @torch.inference_mode(False)  # what is made once serves training too
     def _order(self, device: torch.device) -> tuple[Tensor, Tensor]:
