@@ -190,7 +190,7 @@ FAULTS = (
         "folder", "mldiv/cli/folder.py", "a folder's study may be continued with another selection rule",
         '"drawn", "grown", "plugin_files", "trends",',
         '"drawn", "grown", "plugin_files", "trends", "selection", "objectives",',
-        ("tests/cli/test_run.py",),
+        ("tests/cli/test_folder.py",),
     ),
     # Data
     Fault(

@@ -22,7 +22,7 @@ TINY = {
 }  # fmt: skip
 
 #: What a study is run with besides, where it is unlike the others; of many arms, those that differ in kind. The plan of all is
-#: made in test_run.py.
+#: made in test_designs.py.
 FLAGS = {
     "joint_search": ["--trials", "1"],
     "kernel_sweep": ["--trials", "1"],

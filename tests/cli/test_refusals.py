@@ -1,0 +1,168 @@
+"""Bad input is one clear line and exit code 2, before Ray starts and before anything is written."""
+
+import os
+import sys
+from dataclasses import replace
+
+import pytest
+from helpers.command import prepared, refuse_to_build, run
+
+from mldiv.cli.main import main
+from mldiv.evaluation.metrics import METRICS
+from mldiv.settings.setting import Log
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--preset", "demmo"], "--preset 'demmo' is unknown; did you mean 'demo'?"),
+        (["--data", "cifar1000"], "data = 'cifar1000' is unknown; did you mean 'cifar100'?"),
+        (["--arch", "resnet21"], "arch = 'resnet21' is unknown; did you mean 'resnet"),
+        (["--seeds", "0"], "--seeds 0: must be at least 1"),
+        (["--trials", "-1"], "--trials -1: must be at least 0"),
+        (["--workers", "-2"], "--workers -2: must be at least 1"),
+        (
+            ["--workers", "3", "--preset", "demo", "--address", "127.0.0.1:1"],
+            "--workers 3: the batch of 64 cannot be shared evenly",
+        ),
+        (["--workers", "4096"], "--workers 4096: this machine has"),
+        (["--data", "cifar100"], "--data-root is missing"),
+        (["--data", "cifar100", "--data-root", "/proc/nowhere"], "/proc/nowhere: no such folder"),
+        (["--data", "cifar10", "--data-root", __file__], "a file, where a folder was expected"),
+        (["--out", "/proc/mldiv"], "--out /proc/mldiv: cannot be written"),
+        (["--cache", "/proc/mldiv", "--dry-run"], "--cache /proc/mldiv: cannot be written"),
+        (["--cache-size", "0"], "--cache-size 0: must be greater than zero, and at most 1,000,000,000"),
+        (["--parallel-trials", "0"], "--parallel-trials 0: must be at least 1"),
+        (["--arch", "resnet18"], "width = 0.5: resnet18 comes in width 1 only"),
+        (["--ood", "photos"], "ood = 'photos': expected one of none, photographs, "),
+        (["--ood", "digits"], "ood = 'digits': the networks are trained on digits"),
+        (["--ood", "cifar10"], "--data-root is missing"),
+        (["--select", "test_nll"], "--select 'test_nll' is unknown; "),
+        (["--in-process", "--stop-early"], "--stop-early needs Ray"),
+        (["--in-process", "--workers", "2"], "--workers needs Ray"),
+        (["--in-process", "--gpus-per-worker", "1"], "--gpus-per-worker needs Ray"),
+        (["--in-process", "--cpus-per-worker", "1"], "--cpus-per-worker needs Ray"),
+        (["--margin", "nll"], "--margin nll: expected METRIC=SIZE"),
+        (["--lanes", "2", "--workers", "2"], "--lanes with --workers: trials that are stepped together have one worker"),
+        (["--lanes", "auto", "--workers", "2"], "--lanes with --workers"),
+        (["--in-process", "--lanes", "0"], "--lanes 0: must be at least 1"),
+        (["--in-process", "--lanes", "2", "--set", "compile=on"], "--lanes 2: compile = 'on': lanes are neither compiled"),
+        (["--set", "batch_size=2000"], "batch_size = 2000 exceeds the 1221 training images"),
+        (["--set", "validation_size=1437"], "validation_size = 1437 of 1437 images cannot be taken"),
+        (["--cpus-per-worker", "4096", "--dry-run"], "lower --workers, --cpus-per-worker or --gpus-per-worker"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(study, capsys, argv, message):
+    code, out, err = run(study, capsys, *argv)
+    assert code == 2
+    assert not out and len(err) == 1
+    assert err[0].startswith("kernel_sweep: ")
+    assert message in err[0]
+    assert "ray" not in sys.modules or not __import__("ray").is_initialized()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused(study, capsys, tmp_path):
+    tmp_path.chmod(0o500)
+    code, _, err = run(study, capsys, "--out", str(tmp_path / "x"))
+    assert code == 2 and "cannot be written" in err[0]
+
+
+def test_unknown_flags_and_words_end_with_code_2(study):
+    for argv in (["--prset", "demo"], ["--seeds", "many"]):
+        with pytest.raises(SystemExit) as end:
+            main(study, refuse_to_build, argv)
+        assert end.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "said"),
+    [
+        ("ablation", ["--set", "alpha=0", "--set", "beta=0"], "are the same trials with these settings"),
+        ("kernel_sweep", ["--set", "beta=0", "--trials", "0"], "are the same trials with these settings"),
+        ("kernel_sweep", ["--set", "kernel=linear"], "--set kernel=linear: every arm of this study has its own kernel"),
+        ("kernel_sweep", ["--set", "lr=1", "--set", "lr=2"], "--set lr=2: lr is set twice"),
+        ("kernel_sweep", ["--cache-size", "inf"], "--cache-size inf: must be greater than zero, and at most 1,000,000,000"),
+        (
+            "kernel_sweep",
+            ["--cpus-per-worker", "nan"],
+            "--cpus-per-worker nan: must be greater than zero, and finite",
+        ),
+        ("kernel_sweep", ["--gpus-per-worker", "inf"], "--gpus-per-worker inf"),
+        ("kernel_sweep", ["--out", "~nosuchuser/x"], "--out ~nosuchuser/x: no path"),
+        ("kernel_sweep", ["--data-root", "~nosuchuser"], "--data-root ~nosuchuser: no path"),
+        ("kernel_sweep", ["--out", "s3://"], "--out s3://: name a folder in a bucket"),
+        ("kernel_sweep", ["--out", "s3://bucket"], "--out s3://bucket: name a folder in a bucket, as in s3://bucket/results"),
+        ("kernel_sweep", ["--set", "lr=" + "[" * 5000], "lr = "),
+        ("kernel_sweep", ["--set", "lr=1" + "0" * 400], "lr = "),
+        ("kernel_sweep", ["--set", "temperature=1e300"], "temperature = 1e+300: must be at most 10000"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(load_study, capsys, tmp_path, name, flags, said):
+    place = [] if "--out" in flags else ["--out", str(tmp_path / "out")]
+    code = main(load_study(name), lambda folder, place: "", ["--preset", "demo", "--in-process", *place, *flags])
+    out, err = capsys.readouterr()
+    assert code == 2 and out == ""
+    assert said in err
+    assert err.removeprefix(f"{name}: reading the settings ...\n").count("\n") == 1
+    assert not (tmp_path / "out" / "study.json").exists()
+
+
+def test_links_that_go_in_a_circle(load_study, capsys, tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    flags = ["--preset", "demo", "--in-process", "--out", str(tmp_path / "a" / "x")]
+    assert main(load_study("kernel_sweep"), lambda folder, place: "", flags) == 2
+    assert capsys.readouterr().err.removeprefix("kernel_sweep: reading the settings ...\n").count("\n") == 1
+
+
+def test_a_metric_that_cannot_score_is_refused(study, capsys, monkeypatch):
+    """Every trial would end with it, once it is trained."""
+    monkeypatch.setitem(METRICS, "per_image", lambda predictive, labels: predictive.probabilities[:, 0])
+    code, _, err = run(study, capsys, "--preset", "demo", "--dry-run")
+    assert code == 2 and err[0].startswith("kernel_sweep: metric 'per_image' cannot score predictions of 10 classes: ")
+
+
+def test_a_setting_that_contradicts_its_flag(study, capsys, tmp_path):
+    code, _, err = run(study, capsys, "--arch", "resnet8", "--set", "arch=resnet20", "--out", str(tmp_path / "x"))
+    assert code == 2
+    assert "--set arch=resnet20 contradicts --arch resnet8" in err[0]
+    assert not (tmp_path / "x").exists()
+    assert prepared(study, "--width", "1", "--set", "width=1.0").base.width == 1
+
+
+@pytest.mark.parametrize("name", ["recipe", "diversity_form"])
+def test_what_chooses_defaults_never_sees_the_test_data(load_study, name, capsys, tmp_path):
+    code, _, err = run(load_study(name), capsys, "--set", "test_split=official", "--out", str(tmp_path / "x"))
+    assert code == 2
+    assert "never sees the test data" in err[0]
+    assert prepared(load_study(name)).base.test_split == "development"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"baseline": "mutual"}, "baseline names 'mutual', which is no arm; did you mean 'mutual learning'?"),
+        ({"compare": ("rfb",)}, "compare names 'rfb', which is no arm; did you mean 'rbf'?"),
+        ({"members": {"rfb": "peers"}}, "members names 'rfb', which is no arm"),
+        ({"members": {"rbf": "peer_1"}}, "members['rbf'] = 'peer_1': expected pair or peers"),
+        ({"contrasts": {"c": {"rfb": 1.0, "cosine": -1.0}}}, "contrasts['c'] names 'rfb', which is no arm"),
+        ({"contrasts": {"c": {"rbf": 1.0, "cosine": 1.0}}}, "the weights of a contrast add up to 0"),
+        ({"contrasts": {"c": {}}}, "contrasts['c'] = {}: the weights"),
+        ({"ranges": {"lrr": Log(1, 2)}}, "ranges names 'lrr', which is no setting; did you mean 'lr'?"),
+    ],
+)
+def test_what_a_design_names_wrongly_is_refused_before_any_work(study, capsys, tmp_path, changes, said):
+    """Without --dry-run it would train all, and fail when the report is written, each time anew."""
+    for flags in ([], ["--arm", "rbf"]):
+        code, _, err = run(replace(study, **changes), capsys, "--out", str(tmp_path), "--dry-run", *flags)
+        assert code == 2 and said in err[0] and err[0].endswith("Mend it where the study is defined")
+
+
+def test_no_part_of_a_flag_is_the_flag(study, capsys):
+    with pytest.raises(SystemExit):
+        run(study, capsys, "--seed", "7", "--dry-run")
+    assert "unrecognized arguments: --seed 7; did you mean --seeds?\n" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(study, capsys, "--lanes", "x")
+    assert "argument --lanes: 'x': expected a number or auto\n" in capsys.readouterr().err
