@@ -207,4 +207,5 @@ def machine_peaks(device: torch.device, tiny: bool) -> dict[str, float]:
     product, copy = (
         seconds_of(step, device, rounds=5, least=0.05) for step in (lambda: left @ right, lambda: second.copy_(first))
     )
-    return {"tflops": round(2 * size**3 / product / 1e12, 3), "gbs": round(2 * first.nbytes / copy / 1e9, 2)}
+    found = {"tflops": 2 * size**3 / product / 1e12, "gbs": 2 * first.nbytes / copy / 1e9}
+    return {name: float(f"{value:.4g}") for name, value in found.items()}  # never 0, by which a busy machine's was divided

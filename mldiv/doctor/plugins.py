@@ -13,7 +13,7 @@ def here(flags: Namespace) -> Finding:
     try:
         loading.load_named(flags.plugin)
     except PluginError as error:
-        return Finding(FAILED, str(error), "python -m mldiv.cli.command check-plugin FILE says more once it loads")
+        return Finding(FAILED, str(error), "mldiv check-plugin FILE says more once it loads")
     return Finding(OK, ", ".join(f"{name} ({hash})" for name, hash in loading.hashes().items()) or "none")
 
 

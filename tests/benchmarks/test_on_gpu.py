@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.processes import processes
 
 from analysis.records.load import load
@@ -105,6 +106,12 @@ def test_steps_one_after_the_other(script, tmp_path, monkeypatch):
     lanes = [f"resnet8, 2 lanes, stage {stage}, {how}" for stage in ("one", "two") for how in ("eager", "graph")]
     assert found[0] == first and [row["name"] for row in found] == ["peaks", *(f"resnet8, {name}" for name in wanted), *lanes]
     assert found[1]["ms"] > 0 and "operations" not in found[1] and found[2]["operations"] > 300 and found[2]["flops"] > 0
+
+
+def test_peaks_of_a_machine_in_use_are_never_nothing(script, monkeypatch):
+    """What a step's arithmetic takes is divided by them."""
+    monkeypatch.setattr(sys.modules["step_methods"], "seconds_of", lambda *given, **more: 1000.0)
+    assert min(script.machine_peaks(torch.device("cpu"), tiny=True).values()) > 0
 
 
 def test_what_fails_is_a_result_and_what_never_ends_is_left_out(script, tmp_path, monkeypatch, capsys):
