@@ -5,9 +5,10 @@ import os
 import platform
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +109,25 @@ def continued(run: StudyRun, folder: SyncedFolder) -> StudyRun:
 def check_trials_there(run: StudyRun, folder: Path) -> None:
     """Refuse trials that would count as trained and are not this study's, as a folder that was copied may hold them.
 
-    They were trained with other images (only those with the study's own cut of its data are looked at), or with what another
-    version of a loaded plug-in entered.
+    They were trained with other images (those with the cut of an arm are looked at), or with what another version of a loaded
+    plug-in entered.
 
     Raises: ConfigError, naming them.
     """
+    configs = [run.base, *(run.base.replace(**changes) for changes in run.header.changes.values())]
+    cuts = {_cut(vars(config)): config for config in configs}
+
+    @cache
+    def images(cut: str) -> tuple[str, str, str]:
+        data = dataset(cuts[cut])
+        return data.name, data.whole_fingerprint, data.test_fingerprint
+
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob("trials/*/trial.json")):
         with suppress(RecordError):  # of a damaged one, which is trained anew
-            if why := _not_of(run, records.read_trial(path.parent)):
+            record = records.read_trial(path.parent)
+            cut = _cut(record.config)
+            if why := _not_of(images(cut) if cut in cuts else None, record):
                 found.setdefault(why, []).append(path.parent.name)
     for why, trials in found.items():
         shown = first_few(trials, MOST_NAMED, " ")
@@ -124,11 +135,14 @@ def check_trials_there(run: StudyRun, folder: Path) -> None:
                           "take another --out")  # fmt: skip
 
 
-def _not_of(run: StudyRun, record: TrialRecord) -> str | None:
-    settings, data = run.header.settings, dataset(run.base)
-    same_cut = all(record.config.get(name) == settings.get(name) for name in records.OF_IMAGES)
-    if same_cut and record.of_other_images(data.whole_fingerprint, data.test_fingerprint):
-        return f"with other images than {data.name} has now"
+def _cut(config: Mapping[str, Any]) -> str:
+    return str([config.get(name) for name in records.OF_IMAGES])
+
+
+def _not_of(images: tuple[str, str, str] | None, record: TrialRecord) -> str | None:
+    """Say what a trial was trained with that is not there; images: their name and fingerprints, where an arm has its cut."""
+    if images and record.of_other_images(*images[1:]):
+        return f"with other images than {images[0]} has now"
     for name, before in record.environment.get("plugins", {}).items():
         entered = loading.entered(name)
         if before != loading.hashes().get(name, before) and (

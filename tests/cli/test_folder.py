@@ -47,6 +47,8 @@ def test_copied_trials_of_other_images_are_refused(study, capsys, tmp_path):
     other = records.TrialRecord("a", asdict(changed), status="finished", data={"whole_fingerprint": "of another cut"})
     records.write_trial(tmp_path / "trials" / "a", other)
     assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 0
+    with_fewer = replace(study, arms=lambda base: study.arms(base) | {"few": {"train_size": 500}})
+    assert run(with_fewer, capsys, "--out", str(tmp_path), "--dry-run")[0] == 2
 
 
 def test_a_study_from_before_a_setting_existed_was_trained_as_then(study, capsys, tmp_path):
