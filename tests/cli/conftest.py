@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from mldiv.study import Study
 from mldiv.training.step_cost import Cost
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"
@@ -23,9 +22,3 @@ def known_cost(monkeypatch) -> Cost:
 def load_study():
     """A study by its file's name."""
     return lambda name: runpy.run_path(str(STUDIES / f"{name}.py"))["STUDY"]
-
-
-@pytest.fixture(scope="module")
-def study(load_study) -> Study:
-    """The sweep of kernels."""
-    return load_study("kernel_sweep")

@@ -12,6 +12,12 @@ from mldiv import records
 from mldiv.cli.folder import open_folder
 from mldiv.config import TrialConfig
 from mldiv.settings.setting import TRIAL, ConfigError, sparing
+from mldiv.study import Study
+
+
+@pytest.fixture(scope="module")
+def study(load_study) -> Study:
+    return load_study("kernel_sweep")
 
 
 def test_two_runs_in_one_folder(study, capsys, tmp_path):

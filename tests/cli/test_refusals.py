@@ -10,6 +10,12 @@ from helpers.command import prepared, refuse_to_build, run
 from mldiv.cli.main import main
 from mldiv.evaluation.metrics import METRICS
 from mldiv.settings.setting import Log
+from mldiv.study import Study
+
+
+@pytest.fixture(scope="module")
+def study(load_study) -> Study:
+    return load_study("kernel_sweep")
 
 
 @pytest.mark.parametrize(

@@ -19,17 +19,21 @@ from mldiv.cli.screen.display import clock
 from mldiv.method.kernels import KERNELS
 from mldiv.presets import PRESETS
 from mldiv.storage.cache import Store
+from mldiv.study import Study
 from mldiv.sweep.simulate import first_wins, simulate
 from mldiv.training import step_cost
 
 MEASURE = step_cost.measure
-
-
 #: Of the kernel sweep: each kernel and the baseline.
 ARMS = len(KERNELS) + 1
 
 
 PLANNED = ["--dry-run", "--seeds", "2", "--trials", "3"]
+
+
+@pytest.fixture(scope="module")
+def study(load_study) -> Study:
+    return load_study("kernel_sweep")
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
