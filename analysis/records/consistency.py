@@ -129,6 +129,6 @@ def _other_settings(header: StudyRecord, item: Assignment, record: TrialRecord) 
         for name, value in expected.items()
         if name in found
         and name not in free
-        and found[name] != (KEPT_COMPILE.get(value, value) if name == "compile" else value)
+        and found[name] != (KEPT_COMPILE.get(value, value) if name == "compile" and isinstance(value, str) else value)
     ]
     return f"not the trial of {item.arm}, {item.phase}, seed {item.seed}: {'; '.join(differing)}" if differing else None
