@@ -31,8 +31,8 @@ SUMMED = (
 def join(folders: Sequence[Path], out: Path | None = None, formats: Collection[str] = FORMATS) -> str:
     """Write table.md, .csv, .tex, answer.md and report.html of several studies; return the terminal's text.
 
-    Every study keeps its own baseline; p-values are corrected over all comparisons of all studies. out: the folder to write
-    to (default: joined, beside the first); formats: which are written, besides the answer.
+    Every study keeps its own baseline; p-values are corrected over the comparisons of all studies, score by score. out: the
+    folder to write to (default: joined, beside the first); formats: which are written, besides the answer.
 
     Raises: RecordError for a folder without a study of this schema version, or the same folder twice.
     """
