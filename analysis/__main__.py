@@ -10,8 +10,9 @@ from pathlib import Path
 from mldiv.environment.extras import install_hint
 from mldiv.environment.terminal import Parser, hide_secrets, patient_output, plain
 from mldiv.plugins.loading import load_named, load_recorded
-from mldiv.record_files import existing
-from mldiv.records import ARCHIVE, RecordError, read_study
+from mldiv.records.checked_files import RecordError, existing
+from mldiv.records.contents import ARCHIVE
+from mldiv.records.study_files import read_study
 from mldiv.storage.full_predictions import FILE
 from mldiv.storage.object_store import OF_ANALYSIS, is_url, working_copy
 

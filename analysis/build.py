@@ -22,8 +22,8 @@ from analysis.rescoring.rescore import rescore
 from analysis.screen import screen
 from analysis.stats.statistics import UNDECIDED
 from mldiv.environment.terminal import nearby, plain
-from mldiv.record_files import write_atomically
-from mldiv.records import scored_by
+from mldiv.records.checked_files import write_atomically
+from mldiv.records.contents import scored_by
 from mldiv.storage.object_store import is_url
 
 #: What can be written: the tables, the report, the pictures (png: as .png and .pdf).

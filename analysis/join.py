@@ -17,7 +17,8 @@ from analysis.report.page import document
 from analysis.stats.aggregate import aggregate, improvement
 from analysis.stats.statistics import holm, interval_name
 from mldiv.environment.terminal import nearby
-from mldiv.records import IDENTITY, RecordError
+from mldiv.records.checked_files import RecordError
+from mldiv.records.contents import IDENTITY
 
 SUMMED = (
     "Each arm that is in several studies: the interquartile mean of its paired differences to the baselines, over all seeds of "

@@ -19,8 +19,8 @@ from timing import caption, table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from helpers.synthetic_records import make, write
 
-from mldiv import records
-from mldiv.records import Assignment
+from mldiv.records import study_files
+from mldiv.records.contents import Assignment
 
 ARMS, SEEDS, SEARCHED = 20, 400, 100
 
@@ -30,13 +30,13 @@ def write_study(folder: Path) -> int:
     generator = np.random.default_rng(0)
     arms = {f"arm {place}": list(0.5 + 0.02 * generator.standard_normal(SEEDS)) for place in range(ARMS)}
     make(folder, arms)
-    items = records.read_assignments(folder)
+    items = study_files.read_assignments(folder)
     for place, arm in enumerate(arms):
         for number in range(SEARCHED):
             trial = f"s{place:02d}{number:03d}"
             write(folder, trial, 0.5, 0.9, 0, 0, alpha=float(generator.uniform()))
             items.append(Assignment(arm, "search", 0, trial))
-    records.write_assignments(folder, items)
+    study_files.write_assignments(folder, items)
     return len(items)
 
 

@@ -21,7 +21,7 @@ from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.image_folder import FolderImages
 from mldiv.evaluation.predictive import predictives
 from mldiv.method.pair import MutualPair
-from mldiv.records import TrialRecord
+from mldiv.records.contents import TrialRecord
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
 from mldiv.training.loop import let_fusion_learn, make_optimizer, make_pair, train_epoch

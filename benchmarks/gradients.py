@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from timing import caption, table
 
-from mldiv import records
 from mldiv.config import TrialConfig
 from mldiv.evaluation.predictive import feature_kl
 from mldiv.method.pair import MutualPair
 from mldiv.presets import configure
+from mldiv.records import checked_files
+from mldiv.records.contents import TrialRecord
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
 from mldiv.training.loop import make_pair
@@ -51,7 +52,8 @@ FORMS: dict[str, dict] = {
 def measure(name: str, config: TrialConfig, out: Path) -> list[str]:
     """Train the form's trial (or read it), and return its row."""
     record = fit(config, out / config.id, store=Store(out / "store"))
-    lines = [line for line in records.read_lines(out / config.id / "metrics.jsonl") if line["epoch"] >= config.switch_epoch]
+    lines = checked_files.read_lines(out / config.id / "metrics.jsonl")
+    lines = [line for line in lines if line["epoch"] >= config.switch_epoch]
     shares = {
         term: np.array([_share(point, term) for line in lines for point in line["gradients"]]) for term in ("param", "feature")
     }
@@ -77,7 +79,7 @@ def _share(point: dict, term: str) -> float:
     )
 
 
-def _rise(config: TrialConfig, record: records.TrialRecord, out: Path) -> list[str]:
+def _rise(config: TrialConfig, record: TrialRecord, out: Path) -> list[str]:
     """The feature KL at the switch and at the end, and the networks' own share of the rise."""
     data = dataset(config)
     ended, at_switch = make_pair(config, data.shapes), make_pair(config, data.shapes)

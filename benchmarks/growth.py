@@ -16,8 +16,8 @@ from typing import Any
 
 from timing import caption, table
 
-from mldiv import records
 from mldiv.config import TrialConfig
+from mldiv.records import checked_files
 
 TINY = TrialConfig(
     data="digits", train_size=64, validation_size=40, test_size=40, arch="resnet8", width=0.25, epochs=4, switch_epoch=2,
@@ -89,7 +89,7 @@ def data() -> list[list[str]]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             fit(config, folder, store=Store(folder / "store"))
-            seconds = [line["seconds"] for line in records.read_lines(folder / "metrics.jsonl")]
+            seconds = [line["seconds"] for line in checked_files.read_lines(folder / "metrics.jsonl")]
         images = config.train_size * config.epochs
         row = [
             str(config.train_size),

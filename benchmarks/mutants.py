@@ -66,7 +66,7 @@ FAULTS = (
         ("tests/training/test_fit.py",),
     ),
     Fault(
-        "records", "mldiv/records.py", "a resumed trial keeps the line of the epoch that it writes anew",
+        "records", "mldiv/records/study_files.py", "a resumed trial keeps the line of the epoch that it writes anew",
         "isinstance(epoch := line.get(\"epoch\"), int) and epoch < epochs:",
         "isinstance(epoch := line.get(\"epoch\"), int) and epoch <= epochs:",
         ("tests/test_records.py", "tests/training/test_fit.py"),
@@ -135,7 +135,7 @@ FAULTS = (
         ("tests/storage/test_cache.py",),
     ),
     Fault(
-        "records", "mldiv/record_files.py", "records, entries and checkpoints are written in place, not renamed when whole",
+        "records", "mldiv/records/checked_files.py", "records, entries and checkpoints are written in place, not renamed when whole",
         "            os.fsync(file.fileno())\n        os.replace(temporary, path)\n",
         "            os.fsync(file.fileno())\n        path.write_bytes(temporary.read_bytes())\n",
         ("tests/storage/test_cache_processes.py", "tests/storage/test_cache_space.py"),

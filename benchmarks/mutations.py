@@ -29,7 +29,7 @@ from typing import Any
 from mutants import FAULTS, Fault
 from timing import caption, table
 
-from mldiv.records import commit
+from mldiv.environment.checkout import commit
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -38,8 +38,8 @@ from paper_size import ALL_ENDED, MORE_TO_DO, PieceOver, time_limit
 from step_methods import Absent, Built, lanes, machine_peaks, methods, seconds_of
 from timing import table
 
-from mldiv import records
 from mldiv.config import TrialConfig
+from mldiv.environment import checkout
 from mldiv.presets import PRESETS
 from mldiv.training.fit import environment
 from mldiv.training.steps import gpu
@@ -238,7 +238,7 @@ def head(flags: argparse.Namespace) -> Row:
     """When, with what and of which code."""
     here = environment(torch.device(flags.device))
     kept = ("device", "driver", "cuda", "cudnn", "torch", "python", "machine")
-    return {"date": now(), "commit": flags.commit or records.commit()} | {name: here[name] for name in kept if name in here}
+    return {"date": now(), "commit": flags.commit or checkout.commit()} | {name: here[name] for name in kept if name in here}
 
 
 def write(flags: argparse.Namespace, rows: Rows) -> None:

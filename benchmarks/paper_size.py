@@ -25,13 +25,15 @@ from typing import Any
 import torch
 
 import mldiv
-from mldiv import records
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets import ood, sources
 from mldiv.datasets.splits import ImageData, Split
+from mldiv.environment import checkout
 from mldiv.evaluation.predictive import predictives
 from mldiv.presets import PRESETS
-from mldiv.records import Assignment, StudyRecord, trial_folder
+from mldiv.records import checked_files, study_files
+from mldiv.records.contents import Assignment, StudyRecord
+from mldiv.records.study_files import trial_folder
 from mldiv.storage.cache import Store
 from mldiv.training.fit import environment, fit
 from mldiv.training.loop import let_fusion_learn, make_optimizer, steps_per_epoch, train_epoch
@@ -111,7 +113,7 @@ def prepare(flags: argparse.Namespace, base: TrialConfig) -> None:
     """
     header = _header(flags, base)
     if (flags.out / "study.json").exists():
-        before = records.read_study(flags.out)
+        before = study_files.read_study(flags.out)
         here = {name: header.environment[name] for name in ("device", "torch")} | asdict(base)
         there = asdict(TrialConfig()) | before.environment | before.settings
         if differing := [f"{name} ({there.get(name)} there)" for name, value in here.items() if there.get(name) != value
@@ -124,9 +126,9 @@ def prepare(flags: argparse.Namespace, base: TrialConfig) -> None:
             raise ConfigError(f"--seeds {flags.seeds}: {flags.out} has {len(before.seeds)} already; take at least so many")
         commits = [before.environment["commit"], header.environment["commit"]]
         header.environment["commit"] = ", then ".join(dict.fromkeys(commits))
-    records.write_study(flags.out, header)
+    study_files.write_study(flags.out, header)
     found = [Assignment(arm, "repeat", config.seed, config.id) for arm, config in trials(base, flags.seeds)]
-    records.write_assignments(flags.out, found)
+    study_files.write_assignments(flags.out, found)
 
 
 def _header(flags: argparse.Namespace, base: TrialConfig) -> StudyRecord:
@@ -150,7 +152,7 @@ def _header(flags: argparse.Namespace, base: TrialConfig) -> StudyRecord:
         seeds=list(range(1, flags.seeds + 1)),
         settings=asdict(base),
         data=dataset(base).describe(),
-        environment={"mldiv": mldiv.__version__, "commit": flags.commit or records.commit(), "device": here["device"]}
+        environment={"mldiv": mldiv.__version__, "commit": flags.commit or checkout.commit(), "device": here["device"]}
         | {"torch": here["torch"]},
     )  # fmt: skip
 
@@ -208,7 +210,7 @@ def report(flags: argparse.Namespace, base: TrialConfig) -> int:
     """A line per trial; the exit code."""
     ended = 0
     for arm, config in trials(base, flags.seeds):
-        record = records.find_trial(flags.out, config.id)
+        record = study_files.find_trial(flags.out, config.id)
         ended += bool(record and record.final)
         state = f"{record.status}, {record.epochs} of {base.epochs} epochs" if record else "not begun"
         accuracy = record.test.get("pair", {}).get("accuracy") if record else None
@@ -307,7 +309,7 @@ def main(argv: list[str] | None = None) -> int:
         sources.check(base.data, root)
         ood.check(base.ood, root, base.data)
         return measure(flags, base) if flags.measure else run(flags, base)
-    except (ConfigError, sources.DataError, records.RecordError) as error:
+    except (ConfigError, sources.DataError, checked_files.RecordError) as error:
         print(f"paper_size: {error}", file=sys.stderr)
         return 2
 

@@ -16,9 +16,9 @@ import matplotlib
 import torch
 from timing import Load, caption, table
 
-from mldiv import records
 from mldiv.presets import configure
-from mldiv.records import TrialRecord
+from mldiv.records import checked_files
+from mldiv.records.contents import TrialRecord
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
 
@@ -42,7 +42,7 @@ def train(flags: argparse.Namespace, folder: Path) -> dict[tuple[str, str], list
             for seed in range(1, flags.seeds + 1):
                 config = base.replace(precision=precision, channels_last=True, seed=seed, **changes)
                 record = fit(config, folder / config.id, store=Store(folder / "store"))
-                lines = list(records.read_lines(folder / config.id / "metrics.jsonl"))
+                lines = list(checked_files.read_lines(folder / config.id / "metrics.jsonl"))
                 found.setdefault((precision, arm), []).append((record, lines))
                 print(f"{precision}, {arm}, seed {seed}: NLL {record.test['pair']['nll']:.4f}", flush=True)
     return found

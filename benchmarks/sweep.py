@@ -24,10 +24,11 @@ from typing import Any
 
 from timing import caption, table
 
-from mldiv import records
 from mldiv.config import TrialConfig, from_dict
 from mldiv.method.kernels import KERNELS
 from mldiv.presets import configure
+from mldiv.records import study_files
+from mldiv.records.contents import COSTS
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.plan import Plan
 
@@ -91,7 +92,7 @@ def run_plain(out: Path) -> None:
         {
             "trial": config.id,
             "config": asdict(config),
-            "folder": str(records.trial_folder(out, config.id)),
+            "folder": str(study_files.trial_folder(out, config.id)),
             "storage": str(out / "ray"),
         }
         for config in configs()
@@ -141,9 +142,9 @@ def measure(way: str, out: Path) -> dict[str, Any]:
     began, busy = time.perf_counter(), busy_seconds()
     subprocess.run([sys.executable, __file__, "--way", way, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
     wall, busy = time.perf_counter() - began, busy_seconds() - busy
-    found = {config.id: records.read_trial(records.trial_folder(out, config.id)) for config in configs()}
+    found = {config.id: study_files.read_trial(study_files.trial_folder(out, config.id)) for config in configs()}
     assert all(record.status == "finished" for record in found.values())
-    epochs = {name: sum(record.cost[name] for record in found.values()) for name in records.COSTS}
+    epochs = {name: sum(record.cost[name] for record in found.values()) for name in COSTS}
     scores = {name: record.test for name, record in sorted(found.items())}
     return {"wall": wall, "busy": busy, "scores": scores} | epochs
 

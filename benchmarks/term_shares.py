@@ -11,7 +11,7 @@ from analysis.compact.copy import ARCHIVE, load
 from analysis.records.load import Curve, StudyData
 from benchmarks.timing import table
 from mldiv.config import TrialConfig
-from mldiv.records import TrialRecord
+from mldiv.records.contents import TrialRecord
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 SHARE, LOW = 0.2, 0.05

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mldiv.records import commit
+from mldiv.environment.checkout import commit
 
 Step = Callable[[], None]
 Key = TypeVar("Key", bound=Hashable)

@@ -25,10 +25,12 @@ from growth import TINY, resident
 from timing import caption, table
 
 import mldiv
-from mldiv import records
 from mldiv.cluster import tuner
 from mldiv.cluster.nodes import Resources, connect
-from mldiv.records import StudyRecord, trial_folder
+from mldiv.environment import checkout
+from mldiv.records import study_files
+from mldiv.records.contents import StudyRecord
+from mldiv.records.study_files import trial_folder
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.plan import Plan, journal
 
@@ -164,7 +166,7 @@ def gaps(folder: Path, ended: list[str]) -> list[float]:
     for trial in ended:
         path = trial_folder(folder, trial)
         written = (path / "trial.json").stat().st_mtime
-        found.append((written - records.read_trial(path).seconds, written))
+        found.append((written - study_files.read_trial(path).seconds, written))
     found.sort()
     return [max(0.0, begun - ended) for (_, ended), (begun, _) in itertools.pairwise(found)]
 
@@ -175,15 +177,17 @@ def after(folder: Path, flags: argparse.Namespace, searched: Plan) -> tuple[floa
         name="trials", question="What grows with trials?", scientific="kernel", preset="demo", baseline="cosine",
         arms=list(ARMS), changes=ARMS, compare=["rbf"], seeds=list(searched.seeds), settings=asdict(BASE), data="digits",
         data_is_subset=True, samples=searched.samples, search_seeds=[0], objectives=["nll"], world_size=1,
-        environment={"mldiv": mldiv.__version__, "commit": records.commit()}, selection="lowest validation NLL",
+        environment={"mldiv": mldiv.__version__, "commit": checkout.commit()}, selection="lowest validation NLL",
         searched={name: list(SEARCHED) for name in ARMS}, chosen=searched.chosen(), importance=searched.importance(),
     )  # fmt: skip
-    records.write_study(folder, header)
-    records.write_assignments(folder, searched.assignments)
+    study_files.write_study(folder, header)
+    study_files.write_assignments(folder, searched.assignments)
     began = time.perf_counter()
     assert plan(folder, flags).catch_up()
     between = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "analysis", str(folder)], check=True, stdout=subprocess.DEVNULL, cwd=records.ROOT)
+    subprocess.run(
+        [sys.executable, "-m", "analysis", str(folder)], check=True, stdout=subprocess.DEVNULL, cwd=checkout.PACKAGE.parent
+    )
     return between - began, time.perf_counter() - between
 
 

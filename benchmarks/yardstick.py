@@ -19,13 +19,13 @@ import torch
 from timing import caption, table
 from torch import nn
 
-from mldiv import records
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData, eval_batches
 from mldiv.evaluation import metrics
 from mldiv.evaluation.predictive import predict
 from mldiv.method.networks import build
 from mldiv.method.posterior import GaussianPosterior
+from mldiv.records import checked_files, study_files
 from mldiv.storage.cache import Store
 from mldiv.storage.files import State
 from mldiv.training.pretraining import pretrained, pretraining_id
@@ -80,7 +80,7 @@ def trained(config: TrialConfig, store: CurveStore, device: torch.device) -> tup
     def score_epoch(epochs: int, state: State) -> None:
         module.load_state_dict(state)
         found = score(module, config, data, "validation", device)
-        records.append_line(kept, {"epoch": epochs} | found)
+        study_files.append_line(kept, {"epoch": epochs} | found)
         print(f"epoch {epochs}: accuracy {found['accuracy']:.4f}, NLL {found['nll']:.4f}", flush=True)
 
     store.hears = score_epoch
@@ -88,7 +88,7 @@ def trained(config: TrialConfig, store: CurveStore, device: torch.device) -> tup
     if epochs:
         score_epoch(config.pretrain_epochs, state)
     module.load_state_dict(state)
-    curve = {line["epoch"]: line for line in records.read_lines(kept)}
+    curve = {line["epoch"]: line for line in checked_files.read_lines(kept)}
     rows = [[str(epoch), f"{100 * scores['accuracy']:.2f}", f"{scores['nll']:.4f}"] for epoch, scores in sorted(curve.items())]
     return score(module, config, data, "test", device), rows
 

@@ -22,7 +22,7 @@ from mldiv.method.losses import (
 )
 from mldiv.method.networks import MODELS
 from mldiv.method.posterior import PRIOR_MEANS, PRIOR_MODES, SIGMA_MODES
-from mldiv.records import KEPT_COMPILE, trial_id
+from mldiv.records.contents import KEPT_COMPILE, trial_id
 from mldiv.settings import kernel_settings
 from mldiv.settings.setting import (
     FIRST_STAGE,

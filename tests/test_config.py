@@ -5,7 +5,7 @@ import pytest
 from mldiv.config import ConfigError, TrialConfig, from_dict
 from mldiv.method.kernels import KERNELS
 from mldiv.presets import PRESETS, configure
-from mldiv.records import SPARED
+from mldiv.records.contents import SPARED
 
 
 @pytest.mark.parametrize(

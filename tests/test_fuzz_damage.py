@@ -11,9 +11,9 @@ from helpers import damages
 from helpers.record_fuzz import FILES, MISSING, PART, WRONG, analysed, changed, documents, file, places, with_document, wrong
 from helpers.small_study import run, trial
 
-from mldiv import records
 from mldiv.config import from_dict
-from mldiv.record_files import Damaged
+from mldiv.records import study_files
+from mldiv.records.checked_files import Damaged
 from mldiv.storage.cache import Store
 from mldiv.storage.files import load as load_state
 from mldiv.training.fit import fit
@@ -77,7 +77,7 @@ def enough(line):
 
 @pytest.mark.filterwarnings("ignore")
 def test_every_field_of_a_checkpoint_with_every_wrong_value(trained, tmp_path):
-    config, counts = from_dict(records.read_trial(trial(trained)).config), Counter()
+    config, counts = from_dict(study_files.read_trial(trial(trained)).config), Counter()
     begun = tmp_path / "begun" / config.id
     with pytest.raises(Enough):
         fit(config, begun, store=Store(tmp_path / "store"), report=enough)
@@ -97,7 +97,7 @@ def test_every_field_of_a_checkpoint_with_every_wrong_value(trained, tmp_path):
             assert record.status == "finished", (place, new)
             counts["set aside" if record.notes else "accepted"] += 1
             if not record.notes:
-                expected = records.read_trial(trial(trained))
+                expected = study_files.read_trial(trial(trained))
                 assert record.test == expected.test, (place, new)
             shutil.rmtree(folder)
     print(f"checkpoint.pt: {sum(counts.values())} inputs, {dict(counts)}")

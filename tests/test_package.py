@@ -14,8 +14,8 @@ from helpers.processes import environment
 from helpers.small_study import TINY
 
 import mldiv
+from mldiv.environment.checkout import code
 from mldiv.export.command import TOOLS  # whose modules need what is no dependency
-from mldiv.records import code
 
 ROOT = Path(__file__).parent.parent
 MODULES = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "mldiv").rglob("*.py"))]
@@ -74,7 +74,7 @@ def installed(wheel, tmp_path_factory):
 def test_every_module_can_be_imported_from_the_wheel(installed):
     names = [module.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for module in MODULES]
     names = [name for name in names if not name.endswith("__main__") and name not in TOOLS.values()]
-    script = "import importlib, mldiv.records; print(mldiv.__file__, mldiv.records.code())\n"
+    script = "import importlib, mldiv.environment.checkout; print(mldiv.__file__, mldiv.environment.checkout.code())\n"
     script += f"for name in {names!r}: importlib.import_module(name)"
     file, hashed = installed("python", "-c", script)[0].split()
     assert not Path(file).is_relative_to(ROOT) and hashed == code()

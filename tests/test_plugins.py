@@ -26,7 +26,8 @@ from mldiv.method.losses import PARAM_DISTANCES
 from mldiv.plugins import loading
 from mldiv.plugins.contracts import CONTRACTS, faults
 from mldiv.plugins.loading import Plugin, PluginError, find, load
-from mldiv.records import Assignment, TrialRecord, find_trial, read_assignments, read_study, write_trial
+from mldiv.records.contents import Assignment, TrialRecord
+from mldiv.records.study_files import find_trial, read_assignments, read_study, write_trial
 from mldiv.study import STUDIES, Study
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.search_space import KERNELS_OWN, suggest

@@ -5,10 +5,10 @@ from dataclasses import asdict
 
 import pytest
 
-from mldiv import records
 from mldiv.config import TrialConfig
-from mldiv.record_files import Damaged
-from mldiv.records import Assignment, RecordError, StudyRecord, TrialRecord, TrialTask, trial_id
+from mldiv.records import checked_files, study_files
+from mldiv.records.checked_files import Damaged, RecordError
+from mldiv.records.contents import SPARED, Assignment, StudyRecord, TrialRecord, TrialTask, trial_id
 from mldiv.settings import setting
 
 
@@ -21,8 +21,8 @@ def test_identity_does_not_depend_on_the_order():
 
 def test_round_trip_without_nan(tmp_path):
     record = TrialRecord("x", {"a": 1}, status="finished", test={"pair": {"nll": float("nan"), "ece": 0.1}})
-    records.write_trial(tmp_path, record)
-    assert records.read_trial(tmp_path).test == {"pair": {"nll": None, "ece": 0.1}}
+    study_files.write_trial(tmp_path, record)
+    assert study_files.read_trial(tmp_path).test == {"pair": {"nll": None, "ece": 0.1}}
     assert "NaN" not in (tmp_path / "trial.json").read_text()
 
 
@@ -45,29 +45,29 @@ def test_round_trip_without_nan(tmp_path):
 def test_damaged_records_are_named(tmp_path, content, message):
     (tmp_path / "trial.json").write_text(content)
     with pytest.raises(RecordError, match=message) as error:
-        records.read_trial(tmp_path)
+        study_files.read_trial(tmp_path)
     assert "trial.json" in str(error.value)
 
 
 def test_truncated_line_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    records.append_line(path, {"epoch": 0})
+    study_files.append_line(path, {"epoch": 0})
     with path.open("a") as file:
         file.write('{"epoch": 1, "nl')
     with pytest.raises(RecordError, match="line 2"):
-        list(records.read_lines(path))
+        list(checked_files.read_lines(path))
 
 
 def test_resuming_drops_later_epochs_and_a_half_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     for epoch in range(4):
-        records.append_line(path, {"epoch": epoch})
+        study_files.append_line(path, {"epoch": epoch})
     with path.open("a") as file:
         file.write('{"epoch": 4, "nl')
-    records.keep_epochs(path, 2)
-    assert [line["epoch"] for line in records.read_lines(path)] == [0, 1]
-    records.keep_epochs(tmp_path / "none", 2)
-    assert list(records.read_lines(tmp_path / "none")) == []
+    study_files.keep_epochs(path, 2)
+    assert [line["epoch"] for line in checked_files.read_lines(path)] == [0, 1]
+    study_files.keep_epochs(tmp_path / "none", 2)
+    assert list(checked_files.read_lines(tmp_path / "none")) == []
 
 
 def test_readers_never_see_half_a_file(tmp_path):
@@ -82,7 +82,7 @@ def test_readers_never_see_half_a_file(tmp_path):
     reader = threading.Thread(target=read)
     reader.start()
     for size in itertools.takewhile(lambda size: reader.is_alive() and (size < 50 or len(seen) < 50), itertools.count()):
-        records.write_json(path, {"x": "y" * 10_000 * (size % 3)})
+        study_files.write_json(path, {"x": "y" * 10_000 * (size % 3)})
     stop.set()
     reader.join()
     assert len(seen) >= 50 and set(seen) <= {0, 10_000, 20_000}
@@ -91,9 +91,9 @@ def test_readers_never_see_half_a_file(tmp_path):
 
 def test_assignments(tmp_path):
     items = [Assignment("a", "search", 0, "x"), Assignment("b", "repeat", 1, "y")]
-    records.write_assignments(tmp_path, items)
-    assert records.read_assignments(tmp_path) == items
-    assert records.find_trial(tmp_path, "x") is None
+    study_files.write_assignments(tmp_path, items)
+    assert study_files.read_assignments(tmp_path) == items
+    assert study_files.find_trial(tmp_path, "x") is None
 
 
 # study.json, and the task that travels
@@ -112,8 +112,8 @@ def study(**changed):
 
 @pytest.mark.parametrize("end", [{}, {"chosen": {"b": {"lr": 0.1}}, "importance": {}}])
 def test_a_study_survives_its_round_trip(tmp_path, end):
-    records.write_study(tmp_path, study(**end))
-    assert records.read_study(tmp_path) == study(**end)
+    study_files.write_study(tmp_path, study(**end))
+    assert study_files.read_study(tmp_path) == study(**end)
 
 
 def test_the_keys_of_study_json_and_their_order(tmp_path):
@@ -123,14 +123,14 @@ def test_the_keys_of_study_json_and_their_order(tmp_path):
         "early_stopping", "surface", "data_is_subset", "world_size", "schema", "name", "question", "scientific", "preset",
         "baseline", "arms", "changes", "seeds", "settings", "data", "environment",
     ]  # fmt: skip
-    records.write_study(tmp_path, study())
+    study_files.write_study(tmp_path, study())
     assert list(json.loads((tmp_path / "study.json").read_text())) == [*keys, "margins"]
-    records.write_study(tmp_path, study(chosen={}, importance={}))
+    study_files.write_study(tmp_path, study(chosen={}, importance={}))
     assert list(json.loads((tmp_path / "study.json").read_text())) == [*keys, "chosen", "importance", "margins"]
     grown = study(drawn=[["lr"], ["alpha"]], looks=[3, 4], level=0.025)
-    records.write_study(tmp_path, grown)
+    study_files.write_study(tmp_path, grown)
     assert set(json.loads((tmp_path / "study.json").read_text())) == {*keys, "margins", "drawn", "looks", "level"}
-    assert records.read_study(tmp_path) == grown
+    assert study_files.read_study(tmp_path) == grown
 
 
 def without(name):
@@ -155,11 +155,11 @@ DAMAGES = [
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES)
 def test_a_damaged_study_is_named_and_what_to_do(tmp_path, damage, message):
-    records.write_study(tmp_path, study())
+    study_files.write_study(tmp_path, study())
     path = tmp_path / "study.json"
     path.write_text(json.dumps(damage(json.loads(path.read_text()))))
     with pytest.raises(RecordError, match=message) as error:
-        records.read_study(tmp_path)
+        study_files.read_study(tmp_path)
     assert str(error.value).startswith(f"{path}: ")
     assert "remove it and run the study's command again" in str(error.value)
 
@@ -172,7 +172,7 @@ def test_what_is_no_study_is_named(tmp_path, content, message):
     if content is not None:
         (tmp_path / "study.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(RecordError, match=message):
-        records.read_study(tmp_path)
+        study_files.read_study(tmp_path)
 
 
 def test_a_task_survives_its_way():
@@ -194,37 +194,37 @@ def test_a_task_survives_its_way():
 
 def test_the_settings_that_are_no_part_of_an_identity_are_those_that_say_so():
     """`records` may not import the settings, which need torch."""
-    assert setting.sparing(TrialConfig, setting.TRIAL) == records.SPARED
+    assert setting.sparing(TrialConfig, setting.TRIAL) == SPARED
 
 
 @pytest.mark.parametrize("name", ["status", "epochs", "attempts", "seconds", "test", "validation", "switch", "notes", "reason"])
 def test_whatever_is_edited_in_a_record_is_found_out(tmp_path, name):
-    records.write_trial(tmp_path, TrialRecord("x", {"a": 1}, status="finished", test={"pair": {"nll": 0.5}}))
+    study_files.write_trial(tmp_path, TrialRecord("x", {"a": 1}, status="finished", test={"pair": {"nll": 0.5}}))
     value = json.loads((tmp_path / "trial.json").read_text())
     other = {"status": "stopped", "epochs": 3, "attempts": 2, "seconds": 9.0, "notes": ["x"], "reason": "x"}
     (tmp_path / "trial.json").write_text(
         json.dumps(value | {name: other.get(name, {})} if value[name] else value | {name: other.get(name, {"a": 1})})
     )
     with pytest.raises(Damaged, match="its checksum does not fit its content"):
-        records.read_trial(tmp_path)
+        study_files.read_trial(tmp_path)
 
 
 def test_a_record_without_a_checksum_is_read(tmp_path):
     """As mldiv 0.5.0 left it; one of today's has lost it."""
     record = TrialRecord("x", {"a": 1}, status="finished")
     value = asdict(record)
-    records.write_json(tmp_path / "trial.json", {name: part for name, part in value.items() if name != "left_out"})
-    assert records.read_trial(tmp_path) == record
-    records.write_json(tmp_path / "trial.json", value)
+    study_files.write_json(tmp_path / "trial.json", {name: part for name, part in value.items() if name != "left_out"})
+    assert study_files.read_trial(tmp_path) == record
+    study_files.write_json(tmp_path / "trial.json", value)
     with pytest.raises(Damaged, match="its checksum is missing"):
-        records.read_trial(tmp_path)
+        study_files.read_trial(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "..", ".x", "a/b", ""])
 def test_an_assignment_stays_in_its_folder(tmp_path, name):
-    records.write_assignments(tmp_path, [Assignment("a", "search", 0, name), Assignment("b", "repeat", 1, "y")])
+    study_files.write_assignments(tmp_path, [Assignment("a", "search", 0, name), Assignment("b", "repeat", 1, "y")])
     problems = []
-    assert [item.trial for item in records.read_assignments(tmp_path, problems)] == ["y"]
+    assert [item.trial for item in study_files.read_assignments(tmp_path, problems)] == ["y"]
     assert len(problems) == 1 and "assignments.jsonl, line 1: trial = " in problems[0]
     with pytest.raises(Damaged, match="expected the name of a folder in trials"):
-        records.read_assignments(tmp_path)
+        study_files.read_assignments(tmp_path)

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from mldiv.record_files import MOST_BYTES, Damaged, read_bytes
+from mldiv.records.checked_files import MOST_BYTES, Damaged, read_bytes
 
 #: A byte is coded by the leading four bits of the one before it: with planes, the same image's in another trial.
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 4, "lp": 0, "pb": 0}]

@@ -26,8 +26,9 @@ from analysis.compact.planes import LEAST_BITS, MOST_BITS, restored, rounded, so
 from analysis.records import load as records
 from analysis.records.load import CURVES, GRADIENTS, StudyData
 from analysis.records.predictions import Members
-from mldiv.record_files import Damaged, RecordError, check_fields, parse, write_atomically
-from mldiv.records import ARCHIVE, FOLDER_NAME, epoch_lines, scored_by, trial_folder, trial_id, without_places
+from mldiv.records.checked_files import Damaged, RecordError, check_fields, parse, write_atomically
+from mldiv.records.contents import ARCHIVE, FOLDER_NAME, scored_by, trial_id, without_places
+from mldiv.records.study_files import epoch_lines, trial_folder
 
 MANIFEST = "copy.json"
 #: What a compact copy takes at most, unless asked otherwise.

@@ -16,7 +16,7 @@ import numpy as np
 
 from analysis.records.predictions import OTHER, ROUNDING, Predictions
 from analysis.stats.calibration import BINS
-from mldiv.record_files import Damaged
+from mldiv.records.checked_files import Damaged
 
 #: Bits of the finest and the coarsest copy: 15 cells of confidence for each of 2^(bits - 4), and 2^bits steps of NLL.
 MOST_BITS, LEAST_BITS = 12, 5

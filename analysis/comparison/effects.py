@@ -13,7 +13,7 @@ from analysis.records.repeats import Repeats
 from analysis.stats.bootstrap import Interval, of_resampled, resampled, two_way
 from analysis.stats.calibration import image_eces
 from analysis.stats.statistics import BETTER, UNDECIDED, WORSE, Difference, contrast, difference, holm
-from mldiv.records import TrialRecord
+from mldiv.records.contents import TrialRecord
 
 
 @dataclass(frozen=True)

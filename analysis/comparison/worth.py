@@ -9,7 +9,7 @@ from tabulate import tabulate
 from analysis.records.columns import mean_over_members
 from analysis.records.load import StudyData
 from analysis.stats.statistics import Difference
-from mldiv.records import TrialRecord
+from mldiv.records.contents import TrialRecord
 
 #: With fewer networks an ensemble's curve says nothing.
 LEAST_NETWORKS = 3

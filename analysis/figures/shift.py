@@ -11,7 +11,7 @@ from analysis.figures.palette import Style
 from analysis.records.columns import SEVERITIES, mean_over_members
 from analysis.records.load import StudyData
 from analysis.stats.statistics import Summary, summarize
-from mldiv.records import PAIR, TrialRecord
+from mldiv.records.contents import PAIR, TrialRecord
 
 #: By score in a record: the panel's title and the factor for print.
 PANELS = {"nll": ("NLL (nats)", 1.0), "accuracy": ("Accuracy (%)", 100.0), "ece": ("ECE (%)", 100.0)}

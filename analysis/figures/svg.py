@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from analysis.figures import palette
 from analysis.figures.palette import Style
 from analysis.records.load import StudyData
-from mldiv.record_files import write_atomically
+from mldiv.records.checked_files import write_atomically
 
 #: Colours of a figure that the page replaces by its own; on paper they are what they say.
 INK, PAPER, FAINT = "#000000", "#ffffff", "#d4d5d6"

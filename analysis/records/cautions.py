@@ -11,7 +11,7 @@ import numpy as np
 
 from analysis.records.load import Curve, StudyData
 from analysis.records.signatures import Signature
-from mldiv.records import PAIR, TEMPERATURES, TrialRecord, at_bound
+from mldiv.records.contents import PAIR, TEMPERATURES, TrialRecord, at_bound
 
 #: A term whose gradient in the peers' means is below this share of the cross-entropy's for a whole epoch is dead in it.
 DEAD_SHARE = 0.01

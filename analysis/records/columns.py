@@ -10,7 +10,7 @@ import numpy as np
 from analysis.records.repeats import Repeat
 from analysis.stats.calibration import debiased_calibration_error, null_ece
 from analysis.stats.smooth_calibration import smooth_error
-from mldiv.records import PAIR, scored_by
+from mldiv.records.contents import PAIR, scored_by
 
 #: Of corrupted images, as in a trial's record.
 SEVERITIES = range(1, 6)

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from mldiv.record_files import Damaged, check_fields
-from mldiv.records import (
+from mldiv.records.checked_files import Damaged, check_fields
+from mldiv.records.contents import (
     IDENTITY,
     KEPT_COMPILE,
     LEVEL,
     MARGINS,
-    MEND,
     OF_IMAGES,
     SPARED,
     Assignment,
@@ -18,6 +17,7 @@ from mldiv.records import (
     members_of,
     own_parameters,
 )
+from mldiv.records.study_files import MEND
 
 #: Settings of the study that its tables name.
 SETTINGS = {"arch": str, "width": float, "epochs": int, "batch_size": int, "test_samples": int, "data": str}

@@ -11,19 +11,9 @@ import numpy as np
 from analysis.records import predictions
 from analysis.records.consistency import check_header, check_size, why_not
 from analysis.records.predictions import Members, Predictions
-from mldiv.record_files import Damaged, RecordError, read_lines
-from mldiv.records import (
-    PAIR,
-    Assignment,
-    StudyRecord,
-    TrialRecord,
-    epoch_lines,
-    read_assignments,
-    read_study,
-    read_trial,
-    scored_by,
-    trial_folder,
-)
+from mldiv.records.checked_files import Damaged, RecordError, read_lines
+from mldiv.records.contents import PAIR, Assignment, StudyRecord, TrialRecord, scored_by
+from mldiv.records.study_files import epoch_lines, read_assignments, read_study, read_trial, trial_folder
 
 #: What a curve holds of every epoch's line: path in the line. Cosines of the means are averaged over layers. Each peer's NLL
 #: and accuracy come beside, as peer_1_nll and so on.

@@ -10,8 +10,8 @@ import pyarrow
 import pyarrow.parquet
 
 from analysis.stats.calibration import reliability
-from mldiv.record_files import Damaged, RecordError, read_bytes
-from mldiv.records import PAIR, TrialRecord
+from mldiv.records.checked_files import Damaged, RecordError, read_bytes
+from mldiv.records.contents import PAIR, TrialRecord
 
 #: Of a file of predictions, and of what it unpacks to.
 MOST_BYTES, MOST_ROWS = 2**31, 10**8

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.records.load import Curve, Predictions, StudyData
-from mldiv.records import TrialRecord, scored_by, trial_folder
+from mldiv.records.contents import TrialRecord, scored_by
+from mldiv.records.study_files import trial_folder
 
 
 @dataclass(frozen=True)

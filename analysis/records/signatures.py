@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis.records.load import Curve, StudyData, of_peers
-from mldiv.records import TrialRecord
+from mldiv.records.contents import TrialRecord
 
 #: Times the reference's distance from which on the peers are far apart: squared W2, feature KL.
 FAR_APART_FACTOR, DISSIMILAR_FACTOR = 2.0, 10.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis.records.load import StudyData
 from mldiv.environment.terminal import first_few
-from mldiv.records import COSTS, TrialRecord
+from mldiv.records.contents import COSTS, TrialRecord
 
 STATUSES = ("finished", "running", "stopped", "diverged", "failed")
 #: Settings that say where things lie on a machine.

@@ -19,7 +19,7 @@ from analysis.report import sizes, trends
 from analysis.report.page import Section
 from analysis.report.searches import draw_front, draw_surface, pareto
 from analysis.stats.surface import FLAT_LEVEL, LEAST_TRIALS, PAPER, Surface, fit_surface
-from mldiv.records import TrialRecord
+from mldiv.records.contents import TrialRecord
 
 
 @dataclass(frozen=True)

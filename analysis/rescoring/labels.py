@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from mldiv import soft_labels
-from mldiv.record_files import RecordError
-from mldiv.records import TrialRecord
+from mldiv.records.checked_files import RecordError
+from mldiv.records.contents import TrialRecord
 
 #: Columns of a table, or names in an .npz, that are no labels: the images' numbers from 0, and of which images the labels are.
 IMAGE, FINGERPRINT = "image", "fingerprint"

@@ -10,8 +10,9 @@ from analysis.records.predictions import Members, Predictions
 from analysis.rescoring import scores
 from analysis.rescoring.labels import OF_DATA, Labels
 from mldiv import soft_labels
-from mldiv.record_files import Damaged, RecordError
-from mldiv.records import PAIR, TrialRecord, trial_folder
+from mldiv.records.checked_files import Damaged, RecordError
+from mldiv.records.contents import PAIR, TrialRecord
+from mldiv.records.study_files import trial_folder
 from mldiv.storage import full_predictions
 from mldiv.storage.full_predictions import FILE, FullPredictions
 

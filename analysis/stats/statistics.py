@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from mldiv.records import LEVEL
+from mldiv.records.contents import LEVEL
 
 #: The chance with which a planned study is to decide a comparison.
 POWER = 0.8

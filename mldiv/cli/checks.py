@@ -22,7 +22,7 @@ from mldiv.datasets.splits import Shapes
 from mldiv.evaluation.metrics import METRICS, Predictive, entropy, scores
 from mldiv.method.alignment import channel_groups
 from mldiv.method.networks import build
-from mldiv.record_files import existing
+from mldiv.records.checked_files import existing
 from mldiv.settings import kernel_settings
 from mldiv.storage.object_store import Location, Remote, is_url
 from mldiv.sweep.arm import Arm

@@ -8,7 +8,7 @@ import torch
 from mldiv.cli.run import StudyRun
 from mldiv.cli.screen.display import clock
 from mldiv.cluster.nodes import Resources, local_resources, worker_resources
-from mldiv.records import StudyRecord
+from mldiv.records.contents import StudyRecord
 from mldiv.sweep.plan import Plan
 from mldiv.sweep.simulate import first_wins, simulate
 from mldiv.training import step_cost

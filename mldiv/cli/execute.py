@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
-from mldiv import records
 from mldiv.cli.dry_run import of_worker
 from mldiv.cli.run import StudyRun
 from mldiv.cli.screen import interrupt
@@ -23,7 +22,9 @@ from mldiv.config import TrialConfig
 from mldiv.environment.terminal import nearby, plain
 from mldiv.plugins import loading
 from mldiv.plugins.loading import Plugin
-from mldiv.records import find_trial
+from mldiv.records import checked_files, study_files
+from mldiv.records.contents import COSTS
+from mldiv.records.study_files import find_trial
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import SyncedFolder, is_url
 from mldiv.study import FindUndecided, ReportBuilder
@@ -51,7 +52,7 @@ def execute(
     """
     trainer, trained, further = here if run.in_process else on_ray, False, True
     while further:
-        records.write_study(folder.local, run.header)
+        study_files.write_study(folder.local, run.header)
         folder.push(folders=False)
         plan = run.plan(folder.local, journal(folder.local / "optuna.journal"))
         try:
@@ -78,8 +79,8 @@ def execute(
 
 def note_outcome(run: StudyRun, folder: SyncedFolder, plan: Plan) -> None:
     """Write what a plan that has ended assigned and chose, and fetch all that the analysis reads."""
-    records.write_assignments(folder.local, plan.assignments)
-    records.write_study(folder.local, replace(run.header, chosen=plan.chosen(), importance=plan.importance()))
+    study_files.write_assignments(folder.local, plan.assignments)
+    study_files.write_study(folder.local, replace(run.header, chosen=plan.chosen(), importance=plan.importance()))
     with suppress(OSError):
         run.store.refer(run.place, ())
     folder.pull_study()
@@ -218,7 +219,7 @@ def time_sizes(run: StudyRun, folder: SyncedFolder, measure: Callable[[list[Tria
     if run.study.sizes is not None and not path.exists():
         run.say("timing steps of several sizes")
         lines = measure(run.study.sizes(run.base))
-        records.write_atomically(path, "".join(json.dumps(records.finite(line)) + "\n" for line in lines))
+        checked_files.write_atomically(path, "".join(json.dumps(checked_files.finite(line)) + "\n" for line in lines))
 
 
 def interrupted(run: StudyRun, folder: SyncedFolder, plan: Plan) -> int:
@@ -271,8 +272,8 @@ def unfinished(folder: SyncedFolder, plan: Plan) -> list[str]:
 def cost(run: StudyRun, folder: SyncedFolder, plan: Plan) -> str:
     """Return what the study's trials cost, in a sentence."""
     found = [find_trial(folder.local, trial) for trial in trials(plan)]
-    total = {name: sum(record.cost[name] for record in found if record is not None) for name in records.COSTS}
-    trained, shared, pretraining = (total[name] for name in records.COSTS)
+    total = {name: sum(record.cost[name] for record in found if record is not None) for name in COSTS}
+    trained, shared, pretraining = (total[name] for name in COSTS)
     place = run.store.place if is_url(run.store.place) else nearby(run.store.place)
     where = f" (from {place})" if run.share else ""
     return (

@@ -13,7 +13,7 @@ from typing import Any
 
 from mldiv.datasets.files import LABELS, LAYOUTS, layouts
 from mldiv.environment.terminal import Parser, hide_secrets
-from mldiv.records import MARGINS
+from mldiv.records.contents import MARGINS
 from mldiv.settings.setting import ConfigError, fields, nearest, shown
 from mldiv.storage import object_store
 from mldiv.study import Study

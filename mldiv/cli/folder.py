@@ -14,14 +14,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mldiv import records
 from mldiv.cli.checks import check_links, check_writable
 from mldiv.cli.run import StudyRun
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.environment.terminal import first_few
 from mldiv.plugins import loading
-from mldiv.record_files import RecordError, read_json
-from mldiv.records import StudyRecord, TrialRecord
+from mldiv.records import study_files
+from mldiv.records.checked_files import RecordError, read_json
+from mldiv.records.contents import OF_IMAGES, StudyRecord, TrialRecord
 from mldiv.settings import setting
 from mldiv.storage.object_store import Location, SyncedFolder, is_url, working_copy
 from mldiv.sweep.common_points import drawn_after
@@ -79,7 +79,7 @@ def only_driver(run: StudyRun, folder: SyncedFolder) -> Iterator[None]:
         ) from None
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        records.write_json(who, {"process": os.getpid(), "host": platform.node(), "since": since})
+        study_files.write_json(who, {"process": os.getpid(), "host": platform.node(), "since": since})
         yield
     finally:
         who.unlink(missing_ok=True)
@@ -93,7 +93,7 @@ def continued(run: StudyRun, folder: SyncedFolder) -> StudyRun:
     """
     if not (folder.local / "study.json").exists():
         return run
-    here, there = run.header, records.read_study(folder.local)
+    here, there = run.header, study_files.read_study(folder.local)
     if differing := list(_differing(here, there)):
         words = "; ".join(f"{name} ({old!r} there, {new!r} here)" for name, old, new in differing)
         raise ConfigError(
@@ -125,7 +125,7 @@ def check_trials_there(run: StudyRun, folder: Path) -> None:
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob("trials/*/trial.json")):
         with suppress(RecordError):  # of a damaged one, which is trained anew
-            record = records.read_trial(path.parent)
+            record = study_files.read_trial(path.parent)
             cut = _cut(record.config)
             if why := _not_of(images(cut) if cut in cuts else None, record):
                 found.setdefault(why, []).append(path.parent.name)
@@ -136,7 +136,7 @@ def check_trials_there(run: StudyRun, folder: Path) -> None:
 
 
 def _cut(config: Mapping[str, Any]) -> str:
-    return str([config.get(name) for name in records.OF_IMAGES])
+    return str([config.get(name) for name in OF_IMAGES])
 
 
 def _not_of(images: tuple[str, str, str] | None, record: TrialRecord) -> str | None:

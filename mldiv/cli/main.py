@@ -13,7 +13,7 @@ from mldiv.environment.checkout import use_analysis
 from mldiv.environment.extras import install_hint
 from mldiv.environment.terminal import patient_output, plain
 from mldiv.plugins.loading import PluginError, load_named
-from mldiv.records import RecordError
+from mldiv.records.checked_files import RecordError
 from mldiv.settings.setting import ConfigError
 from mldiv.study import FindUndecided, ReportBuilder, Study
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
-from mldiv import records
 from mldiv.cli.checks import (
     check_arms,
     check_data,
@@ -30,11 +29,14 @@ from mldiv.cluster.nodes import check_address, emulates_bf16, has_gpus, memory_h
 from mldiv.config import ConfigError, TrialConfig, nearest
 from mldiv.datasets.files import DataError, content_hash
 from mldiv.datasets.splits import TooFewImages
+from mldiv.environment import checkout
 from mldiv.environment.checkout import VERSION
 from mldiv.environment.terminal import plain, say
 from mldiv.plugins import loading
 from mldiv.presets import PRESETS, Preset, configure, cut_of
-from mldiv.records import LEVEL, RecordError, StudyRecord
+from mldiv.records import study_files
+from mldiv.records.checked_files import RecordError
+from mldiv.records.contents import LEVEL, StudyRecord
 from mldiv.settings import kernel_settings
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import Location, working_copy
@@ -247,7 +249,7 @@ def held_settings(place: Location) -> dict[str, Any]:
     with suppress(RecordError, OSError, ValueError), working_copy(place, fetch=False) as folder:
         folder.pull(deep=False)
         if (folder.local / "study.json").exists():
-            return records.read_study(folder.local).settings
+            return study_files.read_study(folder.local).settings
     return {}
 
 
@@ -311,7 +313,7 @@ def describe_study(
         world_size=flags.workers,
         plugins=loading.hashes(),
         plugin_files=loading.files(),
-        environment={"mldiv": VERSION, "commit": records.commit()},
+        environment={"mldiv": VERSION, "commit": checkout.commit()},
     )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mldiv.records import TrialTask
+from mldiv.records.contents import TrialTask
 
 #: How often a trial is handed out without reporting an epoch before the deaths of its worker group count as its failure.
 #: Each epoch allows as many again: machines that are taken away, and not the trial, end groups that get on.

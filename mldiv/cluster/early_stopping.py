@@ -6,7 +6,7 @@ from typing import Any
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from mldiv.config import TrialConfig, latest_switch
-from mldiv.records import TrialTask
+from mldiv.records.contents import TrialTask
 from mldiv.sweep.arm import Arm
 
 #: Of each comparison the better half goes on.

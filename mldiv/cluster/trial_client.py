@@ -6,9 +6,9 @@ from typing import Any
 import ray
 from ray import tune
 
-from mldiv import records
 from mldiv.cluster.broker import Outcome
-from mldiv.records import TrialTask
+from mldiv.records import study_files
+from mldiv.records.contents import TrialTask
 from mldiv.storage.object_store import working_copy
 
 #: How long a poll waits at the broker for news.
@@ -54,6 +54,6 @@ def keep_failure(task: TrialTask, reason: str) -> None:
     """See to it that the trial's record says that it failed, and why: its worker group has died, or a rank that does not write
     records has failed."""
     with working_copy(task.folder) as copy:
-        record = records.failed_trial(copy.local, task, reason)
-        records.write_trial(copy.local, record)
+        record = study_files.failed_trial(copy.local, task, reason)
+        study_files.write_trial(copy.local, record)
         copy.push()

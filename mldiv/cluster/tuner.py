@@ -17,12 +17,12 @@ from ray.tune.callback import Callback
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from mldiv import records
 from mldiv.cluster.nodes import Resources
 from mldiv.cluster.ray_private import keep_keys
 from mldiv.cluster.trial_client import EMPTY, client
 from mldiv.cluster.worker_groups import END_SECONDS, Groups, start_broker
-from mldiv.records import TrialRecord, TrialTask
+from mldiv.records import study_files
+from mldiv.records.contents import TrialRecord, TrialTask
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import Location, SyncedFolder, join
 from mldiv.storage.remote_cache import open_store
@@ -139,7 +139,7 @@ class PlanSearch(Searcher):
         """Keep the study's assignments and its references in the store up to date."""
         assigned, needed = len(self.plan.assignments), self.plan.queue.needed()
         if assigned != self.written[0]:
-            records.write_assignments(self.study.local, self.plan.assignments)
+            study_files.write_assignments(self.study.local, self.plan.assignments)
         with suppress(OSError):
             if needed != self.written[1]:
                 self.store.refer(self.study.place, needed)

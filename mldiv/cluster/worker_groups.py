@@ -25,7 +25,7 @@ from mldiv.cluster.process_group import ProcessGroup
 from mldiv.cluster.ray_private import LeanCallbacks, found_no_place
 from mldiv.plugins import loading
 from mldiv.plugins.loading import Plugin
-from mldiv.records import TrialRecord, TrialTask
+from mldiv.records.contents import TrialRecord, TrialTask
 from mldiv.storage.object_store import Location
 from mldiv.training.attempt import HOPELESS, attempt, attempting
 from mldiv.training.fit import summary

@@ -15,7 +15,7 @@ from mldiv.doctor import locations, machine
 from mldiv.doctor.machine import FAILED, OK, WARNING, Check, Finding, first_line, some
 from mldiv.plugins import loading
 from mldiv.plugins.loading import Plugin
-from mldiv.record_files import existing
+from mldiv.records.checked_files import existing
 
 #: How far clocks may differ: the store tells by them what was used last, and an object store refuses a quarter of an hour.
 CLOCK_SECONDS = 30.0

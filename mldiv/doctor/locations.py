@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mldiv.doctor.machine import FAILED, OK, SKIPPED, WARNING, Check, Finding, first_line
-from mldiv.record_files import existing
+from mldiv.records.checked_files import existing
 
 #: What records and Ray's logs need at least.
 LEAST_BYTES = 10**9

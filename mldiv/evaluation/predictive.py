@@ -19,7 +19,7 @@ from mldiv.method import kernels, losses
 from mldiv.method.fusion import Features, pool
 from mldiv.method.pair import MutualPair
 from mldiv.method.posterior import GaussianPosterior
-from mldiv.records import members_of
+from mldiv.records.contents import members_of
 from mldiv.seeding import generator
 
 #: What is scored after every epoch; the final record holds every metric.

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mldiv.evaluation.metrics import Labels
-from mldiv.records import TEMPERATURES
+from mldiv.records.contents import TEMPERATURES
 
 LOWEST, HIGHEST = TEMPERATURES
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from mldiv.environment.terminal import Parser, plain
 from mldiv.export import runs
-from mldiv.record_files import RecordError, read_json
-from mldiv.records import trial_id, write_json
+from mldiv.records.checked_files import RecordError, read_json
+from mldiv.records.contents import trial_id
+from mldiv.records.study_files import write_json
 from mldiv.storage.object_store import is_url, name, working_copy
 
 #: By tool, the module that writes for it; each is imported when it is asked for.

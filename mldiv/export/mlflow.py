@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from mldiv.export.runs import Exported, Run
-from mldiv.record_files import RecordError
+from mldiv.records.checked_files import RecordError
 
 #: Tags by which a later export finds what it wrote, and sees whether that is still so.
 TRIAL, DIGEST = "mldiv.trial", "mldiv.digest"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mldiv import records
-from mldiv.record_files import RecordError
-from mldiv.records import Assignment, StudyRecord, TrialRecord
+from mldiv.records import study_files
+from mldiv.records.checked_files import RecordError
+from mldiv.records.contents import ARCHIVE, Assignment, StudyRecord, TrialRecord, without_places
 
 #: Parts of a record that hold final scores; those on validation data are under "final", beside each epoch's.
 SCORES = (
@@ -90,15 +90,15 @@ def read(folder: Path) -> Exported:
 
     Raises: RecordError where there is no study, or a compact copy alone.
     """
-    if (folder / records.ARCHIVE).exists() and not (folder / "study.json").exists():
+    if (folder / ARCHIVE).exists() and not (folder / "study.json").exists():
         how = f"`python -m analysis {folder} --unpack FOLDER` writes the records, then export FOLDER"
         raise RecordError(f"{folder} holds a compact copy alone: {how}")
-    header, problems, runs = records.read_study(folder), list[str](), list[Run]()
+    header, problems, runs = study_files.read_study(folder), list[str](), list[Run]()
     roles: dict[str, list[Assignment]] = {}
-    for item in records.read_assignments(folder, problems):
+    for item in study_files.read_assignments(folder, problems):
         roles.setdefault(item.trial, []).append(item)
     for trial, items in roles.items():
-        if not (records.trial_folder(folder, trial) / "trial.json").exists():
+        if not (study_files.trial_folder(folder, trial) / "trial.json").exists():
             continue
         try:
             runs.append(_run(folder, items))
@@ -110,12 +110,12 @@ def read(folder: Path) -> Exported:
 
 def _run(folder: Path, items: list[Assignment]) -> Run:
     first = next((item for item in items if item.phase == "repeat"), items[0])
-    place = records.trial_folder(folder, first.trial)
-    record = records.read_trial(place)
+    place = study_files.trial_folder(folder, first.trial)
+    record = study_files.read_trial(place)
     if not (place / "metrics.jsonl").exists():
         raise RecordError(f"trial {first.trial} is {record.status}, and none of its epochs has ended")
-    lines, ended = list(records.epoch_lines(place / "metrics.jsonl")), (place / "metrics.jsonl").stat().st_mtime
-    public = records.without_places(record.config)
+    lines, ended = list(study_files.epoch_lines(place / "metrics.jsonl")), (place / "metrics.jsonl").stat().st_mtime
+    public = without_places(record.config)
     settings = {name: "none" if value is None else value for name, value in public.items() if name != "data_root"}
     return Run(
         first.trial, first.arm, first.seed, first.phase, [f"{item.arm}, {item.phase}, seed {item.seed}" for item in items],

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from mldiv import records
 from mldiv.config import ConfigError, TrialConfig, from_dict
 from mldiv.datasets.files import DataError
 from mldiv.datasets.splits import Shapes
@@ -16,8 +15,9 @@ from mldiv.interface.given import device_of
 from mldiv.interface.images import ImageForm
 from mldiv.interface.pair import TrainedPair
 from mldiv.plugins.loading import hashes, load_named
-from mldiv.record_files import Damaged, RecordError, read_bytes
-from mldiv.records import TrialRecord
+from mldiv.records import study_files
+from mldiv.records.checked_files import Damaged, RecordError, read_bytes
+from mldiv.records.contents import ARCHIVE, TrialRecord
 from mldiv.storage import files
 from mldiv.storage.object_store import SyncedFolder, working_copy
 from mldiv.training.loop import make_pair
@@ -49,19 +49,19 @@ def load(
     with working_copy(str(place), fetch=False) as copy:
         copy.pull(deep=False)
         if not (copy.local / "study.json").exists():
-            if (copy.local / records.ARCHIVE).exists():
+            if (copy.local / ARCHIVE).exists():
                 raise ConfigError(f"{place}: a compact copy has no weights: give the study's own folder")
             if arm is not None or seed is not None:
                 raise ConfigError(f"{place} is no study's folder: arm and seed choose among the trials of one")
             return read_pair(copy.local, device, data_root)
         trial = _choose(copy, str(place), arm, seed)
         copy.pull(lambda name: not name.endswith(".parquet"), folder=f"trials/{trial}")
-        return read_pair(records.trial_folder(copy.local, trial), device, data_root)
+        return read_pair(study_files.trial_folder(copy.local, trial), device, data_root)
 
 
 def _choose(study: SyncedFolder, place: str, arm: str | None, seed: int | None) -> str:
     """Return the trial that answers for an arm and a seed."""
-    repeats = [item for item in records.read_assignments(study.local) if item.phase == "repeat"]
+    repeats = [item for item in study_files.read_assignments(study.local) if item.phase == "repeat"]
     arms = list(dict.fromkeys(item.arm for item in repeats))
     if arm is None and len(arms) == 1:
         (arm,) = arms
@@ -81,7 +81,7 @@ def read_pair(
     folder: Path, device: str | torch.device | None = None, data_root: str | os.PathLike[str] | None = None
 ) -> TrainedPair:
     """Read the pair in a trial's folder. Raises: as `load`."""
-    record = records.read_trial(folder)
+    record = study_files.read_trial(folder)
     if record.status not in TRAINED:
         reason, words = (record.reason or "").partition("\n")[0], " or ".join(TRAINED)
         raise RecordError(f"{folder}: the trial is {record.status} ({reason}), and only {words} ones have a trained pair")
@@ -138,5 +138,5 @@ def _form(record: TrialRecord, config: TrialConfig, root: str | os.PathLike[str]
 def _lines(folder: Path) -> list[dict[str, Any]]:
     """The lines of the trial's epochs; none where they are lost."""
     with suppress(RecordError):
-        return list(records.epoch_lines(folder / "metrics.jsonl"))
+        return list(study_files.epoch_lines(folder / "metrics.jsonl"))
     return []

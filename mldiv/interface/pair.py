@@ -17,7 +17,7 @@ from mldiv.interface.images import ImageForm, Images, normalized
 from mldiv.interface.threads import threads as threads_of
 from mldiv.method.pair import MutualPair
 from mldiv.method.posterior import GaussianPosterior
-from mldiv.records import TrialRecord
+from mldiv.records.contents import TrialRecord
 from mldiv.settings.setting import shown
 
 #: What a line of an epoch holds beside numbers by name.

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mldiv.environment.checkout import use_analysis
 from mldiv.environment.extras import install_hint
-from mldiv.records import StudyRecord, TrialRecord
+from mldiv.records.contents import StudyRecord, TrialRecord
 from mldiv.storage.object_store import working_copy
 
 if TYPE_CHECKING:  # beside the package, or in a wheel: see mldiv.environment.checkout

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from mldiv import records
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.interface.given import device_of
@@ -18,7 +17,8 @@ from mldiv.interface.loading import read_pair
 from mldiv.interface.own_data import Data, own_data
 from mldiv.interface.pair import TrainedPair
 from mldiv.interface.threads import threads as threads_of
-from mldiv.record_files import Damaged, existing
+from mldiv.records import study_files
+from mldiv.records.checked_files import Damaged, existing
 from mldiv.settings.setting import shown
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
@@ -100,7 +100,7 @@ def _check_folder(folder: Path, config: TrialConfig, workspace: Workspace) -> No
     if not (folder / "trial.json").exists():
         return
     with suppress(Damaged):
-        found = records.read_trial(folder)
+        found = study_files.read_trial(folder)
         data = workspace.data(config)
         if found.id != config.id or found.of_other_images(data.whole_fingerprint, data.test_fingerprint):
             what = "other settings" if found.id != config.id else "the same settings, but other images"

@@ -25,8 +25,9 @@ from typing import NamedTuple
 import torch
 from filelock import FileLock, Timeout
 
-from mldiv import distributed, records
-from mldiv.record_files import Damaged, read_bytes, set_aside, write_atomically
+from mldiv import distributed
+from mldiv.records.checked_files import Damaged, read_bytes, set_aside, write_atomically
+from mldiv.records.contents import trial_id
 from mldiv.storage import object_store
 from mldiv.storage.files import State, dump, load
 
@@ -247,7 +248,7 @@ class Store:
 
     def refer(self, study: str | Path, patterns: Collection[str]) -> None:
         """Note which entries ``study`` still needs: regular expressions of whole names; empty: it needs none."""
-        path = self.folder / "references" / f"{records.trial_id({'study': str(study)})}.json"
+        path = self.folder / "references" / f"{trial_id({'study': str(study)})}.json"
         if patterns:
             reference = {"study": str(study), "entries": sorted(patterns)}
             self._write(path, json.dumps(reference, indent=1).encode())

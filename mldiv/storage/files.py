@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mldiv.record_files import Damaged, write_atomically
+from mldiv.records.checked_files import Damaged, write_atomically
 
 #: Tensors and plain values by name.
 State = dict[str, Any]
@@ -22,7 +22,7 @@ UNREADABLE = (
 
 
 def save_atomically(path: Path, state: State) -> None:
-    """Write ``state`` as `record_files.write_atomically` does."""
+    """Write ``state`` as `checked_files.write_atomically` does."""
     write_atomically(path, dump(state))
 
 

@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 from jaxtyping import Float
 
-from mldiv.record_files import Damaged, read_bytes, write_atomically
+from mldiv.records.checked_files import Damaged, read_bytes, write_atomically
 
 #: Of a trial's folder; a row per image and member (peer_1, peer_2, ..., pair), in the order of the test images.
 FILE = "probabilities.parquet"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from mldiv.record_files import Damaged, set_aside, write_atomically
+from mldiv.records.checked_files import Damaged, set_aside, write_atomically
 from mldiv.storage.cache import LIMIT_BYTES, Entry, Store, unseal
 from mldiv.storage.object_store import Object, Remote, is_url
 

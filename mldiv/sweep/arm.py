@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from mldiv.config import ConfigError, TrialConfig
-from mldiv.records import TrialRecord
+from mldiv.records.contents import TrialRecord
 from mldiv.settings.setting import nearest, shown
 from mldiv.sweep.search_space import DIVERSITY, KERNELS_OWN, RANGES, Ranges, applies, kernels_own
 

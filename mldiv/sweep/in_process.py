@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from mldiv import records
-from mldiv.records import TrialRecord, TrialTask
+from mldiv.records import study_files
+from mldiv.records.contents import TrialRecord, TrialTask
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import SyncedFolder
 from mldiv.sweep.plan import Plan, Progress, pull_record
@@ -43,7 +43,7 @@ def run(
         if (task := plan.ask()) is None:
             return None
         trial = task.config.id
-        records.write_assignments(study.local, plan.assignments)  # what ends can be analysed, whatever comes
+        study_files.write_assignments(study.local, plan.assignments)  # what ends can be analysed, whatever comes
         with suppress(OSError):
             study.push(folders=False)
         return plan.travelling(task, study, store), _report(plan, trial, progress)

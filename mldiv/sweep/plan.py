@@ -18,8 +18,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from mldiv.config import TrialConfig
-from mldiv.record_files import RecordError
-from mldiv.records import Assignment, TrialRecord, TrialTask, find_trial
+from mldiv.records.checked_files import RecordError
+from mldiv.records.contents import Assignment, TrialRecord, TrialTask
+from mldiv.records.study_files import find_trial
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import SyncedFolder, join
 from mldiv.sweep.arm import Arm, Suggestion

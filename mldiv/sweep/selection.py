@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mldiv.records import TrialRecord, scored_by
+from mldiv.records.contents import TrialRecord, scored_by
 
 DEFAULT_RULE = "validation_nll"
 

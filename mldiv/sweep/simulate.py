@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from mldiv.config import TrialConfig
-from mldiv.records import TrialRecord, members_of
+from mldiv.records.contents import TrialRecord, members_of
 from mldiv.storage.cache import Store
 from mldiv.sweep.plan import Plan
 from mldiv.training.first_stage import first_stage_id, own_prefix

@@ -6,11 +6,12 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from mldiv import distributed, records
+from mldiv import distributed
 from mldiv.config import ConfigError, from_dict
 from mldiv.datasets.files import DataError
 from mldiv.plugins.loading import PluginError
-from mldiv.records import TrialRecord, TrialTask
+from mldiv.records import study_files
+from mldiv.records.contents import TrialRecord, TrialTask
 from mldiv.storage.object_store import SyncedFolder, working_copy
 from mldiv.storage.remote_cache import open_store
 from mldiv.training.fit import fit, fitting
@@ -106,9 +107,9 @@ def _fail(folder: SyncedFolder | None, task: TrialTask, reason: str) -> TrialRec
     if folder is None or distributed.rank() > 0:
         return TrialRecord(task.trial, task.config, status="failed", reason=reason)
     _remove_own_store(folder, task)
-    record = records.failed_trial(folder.local, task, reason)
+    record = study_files.failed_trial(folder.local, task, reason)
     with contextlib.suppress(OSError):
-        records.write_trial(folder.local, record)
+        study_files.write_trial(folder.local, record)
         folder.push()
     return record
 

@@ -19,8 +19,8 @@ from mldiv.datasets.splits import ImageData
 from mldiv.evaluation import metrics, recalibration, temperature_scaling
 from mldiv.evaluation.metrics import Predictive
 from mldiv.evaluation.predictive import disagreement, evaluation, predictives
-from mldiv.record_files import write_atomically
-from mldiv.records import PAIR, members_of
+from mldiv.records.checked_files import write_atomically
+from mldiv.records.contents import PAIR, members_of
 from mldiv.storage import full_predictions
 from mldiv.training.loop import check_finite
 from mldiv.training.resume import Trial

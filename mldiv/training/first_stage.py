@@ -16,7 +16,7 @@ from mldiv import distributed
 from mldiv.config import TrialConfig, from_dict
 from mldiv.datasets.splits import ImageData
 from mldiv.plugins.loading import hashes
-from mldiv.records import trial_id
+from mldiv.records.contents import trial_id
 from mldiv.settings.setting import FIRST_STAGE, identity
 from mldiv.storage.cache import Check, Store, accept
 from mldiv.storage.files import State

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mldiv import distributed, records
+from mldiv import distributed
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
+from mldiv.environment import checkout
 from mldiv.environment.checkout import VERSION
 from mldiv.evaluation import predictive
 from mldiv.evaluation.alignment import align
@@ -27,8 +28,9 @@ from mldiv.evaluation.metrics import scores
 from mldiv.method.gradients import strengths
 from mldiv.method.pair import OF_PAIRS, term_names
 from mldiv.plugins.loading import hashes
-from mldiv.record_files import Damaged, set_aside
-from mldiv.records import TrialRecord
+from mldiv.records import checked_files, study_files
+from mldiv.records.checked_files import Damaged, set_aside
+from mldiv.records.contents import TrialRecord
 from mldiv.settings.setting import TRIAL, identity
 from mldiv.storage.cache import Store
 from mldiv.storage.files import save_atomically
@@ -110,7 +112,7 @@ def fitting(
     trial = Trial(config, folder, data, workspace, shared, record, pair, make_optimizer(config, pair), began)
     with contextlib.ExitStack() as held:
         stopped, step = begin(trial, report, held), None
-        trial.began -= sum(line["seconds"] for line in records.read_lines(trial.lines) if not line["shared"])
+        trial.began -= sum(line["seconds"] for line in checked_files.read_lines(trial.lines) if not line["shared"])
         try:
             while trial.epoch < config.epochs and not stopped:
                 started = time.perf_counter()
@@ -147,7 +149,7 @@ def _open_record(config: TrialConfig, folder: Path, data: ImageData, workspace: 
     record.data = sizes | {"classes": data.classes, "fingerprint": data.fingerprint, "test_fingerprint": data.test_fingerprint}
     record.data |= {"whole_fingerprint": data.whole_fingerprint} | data.form
     record.environment = environment(workspace.device) | ({"lanes": workspace.lanes} if workspace.lanes > 1 else {})
-    records.write_trial(folder, record)
+    study_files.write_trial(folder, record)
     return record
 
 
@@ -161,7 +163,7 @@ def _found(config: TrialConfig, folder: Path, data: ImageData) -> TrialRecord:
     if not os.path.lexists(path):
         return new
     try:
-        record = records.read_trial(folder)
+        record = study_files.read_trial(folder)
         if record.id != config.id:
             raise Damaged(f"{path}: the record of another trial, {record.id!r:.80}")
         if record.of_other_images(data.whole_fingerprint, data.test_fingerprint):
@@ -170,7 +172,7 @@ def _found(config: TrialConfig, folder: Path, data: ImageData) -> TrialRecord:
             raise Damaged(f"{path}: this trial with other images")
         return record
     except Damaged as error:
-        why = str(error).removeprefix(f"{path}: ").removesuffix(f"; {records.MEND['trial.json']}")
+        why = str(error).removeprefix(f"{path}: ").removesuffix(f"; {study_files.MEND['trial.json']}")
         new.notes.append(f"trial.json was damaged ({why}) and is kept as {set_aside(path)}")
         return new
 
@@ -180,8 +182,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "mldiv": VERSION,
         "python": platform.python_version(),
-        "commit": records.commit(),
-        "code": records.code(),
+        "commit": checkout.commit(),
+        "code": checkout.code(),
         "torch": torch.__version__,
         **{name: _version(name) for name in ("ray", "optuna", "numpy")},
         "machine": platform.machine(),
@@ -269,7 +271,7 @@ def _close(trial: Trial) -> None:
         fallback = [workspace.fallback] if trial.config.steps == "on" and workspace.fallback else []
         said = _notes(record, trial.lines) + store.messages + workspace.messages + fallback
         record.notes += [note for note in dict.fromkeys(said) if note not in record.notes]
-        records.write_trial(trial.folder, record)
+        study_files.write_trial(trial.folder, record)
     store.messages.clear()
     workspace.messages.clear()
 
@@ -291,13 +293,13 @@ def _switch(trial: Trial) -> None:
         pair.set_strengths(found["param"], found["feature"])
         trial.record.switch |= {f"{name}_strength": float(value) for name, value in found.items()}
     if distributed.rank() == 0:
-        records.write_trial(trial.folder, trial.record)
+        study_files.write_trial(trial.folder, trial.record)
 
 
 def _keep(trial: Trial, line: Line, report: Report) -> bool:
     """Write an epoch's line and checkpoint, publish what others want, report; tell whether to stop (rank 0 only)."""
     record = trial.record
-    records.append_line(trial.lines, line)
+    study_files.append_line(trial.lines, line)
     record.epochs, record.validation = trial.epoch, line["validation"]
     record.cost["epochs_trained"] += 1
     record.seconds = time.perf_counter() - trial.began
@@ -338,7 +340,7 @@ def _line(trial: Trial, epoch: int, diverse: bool, terms: Tensor) -> Line:
 
 def _notes(record: TrialRecord, path: Path) -> list[str]:
     """Return what a reader of the record should know: a feature term that died or ran away since the switch."""
-    levels = [line["train"]["feature_kl"] for line in records.read_lines(path) if line["stage"] == 2]
+    levels = [line["train"]["feature_kl"] for line in checked_files.read_lines(path) if line["stage"] == 2]
     start = record.switch.get("feature_kl")
     if not levels or not start or levels[-1] is None:
         return []

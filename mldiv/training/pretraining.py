@@ -11,8 +11,8 @@ from mldiv.datasets.files import check_hash
 from mldiv.datasets.splits import ImageData, Shapes
 from mldiv.evaluation.predictive import evaluation, precision
 from mldiv.method.pair import MutualPair
-from mldiv.record_files import Damaged
-from mldiv.records import trial_id
+from mldiv.records.checked_files import Damaged
+from mldiv.records.contents import trial_id
 from mldiv.seeding import generator
 from mldiv.settings.setting import PRETRAINING, identity
 from mldiv.storage import public_weights

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from mldiv import distributed, records
+from mldiv import distributed
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.method.pair import MutualPair
-from mldiv.record_files import Damaged, RecordError, read_bytes, set_aside
-from mldiv.records import TrialRecord
+from mldiv.records import study_files
+from mldiv.records.checked_files import Damaged, RecordError, read_bytes, set_aside
+from mldiv.records.contents import TrialRecord
 from mldiv.storage.files import State, check_form, check_optimizer, fill, load
 from mldiv.training.first_stage import SharedFirstStage
 from mldiv.training.pretraining import TEACHER, for_teacher, from_file, pretrained, purposes
@@ -86,11 +87,11 @@ def begin(trial: Trial, report: Report, held: contextlib.ExitStack) -> bool:
     _find_teacher(trial)
     extra = stored["lines"] if stored is not None else None
     if distributed.rank() == 0:
-        kept = records.keep_epochs(trial.lines, trial.epoch - len(extra or []), extra)
+        kept = study_files.keep_epochs(trial.lines, trial.epoch - len(extra or []), extra)
         _count(trial.record, kept)
         if extra:
             trial.record.validation = extra[-1]["validation"]
-        records.write_trial(trial.folder, trial.record)
+        study_files.write_trial(trial.folder, trial.record)
     return answered(lambda: bool(extra and report(extra[-1])))
 
 
@@ -131,7 +132,7 @@ def _checkpoint(trial: Trial) -> tuple[bytes | Damaged | None, int]:
     """Return the checkpoint's bytes, or what is wrong with the file, and how many epochs' lines are whole."""
     lines = 0
     with contextlib.suppress(RecordError):
-        for _ in records.epoch_lines(trial.lines):
+        for _ in study_files.epoch_lines(trial.lines):
             lines += 1
     try:
         return read_bytes(trial.folder / CHECKPOINT, None), lines
@@ -188,7 +189,7 @@ def _check_prefix(trial: Trial, stored: State) -> None:
     if not isinstance(lines, list) or len(lines) != stored.get("epoch"):
         raise Damaged("its lines are not those of its epochs")
     for number, line in enumerate(lines):
-        records.check_line(line, number, f"line {number + 1}")
+        study_files.check_line(line, number, f"line {number + 1}")
 
 
 def _take(trial: Trial, stored: State) -> None:
@@ -201,7 +202,7 @@ def _take(trial: Trial, stored: State) -> None:
 
 def prefix(trial: Trial) -> dict[str, Any]:
     """Return the trial as the store keeps it for others."""
-    momentum, lines = trial.optimizer.state_dict()["state"], list(records.epoch_lines(trial.lines))
+    momentum, lines = trial.optimizer.state_dict()["state"], list(study_files.epoch_lines(trial.lines))
     return {"epoch": trial.epoch, "pair": _peers(trial), "optimizer": momentum, "lines": lines, "config": asdict(trial.config)}
 
 

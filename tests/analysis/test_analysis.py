@@ -16,8 +16,10 @@ from analysis.records import load
 from analysis.records.columns import GROUPS
 from analysis.records.repeats import gather
 from analysis.stats.statistics import Summary
-from mldiv import records
-from mldiv.records import RecordError, trial_folder
+from mldiv.records import study_files
+from mldiv.records.checked_files import RecordError
+from mldiv.records.contents import SCHEMA
+from mldiv.records.study_files import trial_folder
 
 NLL = {"mutual learning": [0.50, 0.60, 0.55], "rbf": [0.45, 0.56, 0.50], "cosine": [0.52, 0.59, 0.58]}
 
@@ -147,12 +149,12 @@ def test_failed_diverged_missing_and_damaged_are_counted_and_named(tmp_path):
 def test_a_trial_of_another_schema_or_with_a_cut_line_is_named_and_not_averaged(tmp_path):
     folder = make(tmp_path, NLL)
     path = trial_folder(folder, "0100")
-    records.write_trial(path, replace(records.read_trial(path), schema=77))
+    study_files.write_trial(path, replace(study_files.read_trial(path), schema=77))
     lines = trial_folder(folder, "0201") / "metrics.jsonl"
     lines.write_bytes(lines.read_bytes()[:-40])
     made = build.analyse(folder)
     table = made.table
-    assert made.study.problems[0].startswith(f"trials/0100/trial.json: schema version 77, this mldiv reads {records.SCHEMA};")
+    assert made.study.problems[0].startswith(f"trials/0100/trial.json: schema version 77, this mldiv reads {SCHEMA};")
     assert made.study.problems[1].startswith("trials/0201/metrics.jsonl, line 12: not valid JSON")
     assert (table["rbf"]["nll"].n, table["cosine"]["nll"].n) == (2, 3)
     assert table["cosine"]["disagreement"].n == 2  # its scores are whole, its epochs are not
@@ -180,9 +182,9 @@ def test_stopped_trials_enter_nothing(tmp_path):
 
 def test_unequal_epochs_are_not_compared(tmp_path):
     folder = make(tmp_path, NLL)
-    record = records.read_trial(trial_folder(folder, "0100"))
+    record = study_files.read_trial(trial_folder(folder, "0100"))
     record.epochs = 3
-    records.write_trial(trial_folder(folder, "0100"), record)
+    study_files.write_trial(trial_folder(folder, "0100"), record)
     text = said(folder)
     assert "numbers of epochs differ: pairs of rbf" in text
     assert "| chance to be better   | n   |" in text

@@ -10,7 +10,7 @@ from analysis.build import build
 from analysis.records import cautions
 from analysis.records.load import load
 from analysis.records.signatures import Signature
-from mldiv.records import read_trial, trial_folder, write_trial
+from mldiv.records.study_files import read_trial, trial_folder, write_trial
 
 
 def write_gradients(folder, trial, shares, points=(0.5, 1.0)):

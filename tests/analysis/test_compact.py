@@ -24,9 +24,8 @@ from analysis.compact.copy import ARCHIVE, MANIFEST, compact, load
 from analysis.compact.planes import LEAST_BITS, MOST_BITS, restored, rounded
 from analysis.records.predictions import Predictions
 from analysis.stats.calibration import reliability
-from mldiv import records
-from mldiv.record_files import Damaged
-from mldiv.records import RecordError
+from mldiv.records import study_files
+from mldiv.records.checked_files import Damaged, RecordError
 
 OF_SOMEBODY = {
     "data_root": "/home/somebody/data", "train_labels": "/home/somebody/worse.npy", "pretrained": "/home/somebody/net.pt",
@@ -133,10 +132,10 @@ def test_no_place_of_a_machine_is_published(tmp_path):
         "settings"] | OF_SOMEBODY)  # fmt: skip
     trial = study / "trials" / "0000" / "trial.json"
     assert '"lr": 0.05' in trial.read_text()
-    record = records.read_trial(trial.parent)
+    record = study_files.read_trial(trial.parent)
     record.config |= OF_SOMEBODY
     record.status, record.test = "failed", {}
-    records.write_trial(trial.parent, record)
+    study_files.write_trial(trial.parent, record)
     header = json.loads((study / "study.json").read_text())
     header |= {"plugins": {"own": "0123456789ab"}, "plugin_files": {"own": "/home/somebody/own.py"}}
     (study / "study.json").write_text(json.dumps({name: value for name, value in header.items() if name != "checksum"}))

@@ -15,7 +15,7 @@ from helpers.small_study import run, trial
 from analysis import build, tables
 from analysis.records import load
 from analysis.records.repeats import gather
-from mldiv.records import RecordError
+from mldiv.records.checked_files import RecordError
 
 
 @pytest.fixture(scope="session")

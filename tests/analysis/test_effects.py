@@ -9,8 +9,8 @@ from analysis.build import analyse
 from analysis.comparison import effects
 from analysis.records.load import load
 from analysis.records.repeats import gather
-from mldiv import records
-from mldiv.records import trial_folder
+from mldiv.records import study_files
+from mldiv.records.study_files import trial_folder
 
 CELLS = {"plain": [0.50, 0.60, 0.55], "+a": [0.45, 0.56, 0.50], "+b": [0.49, 0.58, 0.55], "both": [0.40, 0.50, 0.42]}
 FACTORIAL = {
@@ -55,9 +55,9 @@ def test_without_predictions_the_interval_is_over_seeds_alone(tmp_path):
 def test_seeds_that_an_arm_lacks_or_trained_shorter_are_left_out(tmp_path):
     folder = make(tmp_path, CELLS)
     write(folder, "0301", 0.1, 0.9, 200, 1, status="diverged")
-    short = records.read_trial(trial_folder(folder, "0102"))
+    short = study_files.read_trial(trial_folder(folder, "0102"))
     short.epochs = 5
-    records.write_trial(trial_folder(folder, "0102"), short)
+    study_files.write_trial(trial_folder(folder, "0102"), short)
     by_arm = effects.differences(found(folder), "plain", list(CELLS))["nll"]
     assert (by_arm["both"].n, by_arm["+a"].n, by_arm["+b"].n) == (2, 2, 3)
     assert by_arm["both"].mean == pytest.approx(np.mean([0.40 - 0.50, 0.42 - 0.55]))
@@ -68,9 +68,9 @@ def test_arms_of_single_networks_are_judged_by_the_mean_of_both(tmp_path):
     folder = make(tmp_path, CELLS, members={"+a": "peers"})
     for index in range(3):
         path = trial_folder(folder, f"01{index:02d}")
-        record = records.read_trial(path)
+        record = study_files.read_trial(path)
         record.test["peer_1"]["nll"], record.test["peer_2"]["nll"] = 1.0, 3.0
-        records.write_trial(path, record)
+        study_files.write_trial(path, record)
     repeats = found(folder)
     assert len(repeats["+a"][1].predictions) == 2 and len(repeats["+b"][1].predictions) == 1
     effect = effects.differences(repeats, "plain", ["+a"])["nll"]["+a"]
@@ -90,11 +90,11 @@ def test_by_whom_a_pair_gains_what_its_peers_lose(tmp_path):
     for place, (first, second) in enumerate(((0.0, 0.0), (0.1, 0.3))):
         for index in range(3):
             path = trial_folder(folder, f"{place:02d}{index:02d}")
-            record = records.read_trial(path)
+            record = study_files.read_trial(path)
             level = [0.5, 0.6, 0.55][index]
             record.test["peer_1"]["nll"], record.test["peer_2"]["nll"] = level + first, level + second
             record.validation["peer_1"]["nll"], record.validation["peer_2"]["nll"] = 0.9, 0.8
-            records.write_trial(path, record)
+            study_files.write_trial(path, record)
     made = analyse(folder)
     found = {whose: of["nll"]["apart"].mean for whose, of in made.singles.items()}
     expected = {
@@ -118,9 +118,9 @@ def test_what_a_temperature_gives_is_told_from_what_training_gave(tmp_path):
     for place, of_arm in enumerate(scaled):
         for index, value in enumerate(of_arm):
             path = trial_folder(folder, f"{place:02d}{index:02d}")
-            record = records.read_trial(path)
+            record = study_files.read_trial(path)
             record.test_scaled["pair"]["nll"] = value
-            records.write_trial(path, record)
+            study_files.write_trial(path, record)
     made = analyse(folder)
     effect = made.singles["after temperature scaling"]["nll"]["apart"]
     expected = stats.ttest_rel(scaled[1], scaled[0])
@@ -128,7 +128,7 @@ def test_what_a_temperature_gives_is_told_from_what_training_gave(tmp_path):
     assert effect.interval == pytest.approx(tuple(expected.confidence_interval(0.95)))
     assert f"**After temperature scaling**, apart is undecided ({effect.text(4)}) and not better." in made.answer()
     for path in folder.glob("trials/*"):
-        record = records.read_trial(path)
+        record = study_files.read_trial(path)
         record.test_scaled.clear()
-        records.write_trial(path, record)
+        study_files.write_trial(path, record)
     assert "emperature" not in analyse(folder).answer()

@@ -20,9 +20,10 @@ from analysis.records.load import Curve, Predictions
 from analysis.report import account, provenance
 from analysis.stats.calibration import reliability as binned
 from analysis.stats.statistics import Difference, difference
-from mldiv import records
 from mldiv.evaluation import detection as scores
-from mldiv.records import trial_folder
+from mldiv.records import study_files
+from mldiv.records.contents import Assignment
+from mldiv.records.study_files import trial_folder
 
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=40)
 
@@ -303,10 +304,10 @@ def study_with_searches(folder):
     write(folder, "s1", 0.3, 0.9, 0, 0)
     write(folder, "s2", 0.3, 0.9, 0, 0, status="stopped")
     items = [
-        *records.read_assignments(folder),
-        *(records.Assignment("b", "search", 0, trial) for trial in ("s1", "s2", "0100", "x")),
+        *study_files.read_assignments(folder),
+        *(Assignment("b", "search", 0, trial) for trial in ("s1", "s2", "0100", "x")),
     ]
-    records.write_assignments(folder, items)
+    study_files.write_assignments(folder, items)
     return load.load(folder)
 
 

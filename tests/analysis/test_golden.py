@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from analysis.build import build
-from mldiv import records
-from mldiv.records import Assignment
+from mldiv.records import study_files
+from mldiv.records.contents import Assignment
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 FILES = ("table.md", "table.csv", "table.tex", "answer.md")
@@ -62,13 +62,13 @@ def write_study(folder: Path) -> None:
     members, chosen = {"single": "peers"}, {arm: {"alpha": 0.5} for arm in ("with a", "with both")}
     make(folder, NLL, images=30, baseline="mutual learning", members=members, contrasts=CONTRASTS, chosen=chosen,
          compare=[arm for arm in NLL if arm != "mutual learning"])  # fmt: skip
-    items = records.read_assignments(folder)
+    items = study_files.read_assignments(folder)
     for number, alpha in enumerate((1.0, 0.5, 2.0)):
         write(folder, f"search{number}", 0.5 + 0.01 * number, 0.9, 0, 0, alpha=alpha)
         items.append(Assignment("with a", "search", 0, f"search{number}"))
-    records.write_assignments(folder, items)
+    study_files.write_assignments(folder, items)
     header = json.loads((folder / "study.json").read_text())
-    records.write_json(folder / "study.json", header | {"environment": {"mldiv": "golden", "commit": "golden"}})
+    study_files.write_json(folder / "study.json", header | {"environment": {"mldiv": "golden", "commit": "golden"}})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from helpers.synthetic_records import SETTINGS, make
 from analysis.build import analyse
 from analysis.join import join, label, summary
 from analysis.stats.statistics import holm
-from mldiv.records import RecordError
+from mldiv.records.checked_files import RecordError
 
 NLL = {
     "mutual learning": [0.50, 0.60, 0.55, 0.52, 0.58, 0.61, 0.49, 0.57],

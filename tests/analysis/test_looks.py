@@ -7,9 +7,10 @@ from helpers.synthetic_records import make
 from analysis.build import analyse, build, undecided
 from analysis.stats import bootstrap
 from analysis.stats.statistics import BETTER, EQUIVALENT, LEVEL, UNDECIDED, VERDICTS, WORSE, Difference
-from mldiv import records
-from mldiv.record_files import Damaged
-from mldiv.records import read_study
+from mldiv.records import study_files
+from mldiv.records.checked_files import Damaged
+from mldiv.records.contents import StudyRecord
+from mldiv.records.study_files import read_study
 
 LOOKS = (3, 5, 8, 12)
 SHARED = LEVEL / len(LOOKS)
@@ -80,7 +81,7 @@ def test_the_first_look_that_decides_is_the_answer(sequential):
     for effect in found.values():
         assert (effect.p < LEVEL) == (effect.interval[0] > 0 or effect.interval[1] < 0)
     header = read_study(sequential)
-    records.write_study(sequential, records.StudyRecord(**vars(header) | {"chosen": None}))  # the second look is not over
+    study_files.write_study(sequential, StudyRecord(**vars(header) | {"chosen": None}))  # the second look is not over
     assert undecided(sequential) == ["late", "never"] and analyse(sequential).differences["nll"]["never"].n == 3
 
 
@@ -104,6 +105,6 @@ def test_the_answer_says_how_seeds_were_added(sequential):
 @pytest.mark.parametrize("wrong", [{"level": 0.05}, {"looks": [5, 3, 8, 12]}, {"looks": [3, 4, 8, 12]}, {"looks": [5]}])
 def test_looks_that_cannot_be_are_refused(sequential, wrong):
     header = read_study(sequential)
-    records.write_study(sequential, records.StudyRecord(**vars(header) | wrong))
+    study_files.write_study(sequential, StudyRecord(**vars(header) | wrong))
     with pytest.raises(Damaged, match="looks = "):
         analyse(sequential)

@@ -17,8 +17,8 @@ from analysis.records.repeats import STRONGER, gather
 from analysis.stats.statistics import UNDECIDED, difference
 from analysis.tables import MARKDOWN_BOLD, cells, means
 from benchmarks import term_shares, yardstick_curves
-from mldiv.record_files import read_lines
-from mldiv.records import trial_folder
+from mldiv.records.checked_files import read_lines
+from mldiv.records.study_files import trial_folder
 
 CHECKOUT = Path(__file__).parents[2]
 RESULTS = CHECKOUT / "docs" / "results"

@@ -17,8 +17,8 @@ from analysis.figures import svg
 from analysis.records import load, repeats
 from analysis.report import page as report
 from analysis.report.page import Section
-from mldiv import records
-from mldiv.records import trial_folder
+from mldiv.records import study_files
+from mldiv.records.study_files import trial_folder
 
 NLL = {"mutual learning": [0.50, 0.60, 0.55], "rbf": [0.45, 0.56, 0.50], "cosine": [0.52, 0.59, 0.58]}
 TWO = {"a": [0.5, 0.6], "b": [0.4, 0.5]}
@@ -101,9 +101,9 @@ def whole(tmp_path_factory):
         importance={"rbf": {"alpha": 0.75, "beta": 0.25}},
     )  # fmt: skip
     write(folder, "0202", 0.1, 0.9, 0, 2, status="diverged")
-    record = records.read_trial(trial_folder(folder, "0202"))
+    record = study_files.read_trial(trial_folder(folder, "0202"))
     record.reason, record.notes = "the loss is not finite", ["the feature term died"]
-    records.write_trial(trial_folder(folder, "0202"), record)
+    study_files.write_trial(trial_folder(folder, "0202"), record)
     return folder
 
 
@@ -166,9 +166,9 @@ def test_records_inject_nothing(tmp_path):
                   environment={EVIL: EVIL}, changes={EVIL: {"kernel": EVIL}}, contrasts={EVIL: {EVIL: 1.0, "base": -1.0}},
                   importance={EVIL: {EVIL: 0.5}})  # fmt: skip
     write(folder, "0101", 0.1, 0.9, 0, 2, status="failed")
-    record = records.read_trial(trial_folder(folder, "0101"))
+    record = study_files.read_trial(trial_folder(folder, "0101"))
     record.reason, record.notes, record.environment = EVIL, [EVIL], {EVIL: EVIL}
-    records.write_trial(trial_folder(folder, "0101"), record)
+    study_files.write_trial(trial_folder(folder, "0101"), record)
     text = render(folder, tables={"scores": [f"{TABLE}| {EVIL} | 1 |\n"], EVIL: [EVIL]}, answer=f"{ANSWER}\n{EVIL}\n",
                   notes=[EVIL], numbers=[EVIL], signatures=[EVIL],
                   extra=[Section(EVIL, "<p></p>", EVIL)])  # fmt: skip

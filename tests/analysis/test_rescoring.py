@@ -16,9 +16,9 @@ from analysis.records.repeats import gather
 from analysis.rescoring import labels
 from analysis.rescoring.labels import Labels
 from analysis.rescoring.rescore import rescore
-from mldiv import records
-from mldiv.record_files import RecordError
-from mldiv.records import read_trial
+from mldiv.records import study_files
+from mldiv.records.checked_files import RecordError
+from mldiv.records.study_files import read_trial
 from mldiv.storage import full_predictions
 
 MEMBERS = ("peer_1", "peer_2", "pair")
@@ -163,7 +163,7 @@ def test_no_predictions_are_no_fault_where_none_were_asked_for(study):
     assert "predictions.parquet cannot be read" in " ".join(load(study).problems)
     record = read_trial(folder)
     record.config["keep_predictions"] = "none"
-    records.write_trial(folder, record)
+    study_files.write_trial(folder, record)
     made = analyse(study)
     assert not made.study.problems and made.repeats["both"][1].predictions is None
 

@@ -1,12 +1,14 @@
 """What a study's own question adds: the sentence in the answer is that of the records."""
 
+import json
+
 import numpy as np
 import pytest
 from helpers.synthetic_records import SCALING, SETTINGS, make, write
 
 from analysis import build
-from mldiv import records
-from mldiv.records import Assignment
+from mldiv.records import checked_files, study_files
+from mldiv.records.contents import Assignment
 
 NLL = {"mutual learning": [0.5, 0.6], "searched": [0.45, 0.56]}
 SEARCHED = {"mutual learning": [], "searched": ["alpha", "beta"]}
@@ -19,18 +21,18 @@ def balance(folder, value, points=24, seeds=(0, 10_001), statuses=()):
     """
     ranges = {"alpha": [0.01, 10.0], "beta": [0.02, 20.0]}
     make(folder, NLL, predictions=False, searched=SEARCHED, surface=ranges, search_seeds=list(seeds))
-    items, draws = records.read_assignments(folder), np.random.default_rng(1)
+    items, draws = study_files.read_assignments(folder), np.random.default_rng(1)
     for number in range(points):
         a, b = draws.uniform(-2, 1), draws.uniform(-1.7, 1.3)
         for place, seed in enumerate(seeds):
             trial, noise = f"s{number:02d}{place}", 0.0005 * draws.standard_normal()
             status = statuses[place] if statuses and number < 4 else "finished"
             write(folder, trial, value(a, b) + 0.1 * place + noise, 0.9, 0, seed, status, alpha=10**a, beta=10**b)
-            record = records.read_trial(folder / "trials" / trial)
+            record = study_files.read_trial(folder / "trials" / trial)
             record.config["seed"] = seed
-            records.write_trial(folder / "trials" / trial, record)
+            study_files.write_trial(folder / "trials" / trial, record)
             items.append(Assignment("searched", "search", seed, trial))
-    records.write_assignments(folder, items)
+    study_files.write_assignments(folder, items)
     return folder
 
 
@@ -93,23 +95,23 @@ def test_the_surface_is_a_file_too(valley, tmp_path, monkeypatch):
 
 def test_the_front_counts_settings_not_trials(tmp_path):
     folder = make(tmp_path, NLL, searched=SEARCHED, objectives=["nll", "ece"])
-    items = records.read_assignments(folder)
+    items = study_files.read_assignments(folder)
     for number, (nll, ece) in enumerate([(0.5, 0.1), (0.6, 0.05), (0.7, 0.2)]):
         for place, seed in enumerate((0, 10_001)):
             trial = f"s{number}{place}"
             write(folder, trial, nll, 0.9, 0, seed, alpha=float(number + 1))
-            record = records.read_trial(folder / "trials" / trial)
+            record = study_files.read_trial(folder / "trials" / trial)
             record.validation["pair"]["ece"] = ece + (0.01 if place else -0.01)
-            records.write_trial(folder / "trials" / trial, record)
+            study_files.write_trial(folder / "trials" / trial, record)
             items.append(Assignment("searched", "search", seed, trial))
-    records.write_assignments(folder, items)
+    study_files.write_assignments(folder, items)
     assert "On the Pareto front of validation NLL and ECE lie 2 of 3 searched settings" in build.analyse(folder).answer()
 
 
 def test_growth_is_in_the_answer(tmp_path):
     folder = make(tmp_path, NLL)
-    text = "".join(f"{records.json.dumps(line)}\n" for line in SCALING)
-    records.write_atomically(folder / "scaling.jsonl", text)
+    text = "".join(f"{json.dumps(line)}\n" for line in SCALING)
+    checked_files.write_atomically(folder / "scaling.jsonl", text)
     made = build.analyse(folder)
     assert "feature KL grows as B^2.00" in made.answer()
     assert "ViT-Huge/14" in made.answer()

@@ -1,5 +1,7 @@
 """Each of the method's ways to fail is recognised from epochs that show it, and from nothing else."""
 
+import json
+
 import numpy as np
 import pytest
 from helpers.synthetic_records import make
@@ -7,8 +9,8 @@ from helpers.synthetic_records import make
 from analysis.records import signatures
 from analysis.records.load import Curve, load
 from analysis.records.signatures import DIED, DISSIMILAR_FEATURES, NO_EFFECT, RAN_APART, of_curve, taken_up
-from mldiv import records
-from mldiv.records import trial_folder
+from mldiv.records import checked_files, study_files
+from mldiv.records.study_files import trial_folder
 
 CALM = {
     "nll": 0.5, "peer_1_nll": 0.5, "peer_2_nll": 0.5, "accuracy": 0.7, "peer_1_accuracy": 0.68, "peer_2_accuracy": 0.68,
@@ -85,23 +87,23 @@ def test_a_studys_trials_are_named_with_their_numbers(tmp_path):
     folder = make(tmp_path, {"mutual learning": [0.5, 0.6], "rbf": [0.5, 0.9]})
     for index in range(2):  # the baseline has no second stage
         path = trial_folder(folder, f"00{index:02d}") / "metrics.jsonl"
-        lines = [line | {"stage": 1} for line in records.read_lines(path)]
-        records.write_atomically(path, "".join(f"{records.json.dumps(line)}\n" for line in lines))
+        lines = [line | {"stage": 1} for line in checked_files.read_lines(path)]
+        checked_files.write_atomically(path, "".join(f"{json.dumps(line)}\n" for line in lines))
     path = trial_folder(folder, "0101") / "metrics.jsonl"
-    lines = list(records.read_lines(path))
+    lines = list(checked_files.read_lines(path))
     lines[-1]["diversity"]["feature_kl"] = 3.0
-    records.write_atomically(path, "".join(f"{records.json.dumps(line)}\n" for line in lines))
-    record = records.read_trial(trial_folder(folder, "0100"))
+    checked_files.write_atomically(path, "".join(f"{json.dumps(line)}\n" for line in lines))
+    record = study_files.read_trial(trial_folder(folder, "0100"))
     record.notes = ["feature term died: feature KL fell from 0.01 at the switch to 1e-06"]
-    records.write_trial(trial_folder(folder, "0100"), record)
+    study_files.write_trial(trial_folder(folder, "0100"), record)
     found = signatures.signatures(load(folder))
     assert [(signature.kind, signature.where) for signature in found] == [
         (DIED, "rbf, seed 1"), (NO_EFFECT, "rbf, seed 1"), (DISSIMILAR_FEATURES, "rbf, seed 2"),
     ]  # fmt: skip
     for index in range(2):
         path = trial_folder(folder, f"00{index:02d}") / "metrics.jsonl"
-        lines = [line | {"stage": 1 + (line["epoch"] > 0)} for line in records.read_lines(path)]
-        records.write_atomically(path, "".join(f"{records.json.dumps(line)}\n" for line in lines))
+        lines = [line | {"stage": 1 + (line["epoch"] > 0)} for line in checked_files.read_lines(path)]
+        checked_files.write_atomically(path, "".join(f"{json.dumps(line)}\n" for line in lines))
     kinds = [signature.kind for signature in signatures.signatures(load(folder))]
     assert NO_EFFECT not in kinds, "a baseline with a term is no plain mutual learning"
     sentences = signatures.words(found)

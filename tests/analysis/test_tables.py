@@ -9,7 +9,7 @@ from helpers.synthetic_records import make
 
 from analysis import build, tables
 from analysis.stats.statistics import Summary, digits_of, fixed
-from mldiv import records
+from mldiv.records import checked_files, study_files
 
 EVIL = "=1+1|\\input{x}^~{a}\x1b[31m"
 NLL = {"mutual learning": [0.5, 0.6], EVIL: [0.4, 0.45]}
@@ -59,9 +59,9 @@ def test_trials_of_different_code_are_named(tmp_path):
     folder = make(tmp_path, NLL)
     assert not any("different states" in line for line in tables.caption(build.analyse(folder).study))
     for number, path in enumerate(sorted(folder.glob("trials/*"))):
-        record = records.read_trial(path)
+        record = study_files.read_trial(path)
         record.environment["code"] = ("aaaaaaaaaaaa", "bbbbbbbbbbbb")[number % 2]
-        records.write_trial(path, record)
+        study_files.write_trial(path, record)
     (line,) = [line for line in tables.caption(build.analyse(folder).study) if "different states" in line]
     assert "2 different states of mldiv's code (aaaaaaaaaaaa, bbbbbbbbbbbb)" in line
 
@@ -86,7 +86,7 @@ def test_where_w2_lies(tmp_path):
     assert "| W2² per weight   | W2² in means %   |" in tables.markdown(found.study, found.table)
     old = make(tmp_path / "old", {"plain": [0.5]})
     for path in old.glob("trials/*/metrics.jsonl"):
-        lines = list(records.read_lines(path))
+        lines = list(checked_files.read_lines(path))
         for line in lines:
             del line["diversity"]["w2_share_means"]
         path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))

@@ -9,7 +9,7 @@ from helpers.synthetic_records import make
 from analysis import build
 from analysis.report import trends
 from analysis.stats.trend import bend_weights, line_weights, slope_weights
-from mldiv import records
+from mldiv.records import study_files
 
 SIZES = np.array([1e5, 2e5, 4e5, 16e5])
 AXIS = "images seen by a peer"
@@ -72,9 +72,9 @@ def test_arms_of_other_lengths_are_compared_and_cut_ones_are_not(tmp_path):
     folder = grown(tmp_path, lambda size: 0.1, seeds=3)
     for place in range(6):
         path = folder / "trials" / f"{place // 3:02d}{place % 3:02d}"
-        record = records.read_trial(path)
+        record = study_files.read_trial(path)
         record.config["epochs"] = record.epochs = 6
-        records.write_trial(path, record)
+        study_files.write_trial(path, record)
     made = build.analyse(folder)
     trend = trends.trends(made.study, made.repeats)[0]
     assert trend.slope.n == 3 and len(trend.at) == 4

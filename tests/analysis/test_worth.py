@@ -8,8 +8,8 @@ from helpers import synthetic_records
 
 from analysis.build import build
 from analysis.comparison import worth
-from mldiv import records
-from mldiv.records import at_bound
+from mldiv.records import study_files
+from mldiv.records.contents import at_bound
 
 ALONE = {"posterior": "deterministic", "mutual_weight": 0.0, "alpha": 0.0, "beta": 0.0}
 CURVE = np.array([0.5, 0.4, 0.35, 0.34])
@@ -49,7 +49,7 @@ def study(tmp_path):
     """A baseline, and eight networks of which each more lowers the NLL by less; corrupted images and two other sets."""
     synthetic_records.make(tmp_path, {"baseline": [0.42, 0.38, 0.41], "eight": [0.3, 0.31, 0.29]})
     for path in sorted(tmp_path.glob("trials/*")):
-        record = records.read_trial(path)
+        record = study_files.read_trial(path)
         base = record.test["pair"]["nll"]
         if path.name.startswith("01"):
             record.config |= ALONE
@@ -63,7 +63,7 @@ def study(tmp_path):
             record.recalibrated[member] = {"vector_nll": 0.2, "isotonic_nll": 0.3, "vector_ece": 0.01, "isotonic_ece": 0.02}
         record.calibration_temperature["pair"] = 0.05 if path.name == "0001" else 1.0
         record.size = {"parameters": 2e6, "forward_flops": 1e6}
-        records.write_trial(path, record)
+        study_files.write_trial(path, record)
     return tmp_path
 
 

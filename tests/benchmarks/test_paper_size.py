@@ -11,7 +11,7 @@ from helpers.first_stages import differing, results
 from helpers.processes import processes
 
 from analysis.records.load import load
-from mldiv import records
+from mldiv.records import study_files
 from mldiv.storage.cache import Store
 from mldiv.training import fit as fit_module
 
@@ -56,7 +56,7 @@ def test_pieces_end_as_the_whole(script, whole, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(owner, name, once)
 
     cut(fit_module, "save_atomically", lambda path, state: (path.parent.name, state["epoch"]))
-    cut(records, "append_line", lambda path, line: (path.parent.name, line["epoch"]))
+    cut(study_files, "append_line", lambda path, line: (path.parent.name, line["epoch"]))
     cut(Store, "publish", lambda store, name, state: name)
     cut(Store, "keep_progress", lambda store, name, state: state["epoch"])
     cut(fit_module, "score", lambda trial: trial.config.id)
@@ -98,8 +98,8 @@ def test_the_alarm_ends_a_piece(script, tmp_path, capsys):
 
 def test_stage_one_is_trained_once(whole):
     costs = {}
-    for item in records.read_assignments(whole):
-        costs[item.arm] = records.find_trial(whole, item.trial).cost
+    for item in study_files.read_assignments(whole):
+        costs[item.arm] = study_files.find_trial(whole, item.trial).cost
     shared = [cost["epochs_shared"] for cost in costs.values()]
     assert shared == [0, 2, 2, 2] and [cost["pretraining_epochs_trained"] for cost in costs.values()] == [2, 0, 0, 0]
 

@@ -13,8 +13,8 @@ from helpers.processes import SHORT, elsewhere, joint_search, until
 from ray.cluster_utils import Cluster
 
 from analysis.build import build
-from mldiv import records
 from mldiv.cli.main import main
+from mldiv.records import study_files
 
 pytestmark = pytest.mark.ray
 
@@ -25,7 +25,7 @@ def start(out, *flags, **environment):
 
 def final(out):
     """How many trials have their final record."""
-    return sum(records.read_trial(path.parent).final for path in out.glob("trials/*/trial.json"))
+    return sum(study_files.read_trial(path.parent).final for path in out.glob("trials/*/trial.json"))
 
 
 def rays():
@@ -54,8 +54,8 @@ def assert_finished(out, said, trials):
     assert "test NLL" in answer and "the baseline (" in answer
     for name in ("table.md", "table.csv", "table.tex", "answer.md", "reliability.png", "reliability.pdf", "optuna.journal"):
         assert (out / name).stat().st_size > 100, name
-    assignments = records.read_assignments(out)
-    found = [records.find_trial(out, item.trial) for item in assignments]
+    assignments = study_files.read_assignments(out)
+    found = [study_files.find_trial(out, item.trial) for item in assignments]
     assert [record.status for record in found] == ["finished"] * trials
     assert len(list((out / "trials").iterdir())) == len({item.trial for item in assignments})
 

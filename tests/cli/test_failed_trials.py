@@ -8,7 +8,7 @@ from helpers.small_study import STUDY, TINY
 from analysis.build import build
 from mldiv.cli.main import main
 from mldiv.datasets.sources import DataError
-from mldiv.records import find_trial, read_assignments
+from mldiv.records.study_files import find_trial, read_assignments
 from mldiv.storage.object_store import SyncedFolder, working_copy
 from mldiv.training import attempt
 

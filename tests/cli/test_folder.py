@@ -8,9 +8,10 @@ from dataclasses import asdict, replace
 import pytest
 from helpers.command import prepared, run
 
-from mldiv import records
 from mldiv.cli.folder import open_folder
 from mldiv.config import TrialConfig
+from mldiv.records import study_files
+from mldiv.records.contents import TrialRecord
 from mldiv.settings.setting import TRIAL, ConfigError, sparing
 from mldiv.study import Study
 
@@ -34,10 +35,10 @@ def test_two_runs_in_one_folder(study, capsys, tmp_path):
 
 def test_other_images_in_the_same_place_are_refused(study, capsys, tmp_path):
     record = prepared(study).header
-    records.write_study(tmp_path, replace(record, fingerprint="of other images"))
+    study_files.write_study(tmp_path, replace(record, fingerprint="of other images"))
     code, _, err = run(study, capsys, "--out", str(tmp_path), "--dry-run")
     assert code == 2 and "fingerprint ('of other images' there" in err[0] and "cp -r" not in err[0]
-    records.write_study(tmp_path, replace(record, fingerprint=None))  # as mldiv 0.5.0 left it
+    study_files.write_study(tmp_path, replace(record, fingerprint=None))  # as mldiv 0.5.0 left it
     assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 0
 
 
@@ -45,13 +46,11 @@ def test_copied_trials_of_other_images_are_refused(study, capsys, tmp_path):
     """They would count as trained: a trial's name does not say which images lie at its place."""
     run_ = prepared(study)
     for data, code in (({"whole_fingerprint": "other"}, 2), ({"test_fingerprint": "other"}, 2), ({}, 0)):
-        records.write_trial(
-            tmp_path / "trials" / "a", records.TrialRecord("a", asdict(run_.base), status="finished", data=data)
-        )
+        study_files.write_trial(tmp_path / "trials" / "a", TrialRecord("a", asdict(run_.base), status="finished", data=data))
         assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == code
     changed = replace(run_.base, train_size=500)
-    other = records.TrialRecord("a", asdict(changed), status="finished", data={"whole_fingerprint": "of another cut"})
-    records.write_trial(tmp_path / "trials" / "a", other)
+    other = TrialRecord("a", asdict(changed), status="finished", data={"whole_fingerprint": "of another cut"})
+    study_files.write_trial(tmp_path / "trials" / "a", other)
     assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 0
     with_fewer = replace(study, arms=lambda base: study.arms(base) | {"few": {"train_size": 500}})
     assert run(with_fewer, capsys, "--out", str(tmp_path), "--dry-run")[0] == 2
@@ -61,21 +60,21 @@ def test_a_study_from_before_a_setting_existed_was_trained_as_then(study, capsys
     """Whatever its default is by now."""
     record = prepared(study, "--set", "stage_schedule=continue").header
     old = {name: value for name, value in record.settings.items() if name != "stage_schedule"}
-    records.write_study(tmp_path, replace(record, settings=old))
+    study_files.write_study(tmp_path, replace(record, settings=old))
     code, _, err = run(study, capsys, "--out", str(tmp_path), "--dry-run")
     assert code == 2 and "stage_schedule ('continue' there, 'restart' here)" in err[0]
     assert run(study, capsys, "--out", str(tmp_path), "--dry-run", "--set", "stage_schedule=continue")[0] == 0
 
 
 def test_the_folder_of_another_study_is_no_place_for_this_one(study, capsys, tmp_path):
-    records.write_study(tmp_path, dataclasses.replace(prepared(study).header, name="another"))
+    study_files.write_study(tmp_path, dataclasses.replace(prepared(study).header, name="another"))
     code, _, err = run(study, capsys, "--out", str(tmp_path), "--dry-run")
     assert code == 2 and "It is another study's folder: take another --out" in err[0] and "--set" not in err[0]
 
 
 def test_a_folder_of_another_configuration_is_refused(study, capsys, tmp_path):
     header = prepared(study, "--out", str(tmp_path)).header
-    records.write_study(tmp_path, header)
+    study_files.write_study(tmp_path, header)
     code, _, err = run(study, capsys, "--out", str(tmp_path), "--seeds", "2", "--arch", "resnet20", "--dry-run")
     assert code == 2 and len(err) == 1
     assert (
@@ -86,7 +85,7 @@ def test_a_folder_of_another_configuration_is_refused(study, capsys, tmp_path):
     code, _, err = run(study, capsys, "--out", str(tmp_path), "--arm", "rbf", "--dry-run")
     said = f"study: arms ({header.arms} there, {[header.baseline, 'rbf']} here). Use the same flags"
     assert code == 2 and said in err[0], "what follows from the arms is not said again"
-    records.write_study(tmp_path, dataclasses.replace(header, settings=header.settings | {"data_root": "/moved"}))
+    study_files.write_study(tmp_path, dataclasses.replace(header, settings=header.settings | {"data_root": "/moved"}))
     assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 0
     (tmp_path / "study.json").write_text("{")
     code, _, err = run(study, capsys, "--out", str(tmp_path))
@@ -124,7 +123,7 @@ def test_whatever_differs_in_a_folder_is_refused(study, capsys, tmp_path, descri
     taken = {"environment", "data", "trends", "plugin_files", "kernel_defaults"} | sparing(TrialConfig, TRIAL)
     asked = prepared(study, "--out", str(tmp_path), "--dry-run")
     for name, changes in changed.items():
-        records.write_study(tmp_path, dataclasses.replace(header, **changes))
+        study_files.write_study(tmp_path, dataclasses.replace(header, **changes))
         refused = contextlib.nullcontext() if name in taken else pytest.raises(ConfigError)
         with refused as error, open_folder(asked):
             pass
@@ -136,7 +135,7 @@ def test_whatever_differs_in_a_folder_is_refused(study, capsys, tmp_path, descri
 def test_a_folder_from_before_a_setting_was_there_goes_on_with_its_default(study, capsys, tmp_path, described):
     header = prepared(study).header
     settings = {name: value for name, value in header.settings.items() if name != "mutual_weight"}
-    records.write_study(tmp_path, dataclasses.replace(header, settings=settings))
+    study_files.write_study(tmp_path, dataclasses.replace(header, settings=settings))
     assert run(study, capsys, "--out", str(tmp_path), "--dry-run")[0] == 0
     code, _, err = run(study, capsys, "--out", str(tmp_path), "--dry-run", "--set", "mutual_weight=0.5")
     assert code == 2 and "mutual_weight (1.0 there, 0.5 here)" in err[0]

@@ -12,9 +12,9 @@ from helpers.small_study import TINY
 
 from analysis.build import build
 from analysis.records.load import load
-from mldiv import records
 from mldiv.cli.main import main
-from mldiv.records import find_trial, read_assignments, read_study
+from mldiv.records import study_files
+from mldiv.records.study_files import find_trial, read_assignments, read_study
 from mldiv.study import Study
 
 STUDY = Study(
@@ -89,7 +89,7 @@ def test_more_searched_trials_keep_what_was_suggested(run, tmp_path):
     for name in {trial for arm, trial in before if arm == "both"}:
         record = find_trial(tmp_path / "grown", name)
         record.validation["pair"]["nll"] += 10  # whatever comes is better
-        records.write_trial(tmp_path / "grown" / "trials" / name, record)
+        study_files.write_trial(tmp_path / "grown" / "trials" / name, record)
     code, said, trained = run("grown", "--seeds", "1", "--trials", "4", "--arm", "both")
     assert code == 0 and "4 searched trials of an arm in place of 2" in said and worst.status == "finished"
     after = searched(tmp_path / "grown")
@@ -167,7 +167,7 @@ def test_a_study_goes_on_under_what_it_says_of_itself(run, tmp_path):
     header = read_study(tmp_path / "new")
     changes = {"plain": {"beta": 0.0}, "feature": {}}
     (tmp_path / "old").mkdir()
-    records.write_study(
+    study_files.write_study(
         tmp_path / "old", replace(header, changes=changes, settings=header.settings | {"param_transform": "exp"})
     )
     code, err, _ = run("old", "--seeds", "2", *old, study=study)

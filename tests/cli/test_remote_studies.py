@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from analysis.build import build
-from mldiv import records
 from mldiv.cli.main import main
+from mldiv.records import checked_files, study_files
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import Remote, working_copy
 from mldiv.study import Study
@@ -30,8 +30,8 @@ def trials(folder):
     """Every trial's numbers, by its id; what differs between runs (times, attempts, who trained) left out."""
     found = {}
     for path in sorted(Path(folder).glob("trials/*")):
-        record = records.read_trial(path)
-        lines = [json.dumps(line["train"] | line["diversity"]) for line in records.read_lines(path / "metrics.jsonl")]
+        record = study_files.read_trial(path)
+        lines = [json.dumps(line["train"] | line["diversity"]) for line in checked_files.read_lines(path / "metrics.jsonl")]
         found[path.name] = record.status, record.test, record.validation, lines, (path / "predictions.parquet").read_bytes()
     return found
 
@@ -60,7 +60,7 @@ def test_a_study_that_goes_on_elsewhere_equals_one_on_a_disk(tiny, place, stores
                 assert epochs < 100
     with working_copy(f"{place}/study") as copy:
         got = trials(copy.local)
-        attempts = [records.read_trial(path).attempts for path in copy.local.glob("trials/*")]
+        attempts = [study_files.read_trial(path).attempts for path in copy.local.glob("trials/*")]
     assert got == expected and max(attempts) > 1
 
 

@@ -12,7 +12,7 @@ from helpers.small_study import TINY
 from analysis.build import build, undecided
 from analysis.records.load import load
 from mldiv.cli.main import main
-from mldiv.records import find_trial, read_assignments, read_study
+from mldiv.records.study_files import find_trial, read_assignments, read_study
 from mldiv.study import Study
 from mldiv.sweep.looks import Sequential
 from mldiv.training import attempt as attempt_module

@@ -13,7 +13,8 @@ from analysis.build import FORMATS, build
 from analysis.records.load import load
 from mldiv import presets
 from mldiv.cli.main import main
-from mldiv.records import COSTS, read_study, read_trial
+from mldiv.records.contents import COSTS
+from mldiv.records.study_files import read_study, read_trial
 from mldiv.training import step_cost
 
 TINY = {

@@ -12,7 +12,6 @@ from analysis.build import build
 from analysis.records.load import load
 from analysis.rescoring.labels import read as read_labels
 from analysis.rescoring.rescore import rescore
-from mldiv import records
 from mldiv.cli.flags import parse_flags
 from mldiv.cli.main import main
 from mldiv.cli.run import prepare
@@ -20,6 +19,7 @@ from mldiv.config import ConfigError
 from mldiv.datasets.files import DataError
 from mldiv.datasets.formats import idx
 from mldiv.method.networks import build as network
+from mldiv.records import study_files
 from mldiv.storage import full_predictions
 from mldiv.study import Study
 
@@ -90,7 +90,7 @@ def test_one_command_from_own_images_to_a_report(place, tmp_path, capsys, kind):
     code, out, err = run(capsys, tmp_path / "study", kind, place[kind](), *size)
     assert code == 0, err
     assert "\nboth " in out and (tmp_path / "study" / "report.html").exists()
-    header = records.read_study(tmp_path / "study")
+    header = study_files.read_study(tmp_path / "study")
     assert "fewer images than preset demo takes, so all there are, and batch_size 16 in place of 64" in err
     assert header.data.startswith(f"{kind}: 54 training, 10 validation and 26 test images of 12x12 pixels, 3 classes")
     assert header.data.endswith("so all there are, and batch_size 16 in place of 64")
@@ -129,8 +129,8 @@ def test_without_validation_images_a_study_reports_what_it_can(place, tmp_path, 
     code, out, err = run(capsys, tmp_path / "study", "npz", place["npz"](), "--set", "validation_size=0")
     assert code == 0, err
     assert "no validation images: temperatures and recalibrations are not fitted" in err
-    (trial,) = {item.trial for item in records.read_assignments(tmp_path / "study") if item.arm == "both"}
-    record = records.read_trial(tmp_path / "study" / "trials" / trial)
+    (trial,) = {item.trial for item in study_files.read_assignments(tmp_path / "study") if item.arm == "both"}
+    record = study_files.read_trial(tmp_path / "study" / "trials" / trial)
     assert (record.data["train"], record.data["validation"]) == (64, 0)
     assert record.validation == record.test_scaled == record.calibration_temperature == record.recalibrated == {}
     assert record.test["pair"]["nll"] > 0 and record.posterior["peer_1"].keys() == {"sigma_over_mean"}
@@ -146,8 +146,8 @@ def test_soft_labels_of_the_data_are_scored_by_from_training_to_tables(place, pa
     code, _, err = run(capsys, tmp_path / "study", "npz", place["npz"](), "--set", "shift_share=5")
     assert code == 0, err
     assert "soft labels of validation (NLL at least 0.639) and test (NLL at least 0.639): NLL and Brier are against each" in err
-    (trial,) = {item.trial for item in records.read_assignments(tmp_path / "study") if item.arm == "both"}
-    record = records.read_trial(folder := tmp_path / "study" / "trials" / trial)
+    (trial,) = {item.trial for item in study_files.read_assignments(tmp_path / "study") if item.arm == "both"}
+    record = study_files.read_trial(folder := tmp_path / "study" / "trials" / trial)
     for member, logarithms in full_predictions.read(folder / full_predictions.FILE, trial).items():
         assert record.test[member]["nll"] == pytest.approx(-(shares[1] * logarithms).sum(1).mean(), abs=1e-3)
         assert record.test[member]["brier"] == pytest.approx(np.square(np.exp(logarithms) - shares[1]).sum(1).mean(), abs=1e-3)
@@ -202,7 +202,7 @@ def test_other_labels_and_weights_are_said_on_the_screen_and_in_the_record(place
     assert "trained with the labels of noisy.txt, " in header.data
     assert "not the data set's own, which validation, temperatures and test keep" in header.data
     assert len(header.settings["train_labels_hash"]) == len(header.settings["pretrained_hash"]) == 16
-    records.write_study(tmp_path / "study", header)
+    study_files.write_study(tmp_path / "study", header)
     assert main(STUDY, build, [*argv, *given[2:], "--dry-run"]) == 2
     err = capsys.readouterr().err
     assert "train_labels_hash" in err and "fingerprint" in err and "holds another configuration" in err

@@ -4,7 +4,7 @@ import pytest
 
 from mldiv.cluster import broker as broker_module
 from mldiv.cluster.broker import END, Broker, Outcome
-from mldiv.records import TrialTask
+from mldiv.records.contents import TrialTask
 
 
 def task(trial):

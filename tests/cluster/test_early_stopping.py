@@ -7,7 +7,7 @@ import pytest
 
 from mldiv.cluster.early_stopping import AfterSwitch
 from mldiv.config import TrialConfig
-from mldiv.records import TrialTask
+from mldiv.records.contents import TrialTask
 from mldiv.sweep.arm import make_arm
 
 CONTINUE, STOP = "CONTINUE", "STOP"

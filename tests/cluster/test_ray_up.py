@@ -12,8 +12,8 @@ from helpers import machines
 from helpers.clusters import busy
 from helpers.processes import environment, running, until
 
-from mldiv import records
-from mldiv.records import read_trial
+from mldiv.records import study_files
+from mldiv.records.study_files import read_trial
 
 pytestmark = [
     pytest.mark.ray,
@@ -138,5 +138,5 @@ def test_a_study_as_a_job_and_by_ray_submit(cluster, tmp_path):
 
 
 def finished(out: Path) -> set[str]:
-    found = {item.trial: records.find_trial(out, item.trial) for item in records.read_assignments(out)}
+    found = {item.trial: study_files.find_trial(out, item.trial) for item in study_files.read_assignments(out)}
     return {trial for trial, record in found.items() if record is not None and record.status == "finished"}

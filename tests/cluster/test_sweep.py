@@ -14,12 +14,12 @@ from helpers.sweeps import assert_as_trained_alone, broker, make_plan, placed
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import ControllerError
 
-from mldiv import records
 from mldiv.cluster import tuner, worker_groups
 from mldiv.cluster.early_stopping import AfterSwitch
 from mldiv.cluster.nodes import Resources, nodes
 from mldiv.config import ConfigError, from_dict
-from mldiv.records import find_trial, trial_folder
+from mldiv.records import checked_files, study_files
+from mldiv.records.study_files import find_trial, trial_folder
 from mldiv.storage.cache import Store
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.plan import Plan
@@ -52,7 +52,7 @@ def test_every_trial_is_trained_and_reported(searched):
     assert plan.answered == plan.trials() == 8
     assert {find_trial(folder, item.trial).status for item in of(plan, "plain", "both")} == {"finished"}
     assert {trial for trial, result in seen if result.get("ended")} == {item.trial for item in plan.assignments}
-    assert records.read_assignments(folder) == plan.assignments
+    assert study_files.read_assignments(folder) == plan.assignments
 
 
 def test_trials_share_first_stages_and_pretraining(searched):
@@ -105,7 +105,7 @@ def test_the_broker_is_lost(small, tmp_path):
     with pytest.raises(RuntimeError, match="process between trials and worker groups, has died"):
         tuner.run(make_plan(tmp_path / "study", config), tmp_path / "study", resources=Resources(), groups=1, progress=progress)
     assert find_trial(tmp_path / "study", lost[0]).status == "running"
-    assert len(list(records.read_lines(trial_folder(tmp_path / "study", lost[0]) / "metrics.jsonl"))) >= 4
+    assert len(list(checked_files.read_lines(trial_folder(tmp_path / "study", lost[0]) / "metrics.jsonl"))) >= 4
     again = make_plan(tmp_path / "study", config)
     tuner.run(again, tmp_path / "study", resources=Resources(), groups=1)
     assert {find_trial(tmp_path / "study", item.trial).status for item in again.assignments} == {"finished"}
@@ -297,6 +297,8 @@ def test_trials_in_lanes_are_as_trained_alone(small, tmp_path, monkeypatch):
     found = find_trial(tmp_path, last)
     expected = fit(from_dict(found.config), trial_folder(tmp_path / "alone", last), store=Store(tmp_path / "alone store"))
     assert found.test["pair"]["nll"] == pytest.approx(expected.test["pair"]["nll"], rel=1e-3)
-    lines = [records.read_lines(trial_folder(folder, last) / "metrics.jsonl") for folder in (tmp_path, tmp_path / "alone")]
+    lines = [
+        checked_files.read_lines(trial_folder(folder, last) / "metrics.jsonl") for folder in (tmp_path, tmp_path / "alone")
+    ]
     losses, alone_losses = ([line["train"]["total"] for line in of] for of in lines)
     assert losses == pytest.approx(alone_losses, rel=1e-5)

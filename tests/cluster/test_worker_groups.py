@@ -16,11 +16,11 @@ from helpers.plugins import forget_all
 from helpers.sweeps import assert_as_trained_alone, broker, make_plan, placed
 from ray.tune.schedulers import FIFOScheduler
 
-from mldiv import records
 from mldiv.cluster import process_group, tuner, worker_groups
 from mldiv.cluster.nodes import Resources
 from mldiv.plugins import loading
-from mldiv.records import find_trial, trial_folder
+from mldiv.records import checked_files
+from mldiv.records.study_files import find_trial, trial_folder
 from mldiv.storage.object_store import Remote, working_copy
 from mldiv.storage.remote_cache import open_store
 from mldiv.sweep.arm import make_arm
@@ -66,7 +66,7 @@ def test_what_dies_and_what_fails(small, tmp_path, cluster):
     with working_copy(place) as copy:  # as the next run finds it
         first = find_trial(copy.local, hit[0])
         assert first.attempts == 2
-        lines = records.read_lines(trial_folder(copy.local, first.id) / "metrics.jsonl")
+        lines = checked_files.read_lines(trial_folder(copy.local, first.id) / "metrics.jsonl")
         assert [line["epoch"] for line in lines] == list(range(16))
         for changes in ({"alpha": 0.0, "beta": 0.0}, {}):
             assert_as_trained_alone(copy.local, config.replace(seed=1, **changes), tmp_path)

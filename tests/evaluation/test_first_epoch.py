@@ -4,9 +4,9 @@ import pytest
 import torch
 from helpers.first_stages import train
 
-from mldiv import records
 from mldiv.evaluation import first_epoch
 from mldiv.evaluation.first_epoch import FirstEpoch
+from mldiv.records import checked_files
 from mldiv.training.loop import make_pair
 
 
@@ -52,7 +52,7 @@ def test_it_travels_with_the_first_line(tiny, tmp_path):
     tiny = tiny.replace(train_size=64, validation_size=32, test_size=32, test_samples=2)
     for config in (tiny, tiny.replace(alpha=0.5)):
         train(config, tmp_path)
-        first, *others = records.read_lines(tmp_path / config.id / "metrics.jsonl")
+        first, *others = checked_files.read_lines(tmp_path / config.id / "metrics.jsonl")
         assert [point["at"] for point in first["first_epoch"]] == [0.0, 0.5, 1.0]
         assert all(line["first_epoch"] == [] for line in others)
     assert first["shared"]

@@ -6,10 +6,10 @@ from scipy.special import log_softmax
 from sklearn.isotonic import isotonic_regression
 from sklearn.linear_model import LogisticRegression
 
-from mldiv import records
 from mldiv.evaluation import temperature_scaling
 from mldiv.evaluation.metrics import Predictive, ece, nll
 from mldiv.evaluation.recalibration import RECALIBRATORS, isotonic, vector
+from mldiv.records.contents import at_bound
 
 
 def drawn(images=4000, classes=4, seed=0):
@@ -100,6 +100,6 @@ def test_a_row_without_a_step_stays_what_it_was():
     ("temperature", "bound"), [(0.05, True), (0.0504, True), (0.051, False), (1.0, False), (19.7, False), (19.9, True)]
 )
 def test_a_temperature_at_its_bound(temperature, bound):
-    assert records.at_bound(temperature) == bound
+    assert at_bound(temperature) == bound
     certain = torch.eye(4)
-    assert records.at_bound(temperature_scaling.fit_temperature(certain, torch.tensor([1, 2, 3, 0])))
+    assert at_bound(temperature_scaling.fit_temperature(certain, torch.tensor([1, 2, 3, 0])))

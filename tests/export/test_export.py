@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from mldiv import __main__ as command
-from mldiv import records
 from mldiv.export import command as exporting
 from mldiv.export import runs
+from mldiv.records import study_files
+from mldiv.records.contents import Assignment
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the tools' own code
 
@@ -26,7 +27,7 @@ SOME = ("0000", "0001", "0100", "0101", "search0")
 def study(tmp_path):
     """Five of the stored study's trials, with its tables and a picture."""
     folder = shutil.copytree(GOLDEN / "study", tmp_path / "study")
-    records.write_assignments(folder, [item for item in records.read_assignments(folder) if item.trial in SOME])
+    study_files.write_assignments(folder, [item for item in study_files.read_assignments(folder) if item.trial in SOME])
     for name in ("table.md", "table.csv", "answer.md"):
         shutil.copy(GOLDEN / name, folder)
     Image.new("RGB", (8, 6), "red").save(folder / "reliability.png")
@@ -42,20 +43,20 @@ def export(study, tool, capsys, count=5):
 
 def go_on(study, trial="0101"):
     """As a trial that has another end now."""
-    folder = records.trial_folder(study, trial)
-    record = records.read_trial(folder)
+    folder = study_files.trial_folder(study, trial)
+    record = study_files.read_trial(folder)
     record.test["pair"]["nll"] = 0.125
-    records.write_trial(folder, record)
+    study_files.write_trial(folder, record)
 
 
 def choose_anew(study, trial="0001"):
     """As an arm whose search has chosen another setting since: the trial of the old choice no longer counts."""
-    records.write_assignments(study, [item for item in records.read_assignments(study) if item.trial != trial])
+    study_files.write_assignments(study, [item for item in study_files.read_assignments(study) if item.trial != trial])
 
 
 def recorded(study, trial):
-    folder = records.trial_folder(study, trial)
-    return records.read_trial(folder), list(records.epoch_lines(folder / "metrics.jsonl"))
+    folder = study_files.trial_folder(study, trial)
+    return study_files.read_trial(folder), list(study_files.epoch_lines(folder / "metrics.jsonl"))
 
 
 def test_every_number_of_a_trial_is_in_its_run(study):
@@ -77,23 +78,23 @@ def test_every_number_of_a_trial_is_in_its_run(study):
 
 
 def test_no_place_of_a_machine_is_exported(study):
-    folder = records.trial_folder(study, "0101")
-    record = records.read_trial(folder)
+    folder = study_files.trial_folder(study, "0101")
+    record = study_files.read_trial(folder)
     record.config |= {"data_root": "/my/data", "pretrained": "/my/net.pt", "ood": "noise,npz@/my/letters.npz"}
-    records.write_trial(folder, record)
+    study_files.write_trial(folder, record)
     (found,) = (run.settings for run in runs.read(study).runs if run.trial == "0101")
     assert (found.get("data_root"), found["pretrained"], found["ood"]) == (None, "net.pt", "noise,npz@letters.npz")
 
 
 def test_a_trial_that_answers_twice_is_one_run(study):
-    items = records.read_assignments(study)
-    records.write_assignments(study, [records.Assignment("with a", "search", 0, "0100"), *items])
+    items = study_files.read_assignments(study)
+    study_files.write_assignments(study, [Assignment("with a", "search", 0, "0100"), *items])
     (run,) = (run for run in runs.read(study).runs if run.trial == "0100")
     assert run.roles == ["with a, search, seed 0", "mutual learning, repeat, seed 1"] and run.arm == "mutual learning"
 
 
 def test_what_cannot_be_read_is_said(study, capsys, monkeypatch):
-    (records.trial_folder(study, "0001") / "trial.json").write_text("{")
+    (study_files.trial_folder(study, "0001") / "trial.json").write_text("{")
     monkeypatch.setitem(exporting.TOOLS, "tensorboard", "helpers.no_tool")
     assert command.main(["export", str(study), "--to", "tensorboard"]) == 2
     assert "tensorboard is not installed (No module named 'helpers.no_tool'): python -m pip install" in capsys.readouterr().err
@@ -111,7 +112,7 @@ def test_what_an_earlier_export_of_the_study_wrote_and_no_longer_counts_is_known
     monkeypatch.setitem(exporting.TOOLS, "tensorboard", "mldiv.export.runs")
     monkeypatch.setattr(runs, "export", lambda study, out: said.append(set(study.gone)) or "look", raising=False)
     other = shutil.copytree(study, tmp_path / "other")
-    (records.trial_folder(study, "0100") / "trial.json").write_text("{")  # it counts, although it cannot be read
+    (study_files.trial_folder(study, "0100") / "trial.json").write_text("{")  # it counts, although it cannot be read
     for place, changed in ((study, None), (other, None), (study, "0001"), (other, "0000"), (other, "0001")):
         if changed:
             choose_anew(place, changed)
@@ -120,10 +121,10 @@ def test_what_an_earlier_export_of_the_study_wrote_and_no_longer_counts_is_known
 
 
 def test_what_is_not_there_to_export_is_said(study, capsys, monkeypatch):
-    folder = records.trial_folder(study, "0101")
-    record = records.read_trial(folder)
+    folder = study_files.trial_folder(study, "0101")
+    record = study_files.read_trial(folder)
     record.status = "running"
-    records.write_trial(folder, record)
+    study_files.write_trial(folder, record)
     (folder / "metrics.jsonl").unlink()
     assert runs.read(study).problems == ["trial 0101 is running, and none of its epochs has ended"]
     monkeypatch.setitem(exporting.TOOLS, "mlflow", "mldiv.export.runs")

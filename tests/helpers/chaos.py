@@ -17,12 +17,12 @@ from ray.cluster_utils import Cluster
 
 from helpers import clusters
 from helpers.processes import joint_search
-from mldiv import records
 from mldiv.cluster import broker, tuner, worker_groups
 from mldiv.cluster.broker import Broker
 from mldiv.cluster.nodes import Resources
 from mldiv.config import TrialConfig
-from mldiv.records import find_trial, trial_folder
+from mldiv.records import checked_files, study_files
+from mldiv.records.study_files import find_trial, trial_folder
 from mldiv.storage.cache import Store
 from mldiv.sweep import in_process
 from mldiv.sweep.arm import make_arm
@@ -106,7 +106,7 @@ def undisturbed(config: TrialConfig, folder) -> None:
     """The same sweep without Ray and without deaths."""
     plan = make_plan(config, folder)
     in_process.run(plan, folder, store=Store(folder / "store"))
-    records.write_assignments(folder, plan.assignments)
+    study_files.write_assignments(folder, plan.assignments)
 
 
 def patient_broker() -> type[Broker]:
@@ -143,8 +143,8 @@ def sweep(cluster: Cluster, config: TrialConfig, folder, seed: int, deaths: int,
 
 def assert_equal(folder, expected) -> int:
     """The same trials, each once, with the same numbers and weights to the last bit; how many restarts their records count."""
-    trials = sorted(item.trial for item in records.read_assignments(expected))
-    assert sorted(item.trial for item in records.read_assignments(folder)) == trials
+    trials = sorted(item.trial for item in study_files.read_assignments(expected))
+    assert sorted(item.trial for item in study_files.read_assignments(folder)) == trials
     assert sorted(path.name for path in (folder / "trials").iterdir()) == sorted(set(trials))
     restarts = 0
     for trial in set(trials):
@@ -153,7 +153,7 @@ def assert_equal(folder, expected) -> int:
             f"{trial}, {got.attempts} attempts: {got.status} after {got.epochs} epochs: {got.reason}"
         )
         assert (got.epochs, got.validation, got.test) == (alone.epochs, alone.validation, alone.test)
-        lines = records.read_lines(trial_folder(folder, trial) / "metrics.jsonl")
+        lines = checked_files.read_lines(trial_folder(folder, trial) / "metrics.jsonl")
         assert [line["epoch"] for line in lines] == list(range(got.epochs))
         weights, other = (
             torch.load(trial_folder(place, trial) / "checkpoint.pt", weights_only=True)["pair"] for place in (folder, expected)

@@ -2,8 +2,9 @@
 
 import math
 
-from mldiv import records
-from mldiv.records import TrialRecord, trial_folder
+from mldiv.records import checked_files, study_files
+from mldiv.records.contents import TrialRecord
+from mldiv.records.study_files import trial_folder
 
 
 def score(config):
@@ -12,9 +13,9 @@ def score(config):
 
 
 def finish(folder, config, status="finished"):
-    record = TrialRecord(config.id, records.finite(vars(config)), status=status)
+    record = TrialRecord(config.id, checked_files.finite(vars(config)), status=status)
     record.validation = {"pair": {"nll": score(config)}}
-    records.write_trial(trial_folder(folder, config.id), record)
+    study_files.write_trial(trial_folder(folder, config.id), record)
     return record
 
 

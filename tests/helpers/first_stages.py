@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mldiv import records
+from mldiv.records import checked_files, study_files
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
 
@@ -52,12 +52,12 @@ def without_origin(lines):
 
 def results(folder):
     """Everything of a trial that is a number."""
-    record = dataclasses.asdict(records.read_trial(folder))
+    record = dataclasses.asdict(study_files.read_trial(folder))
     found = {
         name: record[name]
         for name in ("config", "status", "reason", "epochs", "validation", "test", "switch", "posterior", "data")
     }
-    found["lines"] = without_origin(records.read_lines(folder / "metrics.jsonl"))
+    found["lines"] = without_origin(checked_files.read_lines(folder / "metrics.jsonl"))
     found["checkpoint"] = torch.load(folder / "checkpoint.pt", weights_only=True)
     if (folder / "predictions.parquet").exists():
         frame = pd.read_parquet(folder / "predictions.parquet")

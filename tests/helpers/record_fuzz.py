@@ -9,7 +9,7 @@ from analysis.records.load import load
 from analysis.records.signatures import signatures
 from helpers.small_study import trial
 from helpers.synthetic_records import SCALING
-from mldiv.record_files import RecordError
+from mldiv.records.checked_files import RecordError
 
 MISSING = object()
 #: Values of every type that a field may be wrong by; of the types with several each place meets the next one.

@@ -5,8 +5,8 @@ import io
 from functools import partial
 
 from analysis.build import build
-from mldiv import records
 from mldiv.cli.main import main
+from mldiv.records import study_files
 from mldiv.study import Study
 
 TINY = [
@@ -34,6 +34,8 @@ def run(folder, seeds=2, report=WORDS):
 def trial(folder, arm="both", seed=1):
     """The folder of a repeat."""
     (found,) = (
-        item.trial for item in records.read_assignments(folder) if (item.arm, item.phase, item.seed) == (arm, "repeat", seed)
+        item.trial
+        for item in study_files.read_assignments(folder)
+        if (item.arm, item.phase, item.seed) == (arm, "repeat", seed)
     )
     return folder / "trials" / found

@@ -3,7 +3,7 @@
 import ray
 import torch
 
-from mldiv.records import find_trial, trial_folder
+from mldiv.records.study_files import find_trial, trial_folder
 from mldiv.storage.cache import Store
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.plan import Plan

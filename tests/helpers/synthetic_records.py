@@ -1,12 +1,14 @@
 """Study folders with known numbers, for the analysis."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mldiv import records
-from mldiv.records import Assignment, TrialRecord, trial_folder
+from mldiv.records import checked_files, study_files
+from mldiv.records.contents import SCHEMA, Assignment, TrialRecord, members_of
+from mldiv.records.study_files import trial_folder
 
 SETTINGS = {
     "arch": "resnet8", "width": 1.0, "epochs": 12, "switch_epoch": 8, "batch_size": 64, "test_samples": 20, "data": "digits",
@@ -22,7 +24,7 @@ def make(folder: Path, nll: dict[str, list[float]], accuracy: dict[str, list[flo
     arms = list(nll)
     seeds = list(range(1, 1 + max(len(values) for values in nll.values())))
     header = {
-        "schema": records.SCHEMA, "name": "kernel_sweep", "question": "Which kernel?", "scientific": "kernel",
+        "schema": SCHEMA, "name": "kernel_sweep", "question": "Which kernel?", "scientific": "kernel",
         "preset": "demo", "baseline": arms[0], "arms": arms, "seeds": seeds, "samples": 2, "world_size": 1,
         "searched": {arm: ["alpha"] if place else [] for place, arm in enumerate(arms)},
         "changes": {arm: {} for arm in arms}, "chosen": {}, "compare": arms[1:], "contrasts": {}, "members": {},
@@ -31,7 +33,7 @@ def make(folder: Path, nll: dict[str, list[float]], accuracy: dict[str, list[flo
         "data": "digits: 100 training images", "data_is_subset": False,
         "environment": {"mldiv": "0.1.0", "commit": "abc1234"},
     }  # fmt: skip
-    records.write_json(folder / "study.json", header | changed)
+    study_files.write_json(folder / "study.json", header | changed)
     assignments = []
     for place, arm in enumerate(arms):
         for index, value in enumerate(nll[arm]):
@@ -39,7 +41,7 @@ def make(folder: Path, nll: dict[str, list[float]], accuracy: dict[str, list[flo
             assignments.append(Assignment(arm, "repeat", index + 1, trial))
             right = accuracy[arm][index] if accuracy else 0.9
             write(folder, trial, value, right, images if predictions else 0, index)
-    records.write_assignments(folder, assignments)
+    study_files.write_assignments(folder, assignments)
     return folder
 
 
@@ -50,7 +52,7 @@ def write(folder: Path, trial: str, nll: float, accuracy: float, images: int, se
     scores = {"accuracy": accuracy, "nll": nll, "brier": 0.1, "ece": 0.05, "adaptive_ece": 0.05, "classwise_ece": 0.02}
     scores |= {"entropy": 0.4, "mutual_information": 0.05}
     done = status == "finished"
-    members = {member: dict(scores) for member in records.members_of(2)}
+    members = {member: dict(scores) for member in members_of(2)}
     detection = {
         "error_auroc_entropy": 0.8, "error_auroc_mutual_information": 0.75, "ood_auroc_entropy": 0.9,
         "ood_auroc_mutual_information": 0.85, "aurc_entropy": 0.02, "aurc_mutual_information": 0.03,
@@ -67,9 +69,9 @@ def write(folder: Path, trial: str, nll: float, accuracy: float, images: int, se
     )  # fmt: skip
     path = trial_folder(folder, trial)
     path.mkdir(parents=True, exist_ok=True)
-    records.write_trial(path, record)
+    study_files.write_trial(path, record)
     lines = [_line(epoch, nll, accuracy, seed) for epoch in range(12)]
-    records.write_atomically(path / "metrics.jsonl", "".join(f"{records.json.dumps(line)}\n" for line in lines))
+    checked_files.write_atomically(path / "metrics.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
     if images and done:
         predictions(path / "predictions.parquet", nll, images, seed)
 
@@ -87,7 +89,7 @@ def _line(epoch: int, nll: float, accuracy: float, seed: int) -> dict:
     first = [{"at": 0.0, "peer_2": 0.5}, {"at": 0.5, "peer_2": 0.42}, {"at": 1.0, "peer_2": 0.47}]
     return ({"first_epoch": first} if epoch == 0 else {}) | {
         "epoch": epoch, "stage": stage, "shared": epoch < 4, "lr": 0.1, "train": train, "seconds": 0.5,
-        "validation": {member: dict(scores) for member in records.members_of(2)}, "diversity": diversity,
+        "validation": {member: dict(scores) for member in members_of(2)}, "diversity": diversity,
     }  # fmt: skip
 
 
@@ -100,7 +102,7 @@ def predictions(path: Path, nll: float, images: int, seed: int) -> None:
     label_probability = np.exp(np.log(label_probability) * nll / -np.log(label_probability).mean())
     entropy = -np.log(confidence)
     frames = []
-    for member in records.members_of(2):
+    for member in members_of(2):
         frames.append(
             pd.DataFrame(
                 {

@@ -13,12 +13,12 @@ from torchvision.transforms import functional as tf
 
 import mldiv
 from analysis.compact.copy import compact
-from mldiv import records
 from mldiv.config import ConfigError, from_dict
 from mldiv.datasets.files import DataError
 from mldiv.evaluation import predictive
 from mldiv.interface.images import as_tensor
-from mldiv.record_files import Damaged, RecordError
+from mldiv.records import checked_files, study_files
+from mldiv.records.checked_files import Damaged, RecordError
 from mldiv.storage.files import dump
 from mldiv.training.worker_cache import dataset
 
@@ -199,7 +199,7 @@ def test_the_callers_threads_stay(pair, tested):
 
 
 def test_its_history_has_a_row_per_epoch(pair, trained):
-    lines = list(records.read_lines(trial(trained) / "metrics.jsonl"))
+    lines = list(checked_files.read_lines(trial(trained) / "metrics.jsonl"))
     assert list(pair.history["stage"]) == [1, 2]
     assert list(pair.history["validation.pair.nll"]) == [line["validation"]["pair"]["nll"] for line in lines]
     assert list(pair.history["lr"]) == [line["lr"] for line in lines]
@@ -251,10 +251,10 @@ def test_what_is_no_folder_of_a_pair_is_said(trained, tmp_path):
 
 
 def edit(folder, **changes):
-    record = records.read_trial(folder)
+    record = study_files.read_trial(folder)
     for name, value in changes.items():
         setattr(record, name, value)
-    records.write_trial(folder, record)
+    study_files.write_trial(folder, record)
 
 
 @pytest.mark.parametrize("status", ["running", "failed", "diverged"])
@@ -307,12 +307,12 @@ def test_a_record_of_an_older_version_takes_the_form_from_the_data(study, pair):
 
 @pytest.mark.parametrize("changes", [{"mean": 3}, {"train": None}, {"names": 3}, {"std": ["a"]}])
 def test_a_damaged_form_is_said(study, changes):
-    edit(trial(study), data=records.read_trial(trial(study)).data | changes)
+    edit(trial(study), data=study_files.read_trial(trial(study)).data | changes)
     with pytest.raises(Damaged, match="what its record says of its images is damaged"):
         mldiv.load(study, arm="both")
 
 
 def test_a_plug_in_is_asked_for_by_name(study):
-    edit(trial(study), environment=records.read_trial(trial(study)).environment | {"plugins": {"mine": "0123456789ab"}})
+    edit(trial(study), environment=study_files.read_trial(trial(study)).environment | {"plugins": {"mine": "0123456789ab"}})
     with pytest.raises(ConfigError, match=r"the plug-in mine \(0123456789ab\).*plugins=\[FILE\]"):
         mldiv.load(study, arm="both")

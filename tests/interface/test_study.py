@@ -10,11 +10,11 @@ from helpers.small_study import STUDY, TINY
 
 import mldiv
 from analysis import build as build_module
-from mldiv import records
 from mldiv.cli.flags import parse_flags, parse_settings
 from mldiv.config import ConfigError
 from mldiv.interface import results as module
 from mldiv.interface.study import parse
+from mldiv.records import study_files
 from mldiv.sweep import in_process
 
 GOLDEN = Path(__file__).parents[1] / "analysis" / "golden"
@@ -34,14 +34,14 @@ def test_the_same_study_is_continued_and_its_results_returned(asked, study, monk
         weights.unlink()  # nothing but `load` needs them
     found = asked.run(study, **FLAGS)
     assert capsys.readouterr().out == ""
-    assert found.study == records.read_study(study) and found.problems == []
+    assert found.study == study_files.read_study(study) and found.problems == []
     assert list(zip(found.trials["arm"], found.trials["phase"], found.trials["seed"], strict=True)) == [
         (item.arm, item.phase, item.seed)
-        for item in sorted(records.read_assignments(study), key=lambda item: item.phase == "repeat")
+        for item in sorted(study_files.read_assignments(study), key=lambda item: item.phase == "repeat")
     ]  # fmt: skip
     assert set(found.trials["status"]) == {"finished"} and set(found.trials["setting.epochs"]) == {2}
     for row in found.scores.itertuples():
-        assert records.read_trial(records.trial_folder(study, row.trial)).test[row.member]["nll"] == row.nll
+        assert study_files.read_trial(study_files.trial_folder(study, row.trial)).test[row.member]["nll"] == row.nll
     assert len(found.scores) == 6
     stored = pd.read_csv(study / "table.csv")
     pd.testing.assert_frame_equal(found.table.fillna(float("nan")), stored, check_dtype=False, rtol=1e-8)

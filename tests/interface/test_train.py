@@ -8,12 +8,12 @@ from helpers.small_study import trial
 from torch.utils.data import DataLoader, TensorDataset
 
 import mldiv
-from mldiv import records
 from mldiv.config import ConfigError, TrialConfig, from_dict
 from mldiv.datasets.files import DataError
 from mldiv.datasets.sources import DATASETS
 from mldiv.interface import training
 from mldiv.interface.own_data import own_data
+from mldiv.records import checked_files, study_files
 from mldiv.training.loop import Diverged
 from mldiv.training.worker_cache import dataset
 
@@ -26,7 +26,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def settings(trained):
-    return records.read_trial(trial(trained)).config
+    return study_files.read_trial(trial(trained)).config
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_own_images_are_trained_on_as_a_study_does(own, trained):
     pair, folder, heard = own
     alike = [torch.load(place / "checkpoint.pt", weights_only=True)["pair"] for place in (folder, trial(trained))]
     assert differing(*alike) == []
-    expected = records.read_trial(trial(trained))
+    expected = study_files.read_trial(trial(trained))
     assert pair.record.test == expected.test and pair.record.data == expected.data
     assert pair.config == from_dict(expected.config).replace(data="own")
     assert heard == [0, 1] == list(pair.history["epoch"])
@@ -77,7 +77,7 @@ def test_a_folder_of_something_else_is_refused(own, digits, trained):
         mldiv.train(pair.config.replace(seed=9), (images, labels), test=test, folder=folder, padding=1)
     with pytest.raises(ConfigError, match="holds a study"):
         mldiv.train(pair.config, folder=trained)
-    assert records.read_trial(folder) == pair.record
+    assert study_files.read_trial(folder) == pair.record
 
 
 def test_a_file_is_no_folder(digits, settings, tmp_path):
@@ -158,7 +158,7 @@ def test_a_pair_from_python_leaves_its_terms_gradients(digits, settings, tmp_pat
     """In stage two both diversity terms' too: the last of two epochs holds the point that half a point an epoch gives."""
     named = {name: value for name, value in settings.items() if name != "gradient_points"}
     mldiv.train(named, digits[0], test=digits[1], folder=tmp_path)
-    *_, last = records.read_lines(tmp_path / "metrics.jsonl")
+    *_, last = checked_files.read_lines(tmp_path / "metrics.jsonl")
     assert last["stage"] == 2 and [point["at"] for point in last["gradients"]] == [1.0]
     assert all(last["gradients"][0][term]["mean_1"] > 0 for term in ("nll", "param_diversity", "feature_diversity"))
 

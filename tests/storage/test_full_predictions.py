@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from mldiv.record_files import Damaged
+from mldiv.records.checked_files import Damaged
 from mldiv.storage import full_predictions
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.fake_trials import finish
 
-from mldiv.records import find_trial, read_assignments, trial_folder
+from mldiv.records.study_files import find_trial, read_assignments, trial_folder
 from mldiv.storage.cache import Store
 from mldiv.sweep import in_process
 from mldiv.sweep.arm import make_arm

@@ -8,10 +8,11 @@ import pytest
 from helpers.fake_trials import ask, finish, train_all
 from optuna.trial import TrialState
 
-from mldiv import records
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.method.kernels import KERNELS, kernel_parameters
-from mldiv.records import TrialRecord, trial_folder
+from mldiv.records import checked_files, study_files
+from mldiv.records.contents import TrialRecord
+from mldiv.records.study_files import trial_folder
 from mldiv.settings.setting import Log, Steps
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.common_points import common_points
@@ -163,9 +164,9 @@ def noisy(config):
 def train_noisy(plan, folder):
     asked = []
     while (task := plan.ask()) is not None:
-        record = TrialRecord(task.config.id, records.finite(vars(task.config)), status="finished")
+        record = TrialRecord(task.config.id, checked_files.finite(vars(task.config)), status="finished")
         record.validation = {"pair": {"nll": noisy(task.config), "ece": task.config.beta}}
-        records.write_trial(trial_folder(folder, task.config.id), record)
+        study_files.write_trial(trial_folder(folder, task.config.id), record)
         asked.append(task.config)
         plan.progress(task.config.id, task.config.epochs)
         plan.tell(task.config.id, record)
@@ -216,9 +217,9 @@ def test_two_objectives_choose_the_fronts_point_nearest_to_the_ideal(tmp_path):
     arm = make_arm("x", BASE, {}, ("alpha",))
     plan = Plan([arm], tmp_path, samples=12, seeds=(1,), rule="validation_nll_and_ece")
     while (task := plan.ask()) is not None:
-        record = TrialRecord(task.config.id, records.finite(vars(task.config)), status="finished")
+        record = TrialRecord(task.config.id, checked_files.finite(vars(task.config)), status="finished")
         record.validation = {"pair": scores(task.config)}
-        records.write_trial(trial_folder(tmp_path, task.config.id), record)
+        study_files.write_trial(trial_folder(tmp_path, task.config.id), record)
         plan.progress(task.config.id, task.config.epochs)
         plan.tell(task.config.id, record)
     values = np.array([trial.values for trial in arm.study.trials])
@@ -248,7 +249,7 @@ def test_single_networks_are_chosen_by_their_own_scores(tmp_path):
         plan = Plan([make_arm("x", BASE, {}, ("alpha",), scored_by=member)], tmp_path / member, samples=8, seeds=(1,))
         while (task := plan.ask()) is not None:
             alpha = task.config.alpha
-            record = TrialRecord(task.config.id, records.finite(vars(task.config)), status="finished")
+            record = TrialRecord(task.config.id, checked_files.finite(vars(task.config)), status="finished")
             record.validation = {"pair": {"nll": alpha}, "peer_1": {"nll": 1 / alpha}, "peer_2": {"nll": 3 / alpha}}
             plan.tell(task.config.id, record)
         values = [trial.value for trial in plan.arms[0].study.trials]

@@ -8,9 +8,10 @@ from collections import defaultdict
 import pytest
 import torch
 
-from mldiv import records
 from mldiv.config import TrialConfig
-from mldiv.records import TrialRecord, trial_folder
+from mldiv.records import study_files
+from mldiv.records.contents import COSTS, TrialRecord
+from mldiv.records.study_files import trial_folder
 from mldiv.storage.cache import Store
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.plan import Plan
@@ -160,7 +161,7 @@ def test_what_is_recorded_is_not_counted(tmp_path):
         config = plan.ask().config
         plan.progress(config.id, config.epochs)
         record = TrialRecord(config.id, dataclasses.asdict(config), status="finished")
-        records.write_trial(trial_folder(tmp_path, config.id), record)
+        study_files.write_trial(trial_folder(tmp_path, config.id), record)
     rest = simulate(make_plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins)
     assert whole.trials == 8 and rest.trials == 5 and rest.asked == 5 * BASE.epochs
 
@@ -170,7 +171,7 @@ def test_a_finished_plan_asks_for_nothing(tmp_path):
     while (task := plan.ask()) is not None:
         plan.progress(task.config.id, task.config.epochs)
         record = TrialRecord(task.config.id, dataclasses.asdict(task.config), status="finished")
-        records.write_trial(trial_folder(tmp_path, record.id), record)
+        study_files.write_trial(trial_folder(tmp_path, record.id), record)
         plan.tell(record.id, record)
     assert simulate(make_plan("defaults", tmp_path), Store(tmp_path / "store"), first_wins) == Work()
 
@@ -201,7 +202,7 @@ def test_it_is_what_training_the_plan_takes(tiny, tmp_path, name):
         return Plan(made, folder, samples=2 if searched else 0, seeds=(1,), batch=2)
 
     plan, scores, store = new(tmp_path / "study"), {}, Store(tmp_path / "store")
-    trained = dict.fromkeys(records.COSTS, 0)
+    trained = dict.fromkeys(COSTS, 0)
     while (task := plan.ask()) is not None:
         config = task.config
 

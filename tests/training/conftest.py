@@ -5,7 +5,7 @@ import shutil
 import pytest
 from helpers.first_stages import train
 
-from mldiv import records
+from mldiv.records import study_files
 
 
 @pytest.fixture
@@ -39,6 +39,6 @@ def led(once):
 
     def put(config, folder, publish=()):
         shutil.copytree(once(config, publish), folder, dirs_exist_ok=True)
-        return records.read_trial(folder / config.id)
+        return study_files.read_trial(folder / config.id)
 
     return put

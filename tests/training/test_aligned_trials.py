@@ -4,10 +4,11 @@ import pytest
 import torch
 from helpers.first_stages import Killed, check_as_alone, kill_after, train
 
-from mldiv import distributed, records
+from mldiv import distributed
 from mldiv.cli.checks import check_trials
 from mldiv.config import ConfigError
 from mldiv.method.networks import MODELS, CifarResNet
+from mldiv.records import checked_files, study_files
 from mldiv.training.loop import steps_per_epoch
 from mldiv.training.worker_cache import dataset
 
@@ -27,16 +28,16 @@ def test_it_goes_on_with_the_order_of_its_switch(tiny, tmp_path, alone):
 
 def test_what_it_records(tiny, alone):
     folder = alone(tiny.replace(**ALIGNED))
-    lines = [line["diversity"] for line in records.read_lines(folder / "metrics.jsonl")]
+    lines = [line["diversity"] for line in checked_files.read_lines(folder / "metrics.jsonl")]
     assert [line["w2_aligned"] is None for line in lines] == [True, True, False, False]
     assert lines[2]["w2_aligned"] < lines[2]["w2_per_weight"] and 0 < lines[2]["w2_by_layer"] < 4
-    switch = records.read_trial(folder).switch["param_distance"]
+    switch = study_files.read_trial(folder).switch["param_distance"]
     assert 0 < switch < lines[1]["w2_by_layer"]  # of the same networks, not aligned
     assert all(line["w2_aligned"] is None for line in _diversity(alone(tiny)))
 
 
 def _diversity(folder):
-    return [line["diversity"] for line in records.read_lines(folder / "metrics.jsonl")]
+    return [line["diversity"] for line in checked_files.read_lines(folder / "metrics.jsonl")]
 
 
 class Undeclared(CifarResNet):

@@ -5,10 +5,10 @@ from dataclasses import asdict
 import pytest
 from helpers.first_stages import check_as_alone
 
-from mldiv import records
 from mldiv.config import ConfigError, from_dict
 from mldiv.datasets.files import DataError
-from mldiv.records import TrialTask
+from mldiv.records import checked_files, study_files
+from mldiv.records.contents import TrialTask
 from mldiv.storage.object_store import SyncedFolder
 from mldiv.training import attempt as module
 from mldiv.training.attempt import attempt
@@ -38,7 +38,7 @@ def full_disk(*given, **options):
 
 def test_a_trial_trains_as_alone(make_task, tiny, tmp_path, alone):
     record = attempt(make_task(), workspace=Workspace(), report=go_on)
-    assert record == records.read_trial(tmp_path / tiny.id)
+    assert record == study_files.read_trial(tmp_path / tiny.id)
     check_as_alone(tiny, tmp_path / tiny.id, alone)
     assert list((tmp_path / "store" / "entries").rglob("*.pt"))
 
@@ -72,7 +72,7 @@ def test_settings_that_cannot_be_fail_the_trial(make_task, tiny, tmp_path, chang
     assert record.status == "failed"
     assert record.reason.startswith(reason)
     assert "Traceback" in record.reason
-    assert records.read_trial(tmp_path / tiny.id) == record
+    assert study_files.read_trial(tmp_path / tiny.id) == record
 
 
 def test_an_error_in_mid_trial_keeps_what_was_trained_and_the_next_attempt_goes_on(
@@ -85,14 +85,14 @@ def test_an_error_in_mid_trial_keeps_what_was_trained_and_the_next_attempt_goes_
     record = attempt(make_task(), workspace=Workspace(), report=report)
     assert record.reason.startswith("OSError: [Errno 28] No space left on device\nTraceback")
     assert (record.status, record.attempts) == ("failed", 1)
-    assert len(list(records.read_lines(tmp_path / tiny.id / "metrics.jsonl"))) == 3
+    assert len(list(checked_files.read_lines(tmp_path / tiny.id / "metrics.jsonl"))) == 3
     again = attempt(make_task(), workspace=Workspace(), report=go_on)
     assert (again.status, again.reason, again.attempts) == ("finished", None, 2)
     check_as_alone(tiny, tmp_path / tiny.id, alone)
 
 
 def test_where_nothing_can_be_written_the_record_is_returned(make_task, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "write_atomically", full_disk)
+    monkeypatch.setattr(checked_files, "write_atomically", full_disk)
     record = attempt(make_task(), workspace=Workspace(), report=go_on)
     assert record.status == "failed"
     assert "No space left on device" in record.reason
@@ -112,7 +112,7 @@ def test_the_end_of_the_study_is_no_failure(make_task, tiny, tmp_path, end):
 
     with pytest.raises(end):
         attempt(make_task(store=None), workspace=Workspace(), report=report)
-    assert records.read_trial(tmp_path / tiny.id).status == "running"
+    assert study_files.read_trial(tmp_path / tiny.id).status == "running"
     assert (tmp_path / tiny.id / "store").exists()  # what it has pretrained is not lost
 
 
@@ -179,7 +179,7 @@ class TestOnAnObjectStore:
 
         def report(line):
             with module.working_copy(place) as there:
-                seen.append(len(list(records.read_lines(there.local / "metrics.jsonl"))))
+                seen.append(len(list(checked_files.read_lines(there.local / "metrics.jsonl"))))
 
         record = attempt(make_task(folder=place), workspace=Workspace(), report=report)
         assert record.status == "finished"
@@ -191,7 +191,7 @@ class TestOnAnObjectStore:
         record = attempt(make_task(folder=place), workspace=Workspace(), report=go_on)
         assert record.reason.startswith("OSError: the object store refuses it\nTraceback")
         with module.working_copy(place) as there:
-            assert records.read_trial(there.local) == record
+            assert study_files.read_trial(there.local) == record
         refuse(lambda count, patience: False)
         again = attempt(make_task(folder=place), workspace=Workspace(), report=go_on)
         assert (again.status, again.cost["epochs_trained"] + again.cost["epochs_shared"]) == ("finished", 4)

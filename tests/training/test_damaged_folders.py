@@ -9,8 +9,8 @@ import torch
 from helpers import damages
 from helpers.first_stages import Killed, check_as_alone, cost, kill_after, train
 
-from mldiv import records
-from mldiv.records import TrialRecord
+from mldiv.records import study_files
+from mldiv.records.contents import TrialRecord
 from mldiv.storage.cache import Store, seal
 
 CHECKPOINT = "checkpoint.pt"
@@ -112,7 +112,7 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_the_trial_begun_anew(tiny, 
     assert note.startswith(f"{CHECKPOINT} was damaged (") and why in note
     assert note.endswith(f"is kept as {CHECKPOINT}.damaged, and the trial was begun anew")
     assert (folder / f"{CHECKPOINT}.damaged").is_symlink() or (folder / f"{CHECKPOINT}.damaged").exists()
-    assert records.read_trial(folder).notes == record.notes
+    assert study_files.read_trial(folder).notes == record.notes
     check_as_alone(tiny, folder, alone)
 
 
@@ -141,8 +141,10 @@ def finished(path):
 
 def finished_elsewhere(path):
     """A whole record, but of another configuration."""
-    record = records.read_trial(path.parent)
-    records.write_trial(path.parent, TrialRecord(record.id, record.config | {"lr": 0.7}, record.left_out, "finished", epochs=2))
+    record = study_files.read_trial(path.parent)
+    study_files.write_trial(
+        path.parent, TrialRecord(record.id, record.config | {"lr": 0.7}, record.left_out, "finished", epochs=2)
+    )
 
 
 RECORDS = {
@@ -175,11 +177,11 @@ def test_a_damaged_record_is_named_set_aside_and_the_trial_goes_on(tiny, tmp_pat
 def test_a_trial_of_other_images_is_set_aside_with_its_checkpoint(tiny, tmp_path, alone, begun, known):
     """As in a folder that was copied to a study of other images; before there was a whole one, the test images tell."""
     folder = begun(tiny, tmp_path)
-    record = records.read_trial(folder)
+    record = study_files.read_trial(folder)
     if known == "test_fingerprint":
         del record.data["whole_fingerprint"]
     record.data[known] = "another"
-    records.write_trial(folder, record)
+    study_files.write_trial(folder, record)
     new = train(tiny, tmp_path)
     (note,) = new.notes
     assert "this trial with other images" in note and new.attempts == 1
@@ -191,7 +193,7 @@ def test_a_record_damaged_after_the_switch_loses_nothing(tiny, tmp_path, alone, 
     led(tiny, tmp_path)
     damages.flip(tmp_path / tiny.id / "trial.json", 0.5)
     record = train(tiny, tmp_path)
-    assert record.switch == records.read_trial(alone(tiny)).switch and len(record.notes) == 1
+    assert record.switch == study_files.read_trial(alone(tiny)).switch and len(record.notes) == 1
     check_as_alone(tiny, tmp_path / tiny.id, alone)
 
 
@@ -270,7 +272,7 @@ def test_lines_and_predictions_are_not_written_through_links(tiny, tmp_path, alo
 def test_a_line_is_never_appended_through_a_link(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to(tmp_path / "outside")
     with pytest.raises(OSError, match="symbolic links"):
-        records.append_line(tmp_path / "metrics.jsonl", {"epoch": 0})
+        study_files.append_line(tmp_path / "metrics.jsonl", {"epoch": 0})
     assert not (tmp_path / "outside").exists()
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from helpers.first_stages import Killed, check_as_alone, differing, kill_after, train
 
-from mldiv import records
 from mldiv.config import ConfigError
 from mldiv.evaluation.gradients import measure
 from mldiv.method import losses
 from mldiv.method.networks import build
 from mldiv.method.pair import MutualPair, Objective, term_names
+from mldiv.records import checked_files, study_files
 from mldiv.storage.cache import Store
 from mldiv.training.loop import epoch_batches, make_optimizer, make_pair, optimizer_of, set_rates, train_step
 from mldiv.training.pretraining import for_teacher, pretrained, pretraining_ids
@@ -57,9 +57,9 @@ def test_two_that_never_meet_are_trained_as_plain_networks_are(twin, optimizer):
 def test_a_whole_trial(twin, alone):
     """With both diversity terms: no KL, sigma 0, one sample, whose mutual information is between the peers alone."""
     folder = alone(twin)
-    record = records.read_trial(folder)
+    record = study_files.read_trial(folder)
     assert record.status == "finished" and record.switch["param_distance"] > 0
-    for line in records.read_lines(folder / "metrics.jsonl"):
+    for line in checked_files.read_lines(folder / "metrics.jsonl"):
         assert line["train"]["kl_1"] == line["train"]["kl_2"] == 0
         assert line["diversity"]["sigma_1"] == line["diversity"]["sigma_2"] == 0
     assert line["train"]["param_diversity"] != 0 and line["train"]["feature_diversity"] != 0
@@ -133,15 +133,15 @@ def test_what_a_finished_teacher_teaches(tiny, tmp_path):
 def test_a_taught_network_from_start_to_end(tiny, tmp_path, alone):
     """Killed and gone on with as trained at once; its teacher is counted, and found again."""
     config = tiny.replace(**TAUGHT)
-    record = records.read_trial(alone(config))
+    record = study_files.read_trial(alone(config))
     assert record.status == "finished" and record.cost["pretraining_epochs_trained"] == config.epochs
     assert list(pretraining_ids(config).values()) == [config.epochs]
     with pytest.raises(Killed):
         train(config, tmp_path, report=kill_after(1))
     train(config, tmp_path)
     check_as_alone(config, tmp_path / config.id, alone)
-    assert records.read_trial(tmp_path / config.id).cost["pretraining_epochs_trained"] == config.epochs
-    lines = list(records.read_lines(tmp_path / config.id / "metrics.jsonl"))
+    assert study_files.read_trial(tmp_path / config.id).cost["pretraining_epochs_trained"] == config.epochs
+    lines = list(checked_files.read_lines(tmp_path / config.id / "metrics.jsonl"))
     assert all(math.isfinite(line["train"]["mutual_1"]) and line["train"]["mutual_1"] > 0 for line in lines)
     with pytest.raises(ConfigError, match="set peers to 1"):
         tiny.replace(teacher="pretrained")

@@ -9,12 +9,12 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from mldiv import records
 from mldiv.config import TrialConfig
 from mldiv.datasets import corruptions
 from mldiv.datasets.splits import Split
 from mldiv.evaluation import predictive, temperature_scaling
 from mldiv.method.networks import MODELS
+from mldiv.records import study_files
 from mldiv.storage.cache import Store
 from mldiv.training.final_scores import shifted_images
 from mldiv.training.fit import fit
@@ -105,12 +105,12 @@ def test_what_is_kept_of_the_predictions(trained, tmp_path, kept):
     there = shutil.copytree(folder / "t", tmp_path / "t")
     for path in there.glob("*.parquet"):
         path.unlink()
-    records.write_trial(there, replace(record, status="running"))
+    study_files.write_trial(there, replace(record, status="running"))
     found = fit(config.replace(keep_predictions=kept), there, store=Store(tmp_path / "store"))
     assert found.status == "finished" and found.id == record.id and found.test == record.test
     files = {"none": set(), "top": {"predictions", "ood"}, "full": {"predictions", "ood", "probabilities"}}[kept]
     assert {path.stem for path in there.glob("*.parquet")} == files
-    records.read_trial(there)
+    study_files.read_trial(there)
     if kept == "full":
         frame = pd.read_parquet(there / "probabilities.parquet")
         assert list(frame["member"].unique()) == list(record.test) and len(frame) == 3 * 90
@@ -127,7 +127,7 @@ def test_without_other_images(trained, tmp_path):
     other = fit(config.replace(ood="none"), tmp_path / "t", store=Store(tmp_path / "store"))
     assert other.uncertainty["pair"]["ood_auroc_entropy"] is None and other.test == record.test
     assert not (tmp_path / "t" / "ood.parquet").exists()
-    assert records.read_trial(tmp_path / "t").uncertainty == other.uncertainty
+    assert study_files.read_trial(tmp_path / "t").uncertainty == other.uncertainty
 
 
 def test_scaling_lowers_the_validation_nll_of_what_it_was_fitted_on(trained):

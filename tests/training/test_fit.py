@@ -7,10 +7,10 @@ import pytest
 import torch
 from helpers.first_stages import Killed, check_as_alone, differing, kill_after, train, without_origin
 
-from mldiv import records
 from mldiv.config import ConfigError
 from mldiv.evaluation.predictive import predictives
-from mldiv.records import TrialRecord
+from mldiv.records import checked_files, study_files
+from mldiv.records.contents import TrialRecord
 from mldiv.seeding import derive, generator
 from mldiv.storage.cache import Store
 from mldiv.training import fit as module
@@ -21,7 +21,7 @@ from mldiv.training.worker_cache import dataset
 
 
 def lines(folder):
-    return without_origin(records.read_lines(folder / "metrics.jsonl"))
+    return without_origin(checked_files.read_lines(folder / "metrics.jsonl"))
 
 
 def pair(folder):
@@ -29,7 +29,7 @@ def pair(folder):
 
 
 def scores(folder):
-    return records.read_trial(folder).test
+    return study_files.read_trial(folder).test
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 2, 3])
@@ -137,7 +137,7 @@ def test_early_stop(tiny, tmp_path):
 
 def test_a_record_says_everything(tiny, alone):
     folder = alone(tiny)
-    record = records.read_trial(folder)
+    record = study_files.read_trial(folder)
     assert json.loads((folder / "trial.json").read_text())["config"]["alpha"] == tiny.alpha
     sizes = {"train": 64, "validation": 32, "test": 32, "classes": 10}
     data = dataset(tiny)
@@ -145,7 +145,7 @@ def test_a_record_says_everything(tiny, alone):
     prints = ("fingerprint", "test_fingerprint", "whole_fingerprint")
     assert record.data == sizes | form | {name: getattr(data, name) for name in prints}
     assert record.environment["world_size"] == 1
-    found = list(records.read_lines(folder / "metrics.jsonl"))
+    found = list(checked_files.read_lines(folder / "metrics.jsonl"))
     assert [line["stage"] for line in found] == [1, 1, 2, 2]
     shape = {name: set(value) if isinstance(value, dict) else None for name, value in found[0].items()}
     assert all({n: set(v) if isinstance(v, dict) else None for n, v in line.items()} == shape for line in found)
@@ -162,7 +162,7 @@ def test_a_record_says_everything(tiny, alone):
 def test_initialization(tiny, once, initialization, networks):
     config = tiny.replace(initialization=initialization)
     folder = once(config)
-    assert records.read_trial(folder / config.id).status == "finished"
+    assert study_files.read_trial(folder / config.id).status == "finished"
     assert len(list((folder / "store" / "entries" / "pretrained").glob("*.pt"))) == networks
 
 
@@ -211,8 +211,8 @@ def test_streams_depend_on_seed_purpose_and_epoch():
 def test_dead_feature_term_is_noted(tmp_path):
     record, path = TrialRecord("x", {}, switch={"feature_kl": 1e-2}), tmp_path / "metrics.jsonl"
     for epoch, (stage, level) in enumerate([(1, None), (2, 1e-3), (2, 1e-6)]):
-        records.append_line(path, {"epoch": epoch, "stage": stage, "train": {"feature_kl": level}})
+        study_files.append_line(path, {"epoch": epoch, "stage": stage, "train": {"feature_kl": level}})
     assert module._notes(record, path) == ["feature term died: feature KL fell from 0.01 at the switch to 1e-06"]
-    records.append_line(path, {"epoch": 3, "stage": 2, "train": {"feature_kl": 7.0}})
+    study_files.append_line(path, {"epoch": 3, "stage": 2, "train": {"feature_kl": 7.0}})
     assert "ran away" in module._notes(record, path)[0]
     assert issubclass(Diverged, Exception)

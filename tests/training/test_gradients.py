@@ -4,8 +4,8 @@ import pytest
 import torch
 from helpers.first_stages import CPU, differing, results, train
 
-from mldiv import records
 from mldiv.evaluation.gradients import Trace, measure
+from mldiv.records import checked_files
 from mldiv.training.loop import epoch_batches, make_pair
 from mldiv.training.worker_cache import dataset
 
@@ -13,7 +13,7 @@ STRONG = {"weighting": "gradient", "alpha": 0.5, "beta": 0.25, "fusion_training"
 
 
 def lines(folder, config):
-    return list(records.read_lines(folder / config.id / "metrics.jsonl"))
+    return list(checked_files.read_lines(folder / config.id / "metrics.jsonl"))
 
 
 @pytest.mark.parametrize("changes", [{}, STRONG])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.first_stages import Killed, differing, results, train
 
-from mldiv import records
+from mldiv.records import checked_files
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fitting
 from mldiv.training.lanes import epoch, run
@@ -63,7 +63,7 @@ def test_each_leaves_the_records_of_the_trial_alone(small, tmp_path, groups):
         assert record.environment.pop("lanes") == 3 and record.environment == alone.environment
         assert (record.reason, record.epochs, record.cost) == (alone.reason, alone.epochs, alone.cost)
         assert numbers(record.test) == pytest.approx(numbers(alone.test), rel=1e-3, abs=1e-4)
-        lines = [list(records.read_lines(tmp_path / place / config.id / "metrics.jsonl")) for place in ("lanes", "alone")]
+        lines = [list(checked_files.read_lines(tmp_path / place / config.id / "metrics.jsonl")) for place in ("lanes", "alone")]
         assert len(lines[0]) == len(lines[1]) == record.epochs
         for line, other in zip(*lines, strict=True):
             assert line.keys() == other.keys() and (line["epoch"], line["stage"]) == (other["epoch"], other["stage"])
@@ -101,7 +101,7 @@ def test_branches_of_a_seed_start_from_a_stage_one_made_in_lanes(small, tmp_path
     found = together(branches, tmp_path / "a", report=lambda line: line["epoch"] == 2)
     assert [(record.status, record.epochs, record.cost["epochs_shared"]) for record in found] == [("stopped", 3, 2)] * 2
     assert groups == [2]
-    lines = [list(records.read_lines(tmp_path / "a" / config.id / "metrics.jsonl")) for config in branches]
+    lines = [list(checked_files.read_lines(tmp_path / "a" / config.id / "metrics.jsonl")) for config in branches]
     assert differing(*({**line[1], "seconds": 0} for line in lines)) == [] and differing(lines[0][2], lines[1][2])
 
 

@@ -8,20 +8,20 @@ import pytest
 import torch
 from helpers.first_stages import Killed, check_as_alone, kill_after, train
 
-from mldiv import records
 from mldiv.config import INITIALIZATIONS, ConfigError
+from mldiv.records import checked_files, study_files
 from mldiv.training.pretraining import pretraining_ids, purposes
 
 
 def lines(folder):
-    return list(records.read_lines(folder / "metrics.jsonl"))
+    return list(checked_files.read_lines(folder / "metrics.jsonl"))
 
 
 def test_a_network_alone(once, tiny):
     """It learns from the data; nothing that takes two is in its record."""
     config = tiny.replace(peers=1)
     folder = once(config) / config.id
-    record = records.read_trial(folder)
+    record = study_files.read_trial(folder)
     assert record.status == "finished" and record.switch == {} and record.cost["pretraining_epochs_trained"] == 0
     assert set(record.test) == {"peer_1", "pair"} and record.test["pair"] == record.test["peer_1"]
     assert record.uncertainty["pair"]["error_auroc_entropy"] is not None
@@ -37,7 +37,7 @@ def test_four_peers(once, tiny):
     """Their pair is all of them together, what differs is the mean over pairs of them."""
     config = tiny.replace(peers=4)
     folder = once(config) / config.id
-    record, found = records.read_trial(folder), lines(folder)
+    record, found = study_files.read_trial(folder), lines(folder)
     assert record.status == "finished" and record.switch["feature_kl"] > 0
     assert record.cost["pretraining_epochs_trained"] == 3 * config.pretrain_epochs
     names = [f"peer_{number}" for number in (1, 2, 3, 4)]
@@ -93,13 +93,13 @@ def test_a_checkpoint_of_before_goes_on(tiny, tmp_path, alone):
     saved["pair"] = {_renamed(name, names): value for name, value in saved["pair"].items()}
     assert {name.split(".")[1] for name in saved["pair"] if name.startswith("fusion.")} == {"first", "second"}
     torch.save(saved, folder / "checkpoint.pt")
-    record = records.read_trial(folder)
+    record = study_files.read_trial(folder)
     assert record.config.pop("peers") == 2
-    records.write_trial(folder, record)
+    study_files.write_trial(folder, record)
     train(tiny, tmp_path)
     expected = alone(tiny)
     assert lines(folder)[-1]["train"] == lines(expected)[-1]["train"]
-    assert records.read_trial(folder).test == records.read_trial(expected).test
+    assert study_files.read_trial(folder).test == study_files.read_trial(expected).test
 
 
 def _renamed(name, names):

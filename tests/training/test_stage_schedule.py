@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers.first_stages import check_as_alone, cost, stage_one, train
 
-from mldiv import records
 from mldiv.config import ConfigError, from_dict
+from mldiv.records import checked_files
 from mldiv.training.first_stage import first_stage_id
 from mldiv.training.loop import make_optimizer, make_pair, set_rates, stage_rate, warmup
 from mldiv.training.worker_cache import dataset
@@ -68,7 +68,7 @@ def test_stage_one_of_a_restart_is_a_run_of_its_own(tiny, tmp_path):
     train(whole, tmp_path / "whole")
     train(restarted, tmp_path / "restarted")
     own, expected = (
-        [line["train"] for line in records.read_lines(folder / config.id / "metrics.jsonl")]
+        [line["train"] for line in checked_files.read_lines(folder / config.id / "metrics.jsonl")]
         for folder, config in ((tmp_path / "restarted", restarted), (tmp_path / "whole", whole))
     )
     assert own[:2] == expected
@@ -83,7 +83,7 @@ def test_arms_share_the_first_stage_of_a_restart(tiny, tmp_path, alone, led, cha
     led(lead, tmp_path)
     record = train(config, tmp_path)
     assert cost(record) == (config.epochs - 2, 2, 0)
-    assert [line["stage"] for line in records.read_lines(tmp_path / config.id / "metrics.jsonl")][1:3] == [1, 2]
+    assert [line["stage"] for line in checked_files.read_lines(tmp_path / config.id / "metrics.jsonl")][1:3] == [1, 2]
     check_as_alone(config, tmp_path / config.id, alone)
 
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from benchmarks.device_checks import Replayed, weights_after, without_graphs
 from benchmarks.timing import Operations
-from mldiv import records
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import Shapes
+from mldiv.records import checked_files
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
 from mldiv.training.loop import let_fusion_learn, make_optimizer, make_pair, train_epoch, train_step
@@ -195,7 +195,7 @@ def test_a_trial_in_graphs_has_the_numbers_of_one_without(tiny, tmp_path):
     assert graphed.notes == plain.notes == [] and plain.environment.keys() == graphed.environment.keys()
     said = "steps are no CUDA graphs: there are none on a processor"
     assert without.notes == [f"{said}, in pretraining", said]
-    lines = [list(records.read_lines(tmp_path / name / "metrics.jsonl")) for name in ("plain", "graph")]
+    lines = [list(checked_files.read_lines(tmp_path / name / "metrics.jsonl")) for name in ("plain", "graph")]
     for eager, graph in zip(*lines, strict=True):
         assert eager["train"] == graph["train"]
 

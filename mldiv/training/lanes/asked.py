@@ -10,7 +10,7 @@ from torch import Tensor
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.method.pair import MutualPair
-from mldiv.records import TrialRecord
+from mldiv.records.contents import TrialRecord
 from mldiv.training.loop import PairStep
 
 

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from mldiv.records import TrialRecord
+from mldiv.records.contents import TrialRecord
 from mldiv.training.lanes.asked import Epoch, Training
 from mldiv.training.lanes.epoch import together, train_epochs
 

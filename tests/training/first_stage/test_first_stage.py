@@ -3,7 +3,7 @@
 import pytest
 from helpers.first_stages import CPU, check_as_alone, cost, differing, epochs_stored, stage_one, train, without_origin
 
-from mldiv import records
+from mldiv.records import checked_files
 from mldiv.storage.cache import Store
 from mldiv.training import first_stage
 from mldiv.training.first_stage import SharedFirstStage
@@ -40,7 +40,12 @@ def test_a_branch_from_a_stored_prefix_is_the_trial_trained_alone(tiny, tmp_path
     assert cost(led(lead, tmp_path)) == (4, 0, networks)
     record = train(config, tmp_path)
     assert cost(record) == (2, 2, 0) and not record.notes
-    assert [line["shared"] for line in records.read_lines(tmp_path / config.id / "metrics.jsonl")] == [True, True, False, False]
+    assert [line["shared"] for line in checked_files.read_lines(tmp_path / config.id / "metrics.jsonl")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     check_as_alone(config, tmp_path / config.id, alone)
 
 

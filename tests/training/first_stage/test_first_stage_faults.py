@@ -11,7 +11,7 @@ from helpers.first_stages import Killed, check_as_alone, cost, epochs_stored, ki
 from helpers.processes import processes, until
 from helpers.store_entries import note_waiting
 
-from mldiv import records
+from mldiv.records import checked_files, study_files
 from mldiv.storage import cache as store_module
 from mldiv.storage.cache import Store
 from mldiv.training.first_stage import SharedFirstStage, first_stage_id
@@ -46,7 +46,7 @@ def test_killed_in_stage_one_it_goes_on_from_what_another_stored_meanwhile(tiny,
     led(tiny.replace(switch_epoch=3), tmp_path)
     record = train(config, tmp_path)
     assert cost(record)[:2] == (4 - (2 - cut), 2 - cut)
-    shared = [line["shared"] for line in records.read_lines(tmp_path / config.id / "metrics.jsonl")]
+    shared = [line["shared"] for line in checked_files.read_lines(tmp_path / config.id / "metrics.jsonl")]
     assert shared == [epoch > cut and epoch < 3 for epoch in range(4)]
     check_as_alone(config, tmp_path / config.id, alone)
 
@@ -58,7 +58,7 @@ def test_killed_between_its_lines_and_its_checkpoint_of_a_start(tiny, tmp_path, 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr("mldiv.training.fit.train_epoch", lambda *_: (_ for _ in ()).throw(Killed))
         train(config, tmp_path)
-    assert len(list(records.read_lines(tmp_path / config.id / "metrics.jsonl"))) == 2
+    assert len(list(checked_files.read_lines(tmp_path / config.id / "metrics.jsonl"))) == 2
     assert cost(train(config, tmp_path)) == (2, 2, 0)
     check_as_alone(config, tmp_path / config.id, alone)
 
@@ -93,7 +93,7 @@ def test_a_damaged_prefix_is_trained_anew(tiny, tmp_path, alone, led):
         name = path.relative_to(tmp_path / "store")
         note = f"{name} was damaged (its checksum does not fit its content) and is computed anew"
         assert record.notes == ([note] if kernel == "rbf" else [])
-        assert records.read_trial(tmp_path / config.id).notes == record.notes
+        assert study_files.read_trial(tmp_path / config.id).notes == record.notes
         check_as_alone(config, tmp_path / config.id, alone)
 
 
@@ -118,7 +118,7 @@ def test_a_damaged_pretrained_network_is_trained_anew(tiny, tmp_path, alone, led
 
 
 def test_a_full_store_costs_no_number(tiny, tmp_path, alone, monkeypatch):
-    write = records.write_atomically
+    write = checked_files.write_atomically
 
     def full(path, data):
         if "entries" in path.parts:
@@ -185,7 +185,7 @@ def test_two_processes_train_a_first_stage_once(tiny, tmp_path, alone):
         for process in started:
             process.join(60)
         assert [process.exitcode for process in started] == [0, 0]
-    costs = [cost(records.read_trial(tmp_path / config.id)) for config in configs]
+    costs = [cost(study_files.read_trial(tmp_path / config.id)) for config in configs]
     assert sorted(costs) == [(2, 2, 0), (4, 0, 1)]
     for config in configs:
         check_as_alone(config, tmp_path / config.id, alone)
@@ -203,7 +203,7 @@ def test_the_second_trains_the_first_stage_when_the_first_is_killed(tiny, tmp_pa
             killed.kill()
             waiting.join(60)
             assert waiting.exitcode == 0
-    assert cost(records.read_trial(tmp_path / second.id)) == (4, 0, 0)
+    assert cost(study_files.read_trial(tmp_path / second.id)) == (4, 0, 0)
     check_as_alone(second, tmp_path / second.id, alone)
     assert cost(train(first, tmp_path)) == (3, 1, 1)  # its own epoch 0, the second's epoch 1, its own stage two
     check_as_alone(first, tmp_path / first.id, alone)

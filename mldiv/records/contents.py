@@ -15,22 +15,16 @@ files without torch, ray or optuna.
 
 import hashlib
 import json
-import os
 import re
-import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from functools import lru_cache
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mldiv.environment.checkout import CARRIED
-from mldiv.record_files import Damaged, RecordError, check_fields, finite, read_json, read_lines, write_atomically
+from mldiv.records.checked_files import check_fields
 
 SCHEMA = 3
-
-ROOT = Path(__file__).resolve().parent.parent
 
 #: A trial in one of these states is never trained again. ``failed`` is: its cause may be gone.
 FINAL = frozenset({"finished", "stopped", "diverged"})
@@ -283,31 +277,7 @@ class TrialTask:
 
         Raises: RecordError for missing or unknown fields, or one of a wrong type.
         """
-        return _record(cls, value, "a trial's task")
-
-
-@lru_cache
-def commit() -> str:
-    """Return the checkout's short commit, with a note when it has uncommitted changes; "unknown" where mldiv is in none."""
-    with suppress(OSError, subprocess.CalledProcessError):
-        ask = ["git", "-C", str(ROOT), "rev-parse", "--show-toplevel", "--short", "HEAD"]
-        top, name = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.splitlines()
-        if Path(top) != ROOT:  # installed inside somebody's repository
-            return "unknown"
-        changed = subprocess.run(["git", "-C", str(ROOT), "status", "--porcelain"], capture_output=True, text=True)
-        return name + (" (with uncommitted changes)" if changed.stdout.strip() else "")
-    return "unknown"
-
-
-@lru_cache
-def code() -> str:
-    """Return the first 12 hex digits of SHA-256 over the package's sources, which say more than a commit does."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        if path.is_relative_to(CARRIED):  # a wheel's is as its checkout's
-            continue
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
+        return parse_record(cls, value, "a trial's task")
 
 
 def trial_id(config: dict[str, Any]) -> str:
@@ -328,30 +298,16 @@ def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def trial_folder(study: Path, trial: str) -> Path:
-    """Return the trial's folder in a study's."""
-    return Path(study) / "trials" / trial
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write an object as JSON, whole or not at all."""
-    write_atomically(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
-
-
-#: What to do about a damaged file.
-MEND = {
-    "study.json": "remove it and run the study's command again, which writes it anew and keeps every trial",
-    "trial.json": "run the study's command again, which sets it aside and goes on with this trial from its checkpoint",
-}
-
 #: Fields that a file must hold although a new record begins without them.
 ALWAYS = frozenset({"status"})
 
 Record = TypeVar("Record", bound=TrialRecord | StudyRecord | TrialTask)
 
 
-def _record(kind: type[Record], value: dict[str, Any], where: str, mend: str = "") -> Record:
-    """Make a record of a JSON object.
+def parse_record(kind: type[Record], value: dict[str, Any], where: str, mend: str = "") -> Record:
+    """Return the record in a JSON object.
+
+    mend: what to do about a wrong one, after a semicolon.
 
     Raises: Damaged, naming ``where``, for missing or unknown fields and for values of a wrong type.
     """
@@ -360,160 +316,3 @@ def _record(kind: type[Record], value: dict[str, Any], where: str, mend: str = "
     kinds = {name: NUMBERS.get(name, item.type) for name, item in known.items()}
     check_fields(value, kinds, where, needed=needed, mend=mend)
     return kind(**value)
-
-
-def _check_schema(value: dict[str, Any], path: Path) -> None:
-    if (schema := value.get("schema")) != SCHEMA:
-        raise RecordError(
-            f"{path}: schema version {schema!r:.80}, this mldiv reads {SCHEMA}; take the version that wrote it, or train anew "
-            "in another folder"
-        )
-
-
-def write_study(folder: Path, record: StudyRecord) -> None:
-    """Write ``study.json``; what is not known yet, or what most studies have not, is left out."""
-    later: dict[str, Any] = {"chosen": None, "importance": None, "fingerprint": None, "drawn": [], "looks": [], "level": LEVEL}
-    later |= {"grown": [], "plugins": {}, "plugin_files": {}, "kernel_defaults": {}, "trends": {}}
-    write_json(folder / "study.json", {name: value for name, value in asdict(record).items()
-                                       if name not in later or value != later[name]})  # fmt: skip
-
-
-def read_study(folder: Path) -> StudyRecord:
-    """Read the study in ``folder``.
-
-    Raises: RecordError, naming the file and what to do, when it is missing, damaged or of another schema version.
-    """
-    path, mend = folder / "study.json", f"; {MEND['study.json']}"
-    value = read_json(path, mend)
-    _check_schema(value, path)
-    return _record(StudyRecord, value, str(path), mend)
-
-
-def write_trial(folder: Path, record: TrialRecord) -> None:
-    """Write ``trial.json``, with a checksum of all that it says."""
-    value = finite(asdict(record))
-    write_json(folder / "trial.json", value | {"checksum": trial_id(value)})
-
-
-def read_trial(folder: Path) -> TrialRecord:
-    """Read the trial in ``folder``. Records of mldiv 0.5.0 have no checksum, nor the field ``left_out``.
-
-    Raises: RecordError when it is missing, cannot be read or is of another schema version; Damaged when it does not fit its
-    checksum, holds unknown fields or states, or is another trial's.
-    """
-    path, mend = folder / "trial.json", f"; {MEND['trial.json']}"
-    value = read_json(path, mend)
-    checksum = value.pop("checksum", None)
-    if checksum is None and "left_out" in value:
-        raise Damaged(f"{path}: its checksum is missing{mend}")
-    if checksum is not None and checksum != trial_id(value):
-        raise Damaged(f"{path}: its checksum does not fit its content{mend}")
-    _check_schema(value, path)
-    record = _record(TrialRecord, value, str(path), mend)
-    if why := _contradiction(record, folder.name):
-        raise Damaged(f"{path}: {why}{mend}")
-    record.cost = dict.fromkeys(COSTS, 0) | record.cost
-    return record
-
-
-def _contradiction(record: TrialRecord, folder: str) -> str | None:
-    """Say why a record cannot be that of the trial in a folder of this name; None where it can."""
-    if record.id != folder and IDENTITY.fullmatch(folder):
-        return f"the record of another trial, {record.id!r:.80}"
-    if record.status not in STATUSES:
-        return f"unknown status {record.status!r:.80}, expected one of {', '.join(sorted(STATUSES))}"
-    if not record.final or not IDENTITY.fullmatch(record.id):
-        return None
-    known = {name: value for name, value in record.config.items() if name not in record.left_out}
-    return None if not record.left_out or trial_id(known) == record.id else "its config is another trial's"
-
-
-def failed_trial(folder: Path, task: TrialTask, reason: str) -> TrialRecord:
-    """Return the trial's record as it stands in ``folder``, or a new one where it cannot be read, marked as failed."""
-    try:
-        record = read_trial(folder)
-    except RecordError:
-        record = TrialRecord(task.trial, task.config)
-    record.status, record.reason = "failed", reason
-    return record
-
-
-def find_trial(study: Path, trial: str) -> TrialRecord | None:
-    """Read the record of ``trial`` in a study folder; None when it has none yet, or a damaged one, which is trained again."""
-    folder = trial_folder(study, trial)
-    with suppress(Damaged):
-        return read_trial(folder) if os.path.lexists(folder / "trial.json") else None
-    return None
-
-
-def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON line and push it to the disk.
-
-    Raises: OSError; for a link at ``path`` too, which may lead anywhere.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    with open(opened, "a", encoding="utf-8") as file:
-        file.write(json.dumps(finite(value), allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def epoch_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a ``metrics.jsonl``, one for each epoch from the first on; none when there is no file.
-
-    Raises: Damaged, naming file and line, at one that is cut, of wrong types, or of another epoch.
-    """
-    for number, line in enumerate(read_lines(path)):
-        check_line(line, number, f"{path}, line {number + 1}")
-        yield line
-
-
-def check_line(line: Any, epoch: int, where: str) -> None:
-    """Look at a line of ``metrics.jsonl``. Raises: Damaged, naming ``where``, for one that is not the line of this epoch."""
-    check_fields(line if isinstance(line, dict) else {}, LINE, where, needed=LINE.keys() - SOMETIMES)
-    if line["epoch"] != epoch or line["stage"] not in (1, 2):
-        raise Damaged(f"{where}: epoch {line['epoch']}, stage {line['stage']}, where epoch {epoch} was expected")
-    if any(isinstance(part, dict) is (name == "at") for point in line.get("gradients", []) for name, part in point.items()):
-        raise Damaged(f"{where}: gradients that cannot be")
-
-
-def keep_epochs(path: Path, epochs: int, extra: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
-    """Drop every line of epoch ``epochs`` and later, and all from a half-written one on: what a resumed run writes anew.
-
-    extra: lines that then follow. Returns the lines that the file holds now.
-    """
-    kept = []
-    with suppress(Damaged):
-        for line in read_lines(path):
-            if isinstance(epoch := line.get("epoch"), int) and epoch < epochs:
-                kept.append(line)
-    kept += extra or []
-    if os.path.lexists(path) or kept:
-        write_atomically(path, "".join(json.dumps(finite(value), allow_nan=False) + "\n" for value in kept))
-    return kept
-
-
-def write_assignments(study: Path, assignments: list[Assignment]) -> None:
-    """Write ``assignments.jsonl`` into the study's folder."""
-    lines = [json.dumps(asdict(item)) + "\n" for item in assignments]
-    write_atomically(Path(study) / "assignments.jsonl", "".join(lines))
-
-
-def read_assignments(study: Path, problems: list[str] | None = None) -> list[Assignment]:
-    """Read ``assignments.jsonl`` in the study's folder; nothing where there is none.
-
-    problems: takes what is wrong with lines, which are then left out.
-
-    Raises: RecordError; Damaged for a wrong line where ``problems`` is not given.
-    """
-    kinds = {item.name: item.type for item in fields(Assignment)}
-
-    def check(line: dict[str, Any], where: str) -> None:
-        check_fields(line, kinds, where)
-        if line["phase"] not in PHASES:
-            raise Damaged(f"{where}: phase = {line['phase']!r:.80}: expected one of {', '.join(PHASES)}")
-        if not FOLDER_NAME.fullmatch(line["trial"]):
-            raise Damaged(f"{where}: trial = {line['trial']!r:.80}: expected the name of a folder in trials")
-
-    return [Assignment(**line) for line in read_lines(Path(study) / "assignments.jsonl", problems, check)]

@@ -1,4 +1,4 @@
-"""Read and write the files of a study: bounded and checked, whole or not at all, set aside where they are damaged.
+"""Read and write JSON files, and any others: bounded and checked, whole or not at all, set aside where they are damaged.
 
 Only the standard library is used here: the analysis reads these files without torch, ray or optuna.
 """
