@@ -122,7 +122,7 @@ class PlanSearch(Searcher):
         self.looked = time.monotonic()
         for trial in [trial for trial in self.stopped if not self.under_way(trial)]:
             self.stopped.remove(trial)
-            if (record := pull_record(self.study, trial)) is not None and not record.final:
+            if (record := pull_record(self.study, trial)) is not None and record.status == "running":
                 record.status = "stopped"
             self.plan.tell(trial, record)
 

@@ -27,7 +27,6 @@ MEASURE = step_cost.measure
 #: Of the kernel sweep: each kernel and the baseline.
 ARMS = len(KERNELS) + 1
 
-
 PLANNED = ["--dry-run", "--seeds", "2", "--trials", "3"]
 
 

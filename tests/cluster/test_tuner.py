@@ -73,6 +73,22 @@ def test_a_trial_that_reaches_its_end_before_it_hears_that_it_is_stopped(tiny, t
     ]
 
 
+def test_a_trial_that_fails_after_it_was_stopped_has_failed(tiny, tmp_path, monkeypatch):
+    """The next run trains it again: its error is said, and Optuna hears of no early stop."""
+    monkeypatch.setattr(tuner, "LOOK_SECONDS", 0.0)
+    arm, training = make_arm("one", tiny, {}, ("lr",)), set()
+    plan = Plan([arm], tmp_path, samples=1, seeds=(1,))
+    search = PlanSearch(plan, SyncedFolder(tmp_path), Store(tmp_path / "store"), lambda: 2, training.__contains__)
+    task = search.suggest("0")
+    training.add(task["trial"])
+    search.on_trial_complete("0", EMPTY | {"epoch": 2, "nll": 1.0})
+    finish(tmp_path, from_dict(task["config"]), "failed")
+    training.clear()
+    search.suggest("1")
+    assert task["trial"] in plan.failures
+    assert [trial.state.name for trial in arm.study.trials] == ["FAIL"]
+
+
 @pytest.mark.parametrize("written", [False, True])
 def test_why_a_trial_failed_is_known_even_where_it_could_not_be_written(search, written):
     task = search.suggest("a")
