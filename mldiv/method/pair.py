@@ -177,9 +177,7 @@ class MutualPair(nn.Module):
         noise: as `draw_noise` makes it (None: drawn here); of several samples the terms that depend on them are averaged;
         diverse: whether the diversity terms act (stage two, with alpha or beta not zero).
         """
-        terms, sigmas, features = self.stage_one_terms(inputs, labels, noise)
-        if diverse and len(self.peers) > 1:
-            terms |= self.diversity_terms(sigmas, features, labels)
+        terms = self.terms(inputs, labels, noise, diverse)
         total = _sum(list(self.weighted(terms).values()))
         zero = [total.new_zeros(())]
         values = [value.detach() for name in (*OF_PEERS, *OF_PAIRS) for value in terms.get(name, zero)]
