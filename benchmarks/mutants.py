@@ -135,7 +135,8 @@ FAULTS = (
         ("tests/storage/test_cache.py",),
     ),
     Fault(
-        "records", "mldiv/records/checked_files.py", "records, entries and checkpoints are written in place, not renamed when whole",
+        "records", "mldiv/records/checked_files.py",
+        "records, entries and checkpoints are written in place, not renamed when whole",
         "            os.fsync(file.fileno())\n        os.replace(temporary, path)\n",
         "            os.fsync(file.fileno())\n        path.write_bytes(temporary.read_bytes())\n",
         ("tests/storage/test_cache_processes.py", "tests/storage/test_cache_space.py"),

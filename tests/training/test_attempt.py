@@ -92,7 +92,7 @@ def test_an_error_in_mid_trial_keeps_what_was_trained_and_the_next_attempt_goes_
 
 
 def test_where_nothing_can_be_written_the_record_is_returned(make_task, tmp_path, monkeypatch):
-    monkeypatch.setattr(checked_files, "write_atomically", full_disk)
+    monkeypatch.setattr(study_files, "write_atomically", full_disk)
     record = attempt(make_task(), workspace=Workspace(), report=go_on)
     assert record.status == "failed"
     assert "No space left on device" in record.reason
