@@ -60,9 +60,10 @@ def ask(function: Callable[..., Any], arguments: Mapping[str, tuple], seconds: f
     return {name: answers[name] for name in arguments}
 
 
-def ask_all(function: Callable[..., Any], *given: Any, seconds: float) -> dict[str, Any]:
-    """Run ``function(*given)`` on every node, as `ask` does."""
-    return ask(function, dict.fromkeys(nodes(), given), seconds)
+def ask_all(flags: Namespace, function: Callable[..., Any], *given: Any) -> tuple[dict[str, Any], list[str]]:
+    """Run ``function(*given)`` on every node, as `ask` does; return what they answer, and `problems`."""
+    answers = ask(function, dict.fromkeys(nodes(), given), flags.limit * 0.8)
+    return {node: answer for node, answer in answers.items() if not isinstance(answer, Exception)}, problems(answers)
 
 
 def problems(answers: Mapping[str, Any]) -> list[str]:
@@ -88,14 +89,10 @@ def software(names: list[str]) -> dict[str, str]:
 def same_software(flags: Namespace) -> Finding:
     """Check that every node runs what this machine runs."""
     names = machine.dependencies()
-    here, answers = software(names), ask_all(software, names, seconds=flags.limit * 0.8)
-    wrong = problems(answers)
+    here, (answers, wrong) = software(names), ask_all(flags, software, names)
     for node, there in answers.items():
-        if not isinstance(there, Exception):
-            wrong += [f"{node}: {name} {there[name]}, {here[name]} here" for name in here if there[name] != here[name]]
-    if wrong:
-        return Finding(FAILED, some(wrong), SAME)
-    return Finding(OK, f"the same on {count(answers)}")
+        wrong += [f"{node}: {name} {there[name]}, {here[name]} here" for name in here if there[name] != here[name]]
+    return Finding(FAILED, some(wrong), SAME) if wrong else Finding(OK, f"the same on {count(answers)}")
 
 
 def count_gpus() -> int:
@@ -114,15 +111,14 @@ def count_gpus() -> int:
 
 def same_gpus(flags: Namespace) -> Finding:
     """Check that Ray and torch see as many GPUs on every node."""
-    known, answers = nodes(), ask_all(count_gpus, seconds=flags.limit * 0.8)
-    wrong, unused = problems(answers), []
+    known, unused = nodes(), []
+    answers, wrong = ask_all(flags, count_gpus)
     for node, torch_sees in answers.items():
         ray_sees = int(known[node]["Resources"].get("GPU", 0))
-        if not isinstance(torch_sees, Exception):
-            if ray_sees > torch_sees:
-                wrong.append(f"{node}: Ray counts {ray_sees} GPUs, torch can use {torch_sees}")
-            elif ray_sees < torch_sees:
-                unused.append(f"{node}: torch can use {torch_sees} GPUs, Ray counts {ray_sees}")
+        if ray_sees > torch_sees:
+            wrong.append(f"{node}: Ray counts {ray_sees} GPUs, torch can use {torch_sees}")
+        elif ray_sees < torch_sees:
+            unused.append(f"{node}: torch can use {torch_sees} GPUs, Ray counts {ray_sees}")
     if wrong:
         return Finding(FAILED, some(wrong), "python -m mldiv.doctor on that node says why, ray start --num-gpus how many")
     if unused:
@@ -138,10 +134,10 @@ def now() -> float:
 def same_clocks(flags: Namespace) -> Finding:
     """Check that no node's clock is far from this machine's: its answer lies between question and answer."""
     asked = time.time()
-    answers = ask_all(now, seconds=flags.limit * 0.8)
-    ended, wrong = time.time(), problems(answers)
+    answers, wrong = ask_all(flags, now)
+    ended = time.time()
     for node, there in answers.items():
-        if not isinstance(there, Exception) and (off := max(asked - there, there - ended)) > CLOCK_SECONDS:
+        if (off := max(asked - there, there - ended)) > CLOCK_SECONDS:
             wrong.append(f"{node}: {off:.0f} s {'behind' if there < asked else 'ahead'}")
     if wrong:
         return Finding(WARNING, some(wrong), "let a time service set it (chrony, systemd-timesyncd)")
@@ -150,16 +146,14 @@ def same_clocks(flags: Namespace) -> Finding:
 
 def memory(flags: Namespace) -> Finding:
     """Check that every node has room for a worker on each of its processors."""
-    known, answers = nodes(), ask_all(machine.free_memory, seconds=flags.limit * 0.8)
-    wrong, mend = problems(answers), ""
+    known, mend = nodes(), ""
+    answers, wrong = ask_all(flags, machine.free_memory)
     for node, free in answers.items():
-        if not isinstance(free, Exception):
-            share = flags.cpus_per_worker or 1.0
-            workers = int(known[node]["Resources"].get("CPU", 0) / share)
-            found = machine.judge_memory(free, workers, machine.WORKER_BYTES)
-            if found.verdict != OK:
-                wrong.append(f"{node}: {found.what}")
-                mend = found.mend
+        workers = int(known[node]["Resources"].get("CPU", 0) / (flags.cpus_per_worker or 1.0))
+        found = machine.judge_memory(free, workers, machine.WORKER_BYTES)
+        if found.verdict != OK:
+            wrong.append(f"{node}: {found.what}")
+            mend = found.mend
     return Finding(WARNING, some(wrong), mend) if wrong else Finding(OK, f"enough on {count(answers)}")
 
 
@@ -240,8 +234,8 @@ def same_data(flags: Namespace) -> Finding:
     """Check that the data set is complete on every node, under the same path."""
     chosen = locations.dataset(flags)
     assert chosen is not None
-    answers = ask_all(read_data, *chosen, loading.loaded(), seconds=flags.limit * 0.8)
-    if wrong := problems(answers):
+    answers, wrong = ask_all(flags, read_data, *chosen, loading.loaded())
+    if wrong:
         return Finding(FAILED, some(wrong), "put it under the same path on every node, or mount it")
     return Finding(OK, f"{chosen[0]} on {count(answers)}")
 

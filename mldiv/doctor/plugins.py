@@ -30,10 +30,9 @@ def everywhere(flags: Namespace) -> Finding:
     """Check that every node can load what this machine has loaded, from the same source."""
     if not (plugins := loading.loaded()):
         return Finding(OK, "none")
-    answers = cluster.ask_all(load_there, plugins, seconds=flags.limit * 0.8)
-    wrong = cluster.problems(answers)
+    answers, wrong = cluster.ask_all(flags, load_there, plugins)
     for node, there in answers.items():
-        if not isinstance(there, Exception) and (differing := sorted(dict(there.items() ^ loading.hashes().items()))):
+        if differing := sorted(dict(there.items() ^ loading.hashes().items())):
             wrong.append(f"{node}: another source of {', '.join(differing)}")
     if wrong:
         return Finding(

@@ -71,15 +71,13 @@ def look() -> tuple[dict[str, list[str]], list[str]]:
 
 def beyond_loopback(flags: Namespace) -> Finding:
     """Check that nothing of Ray's on this machine alone listens to others, nor on a cluster's nodes to the whole internet."""
-    answers = {"this machine": look()} if flags.address == "local" else cluster.ask_all(look, seconds=flags.limit * 0.8)
-    wrong, said = cluster.problems(answers), []
-    for node, answer in answers.items():
-        if not isinstance(answer, Exception):
-            ports, world = answer
-            listening = ", ".join(f"{name} ({len(places)})" for name, places in sorted(ports.items()))
-            if listening:
-                said.append(f"{node}: ports of {listening}")
-            wrong += [f"{node}: ports of {listening} at {address}" for address in world]
+    answers, wrong = ({"this machine": look()}, []) if flags.address == "local" else cluster.ask_all(flags, look)
+    said = []
+    for node, (ports, world) in answers.items():
+        listening = ", ".join(f"{name} ({len(places)})" for name, places in sorted(ports.items()))
+        if listening:
+            said.append(f"{node}: ports of {listening}")
+        wrong += [f"{node}: ports of {listening} at {address}" for address in world]
     if wrong or (said and flags.address == "local"):
         return Finding(WARNING, f"open beyond loopback: {some(wrong or said)}", CLOSE)
     if said:

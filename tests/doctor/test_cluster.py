@@ -156,12 +156,12 @@ def test_no_memory(cluster, flags, monkeypatch):
 
 @pytest.mark.parametrize(("off", "said"), [(-100, "99 s behind"), (100, "99 s ahead"), (20, None)])
 def test_a_wrong_clock(cluster, flags, monkeypatch, off, said):
-    def ask_all(function, seconds):
+    def ask(function, arguments, seconds):
         began = time.time()
         time.sleep(1.0)
         return {"there": began + off + (0.9 if off < 0 else 0.1)}
 
-    monkeypatch.setattr(checks, "ask_all", ask_all)
+    monkeypatch.setattr(checks, "ask", ask)
     found = checks.same_clocks(flags())
     assert (found.verdict, said is None or said in found.what) == (OK if said is None else WARNING, True)
 

@@ -129,7 +129,7 @@ def test_memory(tmp_path, monkeypatch):
 
 def test_memory_of_nodes_that_do_not_answer(monkeypatch):
     monkeypatch.setattr(cluster, "nodes", lambda: {"a": {}})
-    monkeypatch.setattr(cluster, "ask_all", lambda function, seconds: {"a": cluster.NoAnswer("no answer within 9 s")})
+    monkeypatch.setattr(cluster, "ask", lambda function, nodes, seconds: {"a": cluster.NoAnswer("no answer within 9 s")})
     assert cluster.memory(flags()) == Finding(WARNING, "a: no answer within 9 s")
 
 

@@ -55,7 +55,8 @@ def test_an_open_port_of_this_machine(quiet, address, verdict):
 
 def test_nodes_of_a_cluster(monkeypatch):
     there = {"10.0.0.1 (a)": ({"raylet": ["10.0.0.1"] * 2}, []), "10.0.0.2 (b)": ({"gcs_server": ["::"]}, ["8.8.8.8"])}
-    monkeypatch.setattr(cluster, "ask_all", lambda function, seconds: there)
+    monkeypatch.setattr(cluster, "nodes", lambda: there)
+    monkeypatch.setattr(cluster, "ask", lambda function, nodes, seconds: there)
     found = ports.beyond_loopback(flags("--address", "10.0.0.1:6379"))
     assert found.verdict == WARNING and "10.0.0.2 (b): ports of gcs_server (1) at 8.8.8.8" in found.what and "SSH" in found.mend
     del there["10.0.0.2 (b)"]
