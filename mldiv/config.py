@@ -45,20 +45,8 @@ from mldiv.settings.setting import (
     shown,
 )
 
-#: Where corrupted test images come from.
-SHIFT_IMAGES = ("computed", "files")
 INITIALIZATIONS = ("scratch_pretrained", "scratch", "pretrained", "pretrained_same")
-SCHEDULES = ("cosine", "step", "constant")
-STAGE_SCHEDULES = ("continue", "restart")
 OPTIMIZERS = ("sgd", "adamw")
-TEST_SPLITS = ("official", "development")
-PRECISIONS = ("float32", "bf16")
-POSTERIORS = ("gaussian", "deterministic")
-TEACHERS = ("none", "pretrained")
-WEIGHTINGS = ("raw", "gradient")
-KEPT_PREDICTIONS = ("none", "top", "full")
-#: How steps are computed. Two of these are kept by what they were called when there were no graphs (`records.KEPT_COMPILE`).
-COMPILE = ("auto", "off", "graph", "on")
 
 _path = partial(setting, spares=(TRIAL, FIRST_STAGE, PRETRAINING, STEP))
 _size = partial(setting, gt=0, le=10**9, spares=(PRETRAINING,))
@@ -100,7 +88,7 @@ class TrialConfig:
     test_split: str = _peers(
         "official",
         "where test images come from; development: the training set, so that choices of defaults never see the official ones",
-        choices=TEST_SPLITS,
+        choices=("official", "development"),
     )
     validation_fraction: float = _peers(0.1, "share of the training set that validates", gt=0, lt=1)
     split_seed: int = _peers_tensor(0, "draws which training images validate", ge=0, lt=2**32)
@@ -121,13 +109,14 @@ class TrialConfig:
 
     teacher: str = _peers(
         "none", "pretrained: a network alone learns, beside the labels, from a finished one of its architecture, pretrained "
-        "for as many epochs as the trial has, so that both together cost what a pair costs", choices=TEACHERS, before="none",
+        "for as many epochs as the trial has, so that both together cost what a pair costs",
+        choices=("none", "pretrained"), before="none",
     )  # fmt: skip
 
     # Posterior.
     posterior: str = _peers(
         "gaussian", "gaussian [stated]; deterministic: networks without noise or prior, with weight_decay, for comparison",
-        choices=POSTERIORS, before="gaussian",
+        choices=("gaussian", "deterministic"), before="gaussian",
     )  # fmt: skip
     initial_sigma: float = _peers_tensor(
         0.03,
@@ -200,7 +189,7 @@ class TrialConfig:
     )  # fmt: skip
     weighting: str = _diversity_tensor(
         "gradient", "raw: alpha and beta as they are; gradient: as shares of the cross-entropy's gradient in the peers' means, "
-        "measured at the switch over scale_batches batches and held [chosen]", choices=WEIGHTINGS, before="raw",
+        "measured at the switch over scale_batches batches and held [chosen]", choices=("raw", "gradient"), before="raw",
     )  # fmt: skip
     param_distance: str = _diversity_code("w2", "distance between the posteriors; w2 [stated]", choices=PARAM_DISTANCES)
     param_weights: str = _diversity_code(
@@ -273,10 +262,11 @@ class TrialConfig:
         choices=OPTIMIZERS,
     )  # fmt: skip
     momentum: float = _schedule(0.9, "momentum of the optimiser", ge=0, lt=1)
-    schedule: str = _schedule("cosine", "how the learning rate falls [chosen]", choices=SCHEDULES)
+    schedule: str = _schedule("cosine", "how the learning rate falls [chosen]", choices=("cosine", "step", "constant"))
     stage_schedule: str = _peers_tensor(
         "restart", "continue: one schedule over both stages; restart: stage two is a run of its own, which begins with the "
-        "full rate and without momentum, in arms without diversity terms too", choices=STAGE_SCHEDULES, before="continue",
+        "full rate and without momentum, in arms without diversity terms too",
+        choices=("continue", "restart"), before="continue",
     )  # fmt: skip
     stage_two_lr_scale: float = _diversity_tensor(
         1.0, "factor of the learning rate in a stage two that restarts", gt=0, le=1e6, search=Log(0.125, 2.0), before=1.0
@@ -296,12 +286,12 @@ class TrialConfig:
     rho_lr_scale: float = _peers_tensor(1.0, "factor of the learning rate of rho, from which sigma is made", gt=0, le=1e6)
     fusion_lr_scale: float = _diversity_tensor(1.0, "factor of the fusion's learning rate", ge=0, le=1e6)
     clip_norm: float = _schedule(5.0, "largest norm of a peer's gradient; 0: not clipped", ge=0, le=1e12)
-    precision: str = setting("float32", "of forward and backward", choices=PRECISIONS)
+    precision: str = setting("float32", "of forward and backward", choices=("float32", "bf16"))
     channels_last: bool = setting(False, "memory layout of images and features: channels last")
     compile: str | bool = _peers(
         "auto", "how steps are computed: off, one operation after the other; graph, all of a step as one CUDA graph; on, or "
         "true, compiled by torch, on a GPU as one such graph; auto, in records false, the fastest of these on a GPU, off on a "
-        "processor; where it fails, the record says why", choices=COMPILE,
+        "processor; where it fails, the record says why", choices=("auto", "off", "graph", "on"),
     )  # fmt: skip
 
     gradient_points: float = setting(
@@ -330,13 +320,13 @@ class TrialConfig:
     )  # fmt: skip
     shift_images: str = _diversity(
         "computed", "corrupted images: computed from the test images, or files, CIFAR-10-C's or CIFAR-100-C's in a folder of "
-        "that name below data_root", choices=SHIFT_IMAGES, before="computed",
+        "that name below data_root", choices=("computed", "files"), before="computed",
     )  # fmt: skip
 
     keep_predictions: str = setting(
         "full", "what stays of the predictions of test images: none; top, of each image what tables and figures need; full, "
         "beside that every class's probability, so that other labels and new metrics need no training",
-        choices=KEPT_PREDICTIONS, spares=(TRIAL, FIRST_STAGE, PRETRAINING, STEP), before="top",
+        choices=("none", "top", "full"), spares=(TRIAL, FIRST_STAGE, PRETRAINING, STEP), before="top",
     )  # fmt: skip
 
     seed: int = _schedule(0, "of everything random in a trial", ge=0, lt=2**63)
