@@ -1,6 +1,5 @@
 """Read a data set that the library `datasets` of Hugging Face has saved to disk; the library is the extra [huggingface]."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def check(root: Path | None) -> None:
     """Look at splits, columns and labels, without decoding an image. Raises: DataError, naming the folder and what is wrong."""
     found = _splits(root)
     for name, part in found.items():
-        _column(part, IMAGES, _is_image, f"{root}, {name}")
+        _column(part, IMAGES, "Image", f"{root}, {name}")
     _labels(root, found)
 
 
@@ -80,18 +79,14 @@ def _splits(root: Path | None) -> dict[str, Any]:
     return {"train": found["train"], tested: found[tested]}
 
 
-def _column(part: Any, wanted: tuple[str, ...], fits: Callable[[Any], bool], where: str) -> str:
-    """The column whose kind fits; of several the one with a usual name."""
-    names = [name for name, feature in part.features.items() if fits(feature)]
+def _column(part: Any, wanted: tuple[str, ...], kind: str, where: str) -> str:
+    """The column of a kind, as the library calls it; of several the one with a usual name."""
+    names = [name for name, feature in part.features.items() if type(feature).__name__ == kind]
     named = [name for name in wanted if name in names] or names
     if len(named) != 1:
         said = f"several columns of {wanted[0]}s, {', '.join(names)}" if names else f"no column of {wanted[0]}s"
         raise DataError(f"{where}: {said} among {', '.join(part.features)}; call one {wanted[0]!r} by rename_column")
     return named[0]
-
-
-def _is_image(feature: Any) -> bool:
-    return type(feature).__name__ == "Image"
 
 
 def _labels(root: Path | None, found: dict[str, Any]) -> list[Labels]:
@@ -113,17 +108,13 @@ def _label_column(part: Any, where: str) -> str:
     """The column of labels: one of class labels, or of whole numbers that is called so."""
     called = next((name for name in LABELS if name in part.features), None)
     if called is None:
-        return _column(part, LABELS, _is_class, where)
+        return _column(part, LABELS, "ClassLabel", where)
     feature = part.features[called]
-    if not _is_class(feature) and "int" not in str(getattr(feature, "dtype", "")):
+    if type(feature).__name__ != "ClassLabel" and "int" not in str(getattr(feature, "dtype", "")):
         raise DataError(
             f"{where}, {called}: no column of class labels or whole numbers; class_encode_column({called!r}) makes it one"
         )
     return called
-
-
-def _is_class(feature: Any) -> bool:
-    return type(feature).__name__ == "ClassLabel"
 
 
 def _values(part: Any, column: str, where: str) -> Labels:
@@ -135,7 +126,7 @@ def _values(part: Any, column: str, where: str) -> Labels:
 
 def _decoded(part: Any, size: int, where: str) -> Pixels:
     """All images of a split, uint8: grey where all are."""
-    column = _column(part, IMAGES, _is_image, where)
+    column = _column(part, IMAGES, "Image", where)
     transform, modes = fitting(size), set()
     rows: list[Tensor] = []
     for row, image in enumerate(_pictures(part, column, where)):
