@@ -414,7 +414,7 @@ class TrialConfig:
         return dataclasses.replace(self, **changes)
 
 
-_check = make_check(TrialConfig)
+_check = make_check(fields(TrialConfig))
 
 
 def from_dict(settings: dict[str, Any]) -> TrialConfig:

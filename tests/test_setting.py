@@ -95,9 +95,10 @@ def test_a_new_setting_changes_no_identity_of_what_was_trained_before(part):
 
 
 def test_one_and_one_point_nought_are_the_same_setting():
-    assert make_check(Recipe)({"rate": 1}) == {"rate": 1.0} and type(make_check(Recipe)({"rate": 1})["rate"]) is float
+    check = make_check(fields(Recipe))
+    assert check({"rate": 1}) == {"rate": 1.0} and type(check({"rate": 1})["rate"]) is float
     with pytest.raises(ConfigError, match="rate = True: expected float"):
-        make_check(Recipe)({"rate": True})
+        check({"rate": True})
 
 
 def test_every_setting_says_what_it_is():

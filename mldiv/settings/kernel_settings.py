@@ -16,7 +16,7 @@ from mldiv.settings.setting import (
     ConfigError,
     Log,
     Steps,
-    make_check_of,
+    make_check,
     setting,
     shown,
 )
@@ -106,7 +106,7 @@ def checked(values: Mapping[str, Any]) -> dict[str, Value]:
     Raises: ConfigError for one of a wrong type or out of its range.
     """
     known = parameters()
-    return make_check_of("kernel", {name: known[name] for name in values})(values)
+    return make_check({name: known[name] for name in values})(values)
 
 
 def written(values: Mapping[str, Any]) -> str:

@@ -162,18 +162,13 @@ def as_before(cls: type[Configuration]) -> dict[str, Any]:
     return {name: default if before is ALWAYS else before for name, (before, default) in values.items()}
 
 
-def make_check(cls: type[Configuration]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Make a function that returns a configuration's values, 1 as 1.0 where a float is expected.
+def make_check(settings: Mapping[str, dataclasses.Field]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Make a function that returns the values of these settings, 1 as 1.0 where a float is expected.
 
     It raises ConfigError for the first value of a wrong type, out of its range or not among its choices.
     """
-    return make_check_of(cls.__name__, fields(cls))
-
-
-def make_check_of(title: str, settings: Mapping[str, dataclasses.Field]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Make the same of settings by name."""
     strict = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
-    model = pydantic.create_model(title, __config__=strict, **{name: _typed(item) for name, item in settings.items()})
+    model = pydantic.create_model("settings", __config__=strict, **{name: _typed(item) for name, item in settings.items()})
 
     def check(values: Mapping[str, Any]) -> dict[str, Any]:
         try:
