@@ -16,6 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mldiv.environment.extras import version
+
 ROOT = Path(__file__).resolve().parents[2]
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 #: The extras without which no study runs.
@@ -111,14 +113,6 @@ def dependencies() -> list[str]:
 
     wanted = map(Requirement, _wanted()[1])
     return [requirement.name for requirement in wanted if requirement.name != "mldiv" and _applies(requirement.marker)]
-
-
-def version(name: str) -> str | None:
-    """Return the installed version of a package; None where there is none."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def torch_and_torchvision(flags: Namespace) -> Finding:

@@ -1,5 +1,7 @@
 """The optional parts of an installation: the library alone trains pairs, studies and reports need more."""
 
+from importlib import metadata
+
 #: By module that may be missing, the extra in pyproject.toml that brings it.
 EXTRAS: dict[str, str] = {
     "jinja2": "analysis",
@@ -23,3 +25,11 @@ def install_hint(error: ModuleNotFoundError) -> str:
     if module not in EXTRAS:
         raise error
     return f"{module} is not installed: pip install 'mldiv[{EXTRAS[module]}]'"
+
+
+def version(package: str) -> str | None:
+    """Return the installed version of a package; None where there is none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -8,7 +8,6 @@ import time
 from collections.abc import Collection
 from dataclasses import asdict
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.environment import checkout
 from mldiv.environment.checkout import VERSION
+from mldiv.environment.extras import version
 from mldiv.evaluation import predictive
 from mldiv.evaluation.alignment import align
 from mldiv.evaluation.first_epoch import FirstEpoch
@@ -185,7 +185,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "commit": checkout.commit(),
         "code": checkout.code(),
         "torch": torch.__version__,
-        **{name: _version(name) for name in ("ray", "optuna", "numpy")},
+        **{name: version(name) or "none" for name in ("ray", "optuna", "numpy")},
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         **gpu.described(device),
@@ -193,12 +193,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         **({"plugins": found} if (found := hashes()) else {}),
     }
-
-
-def _version(package: str) -> str:
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return metadata.version(package)
-    return "none"
 
 
 def _begin_stage(trial: Trial) -> PairStep:
