@@ -5,7 +5,6 @@ Objects cannot be appended to, renamed or locked, so work goes on in a copy on t
 which they were written: what a crash leaves on the store is what a crash a moment earlier would have left on a disk.
 """
 
-import os
 import shutil
 import tempfile
 import time
@@ -20,6 +19,7 @@ from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from mldiv.environment.terminal import hide_secrets
+from mldiv.records.checked_files import write_atomically
 
 #: Downloads and uploads side by side: each is mostly waiting.
 SIDE_BY_SIDE = 16
@@ -236,10 +236,7 @@ class SyncedFolder:
     def _fetch(self, file: str) -> None:
         assert self.remote is not None
         path = self.local / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        temporary.write_bytes(self.remote.read(file))
-        os.replace(temporary, path)
+        write_atomically(path, self.remote.read(file))
         status = path.stat()
         self.pushed[file] = status.st_mtime_ns, status.st_size
 
