@@ -134,11 +134,8 @@ def check_capacity(flags: Namespace) -> Finding:
         f"; {most} when all nodes have come" if most else ""
     )
     if not max(fits, most) or (flags.parallel_trials or 0) > max(fits, most):
-        return Finding(
-            WARNING,
-            f"{what}; --parallel-trials {flags.parallel_trials} asks for more",
-            "lower it, unless an autoscaler adds nodes",
-        )
+        what += f"; --parallel-trials {flags.parallel_trials} asks for more"
+        return Finding(WARNING, what, "lower it, unless an autoscaler adds nodes")
     if (free := machine.free_memory()) < (flags.parallel_trials or max(fits, most)) * GROUP_BYTES:
         what += f"; Ray keeps {GROUP_BYTES / 1e9:g} GB for each here, where the driver runs, and {free / 1e9:.1f} GB are free"
         return Finding(WARNING, what, "a head with more memory, or fewer at once (--parallel-trials)")

@@ -25,7 +25,8 @@ def estimate(
     As `torch.optim.swa_utils.update_bn` does, in training mode and in the order of the layers; but the peer stays as it is.
     Nothing is estimated of a network without batch norm.
     """
-    layers = {name: layer for name, layer in peer.module.named_modules() if _has_statistics(layer)}
+    normed = {name: layer for name, layer in peer.module.named_modules() if isinstance(layer, _BatchNorm)}
+    layers = {name: layer for name, layer in normed.items() if layer.running_mean is not None}
     names = [f"{name}.{kind}" for name in layers for kind in ("running_mean", "running_var", "num_batches_tracked")]
     own = dict(peer.module.named_buffers())
     found = [{name: torch.zeros_like(own[name]) for name in names} for _ in weights]
@@ -35,10 +36,6 @@ def estimate(
                 for flat, buffers in zip(weights, found, strict=True):
                     peer(images, weights=flat, buffers=buffers)
     return [{name: value for name, value in each.items() if value.is_floating_point()} for each in found]
-
-
-def _has_statistics(layer: nn.Module) -> bool:
-    return isinstance(layer, _BatchNorm) and layer.running_mean is not None
 
 
 @contextmanager

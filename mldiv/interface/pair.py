@@ -11,12 +11,10 @@ from torch import Tensor
 from mldiv.config import TrialConfig
 from mldiv.datasets.files import DataError
 from mldiv.evaluation import metrics, predictive
-from mldiv.evaluation.metrics import Predictive
 from mldiv.interface.given import whole
 from mldiv.interface.images import ImageForm, Images, normalized
 from mldiv.interface.threads import threads as threads_of
 from mldiv.method.pair import MutualPair
-from mldiv.method.posterior import GaussianPosterior
 from mldiv.records.contents import TrialRecord
 from mldiv.settings.setting import shown
 
@@ -126,20 +124,17 @@ class TrainedPair:
     def _batch(self, images: Tensor, weights: list[Tensor], keep_samples: bool) -> tuple[Tensor, ...]:
         """The fields of `Predictions` for a batch, float32 on the processor."""
         images = images.contiguous(memory_format=predictive.layout(self.config))
-        drawn = list(zip(self.module.peers, weights, strict=True))
+        drawn, predict = list(zip(self.module.peers, weights, strict=True)), predictive.predict
         if keep_samples:
-            each = [[self._of_peer(peer, images, sample[None]) for sample in own] for peer, own in drawn]
+            each = [[predict(peer, images, sample[None], self.config) for sample in own] for peer, own in drawn]
             peers = [metrics.together(*own) for own in each]
             kept = torch.stack([torch.stack([sample.probabilities for sample in own]) for own in each])
         else:
-            peers, kept = [self._of_peer(peer, images, own) for peer, own in drawn], None
+            peers, kept = [predict(peer, images, own, self.config) for peer, own in drawn], None
         pair = metrics.together(*peers)
         single = torch.stack([peer.probabilities for peer in peers])
         found = pair.probabilities, single, metrics.entropy(pair.probabilities), metrics.mutual_information(pair), kept
         return tuple(value.float().cpu() for value in found if value is not None)
-
-    def _of_peer(self, peer: GaussianPosterior, images: Tensor, weights: Tensor) -> Predictive:
-        return predictive.predict(peer, images, weights, self.config)
 
 
 def _joined(batches: list[tuple[Tensor, ...]]) -> dict[str, Any]:

@@ -29,18 +29,14 @@ class StackedOptimizer:
             value.requires_grad_(any(lanes))
         #: For every part [lanes, 1]: 1 where the lane trains it, else 0.
         self.trained = torch.tensor(trained, device=device).unsqueeze(-1).float()
-        self.decays = [self._numbers(place, "weight_decay") for place in groups]
+        decays = [[optimizer.param_groups[place]["weight_decay"] for optimizer in optimizers] for place in groups]
+        self.decays: list[Column] = [torch.tensor(decay, device=device)[:, None] for decay in decays]
         self.decaying = [bool(decay.any()) for decay in self.decays]
         self.momenta = torch.tensor([_momentum(optimizer) for optimizer in optimizers], device=device)[:, None]
         self.steps = [self._state(place, "step") for place in groups]
         self.state = [[self._state(place, moment) for moment in self.moments] for place in groups]
         self.seen: list[list[float]] = []
         self.rates = torch.zeros_like(self.trained)
-
-    def _numbers(self, place: int, name: str) -> Column:
-        return torch.tensor(
-            [optimizer.param_groups[place][name] for optimizer in self.optimizers], device=self.stack.values[0].device
-        )[:, None]
 
     def _state(self, place: int, moment: str) -> Tensor:
         """A moment as the lanes' optimisers have it, [lanes, elements], or the number of steps, [lanes, 1]; zero without it."""
