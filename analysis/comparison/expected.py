@@ -26,8 +26,6 @@ WORDS = (
 
 #: Of its bootstrap: each fits a width to every seed; 250 tell the interval's width within 5 %.
 SMOOTH_DRAWS = 250
-#: Titles of what `smooth` writes.
-SMOOTH = ["smooth error % [95 % interval]", "calibrated"]
 
 #: By seed, the predictions of the arm's members.
 OfSeeds = Sequence[list[Predictions]]
@@ -44,7 +42,7 @@ def markdown(repeats: Repeats) -> list[str]:
             rows.append([arm, *ece, *smooth(seeds)])
     if not rows:
         return []
-    head = ["arm", "ECE % [95 % interval]", "95 % range if calibrated", *SMOOTH]
+    head = ["arm", "ECE % [95 % interval]", "95 % range if calibrated", "smooth error % [95 % interval]", "calibrated"]
     return [WORDS, tabulate(rows, head, "pipe", disable_numparse=True)]
 
 

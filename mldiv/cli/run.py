@@ -49,8 +49,6 @@ from mldiv.sweep.plan import Plan, search_seeds
 from mldiv.sweep.selection import SELECTION
 from mldiv.training.worker_cache import dataset, read_anew
 
-EARLY_STOPPING = "ASHA within each arm's search, at equal epochs after the last switch"
-
 #: Flags that are settings of the configuration, by the same name.
 SETTING_FLAGS = ("data", "arch", "width", "ood", "keep_predictions")
 
@@ -301,7 +299,7 @@ def describe_study(
         batch=study.batch if flags.open_suggestions is None else flags.open_suggestions,
         selection=SELECTION[flags.select].title,
         objectives=list(SELECTION[flags.select].objectives),
-        early_stopping=EARLY_STOPPING if flags.stop_early else None,
+        early_stopping="ASHA within each arm's search, at equal epochs after the last switch" if flags.stop_early else None,
         margins=parse_margins(flags.margin),
         trends=study.trends(base) if study.trends else {},
         surface={name: list(ends) for name, ends in study.surface().items()} if study.surface else None,

@@ -21,8 +21,6 @@ LINE_SECONDS = 60.0
 #: Lines that bar and prompt take of a terminal.
 OWN_LINES = 4
 
-STOPPING = "stopping; everything up to the last epoch is safe"
-
 
 class Display:
     """Shows what a study does. Use as a context manager.
@@ -58,7 +56,7 @@ class Display:
     def stopping(self) -> None:
         """Answer Ctrl-C."""
         self.stop()
-        self.say(STOPPING)
+        self.say("stopping; everything up to the last epoch is safe")
 
     def say(self, text: str) -> None:
         """Tell the user a line that stays."""
