@@ -162,8 +162,8 @@ FAULTS = (
     ),
     Fault(
         "attempt", "mldiv/training/attempt.py", "whoever trains a trial does not hear which prefixes others want",
-        '"publish": self.task.publish, ',
-        '"publish": (), ',
+        "publish=task.publish",
+        "publish=()",
         ("tests/training/test_attempt.py", "tests/sweep", "tests/cluster"),
     ),
     Fault(

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from mldiv.records import study_files
-from mldiv.records.contents import TrialRecord, TrialTask
+from mldiv.records.contents import TrialRecord
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import SyncedFolder
 from mldiv.sweep.plan import Plan, Progress, pull_record
-from mldiv.training.attempt import attempt, attempting
+from mldiv.training.attempt import attempting
 from mldiv.training.fit import summary
 from mldiv.training.lanes.asked import Training
 from mldiv.training.lanes.run import count_lanes, train_lanes
@@ -39,29 +39,22 @@ def run(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     workspace = Workspace(torch.device(device), count_lanes(lanes, device))
 
-    def ask() -> tuple[TrialTask, Report] | None:
+    def ask() -> tuple[str, Training] | None:
         if (task := plan.ask()) is None:
             return None
         trial = task.config.id
         study_files.write_assignments(study.local, plan.assignments)  # what ends can be analysed, whatever comes
         with suppress(OSError):
             study.push(folders=False)
-        return plan.travelling(task, study, store), _report(plan, trial, progress)
-
-    def lane() -> tuple[str, Training] | None:
-        return (given[0].trial, attempting(given[0], workspace=workspace, report=given[1])) if (given := ask()) else None
+        report = _report(plan, trial, progress)
+        return trial, attempting(plan.travelling(task, study, store), workspace=workspace, report=report)
 
     def end(trial: str, record: TrialRecord) -> None:
         found = pull_record(study, trial)
         plan.tell(trial, record if record.status == "failed" else found)
         progress(trial, {"ended": True, "status": record.status, **_last(record)})
 
-    if workspace.lanes > 1:
-        train_lanes(lane, end, workspace.lanes)
-        return
-    while (given := ask()) is not None:
-        task, report = given
-        end(task.trial, attempt(task, workspace=workspace, report=report))
+    train_lanes(ask, end, workspace.lanes)
 
 
 def _report(plan: Plan, trial: str, progress: Progress) -> Report:

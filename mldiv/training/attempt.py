@@ -3,8 +3,6 @@
 import contextlib
 import time
 import traceback
-from collections.abc import Iterator
-from typing import Any
 
 from mldiv import distributed
 from mldiv.config import ConfigError, from_dict
@@ -14,7 +12,7 @@ from mldiv.records import study_files
 from mldiv.records.contents import TrialRecord, TrialTask
 from mldiv.storage.object_store import SyncedFolder, working_copy
 from mldiv.storage.remote_cache import open_store
-from mldiv.training.fit import fit, fitting
+from mldiv.training.fit import alone, fitting
 from mldiv.training.lanes.asked import Training
 from mldiv.training.resume import Line, Report
 from mldiv.training.worker_cache import Workspace
@@ -35,53 +33,32 @@ def attempt(task: TrialTask, *, workspace: Workspace, report: Report, grace_seco
     Nothing that befalls the trial alone is raised: after any Exception (settings or data that cannot be, a full disk, an object
     store that has refused the end for PATIENCE_SECONDS) the record returned says "failed" and why, with the traceback, and so
     does trial.json where it can be written, by rank 0. In a group of several a rank also fails because another one has died,
-    which is no failure of the trial: for so many seconds nothing is written, in which this process may be ended for that;
-    not where the error is HOPELESS.
-    A rank that gets such a record may have left the others waiting in a
-    collective: the group is to be started anew. KeyboardInterrupt, StudyOver and other BaseExceptions pass.
+    which is no failure of the trial: for so many seconds nothing is written, in which this process may be ended for that; not
+    where the error is HOPELESS. A rank that gets such a record may have left the others waiting in a collective: the group is
+    to be started anew. KeyboardInterrupt, StudyOver and other BaseExceptions pass.
     """
-    with _Attempt(task, grace_seconds).recorded() as made:
-        made.record = fit(**made.open(report), workspace=workspace)
-    return made.record
+    return alone(attempting(task, workspace=workspace, report=report, grace_seconds=grace_seconds))
 
 
-def attempting(task: TrialTask, *, workspace: Workspace, report: Report) -> Training:
+def attempting(task: TrialTask, *, workspace: Workspace, report: Report, grace_seconds: float = 0.0) -> Training:
     """Do what `attempt` does, but leave every epoch to whoever asks, as `fit.fitting`."""
-    with _Attempt(task).recorded() as made:
-        made.record = yield from fitting(**made.open(report), workspace=workspace)
-    return made.record
-
-
-class _Attempt:
-    """An attempt under way, with its folder and, in the end, its record."""
-
-    record: TrialRecord
-
-    def __init__(self, task: TrialTask, grace_seconds: float = 0.0) -> None:
-        self.task, self.grace_seconds = task, grace_seconds
-        self.held = contextlib.ExitStack()
-        self.folder: SyncedFolder | None = None
-
-    def open(self, report: Report) -> dict[str, Any]:
-        """Open the trial's folder and store; return what `fit` takes."""
-        self.folder = folder = self.held.enter_context(working_copy(self.task.folder, fetch=distributed.rank() == 0))
-        store = open_store(self.task.store or folder.local / "store", self.task.store_limit)
-        config = from_dict(self.task.config)
-        sent = _sending(folder, report)
-        return {"config": config, "folder": folder.local, "store": store, "publish": self.task.publish, "report": sent}
-
-    @contextlib.contextmanager
-    def recorded(self) -> Iterator["_Attempt"]:
-        """Send at the end what is left to send; of whatever befalls the trial make its record."""
-        with self.held:
-            try:
-                yield self
-                _end(self.folder, self.task)
-            except Exception as error:
-                if distributed.size() > 1 and not isinstance(error, HOPELESS):
-                    time.sleep(self.grace_seconds)
-                reason = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-                self.record = _fail(self.folder, self.task, reason)
+    folder: SyncedFolder | None = None
+    with contextlib.ExitStack() as held:
+        try:
+            folder = held.enter_context(working_copy(task.folder, fetch=distributed.rank() == 0))
+            store = open_store(task.store or folder.local / "store", task.store_limit)
+            record = yield from fitting(
+                from_dict(task.config), folder.local, store=store, workspace=workspace, publish=task.publish,
+                report=_sending(folder, report),
+            )  # fmt: skip
+            if distributed.rank() == 0:
+                _remove_own_store(folder, task)
+                folder.push(patience=PATIENCE_SECONDS)
+            return record
+        except Exception as error:
+            if distributed.size() > 1 and not isinstance(error, HOPELESS):
+                time.sleep(grace_seconds)
+            return _fail(folder, task, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
 
 
 def _sending(folder: SyncedFolder, report: Report) -> Report:
@@ -93,13 +70,6 @@ def _sending(folder: SyncedFolder, report: Report) -> Report:
         return report(line)
 
     return send_first
-
-
-def _end(folder: SyncedFolder | None, task: TrialTask) -> None:
-    """Send what is left to send (rank 0 alone). Raises: OSError when the object store goes on refusing it."""
-    if folder is not None and distributed.rank() == 0:
-        _remove_own_store(folder, task)
-        folder.push(patience=PATIENCE_SECONDS)
 
 
 def _fail(folder: SyncedFolder | None, task: TrialTask, reason: str) -> TrialRecord:

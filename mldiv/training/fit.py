@@ -81,7 +81,11 @@ def fit(
     Raises: ConfigError when the data cannot fill a batch; OSError when the records cannot be written. A non-finite loss does
     not raise: the trial ends as "diverged".
     """
-    trial = fitting(config, folder, store=store, workspace=workspace, publish=publish, report=report)
+    return alone(fitting(config, folder, store=store, workspace=workspace, publish=publish, report=report))
+
+
+def alone(trial: Training) -> TrialRecord:
+    """Train the epochs that a trial asks for, one after the other; return its record."""
     try:
         asked = next(trial)
         while True:

@@ -26,12 +26,12 @@ def way(request, shared_cluster, threads):
 
 
 def failing(error, where=lambda config: config.alpha > 0 and config.seed == 1):
-    fit = attempt.fit
+    fitting = attempt.fitting
 
     def fit_or_fail(config, folder, **options):
         if where(config):
             raise error
-        return fit(config, folder, **options)
+        return fitting(config, folder, **options)
 
     return fit_or_fail
 
@@ -71,7 +71,7 @@ def test_a_trial_that_fails(way, error, tmp_path, monkeypatch, capsys):
     said = f"{type(error).__name__}: {error}"
     argv = [*FLAGS, *way, "--out", str(tmp_path / "x")]
     with monkeypatch.context() as patch:
-        patch.setattr(attempt, "fit", failing(error))
+        patch.setattr(attempt, "fitting", failing(error))
         assert main(STUDY, lambda folder, place: "the table", argv) == 1
     out, err = capsys.readouterr()
     assert "the table" in out
@@ -83,7 +83,7 @@ def test_a_trial_that_fails(way, error, tmp_path, monkeypatch, capsys):
 
 
 def test_a_search_of_which_every_trial_fails(way, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(attempt, "fit", failing(OSError(5, "Input/output error"), lambda config: True))
+    monkeypatch.setattr(attempt, "fitting", failing(OSError(5, "Input/output error"), lambda config: True))
     assert main(STUDY, lambda folder, place: "", [*FLAGS, *way, "--out", str(tmp_path / "x")]) == 1
     failed = ("failed", "OSError: [Errno 5] Input/output error", True)
     assert ended(tmp_path / "x") == {("plain", "repeat"): failed, ("both", "search"): failed}

@@ -16,7 +16,7 @@ from mldiv.records.study_files import find_trial, read_assignments, read_study
 from mldiv.study import Study
 from mldiv.sweep.looks import Sequential
 from mldiv.training import attempt as attempt_module
-from mldiv.training.fit import fit
+from mldiv.training.fit import fitting
 
 STUDY = Study(
     name="two", question="What do both give?", scientific="method", searched=(), baseline="plain",
@@ -77,12 +77,12 @@ def test_a_killed_study_ends_as_it_would_have(tmp_path, monkeypatch):
         trained.append(config.id)
         if len(trained) in (2, 9):
             raise KeyboardInterrupt
-        return fit(config, *args, **options)
+        return fitting(config, *args, **options)
 
     def killed_between(folder):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(attempt_module, "fit", killed)
+    monkeypatch.setattr(attempt_module, "fitting", killed)
     flags = ["--seeds", "auto:4", "--margin", "nll=1e-9"]
     assert run(tmp_path / "cut", *flags)[0] == 130
     with contextlib.suppress(KeyboardInterrupt):
@@ -99,9 +99,9 @@ def test_a_trial_that_failed_is_mended_before_more_seeds_are_added(tmp_path, mon
     def broken(config, *args, **options):
         if config.seed == 2:
             raise RuntimeError("no memory")
-        return fit(config, *args, **options)
+        return fitting(config, *args, **options)
 
-    monkeypatch.setattr(attempt_module, "fit", broken)
+    monkeypatch.setattr(attempt_module, "fitting", broken)
     code, said, _ = run(tmp_path, "--seeds", "auto:4", asked=lambda folder: ["both"])
     assert code == 1 and "2 trials failed" in said and read_study(tmp_path).seeds == [1, 2, 3]
     monkeypatch.undo()

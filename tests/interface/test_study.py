@@ -52,7 +52,7 @@ def test_an_interrupted_run_says_so_and_gives_the_threads_back(asked, tmp_path, 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(in_process, "attempt", interrupted)
+    monkeypatch.setattr(in_process, "attempting", interrupted)
     torch.set_num_threads(2)
     with pytest.raises(KeyboardInterrupt):
         asked.run(tmp_path / "study", **FLAGS)

@@ -14,7 +14,7 @@ from mldiv.sweep import in_process
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.plan import Plan
 from mldiv.training import attempt as attempt_module
-from mldiv.training.fit import fit
+from mldiv.training.fit import fit, fitting
 from mldiv.training.lanes.run import count_lanes
 
 MLDIV = Path(in_process.__file__).parents[1]
@@ -61,10 +61,10 @@ def test_what_has_ended_is_assigned_whatever_comes(tiny, tmp_path, monkeypatch):
         if trained:
             raise KeyboardInterrupt
         trained.append(config.id)
-        return fit(config, *args, **options)
+        return fitting(config, *args, **options)
 
     trained: list[str] = []
-    monkeypatch.setattr(attempt_module, "fit", killed)
+    monkeypatch.setattr(attempt_module, "fitting", killed)
     with pytest.raises(KeyboardInterrupt):
         in_process.run(make_plan(tmp_path, tiny), tmp_path, store=Store(tmp_path / "store"))
     assigned = read_assignments(tmp_path)
@@ -75,9 +75,9 @@ def test_a_trial_that_fails_leaves_its_traceback_and_the_others_go_on(tiny, tmp_
     def broken(config, *args, **options):
         if config.seed == 1 and config.alpha > 0:
             raise RuntimeError("a rank died")
-        return fit(config, *args, **options)
+        return fitting(config, *args, **options)
 
-    monkeypatch.setattr(attempt_module, "fit", broken)
+    monkeypatch.setattr(attempt_module, "fitting", broken)
     plan = make_plan(tmp_path, tiny)
     in_process.run(plan, tmp_path, store=Store(tmp_path / "store"))
     ends = {item.arm: find_trial(tmp_path, item.trial) for item in plan.assignments if item.phase == "repeat"}
@@ -97,12 +97,13 @@ def test_interrupted_after_some_trials_the_same_call_goes_on(tiny, tmp_path, mon
     trained, left = [], iter([True] * trials + [False])
 
     def recorded(config, folder, **options):
+        yield from ()  # no epoch is asked for
         if not next(left):
             raise KeyboardInterrupt
         trained.append(config.id)
         return finish(folder.parents[1], config)
 
-    monkeypatch.setattr(attempt_module, "fit", recorded)
+    monkeypatch.setattr(attempt_module, "fitting", recorded)
     plan = make_plan(tmp_path, tiny)
     with pytest.raises(KeyboardInterrupt):
         in_process.run(plan, tmp_path, store=Store(tmp_path / "store"))

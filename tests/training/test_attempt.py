@@ -12,7 +12,7 @@ from mldiv.records.contents import TrialTask
 from mldiv.storage.object_store import SyncedFolder
 from mldiv.training import attempt as module
 from mldiv.training.attempt import attempt
-from mldiv.training.fit import fit
+from mldiv.training.fit import fitting
 from mldiv.training.resume import StudyOver
 from mldiv.training.worker_cache import Workspace
 
@@ -117,7 +117,7 @@ def test_the_end_of_the_study_is_no_failure(make_task, tiny, tmp_path, end):
 
 
 def test_only_rank_0_writes_a_failure(make_task, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "fit", full_disk)
+    monkeypatch.setattr(module, "fitting", full_disk)
     monkeypatch.setattr("mldiv.distributed.rank", lambda: 1)
     record = attempt(make_task(), workspace=Workspace(), report=go_on)
     assert record.status == "failed"
@@ -137,7 +137,7 @@ def test_only_what_another_ranks_death_can_bring_about_waits_for_it(make_task, m
     def fail(*given, **options):
         raise error
 
-    monkeypatch.setattr(module, "fit", fail)
+    monkeypatch.setattr(module, "fitting", fail)
     monkeypatch.setattr("mldiv.distributed.size", lambda: 2)
     monkeypatch.setattr(module.time, "sleep", slept.append)
     record = attempt(make_task(), workspace=Workspace(), report=go_on, grace_seconds=20.0)
@@ -203,9 +203,9 @@ def test_what_travels_is_what_was_sent(make_task, tiny, monkeypatch):
 
     def watched(config, folder, **options):
         seen.append((config, folder, options["publish"], options["store"].limit))
-        return fit(config, folder, **options)
+        return fitting(config, folder, **options)
 
-    monkeypatch.setattr(module, "fit", watched)
+    monkeypatch.setattr(module, "fitting", watched)
     task = make_task(publish=[1, 2])
     attempt(TrialTask.read(asdict(task)), workspace=Workspace(), report=go_on)
     assert seen[0][0] == tiny == from_dict(task.config)
