@@ -78,7 +78,7 @@ def weights_after(config: TrialConfig, device: torch.device, how: str, moved: fl
             step = None  # the old graph goes first
             step, why = stage_step(config, pair, optimizer, data, diverse, device, how)
             assert why is None, why
-        train_epoch(config, pair, pair, optimizer, data, epoch, diverse, device, pair_step=step)
+        train_epoch(config, pair, optimizer, data, epoch, diverse, device, pair_step=step)
     return _weights(pair)
 
 
@@ -148,7 +148,7 @@ def nothing_is_read(device: torch.device, folder: Path) -> str:
     data = dataset(config).to(device)
     pair = make_pair(config, data.shapes, device)
     optimizer = make_optimizer(config, pair)
-    given = config, pair, pair, optimizer, data, 0, False, device
+    given = config, pair, optimizer, data, 0, False, device
     train_epoch(*given)
 
     def watch(done: float) -> None:

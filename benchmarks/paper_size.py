@@ -296,7 +296,7 @@ def epoch_seconds(base: TrialConfig, workspace: Workspace, diverse: bool) -> flo
     workspace.messages += [why] if why else []
     for epoch in range(2):
         began = time.perf_counter()
-        given = base, pair, pair, optimizer, data, epoch, diverse, workspace.device
+        given = base, pair, optimizer, data, epoch, diverse, workspace.device
         train_epoch(*given, pair_step=step)  # reads the terms: waits for the device
     return time.perf_counter() - began
 

@@ -213,22 +213,21 @@ def let_fusion_learn(config: TrialConfig, pair: MutualPair, learns: bool) -> Non
 
 
 def train_epoch(
-    config: TrialConfig, model: nn.Module, pair: MutualPair, optimizer: torch.optim.Optimizer, data: ImageData, epoch: int,
-    diverse: bool, device: torch.device, after_step: Callable[[float], None] = lambda done: None,
-    pair_step: PairStep | None = None,
+    config: TrialConfig, pair: MutualPair, optimizer: torch.optim.Optimizer, data: ImageData, epoch: int, diverse: bool,
+    device: torch.device, after_step: Callable[[float], None] = lambda done: None, pair_step: PairStep | None = None,
 ) -> Tensor:  # fmt: skip
     """Train for one epoch; return the mean of each of the pair's terms over steps and ranks.
 
     Nothing is read from the device before the epoch's end.
 
-    model: ``pair``, perhaps with its gradients averaged over ranks; after_step: hears of every step, by the share of the epoch
-    that is over; pair_step: in the place of `train_step`, with the optimiser's rates as they are then.
+    after_step: hears of every step, by the share of the epoch that is over; pair_step: in the place of `train_step`, with the
+    optimiser's rates as they are then.
 
     Raises: Diverged, naming the first term that was not finite, or the weights after the last step, on every rank alike.
     """
     names = term_names(len(pair.peers))
     pair.train()
-    pair_step = pair_step or partial(train_step, config, model, pair, optimizer)
+    pair_step = pair_step or partial(train_step, config, pair, pair, optimizer)
     steps = steps_per_epoch(config, data)
     # The same noise on every rank: the same weight samples per peer and step, whatever the number of ranks.
     streams = [generator(config.seed, f"weights {number}", epoch, device) for number in range(1, len(pair.peers) + 1)]

@@ -8,7 +8,7 @@ import torch
 
 from mldiv.training import loop
 from mldiv.training.fit import environment
-from mldiv.training.loop import epoch_batches, make_optimizer, make_pair, train_epoch
+from mldiv.training.loop import epoch_batches, make_optimizer, make_pair, train_epoch, train_step
 from mldiv.training.worker_cache import dataset
 
 
@@ -52,7 +52,7 @@ def test_the_epochs_rate_reaches_every_group(tiny, optimizer):
     data = dataset(config)
     pair = make_pair(config, data.shapes)
     made = make_optimizer(config, pair)
-    train_epoch(config, pair, pair, made, data, 0, False, torch.device("cpu"))
+    train_epoch(config, pair, made, data, 0, False, torch.device("cpu"))
     assert [round(group["lr"], 6) for group in made.param_groups] == [0.01] * 4 + [0.03, 0.03, 0.005]
 
 
@@ -75,12 +75,12 @@ def test_every_epoch_step_and_peer_has_its_own_weight_noise(tiny, tiny_data):
     pair = make_pair(tiny, tiny_data.shapes)
     optimizer, noise = make_optimizer(tiny, pair), []
 
-    def model(images, labels, drawn, diverse):
+    def step(images, labels, drawn, diverse):
         noise.extend(drawn)
-        return pair(images, labels, drawn, diverse)
+        return train_step(tiny, pair, pair, optimizer, images, labels, drawn, diverse)
 
     for epoch in (0, 1, 0):
-        train_epoch(tiny, model, pair, optimizer, tiny_data, epoch, False, torch.device("cpu"))
+        train_epoch(tiny, pair, optimizer, tiny_data, epoch, False, torch.device("cpu"), pair_step=step)
     share = len(noise) // 3
     assert share == 2 * (len(tiny_data.train) // tiny.batch_size)
     for drawn, other in itertools.combinations(noise[: 2 * share], 2):

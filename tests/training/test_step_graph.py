@@ -36,7 +36,7 @@ def trained(config, data, how):
             let_fusion_learn(config, pair, diverse)
             step, why = stage_step(config, pair, optimizer, data, diverse, CPU, how)
             assert why is None
-        terms.append(train_epoch(config, pair, pair, optimizer, data, epoch, diverse, CPU, pair_step=step))
+        terms.append(train_epoch(config, pair, optimizer, data, epoch, diverse, CPU, pair_step=step))
     state = {name: value.clone() for name, value in pair.state_dict().items()}
     moments = {
         f"{name} {number}": value.clone() for number, of in enumerate(optimizer.state.values()) for name, value in of.items()

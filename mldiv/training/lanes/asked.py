@@ -1,7 +1,7 @@
 """An epoch that a trial asks for: who trains several trials side by side answers, alone it is trained at once."""
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -35,12 +35,8 @@ class Epoch:
 
     @property
     def given(self) -> tuple[Any, ...]:
-        """The arguments of `train_epoch`."""
-        model = self.pair
-        return (
-            self.config, model, self.pair, self.optimizer, self.data, self.epoch, self.diverse, self.device, self.after_step,
-            self.pair_step,
-        )  # fmt: skip
+        """The arguments of `train_epoch`, in its order."""
+        return tuple(getattr(self, item.name) for item in fields(self) if item.name != "waited")
 
 
 #: A trial in training: it yields every epoch that it asks for, is sent what `train_epoch` returns, and returns its record.
