@@ -112,7 +112,7 @@ def predictives(
     samples: of each peer's weights; 0: the network of its means, which is all that a peer without noise has.
     """
     count = len(data.splits[split])
-    drawn = draw_weights(pair, config.seed, split, samples=samples, epoch=epoch, device=device)
+    drawn = draw_weights(pair, config.seed, f"evaluate {split}", samples=samples, epoch=epoch, device=device)
     with evaluation(pair):
         networks = [
             (peer, own, _statistics(config, peer, own, data, epoch)) for peer, own in zip(pair.peers, drawn, strict=True)
@@ -136,9 +136,9 @@ def predictives(
 def draw_weights(pair: MutualPair, seed: int, purpose: str, *, samples: int, epoch: int, device: torch.device) -> list[Tensor]:
     """Draw weight samples [samples, weights] of every peer, each from a stream of its own by (seed, purpose, epoch).
 
-    purpose: the split that is predicted; samples: 0 for the means alone.
+    samples: 0 for the means alone.
     """
-    streams = [generator(seed, f"evaluate {purpose} {number}", epoch, device) for number in range(1, len(pair.peers) + 1)]
+    streams = [generator(seed, f"{purpose} {number}", epoch, device) for number in range(1, len(pair.peers) + 1)]
     return [_draw(peer, samples, stream) for peer, stream in zip(pair.peers, streams, strict=True)]
 
 
@@ -185,16 +185,12 @@ def feature_kl(
     """
     measure = pair.feature_divergences if own else _yardstick
     most = config.scale_batches if own else YARDSTICK_BATCHES
-    streams = [generator(config.seed, f"feature kl {number}", epoch, device) for number in range(1, len(pair.peers) + 1)]
-    samples = [
-        peer.sample(torch.randn(peer.mean.numel(), generator=stream, device=device))
-        for peer, stream in zip(pair.peers, streams, strict=True)
-    ]
+    samples = draw_weights(pair, config.seed, "feature kl", samples=1, epoch=epoch, device=device)
     values = []
     with evaluation(pair):
         for images in _full_batches(config, data, split, device, most):
             with precision(config, device):
-                features = [peer(images, weights=sample)[1] for peer, sample in zip(pair.peers, samples, strict=True)]
+                features = [peer(images, weights=sample)[1] for peer, (sample,) in zip(pair.peers, samples, strict=True)]
             values.append(torch.stack(measure(features)).mean())
     own_level = torch.stack(values).mean() if values else torch.zeros((), device=device)
     measured = torch.full_like(own_level, bool(values))

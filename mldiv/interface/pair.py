@@ -98,7 +98,8 @@ class TrainedPair:
         Raises: DataError for images that cannot be; ConfigError for numbers that cannot.
         """
         count = self.config.test_samples if samples is None else whole("samples", samples, 0)
-        size = self._batch_size if batch_size is None else whole("batch_size", batch_size, 1)
+        usual = max(2, self.config.batch_size // int(self.record.environment.get("world_size", 1)))  # a worker's at a time
+        size = usual if batch_size is None else whole("batch_size", batch_size, 1)
         used = int(self.record.environment.get("threads", 1)) if threads is None else threads
         if not hasattr(images, "__len__") or not len(images):
             raise DataError(f"no images, but {shown(images)}")
@@ -110,14 +111,9 @@ class TrainedPair:
             ]
         return Predictions(**_joined(found), names=self.names)
 
-    @property
-    def _batch_size(self) -> int:
-        """What a worker predicted at a time."""
-        return max(2, self.config.batch_size // int(self.record.environment.get("world_size", 1)))
-
     def _weights(self, samples: int, seed: int | None) -> list[Tensor]:
         own = self.config
-        given, purpose, epoch = (own.seed, "test", own.epochs) if seed is None else (seed, "images", 0)
+        given, purpose, epoch = (own.seed, "evaluate test", own.epochs) if seed is None else (seed, "evaluate images", 0)
         return predictive.draw_weights(self.module, given, purpose, samples=samples, epoch=epoch, device=self.device)
 
     @torch.no_grad()
