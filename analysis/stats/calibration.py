@@ -13,7 +13,7 @@ from scipy import sparse
 
 from analysis.stats import bootstrap
 from analysis.stats.bootstrap import Interval
-from analysis.stats.statistics import LEVEL
+from analysis.stats.statistics import LEVEL, Drawn, of_draws
 
 BINS = 15
 DRAWS = 200
@@ -33,15 +33,6 @@ class Reliability:
     confidence: np.ndarray
     accuracy: np.ndarray
     ece: float
-
-
-@dataclass(frozen=True)
-class NullECE:
-    """The ECE of a perfectly calibrated model at given confidences: its mean, and the range of 95 % of test sets."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -71,7 +62,7 @@ def null_ece(confidence: np.ndarray) -> float:
     return null_distributions([confidence], DRAWS)[0].mean
 
 
-def null_distributions(confidences: Sequence[np.ndarray], draws: int = QUANTILE_DRAWS) -> list[NullECE]:
+def null_distributions(confidences: Sequence[np.ndarray], draws: int = QUANTILE_DRAWS) -> list[Drawn]:
     """Return for each of several models mean and central 95 % of the ECE if it were calibrated; confidences [images] of each.
 
     An ECE within the range is no evidence of miscalibration; one below it comes from chance or from selection. Several
@@ -81,8 +72,7 @@ def null_distributions(confidences: Sequence[np.ndarray], draws: int = QUANTILE_
     for confidence, counts in zip(confidences, _calibrated_counts(confidences, draws), strict=True):
         expected = np.bincount(_bins(confidence), weights=confidence, minlength=BINS)
         scores = np.abs(counts - expected).sum(1) / len(confidence)
-        low, high = np.quantile(scores, CENTRAL)
-        found.append(NullECE(float(scores.mean()), float(low), float(high)))
+        found.append(of_draws(scores, CENTRAL))
     return found
 
 

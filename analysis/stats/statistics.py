@@ -34,6 +34,21 @@ class Summary:
         return mean.format(fixed(self.mean, digits)) + error
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """The mean of draws, and the ends between which the central ones lie."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def of_draws(values: np.ndarray, ends: tuple[float, float]) -> Drawn:
+    """Sum up draws; ends: the shares of them that lie below either end."""
+    low, high = np.quantile(values, ends)
+    return Drawn(float(values.mean()), float(low), float(high))
+
+
 def fixed(value: float, digits: int, sign: str = "") -> str:
     """Write a number with so many digits after the point; 0 is never negative. sign: "+" writes that of positive ones too."""
     return f"{round(value, digits) + 0.0:{sign}.{digits}f}"

@@ -9,6 +9,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
 from analysis.stats.gaussian_process import KEPT_STEPS, chain, fit_process, posterior, remove_seeds
+from analysis.stats.statistics import Drawn, of_draws
 
 Range = tuple[float, float]
 
@@ -61,24 +62,15 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A posterior mean with its equal-tailed 90 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Surface:
     """The surface that `fit_surface` finds. Grids are [A, B], alpha by beta; values in the unit given, lower is better.
 
     mean: of the latent function, without the noise of a trial. optimum: share of posterior draws whose minimum lies at each
     grid point. region: 90 % region of the optimum, all points whose mean is at most ``threshold``; share: of the square.
     best: alpha and beta where ``mean`` is lowest. alpha_interval, beta_interval: equal-tailed 90 % of the optimum's draws.
-    inside: whether PAPER is in the region; False outside the square. gain: f at PAPER less f at ``best``; an interval that
-    holds 0 cannot tell them apart. As ``best`` is chosen by the same data, the interval is somewhat too narrow: on bowls and
-    slopes of 12 to 50 trials it held the true difference in 72 to 96 % of 50 tests each, on flat ones in 94 to 100 %.
+    inside: whether PAPER is in the region; False outside the square. gain: f at PAPER less f at ``best``, with 90 % too;
+    an interval that holds 0 cannot tell them apart. As ``best`` is chosen by the same data, it is somewhat too narrow: on bowls
+    and slopes of 12 to 50 trials it held the true difference in 72 to 96 % of 50 tests each, on flat ones in 94 to 100 %.
     hyperparameters: [16, 4], drawn: standard deviation of the signal, length scales of alpha and beta in decades, standard
     deviation of a trial's mean over its seeds. p_flat: p-value of a flat surface. alpha, beta, value: the trials used, [n],
     seeds' effects removed.
@@ -95,7 +87,7 @@ class Surface:
     alpha_interval: tuple[float, float]
     beta_interval: tuple[float, float]
     inside: bool
-    gain: Estimate
+    gain: Drawn
     hyperparameters: np.ndarray
     p_flat: float
     alpha: np.ndarray
@@ -206,10 +198,5 @@ def _optimum(mean: np.ndarray, functions: np.ndarray, axes: tuple[Axis, Axis]) -
         "alpha_interval": alpha_interval,
         "beta_interval": beta_interval,
         "inside": None not in here and bool(region[here[0], here[1]]),
-        "gain": _estimate(at - grid[:, best]),
+        "gain": of_draws(at - grid[:, best], TAILS),
     }
-
-
-def _estimate(draws: np.ndarray) -> Estimate:
-    low, high = np.quantile(draws, TAILS)
-    return Estimate(float(draws.mean()), float(low), float(high))
