@@ -1,7 +1,7 @@
 """Draw learning curves and diversity over time: means over seeds with their standard error, the switch marked on each."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -141,8 +141,8 @@ def _file(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mapping[s
     handles = [Line2D([], [], markersize=5, **asdict(styles[arm])) for arm in by_arm]
     legend = figure.legend(
         handles, [textwrap.fill(arm, 44) for arm in by_arm], loc="outside lower center", ncols=LEGEND_COLUMNS,
-        title=f"mean over seeds, {_seeds(curves)}; band: one standard error; marker: the switch", title_fontsize=8,
-        fontsize=8.5, frameon=False,
+        title=f"mean over seeds, {counted(map(len, curves.values()))}; band: one standard error; marker: the switch",
+        title_fontsize=8, fontsize=8.5, frameon=False,
     )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)
@@ -174,8 +174,7 @@ def gradients(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mappi
             panels.append(_gradient_panel(f"{title} (share, log scale)", f"gradient-{term}", drawn, curves, styles))
     if not panels:
         return html.paragraph("No gradients were measured: set gradient_points to more points of an epoch.")
-    counts = sorted({sum(1 for curve in several if len(curve.points)) for several in curves.values()})
-    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    n = counted(sum(1 for curve in several if len(curve.points)) for several in curves.values())
     caption = (
         "Length of each weighted term's gradient in the peers' means, on a training batch, as a share of the cross-entropy's; "
         f"median over the finished repeats of each arm, {n} seeds per arm. Below the dotted line, {DEAD_SHARE:.0%}, a term all "
@@ -225,7 +224,7 @@ def _caption(what: str, curves: Mapping[str, list[Curve]]) -> str:
         band = f" (standard errors are not drawn for more than {BAND_ARMS} arms)"
     elif any(len(several) > 1 for several in curves.values()):
         band = " with one standard error either way as a band"
-    text = f"{what}; mean over the finished repeats of each arm, {_seeds(curves)} seeds per arm{band}."
+    text = f"{what}; mean over the finished repeats of each arm, {counted(map(len, curves.values()))} seeds per arm{band}."
     if any(switches(several) for several in curves.values()):
         text += " The marker on a curve is the arm's switch: from there on the diversity terms act."
     lengths = {int(curve.epoch.max()) for several in curves.values() for curve in several}
@@ -234,8 +233,9 @@ def _caption(what: str, curves: Mapping[str, list[Curve]]) -> str:
     return text
 
 
-def _seeds(curves: Mapping[str, list[Curve]]) -> str:
-    counts = sorted({len(several) for several in curves.values()})
+def counted(seeds: Iterable[int]) -> str:
+    """Say of how many seeds the arms' means are: one number, or the least and the most."""
+    counts = sorted(set(seeds))
     return f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
 
 

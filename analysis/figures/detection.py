@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup
 
 from analysis.figures import html, svg
-from analysis.figures.curves import BAND_ARMS, Mean, line
+from analysis.figures.curves import BAND_ARMS, Mean, counted, line
 from analysis.figures.palette import Style
 from analysis.records.load import Predictions
 from analysis.records.repeats import ByArm
@@ -53,14 +53,14 @@ def panels(predictions: ByArm, styles: Mapping[str, Style]) -> Markup:
     found = {name: {arm: risk_coverage(predictions[arm], name) for arm in arms} for name in UNCERTAINTIES}
     top = 1.05 * max(float(mean.mean.max()) for by_arm in found.values() for mean in by_arm.values()) or 1.0
     drawn = [_panel(name, by_arm, styles, top) for name, by_arm in found.items()]
-    counts = sorted({len(predictions[arm]) for arm in arms})
+    seeds = [len(predictions[arm]) for arm in arms]
     images = len(next(iter(predictions[arms[0]].values()))[0].label)
-    n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    band = " with one standard error either way as a band" if len(arms) <= BAND_ARMS and counts[-1] > 1 else ""
+    band = " with one standard error either way as a band" if len(arms) <= BAND_ARMS and max(seeds) > 1 else ""
     caption = (
         "Risk-coverage curves: error rate among the share of test images that is kept when the most uncertain ones are left "
-        f"out, by entropy of the prediction and by mutual information of prediction and weights. {images:,} test images; mean "
-        f"over n = {n} seeds per arm{band}. A curve that falls steeply to the left means: uncertainty knows the errors."
+        f"out, by entropy of the prediction and by mutual information of prediction and weights. {images:,} test images; "
+        f"mean over {counted(seeds)} seeds per arm{band}. A curve that falls steeply to the left means: uncertainty knows the "
+        "errors."
     )
     return html.figure(drawn, caption, html.legend({arm: styles[arm] for arm in arms}))
 
