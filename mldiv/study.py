@@ -37,16 +37,14 @@ class Study:
 
     scientific: what differs between arms; arms: name -> changed settings, or a function of the preset's configuration;
     searched: nuisance settings, tuned for each arm with the same budget ("kernel_*": its kernel's own); everything else is
-    fixed. baseline: the arm that
-    the others, or those in ``compare``, are compared with; contrasts: name -> weight of each arm's score in it, or a
-    function of the arms; members: whose predictions an arm is judged by, where not by the pair's.
-    batch: open Optuna trials per arm; samples: of each arm's search, where the preset's number does not serve;
-    settings: what this study sets in the preset's configuration, e.g. that the official test set is not used;
-    search_seeds: with how many seeds each suggestion is trained; ranges: how searched settings are suggested
-    where they do not declare it or it does not serve, such as {"clip_norm": Log(1, 10)} (`mldiv.settings.setting`), or a
-    function that gives these; surface: gives
-    alpha's and beta's positive range, where their response surface is to be drawn; sizes: configurations whose step is timed;
-    trends: by which sizes contrasts are drawn and carried on.
+    fixed. baseline: the arm that the others, or those in ``compare``, are compared with; contrasts: name -> weight of each
+    arm's score in it, or a function of the arms; members: whose predictions an arm is judged by, where not by the pair's.
+    batch: open Optuna trials per arm; samples: of each arm's search, where the preset's number does not serve; settings: what
+    this study sets in the preset's configuration, e.g. that the official test set is not used; search_seeds: with how many
+    seeds each suggestion is trained; ranges: how searched settings are suggested where they do not declare it or it does not
+    serve, such as {"clip_norm": Log(1, 10)} (`mldiv.settings.setting`), or a function that gives these; surface: gives alpha's
+    and beta's positive range, where their response surface is to be drawn; sizes: configurations whose step is timed; trends:
+    by which sizes contrasts are drawn and carried on.
     """
 
     name: str

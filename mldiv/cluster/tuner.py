@@ -204,15 +204,12 @@ def run(
     tell: Callable[[int, int], None] = lambda ready, standing: None,
     abandon: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train every trial of ``plan``; Ray must be initialised. Returns when all have ended.
+    """Train every trial of ``plan`` as `in_process.run` does, by worker groups; Ray must be initialised.
 
-    A trial that fails leaves its record, as `attempt` says, and the others go on.
-
-    study: its folder, or the copy here of one on an object store; store: where trials share their first stages (default: in
-    the study's folder); groups: most worker groups side by side (default: what the cluster has, and gets meanwhile); lanes:
-    how many trials at most each steps at once, None: as many as suit its device;
-    scheduler: Tune's, which may stop trials early; tell: hears how many groups are ready, and how many stand; abandon:
-    whether at a Ctrl-C no group's end is waited for, since this process ends, and with it they.
+    store: where trials share their first stages (default: in the study's folder); groups: most of them side by side (default:
+    what the cluster has, and gets meanwhile); lanes: of each; scheduler: Tune's, which may stop trials early; tell: hears how
+    many groups are ready, and how many stand; abandon: whether at a Ctrl-C no group's end is waited for, since this process
+    ends, and with it they.
 
     A group that does not end in time, once every trial is recorded, is said on stderr.
 

@@ -190,19 +190,17 @@ class StudyRecord:
     """``study.json``: a study's question and design, the base configuration of its trials, what its searches chose.
 
     arms: in the order of the tables; changes: by arm, what it sets in ``settings``; compare: arms that are compared with the
-    baseline; contrasts: name -> arms' weights; members: arm -> "peers", where not "pair"; samples: Optuna trials of
-    each searched arm, each trained with every one of search_seeds; searched: by arm, the settings; drawn: these in the order in
+    baseline; contrasts: name -> arms' weights; members: arm -> "peers", where not "pair"; samples: Optuna trials of each
+    searched arm, each trained with every one of search_seeds; searched: by arm, the settings; drawn: these in the order in
     which the searches' common points draw them, a list for each time that the study grew; grown: how many seeds and arms it had
-    at each report after which it grew; batch: suggestions open at
-    once; surface: alpha's and beta's positive range, where their response surface is drawn; trends: by axis and
-    effect, the size of each of its contrasts; data: the data in words;
+    at each report after which it grew; batch: suggestions open at once; surface: alpha's and beta's positive range, where their
+    response surface is drawn; trends: by axis and effect, the size of each of its contrasts; data: the data in words;
     world_size: worker processes of a trial; fingerprint: hash of all images and labels; plugins: by name, the hash of each
     plug-in's source; plugin_files: where those that are files were; kernel_defaults: of the parameters of plug-ins' kernels, by
-    setting. chosen and importance come at the study's end: by arm, the
-    settings that its search chose, and each one's share in what makes a trial good. margins: by metric, the smallest difference
-    that matters, stated before training. looks: the numbers of seeds at which a study that adds seeds as needed looks at its
-    comparisons, stated before training too, none in any other; level: of each look's intervals, LEVEL shared out evenly over
-    the looks.
+    setting. chosen and importance come at the study's end: by arm, the settings that its search chose, and each one's share in
+    what makes a trial good. margins: by metric, the smallest difference that matters, stated before training. looks: the
+    numbers of seeds at which a study that adds seeds as needed looks at its comparisons, stated before training too, none in
+    any other; level: of each look's intervals, LEVEL shared out evenly over the looks.
     """
 
     compare: list[str]

@@ -67,8 +67,7 @@ def drawn_after(
 ) -> list[list[str]]:
     """Return the order in which a study that has grown draws its common points: what it drew before, then what is new.
 
-    drawn: of the study as it was, empty where it had not grown; there, here: by arm, what is searched, before
-    and now.
+    drawn: of the study as it was, empty where it had not grown; there, here: by arm, what is searched, before and now.
     """
     before = drawn or [settings_of(there.values())]
     new = [name for name in settings_of(here.values()) if name not in settings_of(before)]
