@@ -65,11 +65,6 @@ def configuration(study: StudyData) -> Markup:
     return Markup("").join(parts)
 
 
-def versions(study: StudyData) -> Markup:
-    """Tabulate the versions of the study and of its trials."""
-    return html.table(["", "value"], provenance.environments(study))
-
-
 def cost(study: StudyData) -> Markup:
     """Tabulate epochs and hours of searches and repeats."""
     head = ["", "trials", "epochs trained", "epochs shared", "epochs of pretraining", "device hours"]

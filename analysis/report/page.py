@@ -14,7 +14,7 @@ from analysis.figures import curves, detection, forest, html, reliability, shift
 from analysis.figures.palette import COLORS, DARK, Style
 from analysis.records.load import StudyData
 from analysis.records.repeats import ByArm
-from analysis.report import account
+from analysis.report import account, provenance
 from analysis.stats.statistics import Difference, interval_name
 
 #: Groups of columns that stand beside the figures of the same thing; a plug-in's own stand by themselves.
@@ -62,16 +62,12 @@ def render(
         Section("Which terms act", _of_lines(curves.gradients, study, lines, styles) + folded("posterior")),
         Section("Uncertainty as a detector", _detection(predictions, styles) + folded("uncertainty")),
         *([Section("Under shift", shifted + folded("shift"))] if (shifted := shift.panels(study, styles)) else []),
-        *(
-            [Section("Further tables", further)]
-            if (further := folded(*(group for group in tables if group not in SHOWN)))
-            else []
-        ),
+        *([Section("Further tables", further)] if (further := folded(*(name for name in tables if name not in SHOWN))) else []),
         *extra,
         *([Section(account.IMPORTANCE, shares, account.EXPLAINED)] if (shares := account.importance(study)) else []),
         Section("What failed or is missing", account.failures(study, signatures)),
         Section("Configuration", account.configuration(study)),
-        Section("Versions", html.details("All versions", account.versions(study))),
+        Section("Versions", html.details("All versions", html.table(["", "value"], provenance.environments(study)))),
         Section("Cost", account.cost(study) + folded("cost")),
     ]
     return _page(study.header.question, sections, study.header.name, _summary(study))
