@@ -169,11 +169,8 @@ def settings(study: StudyData) -> list[str]:
     names = list(dict.fromkeys(name for values in chosen.values() for name in values))
     rows = [[arm, *(_setting(chosen.get(arm, {}).get(name)) for name in names)] for arm in study.arms]
     head = [study.header.scientific, *names]
-    said = (
-        "Settings chosen by the searches:"
-        if study.header.has_search
-        else "Settings that a search may choose, as they are here:"
-    )
+    searched = study.header.has_search
+    said = "Settings chosen by the searches:" if searched else "Settings that a search may choose, as they are here:"
     return [said, tabulate(rows, head, "pipe", disable_numparse=True)]
 
 

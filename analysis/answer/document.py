@@ -53,14 +53,12 @@ def found(study: StudyData, effects: Effects) -> str:
         return f"There is no answer yet: no arm has a finished trial on a seed of the baseline ({baseline})."
     margin, header = study.header.margins["nll"], study.header
     by_verdict = headline.by_verdict(nll, margin)
-    words = []
-    brackets = (
-        "" if all(effect.interval is None for effect in nll.values()) else f"; in brackets: {interval_name(header.level)}s"
-    )
-    words.append(
+    several = any(effect.interval is not None for effect in nll.values())
+    brackets = f"; in brackets: {interval_name(header.level)}s" if several else ""
+    words = [
         f"NLL is the negative log-likelihood, lower is better{brackets}. A difference below {margin:g} does not matter, as was "
         "stated before training."
-    )
+    ]
     if told := by_verdict.get(BETTER, []) + by_verdict.get(WORSE, []):
         words.append(_corrected(nll, told))
     if BETTER in by_verdict and len(nll) > 1:

@@ -26,6 +26,7 @@ def describe(run: StudyRun, folder: Path) -> str:
     where, groups, start, worker = _side_by_side(run, trials)
     seconds = start + step_cost.measure(base, **worker).seconds(work) / groups
     assumed = " (if every search ends at its defaults)" if plan.searches and work.trials else ""
+    at_once = f"  while arms are searched, {plan.open_at_once()} trials at once at most (--open-suggestions)"
     lines = [
         f"{header.name}: {header.question}",
         f"  preset {header.preset}, {header.data}, {base.arch} at width {base.width:g}",
@@ -37,11 +38,7 @@ def describe(run: StudyRun, folder: Path) -> str:
         f"  {trials} trials, {plan.recorded} of them recorded already",
         f"  {work.asked:,} epochs asked for: {work.shared:,} shared, {work.trained:,} to train{assumed}",
         f"  {work.pretraining:,} epochs of pretraining to train",
-        *(
-            [f"  while arms are searched, {plan.open_at_once()} trials at once at most (--open-suggestions)"]
-            if plan.searches
-            else []
-        ),
+        *([at_once] if plan.searches else []),
         f"  {where}: about {clock(seconds)}",
         f"  results in {run.place}, {f'shared first stages in {run.store.place}' if run.share else 'nothing shared'}",
     ]
