@@ -53,24 +53,23 @@ def _run(flags: argparse.Namespace) -> int:
         print(f"analysis: {install_hint(error)}", file=sys.stderr)
         return 2
     formats = list(FORMATS) if flags.format is None else [name.strip() for name in flags.format.split(",")]
-    if unknown := [name for name in formats if name not in FORMATS]:
-        print(f"analysis: --format {unknown[0]!r} is unknown; known: {', '.join(FORMATS)}", file=sys.stderr)
-        return 2
-    if flags.out is not None and is_url(flags.out):
-        print(f"analysis: --out {hide_secrets(flags.out)}: a URL, where a folder of this machine is expected", file=sys.stderr)
-        return 2
     try:
+        if unknown := [name for name in formats if name not in FORMATS]:
+            raise ValueError(f"--format {unknown[0]!r} is unknown; known: {', '.join(FORMATS)}")
+        if flags.out is not None and is_url(flags.out):
+            raise ValueError(f"--out {hide_secrets(flags.out)}: a URL, where a folder of this machine is expected")
         for flag, place in (("out", flags.out), ("compact", flags.compact), ("unpack", flags.unpack)):
             if place is not None:
                 _check_folder(flag, Path(place))
         load_named(flags.plugin)
         if flags.compact is not None:
-            return _compact(flags.places, flags.compact)
-        if flags.unpack is not None:
-            return _unpack(flags.places, flags.unpack)
-        out = None if flags.out is None else Path(flags.out)
-        labels = None if flags.labels is None else Path(flags.labels)
-        print(plain(_analyse(flags.places, out, formats, labels)))
+            text = _compact(flags.places, flags.compact)
+        elif flags.unpack is not None:
+            text = _unpack(flags.places, flags.unpack)
+        else:
+            out, labels = (None if place is None else Path(place) for place in (flags.out, flags.labels))
+            text = _analyse(flags.places, out, formats, labels)
+        print(plain(text))
     except BrokenPipeError:
         raise
     except (RecordError, OSError, ValueError) as error:
@@ -85,8 +84,8 @@ def _check_folder(flag: str, folder: Path) -> None:
         raise ValueError(f"--{flag} {folder}: {there} is a file, where a folder is expected; name another")
 
 
-def _compact(places: Sequence[str], out: str) -> int:
-    """Write a compact copy of one study.
+def _compact(places: Sequence[str], out: str) -> str:
+    """Write a compact copy of one study; return what to say of it.
 
     Raises: RecordError, OSError; ValueError for several studies, or a URL that cannot be.
     """
@@ -96,12 +95,11 @@ def _compact(places: Sequence[str], out: str) -> int:
         raise ValueError("--compact takes one study and a folder of this machine")
     with working_copy(places[0], fetch=False) as copy:
         copy.pull_study()
-        print(plain(compact(copy.local, Path(out))))
-    return 0
+        return compact(copy.local, Path(out))
 
 
-def _unpack(places: Sequence[str], out: str) -> int:
-    """Write the records of one compact copy into a new folder.
+def _unpack(places: Sequence[str], out: str) -> str:
+    """Write the records of one compact copy into a new folder; return what to say of them.
 
     Raises: RecordError, OSError; ValueError for several copies, a URL, a folder without one, or one that holds something.
     """
@@ -114,9 +112,7 @@ def _unpack(places: Sequence[str], out: str) -> int:
         raise ValueError(f"--unpack: {places[0]} holds no {ARCHIVE}")
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"--unpack: {folder} holds something already; name a new folder")
-    words = unpack(packed, folder)
-    print(plain(f"{folder}: {words}\nTo go on from it: the study's command with --out {folder}"))
-    return 0
+    return f"{folder}: {unpack(packed, folder)}\nTo go on from it: the study's command with --out {folder}"
 
 
 def _analyse(places: Sequence[str], out: Path | None, formats: Sequence[str], labels: Path | None) -> str:
