@@ -301,7 +301,6 @@ def _train(broker: Any, place: str, task: TrialTask, workspace: Workspace) -> No
 
     Raises: RuntimeError in a group of several when this rank itself failed: the others wait in a collective.
     """
-
     try:
         record = attempt(task, workspace=workspace, report=_report(broker, task.trial), grace_seconds=GRACE_SECONDS)
     except StudyOver:

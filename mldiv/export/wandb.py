@@ -33,7 +33,8 @@ def export(study: Exported, out: Path) -> str:
     write = partial(_write, out, study.header.name)
     for run in study.runs:
         given = {"group": run.arm, "name": run.name, "job_type": run.phase, "notes": "; ".join(run.roles)}
-        write(run.trial, run.digest, given | {"config": _config(run)}, partial(_log, run), int(run.status == "failed"))
+        known = {name: getattr(run, name) for name in ("arm", "phase", "trial", "status", "reason", "notes")}
+        write(run.trial, run.digest, given | {"config": run.settings | known}, partial(_log, run), int(run.status == "failed"))
     if study.files:
         write("study", study.digest, {"name": "study", "job_type": "study"}, partial(_log_files, study.files))
     return f"wandb sync {out}/wandb/offline-run-*"
@@ -62,11 +63,6 @@ def _folders(out: Path, name: str) -> list[Path]:
 
 def _digest(folder: Path) -> str:
     return (folder / DIGEST).read_text(encoding="utf-8") if (folder / DIGEST).exists() else ""
-
-
-def _config(run: Run) -> dict[str, Any]:
-    more = {"arm": run.arm, "phase": run.phase, "trial": run.trial, "status": run.status, "reason": run.reason}
-    return run.settings | more | {"notes": run.notes}
 
 
 def _log(content: Run, run: Any) -> None:
