@@ -194,15 +194,7 @@ def _vit(classes: int, channels: int, width: float, image_size: int) -> nn.Modul
     return SmallViT(classes, channels, width, image_size)
 
 
-def build(
-    name: str,
-    *,
-    classes: int,
-    channels: int = 3,
-    width: float = 1.0,
-    seed: int,
-    image_size: int = 32,
-) -> nn.Module:
+def build(name: str, *, classes: int, channels: int = 3, width: float = 1.0, seed: int, image_size: int = 32) -> nn.Module:
     """Build the named architecture with initial weights of ``seed``; torch's global random state is left as it was.
 
     image_size: side of the images in pixels. It fixes a transformer's patches and ResNet-18's stem; the other networks take
