@@ -30,7 +30,7 @@ class _Lane(Generic[T]):
 
     name: T
     trial: Training
-    asked: Epoch | None = None
+    asked: Epoch = field(init=False)
     since: float = field(default_factory=time.perf_counter)
 
     def go_on(self, answer: Tensor | BaseException | None) -> TrialRecord | None:
@@ -65,7 +65,7 @@ def train_lanes(ask: Callable[[], tuple[T, Training] | None], end: Callable[[T, 
                 answers = _train(group)
                 share = (time.perf_counter() - began) / len(group)
                 for lane, answer in zip(group, answers, strict=True):
-                    _asked(lane).waited = time.perf_counter() - lane.since - share
+                    lane.asked.waited = time.perf_counter() - lane.since - share
                     _go_on(lanes, lane, answer, end)
     finally:
         for lane in lanes:
@@ -85,7 +85,7 @@ def _groups(lanes: Sequence[_Lane[T]]) -> list[list[_Lane[T]]]:
     """The lanes whose epochs can be trained together; those with one code of stage two stand side by side."""
     found: dict[Hashable, list[_Lane[T]]] = {}
     for lane in lanes:
-        key = together(_asked(lane))
+        key = together(lane.asked)
         found.setdefault(id(lane) if key is None else key, []).append(lane)
     return list(found.values())
 
@@ -93,13 +93,8 @@ def _groups(lanes: Sequence[_Lane[T]]) -> list[list[_Lane[T]]]:
 def _train(group: Sequence[_Lane[T]]) -> Sequence[Tensor | BaseException]:
     """Train a group's epochs. What goes wrong in a step of several goes wrong for all of them."""
     try:
-        return train_epochs([_asked(lane) for lane in group])
+        return train_epochs([lane.asked for lane in group])
     except Exception as error:
         if len(group) > 1:
             error.add_note(f"in a step of {len(group)} trials at once (--lanes)")
         return [error] * len(group)
-
-
-def _asked(lane: _Lane[T]) -> Epoch:
-    assert lane.asked is not None
-    return lane.asked
