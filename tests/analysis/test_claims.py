@@ -1,0 +1,60 @@
+"""Sentences with numbers, in RESULTS.md, README.md and beside tables of pages, come out of the records in docs/results."""
+
+from pathlib import Path
+
+from analysis.compact.copy import load
+from analysis.stats.statistics import difference
+
+CHECKOUT = Path(__file__).parents[2]
+RESULTS = CHECKOUT / "docs" / "results"
+#: By the column of a page, the arms of small shares in its order.
+SMALL = (
+    "mutual learning", "apart from the peer", "away from zero", "apart by features", "both terms", "half the rate",
+    "a quarter of the rate", "apart at half the rate", "away from zero at half the rate", "both terms at half the rate",
+)  # fmt: skip
+
+#: Of the placebos, in the order of the page's sentence.
+PUSHES = (
+    "away from zero", "apart from the peer", "apart by directions", "apart from a shuffled peer",
+    "a third of the prior's weight",
+)  # fmt: skip
+
+
+def page(name):
+    return (RESULTS / name / "README.md").read_text()
+
+
+def disagreement(study, arm):
+    """By seed, on how many test images the peers disagree, in percent."""
+    return {seed: 100 * trial.generalized["test"]["disagreement"] for seed, trial in study.finished(arm).items()}
+
+
+def more(study, arm):
+    """How much more the peers of an arm disagree than those of mutual learning, over seeds, as pages have it."""
+    without = disagreement(study, "mutual learning")
+    return difference([value - without[seed] for seed, value in disagreement(study, arm).items()]).text(1).replace("+", "")
+
+
+def test_what_pushes_do_to_disagreement_on_test_images():
+    study, text = load(RESULTS / "placebo"), page("placebo")
+    zero, peer, turned, shuffled, weaker = (more(study, arm) for arm in PUSHES)
+    said = f"away from zero by {zero} points, apart from the peer by {peer}, apart by directions by {turned}, "
+    said += f"apart from a shuffled peer by {shuffled}, under a third of the prior's weight by {weaker}"
+    assert said in text, said
+    said = f"adds as much disagreement ({zero.split()[0]} points on test images) as the parameter term ({peer.split()[0]})"
+    assert said in (CHECKOUT / "RESULTS.md").read_text(), said
+
+
+def test_what_small_shares_do_to_disagreement_on_test_images():
+    study, text = load(RESULTS / "few_images" / "small"), page("few_images")
+    rows = text[text.index("| push | verdict |") :].split("\n\n")[0].splitlines()[2:]
+    seen = [disagreement(study, arm).values() for arm in SMALL]
+    assert [row.split("|")[-2].strip() for row in rows] == [f"{sum(of) / len(of):.1f} %" for of in seen]
+    zero, peer, rate = (more(study, arm) for arm in ("away from zero", "apart from the peer", "half the rate"))
+    said = f"by {zero} points under the one and by {peer} under the other, at half the rate without a push by {rate}"
+    assert said in text, said
+
+
+def test_a_gain_on_all_images_comes_with_disagreement_on_test_images():
+    said = f"disagreement rises by {more(load(RESULTS / 'balance' / 'long_cifar100'), 'with feature diversity')} points on test"
+    assert said in page("balance"), said
