@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from analysis.compact.copy import load
-from analysis.stats.statistics import difference
+from analysis.records.repeats import gather
+from analysis.report.trends import trends
+from analysis.stats.statistics import difference, holm
 
 CHECKOUT = Path(__file__).parents[2]
 RESULTS = CHECKOUT / "docs" / "results"
@@ -58,3 +60,21 @@ def test_what_small_shares_do_to_disagreement_on_test_images():
 def test_a_gain_on_all_images_comes_with_disagreement_on_test_images():
     said = f"disagreement rises by {more(load(RESULTS / 'balance' / 'long_cifar100'), 'with feature diversity')} points on test"
     assert said in page("balance"), said
+
+
+def test_growth_is_corrected_over_the_effects_of_each_axis():
+    study = load(RESULTS / "budget")
+    slopes = {}
+    for trend in trends(study, gather(study)):
+        if trend.metric == "nll":
+            slopes.setdefault(trend.axis, {})[trend.effect] = trend.slope.p
+    (length, width), text = slopes.values(), page("budget")
+    of_length, of_width = (dict(zip(of, holm(list(of.values())), strict=True)) for of in (length, width))
+    terms = ("parameter diversity", "both terms")
+    p, corrected = (" and ".join(f"{of[term]:.3f}" for term in terms) for of in (length, of_length))
+    assert len(length) == len(width) == 6 and f"(p = {p}, corrected {corrected})" in text, (p, corrected)
+    feature, parameter = of_width["feature diversity"], of_width["parameter diversity"]
+    said = f"stays after Holm's correction (p = {feature:.3f}), the parameter term's does not ({parameter:.2f})"
+    assert said in text, said
+    said = f"p {of_length['parameter diversity']:.3f} after Holm over six"
+    assert said in (CHECKOUT / "RESULTS.md").read_text(), said

@@ -14,7 +14,7 @@ from analysis.compact.copy import ARCHIVE, load
 from analysis.comparison.effects import after_scaling, contrasts, differences
 from analysis.records.columns import COLUMNS
 from analysis.records.repeats import STRONGER, gather
-from analysis.stats.statistics import UNDECIDED, difference
+from analysis.stats.statistics import BETTER, UNDECIDED, WORSE, difference
 from analysis.tables import MARKDOWN_BOLD, cells, means
 from benchmarks import term_shares, yardstick_curves
 from mldiv.records.checked_files import read_lines
@@ -162,12 +162,29 @@ def test_results_counts_what_is_decided():
             for arm, (verdict, seeds) in last.items():
                 if (name, arm) not in AGAIN and seeds >= FEW:
                     counted[seeds > FEW].append(verdict != UNDECIDED)
-                    held += [verdict == first[arm][0]] if seeds > FEW and first[arm][0] != UNDECIDED else []
+                    held += [(first[arm][0], verdict)] if seeds > FEW and first[arm][0] != UNDECIDED else []
     decided, of = sum(map(sum, counted.values())), sum(map(len, counted.values()))
     many, few = (f"{sum(kind)} of {len(kind)}" for kind in (counted[True], counted[False]))
-    said = f"Of {of} comparisons of an arm with its baseline in the studies whose records lie here, {decided} end as better, "
-    said += f"equivalent or worse ({100 * decided / of:.0f} %): {many} with four seeds or more, {few} with three. "
-    said += f"Of {len(held)} verdicts that the first three seeds give where there are more, {sum(held)} hold with all"
+    said = f"Of {of} comparisons of an arm with its baseline, {decided} end as better, "
+    said += f"equivalent or worse ({100 * decided / of:.0f} %): {many} with four seeds or more, {few} with three; "
+    assert said in (CHECKOUT / "RESULTS.md").read_text(), said
+    same = sum(early == late for early, late in held)
+    said = f"Of {len(held)} verdicts of the first three seeds, {same} hold with more; none turns round."
+    assert said in (CHECKOUT / "RESULTS.md").read_text(), said
+    assert {BETTER, WORSE} not in map(set, held)
+
+
+def test_results_counts_what_is_decided_at_each_length_and_width():
+    """Every method against mutual learning of its own length or width, by NLL, three seeds each."""
+    study = load(RESULTS / "budget")
+    repeats, found = gather(study), []
+    for baseline in [arm for arm in study.arms if arm.startswith("mutual learning, ") and arm != study.baseline]:
+        size = baseline.partition(", ")[2]
+        arms = [arm for arm in study.arms if arm.partition(", ")[2] == size and arm != baseline]
+        found += differences(repeats, baseline, arms, ["nll"])["nll"].values()
+    assert {effect.n for effect in found} == {FEW}
+    decided = sum(effect.verdict(study.header.margins["nll"], more=False) != UNDECIDED for effect in found)
+    said = f"of {len(found)} more at [lengths and widths](docs/results/budget/README.md), three seeds, {decided}. "
     assert said in (CHECKOUT / "RESULTS.md").read_text(), said
 
 
