@@ -1,14 +1,26 @@
 """Sentences with numbers, in RESULTS.md, README.md and beside tables of pages, come out of the records in docs/results."""
 
+import re
 from pathlib import Path
 
+import pytest
+
+from analysis.build import analyse
 from analysis.compact.copy import load
+from analysis.comparison.effects import differences
 from analysis.records.repeats import gather
 from analysis.report.trends import trends
 from analysis.stats.statistics import difference, holm
+from analysis.tables import means
 
 CHECKOUT = Path(__file__).parents[2]
 RESULTS = CHECKOUT / "docs" / "results"
+NUMBER = r"[+-]?\d+\.\d+"
+EFFECT = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\]")
+#: README's rows, and the ablation's arms.
+ROWS = {
+    "feature term alone": "with feature diversity", "parameter term alone": "with parameter diversity", "both": "with both"
+}  # fmt: skip
 #: By the column of a page, the arms of small shares in its order.
 SMALL = (
     "mutual learning", "apart from the peer", "away from zero", "apart by features", "both terms", "half the rate",
@@ -24,6 +36,41 @@ PUSHES = (
 
 def page(name):
     return (RESULTS / name / "README.md").read_text()
+
+
+def effects(text):
+    return [tuple(map(float, match)) for match in EFFECT.findall(text)]
+
+
+@pytest.mark.parametrize("section", re.split(r"\n(?=## )", (CHECKOUT / "RESULTS.md").read_text())[1:])
+def test_an_interval_in_results_is_in_an_answer_that_its_section_links(section):
+    """Whichever the sign: a gain of 0.015 [0.010, 0.020] is a difference of -0.015 [-0.020, -0.010]."""
+    pages = [CHECKOUT / link for link in re.findall(r"\((docs/results/\S+/README\.md)\)", section)]
+    known = [effect for path in pages for answer in path.parent.rglob("answer.md") for effect in effects(answer.read_text())]
+    known += [(-mean, -high, -low) for mean, low, high in known]
+    for said in effects(section):
+        assert any(said == pytest.approx(effect, abs=6e-4) for effect in known), said
+
+
+def test_readmes_differences_are_the_ablations():
+    made = analyse(RESULTS / "ablation")
+    apart, study = means(made.table, "disagreement"), made.study
+    found = differences(gather(study), study.baseline, study.header.compare, ["nll"])["nll"]
+    lines = [f"| no diversity | | | {apart[study.baseline]:.1f} % |"]
+    for row, arm in ROWS.items():
+        verdict = found[arm].verdict(study.header.margins["nll"], more=False)
+        lines.append(f"| {row}, 0.2 | {verdict} | {found[arm].text(4)} | {apart[arm]:.1f} % |")
+    assert "\n".join(lines) in (CHECKOUT / "README.md").read_text(), lines
+
+
+def test_what_readme_says_of_the_demo():
+    """How many seeds would decide, what by ECE, and that only the baseline has settings that were found by its search."""
+    answer, text = analyse(RESULTS / "demo").answer(), (CHECKOUT / "README.md").read_text()
+    seeds = re.search(r"about (\d+ to \d+) could", answer)[1]
+    by_ece = answer[answer.index("Difference in test ECE") :].split("\n\n")[1]
+    assert f"({seeds} seeds would decide)" in text, seeds
+    assert by_ece.count("| better ") == 5 and "By ECE five are *better*" in text
+    assert "in 6 of 7 arms (all but mutual learning)" in answer and "the search moved the baseline's settings alone" in text
 
 
 def disagreement(study, arm):
