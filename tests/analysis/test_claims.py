@@ -125,3 +125,25 @@ def test_growth_is_corrected_over_the_effects_of_each_axis():
     assert said in text, said
     said = f"p {of_length['parameter diversity']:.3f} after Holm over six"
     assert said in (CHECKOUT / "RESULTS.md").read_text(), said
+
+
+def test_weights_that_a_search_chose_are_rounded():
+    said = re.findall(r"\| searched: alpha ([\d.]+), beta ([\d.]+) \|", page("balance"))
+    for weights, name in zip(said, ("cifar10", "cifar100", "vit_digits", "vit_cifar10"), strict=True):
+        chosen = load(RESULTS / "balance" / name).header.chosen["searched"]
+        for weight, of in zip(weights, ("alpha", "beta"), strict=True):
+            assert weight == f"{chosen[of]:.{len(weight.partition('.')[2])}f}", (name, of, chosen[of])
+
+
+def test_what_a_pretrained_peer_and_samples_lose_is_of_all_seeds_of_the_recipe():
+    made = analyse(RESULTS / "recipe")
+    fall, samples, mean = (means(made.table, column) for column in ("survived", "samples_nll", "means_nll"))
+    lost, warmed = (-fall[arm] for arm in ("defaults", "pretrained peer warms up"))
+    noisy = "sigma 0.1, rho x 100, means decay"
+    gap, before = (samples[arm] - mean[arm] for arm in (noisy, "defaults"))
+    text = page("recipe")
+    said = f"loses {lost:.1f} points of validation accuracy at its lowest in its first epoch, {warmed:.1f} where it warms up"
+    assert said in text, said
+    assert f"it lost {warmed:.1f} points at its lowest in the first, [not {lost:.1f}](../recipe/" in page("initialization")
+    said = f"differ by {gap:.3f} in validation NLL ({samples[noisy]:.4f} and {mean[noisy]:.4f}, two samples), "
+    assert said + f"under the old defaults by {before:.4f}" in text, (said, before)
