@@ -117,7 +117,7 @@ def _values(images: Tensor, first: int) -> Tensor:
 def _channels_first(images: Tensor, channels: int | None, layout: str | None) -> Tensor:
     if images.dim() == 3 and channels in (None, 1):
         return images[:, None]
-    shape, expected = tuple(images.shape), f"{channels or 'some'} channel{'s' * (channels != 1)}"
+    shape, expected = tuple(images.shape), f"{channels or '1 or 3'} channel{'s' * (channels != 1)}"
     if images.dim() != 4:
         raise DataError(
             f"images of shape {shape}: expected [images, height, width, channels] or [images, channels, height, width] with "
@@ -128,7 +128,8 @@ def _channels_first(images: Tensor, channels: int | None, layout: str | None) ->
     if layout is None and len(fitting) > 1:
         raise DataError(f"images of shape {shape}: the channels may be first or last; say layout='HWC' or 'CHW'")
     if (layout is None and not fitting) or (layout is not None and channels not in (None, shape[LAYOUTS[layout]])):
-        raise DataError(f"images of shape {shape}: expected {expected}, last (HWC) or after the first axis (CHW)")
+        more = "" if channels else "; of another number say layout='HWC' or 'CHW'"
+        raise DataError(f"images of shape {shape}: expected {expected}, last (HWC) or after the first axis (CHW){more}")
     return images.movedim(LAYOUTS[layout or fitting[0]], 1).contiguous()
 
 

@@ -88,7 +88,7 @@ def _together(data: Data, size: int | None, layout: str | None, channels: int | 
         images = as_bytes(batch[0], channels, size, layout, first)
         channels, size = images.shape[1], images.shape[-1]
         parts.append((images, _labels(batch[1], len(images), first)))
-    if not parts:
+    if not any(len(images) for images, _ in parts):
         raise DataError("no images")
     images, labels = (torch.cat(part) for part in zip(*parts, strict=True))
     return images, labels
