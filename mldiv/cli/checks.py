@@ -6,7 +6,8 @@ Every check raises ConfigError, naming the flag or setting, or DataError, naming
 import math
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,10 @@ from mldiv.datasets.files import DataError
 from mldiv.datasets.splits import Shapes
 from mldiv.evaluation.metrics import METRICS, Predictive, entropy, scores
 from mldiv.method.alignment import channel_groups
+from mldiv.method.kernels import KERNELS
+from mldiv.method.losses import PARAM_DISTANCES
 from mldiv.method.networks import build
+from mldiv.plugins.contracts import of_similarities
 from mldiv.records.checked_files import existing
 from mldiv.settings import kernel_settings
 from mldiv.storage.object_store import Location, Remote, is_url
@@ -111,6 +115,33 @@ def check_arms(arms: Sequence[Arm], searches: bool) -> None:
         seen[what] = arm.name
 
 
+def check_terms(arms: Sequence[Arm]) -> None:
+    """Refuse a kernel whose similarities are none, and a distance that is no number, by which stage two would fail or be
+    nonsense: a plug-in's."""
+    stream = torch.Generator().manual_seed(0)
+    rows, positive = torch.randn(7, 3, generator=stream), torch.rand(4, 9, generator=stream)
+    for arm in arms:
+        for name in KERNELS if "kernel" in arm.searched else (arm.config.kernel,):
+            with _named(f"kernel {name!r}"):
+                faults = list(of_similarities(KERNELS[name](rows, rows, **arm.config.replace(kernel=name).kernel_options), 7))
+                if faults:
+                    raise ConfigError("; ".join(faults))
+        with _named(f"distance {arm.config.param_distance!r}"):
+            shape = tuple(PARAM_DISTANCES[arm.config.param_distance].function(*positive).shape)
+            if shape:
+                raise ConfigError(f"of two posteriors it has the shape {shape}, where one number is expected")
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Say of an error what it is an error of."""
+    try:
+        yield
+    except Exception as error:
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        raise ConfigError(f"{what}: {kind}{error}; mldiv check-plugin says what is asked of it") from error
+
+
 def check_heard(
     given: dict[str, Any], base: TrialConfig, usual: TrialConfig, arms: Callable[[TrialConfig], list[Arm]],
     held: Callable[[], dict[str, Any]],
@@ -125,7 +156,7 @@ def check_heard(
         takers = kernel_settings.owners(name)
         if takers and not any("kernel" in arm.searched or arm.config.kernel in takers for arm in made):
             raise ConfigError(
-                f"--set {name}={value}: a parameter of {' and '.join(takers)}, a kernel that no arm of this study has"
+                f"--set {name}={value}: a parameter of {', '.join(takers)}, a kernel that no arm of this study has"
             )
         try:
             others = arms(base.replace(**{name: getattr(usual, name)}))

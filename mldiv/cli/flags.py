@@ -286,8 +286,8 @@ def parse_margins(pairs: Sequence[str]) -> dict[str, float]:
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of ``--set NAME=VALUE``: numbers, true, false and null as in JSON, None where a setting may be that,
-    anything else a word.
+    """Return the settings of ``--set NAME=VALUE``: numbers, true, false and null as in JSON where a setting is no text, None
+    where it may be that, anything else a word.
 
     Raises: ConfigError for what is no such pair, and for what a study or a flag of its own decides.
     """
@@ -302,8 +302,15 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {pair}: use {OWN_FLAGS[name]}")
         if name in found:
             raise ConfigError(f"--set {pair}: {name} is set twice; leave one out")
-        try:
-            found[name] = json.loads(value)
-        except (ValueError, RecursionError):
-            found[name] = NONE.get(value, value) if "None" in str(getattr(known.get(name), "type", "")) else value
+        found[name] = _value(getattr(known.get(name), "type", None), value)
     return found
+
+
+def _value(kind: Any, text: str) -> Any:
+    """A setting's value as a command line writes it; kind: its type, None where it is unknown."""
+    if kind is str and not text.startswith('"'):
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return NONE.get(text, text) if "None" in str(kind) else text

@@ -21,6 +21,7 @@ from mldiv.cli.checks import (
     check_precision,
     check_pretrained,
     check_selected,
+    check_terms,
     check_trials,
     check_workers,
 )
@@ -115,6 +116,7 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
     changes, arms = check_design(study, flags, preset, base)
     check_trials([arm.config for arm in arms], memory_here() if flags.address == "local" else math.inf)
     check_metrics(base)
+    check_terms(arms)
     check_other_images(base)
     for words in check_pretrained([arm.config for arm in arms]):
         print(plain(f"{study.name}: {words}"), file=sys.stderr)

@@ -78,7 +78,10 @@ def make_arm(
 
     ranges: before those that settings declare. Raises: ConfigError for a change that is no setting, a search without a range.
     """
-    config, own = base.replace(**changes), kernels_own()
+    try:
+        config, own = base.replace(**changes), kernels_own()
+    except ConfigError as error:
+        raise ConfigError(f"arm {name!r}: {error}") from None
     ranges = RANGES | own | dict(ranges)
     searched = tuple(name for item in searched for name in (own if item == KERNELS_OWN else (item,)))
     idle = set() if config.diverse else DIVERSITY | own.keys()

@@ -5,10 +5,13 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 from helpers.command import prepared, refuse_to_build, run
 
 from mldiv.cli.main import main
 from mldiv.evaluation.metrics import METRICS
+from mldiv.method.kernels import KERNELS
+from mldiv.method.losses import PARAM_DISTANCES, Distance
 from mldiv.settings.setting import Log
 from mldiv.study import Study
 
@@ -129,6 +132,34 @@ def test_a_metric_that_cannot_score_is_refused(study, capsys, monkeypatch):
     assert code == 2 and err[0].startswith("kernel_sweep: metric 'per_image' cannot score predictions of 10 classes: ")
 
 
+@pytest.mark.parametrize(
+    ("mine", "said"),
+    [
+        (lambda a, b: (a @ b.T).mean(1), "similarities of 7 images have the shape (7,)"),
+        (lambda a, b: -torch.cdist(a, b), ", not within [0, 1]"),
+        (lambda a: a, "TypeError: "),
+    ],
+)
+def test_a_kernel_whose_similarities_are_none_is_refused(study, capsys, monkeypatch, tmp_path, mine, said):
+    """Of a wrong shape they were broadcast, and trained on; what raised failed at the switch."""
+    monkeypatch.setitem(KERNELS, "mine", mine)
+    arms = {"cosine": {}, "mine": {"kernel": "mine"}}
+    code, _, err = run(
+        replace(study, arms=arms, baseline="cosine"), capsys, "--preset", "demo", "--dry-run", "--out", str(tmp_path)
+    )
+    assert code == 2 and err[0].startswith("kernel_sweep: kernel 'mine': ") and said in err[0]
+
+
+@pytest.mark.parametrize("mine", [lambda a, s, b, t: 0, Distance(lambda a, s, b, t: a - b, symmetric=True)])
+def test_a_distance_that_is_no_number_is_refused(study, capsys, monkeypatch, tmp_path, mine):
+    monkeypatch.setitem(PARAM_DISTANCES, "mine", mine)
+    arms = {"cosine": {}, "mine": {"param_distance": "mine"}}
+    code, _, err = run(
+        replace(study, arms=arms, baseline="cosine"), capsys, "--preset", "demo", "--dry-run", "--out", str(tmp_path)
+    )
+    assert code == 2 and err[0].startswith("kernel_sweep: distance 'mine': ")
+
+
 def test_a_setting_that_contradicts_its_flag(study, capsys, tmp_path):
     code, _, err = run(study, capsys, "--arch", "resnet8", "--set", "arch=resnet20", "--out", str(tmp_path / "x"))
     assert code == 2
@@ -163,6 +194,26 @@ def test_what_a_design_names_wrongly_is_refused_before_any_work(study, capsys, t
     for flags in ([], ["--arm", "rbf"]):
         code, _, err = run(replace(study, **changes), capsys, "--out", str(tmp_path), "--dry-run", *flags)
         assert code == 2 and said in err[0] and err[0].endswith("Mend it where the study is defined")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"alhpa": 1.0}, "arm 'mine': no setting is called 'alhpa'; did you mean 'alpha'?"),
+        ({"alpha": "1"}, "arm 'mine': alpha = '1': expected float"),
+    ],
+)
+def test_an_arm_with_what_is_no_setting_is_named(study, capsys, tmp_path, changes, said):
+    """A study of a dozen arms has a dozen places where it may stand."""
+    arms = {"cosine": {}, "mine": changes}
+    code, _, err = run(replace(study, arms=arms, baseline="cosine"), capsys, "--out", str(tmp_path), "--dry-run")
+    assert code == 2 and err == [f"kernel_sweep: {said}"]
+
+
+def test_words_may_be_written_in_figures(study):
+    """`--set fusion_blocks=2` was refused as a number that is no text."""
+    assert prepared(study, "--set", "fusion_blocks=2").base.fusion_blocks == "2"
+    assert prepared(study, "--set", 'fusion_blocks="2"').base.fusion_blocks == "2"
 
 
 def test_no_part_of_a_flag_is_the_flag(study, capsys):
