@@ -40,7 +40,7 @@ def kernel(function: Callable[..., Tensor]) -> Faults:
     for rows in _batches():
         rows.requires_grad_()
         values = function(rows, rows)
-        yield from of_similarities(values.detach(), len(rows))
+        yield from _as_usual(values.detach(), len(rows))
         if values.shape != (len(rows), len(rows)):
             return
         (gradient,) = torch.autograd.grad(values.sum(), rows, allow_unused=True) if values.requires_grad else (None,)
@@ -68,7 +68,7 @@ def kernel_parameters(name: str) -> Faults:
             given = changed.kernel_options[own]
             for rows in _batches():
                 values = KERNELS[name](rows, rows, **{own: given})
-                yield from (f"{fault}, of {own} = {end:g}" for fault in of_similarities(values, len(rows)))
+                yield from (f"{fault}, of {own} = {end:g}" for fault in _as_usual(values, len(rows)))
             if given != end or (changed.id == base.id) != (end == default):
                 yield f"{called} = {end:g} is not what the kernel is given"
         if base.replace(**{called: default}).id != base.id:
@@ -83,16 +83,20 @@ def _batches() -> Iterator[Tensor]:
     yield torch.cat([row, row, -row / 2, torch.randn(2, 4, dtype=torch.double, generator=stream)])
 
 
-def of_similarities(values: Tensor, images: int) -> Faults:
-    """Check a kernel's similarities of a batch with itself: their shape, in [0, 1], symmetric."""
+def of_similarities(values: Tensor, images: int, most: float = math.inf) -> Faults:
+    """Check what no feature term can do without in a kernel's similarities of a batch with itself; most: the largest."""
     if values.shape != (images, images):
         yield f"similarities of {images} images have the shape {tuple(values.shape)}"
-        return
-    if not values.isfinite().all():
+    elif not values.isfinite().all():
         yield "a similarity is not finite"
-    elif values.min() < 0 or values.max() > 1 + 1e-6:
+    elif values.min() < 0 or values.max() > most:
         yield f"similarities from {values.min():.3g} to {values.max():.3g}, not within [0, 1]"
-    if not torch.allclose(values, values.T, atol=1e-6):
+
+
+def _as_usual(values: Tensor, images: int) -> Faults:
+    """Check the same, and what else lets a kernel take another one's place."""
+    yield from of_similarities(values, images, 1 + 1e-6)
+    if values.shape == (images, images) and not torch.allclose(values, values.T, atol=1e-6):
         yield "it is not symmetric"
 
 
