@@ -36,7 +36,10 @@ def run(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     path = paths().get(given.study, Path(given.study))
     if path.is_file():
-        study = defined(path)
+        try:
+            study = defined(path)
+        except PluginError as error:
+            parser.error(str(error))
         if study is None:
             parser.error(f"{path} defines no STUDY")
     else:
@@ -60,8 +63,17 @@ def paths() -> dict[str, Path]:
 
 
 def defined(path: Path) -> Study | None:
-    """Return the study that a file defines, by running it; None where there is none."""
-    return runpy.run_path(str(path)).get("STUDY")
+    """Return the study that a file defines, by running it; None where there is none.
+
+    Raises: PluginError where it cannot be run, or defines something else.
+    """
+    try:
+        study = runpy.run_path(str(path)).get("STUDY")
+    except Exception as error:
+        raise PluginError(f"{path}: {loading.described(error, str(path))}") from error
+    if not isinstance(study, Study | None):
+        raise PluginError(f"{path}: STUDY is of the type {type(study).__name__}, where a mldiv.study.Study is expected")
+    return study
 
 
 def list_studies(argv: Sequence[str]) -> int:

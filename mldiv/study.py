@@ -65,6 +65,15 @@ class Study:
     sizes: Callable[[TrialConfig], list[TrialConfig]] | None = None
     trends: Callable[[TrialConfig], Trends] | None = None
 
+    def __post_init__(self) -> None:
+        """Raises: TypeError for arms that are not changes by name, for a text in place of names."""
+        arms = {} if callable(self.arms) else self.arms
+        if not isinstance(arms, dict) or not all(isinstance(changes, dict) for changes in arms.values()):
+            raise TypeError("arms: expected what each sets by its name, such as {'plain': {'alpha': 0.0}}, or a function")
+        for name, given in (("searched", self.searched), ("compare", self.compare)):
+            if isinstance(given, str):
+                raise TypeError(f"{name} = {given!r}: expected a tuple of names, such as ({given!r},)")
+
     def own_ranges(self) -> Ranges:
         """Return the ranges that the study itself gives, by setting."""
         return self.ranges() if callable(self.ranges) else self.ranges

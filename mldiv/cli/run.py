@@ -230,7 +230,8 @@ def clipped(preset: str, base: TrialConfig, fitted: TrialConfig) -> str:
 def check_design(study: Study, flags: Namespace, preset: str, base: TrialConfig) -> tuple[dict[str, Changes], list[Arm]]:
     """Return what the arms change, and the arms, refusing what cannot be compared."""
     if faults := list(study.faults(list(choose_arms(study, (), base)))):
-        raise ConfigError(f"{'; '.join(faults)}. Mend it where the study is defined")
+        said = "; ".join(faults)
+        raise ConfigError(f"{said}{'' if said.endswith('?') else '.'} Mend it where the study is defined")
     changes = choose_arms(study, flags.arm, base)
     arms = make_arms(study, base, changes)
     check_arms(arms, searches=count_trials(study, flags, preset) > 0)

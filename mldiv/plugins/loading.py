@@ -165,18 +165,17 @@ def _load(plugin: Plugin) -> None:
     except Exception as error:
         for kind, entries in there.items():
             _restore(kind, entries)
-        said = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}{_line(plugin, error)}"
+        said = str(error) if isinstance(error, PluginError) else described(error, _file(plugin))
         raise PluginError(f"plug-in {plugin.path or plugin.name}: {said}") from error
     new = {kind: [name for name in _registry(kind) if name not in entries] for kind, entries in there.items()}
     _LOADED[plugin.name], _ENTERED[plugin.name] = plugin, {kind: names for kind, names in new.items() if names}
 
 
-def _line(plugin: Plugin, error: Exception) -> str:
-    """Say which of the file's lines raised; nothing of a module's, or where the error says it (a SyntaxError does)."""
-    if plugin.text is None or isinstance(error, SyntaxError):
-        return ""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == _file(plugin)]
-    return f" (line {lines[-1]})" if lines else ""
+def described(error: Exception, file: str) -> str:
+    """Say an error with which of the file's lines raised it, where it does not say that itself (a SyntaxError does)."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    line = f" (line {lines[-1]})" if lines and not isinstance(error, SyntaxError) else ""
+    return f"{type(error).__name__}: {error}{line}"
 
 
 def _import_registries(plugin: Plugin) -> None:

@@ -8,12 +8,18 @@ import pytest
 import torch
 from helpers.command import prepared, refuse_to_build, run
 
+from mldiv.__main__ import main as command
 from mldiv.cli.main import main
 from mldiv.evaluation.metrics import METRICS
 from mldiv.method.kernels import KERNELS
 from mldiv.method.losses import PARAM_DISTANCES, Distance
 from mldiv.settings.setting import Log
 from mldiv.study import Study
+
+#: A file of one's own that defines a study.
+OWN = """from mldiv.study import Study
+STUDY = Study(name='mine', question='?', scientific='arm', arms={'a': {}}, searched=('lr',), baseline='a')
+"""
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +220,30 @@ def test_words_may_be_written_in_figures(study):
     """`--set fusion_blocks=2` was refused as a number that is no text."""
     assert prepared(study, "--set", "fusion_blocks=2").base.fusion_blocks == "2"
     assert prepared(study, "--set", 'fusion_blocks="2"').base.fusion_blocks == "2"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("STUDY = 3", "STUDY is of the type int"),
+        ("import nowhere", "ModuleNotFoundError: No module named 'nowhere' (line 1)"),
+        ("STUDY = (", "mine.py, line 1)"),
+        (OWN.replace("baseline", "basline"), "unexpected keyword argument 'basline' (line 2)"),
+        (OWN.replace("{'a': {}}", "['a']"), "TypeError: arms: expected what each sets by its name"),
+        (OWN.replace("{'a': {}}", "{'a': {'alpha'}}"), "TypeError: arms: expected what each sets by its name"),
+        (OWN.replace("('lr',)", "('lr')"), "TypeError: searched = 'lr': expected a tuple of names, such as ('lr',) (line 2)"),
+        (OWN.replace("baseline='a'", "baseline='ab'"), "baseline names 'ab', which is no arm; did you mean 'a'? Mend it"),
+    ],
+)
+def test_a_file_that_defines_no_study_says_why(tmp_path, capsys, text, said):
+    """In one line, not by a traceback."""
+    (tmp_path / "mine.py").write_text(text)
+    try:
+        code = command(["run", str(tmp_path / "mine.py"), "--preset", "demo", "--dry-run", "--out", str(tmp_path / "out")])
+    except SystemExit as error:
+        code = error.code
+    printed = capsys.readouterr().err.splitlines()
+    assert code == 2 and said in printed[-1], printed
 
 
 def test_no_part_of_a_flag_is_the_flag(study, capsys):
