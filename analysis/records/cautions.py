@@ -16,7 +16,7 @@ from mldiv.records.contents import PAIR, TEMPERATURES, TrialRecord, at_bound
 #: A term whose gradient in the peers' means is below this share of the cross-entropy's for a whole epoch is dead in it.
 DEAD_SHARE = 0.01
 
-#: A network whose test entropy and NLL both reach this share of even chances' says of every image the same: nothing.
+#: A network whose test entropy and NLL both reach this share of the classes' own says of every image the same: nothing.
 SILENT_SHARE = 0.98
 
 #: By term that an arm may be about: the weight that turns it on, and its name in a sentence.
@@ -80,7 +80,7 @@ def cautions(study: StudyData, signatures: Sequence[Signature]) -> list[str]:
 
 
 def silent(study: StudyData) -> list[str]:
-    """Say in which repeats a network learned nothing: it gives every class of every test image the same probability."""
+    """Say in which repeats a network learned nothing: it gives every test image the shares of the classes."""
     found, wide = [], []
     for arm in study.arms:
         repeats = list(study.finished(arm).values())
@@ -90,9 +90,7 @@ def silent(study: StudyData) -> list[str]:
         wide += [record.posterior.get(member, {}).get("sigma_over_mean") for record in repeats for member in of_arm[record.id]]
     if not found:
         return []
-    text = (
-        f"**A network learned nothing** in some repeats ({', '.join(found)}): to it all classes of an image are about as likely"
-    )
+    text = f"**A network learned nothing** in some repeats ({', '.join(found)}): to it all images are about alike"
     if known := [ratio for ratio in wide if ratio]:
         text += f"; its sigmas are {np.median(known):.3g} times its means"
         if np.median(known) > 1:
@@ -102,7 +100,8 @@ def silent(study: StudyData) -> list[str]:
 
 def _silent_members(record: TrialRecord) -> list[str]:
     classes = record.data.get("classes")
-    least = SILENT_SHARE * math.log(classes) if isinstance(classes, int) and classes > 1 else math.inf
+    even = math.log(classes) if isinstance(classes, int) and classes > 1 else math.inf
+    least = SILENT_SHARE * record.data.get("label_entropy", even)  # records of before know no more than how many there are
     members = [member for member in record.test if member != PAIR] or list(record.test)
     return [member for member in members if all(record.test[member].get(score, 0) >= least for score in ("entropy", "nll"))]
 

@@ -131,6 +131,13 @@ class ImageData:
         """Hash of the test images and labels in their order, by which labels of another file are known to be of these."""
         return self._hash((self.classes,), self.test)
 
+    @property
+    def label_entropy(self) -> float:
+        """Entropy of the test images' classes, in nats: the NLL of a network that knows how frequent they are, and no more."""
+        truth = self.test.truth
+        shares = truth.double().mean(0) if truth.dim() == 2 else torch.bincount(truth).double() / len(truth)
+        return float(torch.special.entr(shares).sum())
+
     def _hash(self, form: tuple[object, ...], *parts: Split) -> str:
         digest = hashlib.sha256(repr(form).encode())
         for part in parts:

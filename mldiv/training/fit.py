@@ -151,7 +151,7 @@ def _open_record(config: TrialConfig, folder: Path, data: ImageData, workspace: 
     sizes = {name: len(split) for name, split in data.splits.items()}
     record.status, record.reason = "running", None
     record.data = sizes | {"classes": data.classes, "fingerprint": data.fingerprint, "test_fingerprint": data.test_fingerprint}
-    record.data |= {"whole_fingerprint": data.whole_fingerprint} | data.form
+    record.data |= {"whole_fingerprint": data.whole_fingerprint, "label_entropy": data.label_entropy} | data.form
     record.environment = environment(workspace.device) | ({"lanes": workspace.lanes} if workspace.lanes > 1 else {})
     study_files.write_trial(folder, record)
     return record

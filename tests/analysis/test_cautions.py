@@ -1,6 +1,7 @@
 """A term whose gradient vanished is named, by the numbers of its own lines, and no other."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -125,13 +126,24 @@ def test_ways_to_fail_are_counted_by_repeats_and_arms(tmp_path):
     (0.3, 2.31, 9.5, None),
     (2.30, 2.0, 9.5, None),
 ])  # fmt: skip
-def test_a_peer_that_learned_nothing_is_named(tmp_path, entropy, nll, ratio, said):
+@pytest.mark.parametrize("known", [None, math.log(10)])
+def test_a_peer_that_learned_nothing_is_named(tmp_path, known, entropy, nll, ratio, said):
     """Of 10 classes even chances have 2.303 nats; one that is wrong but sure, or unsure and right, learned something."""
     folder = make(tmp_path, {"mutual learning": [0.5, 0.6], "a": [0.4, 0.5]}, predictions=False)
     record = read_trial(trial_folder(folder, "0101"))
-    record.data["classes"] = 10
+    record.data |= {"classes": 10} | ({} if known is None else {"label_entropy": known})
     record.test["peer_2"] |= {"entropy": entropy, "nll": nll}
     record.posterior["peer_2"]["sigma_over_mean"] = ratio
     write_trial(trial_folder(folder, "0101"), record)
-    head = "**A network learned nothing** in some repeats (a 1 of 2): to it all classes of an image are about as likely"
+    head = "**A network learned nothing** in some repeats (a 1 of 2): to it all images are about alike"
     assert cautions.silent(load(folder)) == ([head + said] if said else [])
+
+
+def test_one_that_knows_the_frequencies_alone_learned_nothing(tmp_path):
+    """Of shares 0.7, 0.25 and 0.05, where even chances would have 1.1 nats and an accuracy of a third."""
+    folder = make(tmp_path, {"mutual learning": [0.5, 0.6]}, predictions=False)
+    record = read_trial(trial_folder(folder, "0001"))
+    record.data |= {"classes": 3, "label_entropy": 0.746}
+    record.test["peer_1"] |= {"entropy": 0.739, "nll": 0.744, "accuracy": 0.69}
+    write_trial(trial_folder(folder, "0001"), record)
+    assert cautions.silent(load(folder))[0].startswith("**A network learned nothing** in some repeats (mutual learning 1 of 2)")

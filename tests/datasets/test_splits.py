@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import entropy
 from torchvision.transforms import functional as tf
 
 from mldiv.datasets import splits
@@ -109,6 +110,17 @@ def test_what_a_study_knows_its_images_by_does_not_depend_on_threads():
         found.add(load("digits", None, seed=0, validation_fraction=0.15).whole_fingerprint)
     assert len(found) == 1
     assert load("digits", None, seed=1, validation_fraction=0.15).whole_fingerprint not in found
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_what_the_frequencies_alone_would_score(soft):
+    """SciPy's entropy of the classes' counts, of soft labels of their sums."""
+    labels = torch.tensor([0, 0, 0, 2])
+    shares = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]) if soft else None
+    data = digits()
+    part = splits.Split(data.test.images[:4], labels, shares=shares)
+    expected = entropy([2.0, 0.75, 1.25] if soft else [3, 1])
+    assert dataclasses.replace(data, test=part).label_entropy == pytest.approx(expected)
 
 
 def test_normalization_is_that_of_the_training_images():

@@ -142,7 +142,7 @@ def test_a_record_says_everything(tiny, alone):
     sizes = {"train": 64, "validation": 32, "test": 32, "classes": 10}
     data = dataset(tiny)
     form = {"channels": 1, "image_size": 8, "mean": list(data.mean), "std": list(data.std), "names": list("0123456789")}
-    prints = ("fingerprint", "test_fingerprint", "whole_fingerprint")
+    prints = ("fingerprint", "test_fingerprint", "whole_fingerprint", "label_entropy")
     assert record.data == sizes | form | {name: getattr(data, name) for name in prints}
     assert record.environment["world_size"] == 1
     found = list(checked_files.read_lines(folder / "metrics.jsonl"))
