@@ -31,7 +31,7 @@ MEANS = ("nll", "accuracy")
 #: With so many digits effects are quoted.
 DIGITS = (2, 3, 4)
 #: The studies whose networks overfit; those of all others err on training images on at most so many points fewer.
-OVERFIT, POINTS = ("few_images", "few_images/small", "yardsticks/pair"), 4
+OVERFIT, POINTS = ("few_images", "few_images/small", "few_images/cifar100", "few_images/cifar100_placebo", "yardsticks/pair"), 4
 #: Of studies with more, arms are compared with the baseline alone.
 MANY_ARMS = 10
 
@@ -116,6 +116,8 @@ def test_results_effects_are_looked_up_in_every_study_that_has_any():
 #: Not counted: the demo, and what repeats another study's comparison.
 DEMO, AGAIN = "demo", {
     ("diversity_form/tenth", "both terms"), ("balance/cifar100_terms", "with both"), ("ablation", "with feature diversity")
+} | {
+    ("few_images/cifar100_placebo", arm) for arm in ("apart from the peer", "apart by features", "both terms")
 } | {
     ("diversity_form/today", arm)
     for arm in ("both terms", "parameter term alone", "feature term alone", "stage two continues, no diversity")
