@@ -186,6 +186,8 @@ def check(root: Path | None) -> None:
         folder = root / split
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; {HINT}")
+        if stray := [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]:
+            raise DataError(f"{stray[0]}: a picture in no class folder; {HINT}")
         classes.append({path.name for path in class_folders(folder)})
         for path in class_folders(folder):
             _check_class(path, least=2 if split == "train" else 1)

@@ -130,6 +130,16 @@ def test_an_empty_file_is_refused_at_once(folder):
         image_folder.check(folder)
 
 
+def test_a_picture_of_no_class_is_refused(folder):
+    """It was left out without a word; a text beside the classes says nothing of images."""
+    (folder / "train" / "read me.txt").write_text("two classes")
+    image_folder.check(folder)
+    stray = folder / "train" / "stray.PNG"
+    stray.write_bytes(next(folder.glob("train/*/*.png")).read_bytes())
+    with pytest.raises(DataError, match=r"train/stray.PNG: a picture in no class folder; it should hold"):
+        image_folder.check(folder)
+
+
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["a pipe", "a device"])
 def test_what_is_no_file_is_refused_at_once(folder, make):
     make(folder / "train" / "a" / "x.png")

@@ -219,7 +219,7 @@ def test_files_that_hold_no_arrays(tmp_path):
     write_npz(tmp_path / "cut.npz", {"train_images": np.zeros((9, 9))})
     (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:-30])
     for name in ("one.npy", "text.npz", "cut.npz"):
-        with pytest.raises(DataError, match=rf"{name}: cannot be read as numpy's .npz"):
+        with pytest.raises(DataError, match=rf"{name}: no .npz, or one that is cut; --data-root should name a file NAME.npz"):
             sources.check("npz", tmp_path / name)
 
 

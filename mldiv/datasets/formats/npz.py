@@ -61,6 +61,8 @@ def _file(root: Path | None) -> Path:
         raise DataError(f"--data-root is missing: it should name {LAYOUT}")
     if not root.is_file():
         raise DataError(f"{root}: no such file; --data-root should name {LAYOUT}")
+    if not zipfile.is_zipfile(root):
+        raise DataError(f"{root}: no .npz, or one that is cut; --data-root should name {LAYOUT}")
     return root
 
 
