@@ -134,7 +134,7 @@ class ImageData:
     @property
     def label_entropy(self) -> float:
         """Entropy of the test images' classes, in nats: the NLL of a network that knows how frequent they are, and no more."""
-        truth = self.test.truth
+        truth = self.test.truth.cpu()
         shares = truth.double().mean(0) if truth.dim() == 2 else torch.bincount(truth).double() / len(truth)
         return float(torch.special.entr(shares).sum())
 
