@@ -99,9 +99,10 @@ def silent(study: StudyData) -> list[str]:
 
 
 def _silent_members(record: TrialRecord) -> list[str]:
-    classes = record.data.get("classes")
-    even = math.log(classes) if isinstance(classes, int) and classes > 1 else math.inf
-    least = SILENT_SHARE * record.data.get("label_entropy", even)  # records of before know no more than how many there are
+    classes, known = record.data.get("classes"), record.data.get("label_entropy")
+    if not isinstance(known, float) or known <= 0:  # a record of before, or test images of one class
+        known = math.log(classes) if isinstance(classes, int) and classes > 1 else math.inf
+    least = SILENT_SHARE * known
     members = [member for member in record.test if member != PAIR] or list(record.test)
     return [member for member in members if all(record.test[member].get(score, 0) >= least for score in ("entropy", "nll"))]
 

@@ -126,7 +126,7 @@ def test_ways_to_fail_are_counted_by_repeats_and_arms(tmp_path):
     (0.3, 2.31, 9.5, None),
     (2.30, 2.0, 9.5, None),
 ])  # fmt: skip
-@pytest.mark.parametrize("known", [None, math.log(10)])
+@pytest.mark.parametrize("known", [None, 0.0, math.log(10)])
 def test_a_peer_that_learned_nothing_is_named(tmp_path, known, entropy, nll, ratio, said):
     """Of 10 classes even chances have 2.303 nats; one that is wrong but sure, or unsure and right, learned something."""
     folder = make(tmp_path, {"mutual learning": [0.5, 0.6], "a": [0.4, 0.5]}, predictions=False)
