@@ -127,9 +127,10 @@ def check_terms(arms: Sequence[Arm]) -> None:
                 if faults:
                     raise ConfigError("; ".join(faults))
         with _named(f"distance {arm.config.param_distance!r}"):
-            shape = tuple(PARAM_DISTANCES[arm.config.param_distance].function(*positive).shape)
-            if shape:
-                raise ConfigError(f"of two posteriors it has the shape {shape}, where one number is expected")
+            value = PARAM_DISTANCES[arm.config.param_distance].function(*positive)
+            if value.shape or not value.isfinite():
+                said = f"has the shape {tuple(value.shape)}" if value.shape else f"is {value:g}"
+                raise ConfigError(f"of two posteriors it {said}, where one finite number is expected")
 
 
 @contextmanager

@@ -95,8 +95,8 @@ def of_similarities(values: Tensor, images: int, most: float = math.inf) -> Faul
 
 def _as_usual(values: Tensor, images: int) -> Faults:
     """Check the same, and what else lets a kernel take another one's place."""
-    yield from of_similarities(values, images, 1 + 1e-6)
-    if values.shape == (images, images) and not torch.allclose(values, values.T, atol=1e-6):
+    yield from of_similarities(values, images, 1 + 1e-9)
+    if values.shape == (images, images) and not torch.allclose(values, values.T):
         yield "it is not symmetric"
 
 
