@@ -25,7 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its own flags")
     flags = parser.parse_args(argv)
-    return COMMANDS[flags.command][1](flags.rest)
+    try:
+        return COMMANDS[flags.command][1](flags.rest)
+    except PluginError as error:
+        print(plain(f"mldiv: {error}"), file=sys.stderr)
+        return 2
 
 
 def run(argv: Sequence[str]) -> int:
@@ -36,10 +40,7 @@ def run(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     path = paths().get(given.study, Path(given.study))
     if path.is_file():
-        try:
-            study = defined(path)
-        except PluginError as error:
-            parser.error(str(error))
+        study = defined(path)
         if study is None:
             parser.error(f"{path} defines no STUDY")
     else:
@@ -117,12 +118,8 @@ def check_plugin(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv).plugin
     from mldiv.plugins.contracts import faults  # with torch: seconds, for which --help does not wait
 
-    try:
-        plugin = loading.find(given)
-        loading.load([plugin])
-    except PluginError as error:
-        print(plain(f"mldiv: {error}"), file=sys.stderr)
-        return 2
+    plugin = loading.find(given)
+    loading.load([plugin])
     found, wrong = loading.entered(plugin.name), 0
     for kind, names in found.items():
         for name in names:

@@ -156,7 +156,14 @@ def test_a_kernel_whose_similarities_are_none_is_refused(study, capsys, monkeypa
     assert code == 2 and err[0].startswith("kernel_sweep: kernel 'mine': ") and said in err[0]
 
 
-@pytest.mark.parametrize("mine", [lambda a, s, b, t: 0, Distance(lambda a, s, b, t: a - b, symmetric=True)])
+@pytest.mark.parametrize(
+    "mine",
+    [
+        lambda a, s, b, t: 0,
+        Distance(lambda a, s, b, t: a - b, symmetric=True),
+        Distance(lambda a, s, b, t: (-a).log().sum(), symmetric=True),
+    ],
+)
 def test_a_distance_that_is_no_number_is_refused(study, capsys, monkeypatch, tmp_path, mine):
     monkeypatch.setitem(PARAM_DISTANCES, "mine", mine)
     arms = {"cosine": {}, "mine": {"param_distance": "mine"}}
@@ -238,12 +245,17 @@ def test_words_may_be_written_in_figures(study):
 def test_a_file_that_defines_no_study_says_why(tmp_path, capsys, text, said):
     """In one line, not by a traceback."""
     (tmp_path / "mine.py").write_text(text)
-    try:
-        code = command(["run", str(tmp_path / "mine.py"), "--preset", "demo", "--dry-run", "--out", str(tmp_path / "out")])
-    except SystemExit as error:
-        code = error.code
+    code = command(["run", str(tmp_path / "mine.py"), "--preset", "demo", "--dry-run", "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().err.splitlines()
-    assert code == 2 and said in printed[-1], printed
+    assert code == 2 and said in printed[-1] and "Traceback" not in "".join(printed), printed
+
+
+@pytest.mark.parametrize("argv", [["studies"], ["run", "nosuch"], ["check-plugin"]], ids=lambda argv: argv[0])
+def test_a_plugin_that_cannot_be_loaded_is_a_line_whatever_the_command(tmp_path, capsys, argv):
+    (tmp_path / "mine.py").write_text("import nowhere")
+    named = [] if argv == ["check-plugin"] else ["--plugin"]
+    assert command([*argv, *named, str(tmp_path / "mine.py")]) == 2
+    assert capsys.readouterr().err.startswith(f"mldiv: plug-in {tmp_path}/mine.py: ModuleNotFoundError")
 
 
 def test_no_part_of_a_flag_is_the_flag(study, capsys):
