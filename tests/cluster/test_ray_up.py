@@ -90,6 +90,7 @@ def cluster(tmp_path_factory):
         try:
             cluster.ray("up", "-y", "--no-config-cache", FILE)
             assert raylets()
+            until(lambda: "nodes: 2" in cluster.ray("exec", FILE, COUNT), 120)
             yield cluster
             cluster.ray("down", "-y", FILE)
         finally:
@@ -105,10 +106,7 @@ def raylets() -> set[int]:
     return {pid for pid, _, title in running() if "/raylet " in title and machines.NETWORK in title}
 
 
-def test_both_machines_join(cluster):
-    end = time.monotonic() + 120
-    while "nodes: 2" not in (said := cluster.ray("exec", FILE, COUNT)):
-        assert time.monotonic() < end, said
+def test_the_head_is_the_first_machine(cluster):
     assert cluster.ray("get-head-ip", FILE).split()[-1] == f"{machines.NETWORK}.1"
 
 
