@@ -146,8 +146,8 @@ GROUPS: dict[str, str] = {
     "isotonic scaling, fitted on validation data.",
     "shift": "Under shift: test images under 15 kinds of corruption, all together, mean over five severities and at the "
     "strongest.",
-    "worth": "Whether the diversity generalises: the peers' disagreement relative to their mean error, and the gain in NLL of "
-    "their mean over one of them, on test images; and how much greater that gain is on training images (above 0: diversity "
+    "worth": "Whether the diversity generalises: the peers' disagreement, and it relative to their mean error; the gain in NLL "
+    "of their mean over one of them, on test images; and how much greater that gain is on training images (above 0: diversity "
     "that does not generalise). Then how far the peers overfit: their error on training images, as they are, less that on test "
     "images (what regularises helps where it is far below 0).",
     "cost": "What an arm costs: parameters of all its networks, floating-point operations of a prediction of one image and of "
@@ -191,6 +191,7 @@ COLUMNS: dict[str, Column] = {
     "shift_brier": Column("Brier", _shift("brier"), "shift", "low", 1, 4),
     "strongest_accuracy": Column("Accuracy %, severity 5", _corrupted("accuracy_5"), "shift", "high", 100),
     "strongest_nll": Column("NLL, severity 5", _corrupted("nll_5"), "shift", "low", 1, 4),
+    "test_disagreement": Column("disagreement %", _generalized("test", "disagreement"), "worth", None, 100, 1),
     "over_error": Column("disagreement over error", _generalized("test", "over_error"), "worth", None, 1, 3),
     "gain": Column("gain in NLL", _generalized("test", "gain"), "worth", None, 1, 4),
     "lost": Column("more of it on training images", _on_training_images("gain"), "worth", None, 1, 4),
