@@ -54,7 +54,7 @@ def test_an_interval_in_results_is_in_an_answer_that_its_section_links(section):
 
 def test_readmes_differences_are_the_ablations():
     made = analyse(RESULTS / "ablation")
-    apart, study = means(made.table, "disagreement"), made.study
+    apart, study = means(made.table, "test_disagreement"), made.study
     found = differences(gather(study), study.baseline, study.header.compare, ["nll"])["nll"]
     lines = [f"| no diversity | | | {apart[study.baseline]:.1f} % |"]
     for row, arm in ROWS.items():
@@ -90,7 +90,7 @@ def test_what_pushes_do_to_disagreement_on_test_images():
     said = f"away from zero by {zero} points, apart from the peer by {peer}, apart by directions by {turned}, "
     said += f"apart from a shuffled peer by {shuffled}, under a third of the prior's weight by {weaker}"
     assert said in text, said
-    said = f"adds as much disagreement ({zero.split()[0]} points on test images) as the parameter term ({peer.split()[0]})"
+    said = f"adds as much disagreement ({zero.split()[0]} points) as the parameter term ({peer.split()[0]})"
     assert said in (CHECKOUT / "RESULTS.md").read_text(), said
 
 

@@ -71,15 +71,20 @@ def test_the_demos_table_is_made_from_its_records(page):
 
 
 def quoted():
-    """Rows with effects, below a paragraph that links a study's answer, on its page: the records, and the row's effects."""
+    """Rows with effects, below a paragraph that links a study's answer, on its page: the records, the row's effects, and on how
+    many images peers disagree there, if the table says it."""
     found = []
     for page in sorted(RESULTS.rglob("README.md")):
         for section in re.split(r"\n(?=## |\*\*[A-Z])", page.read_text()):
             folders = [(page.parent / link).parent for link in re.findall(r"\]\((\S*answer\.md)\)", section)]
             names = tuple(name for folder in folders if (name := str(folder.relative_to(RESULTS))) in STORED)
-            for line in section.splitlines() if names else []:
-                if line.startswith("|") and (effects := [match[0] for match in EFFECT.finditer(line)]):
-                    found.append(pytest.param(names, effects, id=f"{names[0]}: {line.split('|')[1].strip()}"))
+            for table in re.findall(r"(?:^\|.*\n?)+", section, re.MULTILINE) if names else []:
+                titles, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
+                for line in lines:
+                    apart = dict(zip(titles, line, strict=True)).get("the peers disagree on")
+                    effects = [match[0] for cell in line for match in EFFECT.finditer(cell)]
+                    if effects or apart is not None:
+                        found.append(pytest.param(names, line[0], effects, apart, id=f"{names[0]}: {line[0]}"))
     return found
 
 
@@ -101,10 +106,23 @@ def said(name):
     return found
 
 
-@pytest.mark.parametrize("names, effects", quoted())
-def test_results_quotes_effects_of_one_arm_as_its_records_give_them(names, effects):
-    """All effects of a row are of one arm, or of one contrast: a number that slipped into another row is found."""
-    assert any(set(effects) <= of_arm for name in names for of_arm in said(name).values()), effects
+def disagreement(name, arm):
+    """On how many test images the peers of an arm disagree, by the records that have it."""
+    scores = [trial.generalized.get("test", {}) for trial in load(RESULTS / name).finished(arm).values()]
+    return mean(100 * of_test["disagreement"] for of_test in scores if of_test)
+
+
+@pytest.mark.parametrize("names, title, effects, apart", quoted())
+def test_results_quotes_effects_of_one_arm_as_its_records_give_them(names, title, effects, apart):
+    """All effects of a row are of one arm, or of one contrast: a number that slipped into another row is found.
+
+    A row without any is of the arm that it names, or of the baseline."""
+    arms = [(name, arm) for name in names for arm, of_arm in said(name).items() if set(effects) <= of_arm]
+    assert arms, effects
+    if not effects:
+        arms = [(name, title if title in load(RESULTS / name).arms else load(RESULTS / name).baseline) for name in names]
+    if apart is not None:
+        assert apart.split()[0] in {f"{disagreement(*arm):.1f}" for arm in arms}, apart
 
 
 def test_results_effects_are_looked_up_in_every_study_that_has_any():
