@@ -280,7 +280,7 @@ FAULTS = (
         ("tests/analysis/test_figures.py",),
     ),
     Fault(
-        "answer", "analysis/answer/document.py", "what stays after Holm's correction is judged by the p before it",
+        "answer", "analysis/answer/headline.py", "what stays after Holm's correction is judged by the p before it",
         "lost = [arm for arm in told if effects[arm].adjusted > LEVEL]",
         "lost = [arm for arm in told if effects[arm].p > LEVEL]",
         ("tests/analysis/test_analysis.py", "tests/analysis/test_golden.py"),

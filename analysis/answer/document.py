@@ -6,13 +6,12 @@ from tabulate import tabulate
 
 from analysis.answer import headline
 from analysis.answer.headline import names
-from analysis.comparison.effects import COMPARED, Effects, epochs_short, verdict
+from analysis.answer.notes import SCALED, notes
+from analysis.comparison.effects import COMPARED, Effects, verdict
 from analysis.records.load import StudyData
 from analysis.stats.statistics import (
     BETTER,
-    EQUIVALENT,
     LEAST_SEEDS,
-    LEVEL,
     MOST_SEEDS,
     POWER,
     UNDECIDED,
@@ -26,8 +25,6 @@ from mldiv.environment.terminal import plain
 LEAST_P = "0.0001"
 #: Heads of the tables.
 ARMS, CONTRASTS = "Difference", "Contrasts"
-#: What stands beside how an arm is judged, where it was fitted: the same after temperature scaling.
-SCALED = "after temperature scaling"
 
 
 def answer(
@@ -60,25 +57,13 @@ def found(study: StudyData, effects: Effects) -> str:
         "stated before training."
     ]
     if told := by_verdict.get(BETTER, []) + by_verdict.get(WORSE, []):
-        words.append(_corrected(nll, told))
+        words.append(headline.corrected(nll, told))
     if BETTER in by_verdict and len(nll) > 1:
         words.append("The arms were not tested against each other: the best mean is no proof of being the best.")
     if arms := by_verdict.get(UNDECIDED):
         words.append(_further(study, arms) if header.looks else _plan({arm: nll[arm] for arm in arms}, margin))
     sentence = headline.headline(nll, baseline, margin, planned=bool(header.looks))
     return f"**{sentence}.**\n\n{' '.join(word for word in words if word)}"
-
-
-def notes(
-    study: StudyData, effects: Effects, contrasts: Effects, further: Sequence[str], singles: Mapping[str, Effects]
-) -> list[str]:  # fmt: skip
-    """Say what else the records know that bears on the answer, a Markdown sentence or two each; arguments as of `answer`."""
-    if not effects.get("nll"):
-        return list(further)
-    lines = [*further, *_looks(study), *_unlike(study, effects["nll"], singles)]
-    if contrasts["nll"]:
-        lines.append(_contrasts(study, contrasts["nll"]))
-    return [*lines, *_cautions(study, effects["nll"]), _intervals(effects["nll"])]
 
 
 def numbers(study: StudyData, effects: Effects, contrasts: Effects, whole: bool = True) -> list[str]:
@@ -129,39 +114,6 @@ def _further(study: StudyData, arms: list[str]) -> str:
     )
 
 
-def _looks(study: StudyData) -> list[str]:
-    """Say when a study that adds seeds as needed has looked, and at which level."""
-    planned, level = study.header.looks, study.header.level
-    if not planned:
-        return []
-    return [
-        f"**Seeds were added as needed**: after looks at {names([str(len(seeds)) for seeds in study.looks])} seeds, of "
-        f"{names(list(map(str, planned)))} planned before training. Each look has {interval_name(level)}s, and p is multiplied "
-        f"by {len(planned)}, so that over all looks together a verdict errs at most as often as one at a level of {LEVEL:.0%}. "
-        "What a look has decided stays decided: verdict, mean, interval and n are that look's, of the undecided the last "
-        "one's. Tables hold the means of all seeds."
-    ]
-
-
-def _unlike(study: StudyData, effects: Mapping[str, Difference], singles: Mapping[str, Effects]) -> list[str]:
-    """Say where single peers are not as the pair, and where a temperature makes a difference or takes it."""
-    of_peers = next((of for whose, of in singles.items() if whose != SCALED), {})
-    scaled = "Temperature scaling, fitted on validation images, leaves the verdicts as they are."
-    margin, said = study.header.margins["nll"], []
-    for words, same, others in (
-        ("By the mean of its single peers", "The mean of the single peers gives the same verdicts.", of_peers),
-        ("After temperature scaling", scaled, singles.get(SCALED, {})),
-    ):
-        other, found = others.get("nll", {}), []
-        for arm in [arm for arm in effects if arm in other]:
-            now, then = (verdict(judged[arm], "nll", margin) for judged in (effects, other))
-            if now != then:
-                found.append(f"{arm} is {then} ({other[arm].text(4)}) and not {now}")
-        if other:
-            said.append(f"**{words}**, {'; '.join(found)}." if found else same)
-    return said
-
-
 def by_whom(study: StudyData, effects: Effects, singles: Mapping[str, Effects]) -> list[str]:
     """Tabulate the verdicts by whose predictions an arm is judged, a table for each metric; nothing without single peers."""
     parts = []
@@ -185,16 +137,6 @@ def _cell(effect: Difference | None, metric: str, margin: float) -> str:
     return "-" if effect is None else f"{verdict(effect, metric, margin)}, {effect.text(COMPARED[metric].digits)}"
 
 
-def _corrected(effects: Mapping[str, Difference], told: list[str]) -> str:
-    """Say which of the arms that are told from the baseline still are after Holm's correction."""
-    lost = [arm for arm in told if effects[arm].adjusted > LEVEL]
-    if len(effects) == 1:
-        return ""
-    stays = "all of that stays" if not lost else f"{'none' if len(lost) == len(told) else 'not all'} of it stays"
-    without = f" ({names(lost)}: p ≤ {max(effects[arm].adjusted for arm in lost):.2g})" if lost else ""
-    return f"After Holm's correction over {len(effects)} comparisons {stays}{without}."
-
-
 def _plan(effects: Mapping[str, Difference], margin: float) -> str:
     """Say how many seeds would decide what is undecided, were the differences what was found."""
     if any(effect.error is None for effect in effects.values()):
@@ -208,18 +150,6 @@ def _plan(effects: Mapping[str, Difference], margin: float) -> str:
         beside = f", of {names(never)} not even {MOST_SEEDS:,}" if never else ""
         said = f"About {n} seeds would decide {'that' if len(known) == 1 else 'those'} (`--seeds {n}`){beside}"
     return f"{said}, with a chance of {POWER:.0%}, were the true differences those found here: a plan, not a promise."
-
-
-def _contrasts(study: StudyData, contrasts: Mapping[str, Difference]) -> str:
-    """Say which contrasts in NLL are not 0, and which are too small to matter."""
-    margin = study.header.margins["nll"]
-    verdicts = {name: verdict(effect, "nll", margin, contrast=True) for name, effect in contrasts.items()}
-    told = [f"{names([name])} is {word} ({contrasts[name].text(4)})" for name, word in verdicts.items() if word.endswith(" 0")]
-    small = [name for name, word in verdicts.items() if word == EQUIVALENT]
-    found = [*told, *([f"too small to matter: {names(small)}"] if small else [])]
-    said = f"**Contrasts in test NLL**: {'; '.join(found) or 'none is known not to be 0, none to be too small to matter'}."
-    corrected = _corrected(contrasts, [name for name, word in verdicts.items() if word.endswith(" 0")]) if told else ""
-    return f"{said} {corrected}".rstrip()
 
 
 def describe(effect: Difference, metric: str) -> str:
@@ -245,62 +175,3 @@ def written_p(p: float) -> str:
 def percent(chance: float) -> str:
     """Write a chance, which is never quite 0 or 1."""
     return "< 0.1 %" if chance < 0.001 else "> 99.9 %" if chance > 0.999 else f"{100 * chance:.3g} %"
-
-
-def _cautions(study: StudyData, effects: Mapping[str, Difference]) -> list[str]:
-    lines = []
-    header = study.header
-    if header.has_search:
-        lines.append(
-            f"Arms were tuned with the same search budget ({header.samples} trials each, on validation data) where they "
-            "have something to tune, and repeated on fresh seeds; arms of one seed saw the same batches, augmentations and "
-            "weight noise."
-        )
-    if header.grown:
-        before = names([f"{seeds} seed{'s' * (seeds > 1)} of {arms} arms" for seeds, arms in header.grown])
-        lines.append(
-            f"**The study grew after a report**: of {before}. If that report led to it, a verdict errs more often than stated; "
-            "`--seeds auto:MOST` states its looks beforehand."
-        )
-    arms = [arm for arm in study.arms if arm in effects or arm == study.baseline]
-    counts = {header.changes.get(arm, {}).get("peers", header.settings.get("peers", 2)) for arm in arms}
-    if len(counts) > 1:
-        lines.append(f"Arms have {names(sorted(map(str, counts)))} networks: the tables say what each costs.")
-    if study.development:
-        lines.append(f"Wherever this says test, it means {study.scored}; the official test set is unused.")
-    if header.data_is_subset or header.preset == "demo":
-        lines.append(f"This is a small run, and says nothing about other sizes: {header.data}.")
-    if missing := study.missing():
-        lines.append(f"Without a finished trial: {'; '.join(missing)}.")
-    baseline = study.finished(study.baseline or "")
-    unequal = [
-        arm
-        for arm in effects
-        for seed, record in study.finished(arm).items()
-        if seed in baseline and epochs_short(baseline[seed]) != epochs_short(record)
-    ]
-    if unequal:
-        lines.append(f"Left out, because the numbers of epochs differ: pairs of {names(sorted(set(unequal)))}.")
-    return lines
-
-
-def _intervals(effects: Mapping[str, Difference]) -> str:
-    images = {effect.images for effect in effects.values()}
-    if images == {None}:
-        words = (
-            "Intervals are t intervals over seeds; they do not cover the choice of test images (predictions are missing, or "
-            "there is one seed)."
-        )
-    else:
-        words = (
-            f"Intervals hold over seeds and over test images together ({max(number or 0 for number in images):,} images, "
-            "shared by all seeds): a two-way bootstrap with t quantiles."
-        )
-    if min(effect.n for effect in effects.values()) < LEAST_SEEDS:
-        words += f" Fewer than {LEAST_SEEDS} seeds are too few for its 95 % to be trusted: they decide nothing, and have no p."
-    return (
-        f"{words} Better or worse: the interval leaves out 0, so that p < {LEVEL}; equivalent: it lies within what matters, "
-        "stated before training. Each verdict has its own error rate; the adjusted p is corrected over the arms, or the "
-        "contrasts, of one score. The chance to be better is half of p, or 1 less that: as if every "
-        "difference had been as likely beforehand."
-    )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from analysis.comparison.effects import COMPARED
-from analysis.stats.statistics import BETTER, EQUIVALENT, MOST_SEEDS, UNDECIDED, WORSE, Difference
+from analysis.stats.statistics import BETTER, EQUIVALENT, LEVEL, MOST_SEEDS, UNDECIDED, WORSE, Difference
 
 #: Numbers that are written as words.
 WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -88,6 +88,16 @@ def could(effects: Arms, margin: float) -> str:
         number(seeds) if known[-1] < len(WORDS) else f"{seeds:,}" for seeds in dict.fromkeys((known[0], known[-1]))
     )
     return f", about {span} could{' in part' * (None in needed)}"
+
+
+def corrected(effects: Mapping[str, Difference], told: list[str]) -> str:
+    """Say which of the arms that are told from the baseline still are after Holm's correction."""
+    lost = [arm for arm in told if effects[arm].adjusted > LEVEL]
+    if len(effects) == 1:
+        return ""
+    stays = "all of that stays" if not lost else f"{'none' if len(lost) == len(told) else 'not all'} of it stays"
+    without = f" ({names(lost)}: p ≤ {max(effects[arm].adjusted for arm in lost):.2g})" if lost else ""
+    return f"After Holm's correction over {len(effects)} comparisons {stays}{without}."
 
 
 def by_verdict(effects: Arms, margin: float) -> dict[str, list[str]]:

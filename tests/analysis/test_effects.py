@@ -110,6 +110,22 @@ def test_by_whom_a_pair_gains_what_its_peers_lose(tmp_path):
     assert "| apart    | better, -0.1000 [-0.1000, -0.1000] | worse, +0.2000" in text
 
 
+def test_the_answer_says_what_other_scores_tell(tmp_path):
+    """NLL tells neither arm; accuracy falls by 10 points under one of them, and ECE is as it was."""
+    cells = {"plain": [0.5, 0.6, 0.55, 0.5], "apart": [0.6, 0.5, 0.55, 0.5], "same": [0.6, 0.5, 0.55, 0.5]}
+    folder = make(tmp_path, cells, predictions=False)
+    for index, lost in enumerate((0.09, 0.1, 0.11, 0.1)):
+        path = trial_folder(folder, f"01{index:02d}")
+        record = study_files.read_trial(path)
+        record.test["pair"]["accuracy"] -= lost
+        study_files.write_trial(path, record)
+    text = analyse(folder).answer()
+    said = "- **By accuracy** in percentage points: worse apart (-10.00 [-11.30, -8.70]). After Holm's correction over 2 "
+    assert f"{said}comparisons all of that stays.\n- **By ECE** in percentage points: no arm is better or worse.\n" in text, (
+        text
+    )
+
+
 def test_what_a_temperature_gives_is_told_from_what_training_gave(tmp_path):
     """The pair gains 0.1 in NLL; scaled, the same seeds go up and down; a study without temperatures says nothing of them."""
     folder = make(tmp_path, {"plain": [0.5, 0.6, 0.55, 0.5], "apart": [0.4, 0.5, 0.45, 0.4]})
