@@ -8,6 +8,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +26,9 @@ from mldiv.method.alignment import channel_groups
 from mldiv.method.kernels import KERNELS
 from mldiv.method.losses import PARAM_DISTANCES
 from mldiv.method.networks import build
-from mldiv.plugins.contracts import of_similarities
+from mldiv.method.posterior import GaussianPosterior
+from mldiv.plugins.contracts import of_network, of_similarities
+from mldiv.plugins.loading import described, is_own, own_files
 from mldiv.records.checked_files import existing
 from mldiv.settings import kernel_settings
 from mldiv.storage.object_store import Location, Remote, is_url
@@ -38,6 +41,9 @@ from mldiv.training.worker_cache import dataset
 
 #: Test images by which metrics are tried, from all over the split: their labels may be sorted.
 SCORED = 256
+
+#: Images by which a plug-in's network is tried, in training and out of it.
+TRIED = 3
 
 #: Vectors as long as the weights that training holds for a peer: means, rhos, their gradients and momenta.
 VECTORS = 6
@@ -139,8 +145,8 @@ def _named(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
-        raise ConfigError(f"{what}: {kind}{error}; mldiv check-plugin says what is asked of it") from error
+        said = str(error) if isinstance(error, ConfigError) else described(error, *own_files())
+        raise ConfigError(f"{what}: {said}; mldiv check-plugin says what is asked of it") from error
 
 
 def check_heard(
@@ -179,11 +185,14 @@ def check_trials(configs: Sequence[TrialConfig], memory: float = math.inf) -> No
         data = dataset(config)
         steps_per_epoch(config, data)
         shape = config.arch, config.width, data.classes, data.channels, data.train.images.shape[-1]
-        if shape not in built:
+        if new := shape not in built:
             built[shape] = _outline(*shape)
+            _check_declared(config.arch, built[shape])
         if config.param_alignment != "none":
             _check_alignment(built[shape])
         _check_memory(config, data.shapes, built[shape], memory)
+        if new and is_own("network", config.arch):
+            _check_network(*shape)
 
 
 def check_pretrained(configs: Sequence[TrialConfig]) -> list[str]:
@@ -221,12 +230,35 @@ def check_selected(arms: Sequence[Arm], stop_early: bool, samples: int) -> str:
 
 
 def _outline(arch: str, width: float, classes: int, channels: int, size: int) -> nn.Module:
-    """A network's shapes, without its weights."""
+    """A network's shapes, without its weights; with them where a plug-in's asks for values while it is made."""
+    make = partial(build, arch, classes=classes, channels=channels, width=width, seed=0, image_size=size)
     try:
         with torch.device("meta"):
-            return build(arch, classes=classes, channels=channels, width=width, seed=0, image_size=size)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+            return make()
+    except Exception as error:
+        if not is_own("network", arch):
+            raise (ConfigError(str(error)) if isinstance(error, ValueError) else error) from None
+    with _named(f"network {arch!r}"):
+        return make()
+
+
+def _check_declared(arch: str, network: nn.Module) -> None:
+    """Refuse what is no module, or does not name its features' channels, for which the fusion is made."""
+    with _named(f"network {arch!r}"):
+        if not isinstance(network, nn.Module):
+            raise ConfigError(f"it makes a {type(network).__name__}, where a module of torch's is expected")
+        if getattr(network, "feature_channels", None) is None:
+            raise ConfigError(f"{type(network).__name__} names no feature_channels, the channels of its features")
+
+
+def _check_network(arch: str, width: float, classes: int, channels: int, size: int) -> None:
+    """Refuse a plug-in's network that gives no logits and features of such images, or has no weights to be Bayesian."""
+    with _named(f"network {arch!r}"), torch.random.fork_rng(devices=[]):
+        module = build(arch, classes=classes, channels=channels, width=width, seed=0, image_size=size)
+        for training in (True, False):
+            if faults := list(of_network(module.train(training), torch.randn(TRIED, channels, size, size), classes)):
+                raise ConfigError("; ".join(faults))
+        GaussianPosterior(module)
 
 
 def _check_alignment(network: nn.Module) -> None:

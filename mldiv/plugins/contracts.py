@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.sources import DATASETS, Source
@@ -100,22 +100,35 @@ def _as_usual(values: Tensor, images: int) -> Faults:
         yield "it is not symmetric"
 
 
-def network(name: str) -> Faults:
-    """Check a network of MODELS on small images: logits, features, their channels, a start that its seed alone decides."""
-    module, again = (build(name, classes=5, channels=1, seed=3, image_size=8) for _ in range(2))
-    result = module.eval()(torch.randn(3, 1, 8, 8))
-    if not isinstance(result, tuple) or len(result) != 2:
+def of_network(module: nn.Module, images: Tensor, classes: int) -> Faults:
+    """Check what no trial can do without in a network: finite logits and features of its channels, which its weights move."""
+    result = module(images)
+    if not isinstance(result, tuple | list) or len(result) != 2 or isinstance(result[1], Tensor):
         yield "forward must return (logits, (features of a block, ...))"
         return
     logits, features = result
-    if logits.shape != (3, 5):
-        yield f"logits of 3 images and 5 classes have the shape {tuple(logits.shape)}"
-    channels = getattr(module, "feature_channels", None)
-    if channels is None or tuple(channels) != tuple(feature.shape[1] for feature in features):
-        yield f"feature_channels is {channels}, its features have {[feature.shape[1] for feature in features]} channels"
+    if logits.shape != (len(images), classes):
+        yield f"logits of {len(images)} images and {classes} classes have the shape {tuple(logits.shape)}"
+    found, channels = [feature.shape[1] for feature in features], getattr(module, "feature_channels", None)
+    if channels is None or list(channels) != found:
+        yield f"feature_channels is {channels}, its features have {found} channels"
+    for what, values in (("logits", [logits]), ("features", features)):
+        if not all(value.isfinite().all() for value in values):
+            yield f"its {what} are not finite"
+        if not any(value.requires_grad for value in values):
+            yield f"no gradient of its {what} reaches a weight: are they detached, or has it no weights that learn?"
+
+
+def network(name: str) -> Faults:
+    """Check a network of MODELS on small images: logits, features, their channels, a start that its seed alone decides."""
+    module, again = (build(name, classes=5, channels=1, seed=3, image_size=8) for _ in range(2))
+    images = torch.randn(3, 1, 8, 8)
+    if found := list(of_network(module.eval(), images, 5)):
+        yield from found
+        return
     if any(not torch.equal(value, again.state_dict()[key]) for key, value in module.state_dict().items()):
         yield "two of the same seed differ: draw initial weights from torch's random state alone"
-    logits.square().sum().backward()
+    module(images)[0].square().sum().backward()
     if idle := [key for key, value in module.named_parameters() if value.grad is None]:
         yield f"{idle[0]} has no gradient"
 

@@ -79,6 +79,11 @@ def entered(name: str) -> dict[str, list[str]]:
     return _ENTERED.get(name, {})
 
 
+def is_own(kind: str, entry: str) -> bool:
+    """Say whether an entry of a kind is a loaded plug-in's, not the package's."""
+    return any(entry in names.get(kind, ()) for names in _ENTERED.values())
+
+
 def load_named(names: Sequence[str]) -> None:
     """Load the plug-ins of installed packages, then those named: each a file, or the dotted name of a module.
 
@@ -171,11 +176,12 @@ def _load(plugin: Plugin) -> None:
     _LOADED[plugin.name], _ENTERED[plugin.name] = plugin, {kind: names for kind, names in new.items() if names}
 
 
-def described(error: Exception, file: str) -> str:
-    """Say an error with which of the file's lines raised it, where it does not say that itself (a SyntaxError does)."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+def described(error: Exception, *files: str) -> str:
+    """Say an error in a line, with which of the files' lines raised it, where it is no SyntaxError, which says so itself."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
     line = f" (line {lines[-1]})" if lines and not isinstance(error, SyntaxError) else ""
-    return f"{type(error).__name__}: {error}{line}"
+    said, *_ = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {said}{line}"
 
 
 def _import_registries(plugin: Plugin) -> None:
@@ -218,6 +224,11 @@ def _run(plugin: Plugin) -> None:
 def _file(plugin: Plugin) -> str:
     """Name a plug-in's file, as tracebacks have it."""
     return f"{plugin.path} ({plugin.hash})"
+
+
+def own_files() -> list[str]:
+    """Return the files of the loaded plug-ins, as tracebacks have them."""
+    return [_file(plugin) for plugin in loaded()]
 
 
 def _registry(kind: str) -> dict[str, object]:
