@@ -240,14 +240,26 @@ FLAGS: dict[str, Callable[[StudyRecord], str]] = {
 }
 
 
+def _of_file(there: StudyRecord, name: str, old: str) -> str:
+    """Say with which file a study goes on whose hash is a setting, which no flag sets; old: the hash there."""
+    file = name.removesuffix("_hash")
+    flag = f"--{file.replace('_', '-')}"
+    return f"{flag} {shlex.quote(there.settings.get(file) or 'FILE')} as it was then" if old else f"without {flag}"
+
+
 def _ways(place: Location, there: StudyRecord, differing: list[tuple[str, Any, Any]]) -> str:
     """Say which flags continue the study in ``place``, and how another one takes over what it shares with it."""
     if any(name == "name" for name, _, _ in differing):
         return f"It is another study's folder: take another --out, for instance --out {shlex.quote(f'{place}-2')}"
     flags = list(dict.fromkeys(FLAGS[name](there) for name, _, _ in differing if name in FLAGS))
-    flags += [f"--set {name}={json.dumps(old)}" for name, old, _ in differing if name in there.settings]
-    asked = f" ({' '.join(flags)})" if flags else ""
+    changed = {name: old for name, old, _ in differing if name in there.settings}
+    flags += [f"--set {name}={json.dumps(old)}" for name, old in changed.items() if not name.endswith("_hash")]
+    files = [_of_file(there, name, old) for name, old in changed.items() if name.endswith("_hash")]
+    said = ", ".join(filter(None, (" ".join(flags), *files)))
+    asked = f" ({said})" if said else ""
     same = f"Use the same flags to continue it{asked}"
+    if any(name == "train_labels_hash" for name, _, _ in differing):  # the images' fingerprint follows from their labels
+        return f"{same}, or another --out, for instance --out {shlex.quote(f'{place}-2')}"
     if any(name == "fingerprint" for name, _, _ in differing):
         return f"These are other images: take another --out, for instance --out {shlex.quote(f'{place}-2')}"
     if is_url(place):

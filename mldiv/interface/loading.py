@@ -108,8 +108,13 @@ def read_pair(
 
 def _check_plugins(record: TrialRecord) -> None:
     """Refuse to build a network without the plug-ins that it was trained with, or with others of their names."""
-    here = hashes()
-    lost = [f"{name} ({known})" for name, known in record.environment.get("plugins", {}).items() if here.get(name) != known]
+    here, trained = hashes(), record.environment.get("plugins", {})
+    lost = [f"{name} ({known})" for name, known in trained.items() if here.get(name) != known]
+    if changed := [f"{name} ({here[name]}, not {known})" for name, known in trained.items() if here.get(name, known) != known]:
+        raise ConfigError(
+            f"trained with another version of the plug-in {', '.join(changed)}: the hash is that of its source; load the pair "
+            "in a fresh process with the file as it was then"
+        )
     if lost:
         raise ConfigError(f"trained with the plug-in {', '.join(lost)}, by name and hash: load(..., plugins=[FILE]) loads it")
 

@@ -206,6 +206,7 @@ def test_other_labels_and_weights_are_said_on_the_screen_and_in_the_record(place
     assert main(STUDY, build, [*argv, *given[2:], "--dry-run"]) == 2
     err = capsys.readouterr().err
     assert "train_labels_hash" in err and "fingerprint" in err and "holds another configuration" in err
+    assert f"continue it (--train-labels {tmp_path / 'noisy.txt'} as it was then), or another --out" in err
     (tmp_path / "noisy.txt").rename(tmp_path / "moved.txt")
     assert main(STUDY, build, [*argv, "--train-labels", str(tmp_path / "moved.txt"), *given[2:], "--dry-run"]) == 0
     with pytest.raises(ConfigError, match="--pretrained: no arm's peers start from it"):
