@@ -95,6 +95,9 @@ class Study:
         named = {"baseline": [self.baseline], "compare": self.compare, "members": self.members}
         contrasts = self.own_contrasts(arms)
         named |= {f"contrasts[{name!r}]": weights for name, weights in contrasts.items()}
+        if not arms:
+            yield "it has no arms: name at least the baseline's, arms={name: {setting: value}}"
+            return
         for field_name, given in named.items():
             yield from (f"{field_name} names {arm!r}, which is no arm{nearest(arm, arms)}" for arm in given if arm not in arms)
         for arm, whose in self.members.items():

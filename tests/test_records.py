@@ -175,6 +175,15 @@ def test_what_is_no_study_is_named(tmp_path, content, message):
         study_files.read_study(tmp_path)
 
 
+def test_a_folder_of_studies_and_a_compact_copy_are_told_from_nothing(tmp_path):
+    for name in ("one/study.json", "two/records.tar.xz"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    for folder, said in ((tmp_path, "studies are in its folders one, two"), (tmp_path / "two", "is a compact copy.*--unpack")):
+        with pytest.raises(RecordError, match=f"study.json: no such file; .*{said}"):
+            study_files.read_study(folder)
+
+
 def test_a_task_survives_its_way():
     task = TrialTask(
         trial="x", config={"a": 1.5, "b": None}, folder="f", store=None, store_limit=7, publish=[2, 4], bracket="b"

@@ -203,7 +203,9 @@ def load(
         everything = replace(everything, taught=label_file.read(train_labels, len(everything), classes))
     notes = [source.taken(root)] if test_split == "official" else []
     if test_split == "development":
-        everything, test = _divide(everything, test_size or round(validation_fraction * len(everything)), seed, "test_size")
+        share = f"test_size (none: validation_fraction, {validation_fraction:g} of the training images)"
+        count = round(validation_fraction * len(everything))
+        everything, test = _divide(everything, test_size or count, seed, "test_size" if test_size else share)
     elif test_size is not None:
         test = _cut(test, test_size, seed, "test_size")
     wanted = round(validation_fraction * len(everything)) if validation_size is None else validation_size

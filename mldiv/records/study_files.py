@@ -11,8 +11,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from mldiv.environment.terminal import first_few
 from mldiv.records.checked_files import Damaged, RecordError, check_fields, finite, read_json, read_lines, write_atomically
 from mldiv.records.contents import (
+    ARCHIVE,
     COSTS,
     FOLDER_NAME,
     IDENTITY,
@@ -35,6 +37,9 @@ MEND = {
     "study.json": "remove it and run the study's command again, which writes it anew and keeps every trial",
     "trial.json": "run the study's command again, which sets it aside and goes on with this trial from its checkpoint",
 }
+
+#: Folders named in a message.
+MOST_NAMED = 10
 
 
 def trial_folder(study: Path, trial: str) -> Path:
@@ -61,9 +66,19 @@ def read_study(folder: Path) -> StudyRecord:
     Raises: RecordError, naming the file and what to do, when it is missing, damaged or of another schema version.
     """
     path, mend = folder / "study.json", f"; {MEND['study.json']}"
+    if not path.exists():
+        raise RecordError(f"{path}: no such file{_instead(folder)}")
     value = read_json(path, mend)
     _check_schema(value, path)
     return parse_record(StudyRecord, value, str(path), mend)
+
+
+def _instead(folder: Path) -> str:
+    """Say what there is in place of a study's records: a compact copy of them, or folders that have them."""
+    if (folder / ARCHIVE).exists():
+        return f"; it is a compact copy: python -m analysis {folder} --unpack FOLDER makes a study's folder of it"
+    found = sorted({path.parent.name for name in ("study.json", ARCHIVE) for path in folder.glob(f"*/{name}")})
+    return f"; studies are in its folders {first_few(found, MOST_NAMED)}: name them" if found else ""
 
 
 def write_trial(folder: Path, record: TrialRecord) -> None:

@@ -192,6 +192,7 @@ def test_what_chooses_defaults_never_sees_the_test_data(load_study, name, capsys
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"arms": {}}, "it has no arms: name at least the baseline's"),
         ({"baseline": "mutual"}, "baseline names 'mutual', which is no arm; did you mean 'mutual learning'?"),
         ({"compare": ("rfb",)}, "compare names 'rfb', which is no arm; did you mean 'rbf'?"),
         ({"members": {"rfb": "peers"}}, "members names 'rfb', which is no arm"),
