@@ -97,7 +97,7 @@ def continued(run: StudyRun, folder: SyncedFolder) -> StudyRun:
     if differing := list(_differing(here, there)):
         words = "; ".join(f"{name} ({old!r} there, {new!r} here)" for name, old, new in differing)
         raise ConfigError(
-            f"{run.place} holds another configuration of this study: {words}. {_ways(run.place, there, differing)}"
+            f"{run.place} holds another configuration of this study: {words}. {_ways(run.place, here, there, differing)}"
         )
     if grown := _grown(here, there):
         run.say(f"extends the study in {run.place}: {grown}; trials that are recorded are kept")
@@ -247,12 +247,12 @@ def _of_file(there: StudyRecord, name: str, old: str) -> str:
     return f"{flag} {shlex.quote(there.settings.get(file) or 'FILE')} as it was then" if old else f"without {flag}"
 
 
-def _ways(place: Location, there: StudyRecord, differing: list[tuple[str, Any, Any]]) -> str:
+def _ways(place: Location, here: StudyRecord, there: StudyRecord, differing: list[tuple[str, Any, Any]]) -> str:
     """Say which flags continue the study in ``place``, and how another one takes over what it shares with it."""
     if any(name == "name" for name, _, _ in differing):
         return f"It is another study's folder: take another --out, for instance --out {shlex.quote(f'{place}-2')}"
     flags = list(dict.fromkeys(FLAGS[name](there) for name, _, _ in differing if name in FLAGS))
-    changed = {name: old for name, old, _ in differing if name in there.settings}
+    changed = {name: old for name, old, _ in differing if name in here.settings}
     flags += [f"--set {name}={json.dumps(old)}" for name, old in changed.items() if not name.endswith("_hash")]
     files = [_of_file(there, name, old) for name, old in changed.items() if name.endswith("_hash")]
     said = ", ".join(filter(None, (" ".join(flags), *files)))

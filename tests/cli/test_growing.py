@@ -186,3 +186,15 @@ def test_a_folder_is_taken_up_with_other_predictions_kept(study, capsys):
     assert read_study(study).settings["keep_predictions"] == "none" and not load(study).problems
     assert main(small_study.STUDY, built, [*flags, "--keep-predictions", "all"]) == 2
     assert "keep_predictions = 'all' is unknown" in capsys.readouterr().err
+
+
+def test_a_study_from_before_a_setting_is_told_the_value_that_it_had(run, tmp_path):
+    """As those of 0.5.0, whose study.json does not name `weighting`."""
+    (tmp_path / "old").mkdir()
+    run("new", "--seeds", "1", "--set", "weighting=raw", study=PLAIN)
+    header = read_study(tmp_path / "new")
+    settings = {name: value for name, value in header.settings.items() if name != "weighting"}
+    study_files.write_study(tmp_path / "old", replace(header, settings=settings))
+    code, err, _ = run("old", "--seeds", "2", study=PLAIN)
+    assert code == 2 and 'Use the same flags to continue it (--set weighting="raw")' in err
+    assert run("old", "--seeds", "2", "--set", 'weighting="raw"', "--dry-run", study=PLAIN)[0] == 0
