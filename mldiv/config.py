@@ -81,8 +81,8 @@ class TrialConfig:
     image_size: int | None = _peers(None, "pixels to which images are resized; none: as they are", gt=0, le=4096)
     train_size: int | None = _size(None, "training images; none: all")
     validation_size: int | None = setting(
-        None, "validation images, split from the training set; none: by validation_fraction; 0: not one, where nothing is "
-        "selected by them", ge=0, le=10**9, spares=(PRETRAINING,),
+        None, "validation images, split from the training set; none: by validation_fraction; 0: no image, "
+        "allowed where nothing is chosen by them", ge=0, le=10**9, spares=(PRETRAINING,),
     )  # fmt: skip
     test_size: int | None = _size(None, "test images; none: all")
     test_split: str = _peers(
@@ -202,8 +202,8 @@ class TrialConfig:
     )  # fmt: skip
     param_transform: str = _diversity_code("negative_log", "what of that distance is minimised [chosen]", choices=TRANSFORMS)
     param_normalization: str = _diversity_code(
-        "switch", "what divides that distance first: 1, the number of weights (by layer: a layer's), its value at the switch "
-        "[chosen]", choices=NORMALIZATIONS,
+        "switch", "what divides that distance first: sum, nothing; mean, the number of weights (by layer: a layer's); switch, "
+        "its value at the switch [chosen]", choices=NORMALIZATIONS,
     )  # fmt: skip
     kernel: str = _diversity_code("cosine", "similarity of two images' features, Eq. (14)", choices=KERNELS, search=anything)
     kernel_width: float = kernel_settings.parameter("width")
@@ -222,8 +222,9 @@ class TrialConfig:
     )
     feature_transform: str = _diversity_code("negative_log", "what of the feature KL is minimised [chosen]", choices=TRANSFORMS)
     feature_normalization: str = _diversity_code(
-        "switch", "what divides the feature KL first: 1, its value at the switch [chosen]", choices=NORMALIZATIONS
-    )
+        "switch", "what divides the feature KL first: sum or mean, nothing; switch, its value at the switch [chosen]",
+        choices=NORMALIZATIONS,
+    )  # fmt: skip
     scale_batches: int = _diversity_tensor(
         8,
         "batches over which the feature KL at the switch is averaged for feature_normalization switch",
@@ -290,8 +291,8 @@ class TrialConfig:
     channels_last: bool = setting(False, "memory layout of images and features: channels last")
     compile: str | bool = _peers(
         "auto", "how steps are computed: off, one operation after the other; graph, all of a step as one CUDA graph; on, or "
-        "true, compiled by torch, on a GPU as one such graph; auto, in records false, the fastest of these on a GPU, off on a "
-        "processor; where it fails, the record says why", choices=("auto", "off", "graph", "on"),
+        "true, compiled by torch, on a GPU as one such graph; auto (in records: false), the fastest of these on a GPU, off on "
+        "a processor. Where it fails, the record says why", choices=("auto", "off", "graph", "on"),
     )  # fmt: skip
 
     gradient_points: float = setting(

@@ -69,7 +69,7 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
     parser.add_argument("--arch", help=f"{_one_of(networks)}; with a recipe of its own: {', '.join(recipes)}")
     parser.add_argument("--width", type=float, help="factor of the network's channels")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of mldiv/config.py; may be repeated"
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting (docs/settings.md); repeatable"
     )
     parser.add_argument(
         "--ood",
@@ -77,8 +77,9 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
         "for one in a place of its own, or none",
     )
     parser.add_argument(
-        "--keep-predictions", metavar="WHAT", help="of test images, per trial: none, top or full (default): every class's"
-    )
+        "--keep-predictions", metavar="WHAT", help="what stays of test predictions: none, top (what tables and figures need) "
+        "or full (every class's probability; default)",
+    )  # fmt: skip
     parser.add_argument(
         "--arm", action="append", default=[], metavar="NAME", help="only this arm beside the baseline; repeatable"
     )
@@ -90,9 +91,12 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
         "--seeds",
         type=parse_seeds,
         metavar="N",
-        help=f"seeds on which each arm's choice is repeated; auto, auto:MOST: what decides, at most {USUAL_MOST}, MOST",
+        help="seeds on which each arm's choice is repeated (default: the preset's); auto, auto:MOST: until every comparison is "
+        f"decided, at most {USUAL_MOST}, MOST",
     )
-    parser.add_argument("--trials", type=int, metavar="N", help="Optuna trials for each searched arm; 0: defaults as they are")
+    parser.add_argument(
+        "--trials", type=int, metavar="N", help="Optuna trials of each arm's search; 0: none (default: the preset's)"
+    )
     parser.add_argument(
         "--open-suggestions",
         type=int,
@@ -126,14 +130,14 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
     )
     parser.add_argument("--in-process", action="store_true", help="train here, one trial after the other, without Ray")
     parser.add_argument(
-        "--lanes", type=parse_lanes, default=1, metavar="N", help="trials that each worker group, or this process, steps "
-        "together, which differ in numbers alone; auto: 4 on a GPU, on a processor, where it gains nothing, 1 (default 1)",
+        "--lanes", type=parse_lanes, default=1, metavar="N", help="most trials, differing in numbers alone, that each "
+        "worker group, or this process, trains in one step (default 1); auto: 4 on a GPU, 1 on a processor",
     )  # fmt: skip
     parser.add_argument(
         "--address", default=os.environ.get("RAY_ADDRESS") or "local", help="Ray cluster (default: this machine)"
     )
     parser.add_argument(
-        "--plugin", action="append", default=[], metavar="FILE", help="load own kernels, networks, ... (or a module's name)"
+        "--plugin", action="append", default=[], metavar="FILE", help="load own kernels, ... (or a module's name); repeatable"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     return parser.parse_args(current_names(sys.argv[1:] if argv is None else argv))
