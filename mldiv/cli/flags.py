@@ -94,9 +94,7 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
         help="seeds on which each arm's choice is repeated (default: the preset's); auto, auto:MOST: until every comparison is "
         f"decided, at most {USUAL_MOST}, MOST",
     )
-    parser.add_argument(
-        "--trials", type=int, metavar="N", help="Optuna trials of each arm's search; 0: none (default: the preset's)"
-    )
+    parser.add_argument("--trials", type=int, metavar="N", help="Optuna trials of each search; 0: none (default: the preset's)")
     parser.add_argument(
         "--open-suggestions",
         type=int,
