@@ -219,10 +219,15 @@ def fit_cut(study: Study, flags: Namespace, preset: str, base: TrialConfig) -> T
     return fitted
 
 
+#: By setting that a data set was too small for, what is taken then.
+ALL_OF = {"train_size": "all training images", "test_size": "all test images", "validation_size": "a share for validation"}
+
+
 def clipped(preset: str, base: TrialConfig, fitted: TrialConfig) -> str:
     """Say what of a preset was fitted to a small data set; nothing where all of it was kept."""
     batch = f"batch_size {fitted.batch_size} in place of {base.batch_size}" if fitted.batch_size != base.batch_size else ""
-    sizes = "all there are" if fitted.replace(batch_size=base.batch_size) != base else ""
+    changed = [name for name in ("train_size", "test_size", "validation_size") if getattr(fitted, name) != getattr(base, name)]
+    sizes = "all there are" if changed[:2] == ["train_size", "test_size"] else ALL_OF[changed[0]] if changed else ""
     words = ", and ".join(filter(None, (sizes, batch)))
     return f"fewer images than preset {preset} takes, so {words}" if words else ""
 

@@ -81,7 +81,8 @@ def test_of_a_data_set_smaller_than_the_presets_cut_all_is_taken(study, capsys, 
         assert said == ""
     else:
         images = f"{kept.get('train_size', 102)} training, {kept.get('validation_size', 18)} validation and "
-        assert f"fewer images than preset demo takes, so all there are: image_folder: {images}" in said
+        taken = "all test images" if "train_size" in kept else "all training images" if kept else "all there are"
+        assert f"fewer images than preset demo takes, so {taken}: image_folder: {images}" in said
 
 
 @pytest.mark.parametrize("setting", ["train_size=500", "validation_size=130", "test_size=50"])
