@@ -1,7 +1,8 @@
 """Read labels of the test images from a file: a class, or soft, a share of each class, per image in the images' order."""
 
 import csv
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from mldiv.records.contents import TrialRecord
 
 #: Columns of a table, or names in an .npz, that are no labels: the images' numbers from 0, and of which images the labels are.
 IMAGE, FINGERPRINT = "image", "fingerprint"
+#: What pandas calls a first column without a name: the index of a table that was written with it.
+UNNAMED = "Unnamed: 0"
 #: What a record says of its test images.
 OF_DATA = ("test", "classes", "test_fingerprint")
 
@@ -125,15 +128,19 @@ def _columns(path: Path, table: pd.DataFrame) -> tuple[np.ndarray, str | None]:
         table = table.sort_values(IMAGE, kind="stable")
         if (table.pop(IMAGE).to_numpy() != np.arange(len(table))).any():
             raise RecordError(f"{path.name}: {IMAGE} is not every number from 0 to {len(table) - 1}, once each")
-    names = [str(name) for name in table]
-    if len(names) > 1 and _classes(names):
-        names = [str(number) for number in range(len(names))]
-    return table[names].to_numpy(), fingerprints.pop()
+    if UNNAMED in table:
+        raise RecordError(
+            f"{path.name}: its first column has no name: leave it out, or call it {IMAGE} if it counts the images"
+        )
+    numbers = [number[0] if (number := re.findall(r"\d+$", name)) else None for name in table]
+    if len(numbers) > 1 and _classes(numbers):
+        table = table.iloc[:, np.argsort([int(number) for number in numbers if number])]
+    return table.to_numpy(), fingerprints.pop()
 
 
-def _classes(names: list[str]) -> bool:
-    """Whether names are the numbers of classes, in whatever order."""
-    return set(names) == {str(number) for number in range(len(names))}
+def _classes(names: Sequence[str | None]) -> bool:
+    """Whether names are the numbers of classes, from 0 or 1, in whatever order."""
+    return any(set(names) == {str(number + first) for number in range(len(names))} for first in (0, 1))
 
 
 def _is_number(text: str) -> bool:

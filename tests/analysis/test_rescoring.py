@@ -186,6 +186,9 @@ FORMS = {
     "c.csv": lambda path, own: shuffled(own).to_csv(path, index=False),
     "d.csv": lambda path, own: pd.DataFrame(np.eye(10)[own]).to_csv(path, index=False),
     "e.csv": lambda path, own: pd.DataFrame(np.eye(10)[own][:, ::-1], columns=range(9, -1, -1)).to_csv(path, index=False),
+    "f.csv": lambda path, own: pd.DataFrame(np.eye(10)[own][:, ::-1], columns=[f"class {of}" for of in range(10, 0, -1)]).to_csv(
+        path, index=False
+    ),
     "a.parquet": lambda path, own: shuffled(own).to_parquet(path),
     "b.parquet": lambda path, own: pd.DataFrame(np.eye(10)[own], columns=list("abcdefghij")).to_parquet(path),
 }  # fmt: skip
@@ -224,6 +227,7 @@ WRONG = {
     "none.npz": (lambda path, own: np.savez(path, y=own), "holds y, and no labels"),
     "twice.csv": (text("image,label\n0,1\n0,1\n"), "image is not every number from 0 to 1, once each"),
     "two.csv": (text("fingerprint,label\na,1\nb,1\n"), "names several fingerprints"),
+    "index.csv": (lambda path, own: pd.DataFrame({"label": own}).to_csv(path), "its first column has no name: leave it out"),
     "torn.parquet": (text("PAR1"), "cannot be read"),
     "labels.txt": (text("1"), "labels come in .npy, .npz, .csv, .parquet"),
     "missing.npy": (lambda path, own: None, "cannot be read .No such file"),
