@@ -1,7 +1,6 @@
 """Read labels of the test images from a file: a class, or soft, a share of each class, per image in the images' order."""
 
 import csv
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,13 +131,13 @@ def _columns(path: Path, table: pd.DataFrame) -> tuple[np.ndarray, str | None]:
         raise RecordError(
             f"{path.name}: its first column has no name: leave it out, or call it {IMAGE} if it counts the images"
         )
-    numbers = [number[0] if (number := re.findall(r"\d+$", name)) else None for name in table]
+    numbers = [name.removeprefix(name.rstrip("0123456789")) for name in map(str, table)]
     if len(numbers) > 1 and _classes(numbers):
-        table = table.iloc[:, np.argsort([int(number) for number in numbers if number])]
+        table = table.iloc[:, np.argsort([int(number) for number in numbers])]
     return table.to_numpy(), fingerprints.pop()
 
 
-def _classes(names: Sequence[str | None]) -> bool:
+def _classes(names: Sequence[str]) -> bool:
     """Whether names are the numbers of classes, from 0 or 1, in whatever order."""
     return any(set(names) == {str(number + first) for number in range(len(names))} for first in (0, 1))
 

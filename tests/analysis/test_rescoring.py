@@ -177,6 +177,8 @@ def shuffled(own):
     return pd.DataFrame({"image": order, "label": own[order], "fingerprint": "abc"})
 
 
+#: Names of classes that count from 1, the last first.
+BACKWARDS = [f"class {number}" for number in range(10, 0, -1)]
 FORMS = {
     "a.npy": lambda path, own: np.save(path, own),
     "b.npy": lambda path, own: np.save(path, (0.9995 * np.eye(10)[own]).astype("float32")),
@@ -186,9 +188,7 @@ FORMS = {
     "c.csv": lambda path, own: shuffled(own).to_csv(path, index=False),
     "d.csv": lambda path, own: pd.DataFrame(np.eye(10)[own]).to_csv(path, index=False),
     "e.csv": lambda path, own: pd.DataFrame(np.eye(10)[own][:, ::-1], columns=range(9, -1, -1)).to_csv(path, index=False),
-    "f.csv": lambda path, own: pd.DataFrame(np.eye(10)[own][:, ::-1], columns=[f"class {of}" for of in range(10, 0, -1)]).to_csv(
-        path, index=False
-    ),
+    "f.csv": lambda path, own: pd.DataFrame(np.eye(10)[own][:, ::-1], columns=BACKWARDS).to_csv(path, index=False),
     "a.parquet": lambda path, own: shuffled(own).to_parquet(path),
     "b.parquet": lambda path, own: pd.DataFrame(np.eye(10)[own], columns=list("abcdefghij")).to_parquet(path),
 }  # fmt: skip
