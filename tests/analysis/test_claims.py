@@ -27,6 +27,8 @@ SMALL = (
     "a quarter of the rate", "apart at half the rate", "away from zero at half the rate", "both terms at half the rate",
 )  # fmt: skip
 
+#: Seeds of few images of CIFAR-100: those that were looked at, and those of which two questions were asked again.
+OLD, NEW = (1, 2, 3, 4), (5, 6, 7, 8)
 #: Of the placebos, in the order of the page's sentence.
 PUSHES = (
     "away from zero", "apart from the peer", "apart by directions", "apart from a shuffled peer",
@@ -102,6 +104,20 @@ def test_what_small_shares_do_to_disagreement_on_test_images():
     zero, peer, rate = (more(study, arm) for arm in ("away from zero", "apart from the peer", "half the rate"))
     said = f"by {zero} points under the one and by {peer} under the other, at half the rate without a push by {rate}"
     assert said in text, said
+
+
+def test_two_accuracies_of_cifar100_are_asked_of_the_new_seeds_alone():
+    repeats, rows, p = gather(load(RESULTS / "few_images" / "cifar100_placebo")), [], []
+    for baseline, arm in (("mutual learning", "apart from the peer"), ("apart from the peer", "away from zero")):
+        of_seeds = [
+            {name: {seed: of[seed] for seed in seeds} for name, of in repeats.items()} for seeds in (OLD, NEW, OLD + NEW)
+        ]
+        old, new, both = (differences(of, baseline, [arm], ["accuracy"])["accuracy"][arm] for of in of_seeds)
+        rows.append([old.text(2), new.text(2), both.text(2)])
+        p.append(new.p)
+    for (old, new, both), corrected in zip(rows, holm(p), strict=True):
+        said = f"| {old} | {new} | {corrected:{'.3f' if corrected < 0.01 else '.2f'}} | {both} |"
+        assert said in page("few_images"), said
 
 
 def test_a_gain_on_all_images_comes_with_disagreement_on_test_images():
