@@ -48,11 +48,12 @@ def _others(study: StudyData, effects: Effects) -> list[str]:
             found.sort(key=lambda arm: -abs(arms[arm].mean))
             few = len(found) <= NAMED_ARMS
             sizes = [f"{names([arm])} ({arms[arm].text(compared.digits)})" for arm in (found if few else found[:1])]
-            parts.append(f"{word} {', '.join(sizes)}" if few else f"{subject(found, arms)} {word}, most {sizes[0]}")
-        said = (
-            f"{'; '.join(parts)}. {corrected(arms, [*told[BETTER], *told[WORSE]])}" if parts else "no arm is better or worse."
-        )
-        lines.append(f"**By {compared.title}**{compared.unit}: {said}".rstrip())
+            parts.append(f"{word}: {', '.join(sizes)}" if few else f"{subject(found, arms)} {word}, most {sizes[0]}")
+        if parts:
+            stays = corrected(arms, [*told[BETTER], *told[WORSE]])
+            lines.append(f"**By {compared.title}**{compared.unit}, {'; '.join(parts)}. {stays}".rstrip())
+        else:
+            lines.append(f"**By {compared.title}** no arm is better or worse.")
     return lines
 
 
