@@ -3,6 +3,7 @@
 import re
 import sys
 from functools import cache
+from itertools import product
 from pathlib import Path
 from statistics import fmean as mean
 
@@ -30,6 +31,8 @@ EFFECT = re.compile(r"[+-]\d+\.(\d+) \[[+-]\d+\.\d+, [+-]\d+\.\d+\]")
 MEANS = ("nll", "accuracy")
 #: With so many digits effects are quoted.
 DIGITS = (2, 3, 4)
+#: A mean like -0.845 is rounded up by one version of NumPy, and down by another.
+ROUNDED = (1 - 1e-12, 1.0, 1 + 1e-12)
 #: The studies whose networks overfit; those of all others err on training images on at most so many points fewer.
 OVERFIT, POINTS = ("few_images", "few_images/small", "few_images/cifar100", "few_images/cifar100_placebo", "yardsticks/pair"), 4
 #: Of studies with more, arms are compared with the baseline alone.
@@ -46,9 +49,9 @@ def read_once():
         yield
 
 
-def written(effect, digits):
+def written(effect, digits, factor=1.0):
     """An effect as the pages have it: its mean, and its interval in brackets."""
-    mean, *ends = (f"{value:+.{digits}f}" for value in (effect.mean, *(effect.interval or ())))
+    mean, *ends = (f"{factor * value:+.{digits}f}" for value in (effect.mean, *(effect.interval or ())))
     return f"{mean} [{', '.join(ends)}]" if ends else mean
 
 
@@ -102,7 +105,7 @@ def said(name):
         for effects in [contrasts(repeats, study.header.contrasts, MEANS), *families]:
             for of_metric in effects.values():
                 for arm, effect in of_metric.items():
-                    found.setdefault(arm, set()).update(written(effect, digits) for digits in DIGITS)
+                    found.setdefault(arm, set()).update(written(effect, *way) for way in product(DIGITS, ROUNDED))
     return found
 
 

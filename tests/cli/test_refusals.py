@@ -236,7 +236,7 @@ def test_words_may_be_written_in_figures(study):
         ("STUDY = 3", "STUDY is of the type int"),
         ("import nowhere", "ModuleNotFoundError: No module named 'nowhere' (line 1)"),
         ("STUDY = (", "mine.py, line 1)"),
-        (OWN.replace("baseline", "basline"), "unexpected keyword argument 'basline' (line 2)"),
+        (OWN.replace("baseline", "basline"), "unexpected keyword argument 'basline'"),
         (OWN.replace("{'a': {}}", "['a']"), "TypeError: arms: expected what each sets by its name"),
         (OWN.replace("{'a': {}}", "{'a': {'alpha'}}"), "TypeError: arms: expected what each sets by its name"),
         (OWN.replace("('lr',)", "('lr')"), "TypeError: searched = 'lr': expected a tuple of names, such as ('lr',) (line 2)"),
