@@ -17,6 +17,8 @@ from mldiv.storage.files import State
 #: Where a checkpoint may hold its network's state, and what wrappers put before the names of its tensors.
 WITHIN = ("state_dict", "model_state_dict", "model", "net")
 WRAPPERS = ("module.", "_orig_mod.")
+#: Of a network's values, the least share that makes it one that starts from a file.
+LEAST_TAKEN = 0.5
 #: How many names a sentence lists.
 _some = partial(first_few, most=6)
 
@@ -45,7 +47,8 @@ def located(given: str) -> Path | None:
 def fitted(path: Path, own: Mapping[str, Tensor]) -> tuple[State, str]:
     """Return ``own``, a network's state, with every tensor that a file has of that name and shape; say what does not fit.
 
-    Raises: DataError, naming the file, where it cannot be read, nothing of it fits, or what fits is not finite.
+    Raises: DataError, naming the file, where it cannot be read, less than LEAST_TAKEN of the network fits, or what fits is not
+    finite.
     """
     found = _read(path)
     fits = {
@@ -62,6 +65,12 @@ def fitted(path: Path, own: Mapping[str, Tensor]) -> tuple[State, str]:
         for name, value in own.items()
         if name not in fits
     ]
+    taken, weights = (sum(value.numel() for value in of.values() if value.is_floating_point()) for of in (fits, own))
+    if taken < LEAST_TAKEN * weights:
+        raise DataError(
+            f"{path}: is of another network: {taken:,} of {weights:,} values fit, and a peer would be called pretrained that "
+            f"starts at random; not there, or of another shape: {_some(left)}"
+        )
     said = f"{path.name}: {len(fits)} of {len(own)} tensors"
     said += f"; left at their random start: {_some(left)}" if left else ""
     unknown = [name for name in found if name not in own]

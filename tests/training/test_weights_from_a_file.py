@@ -93,6 +93,13 @@ def test_files_that_are_no_weights_of_the_network(tiny, tmp_path, content, said)
         from_file(named(tiny, tmp_path / "x.pt"), TEN, "pretrain")
 
 
+def test_weights_of_a_wider_network_are_no_start(tiny, tmp_path):
+    """Of these the classifier's bias alone has the same shape; the peer called pretrained started at random."""
+    torch.save(network(tiny.replace(width=2 * tiny.width), TEN, "wide").state_dict(), tmp_path / "wide.pt")
+    with pytest.raises(DataError, match=r"wide.pt: is of another network: 10 of [\d,]+ values fit.*conv1.weight \(\["):
+        from_file(named(tiny, tmp_path / "wide.pt"), TEN, "pretrain")
+
+
 def test_safetensors(tiny, tmp_path):
     torch_file = pytest.importorskip("safetensors.torch")
     state = network(tiny.replace(seed=7), TEN, "another").state_dict()
