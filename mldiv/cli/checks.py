@@ -26,8 +26,7 @@ from mldiv.method.alignment import channel_groups
 from mldiv.method.kernels import KERNELS
 from mldiv.method.losses import PARAM_DISTANCES
 from mldiv.method.networks import build
-from mldiv.method.posterior import GaussianPosterior
-from mldiv.plugins.contracts import of_network, of_similarities
+from mldiv.plugins.contracts import of_similarities, try_network
 from mldiv.plugins.loading import described, is_own, own_files
 from mldiv.records.checked_files import existing
 from mldiv.settings import kernel_settings
@@ -41,9 +40,6 @@ from mldiv.training.worker_cache import dataset
 
 #: Test images by which metrics are tried, from all over the split: their labels may be sorted.
 SCORED = 256
-
-#: Images by which a plug-in's network is tried, in training and out of it.
-TRIED = 3
 
 #: Vectors as long as the weights that training holds for a peer: means, rhos, their gradients and momenta.
 VECTORS = 6
@@ -192,7 +188,8 @@ def check_trials(configs: Sequence[TrialConfig], memory: float = math.inf) -> No
             _check_alignment(built[shape])
         _check_memory(config, data.shapes, built[shape], memory)
         if new and is_own("network", config.arch):
-            _check_network(*shape)
+            with _named(f"network {config.arch!r}"):
+                try_network(*shape)
 
 
 def check_pretrained(configs: Sequence[TrialConfig]) -> list[str]:
@@ -249,16 +246,6 @@ def _check_declared(arch: str, network: nn.Module) -> None:
             raise ConfigError(f"it makes a {type(network).__name__}, where a module of torch's is expected")
         if getattr(network, "feature_channels", None) is None:
             raise ConfigError(f"{type(network).__name__} names no feature_channels, the channels of its features")
-
-
-def _check_network(arch: str, width: float, classes: int, channels: int, size: int) -> None:
-    """Refuse a plug-in's network that gives no logits and features of such images, or has no weights to be Bayesian."""
-    with _named(f"network {arch!r}"), torch.random.fork_rng(devices=[]):
-        module = build(arch, classes=classes, channels=channels, width=width, seed=0, image_size=size)
-        for training in (True, False):
-            if faults := list(of_network(module.train(training), torch.randn(TRIED, channels, size, size), classes)):
-                raise ConfigError("; ".join(faults))
-        GaussianPosterior(module)
 
 
 def _check_alignment(network: nn.Module) -> None:

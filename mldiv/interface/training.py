@@ -17,6 +17,7 @@ from mldiv.interface.loading import read_pair
 from mldiv.interface.own_data import Data, own_data
 from mldiv.interface.pair import TrainedPair
 from mldiv.interface.threads import threads as threads_of
+from mldiv.plugins.contracts import try_network
 from mldiv.records import study_files
 from mldiv.records.checked_files import Damaged, existing
 from mldiv.settings.setting import shown
@@ -84,11 +85,20 @@ def train(
             workspace = _Given(where, images)
         place = Path(folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="mldiv-")))
         _check_folder(place, config, workspace)
+        _check_network(config, workspace.data(config))
         record = fit(config, place, store=Store(place / PRETRAINED), workspace=workspace, report=progress)
         shutil.rmtree(place / PRETRAINED, ignore_errors=True)
         if record.status == "diverged":
             raise Diverged(record.reason)
         return read_pair(place, where)
+
+
+def _check_network(config: TrialConfig, data: ImageData) -> None:
+    """Refuse a network of one's own with which training fails, or whose features no gradient reaches."""
+    try:
+        try_network(config.arch, config.width, data.classes, data.channels, data.train.images.shape[-1])
+    except ConfigError as error:
+        raise ConfigError(f"network {config.arch!r}: {error}") from None
 
 
 def _check_folder(folder: Path, config: TrialConfig, workspace: Workspace) -> None:

@@ -20,6 +20,7 @@ from mldiv.method.fusion import FUSIONS, PeerFusion
 from mldiv.method.kernels import KERNELS, kernel_ranges
 from mldiv.method.losses import PARAM_DISTANCES, TRANSFORMS, Distance, Transform
 from mldiv.method.networks import build
+from mldiv.method.posterior import GaussianPosterior
 from mldiv.presets import configure
 from mldiv.settings import kernel_settings
 from mldiv.settings.setting import fields
@@ -29,6 +30,9 @@ Faults = Iterator[str]
 
 #: Of a distance over all weights, in the middle of what posteriors are apart.
 RAW_SUM = 5000.0
+
+#: Images by which a network is tried, in training and out of it.
+TRIED = 3
 
 
 def kernel(function: Callable[..., Tensor]) -> Faults:
@@ -117,6 +121,19 @@ def of_network(module: nn.Module, images: Tensor, classes: int) -> Faults:
             yield f"its {what} are not finite"
         if not any(value.requires_grad for value in values):
             yield f"no gradient of its {what} reaches a weight: are they detached, or has it no weights that learn?"
+
+
+def try_network(arch: str, width: float, classes: int, channels: int, size: int) -> None:
+    """Refuse a network that gives no logits and features of images of this size, or has no weights to be Bayesian.
+
+    Raises: ConfigError; whatever the network raises.
+    """
+    with torch.random.fork_rng(devices=[]):
+        module = build(arch, classes=classes, channels=channels, width=width, seed=0, image_size=size)
+        for training in (True, False):
+            if faults := list(of_network(module.train(training), torch.randn(TRIED, channels, size, size), classes)):
+                raise ConfigError("; ".join(faults))
+        GaussianPosterior(module)
 
 
 def network(name: str) -> Faults:

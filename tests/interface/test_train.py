@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers.first_stages import differing
 from helpers.small_study import trial
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import mldiv
@@ -13,6 +14,7 @@ from mldiv.datasets.files import DataError
 from mldiv.datasets.sources import DATASETS
 from mldiv.interface import training
 from mldiv.interface.own_data import own_data
+from mldiv.method.networks import MODELS
 from mldiv.records import checked_files, study_files
 from mldiv.training.loop import Diverged
 from mldiv.training.worker_cache import dataset
@@ -241,3 +243,32 @@ def test_settings_by_name_and_a_data_set_by_name():
         mldiv.train(tiny | {"widht": 1})
     with pytest.raises(Diverged, match="epoch 0"):
         mldiv.train(tiny | {"lr": 1e12, "clip_norm": 0.0})
+
+
+class Own(nn.Module):
+    """Gives features that are detached."""
+
+    feature_channels = (4,)
+
+    def __init__(self, classes, channels, width, image_size):
+        super().__init__()
+        self.convolution, self.classifier = nn.Conv2d(channels, 4, 3), nn.Linear(4, classes)
+
+    def forward(self, images):
+        features = self.convolution(images)
+        return self.classifier(features.mean((2, 3))), (features.detach(),)
+
+
+class Bare(Own):
+    """Gives logits alone."""
+
+    def forward(self, images):
+        return super().forward(images)[0]
+
+
+@pytest.mark.parametrize(("network", "said"), [(Own, "no gradient of its features"), (Bare, "forward must return")])
+def test_an_own_network_is_tried_before_training(digits, monkeypatch, network, said):
+    """Detached features were trained on without a word: the feature term moved nothing."""
+    monkeypatch.setitem(MODELS, "own", network)
+    with pytest.raises(ConfigError, match=f"network 'own': {said}"):
+        mldiv.train({"arch": "own", "epochs": 2, "switch_epoch": 1}, digits[0])
