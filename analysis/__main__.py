@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -112,7 +113,7 @@ def _unpack(places: Sequence[str], out: str) -> str:
         raise ValueError(f"--unpack: {places[0]} holds no {ARCHIVE}")
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"--unpack: {folder} holds something already; name a new folder")
-    return f"{folder}: {unpack(packed, folder)}\nTo go on from it: the study's command with --out {folder}"
+    return f"{folder}: {unpack(packed, folder)}\nTo go on from it: the study's command with --out {shlex.quote(str(folder))}"
 
 
 def _analyse(places: Sequence[str], out: Path | None, formats: Sequence[str], labels: Path | None) -> str:
