@@ -6,7 +6,7 @@ The tests of the package's own entries and `mldiv check-plugin` use the same fun
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -104,22 +104,25 @@ def _as_usual(values: Tensor, images: int) -> Faults:
         yield "it is not symmetric"
 
 
-def of_network(module: nn.Module, images: Tensor, classes: int) -> Faults:
-    """Check what no trial can do without in a network: finite logits and features of its channels, which its weights move."""
-    result = module(images)
+def of_network(run: nn.Module, declared: object, images: Tensor, classes: int, learns: bool = True) -> Faults:
+    """Check what no trial can do without in a network: finite logits and features of its channels, which its weights move.
+
+    run: the network, or its posterior; declared: its feature_channels; learns: whether gradients are asked for.
+    """
+    result = run(images)
     if not isinstance(result, tuple | list) or len(result) != 2 or isinstance(result[1], Tensor):
         yield "forward must return (logits, (features of a block, ...))"
         return
     logits, features = result
     if logits.shape != (len(images), classes):
         yield f"logits of {len(images)} images and {classes} classes have the shape {tuple(logits.shape)}"
-    found, channels = [feature.shape[1] for feature in features], getattr(module, "feature_channels", None)
-    if channels is None or list(channels) != found:
-        yield f"feature_channels is {channels}, its features have {found} channels"
+    found = [feature.shape[1] for feature in features]
+    if not isinstance(declared, Iterable) or list(declared) != found:
+        yield f"feature_channels is {declared}, its features have {found} channels"
     for what, values in (("logits", [logits]), ("features", features)):
         if not all(value.isfinite().all() for value in values):
             yield f"its {what} are not finite"
-        if not any(value.requires_grad for value in values):
+        if learns and not any(value.requires_grad for value in values):
             yield f"no gradient of its {what} reaches a weight: are they detached, or has it no weights that learn?"
 
 
@@ -130,17 +133,18 @@ def try_network(arch: str, width: float, classes: int, channels: int, size: int)
     """
     with torch.random.fork_rng(devices=[]):
         module = build(arch, classes=classes, channels=channels, width=width, seed=0, image_size=size)
+        declared, posterior = getattr(module, "feature_channels", None), GaussianPosterior(module)
         for training in (True, False):
-            if faults := list(of_network(module.train(training), torch.randn(TRIED, channels, size, size), classes)):
+            images = torch.randn(TRIED, channels, size, size)
+            if faults := list(of_network(posterior.train(training), declared, images, classes, learns=training)):
                 raise ConfigError("; ".join(faults))
-        GaussianPosterior(module)
 
 
 def network(name: str) -> Faults:
     """Check a network of MODELS on small images: logits, features, their channels, a start that its seed alone decides."""
     module, again = (build(name, classes=5, channels=1, seed=3, image_size=8) for _ in range(2))
     images = torch.randn(3, 1, 8, 8)
-    if found := list(of_network(module.eval(), images, 5)):
+    if found := list(of_network(module.eval(), getattr(module, "feature_channels", None), images, 5)):
         yield from found
         return
     if any(not torch.equal(value, again.state_dict()[key]) for key, value in module.state_dict().items()):

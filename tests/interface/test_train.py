@@ -272,3 +272,22 @@ def test_an_own_network_is_tried_before_training(digits, monkeypatch, network, s
     monkeypatch.setitem(MODELS, "own", network)
     with pytest.raises(ConfigError, match=f"network 'own': {said}"):
         mldiv.train({"arch": "own", "epochs": 2, "switch_epoch": 1}, digits[0])
+
+
+class Frozen(Own):
+    """Has a frozen convolution, whose posterior learns all the same, and gives no gradient out of training."""
+
+    def __init__(self, *shape):
+        super().__init__(*shape)
+        self.convolution.requires_grad_(False)
+
+    def forward(self, images):
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            features = self.convolution(images)
+            return self.classifier(features.mean((2, 3))), (features,)
+
+
+def test_a_network_whose_posterior_learns_is_taken(digits, monkeypatch):
+    """It was refused where its own weights, which the posterior's replace, were frozen, or for its evaluation."""
+    monkeypatch.setitem(MODELS, "own", Frozen)
+    assert mldiv.train({"arch": "own", "epochs": 1, "switch_epoch": 1}, digits[0]).record.status == "finished"
