@@ -139,7 +139,8 @@ def _columns(path: Path, table: pd.DataFrame) -> tuple[np.ndarray, str | None]:
 
 def _classes(names: Sequence[str]) -> bool:
     """Whether names are the numbers of classes, from 0 or 1, in whatever order."""
-    return any(set(names) == {str(number + first) for number in range(len(names))} for first in (0, 1))
+    numbers = sorted(int(name) for name in names if name.isdecimal())
+    return numbers in (list(range(len(names))), list(range(1, len(names) + 1)))
 
 
 def _is_number(text: str) -> bool:

@@ -179,6 +179,8 @@ def shuffled(own):
 
 #: Names of classes that count from 1, the last first.
 BACKWARDS = [f"class {number}" for number in range(10, 0, -1)]
+#: The same with as many digits each.
+PADDED = [f"class {number:02d}" for number in range(10, 0, -1)]
 FORMS = {
     "a.npy": lambda path, own: np.save(path, own),
     "b.npy": lambda path, own: np.save(path, (0.9995 * np.eye(10)[own]).astype("float32")),
@@ -189,6 +191,7 @@ FORMS = {
     "d.csv": lambda path, own: pd.DataFrame(np.eye(10)[own]).to_csv(path, index=False),
     "e.csv": lambda path, own: pd.DataFrame(np.eye(10)[own][:, ::-1], columns=range(9, -1, -1)).to_csv(path, index=False),
     "f.csv": lambda path, own: pd.DataFrame(np.eye(10)[own][:, ::-1], columns=BACKWARDS).to_csv(path, index=False),
+    "g.csv": lambda path, own: pd.DataFrame(np.eye(10)[own][:, ::-1], columns=PADDED).to_csv(path, index=False),
     "a.parquet": lambda path, own: shuffled(own).to_parquet(path),
     "b.parquet": lambda path, own: pd.DataFrame(np.eye(10)[own], columns=list("abcdefghij")).to_parquet(path),
 }  # fmt: skip
