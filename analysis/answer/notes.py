@@ -53,7 +53,7 @@ def _others(study: StudyData, effects: Effects) -> list[str]:
             stays = corrected(arms, [*told[BETTER], *told[WORSE]])
             lines.append(f"**By {compared.title}**{compared.unit}, {'; '.join(parts)}. {stays}".rstrip())
         else:
-            lines.append(f"**By {compared.title}** no arm is better or worse.")
+            lines.append(f"**By {compared.title}** no arm is known to be better or worse.")
     return lines
 
 

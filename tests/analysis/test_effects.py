@@ -121,7 +121,7 @@ def test_the_answer_says_what_other_scores_tell(tmp_path):
         study_files.write_trial(path, record)
     text = analyse(folder).answer()
     said = "- **By accuracy** in percentage points, worse: apart (-10.00 [-11.30, -8.70]). After Holm's correction over 2 "
-    assert f"{said}comparisons all of that stays.\n- **By ECE** no arm is better or worse.\n" in text, text
+    assert f"{said}comparisons all of that stays.\n- **By ECE** no arm is known to be better or worse.\n" in text, text
 
 
 def test_what_a_temperature_gives_is_told_from_what_training_gave(tmp_path):
