@@ -26,7 +26,7 @@ from mldiv.method.alignment import channel_groups
 from mldiv.method.kernels import KERNELS
 from mldiv.method.losses import PARAM_DISTANCES
 from mldiv.method.networks import build
-from mldiv.plugins.contracts import of_similarities, try_network
+from mldiv.plugins.contracts import of_module, of_similarities, try_network
 from mldiv.plugins.loading import described, is_own, own_files
 from mldiv.records.checked_files import existing
 from mldiv.settings import kernel_settings
@@ -242,10 +242,8 @@ def _outline(arch: str, width: float, classes: int, channels: int, size: int) ->
 def _check_declared(arch: str, network: nn.Module) -> None:
     """Refuse what is no module, or does not name its features' channels, for which the fusion is made."""
     with _named(f"network {arch!r}"):
-        if not isinstance(network, nn.Module):
-            raise ConfigError(f"it makes a {type(network).__name__}, where a module of torch's is expected")
-        if getattr(network, "feature_channels", None) is None:
-            raise ConfigError(f"{type(network).__name__} names no feature_channels, the channels of its features")
+        if faults := list(of_module(network)):
+            raise ConfigError("; ".join(faults))
 
 
 def _check_alignment(network: nn.Module) -> None:

@@ -6,12 +6,13 @@ The tests of the package's own entries and `mldiv check-plugin` use the same fun
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.sources import DATASETS, Source
@@ -104,6 +105,20 @@ def _as_usual(values: Tensor, images: int) -> Faults:
         yield "it is not symmetric"
 
 
+def of_module(module: object) -> Faults:
+    """Check what is asked of a network before it sees an image: that it is a module, with weights, and says its channels."""
+    if not isinstance(module, nn.Module):
+        yield f"it makes a {type(module).__name__}, where a module of torch's is expected"
+        return
+    declared, name = getattr(module, "feature_channels", None), type(module).__name__
+    if declared is None:
+        yield f"{name} names no feature_channels, the channels of its features"
+    elif not isinstance(declared, Collection):
+        yield f"feature_channels is {declared!r}, where the channels of each of its features are expected, as (64, 128)"
+    if any(map(is_lazy, module.parameters())):
+        yield f"{name} has lazy layers, whose weights an image would decide: give their sizes"
+
+
 def of_network(run: nn.Module, declared: object, images: Tensor, classes: int, learns: bool = True) -> Faults:
     """Check what no trial can do without in a network: finite logits and features of its channels, which its weights move.
 
@@ -117,7 +132,7 @@ def of_network(run: nn.Module, declared: object, images: Tensor, classes: int, l
     if logits.shape != (len(images), classes):
         yield f"logits of {len(images)} images and {classes} classes have the shape {tuple(logits.shape)}"
     found = [feature.shape[1] for feature in features]
-    if not isinstance(declared, Iterable) or list(declared) != found:
+    if not isinstance(declared, Collection) or list(declared) != found:
         yield f"feature_channels is {declared}, its features have {found} channels"
     for what, values in (("logits", [logits]), ("features", features)):
         if not all(value.isfinite().all() for value in values):
@@ -133,7 +148,9 @@ def try_network(arch: str, width: float, classes: int, channels: int, size: int)
     """
     with torch.random.fork_rng(devices=[]):
         module = build(arch, classes=classes, channels=channels, width=width, seed=0, image_size=size)
-        declared, posterior = getattr(module, "feature_channels", None), GaussianPosterior(module)
+        if faults := list(of_module(module)):
+            raise ConfigError("; ".join(faults))
+        declared, posterior = module.feature_channels, GaussianPosterior(module)
         for training in (True, False):
             images = torch.randn(TRIED, channels, size, size)
             if faults := list(of_network(posterior.train(training), declared, images, classes, learns=training)):

@@ -62,6 +62,8 @@ def run(tmp_path):
         (LAST, "return images.flatten(1)[:, :10], (features,)", "no gradient of its logits reaches a weight"),
         (LAST, "assert self.training, 'not now'\n        return logits, (features,)", "AssertionError: not now (line 17)"),
         (START, "", "Own names no feature_channels"),
+        (START, "self.feature_channels = 4", "feature_channels is 4, where the channels of each"),
+        ("nn.Conv2d(channels, 4, 3)", "nn.LazyConv2d(4, 3)", "Own has lazy layers"),
         (START, "raise KeyError('depth')", "KeyError: 'depth' (line 10)"),
         ('MODELS["own"] = Own', 'MODELS["own"] = torch.sin', "TypeError: sin()"),
         ("nn.Conv2d(channels, 4, 3)", "nn.ConvTranspose2d(channels, 4, 3)", ""),

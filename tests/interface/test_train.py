@@ -266,7 +266,18 @@ class Bare(Own):
         return super().forward(images)[0]
 
 
-@pytest.mark.parametrize(("network", "said"), [(Own, "no gradient of its features"), (Bare, "forward must return")])
+class Lazy(Own):
+    """Has a layer whose weights an image would decide."""
+
+    def __init__(self, *shape):
+        super().__init__(*shape)
+        self.convolution = nn.LazyConv2d(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [(Own, "no gradient of its features"), (Bare, "forward must return"), (Lazy, "Lazy has lazy layers")],
+)
 def test_an_own_network_is_tried_before_training(digits, monkeypatch, network, said):
     """Detached features were trained on without a word: the feature term moved nothing."""
     monkeypatch.setitem(MODELS, "own", network)
