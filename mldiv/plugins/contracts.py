@@ -119,7 +119,7 @@ def of_module(module: object) -> Faults:
         yield f"{name} has lazy layers, whose weights an image would decide: give their sizes"
 
 
-def of_network(run: nn.Module, declared: object, images: Tensor, classes: int, learns: bool = True) -> Faults:
+def of_network(run: nn.Module, declared: Any, images: Tensor, classes: int, learns: bool = True) -> Faults:
     """Check what no trial can do without in a network: finite logits and features of its channels, which its weights move.
 
     run: the network, or its posterior; declared: its feature_channels; learns: whether gradients are asked for.
@@ -132,7 +132,7 @@ def of_network(run: nn.Module, declared: object, images: Tensor, classes: int, l
     if logits.shape != (len(images), classes):
         yield f"logits of {len(images)} images and {classes} classes have the shape {tuple(logits.shape)}"
     found = [feature.shape[1] for feature in features]
-    if not isinstance(declared, Collection) or list(declared) != found:
+    if list(declared) != found:
         yield f"feature_channels is {declared}, its features have {found} channels"
     for what, values in (("logits", [logits]), ("features", features)):
         if not all(value.isfinite().all() for value in values):
@@ -161,7 +161,7 @@ def network(name: str) -> Faults:
     """Check a network of MODELS on small images: logits, features, their channels, a start that its seed alone decides."""
     module, again = (build(name, classes=5, channels=1, seed=3, image_size=8) for _ in range(2))
     images = torch.randn(3, 1, 8, 8)
-    if found := list(of_network(module.eval(), getattr(module, "feature_channels", None), images, 5)):
+    if found := list(of_module(module)) or list(of_network(module.eval(), module.feature_channels, images, 5)):
         yield from found
         return
     if any(not torch.equal(value, again.state_dict()[key]) for key, value in module.state_dict().items()):
