@@ -79,7 +79,7 @@ def test_placebos_push_as_they_say(capsys):
     assert command.main(["check-plugin", str(EXAMPLE.parent / "placebo" / "placebo.py")]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "distance shuffled: of equal posteriors it is not 0", "distance from_zero: of equal posteriors it is not 0",
-        "study placebo: ok", "study placebo_tuned: ok",
+        "study placebo: ok", "study placebo_tuned: ok", "study placebo_rates: ok",
     ]  # fmt: skip
     own, peer = torch.randn(300, requires_grad=True), torch.randn(300, requires_grad=True)
     pushes = {name: PARAM_DISTANCES[name].function(own, own.exp(), peer, peer.exp()) for name in ("shuffled", "from_zero")}

@@ -1,4 +1,4 @@
-"""Does the parameter term help since the peers grow apart, or as any push on the weights would? Two studies with its placebos.
+"""Does the parameter term help since the peers grow apart, or as any push on the weights would? Three studies with its placebos.
 
 They are no distances (`mldiv check-plugin` says so): each pushes as hard as the distance of the peers, `alpha` being a share of
 the cross-entropy's gradient, but towards nothing that the other peer knows.
@@ -80,5 +80,30 @@ STUDIES["placebo_tuned"] = Study(
     contrasts={
         "the peer, not zero": {APART: 1.0, ZERO: -1.0},
         "both terms, not zero": {BOTH: 1.0, ZERO: -1.0},
+    },
+)
+
+RATES = {1.0: "the whole rate", 0.5: "half the rate", 0.25: "a quarter of the rate"}
+PUSHES = {APART: {}, ZERO: {"param_distance": "from_zero"}}
+SHARES = (0.034, 0.1)
+STILL = {rate: f"no push, {words}" for rate, words in RATES.items()}
+PUSHED = {(push, share, rate): f"{push}, {share}, {RATES[rate]}" for push in PUSHES for share in SHARES for rate in RATES}
+
+STUDIES["placebo_rates"] = Study(
+    name="placebo_rates",
+    question="What does a push on the weights add at each rate of stage two, and at a larger share?",
+    scientific="push",
+    arms={name: {"alpha": 0.0, "beta": 0.0, "stage_two_lr_scale": rate} for rate, name in STILL.items()}
+    | {
+        name: {"alpha": share, "beta": 0.0, "stage_two_lr_scale": rate} | PUSHES[push]
+        for (push, share, rate), name in PUSHED.items()
+    },
+    searched=(),
+    baseline=STILL[1.0],
+    contrasts={name: {name: 1.0, STILL[rate]: -1.0} for (_, _, rate), name in PUSHED.items() if rate < 1}
+    | {
+        f"the peer, not zero, {share}, {RATES[rate]}": {PUSHED[APART, share, rate]: 1.0, PUSHED[ZERO, share, rate]: -1.0}
+        for share in SHARES
+        for rate in RATES
     },
 )
