@@ -12,6 +12,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
+INTERVAL = re.compile(r"\[[-+.\d]+, [-+.\d]+\]")
 FORMULA = re.compile(r"^```math\n(.*?)```$", re.MULTILINE | re.DOTALL)
 
 #: Pages outside docs/, and where they are on the site; what they link to beside is a file there of the same path.
@@ -65,6 +66,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         r"(?<!!)\[([^][]+)\]\(([^)\s#]+)\)", lambda match: match[1] if _folder(path, match[2]) else match[0], markdown
     )
     return FORMULA.sub(lambda match: f"<div>{convert(match[1].strip(), display='block')}</div>", LINK.sub(linked, words))
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Keep both ends of an interval on one line, which narrow columns of tables would break."""
+    return INTERVAL.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), html)
 
 
 def _folder(path: str, link: str) -> bool:
