@@ -23,6 +23,9 @@ from mldiv.training.worker_cache import Workspace
 
 CHECKPOINT = "checkpoint.pt"
 
+#: In a record's note of the file from which a peer's means come: between the peer and what of the file fits.
+STARTS = " starts from "
+
 Line = dict[str, Any]
 
 #: Called on rank 0 with each epoch's line; a true answer ends the trial early, as "stopped", and StudyOver leaves it. Of
@@ -197,13 +200,16 @@ def _take(trial: Trial, stored: State) -> None:
     trial.pair.load_state_dict(trial.pair.state_dict() | stored["pair"])
     trial.optimizer.load_state_dict(trial.optimizer.state_dict() | {"state": stored["optimizer"]})
     stored["lines"] = [line | {"shared": True} for line in stored["lines"] if line["epoch"] >= trial.epoch]
+    trial.record.notes += [note for note in stored.get("notes", []) if note not in trial.record.notes]
     trial.epoch = stored["epoch"]
 
 
 def prefix(trial: Trial) -> dict[str, Any]:
     """Return the trial as the store keeps it for others."""
     momentum, lines = trial.optimizer.state_dict()["state"], list(study_files.epoch_lines(trial.lines))
-    return {"epoch": trial.epoch, "pair": _peers(trial), "optimizer": momentum, "lines": lines, "config": asdict(trial.config)}
+    notes = [note for note in trial.record.notes if STARTS in note]
+    known = {"lines": lines, "config": asdict(trial.config), "notes": notes}
+    return {"epoch": trial.epoch, "pair": _peers(trial), "optimizer": momentum, **known}
 
 
 def _peers(trial: Trial) -> State:
@@ -217,7 +223,7 @@ def _initialize(trial: Trial) -> None:
         if trial.config.pretrained:
             state, said = from_file(trial.config, trial.data.shapes, purpose)
             trial.pair.peers[number - 1].load_means(state)
-            trial.record.notes.append(f"peer {number} starts from {said}")
+            trial.record.notes.append(f"peer {number}{STARTS}{said}")
             continue
         state, trained = pretrained(trial.config, trial.data, trial.shared.store, trial.device, purpose)
         trial.pair.peers[number - 1].load_means(state)

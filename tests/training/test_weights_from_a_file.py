@@ -144,3 +144,11 @@ def test_a_trial_starts_there(tiny, tiny_data, file, tmp_path, monkeypatch):
     first = network(tiny.replace(seed=7), TEN._replace(classes=4), "another").conv1.weight.flatten()
     assert torch.equal(seen[2][0][: len(first)], first) and not torch.equal(seen[1][0][: len(first)], first)
     assert any(note.startswith("peer 2 starts from own.pt: ") for note in record.notes)
+
+
+def test_a_trial_that_shares_the_first_stage_says_where_it_started(tiny, file, tmp_path):
+    store = Store(tmp_path / "store")
+    records = [fit(named(tiny, file).replace(alpha=alpha), tmp_path / str(alpha), store=store) for alpha in (0.1, 0.2)]
+    assert records[1].cost["epochs_shared"] > 0
+    for record in records:
+        assert [note for note in record.notes if note.startswith("peer 2 starts from own.pt: ")], record.notes
