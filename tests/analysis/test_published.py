@@ -24,6 +24,7 @@ from mldiv.records.study_files import trial_folder
 CHECKOUT = Path(__file__).parents[2]
 RESULTS = CHECKOUT / "docs" / "results"
 #: Folders with records, by their names below docs/results.
+CONCEPTS = (CHECKOUT / "docs" / "concepts.md").read_text()
 STORED = sorted(str(path.parent.relative_to(RESULTS)) for name in ("study.json", ARCHIVE) for path in RESULTS.rglob(name))
 #: An effect as `size` writes it.
 EFFECT = re.compile(r"[+-]\d+\.(\d+) \[[+-]\d+\.\d+, [+-]\d+\.\d+\]")
@@ -176,7 +177,7 @@ def anew(name):
 
 
 @pytest.mark.slow
-def test_results_counts_what_is_decided():
+def test_concepts_count_what_is_decided():
     """Arms against their baseline, by NLL: in all, with how many seeds, and how many verdicts of three seeds hold with more."""
     counted, held = {True: [], False: []}, []
     for name in STORED:
@@ -190,14 +191,14 @@ def test_results_counts_what_is_decided():
     many, few = (f"{sum(kind)} of {len(kind)}" for kind in (counted[True], counted[False]))
     said = f"Of {of} comparisons of an arm with its baseline, {decided} end as better, "
     said += f"equivalent or worse ({100 * decided / of:.0f} %): {many} with four seeds or more, {few} with three; "
-    assert said in (CHECKOUT / "RESULTS.md").read_text(), said
+    assert said in CONCEPTS, said
     same = sum(early == late for early, late in held)
     said = f"Of {len(held)} verdicts of the first three seeds, {same} hold with more; none turns round."
-    assert said in (CHECKOUT / "RESULTS.md").read_text(), said
+    assert said in CONCEPTS, said
     assert {BETTER, WORSE} not in map(set, held)
 
 
-def test_results_counts_what_is_decided_at_each_length_and_width():
+def test_concepts_count_what_is_decided_at_each_length_and_width():
     """Every method against mutual learning of its own length or width, by NLL, three seeds each."""
     study = load(RESULTS / "budget")
     repeats, found = gather(study), []
@@ -207,16 +208,16 @@ def test_results_counts_what_is_decided_at_each_length_and_width():
         found += differences(repeats, baseline, arms, ["nll"])["nll"].values()
     assert {effect.n for effect in found} == {FEW}
     decided = sum(effect.verdict(study.header.margins["nll"], more=False) != UNDECIDED for effect in found)
-    said = f"of {len(found)} more at [lengths and widths](docs/results/budget/README.md), three seeds, {decided}. "
-    assert said in (CHECKOUT / "RESULTS.md").read_text(), said
+    said = f"of {len(found)} more at [lengths and widths](results/budget/README.md), three seeds, {decided}. "
+    assert said in CONCEPTS, said
 
 
-def test_results_counts_where_a_temperature_changes_a_verdict():
+def test_concepts_count_where_a_temperature_changes_a_verdict():
     answers = [(RESULTS / name / "answer.md").read_text() for name in STORED if name not in (DEMO, ONE_SEED)]
     same, other = (sum(words in text for text in answers) for words in ("leaves the verdicts", "**After temperature scaling**"))
     assert same + other == len(answers)
     said = f"Temperature scaling leaves all verdicts in {same} of {len(answers)} studies"
-    assert said in (CHECKOUT / "RESULTS.md").read_text(), said
+    assert said in CONCEPTS, said
 
 
 def test_the_yardsticks_are_made_from_records_and_logs():
