@@ -1,4 +1,4 @@
-"""Does the parameter term help since the peers grow apart, or as any push on the weights would? Three studies with its placebos.
+"""Does the parameter term help since the peers grow apart, or as any push on the weights would? Studies with its placebos.
 
 They are no distances (`mldiv check-plugin` says so): each pushes as hard as the distance of the peers, `alpha` being a share of
 the cross-entropy's gradient, but towards nothing that the other peer knows.
