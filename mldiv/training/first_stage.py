@@ -15,7 +15,7 @@ import torch
 from mldiv import distributed
 from mldiv.config import TrialConfig, from_dict
 from mldiv.datasets.splits import ImageData
-from mldiv.plugins.loading import hashes
+from mldiv.plugins.reach import before_switch
 from mldiv.records.contents import trial_id
 from mldiv.settings.setting import FIRST_STAGE, identity
 from mldiv.storage.cache import Check, Store, accept
@@ -41,11 +41,11 @@ def first_stage_id(config: TrialConfig) -> str:
 
 
 def environment_id(data: ImageData, device: torch.device, lanes: bool = False) -> str:
-    """Return the identity of what besides the settings can change a number: data, plug-ins, library, device, ranks.
+    """Return the identity of what besides the settings can change a number before the switch.
 
-    lanes: whether steps are made of several trials at once.
+    That is data, plug-ins, library, device, ranks. lanes: whether steps are made of several trials at once.
     """
-    plugins = {"plugins": found} if (found := hashes()) else {}
+    plugins = {"plugins": found} if (found := before_switch()) else {}
     return trial_id(
         {
             "numbers": NUMBERS,
