@@ -131,14 +131,14 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
         "--lanes", type=parse_lanes, default=1, metavar="N", help="most trials, differing in numbers alone, that each "
         "worker group, or this process, trains in one step (default 1); auto: 4 on a GPU, 1 on a processor",
     )  # fmt: skip
-    parser.add_argument(
-        "--address", default=os.environ.get("RAY_ADDRESS") or "local", help="Ray cluster (default: this machine)"
-    )
+    parser.add_argument("--address", help="Ray cluster (default: this machine)")
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="FILE", help="load own kernels, ... (or a module's name); repeatable"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
-    return parser.parse_args(current_names(sys.argv[1:] if argv is None else argv))
+    flags = parser.parse_args(current_names(sys.argv[1:] if argv is None else argv))
+    flags.address = flags.address or ("" if flags.in_process else os.environ.get("RAY_ADDRESS")) or "local"
+    return flags
 
 
 def entries(module: str, registry: str) -> list[str]:
@@ -197,6 +197,7 @@ def _check_ways(flags: Namespace) -> None:
         "stop-early": flags.stop_early,
         "cpus-per-worker": flags.cpus_per_worker is not None,
         "gpus-per-worker": flags.gpus_per_worker is not None,
+        "address": flags.address != "local",
     }
     for flag, given in needs_ray.items():
         if given and flags.in_process:

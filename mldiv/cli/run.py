@@ -123,11 +123,11 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
     for words in (
         "" if len(arms) > 1 else f"{arms[0].name!r} is the only arm: nothing is compared",
         check_selected(arms, flags.stop_early, count_trials(study, flags, preset)),
-        check_precision([arm.config for arm in arms], (flags.in_process or flags.address == "local") and emulates_bf16()),
+        check_precision([arm.config for arm in arms], flags.address == "local" and emulates_bf16()),
     ):
         if words:
             print(f"{study.name}: {words}", file=sys.stderr)
-    if not (flags.in_process or flags.dry_run):
+    if not flags.dry_run:
         check_address(flags.address)
     return StudyRun(
         study=study,
@@ -154,7 +154,7 @@ def choose_preset(study: Study, flags: Namespace) -> str:
     """Return the preset's name; --preset auto asks the cluster, of a study that trains here this machine."""
     name = flags.preset
     if name == "auto":
-        name = "paper" if has_gpus("local" if flags.in_process else flags.address) else "demo"
+        name = "paper" if has_gpus(flags.address) else "demo"
         why = "the cluster has GPUs" if name == "paper" else "no GPU here"
         print(f"{study.name}: preset {name} ({why}; --preset chooses)", file=sys.stderr)
     if name not in PRESETS:

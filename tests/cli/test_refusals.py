@@ -57,6 +57,7 @@ def study(load_study) -> Study:
         (["--in-process", "--workers", "2"], "--workers needs Ray"),
         (["--in-process", "--gpus-per-worker", "1"], "--gpus-per-worker needs Ray"),
         (["--in-process", "--cpus-per-worker", "1"], "--cpus-per-worker needs Ray"),
+        (["--in-process", "--address", "127.0.0.1:6379"], "--address needs Ray"),
         (["--margin", "nll"], "--margin nll: expected METRIC=SIZE"),
         (["--lanes", "2", "--workers", "2"], "--lanes with --workers: trials that are stepped together have one worker"),
         (["--lanes", "auto", "--workers", "2"], "--lanes with --workers"),

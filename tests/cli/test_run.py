@@ -50,6 +50,13 @@ def test_an_empty_address_is_this_machine(study, monkeypatch):
     assert parse_flags(study, []).address == "local"
 
 
+def test_a_study_that_trains_here_hears_of_no_cluster(study, monkeypatch):
+    """Its memory was that of a cluster's nodes, which is unknown, and so anything was let begin."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert parse_flags(study, []).address == "127.0.0.1:1"
+    assert parse_flags(study, ["--in-process"]).address == "local"
+
+
 @pytest.fixture
 def few_images(tmp_path):
     """The flags for a folder of 120 training and 40 test images."""
