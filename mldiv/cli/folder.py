@@ -247,6 +247,13 @@ def _of_file(there: StudyRecord, name: str, old: str) -> str:
     return f"{flag} {shlex.quote(there.settings.get(file) or 'FILE')} as it was then" if old else f"without {flag}"
 
 
+def _of_plugins(there: StudyRecord, old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Say with which plug-ins a study goes on; old, new: the hashes of those that differ, there and here."""
+    named = {name: shlex.quote(there.plugin_files.get(name, name)) for name in old}
+    kept = [f"--plugin {file}{' as it was then' * (name in new)}" for name, file in named.items()]
+    return kept + [f"without the plug-in {name}" for name in new if name not in old]
+
+
 def _ways(place: Location, here: StudyRecord, there: StudyRecord, differing: list[tuple[str, Any, Any]]) -> str:
     """Say which flags continue the study in ``place``, and how another one takes over what it shares with it."""
     if any(name == "name" for name, _, _ in differing):
@@ -255,6 +262,7 @@ def _ways(place: Location, here: StudyRecord, there: StudyRecord, differing: lis
     changed = {name: old for name, old, _ in differing if name in here.settings}
     flags += [f"--set {name}={json.dumps(old)}" for name, old in changed.items() if not name.endswith("_hash")]
     files = [_of_file(there, name, old) for name, old in changed.items() if name.endswith("_hash")]
+    files += [words for name, old, new in differing if name == "plugins" for words in _of_plugins(there, old, new)]
     said = ", ".join(filter(None, (" ".join(flags), *files)))
     asked = f" ({said})" if said else ""
     same = f"Use the same flags to continue it{asked}"

@@ -93,6 +93,25 @@ def test_a_folder_of_another_configuration_is_refused(study, capsys, tmp_path):
     assert err[0].endswith("remove it and run the study's command again, which writes it anew and keeps every trial")
 
 
+@pytest.mark.parametrize(
+    ("there", "here", "said"),
+    [
+        ({"mine": "0123456789ab"}, {}, "(--plugin '/there/my own.py')"),
+        ({"mine": "0123456789ab"}, {"mine": "ba9876543210"}, "(--plugin '/there/my own.py' as it was then)"),
+        ({}, {"mine": "ba9876543210"}, "(without the plug-in mine)"),
+    ],
+)
+def test_a_folder_of_other_plugins_says_which_it_had(study, tmp_path, there, here, said):
+    """It said "use the same flags" of a file that had changed, and named the flags without the plug-in."""
+    asked = prepared(study, "--out", str(tmp_path), "--dry-run")
+    files = {"mine": "/there/my own.py"} if there else {}
+    study_files.write_study(tmp_path, dataclasses.replace(asked.header, plugins=there, plugin_files=files))
+    asked = dataclasses.replace(asked, header=dataclasses.replace(asked.header, plugins=here))
+    with pytest.raises(ConfigError) as error, open_folder(asked):
+        pass
+    assert f"Use the same flags to continue it {said}, or another --out" in str(error.value)
+
+
 #: Other values of study.json's fields, of the right type, where "other", 17, ["other"] or {"other": {}} is not.
 OTHER = {"plugin_files": {"other": "other.py"},
     "early_stopping": "other", "surface": {"alpha": [1.0, 2.0]}, "members": {"other": "pair"}, "searched": {"other": []},
