@@ -1,9 +1,9 @@
-"""End a driver whose raylet is gone with a line of its own; Ray ends it 15 s later, with its log for an explanation."""
+"""End a driver whose raylet or head is gone with a line of its own; Ray ends it 15 to 60 s later, with its log for reasons."""
 
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -11,42 +11,51 @@ POLL_SECONDS = 0.25
 
 
 @contextmanager
-def watched(process: int | None, say: Callable[[str], None]) -> Iterator[None]:
-    """End this process, exit code 1, should ``process`` die meanwhile: what waits for a dead raylet cannot be interrupted.
+def watched(processes: Mapping[int, str], say: Callable[[str], None]) -> Iterator[None]:
+    """End this process, exit code 1, should one of ``processes`` die meanwhile: what waits for it cannot be interrupted.
 
-    process: as `find` returns it; None: nothing is watched; say: tells the user why.
+    processes: as `find` returns them; say: tells the user why.
     """
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(POLL_SECONDS):
-            if process is not None and not _command(process) and not over.is_set():
+            gone = next((process for process in processes if not _command(process)), None)
+            if gone is not None and not over.is_set():
                 say(
-                    f"Ray's process on this machine (raylet, {process}) has ended: killed by somebody, or for want of memory. "
-                    "What was trained is safe up to the last epoch.\nTo continue: run the same command again."
+                    f"Ray's process on this machine ({processes[gone]}, {gone}) has ended: killed by somebody, or for want of "
+                    "memory. What was trained is safe up to the last epoch.\nTo continue: run the same command again."
                 )
                 sys.stderr.flush()
                 os._exit(1)
 
     watcher = threading.Thread(target=watch, daemon=True)
-    if process is not None:
-        watcher.start()
+    watcher.start()
     try:
         yield
     finally:
         over.set()
 
 
-def find() -> int | None:
-    """Return the process of the raylet of this machine that Ray, which is initialised, is connected to; None without /proc."""
+def find() -> dict[int, str]:
+    """Return, with their names, the processes of this machine without which Ray, which is initialised, ends this one.
+
+    The raylet that it is connected to, and the head's GCS, where that is here and keeps nothing in a Redis, from which another
+    could go on. None without /proc.
+    """
     from mldiv.cluster.ray_private import raylet_socket
 
-    name = raylet_socket().encode()
+    socket, found = raylet_socket(), dict[int, str]()
+    wanted = {
+        "raylet": f"--raylet_socket_name={socket}".encode(),
+        "gcs_server": f"--session-dir={Path(socket).parents[1]}".encode(),
+    }
     for path in Path("/proc").glob("[0-9]*"):
         words = _command(int(path.name))
-        if words and words[0].endswith(b"/raylet") and any(name in word for word in words):
-            return int(path.name)
-    return None
+        name = words[0].decode(errors="replace").rpartition("/")[2] if words else ""
+        if wanted.get(name) in words and not any(word.startswith(b"--redis_address") for word in words):
+            found[int(path.name)] = name
+    return found
 
 
 def _command(process: int) -> list[bytes]:

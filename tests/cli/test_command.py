@@ -91,12 +91,12 @@ def interrupted(out, before):
 
 
 def without_its_head(out):
-    """Of the cluster the head is killed. The command gives up 5 s after that, not Ray's 60."""
+    """Of the cluster the head is killed. Ray itself would wait for 60 s, and end the command without a word of ours."""
     with head(1) as cluster:
-        command, done = start(out, "--address", cluster.address, RAY_gcs_rpc_server_reconnect_timeout_s="5"), chaos.epochs(out)
+        command, done = start(out, "--address", cluster.address), chaos.epochs(out)
         until(lambda: chaos.epochs(out) >= done + 10 or command.poll() is not None, 180)
         os.kill(cluster.head_node.all_processes["gcs_server"][0].process.pid, signal.SIGKILL)
-        return (*command.communicate(timeout=90), command.returncode)
+        return (*command.communicate(timeout=40), command.returncode)
 
 
 def killed(out):
@@ -136,7 +136,7 @@ def test_ctrl_c_says_how_to_go_on(story):
 def test_a_lost_head_is_named(story):
     _, err, code = story[0]["head lost"]
     assert code == 1
-    assert "GCS may have been killed" in err
+    assert "(gcs_server, " in err and err.endswith("To continue: run the same command again.\n")
     assert "Traceback" not in err
 
 

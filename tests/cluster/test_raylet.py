@@ -6,9 +6,9 @@ import sys
 import pytest
 
 WATCHED = """
-import sys, time
+import os, sys, time
 from mldiv.cluster.raylet import watched
-with watched(int(sys.argv[1]), lambda text: print("study:", text, file=sys.stderr)):
+with watched({os.getpid(): "another", int(sys.argv[1]): "raylet"}, lambda text: print("study:", text, file=sys.stderr)):
     print("watching", flush=True)
     time.sleep(float(sys.argv[2]))
 """
@@ -46,9 +46,10 @@ def test_it_ends_in_peace(sleeper):
 
 
 @pytest.mark.ray
-def test_it_is_found(cluster):
-    """Of the node that this process has joined, among the nodes of this machine."""
+def test_what_ends_a_driver_is_found(cluster):
+    """Of the node that this process has joined, among the nodes of this machine; of the head what holds the cluster's state: a
+    driver without that was ended a minute later, with nothing said of going on."""
     from mldiv.cluster import raylet
 
-    head = cluster.head_node.all_processes["raylet"][0].process.pid
-    assert raylet.find() == head
+    started = cluster.head_node.all_processes
+    assert raylet.find() == {started[name][0].process.pid: name for name in ("raylet", "gcs_server")}
