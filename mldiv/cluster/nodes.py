@@ -145,7 +145,7 @@ def check_address(address: str) -> None:
 def connect(address: str) -> None:
     """Start Ray on this machine ("local"), or join the cluster at ``address``; quietly, and once.
 
-    Raises: ConfigError when no cluster answers.
+    Raises: ConfigError when no cluster answers, or it does not let this machine in, or none can start here.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -163,9 +163,23 @@ def connect(address: str) -> None:
             with at_loopback():  # nor reaches its processes
                 ray.init(address="local", num_cpus=cpus, include_dashboard=False, _temp_dir=sessions, **quiet)
         else:
+            from mldiv.cluster.ray_private import show_token
+
+            head = head_of(address)
+            if head is not None and (address != "auto" or "RAY_AUTH_MODE" in os.environ):  # else Ray finds the token itself
+                show_token(head)
             ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"--address {address}: no Ray cluster could be joined there ({str(error).splitlines()[0]})") from None
+    except ray.exceptions.AuthenticationError:
+        raise ConfigError(
+            f"--address {address}: the token that this machine shows is not the cluster's; "
+            "export RAY_AUTH_MODE=token and take the head's ~/.ray/auth_token"
+        ) from None
+    except (OSError, ValueError) as error:
+        said = str(error).splitlines()[0]
+        if address == "local":
+            place = ray_folder().parent
+            raise ConfigError(f"Ray cannot start here ({said}); its files go to {place}: RAY_TMPDIR names another") from None
+        raise ConfigError(f"--address {address}: no Ray cluster could be joined there ({said})") from None
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,15 @@ def test_a_cluster_that_does_not_answer_is_refused_at_once(tmp_path, monkeypatch
             connect(address)
 
 
+def test_a_place_in_which_ray_cannot_start_is_named(tmp_path, monkeypatch):
+    """A path may be too long for Ray's sockets: a study ended with the words of `socket`, and did not say whose path it was."""
+    folder = tmp_path / ("x" * 100)
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray sets it, for the tests that follow too
+    with pytest.raises(ConfigError, match=rf"^Ray cannot start here \(.*AF_UNIX.*\); its files go to {folder}: RAY_TMPDIR"):
+        connect("local")
+
+
 def test_two_workers_of_a_trial_on_one_gpu_are_refused_before_anything_else(tmp_path, capsys, monkeypatch):
     """NCCL would refuse them when both have started; several trials may share one."""
     monkeypatch.setattr("mldiv.cluster.nodes.connect", lambda address: pytest.fail("joined a cluster"))

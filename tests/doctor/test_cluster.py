@@ -234,3 +234,11 @@ def test_a_wrong_token(tmp_path, guarded, shown):
     lines, found = ask_doctor(tmp_path, "--address", guarded, **shown)
     assert found.returncode == 1 and "the token that this machine shows is not the cluster's" in lines["Ray"], found.stdout
     assert lines["nodes' DDP"].startswith("skipped")
+
+
+def test_a_study_with_a_wrong_token_ends_as_soon(guarded):
+    """Ray would try for a minute, and say that it could not connect."""
+    join = f"from mldiv.cluster.nodes import connect; connect({guarded!r})"
+    shown = environment(RAY_AUTH_MODE="disabled")
+    found = subprocess.run([sys.executable, "-c", join], env=shown, capture_output=True, text=True, timeout=300, check=False)
+    assert f"ConfigError: --address {guarded}: the token that this machine shows" in found.stderr.splitlines()[-1]
