@@ -78,13 +78,13 @@ class Display:
         self.plan, self.forecast, self.running, self.last = plan, forecast, {}, ""
 
     def groups(self, ready: int, wanted: int) -> None:
-        """Hear how many worker groups, of those that are to come, can train."""
+        """Hear how many worker groups, of those that have a place in the cluster, can train."""
         if self.forecast is not None and ready:
             self.forecast.start()
         if self.doing and ready and ready >= wanted:
             self.train()
         elif self.doing:
-            self.doing = f"Ray is up, {ready} of {wanted} worker groups"
+            self.doing = "Ray is up, " + (f"{ready} of {wanted} worker groups" if wanted else "waiting for nodes")
 
     def train(self) -> None:
         """Show the training, from now on."""

@@ -64,6 +64,13 @@ def test_the_start_counts_groups_and_seconds(shown, monkeypatch):
     assert lines(shown)[-2].startswith("kernel_sweep ━")
 
 
+def test_where_no_group_has_a_place_it_waits_for_nodes(shown):
+    """It counted 0 of 0 groups for as long as none came."""
+    shown.phase("Ray is up, 0 of 2 worker groups")
+    shown.groups(0, 0)
+    assert lines(shown)[0].startswith("kernel_sweep: Ray is up, waiting for nodes, 0 s")
+
+
 @pytest.mark.parametrize("shown", [False], indirect=True)
 def test_without_a_terminal_a_line_a_minute(shown, monkeypatch):
     waits = iter([False, True])
