@@ -224,7 +224,8 @@ def time_sizes(run: StudyRun, folder: SyncedFolder, measure: Callable[[list[Tria
 
 def interrupted(run: StudyRun, folder: SyncedFolder, plan: Plan) -> int:
     """Say what is recorded and how to go on; the exit code."""
-    done = len(trials(plan)) - len(unfinished(folder, plan))
+    open_ones = set(unfinished(folder, plan))
+    done = sum(item.trial not in open_ones for item in plan.assignments)
     run.say(
         f"interrupted; {done} of {plan.trials()} trials are recorded, the others go on from their last epoch.\n"
         "To continue: run the same command again."

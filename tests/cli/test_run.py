@@ -6,12 +6,14 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.command import prepared, run
 from PIL import Image
 
+from mldiv.cli import execute
 from mldiv.cli.execute import idleness
 from mldiv.cli.flags import RENAMED, RESULTS, parse_flags
 from mldiv.cli.run import configure_trials, prepare
@@ -218,3 +220,12 @@ def test_header_is_json_and_says_what_the_analysis_needs(study):
     header = json.loads(json.dumps(dataclasses.asdict(prepared(study).header)))
     assert header["arms"][0] == header["baseline"] == "mutual learning" and len(header["arms"]) == ARMS
     assert header["settings"]["epochs"] == 12 and header["environment"]["commit"]
+
+
+def test_interrupted_it_counts_trials_as_the_bar_does(monkeypatch):
+    """Two arms may ask for one trial (ablation: a single BNN and two of them), of which the bar counts two."""
+    said = list[str]()
+    plan = SimpleNamespace(assignments=[SimpleNamespace(trial=trial) for trial in "aab"], trials=lambda: 3)
+    monkeypatch.setattr(execute, "unfinished", lambda folder, plan: ["b"])
+    execute.interrupted(SimpleNamespace(say=said.append), None, plan)
+    assert said[0].startswith("interrupted; 2 of 3 trials are recorded")
