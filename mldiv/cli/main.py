@@ -43,7 +43,7 @@ def main(
     study: Study, report: ReportBuilder = build_report, argv: Sequence[str] | None = None, *,
     undecided: FindUndecided = find_undecided, prog: str | None = None,
 ) -> int:  # fmt: skip
-    """Run the study as its flags say; the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted (143 by SIGTERM).
+    """Run the study as its flags say; return 0 done, 1 failed, 2 bad input, 130 interrupted (SIGTERM 143, SIGHUP 129).
 
     undecided: names the comparisons that a study's folder leaves open, for ``--seeds auto``; prog: what was called.
     """

@@ -1,4 +1,4 @@
-"""Ctrl-C, and a SIGTERM: answered at once, whatever the process is doing, and never waited for longer than a few seconds."""
+"""Ctrl-C, SIGTERM and SIGHUP: answered at once, whatever the process is doing, and waited for a few seconds at most."""
 
 import os
 import signal
@@ -12,11 +12,14 @@ from typing import Any, NoReturn
 
 #: Seconds after the first Ctrl-C in which the process ends by itself, or is ended.
 LONGEST_SECONDS = 4.0
-#: The exit code of what a Ctrl-C has ended; of a SIGTERM it is 143.
+#: The exit code of what a Ctrl-C has ended; of a SIGTERM it is 143, of a SIGHUP 129.
 INTERRUPTED = 130
 
-#: What is answered, and who handles it where nobody has said otherwise: Ctrl-C, and what scancel, kill and systemd send.
-USUAL: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+#: What is answered, and who handles it where nobody has said otherwise: Ctrl-C, what scancel, kill and systemd send, and what a
+#: terminal sends that is closed (below nohup that is ignored).
+USUAL: dict[signal.Signals, Any] = {
+    signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL,
+}  # fmt: skip
 
 #: Whether this process is to end, as soon as it has let go of what it holds.
 ENDING = threading.Event()
@@ -30,8 +33,8 @@ def _fork() -> None:
     """See that a fork of this process (torch's loaders of images are some) tells it of none of its signals."""
     if HEARD:
         signal.set_wakeup_fd(-1)
-    if signal.SIGTERM in HEARD:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in HEARD - {signal.SIGINT}:
+        signal.signal(number, signal.SIG_DFL)
 
 
 os.register_at_fork(after_in_child=_fork)
@@ -99,7 +102,8 @@ def _listen(heard: socket.socket, answer: Callable[[], None]) -> None:
             if deadline is not None:
                 end()
             deadline = time.monotonic() + LONGEST_SECONDS
-            answer()
+            with suppress(OSError):  # the terminal may be gone
+                answer()
 
 
 def end() -> NoReturn:

@@ -1,10 +1,12 @@
 """Ctrl-C is answered while the process computes, ends all that it started, and is never waited for."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -15,6 +17,7 @@ from mldiv.cli.screen.interrupt import LONGEST_SECONDS
 #: Starts a child, then does as it is told. LOCK is C that hears of no signal: it lasts until another thread's UNLOCK.
 LOCK, UNLOCK = "C.pthread_mutex_lock(mutex)", "C.pthread_mutex_unlock(mutex)"
 PROGRAM = """
+BEFORE
 import ctypes, os, subprocess, time
 from mldiv.cli.screen.interrupt import answered
 C, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(256)  # zeros are a free mutex
@@ -39,8 +42,8 @@ say("not reached")
 
 
 @contextlib.contextmanager
-def start(wait, after="pass", answered="pass"):
-    text = PROGRAM.replace("WAIT", wait).replace("AFTER", after).replace("ANSWERED", answered)
+def start(wait, after="pass", answered="pass", before="pass"):
+    text = PROGRAM.replace("BEFORE", before).replace("WAIT", wait).replace("AFTER", after).replace("ANSWERED", answered)
     with subprocess.Popen(
         [sys.executable, "-c", text], stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment(),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -54,7 +57,7 @@ def lives(child):
     return any(number == child and title.strip() for number, _, title in running())
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_it_is_answered_at_once_and_leaves_nothing(sent, code):
     """While C computes, which ends here with the answer: no interrupt is heard before."""
     with start(f"{LOCK}; {LOCK}", answered=UNLOCK) as process:
@@ -76,6 +79,32 @@ def test_what_does_not_end_is_ended(again):
             process.send_signal(signal.SIGINT)
         assert process.wait() == 130
         assert (time.monotonic() - began < LONGEST_SECONDS) == again
+
+
+def test_a_terminal_that_is_closed_leaves_nothing():
+    """Nothing can be said there any more."""
+    ours, theirs = os.openpty()
+    text = PROGRAM.replace("WAIT", "time.sleep(100)")
+    for name in ("BEFORE", "AFTER", "ANSWERED"):
+        text = text.replace(name, "pass")
+    with subprocess.Popen(
+        [sys.executable, "-c", text], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, env=environment(),
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        with os.fdopen(ours, "rb", buffering=0) as terminal:
+            child = int(terminal.read(100).split()[1])
+        assert process.wait(LONGEST_SECONDS + 5) == 129
+        until(lambda: not lives(child), 5)
+
+
+def test_a_study_that_is_to_outlive_its_terminal_hears_nothing():
+    """As below nohup."""
+    quiet = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    with start("os.kill(os.getpid(), 1); say('goes on'); time.sleep(100)", before=quiet) as process:
+        assert process.stdout.readline() == "goes on\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 143
 
 
 #: A process that loads images forks with the first of them, and its children may outlast the study.
