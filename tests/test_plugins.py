@@ -190,6 +190,7 @@ def test_a_bare_function_is_told_what_to_enter(write, capsys, registry, kind):
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("x = (", "SyntaxError"),
         ("import math\n\ndef at():\n    math.none()\n\nat()", "AttributeError: module 'math' has no attribute 'none' (line 4)"),
+        ("import sys\n\nsys.exit('no licence')", "SystemExit: no licence (line 3)"),
         (HEAD + "KERNELS['new'] = KERNELS['rbf'] = max", "replaces the kernel 'rbf', which is there"),
     ],
 )

@@ -22,6 +22,8 @@ from mldiv.records.contents import TrialTask
 #: How often a trial is handed out without reporting an epoch before the deaths of its worker group count as its failure.
 #: Each epoch allows as many again: machines that are taken away, and not the trial, end groups that get on.
 ATTEMPTS = 3
+#: What is said of a group whose workers have died so often before they asked for work, and said nothing.
+SILENT = "its worker processes died, each time before they asked for work, without a word; Ray's logs may say more"
 #: How long without a poll until a client counts as dead.
 SILENCE_SECONDS = 300.0
 
@@ -70,8 +72,8 @@ class Broker:
         self.placements: dict[str, Any] = {}
         self.surplus = 0
         self.closed: str | None = None
-        #: By group: how often each rank of it has ended by an error since the group last asked for work; and the last error.
-        self.deaths: dict[str, Counter[int]] = {}
+        #: By group: how often each rank of it has begun since the group last asked for work; and its last error.
+        self.begun: dict[str, Counter[int]] = {}
         self.last_words: dict[str, str] = {}
         self.changed = asyncio.Condition()
 
@@ -135,7 +137,7 @@ class Broker:
         self.pids.setdefault(group, [])
         if pid not in self.pids[group]:
             self.pids[group].append(pid)
-        self.deaths.pop(group, None)
+        self.begun.pop(group, None)
         await self._wait(lambda: self.waiting or place in self.holding or self.closed or self.surplus, timeout)
         async with self.changed:
             if self.closed:
@@ -187,20 +189,22 @@ class Broker:
         """
         async with self.changed:
             self.last_words[group] = reason
-            self.deaths.setdefault(group, Counter())[rank] += 1
             if hopeless and not self.closed:
                 self.closed = reason
             self.changed.notify_all()
-        return await self.given_up(group) is None and not self.closed
+        return not self.closed and not self._in_vain(group, rank)
 
     async def given_up(self, group: str) -> str | None:
         """Return the last error of a group whose workers end before they ask for work, ATTEMPTS times; None for any other."""
-        most = max(self.deaths.get(group, {}).values(), default=0)
-        return self.last_words[group] if most >= ATTEMPTS else None
+        in_vain = any(self._in_vain(group, rank) for rank in self.begun.get(group, ()))
+        return self.last_words.get(group, SILENT) if in_vain else None
 
-    async def over(self, group: str) -> bool:
-        """Return whether a worker of this group that starts need not begin."""
-        return self.closed is not None or await self.given_up(group) is not None
+    async def over(self, group: str, rank: int) -> bool:
+        """Return whether a worker of this group that starts need not begin; else note that it does."""
+        if self.closed is not None or self._in_vain(group, rank):
+            return True
+        self.begun.setdefault(group, Counter())[rank] += 1
+        return False
 
     # The driver
 
@@ -227,6 +231,9 @@ class Broker:
     async def state(self) -> dict[str, Any]:
         """Return who holds what, for display and tests."""
         return {"waiting": list(self.waiting), "holding": dict(self.holding), "pids": self.pids}
+
+    def _in_vain(self, group: str, rank: int) -> bool:
+        return group in self.begun and self.begun[group][rank] >= ATTEMPTS
 
     def _next_wanted(self) -> str | None:
         while self.waiting:

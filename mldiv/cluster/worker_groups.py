@@ -203,11 +203,11 @@ def worker_loop(settings: dict[str, Any]) -> None:
     """
     broker, group = ray.get_actor(settings["broker"], namespace=NAMESPACE), settings["group"]
     with suppress(ray.exceptions.RayActorError):  # a broker that has died is noticed with the next task
-        if ray.get(broker.over.remote(group)):
+        if ray.get(broker.over.remote(group, distributed.rank())):
             return
     try:
         _train_all(broker, settings)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         told = group, distributed.rank(), f"{type(error).__name__}: {error}", isinstance(error, HOPELESS)
         if ray.get(broker.died.remote(*told)) or distributed.size() > 1:  # the others may wait in a collective
             raise

@@ -167,7 +167,7 @@ def _load(plugin: Plugin) -> None:
         for kind, entries in there.items():
             if changed := [key for key, value in entries.items() if _registry(kind).get(key) is not value]:
                 raise PluginError(f"replaces the {kind} {changed[0]!r}, which is there: choose another name")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         for kind, entries in there.items():
             _restore(kind, entries)
         said = str(error) if isinstance(error, PluginError) else described(error, _file(plugin))
@@ -176,7 +176,7 @@ def _load(plugin: Plugin) -> None:
     _LOADED[plugin.name], _ENTERED[plugin.name] = plugin, {kind: names for kind, names in new.items() if names}
 
 
-def described(error: Exception, *files: str) -> str:
+def described(error: BaseException, *files: str) -> str:
     """Say an error in a line, with which of the files' lines raised it, where it is no SyntaxError, which says so itself."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
     line = f" (line {lines[-1]})" if lines and not isinstance(error, SyntaxError) else ""

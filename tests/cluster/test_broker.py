@@ -276,10 +276,10 @@ def test_a_worker_that_cannot_begin_ends_the_study_with_its_reason():
         await broker.submit(task("t"))
         client = asyncio.create_task(broker.poll("t", 0, 5))
         await asyncio.sleep(0.01)
-        assert not await broker.over("g")
+        assert not await broker.over("g", 0)
         assert not await broker.died("g", 0, "ImportError: no module named 'x'", True)
         assert await client == ([], Outcome("interrupted", "ImportError: no module named 'x'"))
-        assert await broker.over("g") and await broker.over("other")
+        assert await broker.over("g", 0) and await broker.over("other", 0)
         assert await broker.given_up("g") is None
 
     play(scene())
@@ -291,14 +291,31 @@ def test_a_group_whose_workers_die_before_they_ask_is_given_up(monkeypatch):
 
     async def scene():
         broker = Broker()
-        assert await broker.died("g", 0, "first", False)
+        assert not await broker.over("g", 0) and await broker.died("g", 0, "first", False)
         await broker.next("g", 1, 0.01)
-        assert await broker.died("g", 0, "again", False)
-        assert await broker.died("g", 1, "the other rank", False)
-        assert not await broker.over("g")
-        assert not await broker.died("g", 0, "no such device", False)
-        assert await broker.over("g") and await broker.given_up("g") == "no such device"
-        assert not await broker.over("other") and await broker.given_up("other") is None
+        assert not await broker.over("g", 0) and await broker.died("g", 0, "again", False)
+        assert not await broker.over("g", 1) and await broker.died("g", 1, "the other rank", False)
+        assert await broker.given_up("g") is None
+        assert not await broker.over("g", 0) and not await broker.died("g", 0, "no such device", False)
+        assert not await broker.over("g", 1)
+        assert await broker.over("g", 0) and await broker.given_up("g") == "no such device"
+        assert not await broker.over("other", 0) and await broker.given_up("other") is None
+
+    play(scene())
+
+
+def test_a_group_whose_workers_die_without_a_word_is_given_up():
+    """Before they ask for work, as often as with an error: a plug-in's library may end the process."""
+
+    async def scene():
+        broker = Broker()
+        assert not await broker.over("g", 0)
+        await broker.next("g", 1, 0.01)
+        for _ in range(broker_module.ATTEMPTS):
+            assert await broker.given_up("g") is None
+            assert not await broker.over("g", 0) and not await broker.over("g", 1)
+        assert await broker.over("g", 0) and await broker.over("g", 1)
+        assert await broker.given_up("g") == broker_module.SILENT
 
     play(scene())
 
