@@ -33,6 +33,7 @@ from mldiv.settings import kernel_settings
 from mldiv.storage.object_store import Location, Remote, is_url
 from mldiv.sweep.arm import Arm
 from mldiv.sweep.search_space import effective
+from mldiv.sweep.selection import DEFAULT_RULE
 from mldiv.training.lanes.step import obstacle
 from mldiv.training.loop import make_fusion, steps_per_epoch
 from mldiv.training.pretraining import from_file
@@ -224,6 +225,17 @@ def check_selected(arms: Sequence[Arm], stop_early: bool, samples: int) -> str:
     if stop_early:
         raise ConfigError("validation_size = 0: --stop-early stops trials by validation images: leave it out")
     return "no validation images: temperatures and recalibrations are not fitted, curves and columns that need them stay empty"
+
+
+def idle_flags(flags: Namespace, searches: bool) -> str:
+    """Return what is said of flags of a search where there is none; the record keeps them, since the folder may grow by one."""
+    given = {
+        "--stop-early": flags.stop_early,
+        "--open-suggestions": flags.open_suggestions is not None,
+        "--select": flags.select != DEFAULT_RULE,
+    }
+    idle = "" if searches else ", ".join(flag for flag, is_given in given.items() if is_given)
+    return f"nothing is searched (--trials above 0 does): {idle} change nothing yet" if idle else ""
 
 
 def _outline(arch: str, width: float, classes: int, channels: int, size: int) -> nn.Module:

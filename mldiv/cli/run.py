@@ -24,6 +24,7 @@ from mldiv.cli.checks import (
     check_terms,
     check_trials,
     check_workers,
+    idle_flags,
 )
 from mldiv.cli.flags import full_path, parse_margins, parse_settings, places
 from mldiv.cluster.nodes import check_address, emulates_bf16, has_gpus, memory_here
@@ -123,6 +124,7 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
     for words in (
         "" if len(arms) > 1 else f"{arms[0].name!r} is the only arm: nothing is compared",
         check_selected(arms, flags.stop_early, count_trials(study, flags, preset)),
+        idle_flags(flags, count_trials(study, flags, preset) > 0 and any(arm.searched for arm in arms)),
         check_precision([arm.config for arm in arms], flags.address == "local" and emulates_bf16()),
     ):
         if words:

@@ -169,6 +169,16 @@ def test_batch_opens_more_trials(study, capsys, tmp_path):
     assert "--open-suggestions 0: must be at least 1" in err[0]
 
 
+def test_flags_of_a_search_say_where_nothing_is_searched(study, capsys):
+    """They are kept: a folder that grows by a search later has to name them from the start."""
+    flags = ["--stop-early", "--open-suggestions", "2", "--select", "validation_nll_and_ece"]
+    assert prepared(study, *flags, "--trials", "0").header.batch == 2
+    assert "nothing is searched (--trials above 0 does): --stop-early, --open-suggestions, --select" in capsys.readouterr().err
+    prepared(study, *flags, "--trials", "1")
+    prepared(study, "--trials", "0")
+    assert "nothing is searched" not in capsys.readouterr().err
+
+
 def test_groups_that_searches_cannot_keep_busy(study, tmp_path):
     searched = prepared(study, "--open-suggestions", "2").plan(tmp_path)
     assert idleness(searched, 2 * ARMS) is None
