@@ -178,7 +178,10 @@ def connect(address: str) -> None:
         said = str(error).splitlines()[0]
         if address == "local":
             place = ray_folder().parent
-            raise ConfigError(f"Ray cannot start here ({said}); its files go to {place}: RAY_TMPDIR names another") from None
+            raise ConfigError(
+                f"Ray cannot start here ({said}); its files go to {place}: RAY_TMPDIR names another; its token to ~/.ray: HOME "
+                "names another"
+            ) from None
         raise ConfigError(f"--address {address}: no Ray cluster could be joined there ({said})") from None
 
 

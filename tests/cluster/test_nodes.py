@@ -133,6 +133,16 @@ def test_a_place_in_which_ray_cannot_start_is_named(tmp_path, monkeypatch):
         connect("local")
 
 
+def test_a_home_that_takes_no_token_is_named(tmp_path, monkeypatch):
+    """Ray's words name the file at most; a study said that its files go to /tmp, and that RAY_TMPDIR names another place."""
+    (home := tmp_path / "home").write_text("no folder")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with pytest.raises(ConfigError, match=r"^Ray cannot start here \(.*\); .* its token to ~/.ray: HOME names another"):
+        connect("local")
+
+
 def test_two_workers_of_a_trial_on_one_gpu_are_refused_before_anything_else(tmp_path, capsys, monkeypatch):
     """NCCL would refuse them when both have started; several trials may share one."""
     monkeypatch.setattr("mldiv.cluster.nodes.connect", lambda address: pytest.fail("joined a cluster"))
