@@ -73,7 +73,7 @@ def only_driver(run: StudyRun, folder: SyncedFolder) -> Iterator[None]:
     except Timeout:
         said = "nobody says who"
         with suppress(OSError, RecordError):
-            said = json.dumps(read_json(who))
+            said = ", ".join(f"{name} {value}" for name, value in read_json(who).items())
         raise ConfigError(
             f"{run.place} is in use by another run of this study ({said}): wait for it, end it, or take another --out"
         ) from None

@@ -26,7 +26,7 @@ def test_two_runs_in_one_folder(study, capsys, tmp_path):
     held = replace(prepared(study), place=str(tmp_path))
     with open_folder(held):
         code, _, err = run(study, capsys, "--in-process", "--out", str(tmp_path))
-        assert code == 2 and f'"process": {os.getpid()}' in err[0] and "is in use by another run" in err[0]
+        assert code == 2 and f"process {os.getpid()}, host " in err[0] and "is in use by another run" in err[0]
         assert run(study, capsys, "--dry-run", "--out", str(tmp_path))[0] == 0
     with open_folder(held):
         pass
