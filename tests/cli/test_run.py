@@ -150,7 +150,7 @@ def test_dry_run_times_steps_here_and_now(study, capsys, tmp_path, monkeypatch):
         (False, ["--set", "precision=bf16"], False),
         (True, [], False),
         (True, ["--set", "precision=bf16", "--address", "auto"], False),
-        (True, ["--set", "precision=bf16", "--address", "auto", "--in-process"], True),
+        (True, ["--set", "precision=bf16", "--in-process"], True),
     ],
 )
 def test_bf16_without_instructions_for_it_is_said(study, capsys, monkeypatch, emulated, flags, said):
