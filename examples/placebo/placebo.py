@@ -100,7 +100,7 @@ STUDIES["placebo_rates"] = Study(
     },
     searched=(),
     baseline=STILL[1.0],
-    contrasts={name: {name: 1.0, STILL[rate]: -1.0} for (_, _, rate), name in PUSHED.items() if rate < 1}
+    contrasts={f"{name}: adds": {name: 1.0, STILL[rate]: -1.0} for (_, _, rate), name in PUSHED.items() if rate < 1}
     | {
         f"the peer, not zero, {share}, {RATES[rate]}": {PUSHED[APART, share, rate]: 1.0, PUSHED[ZERO, share, rate]: -1.0}
         for share in SHARES

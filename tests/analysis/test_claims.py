@@ -7,7 +7,7 @@ import pytest
 
 from analysis.build import analyse
 from analysis.compact.copy import load
-from analysis.comparison.effects import differences
+from analysis.comparison.effects import after_scaling, differences
 from analysis.records.repeats import gather
 from analysis.report.trends import trends
 from analysis.stats.statistics import difference, holm
@@ -118,6 +118,26 @@ def test_two_accuracies_of_cifar100_are_asked_of_the_new_seeds_alone():
     for (old, new, both), corrected in zip(rows, holm(p), strict=True):
         said = f"| {old} | {new} | {corrected:{'.3f' if corrected < 0.01 else '.2f'}} | {both} |"
         assert said in page("few_images"), said
+
+
+def test_what_pushes_add_at_lower_rates_on_few_images_of_cifar100():
+    """The table, and what was asked first: either push at 0.034 and half the rate, in accuracy, corrected over the two."""
+    study, text, p = load(RESULTS / "few_images" / "cifar100_rates"), page("few_images"), []
+    pair, peers, still = gather(study), gather(study, "peers"), "no push, the whole rate"
+    for arm in study.arms[1:]:
+        push, _, rate = arm.rpartition(", ")
+        base = still if push == "no push" else f"no push, {rate}"
+        seen = f"{sum(disagreement(study, arm).values()) / len(study.finished(arm)):.1f} %"
+        found = differences(pair, base, [arm], ["nll", "accuracy"])
+        cells = [
+            found["nll"][arm].text(4),
+            found["accuracy"][arm].text(2),
+            differences(peers, base, [arm], ["nll"])["nll"][arm].text(4),
+        ]
+        scaled = after_scaling(pair, base, [arm])["nll"][arm].text(4)
+        assert f"| {arm} | {' | '.join([*cells, scaled, seen])} | " in text, (arm, cells, scaled, seen)
+        p += [found["accuracy"][arm].p] if rate == "half the rate" and push.endswith("0.034") else []
+    assert len(p) == 2 and max(holm(p)) < 1e-4 and "(p < 0.0001 each after Holm)" in text
 
 
 def test_a_gain_on_all_images_comes_with_disagreement_on_test_images():

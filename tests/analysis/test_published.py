@@ -35,9 +35,13 @@ DIGITS = (2, 3, 4)
 #: A mean like -0.845 is rounded up by one version of NumPy, and down by another.
 ROUNDED = (1 - 1e-12, 1.0, 1 + 1e-12)
 #: The studies whose networks overfit; those of all others err on training images on at most so many points fewer.
-OVERFIT, POINTS = ("few_images", "few_images/small", "few_images/cifar100", "few_images/cifar100_placebo", "yardsticks/pair"), 4
+OVERFIT = (
+    "few_images", "few_images/small", "few_images/cifar100", "few_images/cifar100_placebo", "few_images/cifar100_rates",
+    "yardsticks/pair",
+)  # fmt: skip
+POINTS = 4
 #: Of studies with more, arms are compared with the baseline alone.
-MANY_ARMS = 10
+MANY_ARMS = 15
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,7 +83,7 @@ def quoted():
     many images peers disagree there, if the table says it."""
     found = []
     for page in sorted(RESULTS.rglob("README.md")):
-        for section in re.split(r"\n(?=## |\*\*[A-Z])", page.read_text()):
+        for section in re.split(r"\n(?=##+ |\*\*[A-Z])", page.read_text()):
             folders = [(page.parent / link).parent for link in re.findall(r"\]\((\S*answer\.md)\)", section)]
             names = tuple(name for folder in folders if (name := str(folder.relative_to(RESULTS))) in STORED)
             for table in re.findall(r"(?:^\|.*\n?)+", section, re.MULTILINE) if names else []:
@@ -140,6 +144,9 @@ DEMO, AGAIN = "demo", {
     ("diversity_form/tenth", "both terms"), ("balance/cifar100_terms", "with both"), ("ablation", "with feature diversity")
 } | {
     ("few_images/cifar100_placebo", arm) for arm in ("apart from the peer", "apart by features", "both terms")
+} | {
+    ("few_images/cifar100_rates", arm)
+    for arm in ("no push, half the rate", "apart from the peer, 0.034, the whole rate", "away from zero, 0.034, the whole rate")
 } | {
     ("diversity_form/today", arm)
     for arm in ("both terms", "parameter term alone", "feature term alone", "stage two continues, no diversity")
