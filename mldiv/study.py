@@ -103,7 +103,6 @@ class Study:
         for arm, whose in self.members.items():
             if whose not in MEMBERS:
                 yield f"members[{arm!r}] = {whose!r}: expected {' or '.join(MEMBERS)}"
-        yield from (f"contrasts[{name!r}] is called as an arm is: tables have both" for name in contrasts if name in arms)
         for name, weights in contrasts.items():
             if not weights or abs(sum(weights.values())) > ROUNDING:
                 yield f"contrasts[{name!r}] = {weights}: the weights of a contrast add up to 0, such as {{arm: 1, other: -1}}"
