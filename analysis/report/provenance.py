@@ -71,7 +71,7 @@ def design(study: StudyData) -> Rows:
         ["seeds of the repeats", ", ".join(map(str, study.seeds))],
         ["search", search if header.has_search else "none"],
         ["selection", header.selection if header.has_search else "none"],
-        ["early stopping of searched trials", header.early_stopping or "none"],
+        ["early stopping of searched trials", (header.has_search and header.early_stopping) or "none"],
         ["workers per trial", text(header.world_size)],
     ]
 

@@ -326,7 +326,10 @@ def test_roles_and_values_of_settings(tmp_path):
 
 def test_without_a_search_nothing_is_tuned(tmp_path):
     study = study_with_searches(tmp_path)
+    study.header = dataclasses.replace(study.header, early_stopping="ASHA")
+    assert dict(provenance.design(study))["early stopping of searched trials"] == "ASHA"
     study.header = dataclasses.replace(study.header, samples=0)
+    assert dict(provenance.design(study))["early stopping of searched trials"] == "none"
     assert provenance.roles(study)["lr"] == "fixed" and provenance.roles(study)["alpha"] == "scientific"
     names, arms = provenance.by_arm(study)
     assert dict(zip(["arm", *names], arms[1], strict=True)) == {"arm": "b", "alpha": "3", "kernel": "rbf"}
