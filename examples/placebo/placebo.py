@@ -21,8 +21,36 @@ def from_zero(mean, sigma, peer_mean, peer_sigma):
     return mean.square().sum()
 
 
+#: Weights of the classifier, a peer's last: of 32 features and a bias for each of 100 classes.
+CLASSIFIER = 33 * 100
+
+
+def of_classifier(mean, sigma, peer_mean, peer_sigma):
+    """W2² of the classifiers alone."""
+    return squared_w2(*(part[-CLASSIFIER:] for part in (mean, sigma, peer_mean, peer_sigma)))
+
+
+def of_others(mean, sigma, peer_mean, peer_sigma):
+    """W2² of all weights but the classifier's."""
+    return squared_w2(*(part[:-CLASSIFIER] for part in (mean, sigma, peer_mean, peer_sigma)))
+
+
+def classifier_from_zero(mean, sigma, peer_mean, peer_sigma):
+    """The squared length of the classifier's means."""
+    return mean[-CLASSIFIER:].square().sum()
+
+
+def others_from_zero(mean, sigma, peer_mean, peer_sigma):
+    """The squared length of all other means."""
+    return mean[:-CLASSIFIER].square().sum()
+
+
 PARAM_DISTANCES["shuffled"] = Distance(shuffled, symmetric=False)
 PARAM_DISTANCES["from_zero"] = Distance(from_zero, symmetric=False)
+PARAM_DISTANCES["w2_classifier"] = Distance(of_classifier, symmetric=True)
+PARAM_DISTANCES["w2_others"] = Distance(of_others, symmetric=True)
+PARAM_DISTANCES["from_zero_classifier"] = Distance(classifier_from_zero, symmetric=False)
+PARAM_DISTANCES["from_zero_others"] = Distance(others_from_zero, symmetric=False)
 
 BASELINE, APART, ZERO, FEATURES = "mutual learning", "apart from the peer", "away from zero", "apart by features"
 HALF, BOTH = "half the rate", "both terms"
@@ -105,5 +133,36 @@ STUDIES["placebo_rates"] = Study(
         f"the peer, not zero, {share}, {RATES[rate]}": {PUSHED[APART, share, rate]: 1.0, PUSHED[ZERO, share, rate]: -1.0}
         for share in SHARES
         for rate in RATES
+    },
+)
+
+NONE, SURE, SURE_ZERO = "no push", "deterministic, no push", "deterministic, away from zero"
+CERTAIN = {"posterior": "deterministic", "beta": 0.0}
+
+STUDIES["placebo_parts"] = Study(
+    name="placebo_parts",
+    question="Which weights' push gains: the classifier's, or all others'? Is it their noise that becomes relatively smaller?",
+    scientific="push",
+    arms={
+        NONE: {"alpha": 0.0, "beta": 0.0},
+        APART: {"alpha": 0.034, "beta": 0.0},
+        ZERO: {"alpha": 0.034, "beta": 0.0, "param_distance": "from_zero"},
+        # as hard as these weights are pushed in the two arms above, by the parts of the lengths at the switch
+        f"{APART}, classifier": {"alpha": 0.0265, "beta": 0.0, "param_distance": "w2_classifier"},
+        f"{APART}, all others": {"alpha": 0.0213, "beta": 0.0, "param_distance": "w2_others"},
+        f"{ZERO}, classifier": {"alpha": 0.0255, "beta": 0.0, "param_distance": "from_zero_classifier"},
+        f"{ZERO}, all others": {"alpha": 0.0225, "beta": 0.0, "param_distance": "from_zero_others"},
+        SURE: CERTAIN | {"alpha": 0.0},
+        "deterministic, apart from the peer": CERTAIN | {"alpha": 0.034},
+        SURE_ZERO: CERTAIN | {"alpha": 0.034, "param_distance": "from_zero"},
+        "a third of the prior's weight": {"alpha": 0.0, "beta": 0.0, "kl_weight": 0.1},
+    },
+    searched=(),
+    baseline=NONE,
+    contrasts={
+        "deterministic, the peer": {"deterministic, apart from the peer": 1.0, SURE: -1.0},
+        "deterministic, zero": {SURE_ZERO: 1.0, SURE: -1.0},
+        "apart, classifier less all others": {f"{APART}, classifier": 1.0, f"{APART}, all others": -1.0},
+        "zero, classifier less all others": {f"{ZERO}, classifier": 1.0, f"{ZERO}, all others": -1.0},
     },
 )
