@@ -92,7 +92,7 @@ def test_what_pushes_do_to_disagreement_on_test_images():
     said = f"away from zero by {zero} points, apart from the peer by {peer}, apart by directions by {turned}, "
     said += f"apart from a shuffled peer by {shuffled}, under a third of the prior's weight by {weaker}"
     assert said in text, said
-    said = f"adds as much disagreement ({zero.split()[0]} points) as the parameter term ({peer.split()[0]})"
+    said = f"adds {zero.split()[0]} points of disagreement (the parameter term {peer.split()[0]}, not told apart)"
     assert said in (CHECKOUT / "RESULTS.md").read_text(), said
 
 
@@ -138,6 +138,50 @@ def test_what_pushes_add_at_lower_rates_on_few_images_of_cifar100():
         assert f"| {arm} | {' | '.join([*cells, scaled, seen])} | " in text, (arm, cells, scaled, seen)
         p += [found["accuracy"][arm].p] if rate == "half the rate" and push.endswith("0.034") else []
     assert len(p) == 2 and max(holm(p)) < 1e-4 and "(p < 0.0001 each after Holm)" in text
+
+
+#: Looked up afterwards: study, whose arm is compared with which, of the pair or its peers, in what, the sentence, its page.
+LOOKED_UP = (
+    ("few_images", "with parameter diversity", "with feature diversity", None, "scaled", "the pair by {}", "few_images"),
+    ("few_images", "with parameter diversity", "with feature diversity", "peers", "scaled", "and peers by {}", "few_images"),
+    ("placebo/tuned", "apart from the peer", "both terms", None, "nll", "feature term adds {} of NLL", "placebo"),
+    ("placebo/tuned", "away from zero", "both terms", None, "scaled", "both terms lie {} behind", "placebo"),
+    ("placebo/tuned", "away from zero", "both terms", "peers", "scaled", "the peers {} (over seeds)", "placebo"),
+    ("few_images/small", "half the rate", "both terms at half the rate", None, "scaled", "both terms add {}", "few_images"),
+    (
+        "few_images/small", "half the rate", "away from zero at half the rate", None, "scaled",
+        "the push away from zero {}; of", "few_images",
+    ),
+    (
+        "few_images/small", "away from zero at half the rate", "apart at half the rate", "peers", "nll",
+        "single peers pay {} less under the term", "few_images",
+    ),
+    (
+        "few_images/cifar100", "two deterministic networks", "deterministic mutual learning", "peers", "scaled",
+        "after scaling {} and", "few_images",
+    ),
+    ("few_images/cifar100", "two single BNNs", "mutual learning", "peers", "scaled", "and {} (over seeds). Peers", "few_images"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name, base, arm, member, what, sentence, where", LOOKED_UP)
+def test_what_was_looked_up_afterwards(name, base, arm, member, what, sentence, where):
+    """Whichever the sign, as a sentence says it."""
+    repeats = gather(load(RESULTS / name), member)
+    found = after_scaling(repeats, base, [arm]) if what == "scaled" else differences(repeats, base, [arm], ["nll"])
+    said = found["nll"][arm].text(3)
+    mean, low, high = map(float, EFFECT.search(said).groups())
+    turned = f"{0 - mean:.3f} [{0 - high:.3f}, {0 - low:.3f}]"
+    assert any(sentence.format(of.replace("+", "")) in page(where) for of in (said, turned)), said
+
+
+def test_what_pushes_add_at_half_the_rate_by_the_new_seeds_alone():
+    repeats, base = gather(load(RESULTS / "few_images" / "cifar100_rates")), "no push, half the rate"
+    new = {arm: {seed: of[seed] for seed in NEW} for arm, of in repeats.items()}
+    term, push = (f"{name}, 0.034, half the rate" for name in ("apart from the peer", "away from zero"))
+    term, push = (differences(new, base, [arm], ["accuracy"])["accuracy"][arm].text(2)[1:] for arm in (term, push))
+    term, push = (of.replace("+", "") for of in (term, push))
+    assert f"the term adds {term} points and the push {push}" in page("few_images"), (term, push)
 
 
 def test_a_gain_on_all_images_comes_with_disagreement_on_test_images():
