@@ -166,3 +166,22 @@ STUDIES["placebo_parts"] = Study(
         "zero, classifier less all others": {f"{ZERO}, classifier": 1.0, f"{ZERO}, all others": -1.0},
     },
 )
+
+THIRD, TENTH = "a third of the prior's weight", "a tenth of the prior's weight"
+
+STUDIES["placebo_prior"] = Study(
+    name="placebo_prior",
+    question="Does a push still gain where the prior weighs less?",
+    scientific="push",
+    arms={
+        THIRD: {"alpha": 0.0, "beta": 0.0, "kl_weight": 0.1},
+        f"{APART}, {THIRD}": {"alpha": 0.034, "beta": 0.0, "kl_weight": 0.1},
+        f"{ZERO}, {THIRD}": {"alpha": 0.034, "beta": 0.0, "kl_weight": 0.1, "param_distance": "from_zero"},
+        NONE: {"alpha": 0.0, "beta": 0.0},
+        f"{APART}, the whole prior": {"alpha": 0.034, "beta": 0.0},
+        TENTH: {"alpha": 0.0, "beta": 0.0, "kl_weight": 0.03},
+    },
+    searched=(),
+    baseline=THIRD,
+    contrasts={"apart, under the whole prior": {f"{APART}, the whole prior": 1.0, NONE: -1.0}},
+)
