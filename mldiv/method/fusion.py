@@ -202,27 +202,9 @@ FUSIONS: dict[str, Callable[..., PeerFusion]] = {
 }
 
 
-class _Reverse(torch.autograd.Function):
-    """The same value, with its gradient's sign turned."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(value: Tensor) -> Tensor:
-        return value.view_as(value)
-
-    @staticmethod
-    def setup_context(context: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Tensor:
-        return -gradients[0]
-
-
 def reverse_gradient(value: Tensor) -> Tensor:
     """Return the value; what is minimised in it is maximised by whatever it was made of (Ganin and Lempitsky, ICML 2015)."""
-    return _Reverse.apply(value)
+    return 2 * value.detach() - value
 
 
 #: What a fusion's own weights learn from the diversity term [chosen: the paper is silent]: how the term sees them.
