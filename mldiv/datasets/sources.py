@@ -101,18 +101,10 @@ def _read_cifar(name: str, root: Path | None, size: int) -> tuple[Raw, Raw]:
     return both[0], both[1]
 
 
-def _check_nothing(root: Path | None) -> None:
-    """digits come with scikit-learn."""
-
-
 def _check_own(root: Path | None) -> NoReturn:
     raise DataError(
         "data = 'own': those are images that mldiv.train was given in Python, and no files; take a data set of files"
     )
-
-
-def _read_own(root: Path | None, size: int) -> tuple[Raw, Raw]:
-    _check_own(root)
 
 
 def _check_fashion_mnist(root: Path | None) -> None:
@@ -161,7 +153,7 @@ FASHION_MNIST_FILES = {
 
 DATASETS: dict[str, Source] = {
     "digits": Source(
-        _read_digits, _check_nothing, 10, 8, padding=1, flip=False, layout=LAYOUTS["digits"], names=lambda root: "0123456789",
+        _read_digits, lambda root: None, 10, 8, 1, False, layout=LAYOUTS["digits"], names=lambda root: "0123456789",
     ),
     "fashion_mnist": Source(
         lambda root, size: idx.read(_fashion_mnist_folder(root), size), _check_fashion_mnist, 10, 28, 2, True, (0.2860,),
@@ -185,7 +177,7 @@ DATASETS: dict[str, Source] = {
     "huggingface": Source(
         huggingface.read, huggingface.check, None, None, 0, False, layout=LAYOUTS["huggingface"], taken=huggingface.taken
     ),
-    "own": Source(_read_own, _check_own, None, 32, 0, False),
+    "own": Source(lambda root, size: _check_own(root), _check_own, None, 32, 0, False),
 }  # fmt: skip
 
 
