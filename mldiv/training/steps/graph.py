@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,21 +19,8 @@ TRIED_RATES = (1.0, 0.5, 0.25)
 TOLERANCE = 0.25
 
 
-class Graph(Protocol):
-    """What records a run on the device and repeats it; a stand-in for it needs no GPU."""
-
-    def warm_up(self, run: Callable[[], None]) -> None:
-        """Run it where it can be recorded afterwards."""
-
-    def capture(self, run: Callable[[], Tensor]) -> Tensor:
-        """Record a run; return the tensor that holds its result after every replay."""
-
-    def replay(self) -> None:
-        """Repeat the run, on whatever its tensors hold by now."""
-
-
 class CudaGraph:
-    """Torch's CUDA graph.
+    """Torch's CUDA graph: records a run on the device and repeats it, on whatever its tensors hold by then.
 
     References: https://docs.pytorch.org/docs/stable/notes/cuda.html, "CUDA Graphs".
     """
@@ -51,8 +38,9 @@ class CudaGraph:
             torch.cuda.current_stream().wait_stream(self.stream)
 
     def capture(self, run: Callable[[], Tensor]) -> Tensor:
-        """Record a run, without executing it; other threads, such as one that pins memory, may go on meanwhile.
+        """Record a run, without executing it; return the tensor that holds its result after every replay.
 
+        Other threads, such as one that pins memory, may go on meanwhile.
         Where a run fails torch raises what the end of the capture says of it, and stays on the other stream; neither happens.
         """
         with torch.cuda.stream(torch.cuda.current_stream()):
@@ -80,7 +68,7 @@ class NotCaptured(Exception):
 class GraphedStep:
     """A captured step, called as the step itself is. Its result holds until the next call."""
 
-    def __init__(self, step: Step, optimizer: torch.optim.Optimizer, given: Sequence[Tensor], graph: Graph) -> None:
+    def __init__(self, step: Step, optimizer: torch.optim.Optimizer, given: Sequence[Tensor], graph: CudaGraph) -> None:
         self.groups, self.graph = optimizer.param_groups, graph
         self.inputs = [value.clone() for value in given]
         #: The groups' rates as the graph reads them, and as they were last written there.
@@ -109,7 +97,7 @@ class GraphedStep:
 
 def captured(
     step: Step, module: nn.Module, optimizer: torch.optim.Optimizer, tried: Sequence[Sequence[Tensor]],
-    make_graph: Callable[[], Graph] = CudaGraph,
+    make_graph: Callable[[], CudaGraph] = CudaGraph,
 ) -> GraphedStep:  # fmt: skip
     """Capture a step, after it has been made with each of the inputs ``tried``, and see that the graph does the same.
 
@@ -117,7 +105,7 @@ def captured(
     first step is the same. Both must keep their tensors from now on: values may be copied into them. Who had a graph before
     lets it go first: with it goes what cuBLAS holds for the stream that they share.
 
-    tried: as many as TRIED_RATES.
+    tried: as many as TRIED_RATES; make_graph: of a CudaGraph, or of a stand-in that needs no GPU.
 
     Raises: NotCaptured, whatever went wrong.
     """
