@@ -333,9 +333,8 @@ class TrialConfig:
     seed: int = _schedule(0, "of everything random in a trial", ge=0, lt=2**63)
 
     def __post_init__(self) -> None:
-        for name, value in _check(
-            vars(self) | {"compile": self.steps}
-        ).items():  # 1 and 1.0 are one setting, and have one identity
+        checked = _check(vars(self) | {"compile": self.steps})  # 1 and 1.0 are one setting, and have one identity
+        for name, value in checked.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "compile", KEPT_COMPILE.get(self.compile, self.compile))
         if self.kernel_own:
