@@ -91,7 +91,6 @@ def scored(test: Predicted) -> list[Compared]:
     right = (predicted == y.numpy()).astype(float)
     spread = metrics.disagreement(*peers).item()
     two = torch.stack([peer.probabilities for peer in peers], 1)
-    debiased = debiased_calibration_error(confidence, right)
 
     def uncertainty(name: str, *given: Tensor, **settings: object) -> Callable[[], float]:
         def value() -> float:
@@ -126,7 +125,7 @@ def scored(test: Predicted) -> list[Compared]:
          "bins of n/15 images, rounded otherwise (of 990 images the same)"),
         ("classwise ECE", ours["classwise_ece"], tu,
          uncertainty("ClasswiseCalibrationError", p, y, num_bins=15, **classes), ""),
-        ("debiased error, squared", debiased.square, "uncertainty-calibration", kumar, ""),
+        ("debiased error, squared", debiased_calibration_error(confidence, right), "uncertainty-calibration", kumar, ""),
         ("SmoothECE", smooth_error(confidence, right), "relplot", relplot,
          "theirs: a mesh of 200 points (with 20,001: -4e-05), a width bisected to 2^-10"),
         ("SmoothECE", smooth_error(confidence, right), tu,

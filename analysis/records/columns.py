@@ -1,5 +1,6 @@
 """Define the tables' columns: what each is called, where its number comes from, which way is better. Add one to COLUMNS."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -134,7 +135,8 @@ def _predicted(function: Callable[[np.ndarray, np.ndarray], float]) -> Value:
 
 
 def _debiased(confidence: np.ndarray, correct: np.ndarray) -> float:
-    return debiased_calibration_error(confidence, correct).root
+    square = debiased_calibration_error(confidence, correct)
+    return math.copysign(math.sqrt(abs(square)), square)
 
 
 #: What each table shows, in words.

@@ -35,14 +35,6 @@ class Reliability:
     ece: float
 
 
-@dataclass(frozen=True)
-class SquaredError:
-    """A squared calibration error without its upward bias, below 0 by chance near calibration; and its signed root."""
-
-    square: float
-    root: float
-
-
 def reliability(confidence: np.ndarray, correct: np.ndarray) -> Reliability:
     """Sort predictions [images] into 15 bins (k/15, (k+1)/15] of confidence; ECE = sum_b n_b/N |accuracy_b - confidence_b|."""
     bins = _bins(confidence)
@@ -92,12 +84,12 @@ def consistency_band(confidence: np.ndarray, draws: int) -> np.ndarray:
         return ends / number
 
 
-def debiased_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> SquaredError:
+def debiased_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
     """Return the squared (l2) calibration error over 15 bins, less what chance adds to it; inputs [images].
 
-    The bins are those of ``reliability``, of equal width.
+    Below 0 by chance near calibration. The bins are those of ``reliability``, of equal width.
 
-    square = sum_b n_b/N [(accuracy_b - confidence_b)² - accuracy_b (1 - accuracy_b)/(n_b - 1)], root = sign sqrt|square|
+    sum_b n_b/N [(accuracy_b - confidence_b)² - accuracy_b (1 - accuracy_b)/(n_b - 1)]
 
     (Kumar, Liang and Ma, Verified uncertainty calibration, NeurIPS 2019). A bin with one prediction counts as 0, as in
     their code: its chance part cannot be estimated. Differences within a bin cancel, so the target is a lower bound of the
@@ -107,8 +99,7 @@ def debiased_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> S
     several = bins.count > 1
     count, accuracy, sure = bins.count[several], bins.accuracy[several], bins.confidence[several]
     terms = (accuracy - sure) ** 2 - accuracy * (1 - accuracy) / (count - 1)
-    square = float((count * terms).sum() / len(confidence))
-    return SquaredError(square, float(np.sign(square) * np.sqrt(abs(square))))
+    return float((count * terms).sum() / len(confidence))
 
 
 def log_scale(found: Interval) -> Interval:

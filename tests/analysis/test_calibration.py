@@ -1,6 +1,5 @@
 """Calibration errors, what calibrated models score, and intervals, against loops, exact distributions and simulation."""
 
-import math
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from scipy import integrate, stats
 from torchmetrics.functional.classification import binary_calibration_error
 
+from analysis.records.columns import _debiased
 from analysis.stats import bootstrap, calibration
 
 
@@ -93,10 +93,10 @@ def test_debiased_error_against_a_loop():
         n, accuracy = len(bin_), np.mean([y for _, y in bin_])
         if n > 1:
             expected += n / 61 * ((accuracy - np.mean([c for c, _ in bin_])) ** 2 - accuracy * (1 - accuracy) / (n - 1))
-    got = calibration.debiased_calibration_error(confidence, correct)
-    assert got.square == pytest.approx(expected) and got.root == pytest.approx(math.copysign(abs(expected) ** 0.5, expected))
-    below = calibration.debiased_calibration_error(np.full(10, 0.5), np.arange(10) < 5)
-    assert below.square == pytest.approx(-0.25 / 9) and below.root == pytest.approx(-((0.25 / 9) ** 0.5))
+    assert calibration.debiased_calibration_error(confidence, correct) == pytest.approx(expected)
+    below = np.full(10, 0.5), np.arange(10) < 5
+    assert calibration.debiased_calibration_error(*below) == pytest.approx(-0.25 / 9)
+    assert _debiased(*below) == pytest.approx(-((0.25 / 9) ** 0.5))
 
 
 @pytest.mark.parametrize("power", [1.0, 1.5, 0.6])
@@ -108,7 +108,7 @@ def test_debiased_error_averages_the_true_one(power):
         gap = integrate.quad(lambda c: c**power - c, low, high)[0] / (high - low)
         truth += (high - low) / 0.7 * gap**2
     samples = [draw(seed, 1000, power) for seed in range(600)]
-    squares = [calibration.debiased_calibration_error(*sample).square for sample in samples]
+    squares = [calibration.debiased_calibration_error(*sample) for sample in samples]
     error = np.std(squares) / 600**0.5
     assert np.mean(squares) == pytest.approx(truth, abs=3.5 * error)
     assert power == 1 or truth > 30 * error
