@@ -55,11 +55,6 @@ def fpr95(positive: Float[Tensor, " positives"], negative: Float[Tensor, " negat
     return float((negative.double().cpu() >= threshold).double().mean())
 
 
-def error_detection(uncertainty: Float[Tensor, " images"], wrong: Bool[Tensor, " images"]) -> float:
-    """Return the AUROC of telling wrong predictions from right ones by uncertainty; nan where all are right, or all wrong."""
-    return auroc(uncertainty[wrong], uncertainty[~wrong])
-
-
 def aurc(uncertainty: Float[Tensor, " images"], wrong: Bool[Tensor, " images"]) -> float:
     """Average the share of errors among the k least uncertain images over k = 1..N: the area under the risk-coverage curve.
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mldiv.datasets.formats.arrays import classes_of
-from mldiv.evaluation.detection import augrc, aupr, aurc, auroc, error_detection, fpr95
+from mldiv.evaluation.detection import augrc, aupr, aurc, auroc, fpr95
 
 BINS = 15
 
@@ -185,7 +185,7 @@ def uncertainty_scores(test: Predictive, labels: Labels, other: Predictive | Non
     for name in RECORDED:
         measure = UNCERTAINTIES[name]
         uncertainty = measure(test)
-        result[f"error_auroc_{name}"] = error_detection(uncertainty, wrong)
+        result[f"error_auroc_{name}"] = auroc(uncertainty[wrong], uncertainty[~wrong])
         result[f"ood_auroc_{name}"] = math.nan if other is None else auroc(measure(other), uncertainty)
         result[f"aurc_{name}"] = aurc(uncertainty, wrong)
         result[f"augrc_{name}"] = augrc(uncertainty, wrong)

@@ -8,7 +8,7 @@ import torchmetrics.functional.classification as reference
 from scipy import special, stats
 
 from mldiv.evaluation import metrics
-from mldiv.evaluation.detection import aurc, auroc, error_detection
+from mldiv.evaluation.detection import aurc, auroc
 from mldiv.evaluation.metrics import (
     METRICS,
     Predictive,
@@ -149,9 +149,7 @@ def test_auroc_of_perfect_chance_and_nothing():
     assert auroc(high, low) == 1 and auroc(low, high) == 0 and auroc(low, low) == 0.5
     assert math.isnan(auroc(low, torch.empty(0))) and math.isnan(auroc(torch.empty(0), low))
     assert math.isnan(auroc(low, torch.tensor([math.nan])))
-    wrong = torch.tensor([True, False, True, False, False])
-    assert error_detection(torch.tensor([0.9, 0.1, 0.6, 0.7, 0.2]), wrong) == pytest.approx(5 / 6)
-    assert math.isnan(error_detection(low, torch.tensor([False, False])))
+    assert auroc(torch.tensor([0.9, 0.6]), torch.tensor([0.1, 0.7, 0.2])) == pytest.approx(5 / 6)
 
 
 def slow_aurc(order, wrong):
