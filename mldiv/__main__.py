@@ -108,7 +108,7 @@ def export(argv: Sequence[str]) -> int:
     """Write a study's records for another tool."""
     from mldiv.export.command import main as write  # with the records' checks: half a second
 
-    return write(argv)
+    return write(argv, COMMANDS["export"][0])
 
 
 def check_plugin(argv: Sequence[str]) -> int:

@@ -23,13 +23,10 @@ TOOLS = {
 #: In the folder that is written to: by study, a hash of its place, the trials that were exported last.
 NOTED = "mldiv-export.json"
 
-#: What the command does, in a line.
-HELP = "write a study's trials, scores, table and figures for TensorBoard, MLflow or W&B"
 
-
-def main(argv: Sequence[str]) -> int:
-    """Export what the flags ask for; the exit code is 2 where it cannot be done."""
-    parser = Parser(prog="mldiv export", description=HELP)
+def main(argv: Sequence[str], description: str) -> int:
+    """Export what the flags ask for; the exit code is 2 where it cannot be done. description: for its help."""
+    parser = Parser(prog="mldiv export", description=description)
     parser.add_argument("place", metavar="DIR", help="a study's output folder or URL")
     parser.add_argument("--to", required=True, choices=TOOLS, help="the tool; exporting again changes only what has changed")
     parser.add_argument("--out", metavar="FOLDER", help="where to write (default: export/TOOL in DIR; of a URL: here)")
