@@ -42,7 +42,7 @@ class ImageForm:
 def normalized(images: Images, form: ImageForm, layout: str | None, device: torch.device, first: int = 0) -> Tensor:
     """Return images as the networks take them, float32 [images, channels, image_size, image_size] on the device.
 
-    Floats are rounded as those are that are trained on. Raises: DataError as `as_tensor`.
+    Floats are rounded as those are that are trained on. Raises: DataError as `as_bytes`.
     """
     found = as_bytes(images, form.channels, form.image_size, layout, first).to(device)
     mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (form.mean, form.std))
@@ -50,13 +50,7 @@ def normalized(images: Images, form: ImageForm, layout: str | None, device: torc
 
 
 def as_bytes(images: Images, channels: int | None, size: int | None, layout: str | None, first: int = 0) -> Tensor:
-    """Return images as data sets hold them, uint8 [images, channels, size, size]. Raises: DataError as `as_tensor`."""
-    found = as_tensor(images, channels, size, layout, first)
-    return found if found.dtype == torch.uint8 else (found * 255).round().to(torch.uint8)
-
-
-def as_tensor(images: Images, channels: int | None, size: int | None, layout: str | None, first: int = 0) -> Tensor:
-    """Return images as [images, channels, size, size]: uint8, or float32 in [0, 1].
+    """Return images as data sets hold them, uint8 [images, channels, size, size]; floats in [0, 1] are rounded.
 
     channels: None where any will do; size: pixels a side, None as they are; other images are cut to their central square, then
     resized as data sets are. layout: HWC or CHW, None for what the shape says; first: the number of the first of them.
@@ -68,7 +62,8 @@ def as_tensor(images: Images, channels: int | None, size: int | None, layout: st
     if isinstance(images, Sequence) and images and isinstance(images[0], Image.Image):
         return _decoded(images, channels, size)
     values = _values(_stacked(images), first)
-    return _square(_channels_first(values, channels, layout), size)
+    found = _square(_channels_first(values, channels, layout), size)
+    return found if found.dtype == torch.uint8 else (found * 255).round().to(torch.uint8)
 
 
 def _decoded(pictures: Sequence[Any], channels: int | None, size: int | None) -> Tensor:

@@ -16,7 +16,7 @@ from analysis.compact.copy import compact
 from mldiv.config import ConfigError, from_dict
 from mldiv.datasets.files import DataError
 from mldiv.evaluation import predictive
-from mldiv.interface.images import as_tensor
+from mldiv.interface.images import as_bytes
 from mldiv.records import checked_files, study_files
 from mldiv.records.checked_files import Damaged, RecordError
 from mldiv.storage.files import dump
@@ -142,9 +142,9 @@ def test_numbers_that_cannot_be_are_refused(pair, tested, asked, message):
 
 def test_the_layout_can_be_said(pair):
     images = torch.arange(2 * 3 * 3 * 3).reshape(2, 3, 3, 3).byte()
-    assert torch.equal(as_tensor(images, 3, 3, "CHW"), images)
-    assert torch.equal(as_tensor(images, 3, 3, "HWC"), images.permute(0, 3, 1, 2))
-    assert torch.equal(as_tensor(images.permute(0, 2, 3, 1)[:, :2], None, None, None), images[:, :, :2, :2])
+    assert torch.equal(as_bytes(images, 3, 3, "CHW"), images)
+    assert torch.equal(as_bytes(images, 3, 3, "HWC"), images.permute(0, 3, 1, 2))
+    assert torch.equal(as_bytes(images.permute(0, 2, 3, 1)[:, :2], None, None, None), images[:, :, :2, :2])
     with pytest.raises(DataError, match="layout = 'NCHW': expected HWC or CHW"):
         pair.predict(images, layout="NCHW")
 
@@ -154,10 +154,10 @@ def test_pictures_are_read_as_a_folder_of_them_is():
     pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels)
     expected = tf.pil_to_tensor(tf.center_crop(tf.resize(picture, 16), 16))
-    assert torch.equal(as_tensor([picture], 3, 16, None)[0], expected)
-    assert as_tensor([picture], None, None, None).shape == (1, 3, 30, 30)
+    assert torch.equal(as_bytes([picture], 3, 16, None)[0], expected)
+    assert as_bytes([picture], None, None, None).shape == (1, 3, 30, 30)
     wide = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
-    assert torch.equal(as_tensor([wide.crop((0, 0, 30, 30))], 1, 30, None)[0, 0], torch.from_numpy(pixels[:, :30, 0]))
+    assert torch.equal(as_bytes([wide.crop((0, 0, 30, 30))], 1, 30, None)[0, 0], torch.from_numpy(pixels[:, :30, 0]))
 
 
 def test_a_call_repeats_and_another_seed_does_not(pair, tested, found):
