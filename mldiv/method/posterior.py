@@ -128,10 +128,8 @@ class GaussianPosterior(nn.Module):
                 flat = flat.to(torch.get_autocast_dtype(flat.device.type))
             elif way not in self.all_cast:
                 watched = self._watched(way)
-        at_once = (flat.is_cuda or flat.dtype == torch.bfloat16) and _has_channels_last(
-            args
-        )  # a CPU's float32 is faster without
-        named = self._channels_last_views(flat) if at_once else self.views(flat)
+        pays = flat.is_cuda or flat.dtype == torch.bfloat16  # a CPU's float32 is faster without
+        named = self._channels_last_views(flat) if pays and _has_channels_last(args) else self.views(flat)
         tied = bool(buffers)  # weights are given under each of their names: none is looked for
         with watched:
             return functional_call(self.module, {**named, **buffers}, args, kwargs, tie_weights=tied)
