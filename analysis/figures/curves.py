@@ -41,15 +41,11 @@ LEARNING: Panels = [("Validation NLL (nats)", "nll", "linear", 1), ("Validation 
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean over seeds of a curve, each [epochs].
-
-    epoch: epochs trained; error: standard error, NaN for fewer than two seeds; n: seeds with a value.
-    """
+    """The mean over seeds of a curve and its standard error, NaN for fewer than two, by epochs trained; each [epochs]."""
 
     epoch: np.ndarray
     mean: np.ndarray
     error: np.ndarray
-    n: np.ndarray
 
 
 def aggregate(epochs: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> Mean | None:
@@ -69,7 +65,7 @@ def aggregate(epochs: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> Mea
         mean = np.nansum(table, 0) / n
         error = np.sqrt(np.nansum((table - mean) ** 2, 0) / (n - 1) / n)
     some = n > 0
-    return Mean(np.arange(1, longest + 1)[some], mean[some], np.where(n > 1, error, np.nan)[some], n[some])
+    return Mean(np.arange(1, longest + 1)[some], mean[some], np.where(n > 1, error, np.nan)[some])
 
 
 def switches(curves: Sequence[Curve]) -> list[int]:

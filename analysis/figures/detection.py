@@ -42,7 +42,7 @@ def risk_coverage(by_seed: Mapping[int, Sequence[Predictions]], uncertainty: str
     ]
     table = 100 * np.array(rows)
     error = table.std(0, ddof=1) / np.sqrt(len(table)) if len(table) > 1 else np.full(len(COVERAGE), np.nan)
-    return Mean(100 * COVERAGE, table.mean(0), error, np.full(len(COVERAGE), len(table)))
+    return Mean(100 * COVERAGE, table.mean(0), error)
 
 
 def panels(predictions: ByArm, styles: Mapping[str, Style]) -> Markup:
