@@ -171,13 +171,10 @@ def _of_trial(folder: Path, trial: str) -> dict[str, bytes]:
 
 def _read_lines(line: dict[str, Any]) -> dict[str, Any]:
     """Return what is read of an epoch's line: `CURVES`, the peers' NLL and accuracy, gradients in the means."""
-    read = {"validation": {"nll", "accuracy"}, **{group: {path[1] for path in CURVES.values() if path[0] == group}
-                                                  for group in ("train", "diversity")}}  # fmt: skip
-    kept = line | {
-        group: {name: of for name, of in line[group].items() if name in read[group]} for group in ("train", "diversity")
-    }
+    read = {group: {path[1] for path in CURVES.values() if path[0] == group} for group in ("train", "diversity")}
+    kept = line | {group: {name: of for name, of in line[group].items() if name in names} for group, names in read.items()}
     kept["validation"] = {
-        name: {key: of[key] for key in of if key in read["validation"]} for name, of in line["validation"].items()
+        name: {key: of[key] for key in of if key in ("nll", "accuracy")} for name, of in line["validation"].items()
     }
     kept["gradients"] = [
         {name: {key: of[key] for key in of if key.startswith("mean_")} if isinstance(of, dict) else of
