@@ -16,8 +16,8 @@ from mldiv.records.checked_files import Damaged, write_atomically
 State = dict[str, Any]
 #: What torch and zipfile raise at bytes that are no state.
 UNREADABLE = (
-    ValueError, TypeError, AttributeError, OSError, EOFError, LookupError, RuntimeError, MemoryError, pickle.UnpicklingError,
-    zipfile.BadZipFile,
+    ValueError, TypeError, AttributeError, OSError, EOFError, LookupError, RuntimeError, MemoryError, AssertionError,
+    pickle.UnpicklingError, zipfile.BadZipFile,
 )  # fmt: skip
 
 

@@ -1,7 +1,5 @@
 """Read a network's weights from a file that others have made, and say what of them fits a network."""
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -12,7 +10,7 @@ from torch import Tensor
 
 from mldiv.datasets.files import DataError
 from mldiv.environment.terminal import first_few
-from mldiv.storage.files import State
+from mldiv.storage.files import UNREADABLE, State
 
 #: Where a checkpoint may hold its network's state, and what wrappers put before the names of its tensors.
 WITHIN = ("state_dict", "model_state_dict", "model", "net")
@@ -83,8 +81,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         found = _safetensors(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except DataError:
         raise
-    except (OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError, AttributeError, pickle.UnpicklingError,
-            zipfile.BadZipFile) as error:  # fmt: skip
+    except UNREADABLE as error:
         why = getattr(error, "strerror", None) or type(error).__name__
         raise DataError(
             f"{path}: no file of tensors alone ({why}); torch.save(network.state_dict(), FILE) writes one"

@@ -1,6 +1,7 @@
 """Peers that start from weights in a file: what fits is taken by name and shape, what does not is said."""
 
 import collections
+import re
 import sys
 
 import pytest
@@ -90,6 +91,16 @@ class Evil:
 def test_files_that_are_no_weights_of_the_network(tiny, tmp_path, content, said):
     torch.save(content, tmp_path / "x.pt") if content is not None else (tmp_path / "x.pt").write_bytes(b"PK no file")
     with pytest.raises(DataError, match=said):
+        from_file(named(tiny, tmp_path / "x.pt"), TEN, "pretrain")
+
+
+def test_a_file_of_torchs_older_form_with_a_changed_byte(tiny, tmp_path):
+    """Torch asserts that it has the storage that a tensor names: it is no fault of the program's."""
+    torch.save({"conv1.weight": torch.ones(3)}, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "x.pt").read_bytes()
+    key = whole.rindex(str(max(map(int, re.findall(rb"\d{6,}", whole)))).encode())
+    (tmp_path / "x.pt").write_bytes(whole[:key] + b"1" + whole[key + 1 :])
+    with pytest.raises(DataError, match="no file of tensors alone"):
         from_file(named(tiny, tmp_path / "x.pt"), TEN, "pretrain")
 
 
