@@ -159,6 +159,24 @@ def read(root: Path | None, size: int) -> tuple[tuple[FolderImages, Tensor], tup
     return train, test
 
 
+def pictures(root: Path | None, size: int) -> FolderImages:
+    """Return the test images of a data set; of a folder without train/ those of its test/ or val/, or all below it.
+
+    Raises: DataError, naming the file or folder.
+    """
+    folder = existing_folder(root, f"{HINT}, or pictures alone")
+    if (folder / "train").is_dir():
+        check(folder)
+        return read(folder, size)[1][0]
+    there = folder / tested(folder) if (folder / tested(folder)).is_dir() else folder
+    found = [path for path in image_files(there) if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise DataError(f"{there}: no JPEG or PNG file in it or below")
+    for path in found:
+        _check_file(path)
+    return FolderImages(found, size)
+
+
 def tested(root: Path) -> str:
     """Return the name of the folder of the test images; the last of TESTED where there is none."""
     return next((name for name in TESTED if (root / name).is_dir()), TESTED[-1])
@@ -206,11 +224,15 @@ def _check_class(folder: Path, least: int) -> None:
     for path in files:
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             raise DataError(f"{path}: not a JPEG or PNG file, but in a class folder; remove it")
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); replace or remove it") from None
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{path}: not a file, but in a class folder; remove it")
-        if not 0 < status.st_size <= LARGEST_BYTES:
-            raise DataError(f"{path}: {status.st_size:,} bytes are no image; replace or remove it")
+        _check_file(path)
+
+
+def _check_file(path: Path) -> None:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); replace or remove it") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path}: not a file, but called like a picture; remove it")
+    if not 0 < status.st_size <= LARGEST_BYTES:
+        raise DataError(f"{path}: {status.st_size:,} bytes are no image; replace or remove it")

@@ -76,7 +76,11 @@ def check(ood: str, root: Path | None, data_name: str) -> None:
             for photograph in PHOTOGRAPHS:
                 _photograph(photograph)
         elif kind in DATASETS:
-            DATASETS[kind].check(folder)
+            try:
+                _check_files(kind, folder)
+            except DataError as error:
+                elsewhere = "" if "@" in name or folder is None else f"; {kind}@PLACE looks in a place of its own"
+                raise DataError(f"ood = {name!r:.80}: {error}{elsewhere}") from None
 
 
 def load_other(name: str, root: Path | None, *, channels: int, size: int, count: int) -> Pixels:
@@ -145,11 +149,20 @@ def _same(folder: Path | None, root: Path | None) -> bool:
     return folder is None or root is None or folder.resolve() == root.resolve()
 
 
+def _check_files(kind: str, folder: Path | None) -> None:
+    """Look at a data set's files, of which test images are enough where its source can take them alone."""
+    if (pictures := DATASETS[kind].pictures) is not None:
+        pictures(folder, 0)
+    else:
+        DATASETS[kind].check(folder)
+
+
 def _test_images(name: str, root: Path | None, size: int) -> Tensor | FolderImages:
     kind, folder = _placed(name, root)
-    source = DATASETS[kind]
-    source.check(folder)
-    return source.read(folder, size)[1][0]
+    if (pictures := DATASETS[kind].pictures) is not None:
+        return pictures(folder, size)
+    DATASETS[kind].check(folder)
+    return DATASETS[kind].read(folder, size)[1][0]
 
 
 def _fitted(images: UInt8[Tensor, "images before rows columns"], channels: int, size: int) -> Pixels:

@@ -30,7 +30,8 @@ class Source:
     they are; padding, flip: the augmentation, shifts by so many pixels (of images as they are: by an eighth of a side); mean,
     std: per channel, of values in [0, 1], None to take them from the training images; download: torchvision's class that
     fetches the files, by name; layout: what --data-root should hold, or be; taken: says which test images were found there;
-    names: of the classes, from the root.
+    names: of the classes, from the root; pictures: (root, image size in pixels) -> images alone, as `read`'s test images, from
+    a place that need hold no training images and no labels, or DataError; None: of `read`, after `check`.
     """
 
     read: Callable[[Path | None, int], tuple[Raw, Raw]]
@@ -45,6 +46,7 @@ class Source:
     layout: str = ""
     taken: Callable[[Path | None], str] = lambda root: ""
     names: Callable[[Path | None], Sequence[str]] | None = None
+    pictures: Callable[[Path | None, int], Tensor | FolderImages] | None = None
 
     def augmented_by(self, size: int) -> int:
         """Return the largest shift of images of ``size`` pixels, as large a share of them as of those of the set's own size."""
@@ -171,9 +173,12 @@ DATASETS: dict[str, Source] = {
     "image_folder": Source(
         image_folder.read, image_folder.check, None, 64, 8, True, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
         layout=LAYOUTS["image_folder"], taken=image_folder.taken, names=image_folder.class_names,
+        pictures=image_folder.pictures,
     ),
-    "idx": Source(idx.read, idx.check, None, None, 0, False, layout=LAYOUTS["idx"]),
-    "npz": Source(npz.read, npz.check, None, None, 0, False, layout=LAYOUTS["npz"], taken=npz.taken),
+    "idx": Source(idx.read, idx.check, None, None, 0, False, layout=LAYOUTS["idx"], pictures=idx.pictures),
+    "npz": Source(
+        npz.read, npz.check, None, None, 0, False, layout=LAYOUTS["npz"], taken=npz.taken, pictures=npz.pictures
+    ),
     "huggingface": Source(
         huggingface.read, huggingface.check, None, None, 0, False, layout=LAYOUTS["huggingface"], taken=huggingface.taken
     ),

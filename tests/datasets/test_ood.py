@@ -8,6 +8,7 @@ from sklearn.datasets import load_sample_image
 from torchvision.transforms.v2 import functional as tf
 
 from mldiv.datasets import ood, sources
+from mldiv.datasets.formats import idx
 from mldiv.datasets.ood import OOD, as_split, check, check_name, in_place_of_test, label, load_other, names
 from mldiv.datasets.sources import DATASETS, DataError
 from mldiv.datasets.splits import eval_batches, load
@@ -105,6 +106,47 @@ def test_a_folder_of_images(tmp_path):
             decoded = tf.pil_to_tensor(tf.center_crop(tf.resize(file, [16]), [16]))
         assert (image - tf.rgb_to_grayscale(decoded.float())).abs().max() <= 1
     assert len(images) == 7
+
+
+def test_pictures_alone_are_enough(tmp_path):
+    """No training images, classes or labels: a folder in any form, an array, a file of test images."""
+    paths = sorted((folder_of(tmp_path / "data") / "val").rglob("*.png"))
+    for place in ("flat", "below/texture one", "tested/test/any"):
+        (tmp_path / place).mkdir(parents=True)
+        for number, path in enumerate(paths):
+            (tmp_path / place / f"{number:02}.png").write_bytes(path.read_bytes())
+    (tmp_path / "below" / "README.txt").write_text("no picture")
+    expected = load_other("image_folder@data", tmp_path, channels=3, size=16, count=7)
+    for place in ("flat", "below", "tested"):
+        check(f"image_folder@{place}", tmp_path, "digits")
+        assert torch.equal(load_other(f"image_folder@{place}", tmp_path, channels=3, size=16, count=7), expected)
+    pixels = expected.permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "only.npz", pixels)
+    np.savez(tmp_path / "tested.npz", test_images=pixels, other=1)
+    np.savez(tmp_path / "labels.npz", x_test=pixels, y_test=np.zeros(7, int), test_images=pixels[:2])
+    header = b"\0\0\x08\x03" + np.array([7, 16, 16], ">u4").tobytes()
+    (tmp_path / idx.FILES[2]).write_bytes(header + pixels[..., 0].tobytes())
+    order = torch.randperm(7, generator=torch.Generator().manual_seed(0))
+    for name in ("only", "tested", "labels"):
+        check(f"npz@{name}.npz", tmp_path, "digits")
+        assert torch.equal(load_other(f"npz@{name}.npz", tmp_path, channels=3, size=16, count=7), expected[order])
+    check("idx", tmp_path, "digits")
+    assert torch.equal(load_other("idx", tmp_path, channels=1, size=16, count=7), expected[order, :1])
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("image_folder@empty", "empty: no JPEG or PNG file in it or below"),
+        ("npz@two.npz", "neither test_images nor x_test, and not one array, but a, b"),
+        ("fashion_mnist", "a file, where a folder was expected.*fashion_mnist@PLACE"),
+    ],
+)
+def test_what_is_no_set_of_pictures_is_said_with_its_name(tmp_path, name, fault):
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "two.npz", a=1, b=2)
+    with pytest.raises(DataError, match=f"ood = '{name}': .*{fault}"):
+        check(name, tmp_path / "two.npz", "digits")
 
 
 def test_in_place_of_the_test_images(digits):

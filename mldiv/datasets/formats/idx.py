@@ -36,6 +36,12 @@ def read(root: Path | None, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Ten
     return (images[0], labels[0]), (images[1], labels[1])
 
 
+def pictures(root: Path | None, size: int) -> Tensor:
+    """Return the test images alone. Raises: DataError, naming the file."""
+    path = packed_or_not(existing_folder(root, HINT) / FILES[2], HINT)
+    return arrays.images(parse(contents(path), str(path)), str(path))
+
+
 def check(root: Path | None) -> None:
     """Raise DataError for files that are missing, damaged or do not belong together."""
     read(root, 0)

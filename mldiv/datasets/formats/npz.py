@@ -2,6 +2,8 @@
 
 import zipfile
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,9 @@ KEYS = {
 }
 LAYOUT = LAYOUTS["npz"]
 
+#: By split, names of arrays.
+Chosen = dict[str, tuple[str, ...]]
+
 
 def read(root: Path | None, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return training and test images with their labels.
@@ -24,13 +29,7 @@ def read(root: Path | None, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Ten
     Raises: DataError, naming the file and the array.
     """
     path = _file(root)
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            found = {split: [(key, file[key]) for key in keys] for split, keys in _keys(path, file.files).items()}
-    except DataError:
-        raise
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read as numpy's .npz ({' '.join(str(error).split())[:200]}); {LAYOUT}") from None
+    found = _arrays(path, partial(_keys, path))
     parts = []
     for split in ("train", "test"):
         (key, pixels), (label_key, classes) = found[split]
@@ -41,6 +40,16 @@ def read(root: Path | None, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Ten
         raise DataError(f"{path}: training images of {list(train.shape[1:])}, test images of {list(test.shape[1:])}")
     arrays.check_classes(train_labels, test_labels, str(path))
     return parts[0], parts[1]
+
+
+def pictures(root: Path | None, size: int) -> Tensor:
+    """Return the test images, or the file's only array; labels and training images need not be there.
+
+    Raises: DataError, naming the file and the array.
+    """
+    path = _file(root)
+    ((key, pixels),) = _arrays(path, partial(_picture_key, path))["test"]
+    return arrays.images(pixels, f"{path}, {key}")
 
 
 def check(root: Path | None) -> None:
@@ -66,9 +75,29 @@ def _file(root: Path | None) -> Path:
     return root
 
 
-def _keys(path: Path, there: list[str]) -> dict[str, tuple[str, str]]:
+def _arrays(path: Path, choose: Callable[[list[str]], Chosen]) -> dict[str, list[tuple[str, np.ndarray]]]:
+    """Return by split the arrays that are chosen among the names of those that are there, each with its name."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return {split: [(key, file[key]) for key in keys] for split, keys in choose(file.files).items()}
+    except DataError:
+        raise
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read as numpy's .npz ({' '.join(str(error).split())[:200]}); {LAYOUT}") from None
+
+
+def _picture_key(path: Path, there: list[str]) -> Chosen:
+    """Return what the test images are called, those with labels before others."""
+    pairs = sorted(KEYS["test"], key=lambda pair: pair[1] not in there)
+    found = [images for images, _ in pairs if images in there] or there[: len(there) == 1]
+    if not found:
+        raise DataError(f"{path}: neither test_images nor x_test, and not one array, but {', '.join(there)[:200] or 'none'}")
+    return {"test": (found[0],)}
+
+
+def _keys(path: Path, there: list[str]) -> Chosen:
     """Return what images and labels of each split are called in a file that holds arrays of these names."""
-    found = {}
+    found: Chosen = {}
     for split, pairs in KEYS.items():
         pair = max(pairs, key=lambda pair: sum(key in there for key in pair))
         if missing := [key for key in pair if key not in there]:
