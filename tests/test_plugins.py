@@ -169,6 +169,10 @@ def test_a_transform_that_misstates_its_push_is_told(write, capsys, bounded):
             "it is no sum over weights: of the weights twice over it gives 1 times as much, in place of 2",
         ),
         ("((m - pm) / ps).square().sum()", "of networks without noise it gives inf, and it does not say needs_noise=True"),
+        (
+            "((m - pm).square() + (s - ps).square()).sqrt().sum()",
+            "its gradient is not finite where a weight is the same in both",
+        ),
     ],
 )
 def test_a_distance_that_pushes_at_nothing_or_hides_what_it_needs_is_told(write, capsys, function, said):

@@ -183,8 +183,13 @@ def distance(entry: Distance) -> Faults:
     if value.dim() or not value.isfinite() or value < 0:
         yield f"of two posteriors it gives {value}, where a number from 0 on is expected"
         return
-    if abs(float(entry.function(*first, *first))) > 1e-5:
+    own_mean, own_sigma = (part.clone().requires_grad_() for part in first)
+    none = entry.function(own_mean, own_sigma, *first)
+    if abs(none.item()) > 1e-5:
         yield "of equal posteriors it is not 0"
+    pulls = torch.autograd.grad(none, (own_mean, own_sigma), allow_unused=True) if none.requires_grad else ()
+    if not all(pull is None or pull.isfinite().all() for pull in pulls):
+        yield "its gradient is not finite where a weight is the same in both (a root, an acosh: add a little before it)"
     twice = entry.function(*(torch.cat([part, part]) for part in (*first, *second)))
     if abs(twice - value) < abs(twice - 2 * value):
         yield f"it is no sum over weights: of the weights twice over it gives {twice / value:.3g} times as much, in place of 2"
