@@ -194,7 +194,7 @@ class TrialConfig:
     param_distance: str = _diversity_code("w2", "distance between the posteriors; w2 [stated]", choices=PARAM_DISTANCES)
     param_weights: str = _diversity_code(
         "raw", "what of the posteriors that distance compares: raw, all weights as they are; layer, each layer's over the norm "
-        "of its means, mean over layers, which cannot grow by norms alone [chosen]", choices=PARAM_WEIGHTS, before="raw",
+        "of its means, mean over layers, which cannot grow by norms alone [chosen]", choices=tuple(PARAM_WEIGHTS), before="raw",
     )  # fmt: skip
     param_alignment: str = _diversity(
         "none", "how the peers' channels are matched to peer 1's before that distance compares them: by weights or activations "
@@ -236,7 +236,7 @@ class TrialConfig:
     fusion_training: str = _diversity(
         "task", "what a fusion that is not frozen learns: to raise the feature KL as the networks do (diversity), to "
         "lower what they raise (adversarial), to classify its images, which the networks learn nothing from, during stage two "
-        "(task) or before it, held from then on (switch) [chosen]", choices=FUSION_TRAINING, before="diversity",
+        "(task) or before it, held from then on (switch) [chosen]", choices=tuple(FUSION_TRAINING), before="diversity",
     )  # fmt: skip
     fusion_epochs: int = _diversity_tensor(
         1, "epochs over the training images in which fusion_training switch trains the fusion", ge=1, le=10**6, before=1

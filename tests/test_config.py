@@ -13,6 +13,7 @@ from mldiv.records.contents import SPARED
     [
         ({"kernal": "rbf"}, "no setting is called 'kernal'; did you mean 'kernel'"),
         ({"kernel": "cosin"}, "kernel = 'cosin' is unknown; did you mean 'cosine'"),
+        ({"kernel": "wild"}, "rbf; of your own: name its plug-in, --plugin FILE or plugins=[FILE]"),
         ({"arch": "resnet-20"}, "did you mean 'resnet20'"),
         ({"data": "zzzz"}, "known: cifar10, cifar100, digits"),
         ({"switch_epoch": 301}, "switch_epoch = 301 lies after the end"),

@@ -191,7 +191,10 @@ def _typed(item: dataclasses.Field) -> Any:
 def _among(choices: Collection[str]) -> Callable[[str], str]:
     def known(value: str) -> str:
         if value not in choices:
-            raise PydanticCustomError("unknown", "is unknown{nearest}", {"nearest": nearest(value, choices)})
+            said = nearest(value, choices)
+            if isinstance(choices, dict) and "known" in said:
+                said += "; of your own: name its plug-in, --plugin FILE or plugins=[FILE]"
+            raise PydanticCustomError("unknown", "is unknown{nearest}", {"nearest": said})
         return value
 
     return known
