@@ -1,6 +1,6 @@
 """A trained pair, and what it predicts for one's own images."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,11 @@ class TrainedPair:
     config: TrialConfig
     module: MutualPair
     form: ImageForm
-    lines: list[dict[str, Any]] = field(repr=False)
+    lines: list[dict[str, Any]]
+
+    def __repr__(self) -> str:
+        config, name = self.config, self.record.id
+        return f"TrainedPair({config.arch!r}, peers={config.peers}, data={config.data!r}, seed={config.seed}, id={name!r})"
 
     @property
     def device(self) -> torch.device:

@@ -51,6 +51,9 @@ class Results:
     answer: str
     problems: list[str]
 
+    def __repr__(self) -> str:
+        return f"Results({self.study.name!r}, arms={len(self.table)}, trials={len(self.trials)}, problems={len(self.problems)})"
+
 
 def results(place: str | os.PathLike[str]) -> Results:
     """Read a study's folder, or its address on an object store, into data frames; nothing is written.

@@ -51,6 +51,7 @@ def test_a_notebooks_cell(trained):
 
     assert found.mean.shape == (1797, 10) and found.peers.shape == (2, 1797, 10) and found.samples is None
     assert found.names == tuple("0123456789")
+    assert repr(pair).startswith("TrainedPair('resnet8', peers=2, data='digits', seed=1, id='") and len(repr(pair)) < 100
     assert 0.1 < accuracy < 1 and len(set(unsure)) == 10
 
 

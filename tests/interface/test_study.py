@@ -42,7 +42,7 @@ def test_the_same_study_is_continued_and_its_results_returned(asked, study, monk
     assert set(found.trials["status"]) == {"finished"} and set(found.trials["setting.epochs"]) == {2}
     for row in found.scores.itertuples():
         assert study_files.read_trial(study_files.trial_folder(study, row.trial)).test[row.member]["nll"] == row.nll
-    assert len(found.scores) == 6
+    assert len(found.scores) == 6 and len(repr(found)) < 100
     stored = pd.read_csv(study / "table.csv")
     pd.testing.assert_frame_equal(found.table.fillna(float("nan")), stored, check_dtype=False, rtol=1e-8)
     assert found.answer == (study / "answer.md").read_text()
