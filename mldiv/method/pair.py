@@ -255,7 +255,7 @@ class MutualPair(nn.Module):
         samples = zip(*([drawn] if drawn.dim() == 1 else drawn.unbind() for drawn in noise), strict=True)
         return sigmas, [
             [
-                peer(inputs, weights=peer.draw(sigma, drawn) if peer.noisy else peer.mean)
+                _as_output(peer(inputs, weights=peer.draw(sigma, drawn) if peer.noisy else peer.mean))
                 for peer, sigma, drawn in zip(self.peers, sigmas, sample, strict=True)
             ]
             for sample in samples
@@ -443,6 +443,14 @@ def _distinct(networks: Iterable[nn.Module]) -> list[nn.Module]:
     if not found or len({id(network) for network in found}) < len(found):
         raise ValueError("every peer needs a network of its own, and there is at least one peer")
     return found
+
+
+def _as_output(given: Any) -> Output:
+    """Return what a network gave, if it is logits and features; a batch of logits would be taken apart, image by image."""
+    if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], tuple | list):
+        kind = type(given).__name__
+        raise ValueError(f"the networks give a {kind}: a peer returns logits and a tuple of features, `logits, (features,)`")
+    return cast(Output, given)
 
 
 def _check_fusion(fusion: nn.Module, peers: int, training: str) -> None:

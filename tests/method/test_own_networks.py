@@ -93,3 +93,12 @@ def test_what_does_not_fit_is_said_by_the_step(channels, classes, scaled, error,
         pair.load_state_dict(pair.state_dict())
     with pytest.raises(error, match=re.escape(said)):
         pair(torch.randn(8, 1, 8, 8), torch.arange(8) % 2, diverse=True)
+
+
+@pytest.mark.parametrize("images", [2, 5])
+def test_a_network_that_gives_logits_alone_is_told_what_a_peer_returns(images):
+    """Two images' logits would be taken for logits and features."""
+    networks = [nn.Sequential(nn.Flatten(), nn.Linear(9, 2)) for _ in range(2)]
+    pair = MutualPair(networks, Objective(train_images=9, fusion_training="task"), fusion=shared((4,), classes=2))
+    with pytest.raises(ValueError, match="give a Tensor: a peer returns logits and a tuple of features"):
+        pair(torch.zeros(images, 1, 3, 3), torch.zeros(images, dtype=torch.int64))
