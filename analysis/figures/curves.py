@@ -197,13 +197,14 @@ def _gradient_panel(
         figure = svg.canvas(200)
         axes = figure.add_subplot()
         for arm, (at, share) in drawn.items():
-            axes.plot(at, share, color=styles[arm].color, linestyle=styles[arm].linestyle)
+            _curve(axes, at, share, styles[arm])
             for switch in switches(curves[arm]):
                 _mark(axes, at, share, switch, styles[arm])
         axes.axhline(DEAD_SHARE, color="0.5", linestyle=":", linewidth=0.9)
         _limits(axes, np.concatenate([[DEAD_SHARE], *(share for _, share in drawn.values())]), "log")
         axes.set_title(title)
         axes.set_xlabel("epochs trained")
+        axes.locator_params(axis="x", nbins=6, integer=True)
         return svg.svg(figure, name, f"{title} against epochs trained, {len(drawn)} arms")
 
 
@@ -264,11 +265,16 @@ def _lines(
 
 def line(axes: Axes, x: np.ndarray, mean: np.ndarray, error: np.ndarray, style: Style, arms: int) -> list[np.ndarray]:
     """Draw a curve, and its band where there are no more than BAND_ARMS arms; return every height drawn."""
-    axes.plot(x, mean, color=style.color, linestyle=style.linestyle)
+    _curve(axes, x, mean, style)
     if arms > BAND_ARMS or not np.isfinite(error).any():
         return [mean]
     axes.fill_between(x, mean - error, mean + error, color=style.color, alpha=0.14, linewidth=0)
     return [mean, mean - error, mean + error]
+
+
+def _curve(axes: Axes, x: np.ndarray, y: np.ndarray, style: Style) -> None:
+    """Draw a curve; one point alone, of which a line shows nothing, as a dot."""
+    axes.plot(x, y, color=style.color, linestyle=style.linestyle, marker="." if len(x) == 1 else None)
 
 
 def _mark(axes: Axes, x: np.ndarray, y: np.ndarray, switch: int, style: Style) -> None:

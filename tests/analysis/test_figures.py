@@ -122,6 +122,15 @@ def test_switches_and_where_the_enlarged_part_begins():
     assert curves.zoom({"a": [curve(0, 1)]}) == 1
 
 
+def test_a_curve_of_one_point_is_seen():
+    """Gradients of a short stage two are measured once: a line of one point draws nothing."""
+    with svg.style():
+        axes = svg.canvas(100).add_subplot()
+        curves.line(axes, np.array([4]), np.array([0.2]), np.array([np.nan]), palette.style(0), 1)
+        curves.line(axes, np.array([3, 4]), np.array([0.2, 0.3]), np.full(2, np.nan), palette.style(1), 1)
+    assert [drawn.get_marker() for drawn in axes.lines] == [".", "None"]
+
+
 def test_a_switch_is_marked_on_its_own_arms_curve():
     """Epoch 6 is the first of stage two, so six epochs were trained before: the marker sits there, at that epoch's height."""
     axes = svg.canvas(200).add_subplot()
