@@ -127,8 +127,9 @@ def by_whom(study: StudyData, effects: Effects, singles: Mapping[str, Effects]) 
             continue
         rows = [[_name(arm), *(_cell(of.get(arm), metric, margin) for of in columns.values())] for arm in effects[metric]]
         interval = interval_name(study.header.level)
-        also = " and after temperature scaling, that over seeds alone" if metric in singles.get(SCALED, {}) else ""
-        parts.append(f"The same by whom{also}: difference in test {compared.title}{compared.unit}, verdict, mean [{interval}]:")
+        also = ", and after temperature scaling (over seeds alone)" if metric in singles.get(SCALED, {}) else ""
+        what = f"difference in test {compared.title}{compared.unit}, verdict, mean [{interval}]"
+        parts.append(f"The same by whose predictions{also}: {what}:")
         parts.append(tabulate(rows, [study.header.scientific, *columns], "pipe", disable_numparse=True))
     return parts
 

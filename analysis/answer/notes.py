@@ -60,11 +60,11 @@ def _others(study: StudyData, effects: Effects) -> list[str]:
 def _unlike(study: StudyData, effects: Mapping[str, Difference], singles: Mapping[str, Effects]) -> list[str]:
     """Say where single peers are not as the pair, and where a temperature makes a difference or takes it."""
     of_peers = next((of for whose, of in singles.items() if whose != SCALED), {})
-    scaled = "Temperature scaling, fitted on validation images, leaves the verdicts as they are."
+    scaled = "Temperature scaling, fitted on validation images, leaves the verdicts by NLL as they are."
     margin, said = study.header.margins["nll"], []
     for words, same, others in (
-        ("By the mean of its single peers", "The mean of the single peers gives the same verdicts.", of_peers),
-        ("After temperature scaling", scaled, singles.get(SCALED, {})),
+        ("By the mean NLL of its single peers", "The mean of the single peers gives the same verdicts by NLL.", of_peers),
+        ("By NLL after temperature scaling", scaled, singles.get(SCALED, {})),
     ):
         other, found = others.get("nll", {}), []
         for arm in [arm for arm in effects if arm in other]:

@@ -106,7 +106,7 @@ def test_by_whom_a_pair_gains_what_its_peers_lose(tmp_path):
     }
     assert found == pytest.approx(expected) and made.differences["nll"]["apart"].mean == pytest.approx(-0.1)
     text = made.answer()
-    assert "**By the mean of its single peers**, apart is worse (+0.2000 [+0.2000, +0.2000]) and not better." in text
+    assert "**By the mean NLL of its single peers**, apart is worse (+0.2000 [+0.2000, +0.2000]) and not better." in text
     assert "| apart    | better, -0.1000 [-0.1000, -0.1000] | worse, +0.2000" in text
 
 
@@ -127,7 +127,7 @@ def test_the_answer_says_what_other_scores_tell(tmp_path):
 def test_what_a_temperature_gives_is_told_from_what_training_gave(tmp_path):
     """The pair gains 0.1 in NLL; scaled, the same seeds go up and down; a study without temperatures says nothing of them."""
     folder = make(tmp_path, {"plain": [0.5, 0.6, 0.55, 0.5], "apart": [0.4, 0.5, 0.45, 0.4]})
-    assert "Temperature scaling, fitted on validation images, leaves the verdicts as they are." in analyse(folder).answer()
+    assert "fitted on validation images, leaves the verdicts by NLL as they are." in analyse(folder).answer()
     scaled = [[0.48, 0.59, 0.54, 0.49], [0.46, 0.60, 0.53, 0.50]]
     for place, of_arm in enumerate(scaled):
         for index, value in enumerate(of_arm):
@@ -140,7 +140,7 @@ def test_what_a_temperature_gives_is_told_from_what_training_gave(tmp_path):
     expected = stats.ttest_rel(scaled[1], scaled[0])
     assert effect.mean == pytest.approx(np.mean(scaled[1]) - np.mean(scaled[0])) and effect.p == pytest.approx(expected.pvalue)
     assert effect.interval == pytest.approx(tuple(expected.confidence_interval(0.95)))
-    assert f"**After temperature scaling**, apart is undecided ({effect.text(4)}) and not better." in made.answer()
+    assert f"**By NLL after temperature scaling**, apart is undecided ({effect.text(4)}) and not better." in made.answer()
     for path in folder.glob("trials/*"):
         record = study_files.read_trial(path)
         record.test_scaled.clear()

@@ -221,7 +221,9 @@ def test_concepts_count_what_is_decided_at_each_length_and_width():
 
 def test_concepts_count_where_a_temperature_changes_a_verdict():
     answers = [(RESULTS / name / "answer.md").read_text() for name in STORED if name not in (DEMO, ONE_SEED)]
-    same, other = (sum(words in text for text in answers) for words in ("leaves the verdicts", "**After temperature scaling**"))
+    same, other = (
+        sum(words in text for text in answers) for words in ("leaves the verdicts", "NLL after temperature scaling**")
+    )
     assert same + other == len(answers)
     said = f"Temperature scaling leaves all verdicts in {same} of {len(answers)} studies"
     assert said in CONCEPTS, said
