@@ -56,13 +56,71 @@ def test_a_kernel_in_a_file_shares_the_first_stages_that_are_stored(tiny, tmp_pa
         "import some_package\n",
         "from . import beside\n",
         "for name in 'ab':\n    pass\n",
-        "import mldiv.method.kernels as kernels\nkernels.KERNELS['own'] = kernels.cosine\n",
         "from mldiv.method.kernels import KERNELS\nKERNELS.update({})\n",
         "x = 1\ndel x\n",
+        "import torch\nseed = torch.manual_seed(0)\n",
+        "import torch\n\ndef own(a, b, seed=torch.manual_seed(0)):\n    return a\n",
+        "import torch\n\nclass Own:\n    seed = torch.manual_seed(0)\n",
+        "import torch\nseeds = [seed for torch.nn.own in (1,) for seed in ()]\n",
+        "import torch\nseed = (lambda: torch.manual_seed(0))()\n",
+        "import torch\n\ndef prepare():\n    torch.set_num_threads(2)\n\ndone = prepare()\n",
+        "def register(function):\n    return function\n\n@register\ndef own(a, b):\n    return a\n",
+        "from functools import partial\n\n@partial(print, 'own')\ndef own(a, b):\n    return a\n",
+        "class Own:\n    pass\n\nclass Other(Own):\n    pass\n",
+        "class Own(metaclass=print):\n    pass\n",
+        "from os import environ\nenviron['OWN'] = 'yes'\n",
+        "from mldiv.presets import RECIPES\nRECIPES['resnet8'] = {}\n",
+        "from mldiv.method import kernels\nown = kernels.KERNELS\nown['own'] = kernels.cosine\n",
     ],
 )
 def test_a_file_that_does_more_might_do_anything(text):
     assert not enters_alone(text) and enters_alone(KERNEL)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import some_package",
+        "from . import beside",
+        "torch.backends.mkldnn.enabled = False",
+        "torch.set_default_dtype(torch.float64)",
+        "environ['OWN'] = 'yes'",
+        "del environ['OWN']",
+        "setattr(torch, 'own', 1)",
+    ],
+)
+def test_a_function_may_not_change_what_the_next_trial_uses(line):
+    """It runs after its own trial's switch, and before that of the one which the same process trains next."""
+    text = "import torch\nfrom os import environ\n\ndef own(a, b):\n    {}\n    return a\n"
+    assert not enters_alone(text.format(line)) and enters_alone(text.format("a[0] = own.calls = 1"))
+
+
+def test_what_plug_ins_are_made_of_is_no_more():
+    """Parameters with ranges, classes of data, kept results, functions with arguments filled in, arms made of lists."""
+    text = """from __future__ import annotations
+import math
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Annotated
+import torch
+import mldiv.method.kernels as kernels
+from mldiv.method.kernels import KERNELS, Range, cosine
+
+@dataclass(frozen=True)
+class Own(torch.nn.Module):
+    scale: float = math.log(2)
+
+@lru_cache(maxsize=None)
+def weights(size):
+    return torch.ones(size)
+
+def own(a, b, *, tail: Annotated[float, Range(0.1, 10, "tail")] = 1.0):
+    return cosine(a, b) * weights(len(a))
+
+KERNELS["own"] = kernels.KERNELS["own too"] = partial(own, tail=2.0)
+ARMS = {f"own {name}": {"kernel": name} for name in ["own", *"a b".split()]}
+"""
+    assert enters_alone(text)
 
 
 def test_what_acts_before_the_switch_keeps_first_stages_of_its_own(tiny_data, own):
