@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from mldiv.cli.folder import cuts
 from mldiv.cli.run import StudyRun
 from mldiv.cli.screen.display import clock
 from mldiv.cluster.nodes import Resources, local_resources, worker_resources
@@ -12,8 +13,11 @@ from mldiv.records.contents import StudyRecord
 from mldiv.sweep.plan import Plan
 from mldiv.sweep.simulate import first_wins, simulate
 from mldiv.training import step_cost
+from mldiv.training.first_stage import environment_id
 from mldiv.training.lanes.run import count_lanes
 from mldiv.training.step_cost import GROUP_START_SECONDS, IN_PROCESS_SECONDS
+from mldiv.training.steps import gpu
+from mldiv.training.worker_cache import dataset
 
 
 def describe(run: StudyRun, folder: Path) -> str:
@@ -22,8 +26,9 @@ def describe(run: StudyRun, folder: Path) -> str:
     Raises: ConfigError where not even one trial fits on this machine.
     """
     base, header, plan = run.base, run.header, run.plan(folder)
-    work, trials = simulate(plan, run.store, first_wins), plan.trials()
+    trials = plan.trials()
     where, groups, start, worker = _side_by_side(run, trials)
+    work = simulate(plan, run.store, first_wins, environments=environments(run, **worker))
     seconds = start + step_cost.measure(base, **worker).seconds(work) / groups
     assumed = " (if every search ends at its defaults)" if plan.searches and work.trials else ""
     at_once = f"  while arms are searched, {plan.open_at_once()} trials at once at most (--open-suggestions)"
@@ -84,6 +89,20 @@ def _side_by_side(run: StudyRun, trials: int) -> tuple[str, int, float, dict[str
     each = f", each with {lanes} trials at a time" if lanes > 1 else ""
     words = f"{groups} worker groups of {run.workers} side by side on this machine{each}"
     return words, groups, GROUP_START_SECONDS, of_worker(resources)
+
+
+def environments(run: StudyRun, threads: int = 1, device: torch.device | None = None) -> set[str] | None:
+    """Return the environments of this machine's trials, one for each cut of the data; None on a cluster, which may have others.
+
+    threads, device: as `step_cost.measure` is told.
+    """
+    if run.address != "local":
+        return None
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    gpu.prepare(device)
+    given: dict[str, Any] = {"threads": threads, "ranks": run.workers}
+    lanes = {False, count_lanes(run.lanes, device.type) > 1}  # networks are pretrained one by one
+    return {environment_id(dataset(config), device, several, **given) for config in cuts(run).values() for several in lanes}
 
 
 def of_worker(resources: Resources) -> dict[str, Any]:

@@ -114,12 +114,11 @@ def check_trials_there(run: StudyRun, folder: Path) -> None:
 
     Raises: ConfigError, naming them.
     """
-    configs = [run.base, *(run.base.replace(**changes) for changes in run.header.changes.values())]
-    cuts = {_cut(vars(config)): config for config in configs}
+    there = cuts(run)
 
     @cache
     def images(cut: str) -> tuple[str, str, str]:
-        data = dataset(cuts[cut])
+        data = dataset(there[cut])
         return data.name, data.whole_fingerprint, data.test_fingerprint
 
     found: dict[str, list[str]] = {}
@@ -127,12 +126,18 @@ def check_trials_there(run: StudyRun, folder: Path) -> None:
         with suppress(RecordError):  # of a damaged one, which is trained anew
             record = study_files.read_trial(path.parent)
             cut = _cut(record.config)
-            if why := _not_of(images(cut) if cut in cuts else None, record):
+            if why := _not_of(images(cut) if cut in there else None, record):
                 found.setdefault(why, []).append(path.parent.name)
     for why, trials in found.items():
         shown = first_few(trials, MOST_NAMED, " ")
         raise ConfigError(f"{run.place} holds {len(trials)} trials {why}: remove them from {folder / 'trials'} ({shown}), or "
                           "take another --out")  # fmt: skip
+
+
+def cuts(run: StudyRun) -> dict[str, TrialConfig]:
+    """Return a configuration of each cut of the data that an arm has, by what decides its images."""
+    configs = [run.base, *(run.base.replace(**changes) for changes in run.header.changes.values())]
+    return {_cut(vars(config)): config for config in configs}
 
 
 def _cut(config: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Play a plan through without training: how many epochs it asks for, and how many of them trials share."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
 from mldiv.config import TrialConfig
@@ -21,13 +22,17 @@ def first_wins(config: TrialConfig, number: int) -> float:
     return float(number)
 
 
-def simulate(plan: Plan, store: Store, result: Result, begun: Mapping[str, int] = MappingProxyType({})) -> Work:
+def simulate(
+    plan: Plan, store: Store, result: Result, begun: Mapping[str, int] = MappingProxyType({}),
+    environments: Collection[str] | None = None,
+) -> Work:  # fmt: skip
     """Count what training ``plan`` with this store, trial after trial, would take if searches went as ``result`` says.
 
-    begun: how many epochs trials under way have behind them.
+    begun: how many epochs trials under way have behind them; environments: those whose entries these trials can use, as
+    `first_stage.environment_id` names them; None where they are not known: all.
     """
     work, records = Work(), dict[str, TrialRecord]()
-    prefixes, pretrained = _stored(store)
+    prefixes, pretrained = _stored(store, environments)
     while (task := plan.ask()) is not None:
         config, stage = task.config, first_stage_id(task.config)
         if config.id in records:  # another arm has come to the same trial
@@ -55,14 +60,19 @@ def simulate(plan: Plan, store: Store, result: Result, begun: Mapping[str, int] 
     return work
 
 
-def _stored(store: Store) -> tuple[dict[str, set[int]], set[str]]:
-    """The epochs of each first stage's prefixes and the pretrainings in the store, whatever environment they come from."""
+def _stored(store: Store, environments: Collection[str] | None) -> tuple[dict[str, set[int]], set[str]]:
+    """The epochs of each first stage's prefixes and the pretrainings in the store; a file of another name is nobody's."""
     prefixes: dict[str, set[int]] = defaultdict(set)
     pretrained = set()
     for name in store.entries():
-        kind, identity, *epoch = name.split("/")
-        if kind == "trunks":
-            prefixes[identity.split("-")[0]].add(int(epoch[0]))
-        else:
-            pretrained.add(identity.split("-")[0])
+        with suppress(ValueError):
+            kind, known, *epoch = name.split("/")
+            identity, environment = known.split("-")
+            if environments is not None and environment not in environments:
+                continue
+            if kind == "trunks":
+                (number,) = map(int, epoch)
+                prefixes[identity].add(number)
+            else:
+                pretrained.add(identity)
     return prefixes, pretrained

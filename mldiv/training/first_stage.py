@@ -40,10 +40,13 @@ def first_stage_id(config: TrialConfig) -> str:
     return trial_id(known)
 
 
-def environment_id(data: ImageData, device: torch.device, lanes: bool = False) -> str:
+def environment_id(
+    data: ImageData, device: torch.device, lanes: bool = False, *, threads: int | None = None, ranks: int | None = None
+) -> str:  # fmt: skip
     """Return the identity of what besides the settings can change a number before the switch.
 
-    That is data, plug-ins, library, device, ranks. lanes: whether steps are made of several trials at once.
+    That is data, plug-ins, library, device, ranks. lanes: whether steps are made of several trials at once; threads, ranks:
+    those of who trains (default: this process's).
     """
     plugins = {"plugins": found} if (found := before_switch()) else {}
     return trial_id(
@@ -52,8 +55,8 @@ def environment_id(data: ImageData, device: torch.device, lanes: bool = False) -
             "data": data.fingerprint,
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability(),
-            "world_size": distributed.size(),
-            "threads": torch.get_num_threads(),
+            "world_size": ranks or distributed.size(),
+            "threads": threads or torch.get_num_threads(),
         }
         | gpu.described(device)
         | plugins

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from helpers.command import prepared, run
 from PIL import Image
 
@@ -24,6 +25,8 @@ from mldiv.storage.cache import Store
 from mldiv.study import Study
 from mldiv.sweep.simulate import first_wins, simulate
 from mldiv.training import step_cost
+from mldiv.training.first_stage import environment_id, first_stage_id
+from mldiv.training.worker_cache import dataset
 
 MEASURE = step_cost.measure
 #: Of the kernel sweep: each kernel and the baseline.
@@ -114,6 +117,19 @@ def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):
     assert "nothing shared" not in out
     _, out, _ = run(study, capsys, *PLANNED, "--no-cache", "--cache", str(tmp_path / "store"), "--out", str(tmp_path / "x"))
     assert out.endswith("x, nothing shared\n") and " 0 shared, " in out
+
+
+def test_dry_run_counts_what_its_trials_can_use(study, capsys, tmp_path):
+    """First stages of another torch, processor or plug-in lie there too; so may a copy that a person has made."""
+    argv = ["--dry-run", "--in-process", "--arm", "rbf", "--seeds", "1", "--trials", "0"]
+    argv += ["--out", str(tmp_path / "x"), "--cache", str(tmp_path / "store")]
+    config = prepared(study, *argv).plan(tmp_path / "x").ask().config
+    own = environment_id(dataset(config), torch.device("cpu"), threads=1)
+    for environment, shared in (("0123456789abcdef", 8), (own, 16)):
+        Store(tmp_path / "store").publish(f"trunks/{first_stage_id(config)}-{environment}/00008", {})
+        Store(tmp_path / "store").publish(f"trunks/{first_stage_id(config)}-{environment}/00008 (copy)", {})
+        code, out, _ = run(study, capsys, *argv)
+        assert code == 0 and f"  24 epochs asked for: {shared} shared, {24 - shared} to train\n" in out
 
 
 def test_dry_run_says_how_long_it_would_take(study, capsys, tmp_path):
