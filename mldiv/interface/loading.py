@@ -14,6 +14,7 @@ from mldiv.datasets.splits import Shapes
 from mldiv.interface.given import device_of
 from mldiv.interface.images import ImageForm
 from mldiv.interface.pair import TrainedPair
+from mldiv.interface.torch_settings import torch_settings
 from mldiv.plugins.loading import hashes, load_named
 from mldiv.records import study_files
 from mldiv.records.checked_files import Damaged, RecordError, read_bytes
@@ -88,7 +89,8 @@ def read_pair(
     _check_plugins(record)
     config = from_dict(record.config)
     form, shapes = _form(record, config, data_root)
-    module = make_pair(config.replace(teacher="none"), shapes)
+    with torch_settings():
+        module = make_pair(config.replace(teacher="none"), shapes)
     files_of = folder / CHECKPOINT
     try:
         saved = files.load(read_bytes(files_of, None), torch.device("cpu"))

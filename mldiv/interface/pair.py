@@ -13,7 +13,7 @@ from mldiv.datasets.files import DataError
 from mldiv.evaluation import metrics, predictive
 from mldiv.interface.given import whole
 from mldiv.interface.images import ImageForm, Images, normalized
-from mldiv.interface.threads import threads as threads_of
+from mldiv.interface.torch_settings import torch_settings
 from mldiv.method.pair import MutualPair
 from mldiv.records.contents import TrialRecord
 from mldiv.settings.setting import shown
@@ -107,7 +107,7 @@ class TrainedPair:
         used = int(self.record.environment.get("threads", 1)) if threads is None else threads
         if not hasattr(images, "__len__") or not len(images):
             raise DataError(f"no images, but {shown(images)}")
-        with threads_of(used), predictive.evaluation(self.module):
+        with torch_settings(used), predictive.evaluation(self.module):
             weights = self._weights(count, None if seed is None else whole("seed", seed, 0))
             found = [
                 self._batch(normalized(images[at : at + size], self.form, layout, self.device, at), weights, keep_samples)

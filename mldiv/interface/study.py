@@ -16,7 +16,7 @@ from mldiv.cli.run import prepare
 from mldiv.cli.screen.display import Display
 from mldiv.config import ConfigError, nearest
 from mldiv.interface.results import Results, analysis, results
-from mldiv.interface.threads import threads
+from mldiv.interface.torch_settings import torch_settings
 from mldiv.plugins.loading import load_named
 
 
@@ -37,15 +37,16 @@ class Study(study.Study):
         same call goes on.
         """
         given = parse(self, flags | {"out": None if out is None else os.fspath(out), "in_process": in_process})
-        load_named(given.plugin)
         build = analysis("build")
-        run = prepare(self, given)
-        with threads(1), open_folder(run) as (run, folder), Display(self.name) as display:
-            if run.dry_run:
-                describe(run, folder, display)
-                return None
-            with contextlib.redirect_stdout(io.StringIO()):
-                code = execute(run, folder, build.build, build.undecided, display)
+        with torch_settings(1):
+            load_named(given.plugin)
+            run = prepare(self, given)
+            with open_folder(run) as (run, folder), Display(self.name) as display:
+                if run.dry_run:
+                    describe(run, folder, display)
+                    return None
+                with contextlib.redirect_stdout(io.StringIO()):
+                    code = execute(run, folder, build.build, build.undecided, display)
         if code == 130:
             raise KeyboardInterrupt
         return results(run.place)

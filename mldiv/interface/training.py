@@ -16,7 +16,7 @@ from mldiv.interface.given import device_of
 from mldiv.interface.loading import read_pair
 from mldiv.interface.own_data import Data, own_data
 from mldiv.interface.pair import TrainedPair
-from mldiv.interface.threads import threads as threads_of
+from mldiv.interface.torch_settings import torch_settings
 from mldiv.plugins.contracts import try_network
 from mldiv.records import study_files
 from mldiv.records.checked_files import Damaged, existing
@@ -75,7 +75,7 @@ def train(
         config = TrialConfig(gradient_points=GRADIENT_POINTS).replace(**(config or {}))
     where = device_of(device)
     with ExitStack() as stack:
-        stack.enter_context(threads_of(threads))
+        stack.enter_context(torch_settings(threads))
         if data is None:
             read_anew(config)
             workspace = Workspace(where)

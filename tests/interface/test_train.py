@@ -37,18 +37,26 @@ def own(settings, digits, tmp_path_factory):
     folder, heard = tmp_path_factory.mktemp("own") / "pair", []
     (images, labels), test = digits
     torch.set_num_threads(2)
+    torch.set_default_dtype(torch.float64)
+    torch.set_float32_matmul_precision("medium")
     (folder / "store").mkdir(parents=True)
     (folder / "store" / "own.txt").touch()
-    pair = mldiv.train(
-        from_dict(settings), (images.numpy(), labels.numpy()), test=test, folder=folder, names="0123456789", padding=1,
-        progress=lambda line: heard.append(line["epoch"]),
-    )  # fmt: skip
-    assert torch.get_num_threads() == 2
+    try:
+        with torch.device("meta"):
+            pair = mldiv.train(
+                from_dict(settings), (images.numpy(), labels.numpy()), test=test, folder=folder, names="0123456789", padding=1,
+                progress=lambda line: heard.append(line["epoch"]),
+            )  # fmt: skip
+        assert (torch.get_num_threads(), torch.get_default_dtype()) == (2, torch.float64)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision("highest")
     return pair, folder, heard
 
 
 def test_own_images_are_trained_on_as_a_study_does(own, trained):
-    """Bit for bit: the digits under another name."""
+    """Bit for bit: the digits under another name, whatever the caller has set of torch."""
     pair, folder, heard = own
     alike = [torch.load(place / "checkpoint.pt", weights_only=True)["pair"] for place in (folder, trial(trained))]
     assert differing(*alike) == []
