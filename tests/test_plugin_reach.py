@@ -7,6 +7,7 @@ import torch
 from helpers.plugins import forget_all
 
 from mldiv.method.kernels import KERNELS
+from mldiv.method.networks import MODELS
 from mldiv.plugins.loading import find, hashes, load
 from mldiv.plugins.reach import before_switch, enters_alone
 from mldiv.storage.cache import Store
@@ -121,6 +122,22 @@ KERNELS["own"] = kernels.KERNELS["own too"] = partial(own, tail=2.0)
 ARMS = {f"own {name}": {"kernel": name} for name in ["own", *"a b".split()]}
 """
     assert enters_alone(text)
+
+
+def test_a_network_that_no_plug_in_entered_is_another_one_in_every_process(tiny_data, monkeypatch):
+    """As in a notebook, where it is edited and entered again by the same name; a kernel there acts after the switch."""
+    cpu = torch.device("cpu")
+    stock = environment_id(tiny_data, cpu)
+    monkeypatch.setitem(KERNELS, "own", KERNELS["rbf"])
+    assert environment_id(tiny_data, cpu) == stock
+    for name in ("own", "resnet8"):
+        with monkeypatch.context() as patched:
+            patched.setitem(MODELS, name, MODELS["vit"])
+            here = environment_id(tiny_data, cpu)
+            assert stock != here == environment_id(tiny_data, cpu)
+            patched.setattr("mldiv.plugins.reach.PROCESS", "another")
+            assert environment_id(tiny_data, cpu) not in (stock, here)
+    assert environment_id(tiny_data, cpu) == stock
 
 
 def test_what_acts_before_the_switch_keeps_first_stages_of_its_own(tiny_data, own):

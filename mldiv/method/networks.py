@@ -224,3 +224,5 @@ MODELS: dict[str, Callable[[int, int, float, int], nn.Module]] = {
     "resnet18": _resnet18,
     "vit": _vit,
 }
+#: Those of the package, whatever is entered later.
+STOCK = dict(MODELS)

@@ -5,9 +5,10 @@ A file is read for that, not run. What is not known to be harmless may do anythi
 
 import ast
 import sys
+import uuid
 from collections.abc import Iterator
 
-from mldiv.plugins.loading import REGISTRIES, loaded
+from mldiv.plugins.loading import REGISTRIES, is_own, loaded
 
 #: The registries of what acts after the switch alone, or trains nothing.
 LATER = frozenset(".".join(REGISTRIES[kind]) for kind in ("kernel", "distance", "transform", "fusion", "column", "study"))
@@ -28,12 +29,26 @@ METHODS = frozenset({"format", "items", "join", "keys", "split", "values"})
 STATEMENTS = ast.Import | ast.ImportFrom | ast.Assign | ast.AnnAssign | ast.Expr | ast.FunctionDef | ast.ClassDef | ast.Pass
 
 
+#: Stands for what a process has entered by hand, whose source nobody knows.
+PROCESS = uuid.uuid4().hex
+
+
 def before_switch() -> dict[str, str]:
     """Return the hash of each loaded plug-in that can change numbers before the switch, by name.
 
     All can but files that enter kernels, distances, transforms, fusions, columns or studies, and do nothing else when they run.
+    A network that was entered without a plug-in is another one in every process: it may have been edited meanwhile.
     """
-    return {plugin.name: plugin.hash for plugin in loaded() if plugin.text is None or not enters_alone(plugin.text)}
+    found = {plugin.name: plugin.hash for plugin in loaded() if plugin.text is None or not enters_alone(plugin.text)}
+    return found | {f"network {name}": PROCESS for name in _by_hand()}
+
+
+def _by_hand() -> list[str]:
+    """Return the names of networks that are neither the package's nor a plug-in's."""
+    networks = sys.modules.get(REGISTRIES["network"][0])
+    stock = getattr(networks, "STOCK", {})
+    entries = getattr(networks, REGISTRIES["network"][1], {})
+    return [name for name, made in entries.items() if stock.get(name) is not made and not is_own("network", name)]
 
 
 def enters_alone(text: str) -> bool:
