@@ -1,5 +1,7 @@
+import errno
 import itertools
 import json
+import os
 import threading
 from dataclasses import asdict
 
@@ -237,3 +239,15 @@ def test_an_assignment_stays_in_its_folder(tmp_path, name):
     assert len(problems) == 1 and "assignments.jsonl, line 1: trial = " in problems[0]
     with pytest.raises(Damaged, match="expected the name of a folder in trials"):
         study_files.read_assignments(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "write", [lambda path: checked_files.write_atomically(path, "x"), lambda path: study_files.append_line(path, {})]
+)
+def test_a_full_disk_is_told_with_the_file(write, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*metrics.jsonl'"):
+        write(tmp_path / "metrics.jsonl")

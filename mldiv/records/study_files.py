@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mldiv.environment.terminal import first_few
+from mldiv.records import checked_files
 from mldiv.records.checked_files import Damaged, RecordError, check_fields, finite, read_json, read_lines, write_atomically
 from mldiv.records.contents import (
     ARCHIVE,
@@ -153,7 +154,7 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    with open(opened, "a", encoding="utf-8") as file:
+    with checked_files.named(path), open(opened, "a", encoding="utf-8") as file:
         file.write(json.dumps(finite(value), allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
