@@ -79,7 +79,12 @@ def test_placebos_push_as_they_say(capsys):
     assert command.main(["check-plugin", str(EXAMPLE.parent / "placebo" / "placebo.py")]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "distance shuffled: of equal posteriors it is not 0", "distance from_zero: of equal posteriors it is not 0",
-        "study placebo: ok", "study placebo_tuned: ok", "study placebo_rates: ok",
+        "distance w2_classifier: ok",
+        "distance w2_others: its gradient in the means is missing, 0 or not finite, of two posteriors apart",
+        "distance from_zero_classifier: of equal posteriors it is not 0",
+        "distance from_zero_others: its gradient in the means is missing, 0 or not finite, of two posteriors apart",
+        "study placebo: ok", "study placebo_tuned: ok", "study placebo_rates: ok", "study placebo_parts: ok",
+        "study placebo_prior: ok",
     ]  # fmt: skip
     own, peer = torch.randn(300, requires_grad=True), torch.randn(300, requires_grad=True)
     pushes = {name: PARAM_DISTANCES[name].function(own, own.exp(), peer, peer.exp()) for name in ("shuffled", "from_zero")}
@@ -88,6 +93,12 @@ def test_placebos_push_as_they_say(capsys):
     moved = peer.roll(101)
     expected = (own - moved).square().sum() + (own.exp() - moved.exp()).square().sum()
     assert torch.allclose(pushes["shuffled"], expected)
+    large = [torch.rand(4000, dtype=torch.float64) for _ in range(4)]
+    for whole in ("w2", "from_zero"):  # of the weights before the classifier of 100 classes, and its own
+        parts = [PARAM_DISTANCES[f"{whole}_{part}"].function(*large) for part in ("others", "classifier")]
+        assert torch.allclose(sum(parts), PARAM_DISTANCES[whole].function(*large))
+        before = PARAM_DISTANCES[whole].function(*(vector[:700] for vector in large))
+        assert torch.allclose(parts[0], before)
 
 
 OWN = [

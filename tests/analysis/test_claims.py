@@ -160,7 +160,10 @@ LOOKED_UP = (
         "few_images/cifar100", "two deterministic networks", "deterministic mutual learning", "peers", "scaled",
         "after scaling {} and", "few_images",
     ),
-    ("few_images/cifar100", "two single BNNs", "mutual learning", "peers", "scaled", "and {} (over seeds). Peers", "few_images"),
+    (
+        "few_images/cifar100", "two single BNNs", "mutual learning", "peers", "scaled", "and {} (over seeds). Peers",
+        "few_images",
+    ),
 )  # fmt: skip
 
 
