@@ -7,7 +7,7 @@ import pytest
 
 from analysis.build import analyse
 from analysis.compact.copy import load
-from analysis.comparison.effects import after_scaling, differences
+from analysis.comparison.effects import after_scaling, contrasts, differences
 from analysis.records.repeats import gather
 from analysis.report.trends import trends
 from analysis.stats.statistics import difference, holm
@@ -176,6 +176,80 @@ def test_what_was_looked_up_afterwards(name, base, arm, member, what, sentence, 
     mean, low, high = map(float, EFFECT.search(said).groups())
     turned = f"{0 - mean:.3f} [{0 - high:.3f}, {0 - low:.3f}]"
     assert any(sentence.format(of.replace("+", "")) in page(where) for of in (said, turned)), said
+
+
+def row(study, base, arm):
+    """A row of a page's table of pushes: of the pair in NLL and accuracy, of peers and of the pair scaled in NLL."""
+    pair, peers = gather(study), gather(study, "peers")
+    found = differences(pair, base, [arm], ["nll", "accuracy"])
+    cells = found["nll"][arm].text(4), found["accuracy"][arm].text(2)
+    cells += tuple(
+        of["nll"][arm].text(4) for of in (differences(peers, base, [arm], ["nll"]), after_scaling(pair, base, [arm]))
+    )
+    seen = sum(disagreement(study, arm).values()) / len(study.finished(arm))
+    return f"| {arm} | {' | '.join(cells)} | {seen:.1f} % | ", found["accuracy"][arm].p
+
+
+def test_which_weights_push_gains_and_whose():
+    """The table, and what was asked first: each push of a part, and of deterministic peers, in accuracy."""
+    study, text, p = load(RESULTS / "few_images" / "cifar100_parts"), page("few_images"), {}
+    for arm in study.arms[1:]:
+        line, p[arm] = row(study, "deterministic, no push" if arm.startswith("deterministic, a") else "no push", arm)
+        assert line in text, line
+    first = [arm for arm in study.arms if arm.endswith(("classifier", "others")) or arm.startswith("deterministic, a")]
+    corrected = dict(zip(first, holm([p[arm] for arm in first]), strict=True))
+    assert [f"{corrected[arm]:.1g}" for arm in first] == ["0.03", "0.2", "0.0004", "0.2", "0.2", "0.6"]
+    assert "(p 0.03 and 0.0004 after Holm over six)" in text and "which is not told after it (0.18 both)" in text
+    assert {f"{corrected[arm]:.2f}" for arm in first if "others" in arm} == {"0.18"}
+
+
+def test_what_pushes_add_under_a_lighter_prior():
+    study, text, third, p = (
+        load(RESULTS / "few_images" / "cifar100_prior"),
+        page("few_images"),
+        "a third of the prior's weight",
+        [],
+    )
+    pushed = [f"{push}, {third}" for push in ("apart from the peer", "away from zero")]
+    for arm in [*pushed, "a tenth of the prior's weight"]:
+        line, of = row(study, third, arm)
+        assert line in text, line
+        p.append(of)
+    term, push = holm(p[:2])
+    assert f"which is not told** (p {term:.2f})" in text and f"(p {push:.3f}), at 0.025 of NLL" in text
+
+
+APART, ZERO, SURE = "apart from the peer", "away from zero", "deterministic, no push"
+THIRD = "a third of the prior's weight"
+#: Looked up afterwards: a study, arms that are added, arms that are taken away, in what, the sentence.
+CONTRASTS = (
+    (
+        "prior",
+        [f"{APART}, the whole prior", THIRD],
+        [f"{APART}, {THIRD}", "no push"],
+        "accuracy",
+        "not told in accuracy ({} points;",
+    ),
+    ("prior", [f"{APART}, {THIRD}", "no push"], [f"{APART}, the whole prior", THIRD], "nll", "and told in NLL ({})"),
+    ("parts", [APART, SURE], [f"deterministic, {APART}", "no push"], "accuracy", "in accuracy is {} and"),
+    ("parts", [ZERO, SURE], [f"deterministic, {ZERO}", "no push"], "accuracy", "and {} points more (looked up"),
+    (
+        "parts",
+        [APART, "no push"],
+        [f"{APART}, classifier", f"{APART}, all others"],
+        "accuracy",
+        "not told from the whole ({} and",
+    ),
+    ("parts", [ZERO, "no push"], [f"{ZERO}, classifier", f"{ZERO}, all others"], "accuracy", "and {} points less; looked up"),
+)
+
+
+@pytest.mark.parametrize("name, plus, minus, metric, sentence", CONTRASTS)
+def test_what_was_looked_up_of_parts_and_the_prior(name, plus, minus, metric, sentence):
+    weights = dict.fromkeys(plus, 1.0) | dict.fromkeys(minus, -1.0)
+    found = contrasts(gather(load(RESULTS / "few_images" / f"cifar100_{name}")), {"it": weights}, [metric])[metric]["it"]
+    said = sentence.format(found.text(2 if metric == "accuracy" else 3).replace("+", ""))
+    assert said in page("few_images"), said
 
 
 def test_what_pushes_add_at_half_the_rate_by_the_new_seeds_alone():

@@ -37,7 +37,7 @@ ROUNDED = (1 - 1e-12, 1.0, 1 + 1e-12)
 #: The studies whose networks overfit; those of all others err on training images on at most so many points fewer.
 OVERFIT = (
     "few_images", "few_images/small", "few_images/cifar100", "few_images/cifar100_placebo", "few_images/cifar100_rates",
-    "yardsticks/pair",
+    "few_images/cifar100_parts", "few_images/cifar100_prior", "yardsticks/pair",
 )  # fmt: skip
 POINTS = 4
 #: Of studies with more, arms are compared with the baseline alone.
@@ -56,7 +56,7 @@ def read_once():
 
 def written(effect, digits, factor=1.0):
     """An effect as the pages have it: its mean, and its interval in brackets."""
-    mean, *ends = (f"{factor * value:+.{digits}f}" for value in (effect.mean, *(effect.interval or ())))
+    mean, *ends = (f"{factor * value:+z.{digits}f}" for value in (effect.mean, *(effect.interval or ())))
     return f"{mean} [{', '.join(ends)}]" if ends else mean
 
 
@@ -147,6 +147,9 @@ DEMO, AGAIN = "demo", {
 } | {
     ("few_images/cifar100_rates", arm)
     for arm in ("no push, half the rate", "apart from the peer, 0.034, the whole rate", "away from zero, 0.034, the whole rate")
+} | {
+    ("few_images/cifar100_parts", "apart from the peer"), ("few_images/cifar100_parts", "away from zero"),
+    ("few_images/cifar100_prior", "no push"),
 } | {
     ("diversity_form/today", arm)
     for arm in ("both terms", "parameter term alone", "feature term alone", "stage two continues, no diversity")
