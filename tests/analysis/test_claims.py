@@ -216,6 +216,9 @@ def test_what_pushes_add_under_a_lighter_prior():
         assert line in text, line
         p.append(of)
     term, push = holm(p[:2])
+    lighter, whole = (study.finished(arm) for arm in (third, "no push"))
+    apart = difference([lighter[seed].validation["pair"]["nll"] - whole[seed].validation["pair"]["nll"] for seed in whole])
+    assert f"in NLL ({apart.text(3)}, over seeds)" in text, apart
     assert f"which is not told** (p {term:.2f})" in text and f"(p {push:.3f}), at 0.025 of NLL" in text
 
 
