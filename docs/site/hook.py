@@ -12,7 +12,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
-INTERVAL = re.compile(r"\[[-+.\d]+, [-+.\d]+\]")
+TOGETHER = re.compile(r"\[[-+.\d]+, [-+.\d]+\]|\d %")
 FORMULA = re.compile(r"^```math\n(.*?)```$", re.MULTILINE | re.DOTALL)
 
 #: Pages outside docs/, and where they are on the site; what they link to beside is a file there of the same path.
@@ -69,8 +69,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Keep both ends of an interval on one line, which narrow columns of tables would break."""
-    return INTERVAL.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), html)
+    """Keep both ends of an interval, and a number and its percent sign, on one line: narrow columns of tables would break them."""
+    return TOGETHER.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), html)
 
 
 def _folder(path: str, link: str) -> bool:
