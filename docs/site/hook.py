@@ -69,7 +69,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Keep both ends of an interval, and a number and its percent sign, on one line: narrow columns of tables would break them."""
+    """Keep both ends of an interval, and a number and its percent sign, on one line, which narrow columns would break."""
     return TOGETHER.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), html)
 
 
