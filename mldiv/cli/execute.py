@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol
 
-from mldiv.cli.dry_run import of_worker
+from mldiv.cli.dry_run import environments, of_worker
 from mldiv.cli.run import StudyRun
 from mldiv.cli.screen import interrupt
 from mldiv.cli.screen.display import Display
@@ -104,7 +104,10 @@ def next_look(run: StudyRun, folder: SyncedFolder, plan: Plan, undecided: FindUn
 
 def make_forecast(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Forecast:
     """Return the forecast of what the plan still takes, by playing it through from what is recorded."""
-    return Forecast(plan, lambda begun: simulate(run.plan(folder.local), run.store, first_wins, begun), run.base.epochs)
+    usable = cache(lambda: environments(run) if run.in_process else None)  # workers' are not known before they are there
+    return Forecast(
+        plan, lambda begun: simulate(run.plan(folder.local), run.store, first_wins, begun, usable()), run.base.epochs
+    )
 
 
 def expect(run: StudyRun, forecast: Forecast, groups: int, wait: float, **worker: Any) -> None:

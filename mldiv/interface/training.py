@@ -18,6 +18,7 @@ from mldiv.interface.own_data import Data, own_data
 from mldiv.interface.pair import TrainedPair
 from mldiv.interface.torch_settings import torch_settings
 from mldiv.plugins.contracts import try_network
+from mldiv.plugins.loading import load_named
 from mldiv.records import study_files
 from mldiv.records.checked_files import Damaged, existing
 from mldiv.settings.setting import shown
@@ -50,7 +51,7 @@ def train(
     config: TrialConfig | Mapping[str, Any] | None = None, data: Data | None = None, *, test: Data | None = None,
     folder: str | os.PathLike[str] | None = None, names: Sequence[str] | None = None, padding: int | None = None,
     flip: bool = False, layout: str | None = None, device: str | torch.device | None = None, threads: int = 1,
-    progress: Report = lambda line: False,
+    plugins: Sequence[str] = (), progress: Report = lambda line: False,
 ) -> TrainedPair:  # fmt: skip
     """Train one pair to its end, as a trial of a study is trained; return it with its history and scores.
 
@@ -64,13 +65,15 @@ def train(
     folder: where the trial's records and weights stay (`load` reads them), and from where an interrupted one goes on; None
     keeps nothing. names: of the classes; padding: largest shift of an image in training, in pixels (default: an eighth of its
     side); flip: whether images are mirrored in training; layout: as for predictions; device: default: the GPU, where there is
-    one; threads: on the processor, as many as a study's trial has by default; progress: called with each epoch's line, a true
+    one; threads: on the processor, as many as a study's trial has by default; plugins: files or modules that enter what the
+    settings name; progress: called with each epoch's line, a true
     answer ends the training there.
 
-    Raises: ConfigError, DataError; Diverged where a loss or a prediction was no number; OSError.
+    Raises: ConfigError, DataError, PluginError; Diverged where a loss or a prediction was no number; OSError.
     """
     if not isinstance(config, TrialConfig | Mapping | None):
         raise ConfigError(f"settings: a dict by name, or a TrialConfig, in place of {shown(config)}; mldiv.presets has presets")
+    load_named(plugins)
     if not isinstance(config, TrialConfig):
         config = TrialConfig(gradient_points=GRADIENT_POINTS).replace(**(config or {}))
     where = device_of(device)

@@ -22,6 +22,7 @@ from mldiv.cli.screen.display import clock
 from mldiv.method.kernels import KERNELS
 from mldiv.presets import PRESETS
 from mldiv.storage.cache import Store
+from mldiv.storage.object_store import SyncedFolder
 from mldiv.study import Study
 from mldiv.sweep.simulate import first_wins, simulate
 from mldiv.training import step_cost
@@ -130,6 +131,9 @@ def test_dry_run_counts_what_its_trials_can_use(study, capsys, tmp_path):
         Store(tmp_path / "store").publish(f"trunks/{first_stage_id(config)}-{environment}/00008 (copy)", {})
         code, out, _ = run(study, capsys, *argv)
         assert code == 0 and f"  24 epochs asked for: {shared} shared, {24 - shared} to train\n" in out
+        begun = prepared(study, *(item for item in argv if item != "--dry-run"))
+        forecast = execute.make_forecast(begun, SyncedFolder(tmp_path / "x"), begun.plan(tmp_path / "x"))
+        assert forecast.count({}).shared == shared, "the time left while it runs"
 
 
 def test_dry_run_says_how_long_it_would_take(study, capsys, tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.first_stages import differing
+from helpers.plugins import forget
 from helpers.small_study import trial
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -65,6 +66,21 @@ def test_own_images_are_trained_on_as_a_study_does(own, trained):
     assert pair.config == from_dict(expected.config).replace(data="own")
     assert heard == [0, 1] == list(pair.history["epoch"])
     assert pair.record.environment["threads"] == 1
+
+
+def test_settings_may_name_what_a_plug_in_enters(tmp_path):
+    """The refusal of an unknown kernel says plugins=[FILE], which `train` did not take."""
+    (tmp_path / "own.py").write_text(
+        "from mldiv.method.kernels import KERNELS, cosine\n\n\n"
+        "def mine(a, b):\n    return cosine(a, b)\n\n\nKERNELS['mine_of_train'] = mine\n"
+    )
+    named = {"kernel": "mine_of_train", "arch": "resnet8", "width": 0.25, "epochs": 1, "switch_epoch": 0, "pretrain_epochs": 1,
+             "data": "digits", "image_size": None, "ood": "none"}  # fmt: skip
+    try:
+        pair = mldiv.train(named, plugins=[str(tmp_path / "own.py")])
+    finally:
+        forget("own")
+    assert pair.config.kernel == "mine_of_train" and list(pair.record.environment["plugins"]) == ["own"]
 
 
 def test_what_is_kept_can_be_loaded_and_is_not_trained_again(own, digits):
