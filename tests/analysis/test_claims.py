@@ -199,7 +199,7 @@ def test_which_weights_push_gains_and_whose():
     first = [arm for arm in study.arms if arm.endswith(("classifier", "others")) or arm.startswith("deterministic, a")]
     corrected = dict(zip(first, holm([p[arm] for arm in first]), strict=True))
     assert [f"{corrected[arm]:.1g}" for arm in first] == ["0.03", "0.2", "0.0004", "0.2", "0.2", "0.6"]
-    assert "(p 0.03 and 0.0004 after Holm over six)" in text and "which is not told after it (0.18 both)" in text
+    assert "p 0.03 and 0.0004 after Holm over six)" in text and "which is not told after it (0.18 both)" in text
     assert {f"{corrected[arm]:.2f}" for arm in first if "others" in arm} == {"0.18"}
 
 
@@ -231,17 +231,17 @@ CONTRASTS = (
         [f"{APART}, the whole prior", THIRD],
         [f"{APART}, {THIRD}", "no push"],
         "accuracy",
-        "not told in accuracy ({} points;",
+        "that is not told ({} points less;",
     ),
-    ("prior", [f"{APART}, {THIRD}", "no push"], [f"{APART}, the whole prior", THIRD], "nll", "and told in NLL ({})"),
-    ("parts", [APART, SURE], [f"deterministic, {APART}", "no push"], "accuracy", "in accuracy is {} and"),
+    ("prior", [f"{APART}, {THIRD}", "no push"], [f"{APART}, the whole prior", THIRD], "nll", "in NLL it is ({} worse)"),
+    ("parts", [APART, SURE], [f"deterministic, {APART}", "no push"], "accuracy", "pair in accuracy is {} and"),
     ("parts", [ZERO, SURE], [f"deterministic, {ZERO}", "no push"], "accuracy", "and {} points more (looked up"),
     (
         "parts",
         [APART, "no push"],
         [f"{APART}, classifier", f"{APART}, all others"],
         "accuracy",
-        "not told from the whole ({} and",
+        "what the push of all weights gains ({} and",
     ),
     ("parts", [ZERO, "no push"], [f"{ZERO}, classifier", f"{ZERO}, all others"], "accuracy", "and {} points less; looked up"),
 )
