@@ -199,7 +199,7 @@ def test_which_weights_push_gains_and_whose():
     first = [arm for arm in study.arms if arm.endswith(("classifier", "others")) or arm.startswith("deterministic, a")]
     corrected = dict(zip(first, holm([p[arm] for arm in first]), strict=True))
     assert [f"{corrected[arm]:.1g}" for arm in first] == ["0.03", "0.2", "0.0004", "0.2", "0.2", "0.6"]
-    assert "p 0.03 and 0.0004 after Holm over six)" in text and "which is not told after it (0.18 both)" in text
+    assert "p 0.03 and 0.0004 after Holm over six)" in text and "is not told after it (0.18 both)" in text
     assert {f"{corrected[arm]:.2f}" for arm in first if "others" in arm} == {"0.18"}
 
 
