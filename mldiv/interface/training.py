@@ -66,8 +66,7 @@ def train(
     keeps nothing. names: of the classes; padding: largest shift of an image in training, in pixels (default: an eighth of its
     side); flip: whether images are mirrored in training; layout: as for predictions; device: default: the GPU, where there is
     one; threads: on the processor, as many as a study's trial has by default; plugins: files or modules that enter what the
-    settings name; progress: called with each epoch's line, a true
-    answer ends the training there.
+    settings name; progress: called with each epoch's line, a true answer ends the training there.
 
     Raises: ConfigError, DataError, PluginError; Diverged where a loss or a prediction was no number; OSError.
     """

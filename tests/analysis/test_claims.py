@@ -36,6 +36,10 @@ PUSHES = (
 )  # fmt: skip
 
 
+APART, ZERO, SURE = "apart from the peer", "away from zero", "deterministic, no push"
+THIRD = "a third of the prior's weight"
+
+
 def page(name):
     return (RESULTS / name / "README.md").read_text()
 
@@ -120,24 +124,27 @@ def test_two_accuracies_of_cifar100_are_asked_of_the_new_seeds_alone():
         assert said in page("few_images"), said
 
 
+def row(study, base, arm):
+    """A row of a page's table of pushes: of the pair in NLL and accuracy, of peers and of the pair scaled in NLL."""
+    pair, peers = gather(study), gather(study, "peers")
+    found = differences(pair, base, [arm], ["nll", "accuracy"])
+    cells = found["nll"][arm].text(4), found["accuracy"][arm].text(2)
+    cells += tuple(
+        of["nll"][arm].text(4) for of in (differences(peers, base, [arm], ["nll"]), after_scaling(pair, base, [arm]))
+    )
+    seen = sum(disagreement(study, arm).values()) / len(study.finished(arm))
+    return f"| {arm} | {' | '.join(cells)} | {seen:.1f} % | ", found["accuracy"][arm].p
+
+
 def test_what_pushes_add_at_lower_rates_on_few_images_of_cifar100():
     """The table, and what was asked first: either push at 0.034 and half the rate, in accuracy, corrected over the two."""
-    study, text, p = load(RESULTS / "few_images" / "cifar100_rates"), page("few_images"), []
-    pair, peers, still = gather(study), gather(study, "peers"), "no push, the whole rate"
+    study, text, p = load(RESULTS / "few_images" / "cifar100_rates"), page("few_images"), {}
     for arm in study.arms[1:]:
         push, _, rate = arm.rpartition(", ")
-        base = still if push == "no push" else f"no push, {rate}"
-        seen = f"{sum(disagreement(study, arm).values()) / len(study.finished(arm)):.1f} %"
-        found = differences(pair, base, [arm], ["nll", "accuracy"])
-        cells = [
-            found["nll"][arm].text(4),
-            found["accuracy"][arm].text(2),
-            differences(peers, base, [arm], ["nll"])["nll"][arm].text(4),
-        ]
-        scaled = after_scaling(pair, base, [arm])["nll"][arm].text(4)
-        assert f"| {arm} | {' | '.join([*cells, scaled, seen])} | " in text, (arm, cells, scaled, seen)
-        p += [found["accuracy"][arm].p] if rate == "half the rate" and push.endswith("0.034") else []
-    assert len(p) == 2 and max(holm(p)) < 1e-4 and "(p < 0.0001 each after Holm)" in text
+        line, p[arm] = row(study, f"no push, {'the whole rate' if push == 'no push' else rate}", arm)
+        assert line in text, line
+    first = [p[f"{push}, 0.034, half the rate"] for push in ("apart from the peer", "away from zero")]
+    assert max(holm(first)) < 1e-4 and "(p < 0.0001 each after Holm)" in text
 
 
 #: Looked up afterwards: study, whose arm is compared with which, of the pair or its peers, in what, the sentence, its page.
@@ -178,18 +185,6 @@ def test_what_was_looked_up_afterwards(name, base, arm, member, what, sentence, 
     assert any(sentence.format(of.replace("+", "")) in page(where) for of in (said, turned)), said
 
 
-def row(study, base, arm):
-    """A row of a page's table of pushes: of the pair in NLL and accuracy, of peers and of the pair scaled in NLL."""
-    pair, peers = gather(study), gather(study, "peers")
-    found = differences(pair, base, [arm], ["nll", "accuracy"])
-    cells = found["nll"][arm].text(4), found["accuracy"][arm].text(2)
-    cells += tuple(
-        of["nll"][arm].text(4) for of in (differences(peers, base, [arm], ["nll"]), after_scaling(pair, base, [arm]))
-    )
-    seen = sum(disagreement(study, arm).values()) / len(study.finished(arm))
-    return f"| {arm} | {' | '.join(cells)} | {seen:.1f} % | ", found["accuracy"][arm].p
-
-
 def test_which_weights_push_gains_and_whose():
     """The table, and what was asked first: each push of a part, and of deterministic peers, in accuracy."""
     study, text, p = load(RESULTS / "few_images" / "cifar100_parts"), page("few_images"), {}
@@ -204,47 +199,53 @@ def test_which_weights_push_gains_and_whose():
 
 
 def test_what_pushes_add_under_a_lighter_prior():
-    study, text, third, p = (
-        load(RESULTS / "few_images" / "cifar100_prior"),
-        page("few_images"),
-        "a third of the prior's weight",
-        [],
-    )
-    pushed = [f"{push}, {third}" for push in ("apart from the peer", "away from zero")]
+    study, text, p = load(RESULTS / "few_images" / "cifar100_prior"), page("few_images"), []
+    pushed = [f"{push}, {THIRD}" for push in (APART, ZERO)]
     for arm in [*pushed, "a tenth of the prior's weight"]:
-        line, of = row(study, third, arm)
+        line, of = row(study, THIRD, arm)
         assert line in text, line
         p.append(of)
     term, push = holm(p[:2])
-    lighter, whole = (study.finished(arm) for arm in (third, "no push"))
+    lighter, whole = (study.finished(arm) for arm in (THIRD, "no push"))
     apart = difference([lighter[seed].validation["pair"]["nll"] - whole[seed].validation["pair"]["nll"] for seed in whole])
     assert f"in NLL ({apart.text(3)}, over seeds)" in text, apart
     assert f"which is not told** (p {term:.2f})" in text and f"(p {push:.3f}), at 0.025 of NLL" in text
 
 
-APART, ZERO, SURE = "apart from the peer", "away from zero", "deterministic, no push"
-THIRD = "a third of the prior's weight"
+def test_what_else_a_lighter_prior_changes():
+    """Sigmas, the distance of the means, and what the push away from zero loses under it."""
+    (prior, parts), text = (
+        (load(RESULTS / "few_images" / f"cifar100_{name}") for name in ("prior", "parts")),
+        page("few_images"),
+    )
+    sigma, apart = (
+        means(analyse(RESULTS / "few_images" / "cifar100_parts").table, name) for name in ("sigma_over_mean", "w2_per_weight")
+    )
+    assert f"({sigma[THIRD]:.1f} % of the means instead of {sigma['no push']:.1f} %)" in text, sigma
+    assert f"(W2² {apart[SURE]:.3f} and {apart[THIRD]:.3f} a weight)" in text, apart
+    lighter, light, whole, none = (
+        {seed: 100 * trial.test["pair"]["accuracy"] for seed, trial in study.finished(arm).items()}
+        for study, arm in ((prior, f"{ZERO}, {THIRD}"), (prior, THIRD), (parts, ZERO), (parts, "no push"))
+    )
+    less = difference([whole[seed] - none[seed] - lighter[seed] + light[seed] for seed in none]).text(2)[1:].replace("+", "")
+    assert f"loses {less} points (over seeds" in text, less
+
+
 #: Looked up afterwards: a study, arms that are added, arms that are taken away, in what, the sentence.
 CONTRASTS = (
     (
-        "prior",
-        [f"{APART}, the whole prior", THIRD],
-        [f"{APART}, {THIRD}", "no push"],
-        "accuracy",
+        "prior", [f"{APART}, the whole prior", THIRD], [f"{APART}, {THIRD}", "no push"], "accuracy",
         "that is not told ({} points less;",
     ),
     ("prior", [f"{APART}, {THIRD}", "no push"], [f"{APART}, the whole prior", THIRD], "nll", "in NLL it is ({} worse)"),
     ("parts", [APART, SURE], [f"deterministic, {APART}", "no push"], "accuracy", "pair in accuracy is {} and"),
     ("parts", [ZERO, SURE], [f"deterministic, {ZERO}", "no push"], "accuracy", "and {} points more (looked up"),
     (
-        "parts",
-        [APART, "no push"],
-        [f"{APART}, classifier", f"{APART}, all others"],
-        "accuracy",
+        "parts", [APART, "no push"], [f"{APART}, classifier", f"{APART}, all others"], "accuracy",
         "what the push of all weights gains ({} and",
     ),
     ("parts", [ZERO, "no push"], [f"{ZERO}, classifier", f"{ZERO}, all others"], "accuracy", "and {} points less; looked up"),
-)
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name, plus, minus, metric, sentence", CONTRASTS)
