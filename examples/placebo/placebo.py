@@ -185,3 +185,40 @@ STUDIES["placebo_prior"] = Study(
     baseline=THIRD,
     contrasts={"apart, under the whole prior": {f"{APART}, the whole prior": 1.0, NONE: -1.0}},
 )
+
+#: Of the noise nothing is left and the prior's pull on the means stays as it was, or the pull goes and the noise stays.
+NO_NOISE = {"beta": 0.0, "initial_sigma": 1e-6, "rho_lr_scale": 1e-6}
+NO_PULL = {"beta": 0.0, "prior_std": 1000.0}
+AWAY = {"alpha": 0.034, "param_distance": "from_zero"}
+
+STUDIES["placebo_noise"] = Study(
+    name="placebo_noise",
+    question="Does a push gain against the noise of the weights, or against the prior's pull of the means to zero?",
+    scientific="push",
+    arms={
+        NONE: {"alpha": 0.0, "beta": 0.0},
+        APART: {"alpha": 0.034, "beta": 0.0},
+        ZERO: AWAY | {"beta": 0.0},
+        "no noise": NO_NOISE | {"alpha": 0.0},
+        f"{APART}, no noise": NO_NOISE | {"alpha": 0.034},
+        f"{ZERO}, no noise": NO_NOISE | AWAY,
+        "no pull": NO_PULL | {"alpha": 0.0},
+        f"{APART}, no pull": NO_PULL | {"alpha": 0.034},
+        f"{ZERO}, no pull": NO_PULL | AWAY,
+        SURE: CERTAIN | {"alpha": 0.0},
+        "deterministic, apart from the peer": CERTAIN | {"alpha": 0.034},
+        SURE_ZERO: CERTAIN | AWAY,
+    },
+    searched=(),
+    baseline=NONE,
+    contrasts={
+        f"{words}, without {lacking}": {f"{push}, no {lacking}": 1.0, f"no {lacking}": -1.0}
+        for lacking in ("noise", "pull")
+        for push, words in ((APART, "the peer"), (ZERO, "zero"))
+    }
+    | {
+        f"{words}, what {lacking} does to it": {push: 1.0, NONE: -1.0, f"{push}, no {lacking}": -1.0, f"no {lacking}": 1.0}
+        for lacking in ("noise", "pull")
+        for push, words in ((APART, "the peer"), (ZERO, "zero"))
+    },
+)
