@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from numpy.typing import ArrayLike
 
-from analysis.figures import html, svg
+from analysis.figures import html, palette, svg
 from analysis.figures.palette import Style
 from analysis.records.load import StudyData
 from analysis.records.repeats import ByArm, BySeed
-from analysis.stats.calibration import BINS, Reliability, consistency_band, reliability
+from analysis.stats.calibration import BINS, Reliability, consistency_band, null_ece, reliability
 from analysis.stats.statistics import Summary, summarize
 
 COLUMNS = 4
@@ -110,32 +111,63 @@ def draw(study: StudyData, predictions: ByArm, nulls: Mapping[str, float], out: 
     if not diagrams:
         return []
     with svg.style():
-        return svg.files(_file(study, diagrams, nulls), out, "reliability")
+        title = f"{study.header.name}: reliability on test data, seeds pooled"
+        words = {arm: _short(shown, nulls.get(arm)) for arm, shown in diagrams.items()}
+        return svg.files(_file(title, diagrams, words, svg.arm_styles(study)), out, "reliability")
 
 
-def _file(study: StudyData, diagrams: dict[str, Diagram], nulls: Mapping[str, float]) -> Figure:
+def plot(predictions: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str = "") -> Figure:
+    """Draw reliability diagrams of any predictions, a panel for each name, as a matplotlib figure: ``.savefig("name.png")``.
+
+    predictions: by name, the probability of the predicted class and whether that is the label, [images] each. A panel says
+    the ECE over 15 bins, and the mean ECE of a calibrated model with these confidences.
+
+    ValueError: no predictions, other shapes, or confidences that are no probabilities.
+    """
+    if not predictions:
+        raise ValueError("no predictions to draw: give {name: (confidence, correct)}")
+    diagrams, words = {}, {}
+    for name, given in predictions.items():
+        confidence, correct = _checked(name, *given)
+        bins = reliability(confidence, correct)
+        diagrams[name] = Diagram(bins, None, consistency_band(confidence, DRAWS), Summary(100 * bins.ece, None, 1), None)
+        calibrated = f"ECE {100 * bins.ece:.2f} %; if calibrated {100 * null_ece(confidence):.2f} %"
+        words[name] = f"{calibrated}\n{len(confidence):,} predictions"
+    with svg.style():
+        return _file(title, diagrams, words, {name: palette.style(place) for place, name in enumerate(diagrams, 1)})
+
+
+def _checked(name: str, confidence: ArrayLike, correct: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    sure, right = np.asarray(confidence, float), np.asarray(correct)
+    if sure.ndim != 1 or not len(sure) or sure.shape != right.shape:
+        raise ValueError(
+            f"{name}: confidence and correct must be [images] each, not {list(sure.shape)} and {list(right.shape)}"
+        )
+    if not ((sure >= 0) & (sure <= 1)).all() or not np.isin(right, (0, 1)).all():
+        raise ValueError(f"{name}: a confidence is a probability, from 0 to 1, and correct is True or False")
+    return sure, right
+
+
+def _file(title: str, diagrams: Mapping[str, Diagram], words: Mapping[str, str], styles: Mapping[str, Style]) -> Figure:
     columns = min(COLUMNS, len(diagrams))
     rows = math.ceil(len(diagrams) / columns)
     size = (3.1 * columns + 0.6, 3.6 * rows + 1.1)
     figure = Figure(figsize=size, dpi=130, layout="constrained", facecolor="white")
-    figure.suptitle(f"{study.header.name}: reliability on test data, seeds pooled", fontsize=11)
+    figure.suptitle(textwrap.fill(title, 45 * columns), fontsize=11)
     grid = figure.add_gridspec(2 * rows, columns, height_ratios=[3.2, 1] * rows)
-    styles = svg.arm_styles(study)
     for place, (arm, shown) in enumerate(diagrams.items()):
         row, column = divmod(place, columns)
         top = figure.add_subplot(grid[2 * row, column])
         bottom = figure.add_subplot(grid[2 * row + 1, column], sharex=top)
         _draw(top, bottom, shown, styles[arm])
-        title = f"{textwrap.fill(arm, 38)}\n{_short(shown, nulls.get(arm))}"
-        top.set_title(title, fontsize=8.5, loc="center", parse_math=False)
+        top.set_title(f"{textwrap.fill(arm, 38)}\n{words[arm]}", fontsize=8.5, loc="center", parse_math=False)
         bottom.set_xlabel("confidence")
         if column == 0:
             top.set_ylabel("accuracy")
             bottom.set_ylabel("count")
     scaled = any(shown.scaled for shown in diagrams.values())
-    figure.legend(
-        handles=_handles(scaled), loc="outside lower center", ncols=2 if columns < 3 else 4, fontsize=9, frameon=False
-    )
+    legend_columns = (1, 2, 4, 4)[columns - 1]
+    figure.legend(handles=_handles(scaled), loc="outside lower center", ncols=legend_columns, fontsize=9, frameon=False)
     return figure
 
 

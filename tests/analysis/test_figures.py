@@ -8,22 +8,20 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from helpers.synthetic_records import make, write
+from helpers.synthetic_records import make, predicted, write
 from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 from scipy import stats
 
-from analysis.figures import curves, detection, forest, html, palette, reliability, svg
+from analysis.figures import curves, detection, forest, html, palette, svg
 from analysis.records import load
-from analysis.records.load import Curve, Predictions
+from analysis.records.load import Curve
 from analysis.report import account, provenance
-from analysis.stats.calibration import reliability as binned
 from analysis.stats.statistics import Difference, difference
 from mldiv.evaluation import detection as scores
 from mldiv.records import study_files
 from mldiv.records.contents import Assignment
-from mldiv.records.study_files import trial_folder
 
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=40)
 
@@ -58,16 +56,6 @@ def test_coverage_keeps_whole_images_rounded_up(images):
     kept = detection.at_coverage(risks) + 1
     assert kept.tolist() == [math.ceil(round(100 * share) * images / 100) for share in detection.COVERAGE]
     assert kept[-1] == images
-
-
-def predicted(correct, entropy, confidence=None, scaled=None):
-    count = len(correct)
-    label = np.zeros(count, int)
-    confidence = np.full(count, 0.9) if confidence is None else np.asarray(confidence, float)
-    scaled = confidence if scaled is None else np.asarray(scaled, float)
-    wrong = 1 - np.asarray(correct, int)
-    entropy = np.asarray(entropy, float)
-    return Predictions(label, wrong, confidence, confidence, scaled, entropy, -entropy)
 
 
 def test_risk_coverage_is_the_mean_over_members_then_seeds():
@@ -145,40 +133,6 @@ def test_an_arm_of_single_networks_is_scored_by_both():
     assert curves.of_member(trial, "accuracy", "peers") == pytest.approx([0.3, 0.6])
     assert curves.of_member(trial, "accuracy", "pair") == pytest.approx([9, 9])
     assert curves.of_member(trial, "feature_kl", "peers") == pytest.approx([0, 1])
-
-
-def test_diagram_pools_predictions_and_averages_eces():
-    draws = np.random.default_rng(0)
-    members = [
-        predicted(draws.random(300) < 0.7, draws.random(300), draws.uniform(0.2, 1, 300), draws.uniform(0.2, 1, 300))
-        for _ in range(4)
-    ]
-    found = reliability.diagram({1: members[:2], 2: members[2:]})
-    confidence, correct = (np.concatenate([getattr(member, name) for member in members]) for name in ("confidence", "correct"))
-    assert found.raw.accuracy == pytest.approx(binned(confidence, correct).accuracy, nan_ok=True)
-    assert found.raw.count.sum() == 1200
-    each = [100 * binned(member.confidence, member.correct).ece for member in members]
-    assert found.ece.mean == pytest.approx(np.mean(each)) and found.ece.n == 2
-    assert found.ece.error == pytest.approx(abs(np.mean(each[:2]) - np.mean(each[2:])) / 2)
-    again = binned(np.concatenate([member.scaled_confidence for member in members]), correct)
-    assert found.scaled.accuracy == pytest.approx(again.accuracy, nan_ok=True)
-    scaled = [100 * binned(member.scaled_confidence, member.correct).ece for member in members]
-    assert found.scaled_ece.mean == pytest.approx(np.mean(scaled))
-
-
-def test_the_band_is_that_of_one_test_set():
-    """Pooled copies of one test set are no more images: the band must stay as wide. A calibrated model is mostly inside."""
-    draws = np.random.default_rng(1)
-    confidence = draws.uniform(0.2, 1, 2000)
-    member = predicted(draws.random(2000) < confidence, confidence, confidence)
-    single, pooled = (reliability.diagram({seed: [member] for seed in range(seeds)}) for seeds in (1, 5))
-    assert pooled.band == pytest.approx(single.band, abs=0.02, nan_ok=True)
-    assert np.nanmean(single.band[1] - single.band[0]) > 0.1
-    filled = single.raw.count >= reliability.LEAST_PREDICTIONS
-    inside = (single.band[0] <= single.raw.accuracy) & (single.raw.accuracy <= single.band[1])
-    assert inside[filled].mean() > 0.75
-    wrong = reliability.diagram({1: [predicted(draws.random(2000) < confidence - 0.15, confidence, confidence)]})
-    assert ((wrong.raw.accuracy < wrong.band[0])[filled]).mean() > 0.75
 
 
 def test_forest_axis_holds_every_interval_and_zero():
@@ -378,14 +332,3 @@ def test_the_file_of_learning_curves_shows_means_over_seeds_under_any_name(tmp_p
         np.testing.assert_allclose(lines[style.color].get_ydata(), by_hand)
     assert [path.name for path in curves.draw(study, found, styles, tmp_path)] == ["learning.png", "learning.pdf"]
     assert curves.draw(study, {}, styles, tmp_path) == []
-
-
-def test_the_diagram_files_take_single_networks_and_any_name(tmp_path):
-    folder = make(tmp_path, {"a $x_1$": [0.5, 0.6], "b": [0.4, 0.5]}, members={"b": "peers"})
-    study = load.load(folder)
-    found = {arm: {seed: study.predictions(arm, seed) for seed in study.finished(arm)} for arm in study.arms}
-    assert len(found["b"][1]) == 2
-    paths = reliability.draw(study, found, {"b": 1.5}, tmp_path)
-    assert [path.name for path in paths] == ["reliability.png", "reliability.pdf"]
-    assert paths[0].read_bytes()[:4] == b"\x89PNG" and trial_folder(folder, "0000").exists()
-    assert reliability.draw(study, {}, {}, tmp_path) == []

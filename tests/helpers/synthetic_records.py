@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.records.load import Predictions
 from mldiv.records import checked_files, study_files
 from mldiv.records.contents import SCHEMA, Assignment, TrialRecord, members_of
 from mldiv.records.study_files import trial_folder
@@ -141,3 +142,14 @@ SCALING = (
     + [step_line(batch=batch) for batch in (128, 256, 512, 1024)]
     + [step_line(arch="vit", width=width, factor=50) for width in (0.5, 1, 2, 4)]
 )
+
+
+def predicted(correct, entropy, confidence=None, scaled=None):
+    """Predictions of one member, of two classes, whose label is always the first."""
+    count = len(correct)
+    label = np.zeros(count, int)
+    confidence = np.full(count, 0.9) if confidence is None else np.asarray(confidence, float)
+    scaled = confidence if scaled is None else np.asarray(scaled, float)
+    wrong = 1 - np.asarray(correct, int)
+    entropy = np.asarray(entropy, float)
+    return Predictions(label, wrong, confidence, confidence, scaled, entropy, -entropy)
