@@ -15,6 +15,7 @@ import torch
 from mldiv import distributed
 from mldiv.config import TrialConfig, from_dict
 from mldiv.datasets.splits import ImageData
+from mldiv.environment.numerics import variables
 from mldiv.plugins.reach import before_switch
 from mldiv.records.contents import trial_id
 from mldiv.settings.setting import FIRST_STAGE, identity
@@ -45,8 +46,8 @@ def environment_id(
 ) -> str:  # fmt: skip
     """Return the identity of what besides the settings can change a number before the switch.
 
-    That is data, plug-ins, library, device, ranks. lanes: whether steps are made of several trials at once; threads, ranks:
-    those of who trains (default: this process's).
+    That is data, plug-ins, library and the environment variables that it obeys, device, ranks. lanes: whether steps are made
+    of several trials at once; threads, ranks: those of who trains (default: this process's).
     """
     plugins = {"plugins": found} if (found := before_switch()) else {}
     return trial_id(
@@ -59,6 +60,7 @@ def environment_id(
             "threads": threads or torch.get_num_threads(),
         }
         | gpu.described(device)
+        | variables()
         | plugins
         | ({"lanes": True} if lanes else {})
     )

@@ -20,6 +20,7 @@ from mldiv.datasets.splits import ImageData
 from mldiv.environment import checkout
 from mldiv.environment.checkout import VERSION
 from mldiv.environment.extras import version
+from mldiv.environment.numerics import variables
 from mldiv.evaluation import predictive
 from mldiv.evaluation.alignment import align
 from mldiv.evaluation.first_epoch import FirstEpoch
@@ -193,6 +194,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         **gpu.described(device),
+        **variables(),
         "world_size": distributed.size(),
         "threads": torch.get_num_threads(),
         **({"plugins": found} if (found := hashes()) else {}),

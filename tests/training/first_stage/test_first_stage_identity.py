@@ -18,6 +18,7 @@ from mldiv.datasets.splits import load
 from mldiv.settings.setting import FIRST_STAGE, PRETRAINING, TRIAL, sparing
 from mldiv.storage.cache import Store
 from mldiv.training.first_stage import SharedFirstStage, environment_id, first_stage_id, pattern
+from mldiv.training.fit import environment
 from mldiv.training.pretraining import pretrained, pretraining_id
 from mldiv.training.worker_cache import dataset
 
@@ -225,7 +226,12 @@ def test_the_environment_depends_on_threads_data_library_and_ranks(tiny, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(target, value)
             others.append(identity())
-    assert len({before, *others}) == 9 and identity() == before
+    for name, value in (("ONEDNN_DEFAULT_FPMATH_MODE", "BF16"), ("ONEDNN_MAX_CPU_ISA", "AVX2"), ("MKL_CBWR", "COMPATIBLE")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            others.append(identity())
+            assert environment(CPU)["variables"] == {name: value}
+    assert len({before, *others}) == 12 and identity() == before and "variables" not in environment(CPU)
 
 
 def picture(path, seed):
