@@ -222,3 +222,27 @@ STUDIES["placebo_noise"] = Study(
         for push, words in ((APART, "the peer"), (ZERO, "zero"))
     },
 )
+
+GENTLE, GENTLE_SOFT = "weight 0.3", "weight 0.3, T 4"
+TAUGHT = {"beta": 0.0, "mutual_weight": 0.3}
+
+STUDIES["placebo_teaching"] = Study(
+    name="placebo_teaching",
+    question="Does a pair gain by mutual learning at a smaller weight, and by a push there?",
+    scientific="teaching and push",
+    arms={
+        "weight 1": {"alpha": 0.0, "beta": 0.0},
+        "never": {"alpha": 0.0, "beta": 0.0, "mutual_weight": 0.0},
+        GENTLE: TAUGHT | {"alpha": 0.0},
+        f"{APART}, {GENTLE}": TAUGHT | {"alpha": 0.034},
+        f"{ZERO}, {GENTLE}": TAUGHT | AWAY,
+        GENTLE_SOFT: TAUGHT | {"alpha": 0.0, "temperature": 4.0},
+    },
+    searched=(),
+    baseline="never",
+    contrasts={
+        f"the peer, at {GENTLE}": {f"{APART}, {GENTLE}": 1.0, GENTLE: -1.0},
+        f"zero, at {GENTLE}": {f"{ZERO}, {GENTLE}": 1.0, GENTLE: -1.0},
+        f"{GENTLE} instead of 1": {GENTLE: 1.0, "weight 1": -1.0},
+    },
+)
