@@ -14,15 +14,8 @@ from mldiv.storage.cache import Store
 from mldiv.training.first_stage import environment_id
 from mldiv.training.fit import fit
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 KERNEL = "from mldiv.method.kernels import KERNELS, cosine\n\ndef own(a, b):\n    return cosine(a, b)\n\nKERNELS['own'] = own\n"
-
-
-@pytest.fixture(autouse=True)
-def forgotten():
-    """No test sees another's plug-ins."""
-    yield
-    forget_all()
 
 
 @pytest.fixture
