@@ -8,7 +8,7 @@ from statistics import fmean as mean
 import pytest
 
 from analysis.compact import copy
-from analysis.comparison.effects import after_scaling, contrasts
+from analysis.comparison.effects import after_scaling, contrasts, differences
 from analysis.records.repeats import STRONGER, gather
 from analysis.report.trends import trends
 from analysis.stats.statistics import difference, fixed, holm
@@ -114,6 +114,42 @@ def test_what_grows_in_accuracy_is_corrected_over_the_effects():
     assert min(p, key=p.get) == "parameter diversity" and sorted(p.values())[1] > 0.05
     said = "the parameter term's does, {} points for each doubling" + f" ({p['parameter diversity']:.3f})"
     assert any(said.format(way) in page("budget") for way in ways(found["parameter diversity"])), found
+
+
+#: A study, what its arms are compared with, whose, how many of how many in NLL stay after Holm's correction, and the sentence.
+STAY = (
+    ("kernels_alive", "cosine", None, 2, 5, "of five, two stay after Holm's correction for the pair, three for single peers"),
+    (
+        "kernels_alive",
+        "cosine",
+        "peers",
+        3,
+        5,
+        "of five, two stay after Holm's correction for the pair, three for single peers",
+    ),
+    ("kernels_feature", "cosine", None, 0, 5, "which is worse, and not after Holm's correction over five"),
+    ("kernels_feature", "mutual learning", None, 6, 6, "all six are decided and stay so after Holm's correction"),
+    ("one_start", PLAIN, None, 3, 6, "0.1 does not stay after Holm's correction over six"),
+    ("diversity_form", PLAIN, None, 8, 10, "those of one schedule not after Holm's correction, p 0.055"),
+    ("recipe", "defaults", None, 5, 17, "Holm's correction over all seventeen leaves five"),
+    ("ablation_long", "mutual learning", None, 6, 6, "all six verdicts stay after Holm's correction"),
+    ("ablation/taught_less", "mutual learning", None, 3, 3, "all three verdicts stay after Holm's correction"),
+)
+
+
+@pytest.mark.parametrize("name, base, whose, stay, of, sentence", STAY)
+def test_what_stays_after_holms_correction(name, base, whose, stay, of, sentence):
+    study = load(RESULTS / name)
+    arms = [arm for arm in study.arms if arm not in (base, "mutual learning")]
+    found = differences(gather(study, whose), base, arms, ["nll"])["nll"].values()
+    assert (sum(effect.adjusted < 0.05 for effect in found), len(found)) == (stay, of) and sentence in page(name)
+
+
+def test_what_a_small_weight_gives_single_peers_is_corrected_over_arms_and_looks():
+    study, arm = load(RESULTS / "teaching"), "weight 0.3, T 4"
+    p = differences(gather(study, "peers"), "never", study.arms, ["nll"])["nll"][arm].adjusted
+    assert f"stays (p = {p:.3f}; not if the two looks are counted, {2 * p:.2f})" in page("teaching")
+    assert f"p {2 * p:.2f} after Holm over nine and two looks" in (RESULTS.parents[1] / "RESULTS.md").read_text()
 
 
 def curves(name, arm):
