@@ -213,3 +213,19 @@ def test_a_page_names_the_commits_of_its_records(name):
     study = load(RESULTS / name)
     commits = {of.environment["commit"].split()[0] for arm in study.arms for of in study.finished(arm).values()}
     assert not [commit for commit in commits if commit not in page(name)]
+
+
+def test_studies_of_the_same_images_share_their_plain_pairs():
+    """Of CIFAR-10: those on test images, and those on images held out."""
+    for plain in (
+        {"ablation": "mutual learning", "balance/cifar10": "mutual learning", "kernels_feature": "mutual learning",
+         "teaching": "weight 1, T 1", "initialization": f"{PAPER}, {PLAIN}"},
+        {"diversity_form/today": PLAIN, "kernels_alive": "mutual learning", "recipe/today": "defaults",
+         "switch": "after 2/3, without the terms"},
+    ):  # fmt: skip
+        of = [
+            {seed: trial.id for seed, trial in load(RESULTS / name).finished(arm).items() if seed <= 5}
+            for name, arm in plain.items()
+        ]
+        assert of[0] and all(same == of[0] for same in of)
+    assert "Studies of the same images share trials, plain pairs above all" in (RESULTS.parents[1] / "RESULTS.md").read_text()
