@@ -45,11 +45,14 @@ def gaussian_kl_to_prior(
     for, else chosen (`prior_mean`, `prior_mode`). The KL does not change when all is shifted by -m and divided by c: so it is
     computed. Nothing is divided by the number of training images here, `pair` does that. mu -> mean; sigma -> sigma; s ->
     prior_std; m -> center; c -> scale. Shapes: mean, sigma, center, scale [weights]; result [].
+
+    Raises: ValueError for a mean and a sigma of unlike shapes.
     """
     if center is not None:
         mean = mean - center
     if scale is not None:
         mean, sigma = mean / scale, sigma / scale
+    _check_shapes(mean, sigma)
     return _GaussianKL.apply(mean, sigma, prior_std)
 
 
@@ -74,6 +77,17 @@ class _GaussianKL(torch.autograd.Function):
         mean, sigma = context.saved_tensors
         scale = gradients[0] / context.prior_std**2
         return mean * scale, torch.addcmul(sigma * scale, sigma.reciprocal(), gradients[0], value=-1), None
+
+
+def _check_shapes(*parts: Tensor) -> None:
+    """Refuse means and sigmas of unlike shapes: one sigma for all weights would count once in a sum over them."""
+    for part in parts:
+        if part.shape != parts[0].shape:
+            shapes = ", ".join(str(tuple(other.shape)) for other in parts)
+            raise ValueError(
+                f"means and sigmas of shapes {shapes}: expected one shape, a mean and a sigma for every weight "
+                "(of one sigma for all: sigma.expand_as(mean))"
+            )
 
 
 def as_they_are(mean: Weights, sigma: Weights, sizes: list[int]) -> tuple[Weights, Weights]:
@@ -137,7 +151,10 @@ def squared_w2(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: We
 
     paper, unnumbered here. Symmetric. mu_1, sigma_1 -> mean, sigma; mu_2, sigma_2 -> peer_mean, peer_sigma.
     Shapes: all [weights]; result [].
+
+    Raises: ValueError for unlike shapes.
     """
+    _check_shapes(mean, sigma, peer_mean, peer_sigma)
     value, _, _ = _SquaredW2.apply(mean, sigma, peer_mean, peer_sigma)
     return value
 
@@ -178,7 +195,10 @@ def gaussian_kl(mean: Weights, sigma: Weights, peer_mean: Weights, peer_sigma: W
 
     paper's supplement, unnumbered here: compared with W2 there. Not symmetric: own posterior first.
     mu_1, sigma_1 -> mean, sigma; mu_2, sigma_2 -> peer_mean, peer_sigma. Shapes: all [weights]; result [].
+
+    Raises: ValueError for unlike shapes.
     """
+    _check_shapes(mean, sigma, peer_mean, peer_sigma)
     ratio = (sigma / peer_sigma).square()
     shift = ((mean - peer_mean) / peer_sigma).square()
     return 0.5 * (ratio + shift - 1 - ratio.log()).sum()

@@ -7,6 +7,7 @@ import torch
 from helpers import references
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import config as shapes
 from scipy import linalg
 from torch.distributions import Categorical, Normal, kl_divergence
 
@@ -78,6 +79,31 @@ def test_kls_against_draws(to_prior):
         losses.gaussian_kl_to_prior(mean, sigma, 1.0) if to_prior else losses.gaussian_kl(mean, sigma, peer_mean, peer_sigma)
     )
     assert abs(ratios.mean() - exact) < 4 * ratios.std() / math.sqrt(DRAWS)
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """As in a loop of one's own, where no annotation is executed."""
+    shapes.update("jaxtyping_disable", True)
+    yield
+    shapes.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("compute", [entry.function for entry in PARAM_DISTANCES.values()])
+def test_one_sigma_for_all_weights_is_refused_and_not_counted_once(compute, place):
+    wrong = [value.mean() if number == place else value for number, value in enumerate(gaussians())]
+    with pytest.raises(ValueError, match=r"of shapes .*\(6,\).*expand_as"):
+        compute(*wrong)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("place", range(2))
+def test_one_sigma_for_all_weights_is_refused_by_the_kl_to_the_prior(place):
+    wrong = [value.mean() if number == place else value for number, value in enumerate(gaussians()[:2])]
+    with pytest.raises(ValueError, match=r"of shapes .*\(6,\).*expand_as"):
+        losses.gaussian_kl_to_prior(*wrong, 1.0)
 
 
 def test_logit_mutual_against_torch_distributions():
