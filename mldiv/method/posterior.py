@@ -82,7 +82,10 @@ class GaussianPosterior(nn.Module):
         for name, weight in _bayesian_weights(module):
             found.setdefault(id(weight), ([], weight))[0].append(name)
         if not found:
-            raise ValueError(f"{type(module).__name__} has no convolution or linear layer whose weights could be Bayesian")
+            raise ValueError(
+                f"{type(module).__name__} has no convolution or linear layer whose weights could be Bayesian (layers that are "
+                "already, with means and sigmas of their own, take the terms of mldiv.method.losses: docs/own-network.md)"
+            )
         #: All names of each weight (several where it is shared), its shape, its number of elements.
         self.names = [names for names, _ in found.values()]
         self.shapes = [weight.shape for _, weight in found.values()]

@@ -269,7 +269,7 @@ def test_a_network_without_noise():
 
 
 def test_errors_say_what_is_wrong():
-    with pytest.raises(ValueError, match="no convolution or linear layer"):
+    with pytest.raises(ValueError, match=r"no convolution or linear layer.*own-network\.md"):
         GaussianPosterior(nn.ReLU())
     with pytest.raises(ValueError, match="must not be negative"):
         GaussianPosterior(nn.Linear(2, 2), initial_sigma=-0.1)
