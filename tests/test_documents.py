@@ -7,6 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+
+from mldiv.evaluation.metrics import Predictive
+from mldiv.records.contents import LINE
+from mldiv.storage import full_predictions
+from mldiv.training.final_scores import other_table, predictions_table
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
@@ -88,6 +94,13 @@ def unknown(text: str) -> list[str]:
 def test_the_page_of_flags_is_what_the_commands_say():
     page = runpy.run_path(str(ROOT / "docs" / "site" / "flags.py"))["page"]()
     assert (ROOT / "docs" / "flags.md").read_text(encoding="utf-8") == page, "python docs/site/flags.py > docs/flags.md"
+
+
+def test_the_page_of_records_names_every_column_and_every_field_of_a_line():
+    page = (ROOT / "docs" / "records.md").read_text()
+    of_pair = {"pair": Predictive(torch.full((2, 3), 1 / 3), torch.zeros(2))}
+    columns = {*predictions_table(of_pair, {}, torch.zeros(2, dtype=torch.long)), *other_table(of_pair)}
+    assert {name for name in columns | LINE.keys() | {full_predictions.COLUMN} if f"`{name}`" not in page} == set()
 
 
 def test_the_site_has_a_place_for_every_page():

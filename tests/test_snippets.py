@@ -4,9 +4,11 @@ import ast
 import contextlib
 import importlib
 import io
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -181,6 +183,16 @@ def test_every_python_snippet_runs(page, monkeypatch):
             if "STUDY" in names:
                 assert main(names["STUDY"], build, ["--preset", "demo", "--dry-run", "--in-process"]) == 0
     assert visible() == before, "a snippet leaves files in the checkout"
+
+
+def test_the_page_on_reading_reads_a_study_that_still_trains(tmp_path, capsys):
+    """A trial that is assigned has no folder yet, and one that trains has no scores."""
+    (text,) = blocks(ROOT / "docs" / "reading.md", "python")
+    shutil.copytree(ROOT / "docs" / "results" / "demo", tmp_path / "study")
+    last = json.loads((tmp_path / "study" / "assignments.jsonl").read_text().splitlines()[-1])["trial"]
+    shutil.rmtree(tmp_path / "study" / "trials" / last)
+    exec(text.replace('"docs/results/demo"', repr(str(tmp_path / "study"))), {})
+    assert "mutual learning" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "bash")], ids=lambda page: page.name)
