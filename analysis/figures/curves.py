@@ -174,9 +174,20 @@ def gradients(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mappi
     caption = (
         "Length of each weighted term's gradient in the peers' means, on a training batch, as a share of the cross-entropy's; "
         f"median over the finished repeats of each arm, {n} seeds per arm. Below the dotted line, {DEAD_SHARE:.0%}, a term all "
-        "but does not act. The marker on a curve is the arm's switch."
+        f"but does not act. The marker on a curve is the arm's switch.{_unmeasured(curves)}"
     )
     return html.figure(panels, caption, html.legend({arm: styles[arm] for arm in curves}))
+
+
+def _unmeasured(curves: Mapping[str, list[Curve]]) -> str:
+    """Say where no point lies in stage two; nothing where one does, or none could."""
+    late = [curve for several in curves.values() for curve in several if curve.switch is not None]
+    if not late or any((curve.points > curve.switch).any() for curve in late):
+        return ""
+    return (
+        " No point lies after the switch, so that nothing is known of the diversity terms: a new folder with --set "
+        "gradient_points=1 has one in every epoch."
+    )
 
 
 def _shares(several: Sequence[Curve], term: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -204,6 +215,8 @@ def _gradient_panel(
         _limits(axes, np.concatenate([[DEAD_SHARE], *(share for _, share in drawn.values())]), "log")
         axes.set_title(title)
         axes.set_xlabel("epochs trained")
+        if len({*np.concatenate([at for at, _ in drawn.values()])}) == 1:  # a point alone stands where it is in the training
+            axes.set_xlim(0, max(int(curve.epoch.max()) + 1 for several in curves.values() for curve in several))
         axes.locator_params(axis="x", nbins=6, integer=True)
         return svg.svg(figure, name, f"{title} against epochs trained, {len(drawn)} arms")
 

@@ -88,6 +88,21 @@ def test_without_measurements_the_report_says_how_to_get_them(tmp_path):
     assert "set gradient_points" in (folder / "report.html").read_text()
 
 
+def test_points_that_all_lie_before_the_switch_are_said_to_tell_nothing_of_the_diversity_terms(folder):
+    """A training cut short, such as 6 of the demo's 12 epochs, may end before its first point of stage two."""
+    build(folder, formats=("html",))
+    assert "No point lies after the switch" not in (folder / "report.html").read_text()
+    for trial in ("0100", "0101", "0200", "0201"):
+        path = trial_folder(folder, trial) / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            line["gradients"] = line["gradients"][1:] if line["epoch"] == 7 else []
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    build(folder, formats=("html",))
+    page = (folder / "report.html").read_text()
+    assert "No point lies after the switch" in page and "Mutual learning (share, log scale)" in page
+
+
 @pytest.mark.parametrize(("chosen", "said"), [
     ({"mutual learning": {"lr": 0.1}, "a": {"alpha": 1.0}, "b": {"lr": 0.05, "beta": 2.0}},
      "in 2 of 3 arms (all but mutual learning), of 2 settings tried in each: the baseline was tuned, the others are as they "
