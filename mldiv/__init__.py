@@ -9,6 +9,7 @@ from mldiv.environment.extras import install_hint
 if TYPE_CHECKING:
     from mldiv.config import TrialConfig
     from mldiv.interface.loading import load
+    from mldiv.interface.own.predictions import beside
     from mldiv.interface.pair import Predictions, TrainedPair
     from mldiv.interface.results import Results, results
     from mldiv.interface.study import Study
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 
-__all__ = ["Predictions", "Results", "Study", "TrainedPair", "TrialConfig", "__version__", "load", "results", "train"]
+__all__ = [
+    "Predictions", "Results", "Study", "TrainedPair", "TrialConfig", "__version__", "beside", "load", "results", "train",
+]  # fmt: skip
 
 #: Where each name of the Python interface (docs/python.md) is: its module, and torch, are imported when it is first asked for.
 _HOMES = {
@@ -25,6 +28,7 @@ _HOMES = {
     "Study": "mldiv.interface.study",
     "TrainedPair": "mldiv.interface.pair",
     "TrialConfig": "mldiv.config",
+    "beside": "mldiv.interface.own.predictions",
     "load": "mldiv.interface.loading",
     "results": "mldiv.interface.results",
     "train": "mldiv.interface.training",

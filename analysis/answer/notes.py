@@ -6,6 +6,7 @@ from analysis.answer.headline import NAMED_ARMS, corrected, names, subject
 from analysis.comparison.effects import COMPARED, Effects, epochs_short, verdict
 from analysis.records.load import StudyData
 from analysis.stats.statistics import BETTER, EQUIVALENT, LEAST_SEEDS, LEVEL, WORSE, Difference, interval_name
+from mldiv.records.contents import GIVEN
 
 #: What stands beside how an arm is judged, where it was fitted: the same after temperature scaling.
 SCALED = "after temperature scaling"
@@ -96,6 +97,12 @@ def _cautions(study: StudyData, effects: Mapping[str, Difference]) -> list[str]:
             f"Arms were tuned with the same search budget ({header.samples} trials each, on validation data) where they "
             "have something to tune, and repeated on fresh seeds; arms of one seed saw the same batches, augmentations and "
             "weight noise."
+        )
+    if given := [arm for arm in study.arms if any(record.id.startswith(GIVEN) for record in study.finished(arm).values())]:
+        lines.append(
+            f"**Trained elsewhere**: {names(given)}. Only predictions were given: how they were tuned, on which images, how "
+            "often, is in no record, and only the test images are shared. Their intervals hold; what is said of budgets, "
+            "batches and noise is of the other arms."
         )
     if header.grown:
         before = names([f"{seeds} seed{'s' * (seeds > 1)} of {arms} arms" for seeds, arms in header.grown])

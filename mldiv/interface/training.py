@@ -14,7 +14,7 @@ from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.splits import ImageData
 from mldiv.interface.given import device_of
 from mldiv.interface.loading import read_pair
-from mldiv.interface.own_data import Data, own_data
+from mldiv.interface.own.data import Data, own_data
 from mldiv.interface.pair import TrainedPair
 from mldiv.interface.torch_settings import torch_settings
 from mldiv.plugins.contracts import try_network

@@ -20,7 +20,7 @@ from mldiv.evaluation import metrics, recalibration, temperature_scaling
 from mldiv.evaluation.metrics import Predictive
 from mldiv.evaluation.predictive import disagreement, evaluation, predictives
 from mldiv.records.checked_files import write_atomically
-from mldiv.records.contents import PAIR, members_of
+from mldiv.records.contents import PAIR, TrialRecord, members_of
 from mldiv.storage import full_predictions
 from mldiv.training.loop import check_finite
 from mldiv.training.resume import Trial
@@ -43,27 +43,9 @@ def score(trial: Trial) -> None:
     """
     record = trial.record
     validation, known = _predict(trial, trial.data, "validation") if len(trial.data.validation) else ({}, torch.empty(0))
-    record.validation = _scores(validation, known)
     record.posterior = _posterior(trial, validation, known)
-    record.calibration_temperature = {
-        member: temperature_scaling.fit_temperature(prediction.probabilities, known)
-        for member, prediction in validation.items()
-    }
     test, labels = _predict(trial, trial.data, "test")
-    record.test = _scores(test, labels)
-    scaled = {
-        member: prediction._replace(
-            probabilities=temperature_scaling.scale(prediction.probabilities, record.calibration_temperature[member])
-        )
-        for member, prediction in test.items()
-        if validation
-    }
-    names = tuple(name for name in metrics.METRICS if name != "mutual_information")  # what scaling leaves undefined
-    record.test_scaled = {member: metrics.scores(prediction, labels, names) for member, prediction in scaled.items()}
-    record.recalibrated = {
-        member: _recalibrated(prediction, known, test[member], labels) for member, prediction in validation.items()
-    }
-    record.ensembles = _ensembles(validation, known, test, labels)
+    scaled = enter(record, validation, known, test, labels)
     record.generalized = _generalized(trial, test, labels)
     record.size = _size(trial)
     others = _others(trial)
@@ -82,12 +64,44 @@ def score(trial: Trial) -> None:
     }
     record.shift = _shift(trial)
     if distributed.rank() == 0 and trial.config.keep_predictions != "none":
-        write_table(trial.folder / "predictions.parquet", predictions_table(test, scaled, labels), record.id)
+        keep(trial.folder, record.id, trial.config.keep_predictions, test, scaled, labels)
         if first:
             write_table(trial.folder / "ood.parquet", other_table(first), record.id)
-        if trial.config.keep_predictions == "full":
-            logarithms = {member: prediction.probabilities.log().cpu().numpy() for member, prediction in test.items()}
-            full_predictions.write(trial.folder / full_predictions.FILE, logarithms, record.id)
+
+
+def enter(record: TrialRecord, validation: Members, known: Tensor, test: Members, labels: Tensor) -> Members:
+    """Enter what predictions alone tell into a record; return those of the test after temperature scaling.
+
+    known, labels: of validation and of test images; without validation images nothing is scaled.
+    """
+    record.validation = _scores(validation, known)
+    record.calibration_temperature = {
+        member: temperature_scaling.fit_temperature(prediction.probabilities, known)
+        for member, prediction in validation.items()
+    }
+    record.test = _scores(test, labels)
+    scaled = {
+        member: prediction._replace(
+            probabilities=temperature_scaling.scale(prediction.probabilities, record.calibration_temperature[member])
+        )
+        for member, prediction in test.items()
+        if validation
+    }
+    names = tuple(name for name in metrics.METRICS if name != "mutual_information")  # what scaling leaves undefined
+    record.test_scaled = {member: metrics.scores(prediction, labels, names) for member, prediction in scaled.items()}
+    record.recalibrated = {
+        member: _recalibrated(prediction, known, test[member], labels) for member, prediction in validation.items()
+    }
+    record.ensembles = _ensembles(validation, known, test, labels)
+    return scaled
+
+
+def keep(folder: Path, trial: str, what: str, test: Members, scaled: Members, labels: Tensor) -> None:
+    """Write a trial's predictions of the test images. what: "top" or "full"."""
+    write_table(folder / "predictions.parquet", predictions_table(test, scaled, labels), trial)
+    if what == "full":
+        logarithms = {member: prediction.probabilities.log().cpu().numpy() for member, prediction in test.items()}
+        full_predictions.write(folder / full_predictions.FILE, logarithms, trial)
 
 
 def _posterior(trial: Trial, sampled: Members, labels: Tensor) -> dict[str, dict[str, float]]:

@@ -14,7 +14,7 @@ from mldiv.config import ConfigError, TrialConfig, from_dict
 from mldiv.datasets.files import DataError
 from mldiv.datasets.sources import DATASETS
 from mldiv.interface import training
-from mldiv.interface.own_data import own_data
+from mldiv.interface.own.data import own_data
 from mldiv.method.networks import MODELS
 from mldiv.records import checked_files, study_files
 from mldiv.training.loop import Diverged

@@ -1,0 +1,100 @@
+"""Predictions from elsewhere stand beside a study's arms, under its statistics; those of other images do not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import mldiv
+from analysis.build import build
+from mldiv.config import ConfigError
+
+DEMO = Path(__file__).parents[2] / "docs" / "results" / "demo"
+
+
+def rows(folder, arm):
+    lines = [json.loads(line) for line in (folder / "assignments.jsonl").read_text().splitlines()]
+    return {line["seed"]: folder / "trials" / line["trial"] for line in lines if line["arm"] == arm}
+
+
+@pytest.fixture(scope="module")
+def labels():
+    table = pd.read_parquet(rows(DEMO, "cosine")[1] / "predictions.parquet")
+    return table[table.member == "pair"].label.to_numpy().astype(int)
+
+
+def predictions(labels, seed, networks=1, strength=3.0):
+    """Probabilities of networks that are mostly right, of test images and of others."""
+    stream = np.random.default_rng(seed)
+
+    def softmax(labels):
+        logits = stream.normal(size=(networks, len(labels), 10)) + strength * np.eye(10)[labels]
+        return (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)).squeeze()
+
+    others = stream.integers(10, size=200)
+    return {"test": softmax(labels), "labels": labels, "validation": softmax(others), "validation_labels": others}
+
+
+def test_they_are_scored_and_compared_as_the_studys_own(labels, tmp_path):
+    runs = [predictions(labels, seed, networks=3) for seed in range(3)]
+    found = mldiv.beside(DEMO, {"deep ensemble": runs}, tmp_path / "out")
+    assert found.problems == [] and list(found.table.arm)[-1] == "deep ensemble"
+    assert set(found.comparisons.query("name == 'deep ensemble'").metric) == {"nll", "accuracy", "ece"}
+    mine = found.scores.query("arm == 'deep ensemble' and member == 'pair'")
+    mean = runs[0]["test"].mean(0)
+    assert mine.nll.iloc[0] == pytest.approx(-np.log(mean[np.arange(len(labels)), labels]).mean(), rel=1e-5)
+    assert mine.mutual_information.iloc[0] > 0 and found.table.scaled_nll_mean.iloc[-1] < found.table.nll_mean.iloc[-1]
+    before, after = (of.comparisons.set_index(["metric", "name"]).low for of in (mldiv.results(DEMO), found))
+    assert (after[before.index] == before).all(), "the study's own comparisons are what they were, before Holm's correction"
+    build(tmp_path / "out", formats=("md", "html"))
+    said = (tmp_path / "out" / "answer.md").read_text()
+    assert "**Trained elsewhere**: deep ensemble" in said
+
+
+def test_predictions_in_float16_are_taken_and_a_folder_made_so_takes_more(labels, tmp_path):
+    study = tmp_path / "study"
+    shutil.copytree(DEMO, study)
+    runs = [predictions(labels, seed) for seed in range(3)]
+    mldiv.beside(study, {"first": runs}, tmp_path / "one")
+    found = mldiv.beside(
+        tmp_path / "one", {"again": [run | {"test": run["test"].astype("f2")} for run in runs]}, tmp_path / "two"
+    )
+    nll = found.scores.query("member == 'pair'").pivot(index="seed", columns="arm", values="nll")
+    assert nll["again"].to_numpy() == pytest.approx(nll["first"].to_numpy(), abs=1e-3)
+
+
+def test_without_validation_images_nothing_is_scaled(labels, tmp_path):
+    run = {name: value for name, value in predictions(labels, 0).items() if not name.startswith("validation")}
+    found = mldiv.beside(DEMO, {"mine": [run]}, tmp_path / "out")
+    assert found.problems == [] and np.isnan(found.table.scaled_nll_mean.iloc[-1])
+
+
+@pytest.mark.parametrize(("wrong", "said"), [
+    (lambda run: run | {"labels": run["labels"][::-1]}, r"mine, seed 1: 360 labels, .*% of them alike: other images"),
+    (lambda run: run | {"test": run["test"][:9], "labels": run["labels"][:9]}, "9 labels, the study has 360: other images"),
+    (lambda run: run | {"test": np.log(run["test"])}, r"an array \(1, 360, 10\), 360 labels; expected probabilities"),
+    (lambda run: run | {"test": run["test"][:, :5]}, "of 10 classes"),
+    (lambda run: run | {"validation": run["validation"][:7]}, r"\(1, 7, 10\), 200 labels"),
+    (lambda run: {"test": run["test"]}, "labels is missing"),
+])  # fmt: skip
+def test_what_is_of_other_images_or_no_probability_is_refused_before_anything_is_written(labels, tmp_path, wrong, said):
+    with pytest.raises(ConfigError, match=said):
+        mldiv.beside(DEMO, {"mine": [wrong(predictions(labels, 0))]}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_runs_than_seeds_and_a_name_that_is_taken_are_refused(labels, tmp_path):
+    for arms in ({"mine": [predictions(labels, 0)] * 4}, {"cosine": [predictions(labels, 0)]}, {"mine": []}):
+        with pytest.raises(ConfigError, match=r"runs; expected an arm of another name, of 1 to 3 \(seeds\)"):
+            mldiv.beside(DEMO, arms, tmp_path / "out")
+
+
+def test_the_study_itself_is_never_written_to(labels, tmp_path):
+    shutil.copytree(DEMO, tmp_path / "study")
+    before = {path: path.read_bytes() for path in (tmp_path / "study").rglob("*") if path.is_file()}
+    with pytest.raises(OSError, match="exists"):
+        mldiv.beside(tmp_path / "study", {"mine": [predictions(labels, 0)]}, tmp_path / "study")
+    assert before == {path: path.read_bytes() for path in (tmp_path / "study").rglob("*") if path.is_file()}
