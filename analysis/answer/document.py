@@ -145,12 +145,14 @@ def _plan(effects: Mapping[str, Difference], margin: float) -> str:
     needed = {arm: effect.seeds_to_decide(margin) for arm, effect in effects.items()}
     known = {arm: number for arm, number in needed.items() if number is not None}
     never = [arm for arm in needed if arm not in known]
-    said = f"Not even {MOST_SEEDS:,} seeds would decide: a difference is as large as what matters, or the images are few"
-    if known:
-        n = max(known.values())
-        beside = f", of {names(never)} not even {MOST_SEEDS:,}" if never else ""
-        said = f"About {n} seeds would decide {'that' if len(known) == 1 else 'those'} (`--seeds {n}`){beside}"
-    return f"{said}, with a chance of {POWER:.0%}, were the true differences those found here: a plan, not a promise."
+    chance = f"with a chance of {POWER:.0%}, were the true differences those found here"
+    if not known:
+        why = "a difference is as large as what matters, or the images are few"
+        return f"Not even {MOST_SEEDS:,} seeds would decide {chance}: {why}."
+    n = max(known.values())
+    beside = f", of {names(never)} not even {MOST_SEEDS:,}" if never else ""
+    which = "that" if len(known) == 1 else "those"
+    return f"About {n} seeds would decide {which} (`--seeds {n}`){beside}, {chance}: a plan, not a promise."
 
 
 def describe(effect: Difference, metric: str) -> str:

@@ -5,7 +5,7 @@ from helpers.synthetic_records import make
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.answer.document import written_p
+from analysis.answer.document import _plan, written_p
 from analysis.answer.headline import by_verdict, headline, names, side
 from analysis.build import analyse
 from analysis.stats.statistics import BETTER, EQUIVALENT, UNDECIDED, WORSE, Difference, difference
@@ -144,3 +144,12 @@ def test_planted_studies(tmp_path, shift, said):
 )
 def test_a_small_p_is_not_written_out(p, said):
     assert written_p(p) == said
+
+
+def test_where_no_number_of_seeds_would_decide_no_chance_is_given_of_nothing():
+    said = _plan({"a": Difference(0.005, 3, 0.02, 2.0, images_error=0.02)}, 0.005)
+    assert said.startswith(
+        "Not even 1,000 seeds would decide with a chance of 80%, were the true differences those found here: a"
+    )
+    assert said.endswith("the images are few.") and "a plan" not in said
+    assert "a plan, not a promise" in _plan({"a": Difference(0.03, 3, 0.02, 2.0)}, 0.005)
