@@ -92,6 +92,11 @@ def test_more_runs_than_seeds_and_a_name_that_is_taken_are_refused(labels, tmp_p
             mldiv.beside(DEMO, arms, tmp_path / "out")
 
 
+def test_one_network_given_twice_is_no_two_seeds(labels, tmp_path):
+    with pytest.raises(ConfigError, match="mine, seed 2: the predictions of an earlier run"):
+        mldiv.beside(DEMO, {"mine": [predictions(labels, 0)] * 2}, tmp_path / "out")
+
+
 def test_the_study_itself_is_never_written_to(labels, tmp_path):
     shutil.copytree(DEMO, tmp_path / "study")
     before = {path: path.read_bytes() for path in (tmp_path / "study").rglob("*") if path.is_file()}

@@ -44,8 +44,12 @@ def beside(
     for number, (arm, runs) in enumerate(arms.items(), len(header.arms)):
         if arm in header.arms or not 0 < len(runs) <= len(header.seeds):
             raise ConfigError(f"{arm}: {len(runs)} runs; expected an arm of another name, of 1 to {len(header.seeds)} (seeds)")
+        given: list[torch.Tensor] = []
         for seed, run in zip(header.seeds, runs, strict=False):
             test = _checked(run, "", f"{arm}, seed {seed}", data["classes"], truth)
+            if any(torch.equal(test[PAIR].probabilities, earlier) for earlier in given):
+                raise ConfigError(f"{arm}, seed {seed}: the predictions of an earlier run, which are no other seed's")
+            given.append(test[PAIR].probabilities)
             validation = _checked(run, "validation_", f"{arm}, seed {seed}", data["classes"]) if "validation" in run else {}
             record = TrialRecord(f"{GIVEN}{number}-{seed}", {"epochs": 0, "seed": seed, "peers": len(test) - 1})
             record.status, record.data = "finished", data | {"train": None, "validation": len(run.get("validation_labels", ()))}
