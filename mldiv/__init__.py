@@ -9,7 +9,7 @@ from mldiv.environment.extras import install_hint
 if TYPE_CHECKING:
     from mldiv.config import TrialConfig
     from mldiv.interface.loading import load
-    from mldiv.interface.own.predictions import beside
+    from mldiv.interface.own.predictions import add_predictions
     from mldiv.interface.pair import Predictions, TrainedPair
     from mldiv.interface.results import Results, results
     from mldiv.interface.study import Study
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 __all__ = [
-    "Predictions", "Results", "Study", "TrainedPair", "TrialConfig", "__version__", "beside", "load", "results", "train",
+    "Predictions", "Results", "Study", "TrainedPair", "TrialConfig", "__version__",
+    "add_predictions", "load", "results", "train",
 ]  # fmt: skip
 
 #: Where each name of the Python interface (docs/python.md) is: its module, and torch, are imported when it is first asked for.
@@ -28,7 +29,7 @@ _HOMES = {
     "Study": "mldiv.interface.study",
     "TrainedPair": "mldiv.interface.pair",
     "TrialConfig": "mldiv.config",
-    "beside": "mldiv.interface.own.predictions",
+    "add_predictions": "mldiv.interface.own.predictions",
     "load": "mldiv.interface.loading",
     "results": "mldiv.interface.results",
     "train": "mldiv.interface.training",

@@ -17,6 +17,7 @@ from mldiv.storage.object_store import working_copy
 if TYPE_CHECKING:  # beside the package, or in a wheel: see mldiv.environment.checkout
     from analysis.build import Analysis
     from analysis.records.load import StudyData
+    from mldiv.datasets.splits import ImageData
 
 
 def analysis(module: str) -> ModuleType:
@@ -40,7 +41,7 @@ class Results:
     (peer_1, ..., pair): test scores, as fractions and nats. table: a row per arm: of every column of table.csv mean, standard
     error and n. comparisons: a row per metric and arm or contrast: difference to the baseline (or value of the contrast) in
     ``unit``, its interval, p, Holm's p, over how many seeds, verdict (of a contrast: above or below 0). answer: these in plain
-    words. problems: what could not be read.
+    words. problems: what could not be read. data: sizes, classes and fingerprints of the images, as a trial's record has them.
     """
 
     study: StudyRecord
@@ -50,6 +51,26 @@ class Results:
     comparisons: pd.DataFrame
     answer: str
     problems: list[str]
+    data: Mapping[str, Any]
+
+    def images(self, data_root: str | os.PathLike[str] | None = None) -> "ImageData":
+        """Read the study's images in its own split, as for a method of another library.
+
+        ``train``, ``validation`` and ``test`` of what is returned have ``images``, uint8 [N, channels, height, width], and
+        ``labels``, int64 [N]. data_root: where the data set lies now; without it, where the study had it.
+
+        Raises: DataError where it is not there; ConfigError where these are not the images that were trained on.
+        """
+        from mldiv.config import ConfigError, from_dict  # with torch, which results do not need
+        from mldiv.training.worker_cache import dataset
+
+        config = from_dict(self.study.settings)
+        found = dataset(config if data_root is None else config.replace(data_root=os.fspath(data_root)))
+        if TrialRecord("", {}, data=dict(self.data)).of_other_images(found.whole_fingerprint, found.test_fingerprint):
+            raise ConfigError(
+                f"{config.data}: the files there have changed since the study was trained; these are other images"
+            )
+        return found
 
     def __repr__(self) -> str:
         return f"Results({self.study.name!r}, arms={len(self.table)}, trials={len(self.trials)}, problems={len(self.problems)})"
@@ -73,6 +94,7 @@ def results(place: str | os.PathLike[str]) -> Results:
             pd.DataFrame(_comparisons(made)),
             made.answer(),
             list(study.problems),
+            next((record.data for record in study.records.values() if record.data), {}),
         )
 
 

@@ -37,7 +37,7 @@ KEPT_COMPILE: dict[Any, Any] = {"auto": False, "on": True}
 #: What `trial_id` returns, and what the folder of a trial may be called at all.
 IDENTITY, FOLDER_NAME = re.compile("[0-9a-f]{16}"), re.compile(r"\w[\w.-]*")
 
-#: How the name of a trial begins whose predictions were given (`mldiv.beside`): no hash, for nobody knows its settings.
+#: How the name of a trial begins whose predictions were given (`mldiv.add_predictions`): no hash, its settings are not known.
 GIVEN = "given-"
 
 PHASES = ("search", "repeat")

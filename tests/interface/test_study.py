@@ -1,5 +1,6 @@
 """A study run from Python and its results as frames: those of its command and of its records."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +47,14 @@ def test_the_same_study_is_continued_and_its_results_returned(asked, study, monk
     stored = pd.read_csv(study / "table.csv")
     pd.testing.assert_frame_equal(found.table.fillna(float("nan")), stored, check_dtype=False, rtol=1e-8)
     assert found.answer == (study / "answer.md").read_text()
+    of_pair = pd.read_parquet(study_files.trial_folder(study, found.scores["trial"][0]) / "predictions.parquet").query(
+        "member == 'pair'"
+    )
+    images = found.images()
+    assert images.test.labels.tolist() == of_pair["label"].tolist() and images.train.images.dtype == torch.uint8
+    assert len(images.train) == found.data["train"] and len(images.validation) == found.data["validation"]
+    with pytest.raises(ConfigError, match="digits: the files there have changed"):
+        replace(found, data=found.data | {"whole_fingerprint": "another"}).images()
 
 
 def test_an_interrupted_run_says_so_and_gives_the_threads_back(asked, tmp_path, monkeypatch):

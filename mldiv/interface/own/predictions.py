@@ -22,7 +22,7 @@ from mldiv.training.final_scores import Members, enter, keep
 ROUNDING = 0.01
 
 
-def beside(
+def add_predictions(
     place: str | os.PathLike[str], arms: Mapping[str, Sequence[Mapping[str, Any]]], out: str | os.PathLike[str]
 ) -> Results:  # fmt: skip
     """Copy a study's records to the new folder ``out``, with methods trained elsewhere as further arms; return its results.

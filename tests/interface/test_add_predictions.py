@@ -40,7 +40,7 @@ def predictions(labels, seed, networks=1, strength=3.0):
 
 def test_they_are_scored_and_compared_as_the_studys_own(labels, tmp_path):
     runs = [predictions(labels, seed, networks=3) for seed in range(3)]
-    found = mldiv.beside(DEMO, {"deep ensemble": runs}, tmp_path / "out")
+    found = mldiv.add_predictions(DEMO, {"deep ensemble": runs}, tmp_path / "out")
     assert found.problems == [] and list(found.table.arm)[-1] == "deep ensemble"
     assert set(found.comparisons.query("name == 'deep ensemble'").metric) == {"nll", "accuracy", "ece"}
     mine = found.scores.query("arm == 'deep ensemble' and member == 'pair'")
@@ -58,8 +58,8 @@ def test_predictions_in_float16_are_taken_and_a_folder_made_so_takes_more(labels
     study = tmp_path / "study"
     shutil.copytree(DEMO, study)
     runs = [predictions(labels, seed) for seed in range(3)]
-    mldiv.beside(study, {"first": runs}, tmp_path / "one")
-    found = mldiv.beside(
+    mldiv.add_predictions(study, {"first": runs}, tmp_path / "one")
+    found = mldiv.add_predictions(
         tmp_path / "one", {"again": [run | {"test": run["test"].astype("f2")} for run in runs]}, tmp_path / "two"
     )
     nll = found.scores.query("member == 'pair'").pivot(index="seed", columns="arm", values="nll")
@@ -68,7 +68,7 @@ def test_predictions_in_float16_are_taken_and_a_folder_made_so_takes_more(labels
 
 def test_without_validation_images_nothing_is_scaled(labels, tmp_path):
     run = {name: value for name, value in predictions(labels, 0).items() if not name.startswith("validation")}
-    found = mldiv.beside(DEMO, {"mine": [run]}, tmp_path / "out")
+    found = mldiv.add_predictions(DEMO, {"mine": [run]}, tmp_path / "out")
     assert found.problems == [] and np.isnan(found.table.scaled_nll_mean.iloc[-1])
 
 
@@ -82,24 +82,24 @@ def test_without_validation_images_nothing_is_scaled(labels, tmp_path):
 ])  # fmt: skip
 def test_what_is_of_other_images_or_no_probability_is_refused_before_anything_is_written(labels, tmp_path, wrong, said):
     with pytest.raises(ConfigError, match=said):
-        mldiv.beside(DEMO, {"mine": [wrong(predictions(labels, 0))]}, tmp_path / "out")
+        mldiv.add_predictions(DEMO, {"mine": [wrong(predictions(labels, 0))]}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_more_runs_than_seeds_and_a_name_that_is_taken_are_refused(labels, tmp_path):
     for arms in ({"mine": [predictions(labels, 0)] * 4}, {"cosine": [predictions(labels, 0)]}, {"mine": []}):
         with pytest.raises(ConfigError, match=r"runs; expected an arm of another name, of 1 to 3 \(seeds\)"):
-            mldiv.beside(DEMO, arms, tmp_path / "out")
+            mldiv.add_predictions(DEMO, arms, tmp_path / "out")
 
 
 def test_one_network_given_twice_is_no_two_seeds(labels, tmp_path):
     with pytest.raises(ConfigError, match="mine, seed 2: the predictions of an earlier run"):
-        mldiv.beside(DEMO, {"mine": [predictions(labels, 0)] * 2}, tmp_path / "out")
+        mldiv.add_predictions(DEMO, {"mine": [predictions(labels, 0)] * 2}, tmp_path / "out")
 
 
 def test_the_study_itself_is_never_written_to(labels, tmp_path):
     shutil.copytree(DEMO, tmp_path / "study")
     before = {path: path.read_bytes() for path in (tmp_path / "study").rglob("*") if path.is_file()}
     with pytest.raises(OSError, match="exists"):
-        mldiv.beside(tmp_path / "study", {"mine": [predictions(labels, 0)]}, tmp_path / "study")
+        mldiv.add_predictions(tmp_path / "study", {"mine": [predictions(labels, 0)]}, tmp_path / "study")
     assert before == {path: path.read_bytes() for path in (tmp_path / "study").rglob("*") if path.is_file()}
