@@ -21,7 +21,7 @@ from mldiv.environment.terminal import first_few
 from mldiv.plugins import loading
 from mldiv.records import study_files
 from mldiv.records.checked_files import RecordError, read_json
-from mldiv.records.contents import OF_IMAGES, StudyRecord, TrialRecord
+from mldiv.records.contents import GIVEN, OF_IMAGES, StudyRecord, TrialRecord
 from mldiv.settings import setting
 from mldiv.storage.object_store import Location, SyncedFolder, is_url, working_copy
 from mldiv.sweep.common_points import drawn_after
@@ -94,6 +94,11 @@ def continued(run: StudyRun, folder: SyncedFolder) -> StudyRun:
     if not (folder.local / "study.json").exists():
         return run
     here, there = run.header, study_files.read_study(folder.local)
+    if any(item.trial.startswith(GIVEN) for item in study_files.read_assignments(folder.local)):
+        raise ConfigError(
+            f"{run.place} is a copy of a study with predictions from elsewhere (mldiv.add_predictions): continue the study itself, "
+            "and add them to it anew"
+        )
     if differing := list(_differing(here, there)):
         words = "; ".join(f"{name} ({old!r} there, {new!r} here)" for name, old, new in differing)
         raise ConfigError(

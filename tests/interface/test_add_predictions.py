@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.small_study import STUDY
 
 import mldiv
 from analysis.build import build
+from mldiv.cli.main import main
 from mldiv.config import ConfigError
 
 DEMO = Path(__file__).parents[2] / "docs" / "results" / "demo"
@@ -52,6 +54,12 @@ def test_they_are_scored_and_compared_as_the_studys_own(labels, tmp_path):
     build(tmp_path / "out", formats=("md", "html"))
     said = (tmp_path / "out" / "answer.md").read_text()
     assert "**Trained elsewhere**: deep ensemble" in said
+
+
+def test_the_copy_is_not_continued(labels, tmp_path, capsys):
+    mldiv.add_predictions(DEMO, {"mine": [predictions(labels, 0)]}, tmp_path / "out")
+    assert main(STUDY, build, ["--preset", "demo", "--out", str(tmp_path / "out"), "--dry-run"]) == 2
+    assert "is a copy of a study with predictions from elsewhere (mldiv.add_predictions)" in capsys.readouterr().err
 
 
 def test_predictions_in_float16_are_taken_and_a_folder_made_so_takes_more(labels, tmp_path):
