@@ -96,8 +96,8 @@ def continued(run: StudyRun, folder: SyncedFolder) -> StudyRun:
     here, there = run.header, study_files.read_study(folder.local)
     if any(item.trial.startswith(GIVEN) for item in study_files.read_assignments(folder.local)):
         raise ConfigError(
-            f"{run.place} is a copy of a study with predictions from elsewhere (mldiv.add_predictions): continue the study itself, "
-            "and add them to it anew"
+            f"{run.place} is a copy of a study with predictions from elsewhere (mldiv.add_predictions): continue the study "
+            "itself, and add them to it anew"
         )
     if differing := list(_differing(here, there)):
         words = "; ".join(f"{name} ({old!r} there, {new!r} here)" for name, old, new in differing)
