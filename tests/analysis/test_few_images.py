@@ -1,0 +1,121 @@
+"""What the page of few images says of pushes on CIFAR-100, beside its tables, comes out of its records."""
+
+import pytest
+from helpers.published import RESULTS, page, row
+
+from analysis.build import analyse
+from analysis.compact.copy import load
+from analysis.comparison.effects import contrasts, differences
+from analysis.records.repeats import gather
+from analysis.stats.statistics import difference, holm
+from analysis.tables import means
+
+#: Seeds of few images of CIFAR-100: those that were looked at, and those of which two questions were asked again.
+OLD, NEW = (1, 2, 3, 4), (5, 6, 7, 8)
+APART, ZERO, SURE = "apart from the peer", "away from zero", "deterministic, no push"
+THIRD = "a third of the prior's weight"
+
+
+def test_two_accuracies_of_cifar100_are_asked_of_the_new_seeds_alone():
+    repeats, rows, p = gather(load(RESULTS / "few_images" / "cifar100_placebo")), [], []
+    for baseline, arm in (("mutual learning", "apart from the peer"), ("apart from the peer", "away from zero")):
+        of_seeds = [
+            {name: {seed: of[seed] for seed in seeds} for name, of in repeats.items()} for seeds in (OLD, NEW, OLD + NEW)
+        ]
+        old, new, both = (differences(of, baseline, [arm], ["accuracy"])["accuracy"][arm] for of in of_seeds)
+        rows.append([old.text(2), new.text(2), both.text(2)])
+        p.append(new.p)
+    for (old, new, both), corrected in zip(rows, holm(p), strict=True):
+        said = f"| {old} | {new} | {corrected:{'.3f' if corrected < 0.01 else '.2f'}} | {both} |"
+        assert said in page("few_images"), said
+
+
+def test_what_pushes_add_at_lower_rates_on_few_images_of_cifar100():
+    """The table, and what was asked first: either push at 0.034 and half the rate, in accuracy, corrected over the two."""
+    study, text, p = load(RESULTS / "few_images" / "cifar100_rates"), page("few_images"), {}
+    for arm in study.arms[1:]:
+        push, _, rate = arm.rpartition(", ")
+        line, p[arm] = row(study, f"no push, {'the whole rate' if push == 'no push' else rate}", arm)
+        assert line in text, line
+    first = [p[f"{push}, 0.034, half the rate"] for push in ("apart from the peer", "away from zero")]
+    assert max(holm(first)) < 1e-4 and "(p < 0.0001 each after Holm)" in text
+
+
+def test_what_pushes_add_at_half_the_rate_by_the_new_seeds_alone():
+    repeats, base = gather(load(RESULTS / "few_images" / "cifar100_rates")), "no push, half the rate"
+    new = {arm: {seed: of[seed] for seed in NEW} for arm, of in repeats.items()}
+    term, push = (f"{name}, 0.034, half the rate" for name in ("apart from the peer", "away from zero"))
+    term, push = (differences(new, base, [arm], ["accuracy"])["accuracy"][arm].text(2)[1:] for arm in (term, push))
+    term, push = (of.replace("+", "") for of in (term, push))
+    assert f"the term adds {term} points and the push {push}" in page("few_images"), (term, push)
+
+
+def test_which_weights_push_gains_and_whose():
+    """The table, and what was asked first: each push of a part, and of deterministic peers, in accuracy."""
+    study, text, p = load(RESULTS / "few_images" / "cifar100_parts"), page("few_images"), {}
+    for arm in study.arms[1:]:
+        line, p[arm] = row(study, "deterministic, no push" if arm.startswith("deterministic, a") else "no push", arm)
+        assert line in text, line
+    first = [arm for arm in study.arms if arm.endswith(("classifier", "others")) or arm.startswith("deterministic, a")]
+    corrected = dict(zip(first, holm([p[arm] for arm in first]), strict=True))
+    assert [f"{corrected[arm]:.1g}" for arm in first] == ["0.03", "0.2", "0.0004", "0.2", "0.2", "0.6"]
+    assert "p 0.03 and 0.0004 after Holm over six)" in text and "is not told after it (0.18 both)" in text
+    assert {f"{corrected[arm]:.2f}" for arm in first if "others" in arm} == {"0.18"}
+
+
+def test_what_pushes_add_under_a_lighter_prior():
+    study, text, p = load(RESULTS / "few_images" / "cifar100_prior"), page("few_images"), []
+    pushed = [f"{push}, {THIRD}" for push in (APART, ZERO)]
+    for arm in [*pushed, "a tenth of the prior's weight"]:
+        line, of = row(study, THIRD, arm)
+        assert line in text, line
+        p.append(of)
+    term, push = holm(p[:2])
+    lighter, whole = (study.finished(arm) for arm in (THIRD, "no push"))
+    apart = difference([lighter[seed].validation["pair"]["nll"] - whole[seed].validation["pair"]["nll"] for seed in whole])
+    assert f"in NLL ({apart.text(3)}, over seeds)" in text, apart
+    assert f"which is not told** (p {term:.2f})" in text and f"(p {push:.3f}), at 0.025 of NLL" in text
+
+
+def test_what_else_a_lighter_prior_changes():
+    """Sigmas, the distance of the means, and what the push away from zero loses under it."""
+    (prior, parts), text = (
+        (load(RESULTS / "few_images" / f"cifar100_{name}") for name in ("prior", "parts")),
+        page("few_images"),
+    )
+    sigma, apart = (
+        means(analyse(RESULTS / "few_images" / "cifar100_parts").table, name) for name in ("sigma_over_mean", "w2_per_weight")
+    )
+    assert f"({sigma[THIRD]:.1f} % of the means instead of {sigma['no push']:.1f} %)" in text, sigma
+    assert f"(W2² {apart[SURE]:.3f} and {apart[THIRD]:.3f} a weight)" in text, apart
+    lighter, light, whole, none = (
+        {seed: 100 * trial.test["pair"]["accuracy"] for seed, trial in study.finished(arm).items()}
+        for study, arm in ((prior, f"{ZERO}, {THIRD}"), (prior, THIRD), (parts, ZERO), (parts, "no push"))
+    )
+    less = difference([whole[seed] - none[seed] - lighter[seed] + light[seed] for seed in none]).text(2)[1:].replace("+", "")
+    assert f"loses {less} points (over seeds" in text, less
+
+
+#: Looked up afterwards: a study, arms that are added, arms that are taken away, in what, the sentence.
+CONTRASTS = (
+    (
+        "prior", [f"{APART}, the whole prior", THIRD], [f"{APART}, {THIRD}", "no push"], "accuracy",
+        "that is not told ({} points less;",
+    ),
+    ("prior", [f"{APART}, {THIRD}", "no push"], [f"{APART}, the whole prior", THIRD], "nll", "in NLL it is ({} worse)"),
+    ("parts", [APART, SURE], [f"deterministic, {APART}", "no push"], "accuracy", "pair in accuracy is {} and"),
+    ("parts", [ZERO, SURE], [f"deterministic, {ZERO}", "no push"], "accuracy", "and {} points more (looked up"),
+    (
+        "parts", [APART, "no push"], [f"{APART}, classifier", f"{APART}, all others"], "accuracy",
+        "what the push of all weights gains ({} and",
+    ),
+    ("parts", [ZERO, "no push"], [f"{ZERO}, classifier", f"{ZERO}, all others"], "accuracy", "and {} points less; looked up"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name, plus, minus, metric, sentence", CONTRASTS)
+def test_what_was_looked_up_of_parts_and_the_prior(name, plus, minus, metric, sentence):
+    weights = dict.fromkeys(plus, 1.0) | dict.fromkeys(minus, -1.0)
+    found = contrasts(gather(load(RESULTS / "few_images" / f"cifar100_{name}")), {"it": weights}, [metric])[metric]["it"]
+    said = sentence.format(found.text(2 if metric == "accuracy" else 3).replace("+", ""))
+    assert said in page("few_images"), said
