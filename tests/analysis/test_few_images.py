@@ -119,3 +119,30 @@ def test_what_was_looked_up_of_parts_and_the_prior(name, plus, minus, metric, se
     found = contrasts(gather(load(RESULTS / "few_images" / f"cifar100_{name}")), {"it": weights}, [metric])[metric]["it"]
     said = sentence.format(found.text(2 if metric == "accuracy" else 3).replace("+", ""))
     assert said in page("few_images"), said
+
+
+def test_what_pushes_add_without_noise_and_without_pull():
+    """The table, what was asked first, in accuracy, corrected over the four, and how small the noise is without pull."""
+    study, text, p = load(RESULTS / "few_images" / "cifar100_noise"), page("few_images"), {}
+    for arm in study.arms[1:]:
+        push, _, lacking = arm.rpartition(", ")
+        line, p[arm] = row(study, lacking if push else "no push", arm)
+        assert line in text, line
+    asked = [f"{push}, no {lacking}" for push in (ZERO, APART) for lacking in ("noise", "pull")]
+    corrected = dict(zip(asked, holm([p[arm] for arm in asked]), strict=True))
+    zero, apart = corrected[f"{ZERO}, no noise"], corrected[f"{APART}, no noise"]
+    assert f"(p {zero:.4f} after Holm over four)" in text and f"is not told after it (p {apart:.2f})" in text, (zero, apart)
+    assert min(corrected[f"{push}, no pull"] for push in (ZERO, APART)) > 0.5
+    sigma = means(analyse(RESULTS / "few_images" / "cifar100_noise").table, "sigma_over_mean")["no pull"]
+    assert f"(sigma over mean {sigma:.1f} %)" in text, sigma
+
+
+def test_a_pair_without_noise_is_ahead_of_a_deterministic_one():
+    """Of two studies with the same images and seeds."""
+    noise, parts = (gather(load(RESULTS / "few_images" / f"cifar100_{name}")) for name in ("noise", "parts"))
+    assert len({of.record.data["fingerprint"] for of in [*noise["no noise"].values(), *parts[SURE].values()]}) == 1
+    both = {"no noise": noise["no noise"], SURE: parts[SURE]}
+    found = contrasts(both, {"it": {SURE: 1.0, "no noise": -1.0}}, ["nll"])["nll"]["it"].text(3)
+    points = contrasts(both, {"it": {"no noise": 1.0, SURE: -1.0}}, ["accuracy"])["accuracy"]["it"].text(2)
+    said = f"by {found} of NLL and {points} points".replace("+", "")
+    assert said in page("few_images"), said

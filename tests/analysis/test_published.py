@@ -37,7 +37,7 @@ ROUNDED = (1 - 1e-12, 1.0, 1 + 1e-12)
 #: The studies whose networks overfit; those of all others err on training images on at most so many points fewer.
 OVERFIT = (
     "few_images", "few_images/small", "few_images/cifar100", "few_images/cifar100_placebo", "few_images/cifar100_rates",
-    "few_images/cifar100_parts", "few_images/cifar100_prior", "yardsticks/pair",
+    "few_images/cifar100_parts", "few_images/cifar100_prior", "few_images/cifar100_noise", "yardsticks/pair",
 )  # fmt: skip
 POINTS = 4
 #: Of studies with more, arms are compared with the baseline alone.
@@ -150,6 +150,8 @@ DEMO, AGAIN = "demo", {
     for arm in ("no push, half the rate", "apart from the peer, 0.034, the whole rate", "away from zero, 0.034, the whole rate")
 } | {
     ("few_images/cifar100_parts", arm) for arm in ("apart from the peer", "away from zero", "deterministic, no push")
+} | {
+    ("few_images/cifar100_noise", arm) for arm in ("apart from the peer", "away from zero")
 } | {
     ("diversity_form/today", arm)
     for arm in ("both terms", "parameter term alone", "feature term alone", "stage two continues, no diversity")
