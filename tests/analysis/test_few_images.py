@@ -1,5 +1,7 @@
 """What the page of few images says of pushes on CIFAR-100, beside its tables, comes out of its records."""
 
+from statistics import fmean
+
 import pytest
 from helpers.published import RESULTS, page, row
 
@@ -9,6 +11,8 @@ from analysis.comparison.effects import contrasts, differences
 from analysis.records.repeats import gather
 from analysis.stats.statistics import difference, holm
 from analysis.tables import means
+from mldiv.records.checked_files import read_lines
+from mldiv.records.study_files import trial_folder
 
 #: Seeds of few images of CIFAR-100: those that were looked at, and those of which two questions were asked again.
 OLD, NEW = (1, 2, 3, 4), (5, 6, 7, 8)
@@ -134,7 +138,28 @@ def test_what_pushes_add_without_noise_and_without_pull():
     assert f"(p {zero:.4f} after Holm over four)" in text and f"is not told after it (p {apart:.2f})" in text, (zero, apart)
     assert min(corrected[f"{push}, no pull"] for push in (ZERO, APART)) > 0.5
     sigma = means(analyse(RESULTS / "few_images" / "cifar100_noise").table, "sigma_over_mean")["no pull"]
-    assert f"(sigma over mean {sigma:.1f} %)" in text, sigma
+    assert f"(sigma over mean {sigma:.1f} % instead of 8.9 %)" in text, sigma
+
+
+def test_an_equal_share_is_no_equal_push_where_means_are_longer():
+    study, text = load(RESULTS / "few_images" / "cifar100_noise"), page("few_images")
+
+    def push(arm):
+        """Its distance at the switch, as it is, and its gradient's length in stage two, mean over seeds."""
+        lengths = [
+            length
+            for trial in study.finished(arm).values()
+            for line in read_lines(trial_folder(study.folder, trial.id) / "metrics.jsonl")
+            for point in line["gradients"]
+            for name, length in point.get("param_diversity", {}).items()
+            if line["stage"] == 2 and name.startswith("mean_")
+        ]
+        return fmean(trial.switch["param_distance"] for trial in study.finished(arm).values()), fmean(lengths)
+
+    for arm in (APART, ZERO):
+        (distance, gradient), (without, smaller) = push(arm), push(f"{arm}, no pull")
+        assert f"{(without / distance) ** 0.5:.1f} times as long at the switch" in text, without / distance
+        assert f"gradient is {smaller / gradient:.1f} times as long in stage two" in text, smaller / gradient
 
 
 def test_a_pair_without_noise_is_ahead_of_a_deterministic_one():
