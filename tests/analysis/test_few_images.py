@@ -7,8 +7,8 @@ from helpers.published import RESULTS, page, row
 
 from analysis.build import analyse
 from analysis.compact.copy import load
-from analysis.comparison.effects import contrasts, differences
-from analysis.records.repeats import gather
+from analysis.comparison.effects import after_scaling, contrasts, differences
+from analysis.records.repeats import STRONGER, gather
 from analysis.stats.statistics import difference, holm
 from analysis.tables import means
 from mldiv.records.checked_files import read_lines
@@ -171,3 +171,27 @@ def test_a_pair_without_noise_is_ahead_of_a_deterministic_one():
     points = contrasts(both, {"it": {"no noise": 1.0, SURE: -1.0}}, ["accuracy"])["accuracy"]["it"].text(2)
     said = f"by {found} of NLL and {points} points".replace("+", "")
     assert said in page("few_images"), said
+
+
+def test_what_a_smaller_weight_of_mutual_learning_gives_on_few_images():
+    """The table, and what was asked first: the pair in NLL against networks that never met, what pushes add in accuracy."""
+    study, text, p = load(RESULTS / "few_images" / "cifar100_teaching"), page("few_images"), {}
+    for arm in study.arms:
+        if arm != "never":
+            line, p[arm] = row(study, "weight 0.3" if arm.endswith(", weight 0.3") else "never", arm)
+            assert line in text, line
+    pair, peers, stronger = (gather(study, whose) for whose in (None, "peers", STRONGER))
+    soft = ["weight 0.3", "weight 0.3, T 4"]
+    found = differences(pair, "never", soft, ["nll"])["nll"]
+    pushes = [f"{push}, weight 0.3" for push in (APART, ZERO)]
+    apart, zero, *nll = holm([*(p[arm] for arm in pushes), *(found[arm].p for arm in soft)])
+    assert f"(p {apart:.3f} and {zero:.4f} after Holm over four)" in text and min(nll) > 0.9, (apart, zero, nll)
+    first, second = (found[arm].text(3).replace("+", "") for arm in soft)
+    assert f"{first} at T 1 and {second} at T 4" in text, (first, second)
+    scaled, strong = after_scaling(peers, "never", soft)["nll"], differences(stronger, "never", soft, ["nll"])["nll"]
+    for of, said in ((scaled, "{} and {} after temperature scaling"), (strong, "{} and {} (looked up afterwards)")):
+        ends = [(-of[arm].mean, -of[arm].interval[1], -of[arm].interval[0]) for arm in soft]
+        assert said.format(*("{:.3f} [{:.3f}, {:.3f}]".format(*end) for end in ends)) in text, ends
+    corrected = differences(pair, "never", [arm for arm in study.arms if arm != "never"], ["accuracy"])["accuracy"]
+    low, high = sorted(corrected[arm].adjusted for arm in soft)
+    assert f"over the five arms (p {low:.2f} and {high:.2f})" in text

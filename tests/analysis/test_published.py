@@ -37,7 +37,8 @@ ROUNDED = (1 - 1e-12, 1.0, 1 + 1e-12)
 #: The studies whose networks overfit; those of all others err on training images on at most so many points fewer.
 OVERFIT = (
     "few_images", "few_images/small", "few_images/cifar100", "few_images/cifar100_placebo", "few_images/cifar100_rates",
-    "few_images/cifar100_parts", "few_images/cifar100_prior", "few_images/cifar100_noise", "yardsticks/pair",
+    "few_images/cifar100_parts", "few_images/cifar100_prior", "few_images/cifar100_noise", "few_images/cifar100_teaching",
+    "yardsticks/pair",
 )  # fmt: skip
 POINTS = 4
 #: Of studies with more, arms are compared with the baseline alone.
@@ -152,7 +153,7 @@ DEMO, AGAIN = "demo", {
     ("few_images/cifar100_parts", arm) for arm in ("apart from the peer", "away from zero", "deterministic, no push")
 } | {
     ("few_images/cifar100_noise", arm) for arm in ("apart from the peer", "away from zero")
-} | {
+} | {("few_images/cifar100_teaching", "weight 1")} | {
     ("diversity_form/today", arm)
     for arm in ("both terms", "parameter term alone", "feature term alone", "stage two continues, no diversity")
 } | {
