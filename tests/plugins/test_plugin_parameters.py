@@ -2,12 +2,11 @@
 
 import dataclasses
 from dataclasses import replace
-from pathlib import Path
 
 import optuna
 import pytest
 import torch
-from helpers.small_study import TINY
+from helpers.plugins import EXAMPLE, FLAGS, STUDY
 
 from analysis.build import build
 from analysis.records.consistency import why_not
@@ -18,19 +17,9 @@ from mldiv.config import ConfigError, TrialConfig, from_dict
 from mldiv.method.kernels import KERNELS
 from mldiv.plugins.loading import find, load
 from mldiv.records.contents import Assignment, TrialRecord
-from mldiv.study import STUDIES, Study
+from mldiv.study import STUDIES
 from mldiv.sweep.arm import make_arm
 from mldiv.sweep.search_space import KERNELS_OWN, suggest
-
-EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "plugin"
-STUDY = Study(
-    name="own", question="Is the own kernel of use?", scientific="kernel", searched=(), baseline="rbf",
-    arms={"rbf": {"kernel": "rbf"}, "cauchy": {"kernel": "cauchy"}},
-)  # fmt: skip
-FLAGS = [
-    "--preset", "demo", "--seeds", "1", "--trials", "0", "--data", "stripes", "--arch", "two_layers",
-    "--plugin", str(EXAMPLE / "cauchy.py"), *(f"--set={setting}" for setting in TINY),
-]  # fmt: skip
 
 
 @pytest.fixture

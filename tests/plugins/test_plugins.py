@@ -2,12 +2,10 @@
 
 import dataclasses
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from helpers.plugins import forget, forget_all
-from helpers.small_study import TINY
+from helpers.plugins import EXAMPLE, FLAGS, STUDY, forget, forget_all
 
 from analysis import __main__ as analysis
 from analysis.build import build
@@ -20,18 +18,9 @@ from mldiv.plugins import loading
 from mldiv.plugins.loading import Plugin, PluginError, find, load
 from mldiv.records.contents import TrialRecord
 from mldiv.records.study_files import find_trial, read_assignments, read_study, write_trial
-from mldiv.study import STUDIES, Study
+from mldiv.study import STUDIES
 from mldiv.training.first_stage import environment_id
 
-EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "plugin"
-STUDY = Study(
-    name="own", question="Is the own kernel of use?", scientific="kernel", searched=(), baseline="rbf",
-    arms={"rbf": {"kernel": "rbf"}, "cauchy": {"kernel": "cauchy"}},
-)  # fmt: skip
-FLAGS = [
-    "--preset", "demo", "--seeds", "1", "--trials", "0", "--data", "stripes", "--arch", "two_layers",
-    "--plugin", str(EXAMPLE / "cauchy.py"), *(f"--set={setting}" for setting in TINY),
-]  # fmt: skip
 HEAD = "import torch\nfrom typing import Annotated\nfrom mldiv.method.kernels import KERNELS, Range, cosine\n"
 
 
