@@ -3,7 +3,7 @@
 import os
 
 #: Of oneDNN (instructions; bfloat16 in the place of float32), MKL, cuBLAS and torch. On a processor with AMX each of the first
-#: six changed the bits of a small network's output and gradients (torch 2.14); those of GPUs are by their documentation.
+#: six changed the bits of a small network's output and gradients (torch 2.15); those of GPUs are by their documentation.
 VARIABLES = (
     "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE",
     "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS",

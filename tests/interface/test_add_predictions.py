@@ -87,6 +87,8 @@ def test_without_validation_images_nothing_is_scaled(labels, tmp_path):
     (lambda run: run | {"test": run["test"][:, :5]}, "of 10 classes"),
     (lambda run: run | {"validation": run["validation"][:7]}, r"\(1, 7, 10\), 200 labels"),
     (lambda run: {"test": run["test"]}, "labels is missing"),
+    (lambda run: run | {"validation_labels": run["validation_labels"] + 1}, "validation_labels: expected whole numbers"),
+    (lambda run: run | {"validation_labels": run["validation_labels"] / 2}, "validation_labels: expected whole numbers"),
 ])  # fmt: skip
 def test_what_is_of_other_images_or_no_probability_is_refused_before_anything_is_written(labels, tmp_path, wrong, said):
     with pytest.raises(ConfigError, match=said):

@@ -82,6 +82,8 @@ def _checked(run: Mapping[str, Any], kind: str, where: str, classes: int, truth:
         raise ConfigError(
             f"{where}: an array {values.shape}, {len(labels)} labels; expected probabilities, not logits, of {classes} classes"
         )
+    if labels.dtype.kind not in "iu" or not ((labels >= 0) & (labels < classes)).all():
+        raise ConfigError(f"{where}, {kind}labels: expected whole numbers from 0 to {classes - 1}")
     if truth is not None and not np.array_equal(labels, truth):
         same = f", {np.mean(labels == truth):.0%} of them alike" if labels.shape == truth.shape else ""
         raise ConfigError(f"{where}: {len(labels)} labels, the study has {len(truth)}{same}: other images, or another order")
