@@ -1,7 +1,7 @@
-"""Do Bayesian networks lead deterministic ones by their posterior, or by how their weights decay? A study of pairs that never meet.
+"""Do Bayesian networks lead deterministic ones by their posterior, or by how their weights decay? Of pairs that never meet.
 
-A prior pulls the means to zero, layer by layer, as weight decay does. So a Bayesian network can be better than a deterministic one
-whose weight decay nobody searched. Here both are searched with the same budget, and one arm has the prior without the noise.
+A prior pulls the means to zero, layer by layer, as weight decay does. So a Bayesian network can be better than a deterministic
+one whose weight decay nobody searched. Here both are searched with the same budget, and one arm has the prior without noise.
 """
 
 from mldiv.settings.setting import Log

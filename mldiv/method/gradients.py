@@ -18,11 +18,12 @@ def gradient_lengths(
     """Compute the Euclidean length of every term's gradient in each peer's means, in each peer's rho and in the fusion.
 
     terms: scalars by name, computed with gradients, e.g. `MutualPair.weighted`; their graph is kept. What a term does not
-    reach has length 0. averaged: makes of a gradient its mean over ranks, which is what a step applies.
+    reach has length 0, and so has every rho of a posterior that is given (`posterior.GivenPosterior`). averaged: makes of a
+    gradient its mean over ranks, which is what a step applies.
     """
     numbers = range(1, len(pair.peers) + 1)
-    parts = {f"mean_{number}": [peer.mean] for number, peer in zip(numbers, pair.peers, strict=True)}
-    parts |= {f"rho_{number}": [peer.rho] for number, peer in zip(numbers, pair.peers, strict=True)}
+    parts = {f"mean_{number}": peer.trained_means for number, peer in zip(numbers, pair.peers, strict=True)}
+    parts |= {f"rho_{number}": peer.trained_rhos for number, peer in zip(numbers, pair.peers, strict=True)}
     parts["fusion"] = list(pair.fusion.parameters())
     trained = {name: [value for value in values if value.requires_grad] for name, values in parts.items()}
     weights = [value for values in trained.values() for value in values]

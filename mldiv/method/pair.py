@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 from typing import Any, NamedTuple, cast
@@ -15,7 +15,7 @@ from mldiv.method import losses
 from mldiv.method.alignment import ALIGNMENTS, Permutation, channel_groups, flat_order
 from mldiv.method.fusion import FUSION_TRAINING, Features, PeerFusion, shared
 from mldiv.method.kernels import cosine
-from mldiv.method.posterior import GaussianPosterior
+from mldiv.method.posterior import GaussianPosterior, GivenPosterior, PosteriorOf
 
 #: Loss terms with a value for every peer k: nll_k, kl_k (in nats per training image), mutual_k.
 OF_PEERS = ("nll", "kl", "mutual")
@@ -122,7 +122,8 @@ class MutualPair(nn.Module):
     channels, ...], and is taken over; teacher: a finished network of that kind, from which every peer learns as from another
     peer, and which learns nothing (it stays in evaluation mode and is in no state dict); fusion: from a list of such tuples
     to a list of vectors [batch, dim] (default: `fusion.shared`, of the channels that the first network names in
-    ``feature_channels``); kernel: see `kernels`; posterior: arguments of `GaussianPosterior`, such as initial_sigma.
+    ``feature_channels``); kernel: see `kernels`; posterior_of: of networks whose layers are Bayesian already, as of another
+    library, gives means and sigmas (`GivenPosterior`); posterior: else arguments of `GaussianPosterior`, such as initial_sigma.
 
     alpha -> weights.alpha; beta -> weights.beta; T -> weights.temperature; lambda -> weights.mutual_weight [chosen: 1];
     w -> weights.kl_weight; N -> train_images; D -> param_distance; F -> feature_kl; t -> param_transform, feature_transform.
@@ -139,12 +140,13 @@ class MutualPair(nn.Module):
 
     def __init__(
         self, networks: Iterable[nn.Module], objective: Objective, *, fusion: nn.Module | None = None, kernel: Kernel = cosine,
-        teacher: nn.Module | None = None, **posterior: Any,
+        teacher: nn.Module | None = None, posterior_of: PosteriorOf | None = None, **posterior: Any,
     ) -> None:  # fmt: skip
         super().__init__()
         networks = _distinct(networks)
-        #: In the order of their numbers; by name they are peer_1, peer_2 and so on.
-        self.peers = tuple(GaussianPosterior(network, **posterior) for network in networks)
+        #: In the order of their numbers; by name they are peer_1, peer_2 and so on. Of those that are given a pair asks no more
+        #: than they have; whoever trains pairs from settings has others.
+        self.peers = cast(tuple[GaussianPosterior, ...], tuple(_posteriors(networks, objective, posterior_of, posterior)))
         if any(peer.shapes != self.peers[0].shapes for peer in self.peers):
             raise ValueError("the networks' weights have different shapes: peers are of one architecture")
         for number, peer in enumerate(self.peers, 1):
@@ -233,7 +235,7 @@ class MutualPair(nn.Module):
         streams: for each peer its own, on the pair's device.
         """
         count, device = self.objective.train_samples, self.param_scale.device
-        size = self.peers[0].mean.shape if count == 1 else (count, *self.peers[0].mean.shape)
+        size = self.peers[0].noise_shape if count == 1 else (count, *self.peers[0].noise_shape)
         return [torch.randn(size, generator=stream, device=device) for stream in streams or [None] * len(self.peers)]
 
     def weighted(self, terms: Terms) -> dict[str, Tensor]:
@@ -398,18 +400,18 @@ class MutualPair(nn.Module):
         return self._mean(self.feature_divergences([features for _, features in samples[0]]))
 
     @torch.no_grad()
-    def set_strengths(self, param: Tensor, feature: Tensor) -> None:
+    def set_strengths(self, param: Tensor | float, feature: Tensor | float) -> None:
         """Fix what multiplies alpha and beta from the switch on (`gradients.strengths`); it is 1 without this call."""
-        self.param_strength.copy_(param)
-        self.feature_strength.copy_(feature)
+        self.param_strength.fill_(param)
+        self.feature_strength.fill_(feature)
 
     @torch.no_grad()
-    def set_scales(self, feature_kl: Tensor) -> dict[str, float]:
+    def set_scales(self, feature_kl: Tensor | float) -> dict[str, float]:
         """Fix what divides the two distances from the switch on (param_normalization, feature_normalization).
 
         feature_kl: its value now, as the term measures it. Returns both distances' values now, raw.
         """
-        objective = self.objective
+        objective, feature_kl = self.objective, torch.as_tensor(feature_kl, device=self.feature_scale.device)
         value = self.distance(objective.param_distance, objective.param_weights, aligned=True)
         count = self.peers[0].mean.numel() // (
             len(self.peers[0].sizes) if losses.PARAM_WEIGHTS[objective.param_weights].by_layer else 1
@@ -470,6 +472,21 @@ def _check_classes(fusion: nn.Module, training: str, classes: int) -> None:
             raise ValueError(
                 f"the networks give logits of {classes} classes, the fusion's classifier of {own}: classes={classes}"
             )
+
+
+def _posteriors(
+    networks: Sequence[nn.Module], objective: Objective, posterior_of: PosteriorOf | None, how: Mapping[str, Any]
+) -> list[GaussianPosterior | GivenPosterior]:
+    """Make every network's posterior, or take the one that it has."""
+    if posterior_of is None:
+        return [GaussianPosterior(network, **how) for network in networks]
+    if how:
+        raise ValueError(f"{', '.join(how)} with posterior_of: a posterior that is given starts as its network made it")
+    if objective.param_alignment != "none":
+        raise ValueError(
+            f"param_alignment = {objective.param_alignment!r} with posterior_of: whose channels are whose is not known"
+        )
+    return [GivenPosterior(network, posterior_of) for network in networks]
 
 
 def _channels(network: nn.Module) -> tuple[int, ...]:

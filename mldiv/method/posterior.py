@@ -1,7 +1,10 @@
-"""Make any torch module a mean-field Bayesian network: one flat vector of means, one of rho, a draw in one operation."""
+"""Make any torch module a mean-field Bayesian network: one flat vector of means, one of rho, a draw in one operation. Or take
+one whose layers are Bayesian already, as they are."""
 
 import math
-from collections.abc import Iterator, Mapping
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import MappingProxyType
@@ -39,6 +42,17 @@ NO_BUFFERS: Mapping[str, Tensor] = {}
 
 #: Which attributes of a module hold Bayesian weights [chosen]: weights of convolutions and linear layers, attention included.
 ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+#: In the names of a layer's parameters: its means, and its sigmas or what they are made of.
+MEAN_WORD = re.compile(r"(^|_)(mu|mean|loc)(?=_|$)")
+SPREAD_WORD = re.compile(r"(^|_)(rho|sigma|log_?(sigma|std|var|scale))(?=_|$)")
+
+#: What to do with networks whose layers are Bayesian already.
+GIVE_IT = "give MutualPair the means and sigmas of all layers, posterior_of=: docs/own-network.md"
+
+#: Of a network whose layers are Bayesian already: its trained means, each with its sigmas, of one shape.
+PosteriorOf = Callable[[nn.Module], Iterable[tuple[Tensor, Tensor]]]
 
 
 class GaussianPosterior(nn.Module):
@@ -83,9 +97,11 @@ class GaussianPosterior(nn.Module):
             found.setdefault(id(weight), ([], weight))[0].append(name)
         if not found:
             raise ValueError(
-                f"{type(module).__name__} has no convolution or linear layer whose weights could be Bayesian (layers that are "
-                "already, with means and sigmas of their own, take the terms of mldiv.method.losses: docs/own-network.md)"
+                f"{type(module).__name__} has no convolution or linear layer whose weights could be Bayesian (of layers that "
+                f"are already, {GIVE_IT})"
             )
+        if own := _bayesian_already(module):
+            warnings.warn(f"{own} seems Bayesian already; the loss then lacks its KL and its distance: {GIVE_IT}", stacklevel=3)
         #: All names of each weight (several where it is shared), its shape, its number of elements.
         self.names = [names for names, _ in found.values()]
         self.shapes = [weight.shape for _, weight in found.values()]
@@ -100,6 +116,21 @@ class GaussianPosterior(nn.Module):
                 _make_placeholder(module, name)
         #: By device: the weights' places in the order of `_channels_last_views`, and back.
         self._orders: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        """Of the noise that a draw takes."""
+        return self.mean.shape
+
+    @property
+    def trained_means(self) -> list[Tensor]:
+        """The parameters that are the means."""
+        return [self.mean]
+
+    @property
+    def trained_rhos(self) -> list[Tensor]:
+        """The parameters that sigma is made of."""
+        return [self.rho]
 
     @property
     def sigma(self) -> Float[Tensor, " weights"]:
@@ -253,6 +284,78 @@ class GaussianPosterior(nn.Module):
         return torch.cat([torch.full_like(part, _rms(part)) for part in mean.detach().split(self.sizes)])
 
 
+class GivenPosterior(nn.Module):
+    """Diagonal Gaussian of a network whose layers are Bayesian already, and draw their weights themselves.
+
+    module: taken over, not copied; its forward pass draws a weight sample. posterior_of: gives its means and sigmas, layer by
+    layer, in the same order every time: parameters and what is made of them with gradients. The prior is N(0, prior_std^2),
+    whatever prior the layers have. Shapes: mean, sigma [weights].
+
+    Raises: ValueError for a posterior without means, with means that are no parameters of the module, or of unlike shapes.
+    """
+
+    noisy = True
+    #: Layers draw their noise themselves.
+    noise_shape = torch.Size([0])
+
+    def __init__(self, module: nn.Module, posterior_of: PosteriorOf) -> None:
+        super().__init__()
+        self.module, self.posterior_of = module, posterior_of
+        given, name = list(posterior_of(module)), type(module).__name__
+        if not given:
+            raise ValueError(
+                f"posterior_of found no mean in {name}: expected its layers' means and sigmas, such as [(mu, sigma)]"
+            )
+        own = {id(parameter) for parameter in module.parameters()}
+        for place, (mean, sigma) in enumerate(given):
+            if id(mean) not in own:
+                raise ValueError(f"mean {place} of posterior_of is no parameter of {name}: give the parameter itself, no copy")
+            if mean.shape != sigma.shape:
+                raise ValueError(
+                    f"posterior_of gave a mean of shape {tuple(mean.shape)} with a sigma of shape {tuple(sigma.shape)}: "
+                    "expected one for every weight"
+                )
+            if not bool((sigma > 0).all()):
+                raise ValueError(f"a sigma of posterior_of is {sigma.min().item():.3g}: expected sigmas, above 0, and no rhos")
+        self.shapes = [mean.shape for mean, _ in given]
+        self.sizes = [mean.numel() for mean, _ in given]
+
+    @property
+    def trained_means(self) -> list[Tensor]:
+        """The parameters that are the means."""
+        return [mean for mean, _ in self.posterior_of(self.module)]
+
+    @property
+    def trained_rhos(self) -> list[Tensor]:
+        """None: what sigmas are made of is the module's."""
+        return []
+
+    @property
+    def mean(self) -> Float[Tensor, " weights"]:
+        """Means of all weights."""
+        return torch.cat([mean.float().flatten() for mean, _ in self.posterior_of(self.module)])
+
+    @property
+    def sigma(self) -> Float[Tensor, " weights"]:
+        """Standard deviations."""
+        return torch.cat([sigma.float().flatten() for _, sigma in self.posterior_of(self.module)])
+
+    def draw(self, sigma: Float[Tensor, " weights"], noise: Float[Tensor, " drawn"]) -> None:
+        """Leave the drawing to the layers. Raises: ValueError for noise."""
+        if noise.numel():
+            raise ValueError("noise was given to a network that draws its weights itself: leave it out")
+
+    def forward(self, *args: Any, weights: Tensor | None = None, **kwargs: Any) -> Any:
+        """Run the module, which draws a weight sample. Raises: ValueError for ``weights``."""
+        if weights is not None:
+            raise ValueError("weights were given to a network that draws its weights itself: leave them out")
+        return self.module(*args, **kwargs)
+
+    def kl_to_prior(self, sigma: Float[Tensor, " weights"], prior_std: float) -> Float[Tensor, ""]:
+        """Compute the KL to N(0, prior_std^2), in nats, summed over weights. sigma: `sigma`, computed once for all terms."""
+        return losses.gaussian_kl_to_prior(self.mean, sigma, prior_std)
+
+
 class _Draw(torch.autograd.Function):
     """mean + sigma noise, whose gradient in sigma is one product: autograd first multiplies the noise by one."""
 
@@ -316,6 +419,18 @@ def _bayesian_weights(module: nn.Module) -> list[tuple[str, Tensor]]:
             if weight is not None:
                 found.append((f"{prefix}.{attribute}" if prefix else attribute, weight))
     return found
+
+
+def _bayesian_already(module: nn.Module) -> str | None:
+    """Name a layer with a posterior of its own: a parameter that is called a mean, and beside it one of its shape that is
+    called a rho or a sigma."""
+    for name, layer in module.named_modules():
+        own = [(parameter, value.shape) for parameter, value in layer.named_parameters(recurse=False)]
+        means = {(MEAN_WORD.sub("", parameter), shape) for parameter, shape in own if MEAN_WORD.search(parameter)}
+        spreads = {(SPREAD_WORD.sub("", parameter), shape) for parameter, shape in own if SPREAD_WORD.search(parameter)}
+        if means & spreads:
+            return f"the layer {name or 'itself'} ({type(layer).__name__})"
+    return None
 
 
 def _make_placeholder(module: nn.Module, name: str) -> None:
