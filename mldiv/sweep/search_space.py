@@ -34,6 +34,14 @@ def _or_zero(smallest: float, largest: float) -> Search:
     return suggest
 
 
+#: Settings without effect on networks that have no posterior.
+OF_POSTERIORS = frozenset(
+    {"initial_sigma", "sigma_mode", "prior_std", "prior_mode", "prior_mean", "mean_weight_decay", "kl_weight", "rho_lr_scale"}
+)
+
+#: How the names of settings begin that have an effect through one term alone.
+OF_PARAMETER_TERM, OF_FEATURE_TERM = ("param_",), ("kernel", "feature_", "fusion", "center_features", "include_diagonal")
+
 #: The weights on a log scale on which zero can be reached: what falls into the lowest half decade counts as 0.
 OR_ZERO: dict[str, Search] = {name: _or_zero(*ends) for name, ends in WEIGHTS.items()}
 
@@ -63,28 +71,44 @@ def effective(config: TrialConfig, searched: Collection[str] = ()) -> TrialConfi
 
     searched: settings that a search may yet change.
     """
-    parameter, feature = ("param_",), ("kernel", "feature_", "fusion", "center_features", "include_diagonal")
-    silent: tuple[str, ...] = ()
-    if (config.alpha == 0 and "alpha" not in searched) or not config.diverse:
-        silent += parameter
-    if (config.beta == 0 and "beta" not in searched) or not config.diverse:
-        silent += feature if config.weighting == "gradient" and config.diverse else (*feature, "scale_batches")
+    silent = _terms_that_are_off(config, searched)
+    if (config.beta == 0 and "beta" not in searched and not _measures_at_the_switch(config)) or not config.diverse:
+        silent += ("scale_batches",)
     off = {name: item.default for name, item in SETTINGS.items() if silent and name.startswith(silent)}
     if not config.diverse and not {"alpha", "beta"} & set(searched):
         off |= {"alpha": 0.0, "beta": 0.0} | ({} if config.restarts else {"switch_epoch": config.epochs})
     return config.replace(**off)
 
 
+def _measures_at_the_switch(config: TrialConfig) -> bool:
+    """Whether ``scale_batches`` has an effect without the feature term: by the terms' shares, or the channels' order."""
+    return config.weighting == "gradient" or (config.alpha > 0 and config.param_alignment == "activations")
+
+
+def _terms_that_are_off(config: TrialConfig, searched: Collection[str] = ()) -> tuple[str, ...]:
+    """Return how the names of settings begin that belong to a term whose weight is 0, and is not searched."""
+    off: tuple[str, ...] = ()
+    if (config.alpha == 0 and "alpha" not in searched) or not config.diverse:
+        off += OF_PARAMETER_TERM
+    if (config.beta == 0 and "beta" not in searched) or not config.diverse:
+        off += OF_FEATURE_TERM
+    return off
+
+
 def applies(name: str, config: TrialConfig) -> bool:
     """Return whether a setting has an effect in such a trial; a weight of 0 is a term that is off, and stays off."""
     if name in ("alpha", "beta", "kl_weight") and getattr(config, name) == 0:
         return False
-    if name.startswith("kernel") and config.beta == 0:
+    if name.startswith(_terms_that_are_off(config)) or (not config.bayesian and name in OF_POSTERIORS):
         return False
+    if name == "scale_batches":
+        return config.diverse and (config.beta > 0 or _measures_at_the_switch(config))
     if name.startswith("kernel_"):
         return name.removeprefix("kernel_") in kernel_parameters(config.kernel)
     if name in RESTARTED and not config.restarts:
         return name == "switch_epoch" and config.diverse
     if name == "temperature":
         return config.mutual_weight > 0 and (config.peers > 1 or config.teacher != "none")
-    return name != "kl_weight" or config.bayesian
+    if name == "weight_decay":
+        return not config.bayesian or (bool(config.pretrained_peers) and config.pretrained is None)
+    return True

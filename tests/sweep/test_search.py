@@ -131,9 +131,10 @@ def test_a_range_that_is_none_is_refused():
 
 
 def test_batches_for_the_scales_are_no_idle_setting_where_the_gradients_lengths_need_them():
-    """Without the feature term too: with them the parameter term's strength is measured."""
+    """Without the feature term too: with them the parameter term's strength is measured, or whose channels are whose."""
     gradient = BASE.replace(weighting="gradient", scale_batches=3)
-    assert effective(gradient.replace(beta=0.0)).scale_batches == 3
+    aligned = gradient.replace(beta=0.0, weighting="raw", param_alignment="activations")
+    assert effective(gradient.replace(beta=0.0)).scale_batches == effective(aligned).scale_batches == 3
     for idle in (gradient.replace(alpha=0.0, beta=0.0), gradient.replace(beta=0.0, weighting="raw")):
         assert effective(idle).scale_batches == BASE.scale_batches != 3
 
