@@ -1,4 +1,4 @@
-"""Whether a setting has an effect in a trial, which decides whether a search asks for it: told by training with another value."""
+"""Whether a setting has an effect in a trial, so that a search asks for it: told by training with another value."""
 
 import pytest
 import torch
@@ -15,7 +15,8 @@ CASES = [
     (TWIN, "sigma_mode", "absolute", False), (TWIN, "prior_mean", "start", False), (TWIN, "mean_weight_decay", 0.1, False),
     (TWIN, "rho_lr_scale", 0.1, False), (TWIN, "weight_decay", 0.1, True),
     ({}, "mean_weight_decay", 0.1, True), ({}, "prior_std", 2.0, True), ({}, "rho_lr_scale", 0.1, True),
-    ({"initialization": "scratch"}, "weight_decay", 0.1, False), ({"initialization": "scratch_pretrained"}, "weight_decay", 0.1, True),
+    ({"initialization": "scratch"}, "weight_decay", 0.1, False),
+    ({"initialization": "scratch_pretrained"}, "weight_decay", 0.1, True),
     ({"alpha": 0.0}, "param_weights", "layer", False), ({}, "param_weights", "layer", True),
     ({"beta": 0.0}, "feature_direction", "forward", False), ({"beta": 0.0}, "fusion_lr_scale", 0.1, False),
     ({"beta": 0.0}, "center_features", False, False), ({}, "center_features", False, True),
