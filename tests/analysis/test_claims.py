@@ -110,12 +110,12 @@ LOOKED_UP = (
         "single peers pay {} less under the term", "few_images",
     ),
     (
-        "few_images/cifar100", "two deterministic networks", "deterministic mutual learning", "peers", "scaled",
-        "after scaling {} and", "few_images",
+        "few_images_cifar100/ablation", "two deterministic networks", "deterministic mutual learning", "peers", "scaled",
+        "after scaling {} and", "few_images_cifar100",
     ),
     (
-        "few_images/cifar100", "two single BNNs", "mutual learning", "peers", "scaled", "and {} (over seeds). Peers",
-        "few_images",
+        "few_images_cifar100/ablation", "two single BNNs", "mutual learning", "peers", "scaled", "and {} (over seeds). Peers",
+        "few_images_cifar100",
     ),
 )  # fmt: skip
 

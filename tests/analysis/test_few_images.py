@@ -21,7 +21,7 @@ THIRD = "a third of the prior's weight"
 
 
 def test_two_accuracies_of_cifar100_are_asked_of_the_new_seeds_alone():
-    repeats, rows, p = gather(load(RESULTS / "few_images" / "cifar100_placebo")), [], []
+    repeats, rows, p = gather(load(RESULTS / "few_images_cifar100" / "placebo")), [], []
     for baseline, arm in (("mutual learning", "apart from the peer"), ("apart from the peer", "away from zero")):
         of_seeds = [
             {name: {seed: of[seed] for seed in seeds} for name, of in repeats.items()} for seeds in (OLD, NEW, OLD + NEW)
@@ -31,12 +31,12 @@ def test_two_accuracies_of_cifar100_are_asked_of_the_new_seeds_alone():
         p.append(new.p)
     for (old, new, both), corrected in zip(rows, holm(p), strict=True):
         said = f"| {old} | {new} | {corrected:{'.3f' if corrected < 0.01 else '.2f'}} | {both} |"
-        assert said in page("few_images"), said
+        assert said in page("few_images_cifar100"), said
 
 
 def test_what_pushes_add_at_lower_rates_on_few_images_of_cifar100():
     """The table, and what was asked first: either push at 0.034 and half the rate, in accuracy, corrected over the two."""
-    study, text, p = load(RESULTS / "few_images" / "cifar100_rates"), page("few_images"), {}
+    study, text, p = load(RESULTS / "few_images_cifar100" / "rates"), page("few_images_cifar100"), {}
     for arm in study.arms[1:]:
         push, _, rate = arm.rpartition(", ")
         line, p[arm] = row(study, f"no push, {'the whole rate' if push == 'no push' else rate}", arm)
@@ -46,17 +46,17 @@ def test_what_pushes_add_at_lower_rates_on_few_images_of_cifar100():
 
 
 def test_what_pushes_add_at_half_the_rate_by_the_new_seeds_alone():
-    repeats, base = gather(load(RESULTS / "few_images" / "cifar100_rates")), "no push, half the rate"
+    repeats, base = gather(load(RESULTS / "few_images_cifar100" / "rates")), "no push, half the rate"
     new = {arm: {seed: of[seed] for seed in NEW} for arm, of in repeats.items()}
     term, push = (f"{name}, 0.034, half the rate" for name in ("apart from the peer", "away from zero"))
     term, push = (differences(new, base, [arm], ["accuracy"])["accuracy"][arm].text(2)[1:] for arm in (term, push))
     term, push = (of.replace("+", "") for of in (term, push))
-    assert f"the term adds {term} points and the push {push}" in page("few_images"), (term, push)
+    assert f"the term adds {term} points and the push {push}" in page("few_images_cifar100"), (term, push)
 
 
 def test_which_weights_push_gains_and_whose():
     """The table, and what was asked first: each push of a part, and of deterministic peers, in accuracy."""
-    study, text, p = load(RESULTS / "few_images" / "cifar100_parts"), page("few_images"), {}
+    study, text, p = load(RESULTS / "few_images_cifar100" / "parts"), page("few_images_cifar100"), {}
     for arm in study.arms[1:]:
         line, p[arm] = row(study, "deterministic, no push" if arm.startswith("deterministic, a") else "no push", arm)
         assert line in text, line
@@ -68,7 +68,7 @@ def test_which_weights_push_gains_and_whose():
 
 
 def test_what_pushes_add_under_a_lighter_prior():
-    study, text, p = load(RESULTS / "few_images" / "cifar100_prior"), page("few_images"), []
+    study, text, p = load(RESULTS / "few_images_cifar100" / "prior"), page("few_images_cifar100"), []
     pushed = [f"{push}, {THIRD}" for push in (APART, ZERO)]
     for arm in [*pushed, "a tenth of the prior's weight"]:
         line, of = row(study, THIRD, arm)
@@ -84,11 +84,11 @@ def test_what_pushes_add_under_a_lighter_prior():
 def test_what_else_a_lighter_prior_changes():
     """Sigmas, the distance of the means, and what the push away from zero loses under it."""
     (prior, parts), text = (
-        (load(RESULTS / "few_images" / f"cifar100_{name}") for name in ("prior", "parts")),
-        page("few_images"),
+        (load(RESULTS / "few_images_cifar100" / name) for name in ("prior", "parts")),
+        page("few_images_cifar100"),
     )
     sigma, apart = (
-        means(analyse(RESULTS / "few_images" / "cifar100_parts").table, name) for name in ("sigma_over_mean", "w2_per_weight")
+        means(analyse(RESULTS / "few_images_cifar100" / "parts").table, name) for name in ("sigma_over_mean", "w2_per_weight")
     )
     assert f"({sigma[THIRD]:.1f} % of the means instead of {sigma['no push']:.1f} %)" in text, sigma
     assert f"(W2² {apart[SURE]:.3f} and {apart[THIRD]:.3f} a weight)" in text, apart
@@ -120,14 +120,14 @@ CONTRASTS = (
 @pytest.mark.parametrize("name, plus, minus, metric, sentence", CONTRASTS)
 def test_what_was_looked_up_of_parts_and_the_prior(name, plus, minus, metric, sentence):
     weights = dict.fromkeys(plus, 1.0) | dict.fromkeys(minus, -1.0)
-    found = contrasts(gather(load(RESULTS / "few_images" / f"cifar100_{name}")), {"it": weights}, [metric])[metric]["it"]
+    found = contrasts(gather(load(RESULTS / "few_images_cifar100" / name)), {"it": weights}, [metric])[metric]["it"]
     said = sentence.format(found.text(2 if metric == "accuracy" else 3).replace("+", ""))
-    assert said in page("few_images"), said
+    assert said in page("few_images_cifar100"), said
 
 
 def test_what_pushes_add_without_noise_and_without_pull():
     """The table, what was asked first, in accuracy, corrected over the four, and how small the noise is without pull."""
-    study, text, p = load(RESULTS / "few_images" / "cifar100_noise"), page("few_images"), {}
+    study, text, p = load(RESULTS / "few_images_cifar100" / "noise"), page("few_images_cifar100"), {}
     for arm in study.arms[1:]:
         push, _, lacking = arm.rpartition(", ")
         line, p[arm] = row(study, lacking if push else "no push", arm)
@@ -137,12 +137,12 @@ def test_what_pushes_add_without_noise_and_without_pull():
     zero, apart = corrected[f"{ZERO}, no noise"], corrected[f"{APART}, no noise"]
     assert f"(p {zero:.4f} after Holm over four)" in text and f"is not told after it (p {apart:.2f})" in text, (zero, apart)
     assert min(corrected[f"{push}, no pull"] for push in (ZERO, APART)) > 0.5
-    sigma = means(analyse(RESULTS / "few_images" / "cifar100_noise").table, "sigma_over_mean")["no pull"]
+    sigma = means(analyse(RESULTS / "few_images_cifar100" / "noise").table, "sigma_over_mean")["no pull"]
     assert f"(sigma over mean {sigma:.1f} % instead of 8.9 %)" in text, sigma
 
 
 def test_an_equal_share_is_no_equal_push_where_means_are_longer():
-    study, text = load(RESULTS / "few_images" / "cifar100_noise"), page("few_images")
+    study, text = load(RESULTS / "few_images_cifar100" / "noise"), page("few_images_cifar100")
 
     def push(arm):
         """Its distance at the switch, as it is, and its gradient's length in stage two, mean over seeds."""
@@ -164,18 +164,18 @@ def test_an_equal_share_is_no_equal_push_where_means_are_longer():
 
 def test_a_pair_without_noise_is_ahead_of_a_deterministic_one():
     """Of two studies with the same images and seeds."""
-    noise, parts = (gather(load(RESULTS / "few_images" / f"cifar100_{name}")) for name in ("noise", "parts"))
+    noise, parts = (gather(load(RESULTS / "few_images_cifar100" / name)) for name in ("noise", "parts"))
     assert len({of.record.data["fingerprint"] for of in [*noise["no noise"].values(), *parts[SURE].values()]}) == 1
     both = {"no noise": noise["no noise"], SURE: parts[SURE]}
     found = contrasts(both, {"it": {SURE: 1.0, "no noise": -1.0}}, ["nll"])["nll"]["it"].text(3)
     points = contrasts(both, {"it": {"no noise": 1.0, SURE: -1.0}}, ["accuracy"])["accuracy"]["it"].text(2)
     said = f"by {found} of NLL and {points} points".replace("+", "")
-    assert said in page("few_images"), said
+    assert said in page("few_images_cifar100"), said
 
 
 def test_what_a_smaller_weight_of_mutual_learning_gives_on_few_images():
     """The table, and what was asked first: the pair in NLL against networks that never met, what pushes add in accuracy."""
-    study, text, p = load(RESULTS / "few_images" / "cifar100_teaching"), page("few_images"), {}
+    study, text, p = load(RESULTS / "few_images_cifar100" / "teaching"), page("few_images_cifar100"), {}
     for arm in study.arms:
         if arm != "never":
             line, p[arm] = row(study, "weight 0.3" if arm.endswith(", weight 0.3") else "never", arm)

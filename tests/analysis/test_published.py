@@ -36,9 +36,9 @@ DIGITS = (2, 3, 4)
 ROUNDED = (1 - 1e-12, 1.0, 1 + 1e-12)
 #: The studies whose networks overfit; those of all others err on training images on at most so many points fewer.
 OVERFIT = (
-    "few_images", "few_images/small", "few_images/cifar100", "few_images/cifar100_placebo", "few_images/cifar100_rates",
-    "few_images/cifar100_parts", "few_images/cifar100_prior", "few_images/cifar100_noise", "few_images/cifar100_teaching",
-    "yardsticks/pair",
+    "few_images", "few_images/small", "few_images_cifar100/ablation", "few_images_cifar100/placebo",
+    "few_images_cifar100/rates", "few_images_cifar100/parts", "few_images_cifar100/prior", "few_images_cifar100/noise",
+    "few_images_cifar100/teaching", "yardsticks/pair",
 )  # fmt: skip
 POINTS = 4
 #: Of studies with more, arms are compared with the baseline alone.
@@ -143,17 +143,17 @@ def test_results_effects_are_looked_up_in_every_study_that_has_any():
 #: Not counted: the demo, and what repeats another study's comparison.
 DEMO, AGAIN = "demo", {
     ("diversity_form/tenth", "both terms"), ("balance/cifar100_terms", "with both"), ("ablation", "with feature diversity"),
-    ("few_images/cifar100_prior", "no push"), ("kernels_long", "cosine"),
+    ("few_images_cifar100/prior", "no push"), ("kernels_long", "cosine"),
 } | {
-    ("few_images/cifar100_placebo", arm) for arm in ("apart from the peer", "apart by features", "both terms")
+    ("few_images_cifar100/placebo", arm) for arm in ("apart from the peer", "apart by features", "both terms")
 } | {
-    ("few_images/cifar100_rates", arm)
+    ("few_images_cifar100/rates", arm)
     for arm in ("no push, half the rate", "apart from the peer, 0.034, the whole rate", "away from zero, 0.034, the whole rate")
 } | {
-    ("few_images/cifar100_parts", arm) for arm in ("apart from the peer", "away from zero", "deterministic, no push")
+    ("few_images_cifar100/parts", arm) for arm in ("apart from the peer", "away from zero", "deterministic, no push")
 } | {
-    ("few_images/cifar100_noise", arm) for arm in ("apart from the peer", "away from zero")
-} | {("few_images/cifar100_teaching", "weight 1")} | {
+    ("few_images_cifar100/noise", arm) for arm in ("apart from the peer", "away from zero")
+} | {("few_images_cifar100/teaching", "weight 1")} | {
     ("diversity_form/today", arm)
     for arm in ("both terms", "parameter term alone", "feature term alone", "stage two continues, no diversity")
 } | {
