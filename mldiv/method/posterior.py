@@ -61,14 +61,16 @@ class GaussianPosterior(nn.Module):
     .. math:: q(w) = N(\mu, \mathrm{diag}(\sigma^2)), \quad \sigma = \log(1 + e^\rho), \quad w = \mu + \sigma \epsilon
 
     paper, unnumbered here; rho, the start of sigma and the prior chosen (`initial_sigma`, `sigma_mode`, `prior_mode`,
-    `prior_mean`). Biases, normalisation layers and everything else stay ordinary parameters and buffers of ``module``, which
-    is taken over, not copied. A weight shared by several layers is one weight here and stays shared.
+    `prior_mean`). Biases, normalisation layers, what is frozen (``requires_grad`` is False) and everything else stay ordinary
+    parameters and buffers of ``module``, which is taken over, not copied. A weight shared by several layers is one weight here
+    and stays shared, with an embedding too.
 
     initial_sigma: 0 makes a network without noise, whose sigma stays 0 and whose rho is not trained.
 
     mu -> mean; rho -> rho; sigma -> sigma; epsilon -> noise. Shapes: mean, rho [weights], float32.
 
-    Raises: ValueError for a module without such layers, or a start value or mode that cannot be.
+    Raises: ValueError for a module without such layers or whose weights are no parameters, or a start value or mode that cannot
+    be.
     References: Krishnan et al., Specifying Weight Priors in Bayesian Deep Neural Networks with Empirical Bayes (AAAI 2020), for
     a sigma and a prior that are made of the weights at the start.
     """
@@ -92,21 +94,18 @@ class GaussianPosterior(nn.Module):
         self.module, self.initial_sigma, self.sigma_mode = module, initial_sigma, sigma_mode
         #: Whether weights are drawn at all.
         self.noisy = initial_sigma > 0
-        found: dict[int, tuple[list[str], Tensor]] = {}
-        for name, weight in _bayesian_weights(module):
-            found.setdefault(id(weight), ([], weight))[0].append(name)
-        if not found:
+        if not (found := _bayesian_weights(module)):
             raise ValueError(
-                f"{type(module).__name__} has no convolution or linear layer whose weights could be Bayesian (of layers that "
-                f"are already, {GIVE_IT})"
+                f"{type(module).__name__} has no convolution or linear layer whose weights could be Bayesian: frozen ones stay "
+                f"as they are (of layers that are already, {GIVE_IT})"
             )
         if own := _bayesian_already(module):
             warnings.warn(f"{own} seems Bayesian already; the loss then lacks its KL and its distance: {GIVE_IT}", stacklevel=3)
         #: All names of each weight (several where it is shared), its shape, its number of elements.
-        self.names = [names for names, _ in found.values()]
-        self.shapes = [weight.shape for _, weight in found.values()]
-        self.sizes = [weight.numel() for _, weight in found.values()]
-        flat = torch.cat([weight.detach().float().flatten() for _, weight in found.values()])
+        self.names = [names for names, _ in found]
+        self.shapes = [weight.shape for _, weight in found]
+        self.sizes = [weight.numel() for _, weight in found]
+        flat = torch.cat([weight.detach().float().flatten() for _, weight in found])
         self.mean = nn.Parameter(flat)
         self.rho = nn.Parameter(self._initial_rho(flat), requires_grad=self.noisy)
         self.register_buffer("prior_center", flat.clone() if prior_mean == "start" else None)
@@ -406,8 +405,9 @@ def _has_channels_last(given: tuple[Any, ...]) -> bool:
     return images is not None and images.dim() == 4 and images.shape[1] > 1 and images.stride(1) == 1
 
 
-def _bayesian_weights(module: nn.Module) -> list[tuple[str, Tensor]]:
-    found = []
+def _bayesian_weights(module: nn.Module) -> list[tuple[list[str], Tensor]]:
+    """Find the weights that become Bayesian, each with all of its names, an embedding's that shares it too; no frozen ones."""
+    found: dict[int, tuple[list[str], Tensor]] = {}
     for prefix, layer in module.named_modules():
         attributes: tuple[str, ...] = ()
         if isinstance(layer, _ConvNd | nn.Linear):
@@ -416,9 +416,18 @@ def _bayesian_weights(module: nn.Module) -> list[tuple[str, Tensor]]:
             attributes = ATTENTION_WEIGHTS
         for attribute in attributes:
             weight = getattr(layer, attribute)
-            if weight is not None:
-                found.append((f"{prefix}.{attribute}" if prefix else attribute, weight))
-    return found
+            if weight is not None and attribute not in layer._parameters:
+                raise ValueError(
+                    f"the {attribute} of the layer {prefix or 'itself'} ({type(layer).__name__}) is no parameter of it but "
+                    "made from others, as by weight_norm: a weight that is drawn would be lost"
+                )
+            if weight is not None and weight.requires_grad:
+                found[id(weight)] = [], weight
+    for prefix, layer in module.named_modules():
+        for attribute, weight in layer._parameters.items():
+            if id(weight) in found:
+                found[id(weight)][0].append(f"{prefix}.{attribute}" if prefix else attribute)
+    return list(found.values())
 
 
 def _bayesian_already(module: nn.Module) -> str | None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from mldiv.method.fusion import shared
 from mldiv.method.pair import MutualPair, Objective
+from mldiv.method.posterior import GaussianPosterior
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -102,3 +103,41 @@ def test_a_network_that_gives_logits_alone_is_told_what_a_peer_returns(images):
     pair = MutualPair(networks, Objective(train_images=9, fusion_training="task"), fusion=shared((4,), classes=2))
     with pytest.raises(ValueError, match="give a Tensor: a peer returns logits and a tuple of features"):
         pair(torch.zeros(images, 1, 3, 3), torch.zeros(images, dtype=torch.int64))
+
+
+def test_frozen_layers_stay_as_they_are():
+    """A trunk that its owner has frozen was drawn, and trained, as if it were not."""
+    networks = [Two(nn.Conv2d(1, 4, 3).requires_grad_(False), nn.Linear(4, 2)) for _ in range(2)]
+    before = networks[0][0].weight.clone()
+    pair = MutualPair(networks, Objective(train_images=64))
+    assert pair.peers[0].names == [["1.weight"]]
+    loss, _ = pair(torch.randn(8, 1, 8, 8), torch.arange(8) % 2)
+    loss.backward()
+    assert networks[0][0].weight.grad is None and torch.equal(networks[0][0].weight, before)
+    with pytest.raises(ValueError, match="frozen ones stay as they are"):
+        MutualPair([network.requires_grad_(False) for network in (Two(nn.Linear(4, 2)), Two(nn.Linear(4, 2)))], pair.objective)
+
+
+def test_a_weight_that_an_embedding_shares_stays_shared():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.out = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+            self.out.weight = self.embed.weight
+
+        def forward(self, tokens):
+            return self.out(self.embed(tokens))
+
+    posterior = GaussianPosterior(Tied())
+    assert posterior.names == [["embed.weight", "out.weight"]] and not list(posterior.module.parameters())
+    weights = torch.randn(15)
+    expected = weights.view(5, 3)[torch.tensor([1, 4])] @ weights.view(5, 3).T
+    torch.testing.assert_close(posterior(torch.tensor([1, 4]), weights=weights), expected)
+
+
+@pytest.mark.parametrize("made_of_others", [torch.nn.utils.weight_norm, torch.nn.utils.parametrizations.weight_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_a_weight_that_is_made_of_others_is_refused(made_of_others):
+    """The older one writes its own weight over the one that is drawn, in every pass."""
+    with pytest.raises(ValueError, match=r"the weight of the layer 1 .* is no parameter of it"):
+        GaussianPosterior(nn.Sequential(nn.Linear(3, 3), made_of_others(nn.Linear(3, 3))))
