@@ -149,6 +149,8 @@ class MutualPair(nn.Module):
         self.peers = cast(tuple[GaussianPosterior, ...], tuple(_posteriors(networks, objective, posterior_of, posterior)))
         if any(peer.shapes != self.peers[0].shapes for peer in self.peers):
             raise ValueError("the networks' weights have different shapes: peers are of one architecture")
+        if posterior_of and any(peer.names != self.peers[0].names for peer in self.peers):
+            raise ValueError("posterior_of gives the networks' means in different orders, or of different layers")
         for number, peer in enumerate(self.peers, 1):
             self.add_module(f"peer_{number}", peer)
         self.fusion = shared(_channels(networks[0]), peers=len(networks)) if fusion is None else fusion
@@ -266,7 +268,7 @@ class MutualPair(nn.Module):
     @torch.no_grad()
     def _taught(self, inputs: Tensor) -> list[Tensor]:
         """The logits of the finished network, if there is one."""
-        return [teacher(inputs)[0] for teacher in self.teachers]
+        return [_as_output(teacher(inputs))[0] for teacher in self.teachers]
 
     def mutual_terms(self, logits: Sequence[Tensor], taught: Sequence[Tensor] = ()) -> Terms:
         """Compute what every peer learns from the others' predictions; taught: those of teachers."""
@@ -444,6 +446,11 @@ def _distinct(networks: Iterable[nn.Module]) -> list[nn.Module]:
     found = list(networks)
     if not found or len({id(network) for network in found}) < len(found):
         raise ValueError("every peer needs a network of its own, and there is at least one peer")
+    owners: dict[int, int] = {}
+    for number, network in enumerate(found, 1):
+        for name, parameter in network.named_parameters():
+            if (owner := owners.setdefault(id(parameter), number)) != number:
+                raise ValueError(f"networks {owner} and {number} share {name}: every peer needs a network of its own")
     return found
 
 
@@ -451,7 +458,11 @@ def _as_output(given: Any) -> Output:
     """Return what a network gave, if it is logits and features; a batch of logits would be taken apart, image by image."""
     if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], tuple | list):
         kind = type(given).__name__
-        raise ValueError(f"the networks give a {kind}: a peer returns logits and a tuple of features, `logits, (features,)`")
+        raise ValueError(
+            f"the networks give a {kind}: a peer, and a teacher, returns logits and a tuple of features, `logits, (features,)`"
+        )
+    if given[0].dim() != 2:
+        raise ValueError(f"the networks give logits of shape {tuple(given[0].shape)}: expected [batch, classes]")
     return cast(Output, given)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Shaped
@@ -290,7 +290,8 @@ class GivenPosterior(nn.Module):
     layer, in the same order every time: parameters and what is made of them with gradients. The prior is N(0, prior_std^2),
     whatever prior the layers have. Shapes: mean, sigma [weights].
 
-    Raises: ValueError for a posterior without means, with means that are no parameters of the module, or of unlike shapes.
+    Raises: ValueError for a posterior without means, with means that are no parameters of the module, that are given twice or
+    are others at a later call, or of unlike shapes.
     """
 
     noisy = True
@@ -305,7 +306,7 @@ class GivenPosterior(nn.Module):
             raise ValueError(
                 f"posterior_of found no mean in {name}: expected its layers' means and sigmas, such as [(mu, sigma)]"
             )
-        own = {id(parameter) for parameter in module.parameters()}
+        own = {id(parameter): parameter_name for parameter_name, parameter in module.named_parameters()}
         for place, (mean, sigma) in enumerate(given):
             if id(mean) not in own:
                 raise ValueError(f"mean {place} of posterior_of is no parameter of {name}: give the parameter itself, no copy")
@@ -316,13 +317,32 @@ class GivenPosterior(nn.Module):
                 )
             if not bool((sigma > 0).all()):
                 raise ValueError(f"a sigma of posterior_of is {sigma.min().item():.3g}: expected sigmas, above 0, and no rhos")
+        #: The means' names in the module.
+        self.names = [[own[id(mean)]] for mean, _ in given]
+        if twice := [names[0] for place, names in enumerate(self.names) if names in self.names[:place]]:
+            raise ValueError(f"posterior_of gave {twice[0]} twice: a weight that layers share counts once")
         self.shapes = [mean.shape for mean, _ in given]
         self.sizes = [mean.numel() for mean, _ in given]
+
+    def _given(self) -> list[tuple[Tensor, Tensor]]:
+        """Ask for means and sigmas. Raises: ValueError for other means than at first, as of a generator that is used up."""
+        given = list(self.posterior_of(self.module))
+        own = [self._named(names[0]) for names in self.names]
+        if len(given) != len(own) or any(mean is not expected for (mean, _), expected in zip(given, own, strict=True)):
+            raise ValueError(
+                f"posterior_of gave other means of {type(self.module).__name__} than when the pair was made, or in another "
+                "order: expected those of the network that it is called with, in one order, at every call"
+            )
+        return given
+
+    def _named(self, name: str) -> Tensor:
+        prefix, _, attribute = name.rpartition(".")
+        return cast(Tensor, getattr(self.module.get_submodule(prefix), attribute))
 
     @property
     def trained_means(self) -> list[Tensor]:
         """The parameters that are the means."""
-        return [mean for mean, _ in self.posterior_of(self.module)]
+        return [mean for mean, _ in self._given()]
 
     @property
     def trained_rhos(self) -> list[Tensor]:
@@ -332,12 +352,12 @@ class GivenPosterior(nn.Module):
     @property
     def mean(self) -> Float[Tensor, " weights"]:
         """Means of all weights."""
-        return torch.cat([mean.float().flatten() for mean, _ in self.posterior_of(self.module)])
+        return torch.cat([mean.float().flatten() for mean, _ in self._given()])
 
     @property
     def sigma(self) -> Float[Tensor, " weights"]:
         """Standard deviations."""
-        return torch.cat([sigma.float().flatten() for _, sigma in self.posterior_of(self.module)])
+        return torch.cat([sigma.float().flatten() for _, sigma in self._given()])
 
     def draw(self, sigma: Float[Tensor, " weights"], noise: Float[Tensor, " drawn"]) -> None:
         """Leave the drawing to the layers. Raises: ValueError for noise."""

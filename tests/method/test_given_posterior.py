@@ -1,5 +1,6 @@
 """Networks whose layers are Bayesian already, as other libraries': a pair takes their means and sigmas as they are."""
 
+import copy
 import re
 import warnings
 
@@ -111,11 +112,36 @@ def test_a_pair_goes_on_from_its_state():
         ),
         (lambda network: [(layer.mu_weight, torch.ones(())) for layer in network], "of shape (6, 8) with a sigma of shape ()"),
         (lambda network: [(layer.mu_weight, layer.rho_weight) for layer in network], "expected sigmas, above 0, and no rhos"),
+        (lambda network: 2 * posterior_of(network), "posterior_of gave 0.mu_weight twice"),
     ],
 )
 def test_what_is_no_posterior_is_refused(given, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         made(posterior_of=given)
+
+
+def test_means_that_change_from_call_to_call_are_refused():
+    """Used up, reversed, or of the network that was copied: each would have paired means with others' sigmas, or none."""
+    networks = layers()
+    used_up = {id(network): iter(posterior_of(network)) for network in networks}
+    calls = []
+
+    def reversed_later(network):
+        calls.append(network)
+        return posterior_of(network)[:: 1 if len(calls) <= 2 else -1]
+
+    own = [posterior_of(network) for network in networks]
+    kept = made(networks, posterior_of=lambda network: own[0] if network not in networks[1:] else own[1])
+    for pair in (made(networks, lambda network: used_up[id(network)]), made(networks, reversed_later), copy.deepcopy(kept)):
+        with pytest.raises(ValueError, match="posterior_of gave other means of Network than when the pair was made"):
+            pair(INPUTS, LABELS)
+
+
+def test_networks_whose_means_come_in_different_orders_are_refused():
+    """Of layers of one shape nothing else would tell."""
+    networks = [Network(Layer(6, 6), Layer(6, 6)) for _ in range(2)]
+    with pytest.raises(ValueError, match="the networks' means in different orders"):
+        made(networks, posterior_of=lambda network: posterior_of(network)[:: 1 if network is networks[0] else -1])
 
 
 def test_what_a_given_posterior_cannot_do_is_said():

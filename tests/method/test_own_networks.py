@@ -101,7 +101,7 @@ def test_a_network_that_gives_logits_alone_is_told_what_a_peer_returns(images):
     """Two images' logits would be taken for logits and features."""
     networks = [nn.Sequential(nn.Flatten(), nn.Linear(9, 2)) for _ in range(2)]
     pair = MutualPair(networks, Objective(train_images=9, fusion_training="task"), fusion=shared((4,), classes=2))
-    with pytest.raises(ValueError, match="give a Tensor: a peer returns logits and a tuple of features"):
+    with pytest.raises(ValueError, match="give a Tensor: a peer, and a teacher, returns logits and a tuple of features"):
         pair(torch.zeros(images, 1, 3, 3), torch.zeros(images, dtype=torch.int64))
 
 
@@ -141,3 +141,31 @@ def test_a_weight_that_is_made_of_others_is_refused(made_of_others):
     """The older one writes its own weight over the one that is drawn, in every pass."""
     with pytest.raises(ValueError, match=r"the weight of the layer 1 .* is no parameter of it"):
         GaussianPosterior(nn.Sequential(nn.Linear(3, 3), made_of_others(nn.Linear(3, 3))))
+
+
+def test_a_teacher_that_gives_logits_alone_is_told_what_it_returns():
+    """Its first image's logits would be taught for every image."""
+    networks = [Two(nn.Conv2d(1, 4, 3), nn.Linear(4, 2)) for _ in range(2)]
+    pair = MutualPair(networks, Objective(train_images=64), teacher=nn.Sequential(nn.Flatten(), nn.Linear(64, 2)))
+    with pytest.raises(ValueError, match="a peer, and a teacher, returns logits and a tuple of features"):
+        pair(torch.randn(8, 1, 8, 8), torch.arange(8) % 2)
+
+
+def test_logits_of_every_pixel_are_refused():
+    """The cross-entropy's classes would be the second dimension, those of mutual learning the last."""
+
+    class Pixels(Two):
+        def forward(self, images):
+            features = self[0](images)
+            return features, (features,)
+
+    pair = MutualPair([Pixels(nn.Conv2d(1, 4, 3)) for _ in range(2)], Objective(train_images=64))
+    with pytest.raises(ValueError, match=re.escape("logits of shape (2, 4, 6, 6): expected [batch, classes]")):
+        pair(torch.randn(2, 1, 8, 8), torch.arange(2))
+
+
+def test_networks_that_share_a_layer_are_refused():
+    networks = [Two(nn.Conv2d(1, 4, 3), nn.Linear(4, 2)) for _ in range(3)]
+    networks[2][0] = networks[0][0]
+    with pytest.raises(ValueError, match=r"networks 1 and 3 share 0\.weight: every peer needs a network of its own"):
+        MutualPair(networks, Objective(train_images=64), fusion=shared((4,), peers=3))
