@@ -75,19 +75,16 @@ def _looks(plan: Plan, header: StudyRecord) -> list[str]:
 def _side_by_side(run: StudyRun, trials: int) -> tuple[str, int, float, dict[str, Any]]:
     """Where the study would train, in words; how many trials at once; seconds besides the training; a worker's threads and
     device."""
-    if run.in_process:
-        lanes = count_lanes(run.lanes, "cuda" if torch.cuda.is_available() else "cpu")
+    if run.flags.in_process:
+        lanes = count_lanes(run.flags.lanes, "cuda" if torch.cuda.is_available() else "cpu")
         said = "one trial after the other" if lanes == 1 else f"{lanes} trials at a time"
         return f"{said} in this process", 1, IN_PROCESS_SECONDS, {}
     nodes = [local_resources()]
-    resources = worker_resources(
-        run.preset, nodes, workers=run.workers, cpus=run.cpus_per_worker, gpus=run.gpus_per_worker,
-        more_may_come=run.parallel_trials is not None,
-    )  # fmt: skip
-    groups = min(resources.groups(nodes, trials), run.parallel_trials or trials)
-    lanes = count_lanes(run.lanes, "cuda" if resources.gpus else "cpu")
+    resources = worker_resources(run.preset, nodes, run.flags)
+    groups = min(resources.groups(nodes, trials), run.flags.parallel_trials or trials)
+    lanes = count_lanes(run.flags.lanes, "cuda" if resources.gpus else "cpu")
     each = f", each with {lanes} trials at a time" if lanes > 1 else ""
-    words = f"{groups} worker groups of {run.workers} side by side on this machine{each}"
+    words = f"{groups} worker groups of {run.flags.workers} side by side on this machine{each}"
     return words, groups, GROUP_START_SECONDS, of_worker(resources)
 
 
@@ -96,12 +93,12 @@ def environments(run: StudyRun, threads: int = 1, device: torch.device | None = 
 
     threads, device: as `step_cost.measure` is told.
     """
-    if run.address != "local":
+    if run.flags.address != "local":
         return None
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gpu.prepare(device)
-    given: dict[str, Any] = {"threads": threads, "ranks": run.workers}
-    lanes = {False, count_lanes(run.lanes, device.type) > 1}  # networks are pretrained one by one
+    given: dict[str, Any] = {"threads": threads, "ranks": run.flags.workers}
+    lanes = {False, count_lanes(run.flags.lanes, device.type) > 1}  # networks are pretrained one by one
     return {environment_id(dataset(config), device, several, **given) for config in cuts(run).values() for several in lanes}
 
 

@@ -50,7 +50,7 @@ def execute(
 
     undecided: says at each look of a study that adds seeds as needed whether it adds more; display: ends before the report.
     """
-    trainer, trained, further = here if run.in_process else on_ray, False, True
+    trainer, trained, further = here if run.flags.in_process else on_ray, False, True
     while further:
         study_files.write_study(folder.local, run.header)
         folder.push(folders=False)
@@ -104,7 +104,7 @@ def next_look(run: StudyRun, folder: SyncedFolder, plan: Plan, undecided: FindUn
 
 def make_forecast(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Forecast:
     """Return the forecast of what the plan still takes, by playing it through from what is recorded."""
-    usable = cache(lambda: environments(run) if run.in_process else None)  # workers' are not known before they are there
+    usable = cache(lambda: environments(run) if run.flags.in_process else None)  # workers' are not known before they are there
     return Forecast(
         plan, lambda begun: simulate(run.plan(folder.local), run.store, first_wins, begun, usable()), run.base.epochs
     )
@@ -126,25 +126,25 @@ def here(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, fore
     expect(run, forecast, groups=1, wait=0.0)
     forecast.start()
     display.train()
-    yield partial(in_process.run, lanes=run.lanes)
+    yield partial(in_process.run, lanes=run.flags.lanes)
 
 
 @contextmanager
 def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, forecast: Forecast) -> Iterator[Trainer]:
     """Provide worker groups of a Ray cluster, joined or started here, as the trainer of a plan. Ray ends with the context."""
-    display.phase("starting Ray" if run.address == "local" else "joining the Ray cluster")
+    display.phase("starting Ray" if run.flags.address == "local" else "joining the Ray cluster")
     import ray  # with what follows seconds, which a study that is recorded need not wait for
 
     from mldiv.cluster import raylet, tuner
     from mldiv.cluster.early_stopping import AfterSwitch
 
     try:
-        connect(run.address)
+        connect(run.flags.address)
         interrupt.listen()
         resources, groups = share_out(run, plan)
         measure = ray.remote(measure_with).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
         time_sizes(run, folder, lambda sizes: ray.get(measure.remote(loading.loaded(), sizes)))
-        scheduler = AfterSwitch.of(plan.arms, run.base) if run.stop_early else None
+        scheduler = AfterSwitch.of(plan.arms, run.base) if run.flags.stop_early else None
         if scheduler is not None and scheduler.after <= 2:
             run.say(
                 f"--stop-early will hardly stop anything: after the last switch there are {scheduler.after} epochs left to "
@@ -154,7 +154,7 @@ def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, fo
         display.phase(f"Ray is up, 0 of {wanted} worker groups")
         with beside(expect_on_ray, run, forecast, resources, wanted), raylet.watched(raylet.find(), run.say):
             yield partial(
-                tuner.run, resources=resources, groups=groups, lanes=run.lanes, scheduler=scheduler, tell=display.groups,
+                tuner.run, resources=resources, groups=groups, lanes=run.flags.lanes, scheduler=scheduler, tell=display.groups,
                 abandon=interrupt.ENDING.is_set,
             )  # fmt: skip
     finally:
@@ -195,12 +195,9 @@ def measure_with(plugins: list[Plugin], sizes: list[TrialConfig]) -> list[dict[s
 
 def share_out(run: StudyRun, plan: Plan) -> tuple[Resources, int | None]:
     """Return what a worker takes of the cluster, and how many groups there may be; None: as many as fit."""
-    present, may_come = nodes(), largest() if run.address != "local" else []
-    resources = worker_resources(
-        run.preset, [*present, *may_come], workers=run.workers, cpus=run.cpus_per_worker, gpus=run.gpus_per_worker,
-        more_may_come=run.parallel_trials is not None,
-    )  # fmt: skip
-    groups = run.parallel_trials or resources.fit(may_come) or None
+    present, may_come = nodes(), largest() if run.flags.address != "local" else []
+    resources = worker_resources(run.preset, [*present, *may_come], run.flags)
+    groups = run.flags.parallel_trials or resources.fit(may_come) or None
     if (idle := idleness(plan, groups or resources.fit(present))) is not None:
         run.say(idle)
     return resources, groups

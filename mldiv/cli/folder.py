@@ -47,9 +47,9 @@ def open_folder(run: StudyRun) -> Iterator[tuple[StudyRun, SyncedFolder]]:
 
     Raises: ConfigError where a place cannot be written, or holds another configuration of the study; RecordError; OSError.
     """
-    check_writable("out", run.place, run.dry_run)
+    check_writable("out", run.place, run.flags.dry_run)
     if run.share:
-        check_writable("cache", run.store.place, run.dry_run)
+        check_writable("cache", run.store.place, run.flags.dry_run)
     with working_copy(run.place, fetch=False) as folder, only_driver(run, folder):
         check_links(folder.local)
         folder.pull_study(of_trials=("/trial.json",))
@@ -64,7 +64,7 @@ def only_driver(run: StudyRun, folder: SyncedFolder) -> Iterator[None]:
 
     Raises: ConfigError, saying who holds it.
     """
-    if run.dry_run or is_url(run.place):
+    if run.flags.dry_run or is_url(run.place):
         yield
         return
     lock, who = FileLock(folder.local / ".running", timeout=0), folder.local / ".running.json"

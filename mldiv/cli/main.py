@@ -60,7 +60,7 @@ def main(
                 load_named(flags.plugin)
                 run = prepare(study, flags)
                 with open_folder(run) as (run, folder):
-                    return describe(run, folder, display) if run.dry_run else execute(run, folder, report, undecided, display)
+                    return describe(run, folder, display) if flags.dry_run else execute(run, folder, report, undecided, display)
             return interrupt.INTERRUPTED
         except (ConfigError, RecordError, DataError, PluginError) as error:
             print(plain(f"{study.name}: {error}"), file=sys.stderr)

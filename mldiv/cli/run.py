@@ -59,36 +59,29 @@ SETTING_FLAGS = ("data", "arch", "width", "ood", "keep_predictions")
 class StudyRun:
     """A study and what its flags say, checked.
 
-    header: the study as it is recorded, which names the arms that are trained; base: the configuration that they change; rule:
-    a key of SELECTION; workers: of each trial; parallel_trials: at most so many at once; cpus_per_worker, gpus_per_worker:
-    None leaves them to the preset; share: whether trials share first stages; lanes: trials stepped together, None: as many as
-    the device gains by; address: of the Ray cluster; place: the study's.
+    header: the study as it is recorded, which names the arms that are trained; base: the configuration that they change; flags:
+    the others, as `parse_flags` returns them; place: the study's; store: where trials share first stages.
     """
 
     study: Study
     header: StudyRecord
     base: TrialConfig
     preset: Preset
-    rule: str
-    workers: int
-    parallel_trials: int | None
-    cpus_per_worker: float | None
-    gpus_per_worker: float | None
-    share: bool
-    stop_early: bool
-    in_process: bool
-    lanes: int | None
-    dry_run: bool
-    address: str
+    flags: Namespace
     place: Location
     store: Store
+
+    @property
+    def share(self) -> bool:
+        """Whether trials share first stages."""
+        return not self.flags.no_cache
 
     def plan(self, folder: Path, storage: BaseStorage | None = None) -> Plan:
         """Make the study's plan on what its folder holds. storage: where Optuna keeps its searches (default: nowhere)."""
         header = self.header
         return Plan(
             make_arms(self.study, self.base, header.changes), folder, samples=header.samples, seeds=tuple(header.seeds),
-            batch=header.batch, rule=self.rule, search_seeds=header.search_seeds, storage=storage, share=self.share,
+            batch=header.batch, rule=self.flags.select, search_seeds=header.search_seeds, storage=storage, share=self.share,
             drawn=header.drawn,
         )  # fmt: skip
 
@@ -136,17 +129,7 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
         header=describe_study(study, flags, preset, base, arms, changes),
         base=base,
         preset=PRESETS[preset],
-        rule=flags.select,
-        workers=flags.workers,
-        parallel_trials=flags.parallel_trials,
-        cpus_per_worker=flags.cpus_per_worker,
-        gpus_per_worker=flags.gpus_per_worker,
-        share=not flags.no_cache,
-        stop_early=flags.stop_early,
-        in_process=flags.in_process,
-        lanes=flags.lanes,
-        dry_run=flags.dry_run,
-        address=flags.address,
+        flags=flags,
         place=place,
         store=open_store(store, int(flags.cache_size * 1e9)),
     )

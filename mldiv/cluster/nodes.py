@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import socket
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -249,18 +250,15 @@ def _times(need: float, there: float) -> int:
     return math.floor(there / need + 1e-9)
 
 
-def worker_resources(
-    preset: Preset, nodes: Sequence[Node], *, workers: int, cpus: float | None, gpus: float | None, more_may_come: bool
-) -> Resources:
+def worker_resources(preset: Preset, nodes: Sequence[Node], flags: Namespace) -> Resources:
     """Return what a worker takes on such nodes.
 
-    That is ``cpus`` and ``gpus`` where given (--cpus-per-worker, --gpus-per-worker), else the preset's share where there are
-    GPUs, else one processor. workers: of a group.
+    That is what --cpus-per-worker and --gpus-per-worker say, else the preset's share where there are GPUs, else one processor.
 
-    Raises: ConfigError for GPUs that there are not, unless further nodes may come.
+    Raises: ConfigError for GPUs that there are not, unless further nodes may come (--parallel-trials).
     """
-    has_gpus = any(node.get("GPU", 0) for node in nodes)
-    if gpus and not has_gpus and not more_may_come:
+    cpus, gpus, has_gpus = flags.cpus_per_worker, flags.gpus_per_worker, any(node.get("GPU", 0) for node in nodes)
+    if gpus and not has_gpus and flags.parallel_trials is None:
         raise ConfigError(f"--gpus-per-worker {gpus:g}: there is no GPU; where some are to start, say --parallel-trials")
     usual = (preset.cpus, preset.gpus) if preset.gpus and has_gpus else (1.0, 0.0)
-    return Resources(workers, usual[0] if cpus is None else cpus, usual[1] if gpus is None else gpus)
+    return Resources(flags.workers, usual[0] if cpus is None else cpus, usual[1] if gpus is None else gpus)

@@ -111,11 +111,7 @@ def check_capacity(flags: Namespace) -> Finding:
     from mldiv.presets import PRESETS
 
     present, may_come = nodes.nodes(), nodes.largest() if flags.address != "local" else []
-    chosen = PRESETS[locations.preset(flags) or "demo"]
-    resources = worker_resources(
-        chosen, [*present, *may_come], workers=flags.workers, cpus=flags.cpus_per_worker, gpus=flags.gpus_per_worker,
-        more_may_come=flags.parallel_trials is not None,
-    )  # fmt: skip
+    resources = worker_resources(PRESETS[locations.preset(flags) or "demo"], [*present, *may_come], flags)
     fits, most = resources.fit(present), resources.fit(may_come)
     if not fits and not most and flags.parallel_trials is None:
         try:

@@ -42,7 +42,7 @@ class Study(study.Study):
             load_named(given.plugin)
             run = prepare(self, given)
             with open_folder(run) as (run, folder), Display(self.name) as display:
-                if run.dry_run:
+                if given.dry_run:
                     describe(run, folder, display)
                     return None
                 with contextlib.redirect_stdout(io.StringIO()):

@@ -48,11 +48,7 @@ def test_how_many_fit(resources, nodes, fits):
 
 
 def share(*argv, gpus):
-    flags, nodes = parse_flags(STUDY, argv), [{"CPU": 16.0, "GPU": float(gpus)}]
-    return worker_resources(
-        PRESETS["paper"], nodes, workers=1, cpus=flags.cpus_per_worker, gpus=flags.gpus_per_worker,
-        more_may_come=flags.parallel_trials is not None,
-    )  # fmt: skip
+    return worker_resources(PRESETS["paper"], [{"CPU": 16.0, "GPU": float(gpus)}], parse_flags(STUDY, argv))
 
 
 def test_flags_win_over_the_preset():
@@ -152,7 +148,8 @@ def test_two_workers_of_a_trial_on_one_gpu_are_refused_before_anything_else(tmp_
     assert "--workers 2 --gpus-per-worker 0.5: two workers of a trial cannot share a GPU" in said
     assert not list(tmp_path.iterdir())
     with pytest.raises(ConfigError, match=r"--workers 1 --gpus-per-worker 0\.25 trains several trials side by side"):
-        worker_resources(PRESETS["paper"], [{"CPU": 8, "GPU": 1}], workers=2, cpus=None, gpus=0.25, more_may_come=False)
+        wanted = parse_flags(STUDY, ["--workers", "2", "--gpus-per-worker", "0.25"])
+        worker_resources(PRESETS["paper"], [{"CPU": 8, "GPU": 1}], wanted)
     assert Resources(2, 1.0, 1.0).workers == 2 and Resources(1, 1.0, 0.5).gpus == 0.5
 
 
