@@ -58,18 +58,10 @@ def pareto(points: np.ndarray) -> np.ndarray:
     """Tell which rows of ``points`` [n, k], all minimised, lie on the front, beaten by no other: [n], bool.
 
     Equal points are on it together; rows with NaN never. A row is off it if another is nowhere higher and somewhere lower.
-    Rows are looked at by rising sum, so that no later row can beat an earlier one, and each only against the front so far.
     """
-    points = np.asarray(points, float)
-    mask = np.zeros(len(points), bool)
-    finite = np.flatnonzero(np.isfinite(points).all(1))
-    kept, count = np.empty(points.shape[::-1]), 0
-    for index in finite[np.lexsort([*points[finite].T[::-1], points[finite].sum(1)])]:
-        row = points[index]
-        others = kept[:, :count]
-        if not ((others <= row[:, None]).all(0) & (others < row[:, None]).any(0)).any():
-            mask[index] = True
-            kept[:, count], count = row, count + 1
+    mask = np.isfinite(points).all(1)
+    known = points[mask]
+    mask[mask] = [not ((known <= row).all(1) & (known < row).any(1)).any() for row in known]
     return mask
 
 
