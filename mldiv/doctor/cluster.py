@@ -1,6 +1,5 @@
 """Find what in a Ray cluster would make a long sweep fail: its nodes are asked one by one, each for a bounded time."""
 
-import hashlib
 import os
 import platform
 import time
@@ -9,13 +8,17 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mldiv.doctor import locations, machine
 from mldiv.doctor.machine import FAILED, OK, WARNING, Check, Finding, first_line, some
+from mldiv.environment import checkout
 from mldiv.plugins import loading
 from mldiv.plugins.loading import Plugin
 from mldiv.records.checked_files import existing
+
+if TYPE_CHECKING:
+    from mldiv.storage.object_store import Remote
 
 #: How far clocks may differ: the store tells by them what was used last, and an object store refuses a quarter of an hour.
 CLOCK_SECONDS = 30.0
@@ -79,11 +82,8 @@ def _said(error: Exception) -> str:
 
 def software(names: list[str]) -> dict[str, str]:
     """Return what must be the same on every node: Python, the packages named, and the code of mldiv itself."""
-    code = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        code.update(path.read_bytes())
     found = {name: machine.version(name) or "missing" for name in names}
-    return {"Python": platform.python_version(), **found, "mldiv's code": code.hexdigest()[:8]}
+    return {"Python": platform.python_version(), **found, "mldiv's code": checkout.code()}
 
 
 def same_software(flags: Namespace) -> Finding:
@@ -162,16 +162,18 @@ def exchange(place: str, node: str, question: str) -> None:
 
     Raises: OSError.
     """
-    if _read(place, question) != b"head":
+    folder = _at(place)
+    if folder.read(question) != b"head":
         raise OSError(f"{place}: another file of the same name")
-    _write(place, f"{question}-{node}", node.encode())
+    folder.write(f"{question}-{node}", node.encode())
 
 
 def shared(which: str, flags: Namespace) -> Finding:
     """Check that --out ("out") or --cache ("store") is the same place for every node: what one writes there the others read."""
     place = locations.places(flags)[which]
     where, question = place if "://" in place else str(existing(Path(place))), f".shared-{uuid.uuid4().hex}"
-    _write(where, question, b"head")
+    folder = _at(where)
+    folder.write(question, b"head")
     try:
         answers = ask(exchange, {node: (where, node, question) for node in nodes()}, flags.limit * 0.8)
         wrong = [
@@ -181,7 +183,7 @@ def shared(which: str, flags: Namespace) -> Finding:
         ]
     finally:
         for name in (question, *(f"{question}-{node}" for node in nodes())):
-            _remove(where, name)
+            folder.remove(name)
     if wrong:
         mend = "mount one folder there on every machine, or take an object store (s3://...) that all may use"
         return Finding(FAILED, f"{place}: {some(wrong)}", mend)
@@ -195,28 +197,17 @@ def _unshared(place: str, name: str, answer: Exception | None) -> str | None:
     if answer is not None:
         return _said(answer)
     try:
-        _read(place, name)
+        _at(place).read(name)
     except OSError:
         return "what it writes there is not seen here"
     return None
 
 
-def _read(place: str, name: str) -> bytes:
+def _at(place: str) -> "Remote":
+    """Return the folder at a URL or a full path."""
     from mldiv.storage.object_store import Remote
 
-    return Remote(place).read(name) if "://" in place else Path(place, name).read_bytes()
-
-
-def _write(place: str, name: str, content: bytes) -> None:
-    from mldiv.storage.object_store import Remote
-
-    Remote(place).write(name, content) if "://" in place else Path(place, name).write_bytes(content)
-
-
-def _remove(place: str, name: str) -> None:
-    from mldiv.storage.object_store import Remote
-
-    Remote(place).remove(name) if "://" in place else Path(place, name).unlink(missing_ok=True)
+    return Remote(place)
 
 
 def read_data(name: str, root: str | None, plugins: list[Plugin]) -> None:

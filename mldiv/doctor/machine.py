@@ -12,11 +12,13 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mldiv.environment.extras import version
+from mldiv.environment.terminal import first_few
 
 ROOT = Path(__file__).resolve().parents[2]
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
@@ -37,8 +39,8 @@ SHARED_MEMORY_BYTES = 2**28
 WORKER_BYTES, GROUP_BYTES = 0.6e9, 0.75e9
 #: The files that say what a container may take.
 CONTAINER = Path("/sys/fs/cgroup")
-#: Things named before "and so many more".
-NAMED = 3
+#: Names the first few things, and says how many more there are.
+some = partial(first_few, most=3, between="; ")
 
 
 @dataclass(frozen=True)
@@ -216,11 +218,6 @@ def first_line(error: Any) -> str:
     """Return the first line of an error or warning that is not empty, or its type's name."""
     lines: Iterator[str] = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__)
-
-
-def some(many: list[str]) -> str:
-    """Name the first few, and say how many more there are."""
-    return "; ".join(many[:NAMED]) + (f"; and {len(many) - NAMED} more" if len(many) > NAMED else "")
 
 
 #: What is looked at first, in this order.

@@ -87,7 +87,7 @@ def name(place: Location) -> str:
 
 
 class Remote:
-    """A folder on an object store.
+    """A folder on an object store; one of this machine, by its full path, is another to pyarrow.
 
     Raises: ValueError, naming the URL, when it holds a secret or a #, which pyarrow would cut it at, or pyarrow knows no such
     file system or cannot reach it. Its methods raise OSError.
@@ -95,7 +95,7 @@ class Remote:
 
     def __init__(self, url: str) -> None:
         check_no_secret(url)
-        if "#" in url:
+        if is_url(url) and "#" in url:
             raise ValueError(f"{url}: what follows a # is no part of a URL's path: write %23")
         self.url = url
         try:
