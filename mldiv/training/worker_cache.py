@@ -23,25 +23,22 @@ SHARED = sparing(TrialConfig, STEP)
 #: Settings that choose code of stage two: it is compiled once for each combination, stage one is left as it is.
 STAGE_TWO = sparing(TrialConfig, FIRST_STAGE_STEP)
 
+#: Settings that are arguments of `splits.load` by the same name.
+CUT = ("validation_fraction", "train_size", "validation_size", "test_size", "test_split", "image_size")
+
 
 def dataset(config: TrialConfig) -> ImageData:
     """Read the trial's data; what is read is kept for the trials of this process that ask for the same.
 
     Raises: DataError, naming the file and how to get it.
     """
-    return _dataset(
-        config.data,
-        Path(config.data_root) if config.data_root else None,
-        seed=config.split_seed,
-        validation_fraction=config.validation_fraction,
-        train_size=config.train_size,
-        validation_size=config.validation_size,
-        test_size=config.test_size,
-        test_split=config.test_split,
-        image_size=config.image_size,
-        train_labels=Path(config.train_labels) if config.train_labels else None,
-        labels_hash=config.train_labels_hash,
-    )
+    root, labels = (Path(place) if place else None for place in (config.data_root, config.train_labels))
+    return _dataset(config.data, root, train_labels=labels, labels_hash=config.train_labels_hash, **cut_of(config))
+
+
+def cut_of(config: TrialConfig) -> dict[str, Any]:
+    """Return the settings by which `splits.load` cuts a data set, as its arguments."""
+    return {"seed": config.split_seed} | {name: getattr(config, name) for name in CUT}
 
 
 def read_anew(config: TrialConfig) -> None:

@@ -15,6 +15,7 @@ from mldiv.datasets.sources import Source
 from mldiv.datasets.splits import ImageData, load
 from mldiv.interface.given import whole
 from mldiv.interface.images import as_bytes
+from mldiv.training.worker_cache import cut_of
 
 #: (images, labels); an iterable of such batches, as a DataLoader is; or a torch data set of single images and labels.
 Data = tuple[Any, Any] | Iterable[tuple[Any, Any]] | Dataset
@@ -48,11 +49,7 @@ def own_data(
         lambda root, size: ((images, labels), (tested, theirs)), lambda root: None, classes, size,
         padding=shift, flip=flip, names=None if names is None else lambda root: names,
     )  # fmt: skip
-    return load(
-        config.data, None, seed=config.split_seed, validation_fraction=config.validation_fraction, source=source,
-        train_size=config.train_size, validation_size=config.validation_size, test_size=config.test_size,
-        test_split=config.test_split, image_size=config.image_size,
-    )  # fmt: skip
+    return load(config.data, None, source=source, **cut_of(config))
 
 
 def _check_classes(labels: Tensor, tested: Tensor, classes: int, named: bool) -> None:
