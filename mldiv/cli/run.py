@@ -11,21 +11,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
-from mldiv.cli.checks import (
-    check_arms,
-    check_data,
-    check_heard,
-    check_lanes,
-    check_metrics,
-    check_other_images,
-    check_precision,
-    check_pretrained,
-    check_selected,
-    check_terms,
-    check_trials,
-    check_workers,
-    idle_flags,
-)
+from mldiv.cli import checks
 from mldiv.cli.flags import full_path, parse_margins, parse_settings, places
 from mldiv.cluster.nodes import check_address, emulates_bf16, has_gpus, memory_here
 from mldiv.config import ConfigError, TrialConfig, nearest
@@ -105,20 +91,20 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
     read_anew(base)
     with suppress(DataError):  # of arms that depend on the data; what can be said without them is said first
         check_design(study, flags, preset, base)
-    check_data(base, flags.download)
+    checks.check_data(base, flags.download)
     base = fit_cut(study, flags, preset, base)
     changes, arms = check_design(study, flags, preset, base)
-    check_trials([arm.config for arm in arms], memory_here() if flags.address == "local" else math.inf)
-    check_metrics(base)
-    check_terms(arms)
-    check_other_images(base)
-    for words in check_pretrained([arm.config for arm in arms]):
+    checks.check_trials([arm.config for arm in arms], memory_here() if flags.address == "local" else math.inf)
+    checks.check_metrics(base)
+    checks.check_terms(arms)
+    checks.check_other_images(base)
+    for words in checks.check_pretrained([arm.config for arm in arms]):
         print(plain(f"{study.name}: {words}"), file=sys.stderr)
     for words in (
         "" if len(arms) > 1 else f"{arms[0].name!r} is the only arm: nothing is compared",
-        check_selected(arms, flags.stop_early, count_trials(study, flags, preset)),
-        idle_flags(flags, count_trials(study, flags, preset) > 0 and any(arm.searched for arm in arms)),
-        check_precision([arm.config for arm in arms], flags.address == "local" and emulates_bf16()),
+        checks.check_selected(arms, flags.stop_early, count_trials(study, flags, preset)),
+        checks.idle_flags(flags, count_trials(study, flags, preset) > 0 and any(arm.searched for arm in arms)),
+        checks.check_precision([arm.config for arm in arms], flags.address == "local" and emulates_bf16()),
     ):
         if words:
             print(f"{study.name}: {words}", file=sys.stderr)
@@ -224,14 +210,14 @@ def check_design(study: Study, flags: Namespace, preset: str, base: TrialConfig)
         raise ConfigError(f"{said}{'' if said.endswith('?') else '.'} Mend it where the study is defined")
     changes = choose_arms(study, flags.arm, base)
     arms = make_arms(study, base, changes)
-    check_arms(arms, searches=count_trials(study, flags, preset) > 0)
-    check_heard(
+    checks.check_arms(arms, searches=count_trials(study, flags, preset) > 0)
+    checks.check_heard(
         parse_settings(flags.set), base, configure_trials(study, flags, preset, sets=()),
         lambda config: make_arms(study, config, choose_arms(study, flags.arm, config)),
         lambda: held_settings(places(flags, study.name)[0]),
     )  # fmt: skip
-    check_workers(flags, [arm.config for arm in arms])
-    check_lanes(flags.lanes, [arm.config for arm in arms])
+    checks.check_workers(flags, [arm.config for arm in arms])
+    checks.check_lanes(flags.lanes, [arm.config for arm in arms])
     return changes, arms
 
 
