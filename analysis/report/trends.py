@@ -200,10 +200,7 @@ def table(found: Sequence[Trend]) -> tuple[list[str], list[list[str]]]:
 
 
 def _numbers(effect: Difference | None) -> str:
-    if effect is None:
-        return ""
-    low, high = effect.interval or (float("nan"),) * 2
-    return f"{effect.mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+    return "" if effect is None else effect.text(4)
 
 
 def _size(value: float) -> str:

@@ -128,6 +128,18 @@ def epoch_batches(
         yield images.contiguous(memory_format=predictive.layout(config)), labels
 
 
+def step_inputs(
+    config: TrialConfig, pair: MutualPair, data: ImageData, epoch: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+    """Yield what each step of an epoch takes: this rank's images and labels, and every peer's noise.
+
+    The noise is the same on every rank: the same weight samples per peer and step, whatever the number of ranks.
+    """
+    streams = [generator(config.seed, f"weights {number}", epoch, device) for number in range(1, len(pair.peers) + 1)]
+    for images, labels in epoch_batches(config, data, epoch, "fit", device):
+        yield images, labels, pair.draw_noise(streams)
+
+
 def steps_per_epoch(config: TrialConfig, data: ImageData) -> int:
     """Count the full global batches in the training set.
 
@@ -229,13 +241,11 @@ def train_epoch(
     pair.train()
     pair_step = pair_step or partial(train_step, config, pair, pair, optimizer)
     steps = steps_per_epoch(config, data)
-    # The same noise on every rank: the same weight samples per peer and step, whatever the number of ranks.
-    streams = [generator(config.seed, f"weights {number}", epoch, device) for number in range(1, len(pair.peers) + 1)]
     total = torch.zeros(len(names), device=device)
     broken = torch.zeros(len(names), dtype=torch.bool, device=device)
-    for step, (images, labels) in enumerate(epoch_batches(config, data, epoch, "fit", device), 1):
+    for step, (images, labels, noise) in enumerate(step_inputs(config, pair, data, epoch, device), 1):
         set_rates(config, optimizer, epoch, step / steps)
-        terms = pair_step(images, labels, pair.draw_noise(streams), diverse)
+        terms = pair_step(images, labels, noise, diverse)
         broken |= ~terms.isfinite() & ~broken.any()
         total += terms
         after_step(step / steps)

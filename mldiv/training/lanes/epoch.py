@@ -6,13 +6,9 @@ import torch
 from torch import Tensor
 
 from mldiv.method.pair import term_names
-from mldiv.seeding import generator
 from mldiv.training.lanes.asked import Epoch
 from mldiv.training.lanes.step import LaneStep, form, obstacle
-from mldiv.training.loop import Diverged, check_epoch, epoch_batches, set_rates, steps_per_epoch, train_epoch
-
-#: Images and labels of a step, and every peer's noise.
-Batch = tuple[Tensor, Tensor, list[Tensor]]
+from mldiv.training.loop import Diverged, check_epoch, set_rates, step_inputs, steps_per_epoch, train_epoch
 
 
 def together(asked: Epoch) -> tuple[Hashable, ...] | None:
@@ -61,11 +57,12 @@ def _answer(asked: Epoch, terms: Tensor, broken: Tensor) -> Tensor | Diverged:
     return terms
 
 
-def _batches(epochs: Sequence[Epoch]) -> Iterator[Batch]:
+def _batches(epochs: Sequence[Epoch]) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
     """Yield what each step takes: of branches of one seed in one epoch, which share images and noise, it is drawn once."""
-    kinds = {_streams(asked): asked for asked in epochs}
-    places = [list(kinds).index(_streams(asked)) for asked in epochs]
-    for drawn in zip(*(_alone(asked) for asked in kinds.values()), strict=True):
+    kinds = {(asked.config.seed, asked.epoch): asked for asked in epochs}  # what random streams are named by
+    places = [list(kinds).index((asked.config.seed, asked.epoch)) for asked in epochs]
+    alone = (step_inputs(asked.config, asked.pair, asked.data, asked.epoch, asked.device) for asked in kinds.values())
+    for drawn in zip(*alone, strict=True):
         if len(drawn) == 1:
             images, labels, noise = drawn[0]
             yield images, labels, [own.expand(len(epochs), *own.shape) for own in noise]
@@ -73,16 +70,3 @@ def _batches(epochs: Sequence[Epoch]) -> Iterator[Batch]:
             columns = zip(*(drawn[place] for place in places), strict=True)
             images, labels, noise = (list(column) for column in columns)
             yield torch.stack(images), torch.stack(labels), [torch.stack(own) for own in zip(*noise, strict=True)]
-
-
-def _alone(asked: Epoch) -> Iterator[Batch]:
-    """Images, labels and noise as `loop.train_epoch` draws them."""
-    numbers = range(1, len(asked.pair.peers) + 1)
-    streams = [generator(asked.config.seed, f"weights {number}", asked.epoch, asked.device) for number in numbers]
-    for images, labels in epoch_batches(asked.config, asked.data, asked.epoch, "fit", asked.device):
-        yield images, labels, asked.pair.draw_noise(streams)
-
-
-def _streams(asked: Epoch) -> tuple[int, int]:
-    """What the random streams of an epoch are named by."""
-    return asked.config.seed, asked.epoch
