@@ -35,20 +35,10 @@ from mldiv.records.contents import TrialRecord
 from mldiv.settings.setting import TRIAL, identity
 from mldiv.storage.cache import Store
 from mldiv.storage.files import save_atomically
+from mldiv.training import loop
 from mldiv.training.final_scores import score
 from mldiv.training.first_stage import SharedFirstStage
 from mldiv.training.lanes.asked import Epoch, Training
-from mldiv.training.loop import (
-    Diverged,
-    PairStep,
-    check_finite,
-    epoch_batches,
-    let_fusion_learn,
-    make_optimizer,
-    stage_rate,
-    steps_per_epoch,
-    train_epoch,
-)
 from mldiv.training.pretraining import train_fusion
 from mldiv.training.resume import CHECKPOINT, Line, Report, Trial, answered, begin, prefix, state
 from mldiv.training.steps import gpu
@@ -91,7 +81,7 @@ def alone(trial: Training) -> TrialRecord:
         asked = next(trial)
         while True:
             try:
-                terms = train_epoch(*asked.given)
+                terms = loop.train_epoch(*asked.given)
             except BaseException as error:
                 asked = trial.throw(error)
             else:
@@ -110,11 +100,11 @@ def fitting(
     record = distributed.from_first(_open_record(config, folder, data, workspace))
     if record.final:
         return record
-    steps_per_epoch(config, data)
+    loop.steps_per_epoch(config, data)
     began = time.perf_counter()
     pair = workspace.pair(config, data)
     shared = SharedFirstStage(config, data, store, workspace.device, publish, lanes=workspace.lanes > 1)
-    trial = Trial(config, folder, data, workspace, shared, record, pair, make_optimizer(config, pair), began)
+    trial = Trial(config, folder, data, workspace, shared, record, pair, loop.make_optimizer(config, pair), began)
     with contextlib.ExitStack() as held:
         stopped, step = begin(trial, report, held), None
         trial.began -= sum(line["seconds"] for line in checked_files.read_lines(trial.lines) if not line["shared"])
@@ -134,7 +124,7 @@ def fitting(
                     asked.pair_step = None
                 stopped = _end_epoch(trial, terms, watch, started, report, held)
             _end_training(trial, stopped)
-        except Diverged as error:
+        except loop.Diverged as error:
             record.status, record.reason = "diverged", str(error)
     _close(trial)
     return distributed.from_first(record)
@@ -201,7 +191,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _begin_stage(trial: Trial) -> PairStep:
+def _begin_stage(trial: Trial) -> loop.PairStep:
     """Return the step of the stage that the trial has come to, gradients averaged over ranks; on a GPU, record how it is made.
 
     The fusion has gradients in stage two only. At the switch the scales of the diversity terms are fixed, and the optimiser
@@ -210,10 +200,10 @@ def _begin_stage(trial: Trial) -> PairStep:
     config, pair = trial.config, trial.pair
     if config.restarts and trial.epoch == config.switch_epoch:
         trial.optimizer.state.clear()
-    let_fusion_learn(config, pair, trial.diverse)
+    loop.let_fusion_learn(config, pair, trial.diverse)
     if trial.diverse and trial.epoch == config.switch_epoch:
         _switch(trial)
-    let_fusion_learn(config, pair, trial.diverse and config.fusion_training != "switch")
+    loop.let_fusion_learn(config, pair, trial.diverse and config.fusion_training != "switch")
     how = trial.workspace.how(config, trial.data)
     step, why = stage_step(config, pair, trial.optimizer, trial.data, trial.diverse, trial.device, how)
     if trial.device.type == "cuda":
@@ -227,7 +217,7 @@ class _Watch:
 
     def __init__(self, trial: Trial) -> None:
         config, pair, epoch, device = trial.config, trial.pair, trial.epoch, trial.device
-        batches = partial(epoch_batches, config, trial.data, epoch, "gradients", device)
+        batches = partial(loop.epoch_batches, config, trial.data, epoch, "gradients", device)
         self.gradients = Trace(config, pair, epoch, trial.diverse, batches)
         self.first_epoch = FirstEpoch(config, pair, trial.data, epoch, device)
 
@@ -286,7 +276,7 @@ def _switch(trial: Trial) -> None:
     trial.record.switch = pair.set_scales(level)
     if config.weighting == "gradient":
         batches = itertools.islice(
-            epoch_batches(config, trial.data, trial.epoch, "gradients", trial.device), config.scale_batches
+            loop.epoch_batches(config, trial.data, trial.epoch, "gradients", trial.device), config.scale_batches
         )
         lengths = measure(config, pair, batches, epoch=trial.epoch, diverse=True, weighted=False)
         found = strengths(lengths, len(pair.peers))
@@ -320,7 +310,7 @@ def _line(trial: Trial, epoch: int, diverse: bool, terms: Tensor) -> Line:
         members, labels = predictive.predictives(
             config, pair, data, "validation", samples=config.validation_samples, epoch=epoch, device=device
         )
-        check_finite(members, f"epoch {epoch}, validation")
+        loop.check_finite(members, f"epoch {epoch}, validation")
         validation = {member: scores(prediction, labels, predictive.EPOCH_METRICS) for member, prediction in members.items()}
     if len(pair.peers) > 1 and not validation:
         diversity |= dict.fromkeys(("feature_kl", "disagreement"))
@@ -331,7 +321,7 @@ def _line(trial: Trial, epoch: int, diverse: bool, terms: Tensor) -> Line:
         "epoch": epoch,
         "stage": 1 if epoch < config.first_stage else 2,
         "shared": False,
-        "lr": stage_rate(config, epoch),
+        "lr": loop.stage_rate(config, epoch),
         "train": train,
         "validation": validation,
         "diversity": diversity,

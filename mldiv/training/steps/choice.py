@@ -15,15 +15,7 @@ from mldiv.datasets.splits import ImageData
 from mldiv.evaluation import predictive
 from mldiv.method.pair import MutualPair
 from mldiv.seeding import generator
-from mldiv.training.loop import (
-    PairStep,
-    epoch_batches,
-    let_fusion_learn,
-    make_optimizer,
-    over_ranks,
-    steps_per_epoch,
-    train_step,
-)
+from mldiv.training import loop
 from mldiv.training.steps.graph import TRIED_RATES, CudaGraph, NotCaptured, Step, captured
 
 #: Steps that are timed, after as many that warm up as are tried with a graph.
@@ -36,19 +28,19 @@ COMPILING_PAYS_SECONDS = 600.0
 def stage_step(
     config: TrialConfig, pair: MutualPair, optimizer: torch.optim.Optimizer, data: ImageData, diverse: bool,
     device: torch.device, how: str,
-) -> tuple[PairStep, str | None]:  # fmt: skip
+) -> tuple[loop.PairStep, str | None]:  # fmt: skip
     """Return the step of a stage, gradients averaged over ranks; and why it is no CUDA graph although ``how`` asks for one.
 
     how: off, graph, or on, where the pair is compiled already. The fusion must have its gradients as the stage wants them.
     """
-    step = partial(train_step, config, over_ranks(pair, device), pair, optimizer)
+    step = partial(loop.train_step, config, loop.over_ranks(pair, device), pair, optimizer)
 
     def whole(images: Tensor, labels: Tensor, *noise: Tensor) -> Tensor:
         return step(images, labels, noise, diverse)
 
     def inputs() -> Iterator[tuple[Tensor, ...]]:
         stream = generator(config.seed, "graph", 0, device)
-        for batch in epoch_batches(config, data, 0, "graph", device):
+        for batch in loop.epoch_batches(config, data, 0, "graph", device):
             yield *batch, *pair.draw_noise([stream] * len(pair.peers))
 
     pair.train()
@@ -104,9 +96,9 @@ def compile_steps(config: TrialConfig, pair: MutualPair, data: ImageData, device
 
 
 def _try_step(config: TrialConfig, pair: MutualPair, data: ImageData, diverse: bool, device: torch.device) -> None:
-    images, labels = next(epoch_batches(config, data, 0, "compile", device))
+    images, labels = next(loop.epoch_batches(config, data, 0, "compile", device))
     noise = pair.draw_noise()
-    let_fusion_learn(config, pair, diverse and config.fusion_training != "switch")
+    loop.let_fusion_learn(config, pair, diverse and config.fusion_training != "switch")
     with warnings.catch_warnings(), predictive.precision(config, device):
         warnings.simplefilter("ignore")
         loss, _ = pair(images, labels, noise, diverse)
@@ -123,7 +115,7 @@ def fastest(
     seconds: dict[str, float] = {}
     said = []
     for how, make in pairs.items():
-        took = min(seconds.values(), default=float("inf")) * config.epochs * steps_per_epoch(config, data)
+        took = min(seconds.values(), default=float("inf")) * config.epochs * loop.steps_per_epoch(config, data)
         if how == "on" and took < COMPILING_PAYS_SECONDS:
             said.append(f"{how} not tried in a trial of {took / 60:.0f} min")
             continue
@@ -144,12 +136,12 @@ def _seconds(config: TrialConfig, pair: MutualPair, data: ImageData, device: tor
     for diverse, epochs in ((False, config.epochs - second), (True, second)):
         if not epochs:
             continue
-        let_fusion_learn(config, pair, diverse and config.fusion_training != "switch")
+        loop.let_fusion_learn(config, pair, diverse and config.fusion_training != "switch")
         step = None  # the old graph goes first
-        step, why = stage_step(config, pair, make_optimizer(config, pair), data, diverse, device, how)
+        step, why = stage_step(config, pair, loop.make_optimizer(config, pair), data, diverse, device, how)
         if why is not None:
             return why
-        images, labels = next(epoch_batches(config, data, 0, "graph", device))
+        images, labels = next(loop.epoch_batches(config, data, 0, "graph", device))
         noise = pair.draw_noise()
         for number in range(len(TRIED_RATES) + TIMED_STEPS):
             if number == len(TRIED_RATES):

@@ -56,7 +56,7 @@ def test_killed_between_its_lines_and_its_checkpoint_of_a_start(tiny, tmp_path, 
     train(tiny, tmp_path)
     config = tiny.replace(kernel="rbf")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("mldiv.training.fit.train_epoch", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr("mldiv.training.loop.train_epoch", lambda *_: (_ for _ in ()).throw(Killed))
         train(config, tmp_path)
     assert len(list(checked_files.read_lines(tmp_path / config.id / "metrics.jsonl"))) == 2
     assert cost(train(config, tmp_path)) == (2, 2, 0)
