@@ -3,7 +3,6 @@
 Kinds and strengths: see `noise`. Add a kind to CORRUPTIONS.
 """
 
-import difflib
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -126,28 +125,12 @@ CORRUPTIONS: dict[str, Callable[[Values, int, Streams], Values]] = {
 }
 
 
-def check(kind: str, severity: int) -> None:
-    """Refuse what is no corruption.
-
-    Raises: DataError for an unknown kind (with the nearest), or a severity that is not 1 to 5.
-    """
-    if kind not in CORRUPTIONS:
-        close = difflib.get_close_matches(kind, CORRUPTIONS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise DataError(f"corruption {kind!r}: expected one of {', '.join(CORRUPTIONS)}{hint}")
-    if severity not in SEVERITIES:
-        raise DataError(f"severity {severity} of {kind}: expected one of {', '.join(map(str, SEVERITIES))}")
-
-
 def corrupt(images: Pixels, kind: str, severity: int, *, seed: int = 0, indices: Sequence[int] | None = None) -> Pixels:
     """Corrupt images, of 8 pixels a side or more, with 1 or 3 channels, on the CPU.
 
     indices: what tells an image from another, by default its place: with the seed and the kind it decides what is random, so
-    that an image is the same in every batch.
-
-    Raises: DataError as `check` does.
+    that an image is the same in every batch. kind: a key of CORRUPTIONS; severity: one of SEVERITIES.
     """
-    check(kind, severity)
     chosen = list(range(len(images)) if indices is None else indices)
     parts = []
     for start in range(0, len(images), BATCH_IMAGES):

@@ -60,17 +60,17 @@ def existing_folder(root: Path | None, hint: str) -> Path:
     return root
 
 
-def check_file(path: Path, size: int | None, md5: str | None, hint: str) -> None:
-    """Compare a file's size in bytes and its md5, unpacked, with the published ones, where they are given.
+def check_file(path: Path, size: int | None, md5: str, hint: str) -> None:
+    """Compare a file's size in bytes, where that is known, and its md5, unpacked, with the published ones.
 
     Raises: DataError when it is missing or another.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; {hint}")
-    there = len(contents(path)) if path.suffix == PACKED else path.stat().st_size
-    if size is not None and there != size:
-        raise DataError(f"{path}: {there:,} bytes where {size:,} were expected, truncated or not this data; {hint}")
-    if md5 is not None and (found := _md5(path)) != md5:
+    data = contents(path)
+    if size is not None and len(data) != size:
+        raise DataError(f"{path}: {len(data):,} bytes where {size:,} were expected, truncated or not this data; {hint}")
+    if (found := hashlib.md5(data, usedforsecurity=False).hexdigest()) != md5:
         raise DataError(f"{path}: its md5 is {found}, expected {md5}: damaged or not this data; {hint}")
 
 
@@ -109,10 +109,3 @@ def check_hash(path: Path, expected: str) -> None:
 def say_taken(what: str, unused: Sequence[str]) -> str:
     """Say where the test images are from, and what lies beside it unused."""
     return f"test images from {what}" + (f", {' and '.join(unused)} not used" if unused else "")
-
-
-def _md5(path: Path) -> str:
-    if path.suffix == PACKED:
-        return hashlib.md5(contents(path), usedforsecurity=False).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

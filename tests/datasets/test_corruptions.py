@@ -157,15 +157,6 @@ def test_motion_smears_a_point_to_one_side():
     assert float(flat.sum()) == pytest.approx(expected.sum() / 255)
 
 
-def test_what_is_no_corruption_is_said():
-    images = pictures(1)
-    with pytest.raises(DataError, match=r"corruption 'fogg'.*did you mean 'fog'"):
-        corrupt(images, "fogg", 1)
-    for severity in (0, 6):
-        with pytest.raises(DataError, match=f"severity {severity} of fog: expected one of 1, 2, 3, 4, 5"):
-            corrupt(images, "fog", severity)
-
-
 @pytest.fixture
 def digits():
     return load("digits", None, seed=0, validation_fraction=0.1, train_size=100, test_size=60)
