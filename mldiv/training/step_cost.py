@@ -110,18 +110,23 @@ def _terms(pair: MutualPair, images: Tensor) -> dict[str, Callable[[], None]]:
     return found if len(pair.peers) > 1 else {"kl_to_prior": found["kl_to_prior"]}
 
 
-def _seconds(runs: dict[str, Callable[[], None]], device: torch.device) -> dict[str, float]:
+def _seconds(
+    runs: dict[str, Callable[[], Any]],
+    device: torch.device,
+    rounds: int = ROUNDS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Measure the median seconds of each, interleaved so that a busy moment of the machine does not fall on one alone."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     began = time.perf_counter()
-    for round in range(ROUNDS + 1):
+    for round in range(rounds + 1):
         for name, run in runs.items():
-            started = time.perf_counter()
+            started = clock()
             run()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             if round:
-                times[name].append(time.perf_counter() - started)
+                times[name].append(clock() - started)
         if round and time.perf_counter() - began > LONGEST_SECONDS:
             break
     return {name: statistics.median(values) for name, values in times.items()}
@@ -215,7 +220,7 @@ def measure(
     pair, batch = make_pair(config, data.shapes, device), next(epoch_batches(config, data, 0, "estimate", device))
 
     def seconds(run: Callable[[], Any], repeats: int = ESTIMATE_STEPS) -> float:
-        return _median_seconds(run, device, repeats, clock)
+        return _seconds({"run": run}, device, repeats, clock)["run"]
 
     first, second = (seconds(partial(_train, config, pair, batch, diverse)) for diverse in (False, True))
     lengths = seconds(partial(gradients.measure, config, pair, [batch], epoch=0, diverse=config.diverse), repeats=1)
@@ -265,15 +270,3 @@ def _keep(pair: MutualPair) -> None:
         save_atomically(
             Path(folder) / "checkpoint.pt", {"pair": state, "momentum": [value.clone() for value in state.values()]}
         )
-
-
-def _median_seconds(run: Callable[[], Any], device: torch.device, repeats: int, clock: Callable[[], float]) -> float:
-    run()
-    times = []
-    for _ in range(repeats):
-        began = clock()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(clock() - began)
-    return sorted(times)[len(times) // 2]

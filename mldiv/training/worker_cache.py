@@ -1,6 +1,6 @@
 """Keep the data on a worker's device, and a pair with its compiled steps, from one trial to the next."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from mldiv.config import TrialConfig
 from mldiv.datasets.files import check_hash
 from mldiv.datasets.splits import ImageData, load
 from mldiv.method.pair import MutualPair
-from mldiv.settings.setting import FIRST_STAGE_STEP, STEP, sparing
+from mldiv.settings.setting import FIRST_STAGE_STEP, STEP, fields, sparing
 from mldiv.training.loop import make_pair
 from mldiv.training.steps import gpu
 from mldiv.training.steps.choice import compile_steps, fastest
@@ -21,7 +21,10 @@ from mldiv.training.steps.choice import compile_steps, fastest
 SHARED = sparing(TrialConfig, STEP)
 
 #: Settings that choose code of stage two: it is compiled once for each combination, stage one is left as it is.
-STAGE_TWO = sparing(TrialConfig, FIRST_STAGE_STEP)
+STAGE_TWO = tuple(sorted(sparing(TrialConfig, FIRST_STAGE_STEP)))
+
+#: The others: what the code of a step is made for.
+FORM = tuple(name for name in fields(TrialConfig) if name not in {*SHARED, *STAGE_TWO})
 
 #: Settings that are arguments of `splits.load` by the same name.
 CUT = ("validation_fraction", "train_size", "validation_size", "test_size", "test_split", "image_size")
@@ -52,6 +55,11 @@ def _dataset(name: str, root: Path | None, *, train_labels: Path | None, labels_
     if train_labels is not None:
         check_hash(train_labels, labels_hash)
     return load(name, root, train_labels=train_labels, **cuts)
+
+
+def stage_two_code(config: TrialConfig) -> tuple[Hashable, ...]:
+    """Return the settings that choose the code of stage two, such as the kernel."""
+    return tuple(getattr(config, name) for name in STAGE_TWO)
 
 
 class Workspace:
@@ -101,8 +109,7 @@ class Workspace:
 
     def _shape_of(self, config: TrialConfig, data: ImageData) -> tuple[Any, ...]:
         """What the code of a step, but for its stage two, is made for."""
-        names = [name for name in vars(config) if name not in SHARED | STAGE_TWO | {"compile"}]
-        return data.fingerprint, *(getattr(config, name) for name in names)
+        return data.fingerprint, *(getattr(config, name) for name in FORM if name != "compile")
 
     def pair(self, config: TrialConfig, data: ImageData) -> MutualPair:
         """Return a pair at its random start on the device, its steps compiled if the trial asks for that."""
@@ -122,7 +129,7 @@ class Workspace:
             self._pair, self._shape, self.fallback, self._compiled = build(), shape, None, set()
             self._pair.compile()
         self._pair.adopt(build())
-        code = tuple(getattr(config, name) for name in sorted(STAGE_TWO))
+        code = stage_two_code(config)
         if self.fallback is None and code not in self._compiled:
             self.fallback = compile_steps(config, self._pair, data, self.device)
             self._compiled.add(code)

@@ -53,7 +53,7 @@ def test_an_epochs_seconds_from_its_steps(tiny, monkeypatch):
     """
     # a step of either stage; the lengths of gradients; predictions, a checkpoint, the features' distance
     timed = iter([0.1, 0.3, 5.0, 8.0, 0.7, 0.02])
-    monkeypatch.setattr(step_cost, "_median_seconds", lambda run, device, repeats, clock: next(timed))
+    monkeypatch.setattr(step_cost, "_seconds", lambda runs, device, rounds, clock: {"run": next(timed)})
     config = tiny.replace(validation_size=48, test_samples=3, gradient_points=0.5, ood="noise", shift_share=0.0)
     cost = step_cost.measure(config)
     epoch_end = 8 + 0.7 + 0.02 + 0.5 * 5

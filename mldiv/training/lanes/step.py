@@ -12,7 +12,7 @@ from mldiv.evaluation import predictive
 from mldiv.method.pair import MutualPair
 from mldiv.training.lanes.optimizer import StackedOptimizer
 from mldiv.training.lanes.stacked import StackedPairs
-from mldiv.training.worker_cache import SHARED, STAGE_TWO
+from mldiv.training.worker_cache import FORM, stage_two_code
 
 #: What `torch.nn.utils.clip_grad_norm_` adds to a norm before it divides by it.
 CLIP_EPSILON = 1e-6
@@ -21,12 +21,7 @@ CLIP_EPSILON = 1e-6
 def form(config: TrialConfig) -> tuple[Hashable, ...]:
     """Return the settings in which trials must agree to be lanes of one step: all that a compiled step is made for, without
     what chooses the code of stage two alone, and the optimiser."""
-    return (config.optimizer, *(getattr(config, name) for name in vars(config) if name not in SHARED | STAGE_TWO))
-
-
-def code(config: TrialConfig) -> tuple[Hashable, ...]:
-    """Return the settings that choose the code of stage two, such as the kernel: lanes may differ in them, at some cost."""
-    return tuple(getattr(config, name) for name in sorted(STAGE_TWO))
+    return (config.optimizer, *(getattr(config, name) for name in FORM))
 
 
 def obstacle(config: TrialConfig) -> str | None:
@@ -62,7 +57,7 @@ class LaneStep:
         names = {id(value): name for name, value in pairs[0].named_parameters()}
         groups = [place for place, group in enumerate(optimizers[0].param_groups) if group["params"]]
         parts = [[names[id(value)] for value in optimizers[0].param_groups[place]["params"]] for place in groups]
-        self.stack = StackedPairs(pairs, parts, [code(config) for config in configs])
+        self.stack = StackedPairs(pairs, parts, [stage_two_code(config) for config in configs])
         self.optimizer = StackedOptimizer(configs[0].optimizer, optimizers, groups, self.stack)
         device = self.stack.values[0].device
         #: By lane; without clipping no norm is too long.
@@ -120,8 +115,7 @@ def check(configs: Sequence[TrialConfig]) -> None:
         if (why := obstacle(config)) is not None:
             raise ConfigError(f"no lane: {why}")
         if form(config) != form(configs[0]):
-            names = [*(name for name in vars(config) if name not in SHARED | STAGE_TWO), "optimizer"]
-            other: Any = next(name for name in names if getattr(config, name) != getattr(configs[0], name))
+            other: Any = next(name for name in (*FORM, "optimizer") if getattr(config, name) != getattr(configs[0], name))
             raise ConfigError(
                 f"{other} differs between lanes of one step: {getattr(configs[0], other)!r}, {getattr(config, other)!r}"
             )
