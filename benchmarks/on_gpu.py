@@ -39,10 +39,9 @@ from step_methods import Absent, Built, lanes, machine_peaks, methods, seconds_o
 from timing import table
 
 from mldiv.config import TrialConfig
-from mldiv.environment import checkout
+from mldiv.environment import checkout, numerics
 from mldiv.presets import PRESETS
 from mldiv.training.fit import environment
-from mldiv.training.steps import gpu
 from mldiv.training.worker_cache import Workspace
 
 Row = dict[str, Any]
@@ -298,7 +297,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     if not answers(torch.device(flags.device)):
         return 2
-    gpu.prepare(torch.device(flags.device))  # whichever part comes first in this process
+    numerics.prepare(torch.device(flags.device))  # whichever part comes first in this process
     rows = Rows(flags.out)
     rows.add({"part": "head", "name": now(), **head(flags)})
     ended = work(flags, rows, until)

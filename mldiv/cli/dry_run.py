@@ -9,6 +9,7 @@ from mldiv.cli.folder import cuts
 from mldiv.cli.run import StudyRun
 from mldiv.cli.screen.display import clock
 from mldiv.cluster.nodes import Resources, local_resources, worker_resources
+from mldiv.environment import numerics
 from mldiv.records.contents import StudyRecord
 from mldiv.sweep.plan import Plan
 from mldiv.sweep.simulate import first_wins, simulate
@@ -16,7 +17,6 @@ from mldiv.training import step_cost
 from mldiv.training.first_stage import environment_id
 from mldiv.training.lanes.run import count_lanes
 from mldiv.training.step_cost import GROUP_START_SECONDS, IN_PROCESS_SECONDS
-from mldiv.training.steps import gpu
 from mldiv.training.worker_cache import dataset
 
 
@@ -96,7 +96,7 @@ def environments(run: StudyRun, threads: int = 1, device: torch.device | None = 
     if run.flags.address != "local":
         return None
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    gpu.prepare(device)
+    numerics.prepare(device)
     given: dict[str, Any] = {"threads": threads, "ranks": run.flags.workers}
     lanes = {False, count_lanes(run.flags.lanes, device.type) > 1}  # networks are pretrained one by one
     return {environment_id(dataset(config), device, several, **given) for config in cuts(run).values() for several in lanes}

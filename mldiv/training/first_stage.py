@@ -15,13 +15,12 @@ import torch
 from mldiv import distributed
 from mldiv.config import TrialConfig, from_dict
 from mldiv.datasets.splits import ImageData
-from mldiv.environment.numerics import variables
+from mldiv.environment import numerics
 from mldiv.plugins.reach import before_switch
 from mldiv.records.contents import trial_id
 from mldiv.settings.setting import FIRST_STAGE, identity
 from mldiv.storage.cache import Check, Store, accept
 from mldiv.storage.files import State
-from mldiv.training.steps import gpu
 
 #: Raised whenever a change of mldiv moves numbers: what was stored before is then found no more.
 NUMBERS = 3
@@ -59,8 +58,7 @@ def environment_id(
             "world_size": ranks or distributed.size(),
             "threads": threads or torch.get_num_threads(),
         }
-        | gpu.described(device)
-        | variables()
+        | numerics.described(device)
         | plugins
         | ({"lanes": True} if lanes else {})
     )

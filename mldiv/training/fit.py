@@ -17,10 +17,9 @@ from torch import Tensor
 from mldiv import distributed
 from mldiv.config import TrialConfig
 from mldiv.datasets.splits import ImageData
-from mldiv.environment import checkout
+from mldiv.environment import checkout, numerics
 from mldiv.environment.checkout import VERSION
 from mldiv.environment.extras import version
-from mldiv.environment.numerics import variables
 from mldiv.evaluation import predictive
 from mldiv.evaluation.alignment import align
 from mldiv.evaluation.first_epoch import FirstEpoch
@@ -41,7 +40,6 @@ from mldiv.training.first_stage import SharedFirstStage
 from mldiv.training.lanes.asked import Epoch, Training
 from mldiv.training.pretraining import train_fusion
 from mldiv.training.resume import CHECKPOINT, Line, Report, Trial, answered, begin, prefix, state
-from mldiv.training.steps import gpu
 from mldiv.training.steps.choice import named, stage_step
 from mldiv.training.worker_cache import Workspace
 
@@ -183,8 +181,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         **{name: version(name) or "none" for name in ("ray", "optuna", "numpy")},
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        **gpu.described(device),
-        **variables(),
+        **numerics.described(device),
         "world_size": distributed.size(),
         "threads": torch.get_num_threads(),
         **({"plugins": found} if (found := hashes()) else {}),

@@ -11,10 +11,10 @@ from mldiv import distributed
 from mldiv.config import TrialConfig
 from mldiv.datasets.files import check_hash
 from mldiv.datasets.splits import ImageData, load
+from mldiv.environment import numerics
 from mldiv.method.pair import MutualPair
 from mldiv.settings.setting import FIRST_STAGE_STEP, STEP, fields, sparing
 from mldiv.training.loop import make_pair
-from mldiv.training.steps import gpu
 from mldiv.training.steps.choice import compile_steps, fastest
 
 #: Settings that compiled steps take as tensors, or do not see: pairs that differ only in them share compiled steps.
@@ -70,7 +70,7 @@ class Workspace:
 
     def __init__(self, device: torch.device | None = None, lanes: int = 1) -> None:
         self.device, self.lanes = device or torch.device("cpu"), lanes
-        gpu.prepare(self.device)
+        numerics.prepare(self.device)
         #: Why steps are not compiled although the trial asks for it.
         self.fallback: str | None = None
         #: What was found out since the last trial, for the record of the one that comes.

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from benchmarks.device_checks import CHECKS, same_as_eager, without_graphs
+from mldiv.environment import numerics
 from mldiv.training import first_stage
-from mldiv.training.steps import gpu, graph
+from mldiv.training.steps import graph
 from mldiv.training.steps.graph import GraphedStep
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -19,14 +20,14 @@ def switches(monkeypatch):
     for owner, name in ((torch.backends.cudnn, "benchmark"), (torch.backends.cudnn, "allow_tf32")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92000)
-    monkeypatch.setattr(gpu, "driver", lambda: "580.1")
+    monkeypatch.setattr(numerics, "driver", lambda: "580.1")
 
 
 def test_switches_are_set_and_recorded_on_a_gpu_alone(switches):
-    gpu.prepare(CPU)
-    assert not torch.backends.cudnn.benchmark and gpu.described(CPU) == {}
-    gpu.prepare(CUDA)
-    known = gpu.described(CUDA)
+    numerics.prepare(CPU)
+    assert not torch.backends.cudnn.benchmark and numerics.described(CPU) == {}
+    numerics.prepare(CUDA)
+    known = numerics.described(CUDA)
     assert torch.backends.cudnn.benchmark and known["cudnn_benchmark"] and (known["cudnn"], known["driver"]) == (92000, "580.1")
     assert torch.backends.cudnn.conv.fp32_precision == "tf32" and torch.backends.cuda.matmul.fp32_precision == "ieee"
 
@@ -34,7 +35,7 @@ def test_switches_are_set_and_recorded_on_a_gpu_alone(switches):
 def test_another_driver_or_cudnn_is_another_first_stage(switches, tiny_data, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     found = [first_stage.environment_id(tiny_data, CUDA)]
-    monkeypatch.setattr(gpu, "driver", lambda: "580.2")
+    monkeypatch.setattr(numerics, "driver", lambda: "580.2")
     found.append(first_stage.environment_id(tiny_data, CUDA))
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92001)
     found.append(first_stage.environment_id(tiny_data, CUDA))
@@ -47,9 +48,9 @@ def test_the_driver_says_its_version(says, version, tmp_path, monkeypatch):
     program.write_text(f"#!/bin/sh\n{says}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    gpu.driver.cache_clear()
-    assert gpu.driver() == version
-    gpu.driver.cache_clear()
+    numerics.driver.cache_clear()
+    assert numerics.driver() == version
+    numerics.driver.cache_clear()
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.slow) for name in CHECKS])
