@@ -115,6 +115,13 @@ def test_what_goes_wrong_in_a_step_of_several_is_each_trials_end(small, tmp_path
     assert caught.value.__notes__ == ["in a step of 2 trials at once (--lanes)"]
 
 
+def test_one_that_has_ended_already_leaves_those_beside_it(small, tmp_path):
+    once = {"epochs": 1, "switch_epoch": 1}
+    configs = [small.replace(**once), small.replace(**once, seed=1)]
+    together(configs[1:], tmp_path)
+    assert [record.status for record in together(configs, tmp_path)] == ["finished", "finished"]
+
+
 def test_trials_of_other_shapes_are_trained_in_turn(small, tmp_path, groups):
     once = {"epochs": 1, "switch_epoch": 1}
     configs = [small.replace(**once), small.replace(**once, width=0.5), small.replace(**once, peers=1)]

@@ -24,23 +24,14 @@ def count_lanes(lanes: int | None, device: str) -> int:
     return LANES[device] if lanes is None else lanes
 
 
-@dataclass
+@dataclass(eq=False)  # two of them are compared before either has asked for an epoch
 class _Lane(Generic[T]):
     """A trial under way, by its name; asked: the epoch that it waits for, since when (`time.perf_counter`)."""
 
     name: T
     trial: Training
     asked: Epoch = field(init=False)
-    since: float = field(default_factory=time.perf_counter)
-
-    def go_on(self, answer: Tensor | BaseException | None) -> TrialRecord | None:
-        """Give the trial its answer (None: let it begin); return its record if it has ended."""
-        try:
-            self.asked = self.trial.throw(answer) if isinstance(answer, BaseException) else self.trial.send(answer)  # type: ignore[arg-type]
-        except StopIteration as end:
-            return end.value
-        self.since = time.perf_counter()
-        return None
+    since: float = field(init=False)
 
 
 def train_lanes(ask: Callable[[], tuple[T, Training] | None], end: Callable[[T, TrialRecord], None], most: int) -> None:
@@ -53,11 +44,21 @@ def train_lanes(ask: Callable[[], tuple[T, Training] | None], end: Callable[[T, 
     record of each.
     """
     lanes: list[_Lane[T]] = []
+
+    def go_on(lane: _Lane[T], answer: Tensor | BaseException | None) -> None:
+        """Give a trial its answer (None: let it begin); one that has ended leaves, and is told of."""
+        try:
+            lane.asked = lane.trial.throw(answer) if isinstance(answer, BaseException) else lane.trial.send(answer)  # type: ignore[arg-type]
+            lane.since = time.perf_counter()
+        except StopIteration as ended:
+            lanes.remove(lane)
+            end(lane.name, ended.value)
+
     try:
         while True:
             while len(lanes) < most and (given := ask()) is not None:
                 lanes.append(_Lane(*given))
-                _go_on(lanes, lanes[-1], None, end)
+                go_on(lanes[-1], None)
             if not lanes:
                 return
             for group in _groups(lanes):
@@ -66,19 +67,10 @@ def train_lanes(ask: Callable[[], tuple[T, Training] | None], end: Callable[[T, 
                 share = (time.perf_counter() - began) / len(group)
                 for lane, answer in zip(group, answers, strict=True):
                     lane.asked.waited = time.perf_counter() - lane.since - share
-                    _go_on(lanes, lane, answer, end)
+                    go_on(lane, answer)
     finally:
         for lane in lanes:
             lane.trial.close()
-
-
-def _go_on(
-    lanes: list[_Lane[T]], lane: _Lane[T], answer: Tensor | BaseException | None, end: Callable[[T, TrialRecord], None]
-) -> None:
-    """Let a lane go on; one that has ended leaves, and is told of."""
-    if (record := lane.go_on(answer)) is not None:
-        lanes.remove(lane)
-        end(lane.name, record)
 
 
 def _groups(lanes: Sequence[_Lane[T]]) -> list[list[_Lane[T]]]:
