@@ -9,16 +9,7 @@ from analysis.answer.headline import names
 from analysis.answer.notes import SCALED, notes
 from analysis.comparison.effects import COMPARED, Effects, verdict
 from analysis.records.load import StudyData
-from analysis.stats.statistics import (
-    BETTER,
-    LEAST_SEEDS,
-    MOST_SEEDS,
-    POWER,
-    UNDECIDED,
-    WORSE,
-    Difference,
-    interval_name,
-)
+from analysis.stats.statistics import BETTER, LEAST_SEEDS, MOST_SEEDS, POWER, UNDECIDED, WORSE, Difference, interval_name
 from mldiv.environment.terminal import plain
 
 #: A smaller p-value is not written out.
