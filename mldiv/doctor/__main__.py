@@ -1,7 +1,7 @@
 """Say before a long sweep what in this installation or cluster would make it fail: `python -m mldiv.doctor`.
 
-Takes the studies' flags that matter, by a parser of its own: theirs loads torch, which may be what is broken. One line per
-check; the exit code is 1 when one failed.
+Takes the studies' flags that matter, and loads no torch for that, which may be what is broken. One line per check; the exit
+code is 1 when one failed.
 """
 
 import os
