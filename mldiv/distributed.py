@@ -92,9 +92,15 @@ def gather_rows(rows: Tensor, count: int) -> Tensor:
     """Return all ranks' rows in rank order, cut to ``count``; ranks may hold different numbers of rows."""
     if size() == 1:
         return rows[:count]
-    parts: list[Any] = [None] * size()
-    dist.all_gather_object(parts, rows.cpu())
-    return torch.cat(parts)[:count].to(rows.device)
+    longest = torch.tensor(len(rows), device=rows.device)
+    dist.all_reduce(longest, dist.ReduceOp.MAX)
+    lengths = [torch.zeros((), dtype=torch.long, device=rows.device) for _ in range(size())]
+    dist.all_gather(lengths, torch.tensor(len(rows), device=rows.device))
+    padded = torch.zeros((int(longest), *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in range(size())]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])[:count]
 
 
 def average_buffers(module: nn.Module) -> None:
