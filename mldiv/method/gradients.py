@@ -18,8 +18,8 @@ def gradient_lengths(
     """Compute the Euclidean length of every term's gradient in each peer's means, in each peer's rho and in the fusion.
 
     terms: scalars by name, computed with gradients, e.g. `MutualPair.weighted`; their graph is kept. What a term does not
-    reach has length 0, and so has every rho of a posterior that is given (`posterior.GivenPosterior`). averaged: makes of a
-    gradient its mean over ranks, which is what a step applies.
+    reach has length 0, and so has every rho of a posterior that is given (`given_posterior`). averaged: makes of a gradient its
+    mean over ranks, which is what a step applies.
     """
     numbers = range(1, len(pair.peers) + 1)
     parts = {f"mean_{number}": peer.trained_means for number, peer in zip(numbers, pair.peers, strict=True)}

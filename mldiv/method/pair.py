@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from mldiv.method import losses
 from mldiv.method.alignment import ALIGNMENTS, Permutation, channel_groups, flat_order
 from mldiv.method.fusion import FUSION_TRAINING, Features, PeerFusion, shared
+from mldiv.method.given_posterior import GivenPosterior, PosteriorOf
 from mldiv.method.kernels import cosine
-from mldiv.method.posterior import GaussianPosterior, GivenPosterior, PosteriorOf
+from mldiv.method.posterior import GaussianPosterior
 
 #: Loss terms with a value for every peer k: nll_k, kl_k (in nats per training image), mutual_k.
 OF_PEERS = ("nll", "kl", "mutual")

@@ -55,7 +55,10 @@ def lame(cluster, tmp_path_factory):
     """A third node, in mounts of its own: its name, and the folder that is empty there."""
     folder = tmp_path_factory.mktemp("lame")
     (hidden := folder / "hidden").mkdir()
-    changed, code = folder / "changed.py", Path(checks.__file__).parents[1] / "method" / "torchvision_networks.py"
+    changed, code = (
+        folder / "changed.py",
+        Path(checks.__file__).parents[1] / "method" / "alignment.py",
+    )
     changed.write_text(f"{code.read_text()}# changed\n")
     script = LAME.format(hidden=hidden, changed=changed, code=code, python=sys.executable, address=cluster.address)
     before = set(checks.nodes())

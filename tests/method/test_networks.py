@@ -5,7 +5,8 @@ import pytest
 import torch
 import torchvision
 
-from mldiv.method.networks import MODELS, BatchNorm, FilterResponseNorm, ThresholdedLinear, build
+from mldiv.method.architectures.cifar import BatchNorm, FilterResponseNorm, ThresholdedLinear
+from mldiv.method.networks import MODELS, build
 
 
 @pytest.mark.parametrize(("name", "count"), [("resnet20", 269_722), ("resnet32", 464_154), ("resnet56", 853_018)])

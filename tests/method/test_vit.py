@@ -12,11 +12,11 @@ from mldiv.datasets.splits import Shapes, eval_batches
 from mldiv.evaluation import predictive
 from mldiv.evaluation.metrics import entropy
 from mldiv.method import losses
+from mldiv.method.architectures.torchvision_networks import HEAD_STD, POSITION_STD, patch_size, token_width
 from mldiv.method.fusion import pool
 from mldiv.method.kernels import KERNELS
 from mldiv.method.networks import build
 from mldiv.method.posterior import GaussianPosterior
-from mldiv.method.torchvision_networks import HEAD_STD, POSITION_STD, patch_size, token_width
 from mldiv.storage.cache import Store
 from mldiv.training import step_cost
 from mldiv.training.loop import make_pair

@@ -7,7 +7,8 @@ from helpers.first_stages import Killed, check_as_alone, kill_after, train
 from mldiv import distributed
 from mldiv.cli.checks import check_trials
 from mldiv.config import ConfigError
-from mldiv.method.networks import MODELS, CifarResNet
+from mldiv.method.architectures.cifar import CifarResNet
+from mldiv.method.networks import MODELS
 from mldiv.records import checked_files, study_files
 from mldiv.training.loop import steps_per_epoch
 from mldiv.training.worker_cache import dataset

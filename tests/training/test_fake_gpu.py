@@ -17,7 +17,8 @@ from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.splits import ImageData, Split
 from mldiv.evaluation.metrics import scores
 from mldiv.evaluation.predictive import predictives
-from mldiv.method.networks import MODELS, BatchNorm
+from mldiv.method.architectures.cifar import BatchNorm
+from mldiv.method.networks import MODELS
 from mldiv.method.pair import MutualPair
 from mldiv.settings.setting import fields
 from mldiv.storage.cache import Store
