@@ -195,3 +195,38 @@ def test_what_a_smaller_weight_of_mutual_learning_gives_on_few_images():
     corrected = differences(pair, "never", [arm for arm in study.arms if arm != "never"], ["accuracy"])["accuracy"]
     low, high = sorted(corrected[arm].adjusted for arm in soft)
     assert f"over the five arms (p {low:.2f} and {high:.2f})" in text
+
+
+def test_whether_bayesian_networks_lead_by_their_noise_or_by_their_decay():
+    """The table, what the searches chose, what was asked first, in NLL, and the contrasts of the sentences."""
+    study, text = load(RESULTS / "few_images_cifar100" / "posterior"), page("few_images_cifar100")
+    sure, bayes, silent, decay, prior = study.arms
+    for arm in study.arms[1:]:
+        assert row(study, sure, arm)[0] in text, arm
+    chosen = [
+        {trial.config[name] for trial in study.finished(arm).values()}
+        for arm, name in ((decay, "weight_decay"), (prior, "kl_weight"))
+    ]
+    assert [[f"{value:.2g}" for value in values] for values in chosen] == [["0.0027"], ["0.21"]]
+    asked = {
+        "decay": {decay: 1, sure: -1},
+        "both": {decay: 1, prior: -1},
+        "pull": {silent: 1, sure: -1},
+        "noise": {bayes: 1, silent: -1},
+    }
+    pair, peers = gather(study), gather(study, "peers")
+    nll = contrasts(pair, asked, ["nll"])["nll"]
+    p = dict(zip(asked, holm([nll[name].p for name in asked]), strict=True))
+    assert p["pull"] < 0.0001 and f"(p {p['decay']:.2f} after Holm over four)" in text and f"(p {p['both']:.2f}), by" in text, p
+    points = contrasts(pair, {"both": {prior: 1, decay: -1}}, ["accuracy"])["accuracy"]["both"].text(1)
+    scaled, single = after_scaling(pair, prior, [decay])["nll"][decay], after_scaling(peers, decay, [prior])["nll"]
+    of_peers = contrasts(peers, {"both": {prior: 1, decay: -1}, "noise": asked["noise"]}, ["nll"])["nll"]
+    for said, effect in (
+        ("nothing that is told, {}", nll["noise"]), ("of single peers {}", of_peers["noise"]),
+        ("is ahead by {} (p", nll["both"]), ("by {} after temperature scaling and", scaled),
+        ("the best here, by {}", of_peers["both"]),
+    ):  # fmt: skip
+        assert said.format(effect.text(3).replace("+", "")) in text, (said, effect.text(3))
+    assert f"and by {points} points".replace("+", "") in text, points
+    low, high = single[prior].interval
+    assert f"scaling {-single[prior].mean:.3f} [{-high:.3f}, {-low:.3f}] behind" in text
