@@ -39,7 +39,7 @@ def effects(text):
 @pytest.mark.parametrize("section", re.split(r"\n(?=## )", (CHECKOUT / "RESULTS.md").read_text())[1:])
 def test_an_interval_in_results_is_in_an_answer_that_its_section_links(section):
     """Whichever the sign: a gain of 0.015 [0.010, 0.020] is a difference of -0.015 [-0.020, -0.010]."""
-    pages = [CHECKOUT / link for link in re.findall(r"\((docs/results/\S+/README\.md)\)", section)]
+    pages = [CHECKOUT / link for link in re.findall(r"\((docs/results/\S+/README\.md)(?:#[^)]*)?\)", section)]
     known = [effect for path in pages for answer in path.parent.rglob("answer.md") for effect in effects(answer.read_text())]
     known += [(-mean, -high, -low) for mean, low, high in known]
     for said in effects(section):
