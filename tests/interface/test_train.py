@@ -310,11 +310,11 @@ def test_an_own_network_is_tried_before_training(digits, monkeypatch, network, s
 
 
 class Frozen(Own):
-    """Has a frozen convolution, whose posterior learns all the same, and gives no gradient out of training."""
+    """Has a frozen classifier, and gives no gradient out of training."""
 
     def __init__(self, *shape):
         super().__init__(*shape)
-        self.convolution.requires_grad_(False)
+        self.classifier.requires_grad_(False)
 
     def forward(self, images):
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
@@ -322,7 +322,9 @@ class Frozen(Own):
             return self.classifier(features.mean((2, 3))), (features,)
 
 
-def test_a_network_whose_posterior_learns_is_taken(digits, monkeypatch):
-    """It was refused where its own weights, which the posterior's replace, were frozen, or for its evaluation."""
+def test_a_network_with_a_frozen_layer_is_taken_and_the_layer_stays(digits, monkeypatch):
+    """It was refused for its evaluation; the frozen layer had a posterior, which learned."""
     monkeypatch.setitem(MODELS, "own", Frozen)
-    assert mldiv.train({"arch": "own", "epochs": 1, "switch_epoch": 1}, digits[0]).record.status == "finished"
+    pair = mldiv.train({"arch": "own", "epochs": 1, "switch_epoch": 1}, digits[0])
+    assert pair.record.status == "finished"
+    assert [names for peer in pair.module.peers for names in peer.names] == [["convolution.weight"]] * 2

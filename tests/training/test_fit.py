@@ -14,8 +14,7 @@ from mldiv.records.contents import TrialRecord
 from mldiv.seeding import derive, generator
 from mldiv.storage.cache import Store
 from mldiv.training import fit as module
-from mldiv.training.fit import Diverged
-from mldiv.training.loop import learning_rate
+from mldiv.training.loop import Diverged, learning_rate
 from mldiv.training.pretraining import pretrained
 from mldiv.training.worker_cache import dataset
 
