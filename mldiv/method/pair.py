@@ -367,6 +367,12 @@ class MutualPair(nn.Module):
         others = len(self.peers) - 1
         return _sum(values) if others == 1 else _sum(values) / others
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MutualPair":
+        """Move the teacher too, which is no submodule, so that it is in no state dict and no optimiser."""
+        for teacher in self.teachers:
+            teacher._apply(fn, recurse)
+        return cast(MutualPair, super()._apply(fn, recurse))
+
     @torch.no_grad()
     def adopt(self, other: "MutualPair") -> None:
         """Become a pair of the same shape without moving a parameter, so that steps compiled for this one serve that one."""
@@ -399,7 +405,8 @@ class MutualPair(nn.Module):
 
         One fresh weight sample per peer is drawn; the networks stay in the mode that they are in.
         """
-        _, samples = self._outputs(inputs, None)
+        noise = [drawn if drawn.dim() == 1 else drawn[0] for drawn in self.draw_noise()]
+        _, samples = self._outputs(inputs, noise)
         return self._mean(self.feature_divergences([features for _, features in samples[0]]))
 
     @torch.no_grad()

@@ -44,7 +44,7 @@ def make_pair(config: TrialConfig, shapes: Shapes, device: torch.device | str = 
         Objective(shapes.train_images, **named),
         fusion=make_fusion(config, shapes, cast(Any, networks[0].feature_channels)),
         kernel=partial(KERNELS[config.kernel], **config.kernel_options),
-        teacher=network(config, shapes, "teacher").to(device) if config.teacher != "none" else None,
+        teacher=network(config, shapes, "teacher") if config.teacher != "none" else None,
         initial_sigma=config.initial_sigma if config.bayesian else 0.0,
         sigma_mode=config.sigma_mode,
         prior_mode=config.prior_mode,

@@ -169,3 +169,21 @@ def test_networks_that_share_a_layer_are_refused():
     networks[2][0] = networks[0][0]
     with pytest.raises(ValueError, match=r"networks 1 and 3 share 0\.weight: every peer needs a network of its own"):
         MutualPair(networks, Objective(train_images=64), fusion=shared((4,), peers=3))
+
+
+def test_a_teacher_moves_with_its_pair():
+    """Also where the pair gets another type, or goes to another device; it is in no state dict all the same."""
+    networks = [Two(nn.Conv2d(1, 4, 3), nn.Linear(4, 2)) for _ in range(3)]
+    pair = MutualPair(networks[:2], Objective(train_images=64), teacher=networks[2]).double()
+    assert {value.dtype for value in networks[2].parameters()} == {torch.float64}
+    loss, _ = pair(torch.randn(8, 1, 8, 8, dtype=torch.float64), torch.arange(8) % 2)
+    assert loss.dtype == torch.float64 and not any("teacher" in name for name in pair.state_dict())
+
+
+def test_the_scale_is_measured_with_one_weight_sample():
+    """Whatever a step has, so that each network is run once."""
+    networks = [Two(nn.Conv2d(1, 4, 3), nn.Linear(4, 2)) for _ in range(2)]
+    runs = []
+    networks[0].register_forward_hook(lambda *given: runs.append(1))
+    MutualPair(networks, Objective(train_images=64, train_samples=3)).feature_kl(torch.randn(8, 1, 8, 8))
+    assert len(runs) == 1
