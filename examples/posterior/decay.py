@@ -1,8 +1,8 @@
-"""Is a prior's pull a stronger weight decay, one that spares batch norm, or one that differs by layer? Of pairs that never meet.
+"""Is a prior's pull a stronger weight decay, one that spares batch norm, or one that differs by layer?
 
-Networks without noise, whose prior pulls each layer by its own size and neither batch norm nor biases, against deterministic
-networks with one searched weight decay of all parameters, or of the weights alone. The range holds what the prior's pull amounts
-to: its weight, 0.3, over 5,625 images and over each layer's mean square, 0.002 to 0.008 in a ResNet-8 of half the width.
+Pairs that never meet, without noise: with a prior, which pulls each layer by its own size and neither batch norm nor biases;
+with one searched weight decay of all parameters; and of the weights alone. The range of decays holds what the prior's pull is:
+its weight, 0.3, over 5,625 images and over each layer's mean square, 0.002 to 0.008 in a ResNet-8 of half the width.
 """
 
 from mldiv.settings.setting import Log
@@ -15,8 +15,8 @@ DECAYS = Log(5e-4, 5e-2)
 
 STUDY = Study(
     name="decay",
-    question="What of a prior's pull do deterministic networks lack: its strength, that it spares batch norm, or that it differs by "
-    "layer?",
+    question="What of a prior's pull do deterministic networks lack: its strength, that it spares batch norm, or that it "
+    "differs by layer?",
     scientific="how weights decay",
     arms={
         "prior": NO_NOISE | {"kl_weight": 0.3, "mean_weight_decay": 0.0},
