@@ -185,6 +185,13 @@ def test_every_python_snippet_runs(page, monkeypatch):
     assert visible() == before, "a snippet leaves files in the checkout"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_snippet_imports_the_analysis_before_it_can_be_found(page):
+    """A wheel carries that package where `use_analysis` finds it, and no import alone."""
+    before, importing, _ = "\n".join(blocks(page, "python")).partition("from analysis")
+    assert not importing or "use_analysis()" in before
+
+
 def test_the_page_on_reading_reads_a_study_that_still_trains(tmp_path, capsys):
     """A trial that is assigned has no folder yet, and one that trains has no scores."""
     (text,) = blocks(ROOT / "docs" / "reading.md", "python")
