@@ -1,7 +1,7 @@
 """Keep every class's probability of a trial's test predictions, so that other labels or a new metric need no training.
 
 They are kept as logarithms in float16, each within 0.05 % of itself; of the probabilities themselves float16 would turn all
-below 6e-8 into 0, and the NLL of an image whose label is among them into infinity.
+below 3e-8 into 0, and the NLL of an image whose label is among them into infinity.
 """
 
 import io
