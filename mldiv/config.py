@@ -227,7 +227,7 @@ class TrialConfig:
     )  # fmt: skip
     scale_batches: int = _diversity_tensor(
         8,
-        "batches over which the feature KL at the switch is averaged for feature_normalization switch",
+        "batches over which is averaged what is measured at the switch: the feature KL, gradients for weighting, activations",
         gt=0,
         le=10**6,
     )

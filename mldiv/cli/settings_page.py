@@ -12,7 +12,7 @@ Every setting of a trial; `--set NAME=VALUE` changes it in a study, `TrialConfig
 `mldiv/config.py` by `python -m mldiv.cli.settings_page > docs/settings.md`; a test compares the two. Defaults are those of
 `TrialConfig`; presets change some ([studies](studies.md)). "Acts on": *all* also changes pretraining; *peers* all of a pair's
 training; *stage two* only what follows the switch, so that trials that differ in it share their first stage. "Searched" is the
-range of a study that searches the setting, on a log scale where both ends are fractions; a value set beyond it widens it.
+range of a study that searches the setting, on a log scale unless it is a whole number; a value set beyond it widens it.
 [stated]: the paper says so; [chosen]: the paper is silent; measured: compared with others in [RESULTS.md](../RESULTS.md).
 
 | setting | default | values | what it is | acts on | searched |
