@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mldiv.interface.loading import load
     from mldiv.interface.own.predictions import add_predictions
     from mldiv.interface.pair import Predictions, TrainedPair
-    from mldiv.interface.results import Results, results
+    from mldiv.interface.results import Results, reliability_diagram, results
     from mldiv.interface.study import Study
     from mldiv.interface.training import train
 
@@ -19,7 +19,7 @@ __version__ = VERSION
 
 __all__ = [
     "Predictions", "Results", "Study", "TrainedPair", "TrialConfig", "__version__",
-    "add_predictions", "load", "results", "train",
+    "add_predictions", "load", "reliability_diagram", "results", "train",
 ]  # fmt: skip
 
 #: Where each name of the Python interface (docs/python.md) is: its module, and torch, are imported when it is first asked for.
@@ -31,6 +31,7 @@ _HOMES = {
     "TrialConfig": "mldiv.config",
     "add_predictions": "mldiv.interface.own.predictions",
     "load": "mldiv.interface.loading",
+    "reliability_diagram": "mldiv.interface.results",
     "results": "mldiv.interface.results",
     "train": "mldiv.interface.training",
 }

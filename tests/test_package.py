@@ -81,6 +81,13 @@ def test_every_module_can_be_imported_from_the_wheel(installed):
 
 
 @pytest.mark.slow
+def test_an_installed_library_draws_diagrams(installed):
+    """The package that draws them is carried, and no import alone finds it."""
+    script = "import mldiv; print(mldiv.reliability_diagram({'mine': ([0.5], [True])}).axes[0].get_title())"
+    assert installed("python", "-c", script)[0].startswith("mine\nECE 50.00 %")
+
+
+@pytest.mark.slow
 def test_the_doctor_asks_an_installed_wheel_for_what_studies_need(installed):
     printed, _ = installed("python", "-c", "from mldiv.doctor import machine; print(*machine.dependencies())")
     wanted = set(printed.split())

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from mldiv.environment.checkout import use_analysis
 from mldiv.environment.extras import install_hint
@@ -15,6 +16,8 @@ from mldiv.records.contents import StudyRecord, TrialRecord
 from mldiv.storage.object_store import working_copy
 
 if TYPE_CHECKING:  # beside the package, or in a wheel: see mldiv.environment.checkout
+    from matplotlib.figure import Figure
+
     from analysis.build import Analysis
     from analysis.records.load import StudyData
     from mldiv.datasets.splits import ImageData
@@ -74,6 +77,17 @@ class Results:
 
     def __repr__(self) -> str:
         return f"Results({self.study.name!r}, arms={len(self.table)}, trials={len(self.trials)}, problems={len(self.problems)})"
+
+
+def reliability_diagram(predictions: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str = "") -> "Figure":
+    """Draw reliability diagrams of any predictions, another library's too, a panel for each name.
+
+    predictions: by name, the probability of the predicted class and whether that is the label, [images] each. A panel says
+    the ECE over 15 bins, and the mean ECE of a calibrated model with these confidences. Returns a matplotlib figure.
+
+    Raises: ValueError for no predictions, other shapes, or confidences that are no probabilities.
+    """
+    return analysis("figures.reliability").plot(predictions, title)
 
 
 def results(place: str | os.PathLike[str]) -> Results:

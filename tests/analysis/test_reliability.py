@@ -5,6 +5,7 @@ import pytest
 from helpers.synthetic_records import make, predicted
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+import mldiv
 from analysis.figures import reliability
 from analysis.records import load
 from analysis.stats.calibration import reliability as binned
@@ -70,7 +71,7 @@ def test_titles_and_legends_stay_within_the_picture(tmp_path, panels):
 
 def test_a_plot_of_ones_own_predictions_says_their_ece():
     """By hand: two bins of two predictions each, 0.5 and 0.15 off; torch's booleans and lists are taken too."""
-    figure = reliability.plot({"mine": ([0.5, 0.5, 0.85, 0.85], [False, False, True, True])})
+    figure = mldiv.reliability_diagram({"mine": ([0.5, 0.5, 0.85, 0.85], [False, False, True, True])})
     title = figure.axes[0].get_title()
     assert title.startswith("mine\nECE 32.50 %; if calibrated ") and title.endswith("\n4 predictions")
     assert [bar.get_height() for bar in figure.axes[1].patches if bar.get_height()] == [2, 2]
