@@ -176,7 +176,7 @@ class SyncedFolder:
     def pull(self, wanted: Callable[[str], bool] = lambda name: True, folder: str = "", deep: bool = True) -> None:
         """Fetch the remote files in ``folder`` whose names are ``wanted`` and that have changed since they were last fetched.
 
-        deep: those in its folders too.
+        What was written here and is not sent yet stays: it is newer. deep: those in its folders too.
 
         Raises: OSError.
         """
@@ -184,6 +184,7 @@ class SyncedFolder:
             return
         there = {join(folder, file) if folder else file: found for file, found in self.remote.files(folder, deep).items()}
         changed = [file for file, found in there.items() if wanted(file) and self.pulled.get(file) != found]
+        changed = [file for file in changed if not self._unsent(file)]
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             list(pool.map(self._fetch, changed))
         self.pulled |= {file: there[file] for file in changed}
@@ -222,23 +223,32 @@ class SyncedFolder:
         found = {}
         for path in self.local.rglob("*") if folders else self.local.glob("*"):
             if path.is_file() and not path.name.startswith("."):
-                status = path.stat()
-                found[str(path.relative_to(self.local))] = status.st_mtime_ns, status.st_size
+                found[str(path.relative_to(self.local))] = _stamp(path)
         return {file: stamp for file, stamp in found.items() if self.pushed.get(file) != stamp}
+
+    def _unsent(self, file: str) -> bool:
+        """Return whether a file was written here since it was last sent or fetched."""
+        path = self.local / file
+        return path.is_file() and self.pushed.get(file) != _stamp(path)
 
     def _send(self, file: str) -> None:
         path = self.local / file
-        status, data = path.stat(), path.read_bytes()
+        stamp, data = _stamp(path), path.read_bytes()
         assert self.remote is not None
         self.remote.write(file, data)
-        self.pushed[file] = status.st_mtime_ns, status.st_size
+        self.pushed[file] = stamp
 
     def _fetch(self, file: str) -> None:
         assert self.remote is not None
         path = self.local / file
         write_atomically(path, self.remote.read(file))
-        status = path.stat()
-        self.pushed[file] = status.st_mtime_ns, status.st_size
+        self.pushed[file] = _stamp(path)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return when a file was written, in nanoseconds, and its size."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def _among_equals(file: str) -> int:

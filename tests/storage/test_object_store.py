@@ -126,6 +126,21 @@ def test_a_working_copy_holds_what_is_there_and_leaves_nothing_here(place):
         assert list(copy.local.iterdir()) == []
 
 
+def test_what_is_not_sent_yet_is_not_fetched_over(tmp_path):
+    """A study's end is written here, and then all that the analysis reads is fetched: the end must stay."""
+    with working_copy(f"file://{tmp_path}/there", fetch=False) as copy:
+        study, other = copy.local / "study.json", copy.local / "other"
+        study.write_text("begun")
+        other.write_text("begun")
+        copy.push()
+        study.write_text("ended, with what was chosen")
+        copy.remote.write("other", b"from elsewhere")
+        copy.pull()
+        assert study.read_text() == "ended, with what was chosen" and other.read_text() == "from elsewhere"
+        copy.push()
+        assert copy.remote.read("study.json") == b"ended, with what was chosen"
+
+
 def test_a_folder_is_its_own_working_copy(tmp_path):
     with working_copy(str(tmp_path)) as copy:
         (copy.local / "a").write_text("1")
