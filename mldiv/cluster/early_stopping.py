@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
+import optuna
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from mldiv.config import TrialConfig, latest_switch
+from mldiv.config import TrialConfig
 from mldiv.records.contents import TrialTask
 from mldiv.sweep.arm import Arm
 
@@ -30,7 +31,7 @@ class AfterSwitch(FIFOScheduler):
     def of(cls, arms: Iterable[Arm], base: TrialConfig) -> "AfterSwitch":
         """Make one for a study's arms."""
         switches = [
-            latest_switch(arm.config) if "switch_epoch" in arm.searched else arm.config.switch_epoch
+            _latest_searched(arm) if "switch_epoch" in arm.searched else arm.config.switch_epoch
             for arm in arms
             if arm.config.diverse or arm.config.restarts
         ]
@@ -51,3 +52,11 @@ class AfterSwitch(FIFOScheduler):
             self.compared.add(trial.trial_id)
             bracket.on_trial_add(tune_controller, trial)
         return bracket.on_trial_result(tune_controller, trial, result | {"passed": passed})
+
+
+def _latest_searched(arm: Arm) -> int:
+    """Return the last switch that an arm's search may suggest: the end of its range, which may be the study's own."""
+    trial: Any = optuna.create_study().ask()
+    arm.ranges["switch_epoch"]("switch_epoch", trial, arm.config)
+    kind = trial.distributions["switch_epoch"]
+    return max(kind.choices) if isinstance(kind, optuna.distributions.CategoricalDistribution) else kind.high

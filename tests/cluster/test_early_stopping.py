@@ -8,6 +8,7 @@ import pytest
 from mldiv.cluster.early_stopping import AfterSwitch
 from mldiv.config import TrialConfig
 from mldiv.records.contents import TrialTask
+from mldiv.settings.setting import Steps
 from mldiv.sweep.arm import make_arm
 
 CONTINUE, STOP = "CONTINUE", "STOP"
@@ -50,9 +51,18 @@ def test_a_whole_trial_is_never_stopped_at_its_last_epoch():
         assert all(end is None or first <= end < epochs - 1 for end in ends)
 
 
-@pytest.mark.parametrize(("searched", "first"), [((), 200), (("switch_epoch",), 250)])
-def test_the_first_comparison_waits_for_the_latest_switch(searched, first):
-    base = TrialConfig(epochs=300, switch_epoch=200)
-    arms = [make_arm("plain", base, {"alpha": 0.0, "beta": 0.0}, searched), make_arm("both", base, {}, searched)]
+@pytest.mark.parametrize(
+    ("switch", "searched", "ranges", "first"),
+    [
+        (200, (), {}, 200),
+        (200, ("switch_epoch",), {}, 250),
+        (280, ("switch_epoch",), {}, 280),
+        (200, ("switch_epoch",), {"switch_epoch": Steps(150, 270)}, 270),
+    ],
+)
+def test_the_first_comparison_waits_for_the_latest_switch(switch, searched, ranges, first):
+    base = TrialConfig(epochs=300, switch_epoch=switch)
+    changes = {"plain": {"alpha": 0.0, "beta": 0.0}, "both": {}}
+    arms = [make_arm(name, base, own, searched, ranges) for name, own in changes.items()]
     assert AfterSwitch.of(arms, base).first == first
     assert AfterSwitch.of(arms[:1], base).first == first, "a stage two that restarts is one without terms too"
