@@ -223,9 +223,8 @@ def _train_all(broker: Any, settings: dict[str, Any]) -> None:
         if left is not None:
             ray.util.remove_placement_group(left)
     if workspace.lanes > 1:
-        with suppress(ray.exceptions.RayActorError):  # as above
-            for place in ray.get(broker.held.remote(group)):  # alone: one of them may be what has ended the group
-                _train_next(broker, place, workspace)
+        for place in _held(broker, group):  # alone: one of them may be what has ended the group
+            _train_next(broker, place, workspace)
         while _train_side_by_side(broker, group, workspace):
             pass
     else:
@@ -243,7 +242,8 @@ def _train_next(broker: Any, place: str, workspace: Workspace) -> bool:
 
 def _train_side_by_side(broker: Any, group: str, workspace: Workspace) -> bool:
     """Train trials in lanes, each in a place of the group, until none is left for now; return whether to go on."""
-    free, over = places(group, workspace.lanes), False
+    held, over = _held(broker, group), False
+    free = sorted(places(group, workspace.lanes), key=lambda place: place in held)  # from the end: what was left goes on first
 
     def ask() -> tuple[tuple[str, str], Training] | None:
         nonlocal over
@@ -261,6 +261,13 @@ def _train_side_by_side(broker: Any, group: str, workspace: Workspace) -> bool:
     with suppress(StudyOver):
         train_lanes(ask, end, workspace.lanes)
     return not over
+
+
+def _held(broker: Any, group: str) -> list[str]:
+    """Return the group's places that hold a trial; a broker that has died is noticed with the next task."""
+    with suppress(ray.exceptions.RayActorError):
+        return ray.get(broker.held.remote(group))
+    return []
 
 
 def _next_task(broker: Any, place: str, timeout: float = WAIT_SECONDS) -> TrialTask | str | None:

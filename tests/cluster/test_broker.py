@@ -1,10 +1,15 @@
 import asyncio
+from itertools import islice
+from types import SimpleNamespace
 
 import pytest
+import ray
 
 from mldiv.cluster import broker as broker_module
+from mldiv.cluster import worker_groups
 from mldiv.cluster.broker import END, Broker, Outcome
-from mldiv.records.contents import TrialTask
+from mldiv.records.contents import TrialRecord, TrialTask
+from mldiv.training.resume import StudyOver
 
 
 def task(trial):
@@ -376,3 +381,35 @@ def test_all_that_a_lost_group_held_is_for_the_next_one():
         assert await broker.held("g") == []
 
     play(scene())
+
+
+class Actor:
+    """A broker as Ray's actor: every method with a ``remote``."""
+
+    def __init__(self, broker):
+        self.broker = broker
+
+    def __getattr__(self, name):
+        return SimpleNamespace(remote=getattr(self.broker, name))
+
+
+def test_a_trial_left_in_a_lane_goes_on_in_its_place(monkeypatch):
+    """Of two lanes' trials one ends, and the other is left by both, as where the broker is not reached for a moment."""
+    asked, broker = [], Broker()
+
+    def train(ask, end, most):
+        asked.append([given[0] for given in islice(iter(ask, None), most)])
+        for name in asked[-1][:1]:
+            end(name, TrialRecord("t", {}, status="finished"))
+        raise StudyOver
+
+    with asyncio.Runner() as runner:
+        monkeypatch.setattr(worker_groups, "ray", SimpleNamespace(get=runner.run, exceptions=ray.exceptions))
+        monkeypatch.setattr(worker_groups, "attempting", lambda task, **given: None)
+        monkeypatch.setattr(worker_groups, "train_lanes", train)
+        monkeypatch.setattr(worker_groups, "WAIT_SECONDS", 0.01)
+        for name in ("first", "left"):
+            runner.run(broker.submit(task(name)))
+        for _ in range(2):
+            worker_groups._train_side_by_side(Actor(broker), "g", SimpleNamespace(lanes=2))
+    assert asked == [[("g/1", "first"), ("g/0", "left")], [("g/0", "left")]]
