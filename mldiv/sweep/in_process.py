@@ -45,6 +45,7 @@ def run(
         trial = task.config.id
         study_files.write_assignments(study.local, plan.assignments)  # what ends can be analysed, whatever comes
         with suppress(OSError):
+            store.refer(study.place, plan.queue.needed())
             study.push(folders=False)
         report = _report(plan, trial, progress)
         return trial, attempting(plan.travelling(task, study, store), workspace=workspace, report=report)

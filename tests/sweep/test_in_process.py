@@ -116,6 +116,21 @@ def test_interrupted_after_some_trials_the_same_call_goes_on(tiny, tmp_path, mon
     assert sorted(trained) == sorted(item.trial for item in again.assignments)
 
 
+def test_what_trials_may_still_start_from_is_referenced(tiny, tmp_path, monkeypatch):
+    """So that another study's entries go first where a store is full, as in a study on Ray."""
+    store, referenced = Store(tmp_path / "store"), []
+
+    def recorded(config, folder, **options):
+        yield from ()
+        referenced.append([name.pattern for name in store.referenced()])
+        return finish(folder.parents[1], config)
+
+    monkeypatch.setattr(attempt_module, "fitting", recorded)
+    plan = make_plan(tmp_path, tiny)
+    in_process.run(plan, tmp_path, store=store)
+    assert plan.done and all(referenced)
+
+
 def file_of(name):
     return MLDIV.joinpath(*name.split(".")).with_suffix(".py")
 
