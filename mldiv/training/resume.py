@@ -169,11 +169,14 @@ def _take_up(trial: Trial, saved: State, lines: int) -> None:
 
 
 def _with_momentum(trial: Trial) -> set[int]:
-    """The numbers of the peers' parameters in the optimiser's state: of all that are trained, from the first step on."""
-    groups = trial.optimizer.param_groups
-    numbered = enumerate((value, group["peer"]) for group in groups for value in group["params"])
+    """The numbers of the peers' means and rhos in the optimiser's state, which every step trains.
+
+    What else a network has may be in no forward pass, and then has no state.
+    """
+    trained = {id(value) for peer in trial.pair.peers for value in (*peer.trained_means, *peer.trained_rhos)}
+    numbered = enumerate(value for group in trial.optimizer.param_groups for value in group["params"])
     kept = trial.config.momentum or trial.config.optimizer == "adamw"
-    return {number for number, (value, peer) in numbered if kept and peer and value.requires_grad}
+    return {number for number, value in numbered if kept and id(value) in trained and value.requires_grad}
 
 
 def state(trial: Trial) -> State:

@@ -8,7 +8,9 @@ import pytest
 import torch
 from helpers import damages
 from helpers.first_stages import Killed, check_as_alone, cost, kill_after, train
+from torch import nn
 
+from mldiv.method.networks import MODELS
 from mldiv.records import study_files
 from mldiv.records.contents import TrialRecord
 from mldiv.storage.cache import Store, seal
@@ -123,6 +125,22 @@ def test_a_checkpoint_that_does_not_say_whose_it_is_is_taken_up(tiny, tmp_path, 
     record = train(tiny, tmp_path)
     assert not record.notes and record.attempts == 2
     check_as_alone(tiny, folder, alone)
+
+
+def test_a_network_with_a_layer_that_it_does_not_use_goes_on(tiny, tmp_path, monkeypatch):
+    """The layer's bias never has a gradient, and so no momentum."""
+
+    def idle(*given):
+        network = MODELS["resnet8"](*given)
+        network.left_over = nn.Linear(3, 2)
+        return network
+
+    monkeypatch.setitem(MODELS, "idle", idle)
+    config = tiny.replace(arch="idle", initialization="scratch")
+    with pytest.raises(Killed):
+        train(config, tmp_path, report=kill_after(0))
+    record = train(config, tmp_path)
+    assert not record.notes and record.attempts == 2
 
 
 def text(change):
