@@ -1,7 +1,7 @@
 """Is a prior's pull a stronger weight decay, one that spares batch norm, or one that differs by layer?
 
 Pairs that never meet, without noise: with a prior, which pulls each layer by its own size and neither batch norm nor biases;
-with the weight decay of all parameters that a search chose; and with one of the weights alone, as strong as the prior's pull is in
+with the weight decay of all parameters that a search chose; with one of the weights alone, as strong as the prior's pull is in
 the middle: its weight, 0.3, over 5,625 images and each layer's mean square, 0.002 to 0.008 in a ResNet-8 of half the width.
 """
 
