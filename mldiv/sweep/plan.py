@@ -276,5 +276,6 @@ def search_seeds(count: int) -> tuple[int, ...]:
 def journal(path: Path) -> JournalStorage:
     """Make a fresh Optuna storage in one file, for optuna-dashboard; the records fill it again."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    for left in (path, path.with_name(f"{path.name}.lock")):  # of a killed study; Optuna would wait for that one
+        left.unlink(missing_ok=True)
     return JournalStorage(JournalFileBackend(str(path)))

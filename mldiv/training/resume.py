@@ -226,7 +226,8 @@ def _initialize(trial: Trial) -> None:
         if trial.config.pretrained:
             state, said = from_file(trial.config, trial.data.shapes, purpose)
             trial.pair.peers[number - 1].load_means(state)
-            trial.record.notes.append(f"peer {number}{STARTS}{said}")
+            if (note := f"peer {number}{STARTS}{said}") not in trial.record.notes:
+                trial.record.notes.append(note)
             continue
         state, trained = pretrained(trial.config, trial.data, trial.shared.store, trial.device, purpose)
         trial.pair.peers[number - 1].load_means(state)

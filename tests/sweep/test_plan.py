@@ -145,6 +145,15 @@ def test_the_journal_holds_a_named_study_per_arm(tmp_path):
     assert all(trial.user_attrs["trials"] for trial in study.trials) and len(study.trials) == 4
 
 
+def test_a_lock_that_a_killed_study_left_holds_up_no_other(tmp_path, monkeypatch):
+    """Optuna would wait 30 s for it."""
+    lock, seen = tmp_path / "optuna.journal.lock", []
+    lock.symlink_to(tmp_path / "optuna.journal")
+    monkeypatch.setattr(plan_module, "JournalStorage", lambda backend: seen.append(lock.is_symlink()))
+    journal(tmp_path / "optuna.journal")
+    assert seen == [False]
+
+
 @pytest.mark.parametrize("name", RANGES)
 def test_ranges_hold_the_default_and_give_valid_settings(name):
     own = name.removeprefix("kernel_")

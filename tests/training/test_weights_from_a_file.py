@@ -157,6 +157,17 @@ def test_a_trial_starts_there(tiny, tiny_data, file, tmp_path, monkeypatch):
     assert any(note.startswith("peer 2 starts from own.pt: ") for note in record.notes)
 
 
+def test_a_trial_that_is_begun_again_says_once_where_it_starts(tiny, file, tmp_path, monkeypatch):
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch.optim.SGD, "step", killed)
+        fit(named(tiny, file), tmp_path / "trial", store=Store(tmp_path / "store"))
+    record = fit(named(tiny, file), tmp_path / "trial", store=Store(tmp_path / "store"))
+    assert record.attempts == 2 and len([note for note in record.notes if "starts from" in note]) == 1
+
+
 def test_a_trial_that_shares_the_first_stage_says_where_it_started(tiny, file, tmp_path):
     store = Store(tmp_path / "store")
     records = [fit(named(tiny, file).replace(alpha=alpha), tmp_path / str(alpha), store=store) for alpha in (0.1, 0.2)]
