@@ -58,5 +58,5 @@ def _latest_searched(arm: Arm) -> int:
     """Return the last switch that an arm's search may suggest: the end of its range, which may be the study's own."""
     trial: Any = optuna.create_study().ask()
     arm.ranges["switch_epoch"]("switch_epoch", trial, arm.config)
-    kind = trial.distributions["switch_epoch"]
+    kind: Any = trial.distributions["switch_epoch"]
     return max(kind.choices) if isinstance(kind, optuna.distributions.CategoricalDistribution) else kind.high
