@@ -58,14 +58,10 @@ _diversity_tensor = partial(setting, spares=(FIRST_STAGE, PRETRAINING, STEP))
 _diversity_code = partial(setting, spares=(FIRST_STAGE, PRETRAINING, FIRST_STAGE_STEP))
 
 
-def latest_switch(config: "TrialConfig") -> int:
-    """Return the last epoch at which a search lets the diversity terms begin."""
-    return max(config.epochs // 3, config.epochs * 5 // 6)
-
-
 def _a_third_to_five_sixths(name: str, trial: Suggesting, config: "TrialConfig") -> int:
     """Suggest a third to five sixths of the epochs."""
-    return Steps(config.epochs // 3, latest_switch(config))(name, trial, config)
+    first, last = config.epochs // 3, config.epochs * 5 // 6
+    return Steps(first, max(first, last))(name, trial, config)
 
 
 @dataclass(frozen=True)

@@ -59,4 +59,4 @@ def _latest_searched(arm: Arm) -> int:
     trial: Any = optuna.create_study().ask()
     arm.ranges["switch_epoch"]("switch_epoch", trial, arm.config)
     kind: Any = trial.distributions["switch_epoch"]
-    return max(kind.choices) if isinstance(kind, optuna.distributions.CategoricalDistribution) else kind.high
+    return max(getattr(kind, "choices", ()) or (kind.high,))  # of a set, or of a range
