@@ -2,6 +2,7 @@
 
 from statistics import fmean
 
+import pandas as pd
 import pytest
 from helpers.published import RESULTS, page, row
 
@@ -230,3 +231,34 @@ def test_whether_bayesian_networks_lead_by_their_noise_or_by_their_decay():
     assert f"and by {points} points".replace("+", "") in text, points
     low, high = single[prior].interval
     assert f"scaling {-single[prior].mean:.3f} [{-high:.3f}, {-low:.3f}] behind" in text
+
+
+def test_how_much_of_a_priors_lead_is_a_stronger_decay_of_the_weights():
+    """The table, what was asked first, in NLL, the sentences' differences, and what the stopped search had found."""
+    folder, text = RESULTS / "few_images_cifar100" / "decay", page("few_images_cifar100")
+    study = load(folder)
+    prior, default, everything, weights = study.arms
+    for arm in study.arms[1:]:
+        assert row(study, prior, arm)[0] in text, arm
+    asked = {arm: {weights: 1, arm: -1} for arm in (prior, default, everything)}
+    pair = gather(study)
+    nll, points = (contrasts(pair, asked, [metric])[metric] for metric in ("nll", "accuracy"))
+    p = dict(zip(asked, holm([nll[arm].p for arm in asked]), strict=True))
+    assert p[default] < 0.0001 and {f"{p[arm]:.2f}" for arm in (prior, everything)} == {"0.21"}, p
+    scaled = after_scaling(pair, prior, [weights])["nll"][weights]
+
+    def size(effect, digits):
+        mean, *ends = (abs(effect.mean), *(end if effect.mean > 0 else -end for end in effect.interval))
+        return f"{mean:.{digits}f} [{min(ends):.{digits}f}, {max(ends):.{digits}f}]"
+
+    for said, effect, digits in (
+        ("gains {} over the default", nll[default], 3), ("costs {} points; from the prior", points[default], 1),
+        ("beside it are {} points and", points[prior], 1), ("points and {} of NLL after", scaled, 3),
+        ("({} ahead; p 0.21)", nll[everything], 3), ("and {} points ahead", points[everything], 1),
+    ):  # fmt: skip
+        assert said.format(size(effect, digits)) in text, (said, size(effect, digits))
+    found = pd.read_csv(folder / "stopped_search.csv").groupby(["decay_of", "weight_decay"]).validation_nll.mean()
+    assert [f"{found['all'][low:].iloc[0]:.2f}" for low in (0.0001, 0.0035, 0.008)] == ["2.95", "2.99", "3.39"]
+    assert [f"{found['weights'][low:].iloc[0]:.2f}" for low in (0.0001, 0.006, 0.009)] == ["2.94", "2.96", "3.06"]
+    for said in ("0.0035 gives 2.99 and 0.008 3.39 (the default 2.95", "0.0005 gives 2.94, 0.006 2.96, 0.010 3.06"):
+        assert said in text

@@ -38,7 +38,8 @@ ROUNDED = (1 - 1e-12, 1.0, 1 + 1e-12)
 OVERFIT = (
     "few_images", "few_images/small", "few_images_cifar100/ablation", "few_images_cifar100/placebo",
     "few_images_cifar100/rates", "few_images_cifar100/parts", "few_images_cifar100/prior", "few_images_cifar100/noise",
-    "few_images_cifar100/teaching", "few_images_cifar100/posterior", "yardsticks/pair",
+    "few_images_cifar100/teaching", "few_images_cifar100/posterior", "few_images_cifar100/decay",
+    "yardsticks/pair",
 )  # fmt: skip
 POINTS = 4
 #: Of studies with more, arms are compared with the baseline alone.
