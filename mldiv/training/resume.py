@@ -161,7 +161,10 @@ def _take_up(trial: Trial, saved: State, lines: int) -> None:
     if not isinstance(switch, dict) or not all(isinstance(value, float) for value in switch.values()):
         raise Damaged("what it knows of the switch is wrong")
     check_optimizer(saved.get("optimizer"), trial.optimizer)
-    if not _with_momentum(trial) <= set(saved["optimizer"]["state"]):
+    had = saved.get("momentum", [])  # which older checkpoints do not say
+    if not isinstance(had, list) or not all(isinstance(number, int) for number in had):
+        raise Damaged("what it knows of its momentum is wrong")
+    if not _with_momentum(trial) | set(had) <= set(saved["optimizer"]["state"]):
         raise Damaged("its optimiser has lost its momentum")
     fill(trial.pair, saved.get("pair"))
     trial.optimizer.load_state_dict(trial.optimizer.state_dict() | {"state": saved["optimizer"]["state"]})
@@ -171,7 +174,7 @@ def _take_up(trial: Trial, saved: State, lines: int) -> None:
 def _with_momentum(trial: Trial) -> set[int]:
     """The numbers of the peers' means and rhos in the optimiser's state, which every step trains.
 
-    What else a network has may be in no forward pass, and then has no state.
+    What else a network has may be in no forward pass, and then has no state: a checkpoint says which have.
     """
     trained = {id(value) for peer in trial.pair.peers for value in (*peer.trained_means, *peer.trained_rhos)}
     numbered = enumerate(value for group in trial.optimizer.param_groups for value in group["params"])
@@ -181,8 +184,9 @@ def _with_momentum(trial: Trial) -> set[int]:
 
 def state(trial: Trial) -> State:
     """Return the trial as its checkpoint holds it."""
+    optimizer = trial.optimizer.state_dict()
     return {
-        "pair": trial.pair.state_dict(), "optimizer": trial.optimizer.state_dict(), "epoch": trial.epoch,
+        "pair": trial.pair.state_dict(), "optimizer": optimizer, "momentum": list(optimizer["state"]), "epoch": trial.epoch,
         "trial": trial.config.id, "switch": trial.record.switch,
     }  # fmt: skip
 

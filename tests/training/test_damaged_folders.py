@@ -74,6 +74,13 @@ def other_optimizer(path):
     torch.save(state, path)
 
 
+def lost_momentum(path):
+    """Of what is trained last: a layer's bias."""
+    state = torch.load(path, weights_only=True)
+    del state["optimizer"]["state"][max(state["optimizer"]["param_groups"][1]["params"])]
+    torch.save(state, path)
+
+
 def exchanged(path):
     (other,) = (found for found in path.parent.parent.glob(f"*/{CHECKPOINT}") if found != path)
     shutil.copyfile(other, path)
@@ -94,6 +101,8 @@ CHECKPOINTS = {
     "no optimizer": (without("optimizer"), "optimiser's state is missing"),
     "another network": (other_network, "its tensors are not those of this network"),
     "another optimizer": (other_optimizer, "its optimiser's state is another network's"),
+    "a bias's momentum lost": (lost_momentum, "its optimiser has lost its momentum"),
+    "momentum of a word": (change(momentum="all"), "what it knows of its momentum is wrong"),
     "exchanged": (exchanged, "it is trial "),
     "packed": (damages.packed, "it is packed"),
     "lines lost": (lambda path: path.with_name("metrics.jsonl").unlink(), "metrics.jsonl holds 0 of its 1 epochs"),
@@ -104,7 +113,10 @@ CHECKPOINTS = {
 } | {name: (damage, "no regular file") for name, damage in damages.NO_FILES.items() if name != "2 TiB"}
 
 
-@pytest.mark.parametrize("name", few(CHECKPOINTS, "cut", "a bit of a tensor", "epoch 99", "exchanged", "lines lost", "a pipe"))
+@pytest.mark.parametrize(
+    "name",
+    few(CHECKPOINTS, "cut", "a bias's momentum lost", "a bit of a tensor", "epoch 99", "exchanged", "lines lost", "a pipe"),
+)
 def test_a_damaged_checkpoint_is_named_set_aside_and_the_trial_begun_anew(tiny, tmp_path, alone, begun, name):
     damage, why = CHECKPOINTS[name]
     folder = begun(tiny, tmp_path)
@@ -121,7 +133,7 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_the_trial_begun_anew(tiny, 
 def test_a_checkpoint_that_does_not_say_whose_it_is_is_taken_up(tiny, tmp_path, alone, begun):
     """As mldiv 0.5.0 left them."""
     folder = begun(tiny, tmp_path)
-    without("trial")(folder / CHECKPOINT), without("switch")(folder / CHECKPOINT)
+    without("trial")(folder / CHECKPOINT), without("switch")(folder / CHECKPOINT), without("momentum")(folder / CHECKPOINT)
     record = train(tiny, tmp_path)
     assert not record.notes and record.attempts == 2
     check_as_alone(tiny, folder, alone)
