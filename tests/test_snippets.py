@@ -192,9 +192,9 @@ def test_no_snippet_imports_the_analysis_before_it_can_be_found(page):
     assert not importing or "use_analysis()" in before
 
 
-def test_the_page_on_reading_reads_a_study_that_still_trains(tmp_path, capsys):
+def test_the_snippet_that_reads_records_reads_a_study_that_still_trains(tmp_path, capsys):
     """A trial that is assigned has no folder yet, and one that trains has no scores."""
-    (text,) = blocks(ROOT / "docs" / "reading.md", "python")
+    (text,) = blocks(ROOT / "docs" / "records.md", "python")
     shutil.copytree(ROOT / "docs" / "results" / "demo", tmp_path / "study")
     last = json.loads((tmp_path / "study" / "assignments.jsonl").read_text().splitlines()[-1])["trial"]
     shutil.rmtree(tmp_path / "study" / "trials" / last)
