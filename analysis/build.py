@@ -40,6 +40,7 @@ class Analysis:
     differences: Effects
     contrasts: Effects
     singles: dict[str, Effects]
+    elsewhere: Effects
     findings: list[Finding]
     signatures: list[Signature]
 
@@ -50,7 +51,7 @@ class Analysis:
 
     def answer(self) -> str:
         """Write answer.md."""
-        return document.answer(self.study, self.differences, self.contrasts, self.further, self.singles)
+        return document.answer(self.study, self.differences, self.contrasts, self.further, self.singles, self.elsewhere)
 
 
 def analyse(folder: Path, labels: Labels | None = None) -> Analysis:
@@ -69,6 +70,7 @@ def analyse(folder: Path, labels: Labels | None = None) -> Analysis:
         effects.differences(repeats, study.baseline, study.header.compare, looks=looks) if study.baseline else {},
         effects.contrasts(repeats, study.header.contrasts, looks=looks),
         _of_singles(study) | _after_scaling(study, repeats),
+        _elsewhere(study, repeats),
         findings(study, repeats),
         signatures(study),
     )
@@ -118,6 +120,13 @@ def _after_scaling(study: StudyData, repeats: Repeats) -> dict[str, Effects]:
         return {}
     found = effects.after_scaling(repeats, study.baseline, study.header.compare)
     return {document.SCALED: found} if found["nll"] else {}
+
+
+def _elsewhere(study: StudyData, repeats: Repeats) -> Effects:
+    """Compare the arms by what they score on corrupted and other images; nothing where looks, each of its own seeds, decide."""
+    if study.baseline is None or study.header.looks:
+        return {}
+    return effects.of_columns(repeats, study.baseline, study.header.compare, document.ELSEWHERE)
 
 
 def build(
@@ -173,11 +182,12 @@ def _report(made: Analysis, more: Mapping[str, list[str]]) -> str:
     if scores := parts["scores"]:
         scores[0] = f"{tables.scored(study)} {scores[0].removeprefix(GROUPS['scores']).lstrip()}"
     numbers = document.numbers(study, differences, made.contrasts, whole=False)
+    numbers += [*document.by_whom(study, differences, made.singles), *document.beyond(study, made.elsewhere)]
     answer = "\n\n".join(filter(None, (study.rescored, document.found(study, differences))))
     return page.render(
         study, answer=answer, tables=parts, effects=differences, contrasts=made.contrasts,
         notes=document.notes(study, differences, made.contrasts, made.further, made.singles),
-        numbers=[*numbers, *document.by_whom(study, differences, made.singles)], signatures=words(made.signatures),
+        numbers=numbers, signatures=words(made.signatures),
         predictions=predictions(made.repeats), nulls=tables.means(made.table, "null_ece"),
         extra=[finding.section for finding in made.findings],
     )  # fmt: skip

@@ -14,23 +14,31 @@ from mldiv.environment.terminal import plain
 
 #: A smaller p-value is not written out.
 LEAST_P = "0.0001"
+#: Columns of the tables that say what becomes of the arms away from the test images: their heads here, and digits.
+ELSEWHERE = {
+    "shift_nll": ("NLL, corrupted", 4), "shift_accuracy": ("accuracy in points, corrupted", 2),
+    "shift_ece": ("ECE in points, corrupted", 2), "ood_entropy": ("other images, by entropy", 4),
+    "ood_mi": ("other images, by MI", 4),
+}  # fmt: skip
 #: Heads of the tables.
 ARMS, CONTRASTS = "Difference", "Contrasts"
 
 
 def answer(
-    study: StudyData, effects: Effects, contrasts: Effects, further: Sequence[str], singles: Mapping[str, Effects] | None = None
-) -> str:
+    study: StudyData, effects: Effects, contrasts: Effects, further: Sequence[str],
+    singles: Mapping[str, Effects] | None = None, elsewhere: Effects | None = None,
+) -> str:  # fmt: skip
     """Write answer.md: what was found, what else the records say of it, every difference.
 
     effects, contrasts: differences to the baseline and contrasts, in printed units; further: sentences that stand beside what
     was found; singles: the differences once more, by whose predictions the arms are judged: their single peers', those after
-    temperature scaling.
+    temperature scaling; elsewhere: differences by column of ELSEWHERE.
     """
     parts = [f"# {study.header.question}", *([study.rescored] if study.rescored else []), found(study, effects)]
     if noted := notes(study, effects, contrasts, further, singles or {}):
         parts += ["What else the records say:", "\n".join(f"- {note}" for note in noted)]
-    return "\n\n".join([*parts, *numbers(study, effects, contrasts), *by_whom(study, effects, singles or {})]) + "\n"
+    parts += [*numbers(study, effects, contrasts), *by_whom(study, effects, singles or {}), *beyond(study, elsewhere or {})]
+    return "\n\n".join(parts) + "\n"
 
 
 def found(study: StudyData, effects: Effects) -> str:
@@ -123,6 +131,33 @@ def by_whom(study: StudyData, effects: Effects, singles: Mapping[str, Effects]) 
         parts.append(f"The same by whose predictions{also}: {what}:")
         parts.append(tabulate(rows, [study.header.scientific, *columns], "pipe", disable_numparse=True))
     return parts
+
+
+def beyond(study: StudyData, elsewhere: Effects) -> list[str]:
+    """Tabulate differences to the baseline on corrupted and other images; nothing where no two arms have such scores."""
+    if not elsewhere:
+        return []
+    arms = dict.fromkeys(arm for effects in elsewhere.values() for arm in effects)
+    rows = [[_name(arm), *(_beyond(of.get(arm), ELSEWHERE[name][1]) for name, of in elsewhere.items())] for arm in arms]
+    head = [study.header.scientific, *(ELSEWHERE[name][0] for name in elsewhere)]
+    kinds = [
+        words
+        for words, of in (
+            ("on corrupted test images (15 kinds, mean over five severities)", "shift"),
+            ("in telling images of another kind, the first set, from test images (area under the ROC curve)", "ood"),
+        )
+        if any(name.startswith(of) for name in elsewhere)
+    ]
+    interval = f"mean [{interval_name(study.header.level)}] over seeds alone; p after Holm over the arms"
+    what = f"Difference to {study.baseline} {', and '.join(kinds)}: {interval}:"
+    return [what, tabulate(rows, head, "pipe", disable_numparse=True)]
+
+
+def _beyond(effect: Difference | None, digits: int) -> str:
+    if effect is None:
+        return "-"
+    tested = f", p {written_p(effect.adjusted)}" if effect.n >= LEAST_SEEDS else ""
+    return f"{effect.text(digits)}{tested}"
 
 
 def _cell(effect: Difference | None, metric: str, margin: float) -> str:

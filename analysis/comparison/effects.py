@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
-from analysis.records.columns import mean_over_members
+from analysis.records.columns import COLUMNS, Value, mean_over_members
 from analysis.records.load import Predictions
 from analysis.records.repeats import Repeats
 from analysis.stats.bootstrap import Interval, of_resampled, resampled, two_way
@@ -88,11 +87,23 @@ def after_scaling(repeats: Repeats, baseline: str, arms: Sequence[str]) -> Effec
     sure or not sure enough. Intervals hold over seeds alone, for scaled probabilities are in no record. Arms of which a record
     has no temperature are left out. Reference: Ashukha et al. (ICLR 2020).
     """
+    return {"nll": of_columns(repeats, baseline, arms, ["scaled_nll"]).get("scaled_nll", {})}
+
+
+def of_columns(repeats: Repeats, baseline: str, arms: Sequence[str], names: Iterable[str]) -> Effects:
+    """Subtract the baseline's value from each arm's in columns of the tables, with Holm's correction over the arms of each.
+
+    names: of COLUMNS, in whose printed units the differences are. Intervals hold over seeds alone. Left out: an arm without a
+    value on a seed of the baseline, and a column without any.
+    """
     found = {}
-    for arm in [arm for arm in arms if arm != baseline]:
-        if per_seed := _per_seed(repeats, {arm: 1.0, baseline: -1.0}, lambda record: record.test_scaled, "nll"):
-            found[arm] = difference(list(per_seed.values()))
-    return {"nll": found}
+    for name in names:
+        column = COLUMNS[name]
+        per_seed = {arm: _per_seed(repeats, {arm: 1.0, baseline: -1.0}, column.value) for arm in arms if arm != baseline}
+        found[name] = _holm(
+            {arm: difference([column.factor * value for value in of.values()]) for arm, of in per_seed.items() if of}
+        )
+    return {name: effects for name, effects in found.items() if effects}
 
 
 def verdict(effect: Difference, metric: str, margin: float, contrast: bool = False) -> str:
@@ -105,7 +116,10 @@ def verdict(effect: Difference, metric: str, margin: float, contrast: bool = Fal
 
 def _corrected(repeats: Repeats, metric: str, family: Mapping[str, Weights], looks: Looks | None) -> dict[str, Difference]:
     found = {name: _at_looks(repeats, metric, weights, looks) for name, weights in family.items()}
-    effects = {name: effect for name, effect in found.items() if effect is not None}
+    return _holm({name: effect for name, effect in found.items() if effect is not None})
+
+
+def _holm(effects: Mapping[str, Difference]) -> dict[str, Difference]:
     adjusted = holm([effect.p for effect in effects.values()])
     return {name: replace(effect, adjusted=p) for (name, effect), p in zip(effects.items(), adjusted, strict=True)}
 
@@ -126,7 +140,9 @@ def _at_looks(repeats: Repeats, metric: str, weights: Weights, looks: Looks | No
 
 def _effect(repeats: Repeats, metric: str, weights: Weights) -> Difference | None:
     """Return the contrast over the seeds that `_per_seed` gives; None when there is none."""
-    if not (per_seed := _per_seed(repeats, weights, lambda record: record.test, metric)):
+    if not (
+        per_seed := _per_seed(repeats, weights, lambda repeat: mean_over_members(repeat.record.test, repeat.member, metric))
+    ):
         return None
     factor = COMPARED[metric].factor
     effect = difference([factor * value for value in per_seed.values()])
@@ -143,15 +159,11 @@ def epochs_short(record: TrialRecord) -> int:
     return record.config["epochs"] - record.epochs
 
 
-def _per_seed(repeats: Repeats, weights: Weights, scores_of: Callable[[TrialRecord], Any], name: str) -> dict[int, float]:
-    """Return the contrast of every seed on which all its arms have a score and fell as far short of their epochs.
-
-    scores_of: a record's scores by network and name.
-    """
+def _per_seed(repeats: Repeats, weights: Weights, value: Value) -> dict[int, float]:
+    """Return the contrast of every seed on which all its arms have a value and fell as far short of their epochs."""
     scores = {}
     for arm in weights:
-        of_arm = repeats.get(arm, {}).items()
-        every = {seed: mean_over_members(scores_of(repeat.record), repeat.member, name) for seed, repeat in of_arm}
+        every = {seed: value(repeat) for seed, repeat in repeats.get(arm, {}).items()}
         scores[arm] = {seed: score for seed, score in every.items() if score is not None}
     found = contrast(scores, weights).items()
     return {seed: value for seed, value in found if len({epochs_short(repeats[arm][seed].record) for arm in weights}) == 1}

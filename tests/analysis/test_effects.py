@@ -146,3 +146,26 @@ def test_what_a_temperature_gives_is_told_from_what_training_gave(tmp_path):
         record.test_scaled.clear()
         study_files.write_trial(path, record)
     assert "emperature" not in analyse(folder).answer()
+
+
+def test_what_becomes_of_arms_on_corrupted_and_other_images_is_told_with_its_p(tmp_path):
+    """Against paired t-tests by hand, corrected by Holm; accuracy is in points, and what no record holds is left out."""
+    levels = {"plain": [1.5, 1.6, 1.55, 1.4], "apart": [1.4, 1.48, 1.46, 1.33], "same": [1.6, 1.5, 1.55, 1.4]}
+    folder = make(tmp_path, {arm: [0.5, 0.6, 0.55, 0.5] for arm in levels}, predictions=False)
+    assert set(analyse(folder).elsewhere) == {"ood_entropy", "ood_mi"} and "corrupted" not in analyse(folder).answer()
+    for place, values in enumerate(levels.values()):
+        for index, value in enumerate(values):
+            path = trial_folder(folder, f"{place:02d}{index:02d}")
+            record = study_files.read_trial(path)
+            record.shift["pair"] = {f"nll_{level}": value + level - 3 for level in range(1, 6)}
+            record.shift["pair"] |= {f"accuracy_{level}": value / 10 for level in range(1, 6)}
+            study_files.write_trial(path, record)
+    tests = [stats.ttest_rel(levels[arm], levels["plain"]) for arm in ("apart", "same")]
+    made = analyse(folder)
+    assert set(made.elsewhere) == {"shift_nll", "shift_accuracy", "ood_entropy", "ood_mi"}
+    apart, same = (made.elsewhere["shift_nll"][arm] for arm in ("apart", "same"))
+    assert apart.interval == pytest.approx(tuple(tests[0].confidence_interval(0.95))) and apart.images is None
+    assert (apart.adjusted, same.adjusted) == pytest.approx((2 * tests[0].pvalue, tests[1].pvalue))
+    assert made.elsewhere["shift_accuracy"]["apart"].mean == pytest.approx(10 * apart.mean)
+    (row,) = [line for line in made.answer().splitlines() if line.startswith("| apart") and ", p 0" in line]
+    assert f"{apart.text(4)}, p {apart.adjusted:.2g} |" in row
