@@ -3,10 +3,9 @@
 import re
 
 import pytest
-from helpers.published import CHECKOUT, RESULTS, disagreement, page
+from helpers.published import CHECKOUT, RESULTS, disagreement, load, page
 
 from analysis.build import analyse
-from analysis.compact.copy import load
 from analysis.comparison.effects import after_scaling, differences
 from analysis.records.repeats import gather
 from analysis.report.trends import trends

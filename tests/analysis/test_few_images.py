@@ -4,10 +4,9 @@ from statistics import fmean
 
 import pandas as pd
 import pytest
-from helpers.published import RESULTS, page, row
+from helpers.published import RESULTS, load, page, row
 
 from analysis.build import analyse
-from analysis.compact.copy import load
 from analysis.comparison.effects import after_scaling, contrasts, differences
 from analysis.records.repeats import STRONGER, gather
 from analysis.stats.statistics import difference, holm

@@ -4,14 +4,14 @@ import re
 import sys
 from functools import cache
 from itertools import product
-from pathlib import Path
 from statistics import fmean as mean
 
 import pytest
+from helpers.published import CHECKOUT, RESULTS, load
 
 import analysis.build
 from analysis.build import analyse, build
-from analysis.compact.copy import ARCHIVE, load
+from analysis.compact.copy import ARCHIVE
 from analysis.comparison.effects import after_scaling, contrasts, differences
 from analysis.records.columns import COLUMNS
 from analysis.records.repeats import STRONGER, gather
@@ -21,8 +21,6 @@ from benchmarks import term_shares, yardstick_curves
 from mldiv.records.checked_files import read_lines
 from mldiv.records.study_files import trial_folder
 
-CHECKOUT = Path(__file__).parents[2]
-RESULTS = CHECKOUT / "docs" / "results"
 #: Folders with records, by their names below docs/results.
 CONCEPTS = (CHECKOUT / "docs" / "concepts.md").read_text()
 STORED = sorted(str(path.parent.relative_to(RESULTS)) for name in ("study.json", ARCHIVE) for path in RESULTS.rglob(name))

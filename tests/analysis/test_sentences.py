@@ -1,13 +1,11 @@
 """Effects in the sentences of pages, which no table or answer has, and settings that pages state, come out of the records."""
 
 import re
-from functools import cache
-from pathlib import Path
 from statistics import fmean as mean
 
 import pytest
+from helpers.published import RESULTS, load, page
 
-from analysis.compact import copy
 from analysis.comparison.effects import after_scaling, contrasts, differences
 from analysis.records.repeats import STRONGER, gather
 from analysis.report.trends import trends
@@ -15,9 +13,6 @@ from analysis.stats.statistics import difference, fixed, holm
 from mldiv.records.checked_files import read_lines
 from mldiv.records.study_files import trial_folder
 
-RESULTS = Path(__file__).parents[2] / "docs" / "results"
-#: Unpacked once for all tests.
-load = cache(copy.load)
 PLAIN, BOTH = "no diversity", "both terms"
 PAPER, APART, ONE = "scratch + pretrained", "both pretrained, two seeds", "both pretrained, one seed"
 PARAMETER, FEATURE = "parameter term alone", "feature term alone"
@@ -63,10 +58,6 @@ SAID = (
     ),
     ("budget", [f"with feature diversity, {WIDE}"], [f"with parameter diversity, {WIDE}"], None, "nll", "costs {} less than"),
 )  # fmt: skip
-
-
-def page(name):
-    return (RESULTS / name.partition("/")[0] / "README.md").read_text()
 
 
 def ways(effect):

@@ -1,7 +1,9 @@
 """Published records and pages, for tests of what pages say."""
 
+from functools import lru_cache
 from pathlib import Path
 
+from analysis.compact import copy
 from analysis.comparison.effects import after_scaling, differences
 from analysis.records.repeats import gather
 
@@ -9,8 +11,14 @@ CHECKOUT = Path(__file__).parents[2]
 RESULTS = CHECKOUT / "docs" / "results"
 
 
+@lru_cache(maxsize=8)
+def load(folder):
+    """Read a published study, which no test changes, once for several."""
+    return copy.load(folder)
+
+
 def page(name):
-    return (RESULTS / name / "README.md").read_text()
+    return (RESULTS / name.partition("/")[0] / "README.md").read_text()
 
 
 def disagreement(study, arm):
