@@ -9,7 +9,7 @@ from analysis.answer.headline import names
 from analysis.answer.notes import SCALED, notes
 from analysis.comparison.effects import COMPARED, Effects, verdict
 from analysis.records.load import StudyData
-from analysis.stats.statistics import BETTER, LEAST_SEEDS, MOST_SEEDS, POWER, UNDECIDED, WORSE, Difference, interval_name
+from analysis.stats.statistics import BETTER, MOST_SEEDS, POWER, UNDECIDED, WORSE, Difference, interval_name
 from mldiv.environment.terminal import plain
 
 #: A smaller p-value is not written out.
@@ -81,14 +81,14 @@ def _table(study: StudyData, kind: tuple[str, str], metric: str, effects: Mappin
     shared = "" if several else f", n = {next(iter(effects.values())).n}"
     matters = f" (what matters: {margin:g})" if whole else ""
     head = f"{kind[0]} in test {compared.title}{compared.unit}{kind[1]}, paired by seed{shared}{matters}:"
-    tested = any(effect.n >= LEAST_SEEDS for effect in effects.values())
+    tested = any(effect.tested for effect in effects.values())
     columns: dict[str, list[str]] = {study.header.scientific: [_name(name) for name in effects]}
     if whole:
         columns["verdict"] = [verdict(effect, metric, margin, kind[0] == CONTRASTS) for effect in effects.values()]
         columns[f"mean [{interval_name(study.header.level)}]"] = [effect.text(compared.digits) for effect in effects.values()]
     if tested:
-        columns["p"] = [written_p(effect.p) for effect in effects.values()]
-        columns["p, Holm"] = [written_p(effect.adjusted) for effect in effects.values()]
+        columns["p"] = [written_p(effect.p) if effect.tested else "-" for effect in effects.values()]
+        columns["p, Holm"] = [written_p(effect.adjusted) if effect.tested else "-" for effect in effects.values()]
     if tested and kind[0] == ARMS:
         columns["chance to be better"] = [_chance(effect, metric) for effect in effects.values()]
     if several:
@@ -184,7 +184,7 @@ def _plan(effects: Mapping[str, Difference], margin: float) -> str:
 def describe(effect: Difference, metric: str) -> str:
     """Write an effect's mean, interval, number of seeds, and, where those are enough, its p-values and chance to be better."""
     size = f"{effect.text(COMPARED[metric].digits)}, n = {effect.n}"
-    if effect.n < LEAST_SEEDS:
+    if not effect.tested:
         return size
     p, adjusted = (written_p(value) for value in (effect.p, effect.adjusted))
     said = f"p = {p}, Holm-adjusted {adjusted}".replace("= <", "<")
@@ -193,7 +193,7 @@ def describe(effect: Difference, metric: str) -> str:
 
 def _chance(effect: Difference, metric: str) -> str:
     above = effect.chance_above
-    return "-" if above is None else percent(above if COMPARED[metric].more else 1 - above)
+    return "-" if above is None or not effect.tested else percent(above if COMPARED[metric].more else 1 - above)
 
 
 def written_p(p: float) -> str:

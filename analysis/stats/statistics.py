@@ -103,14 +103,21 @@ class Difference:
         return self.mean - half, self.mean + half
 
     @property
+    def tested(self) -> bool:
+        """Whether there are seeds enough for a p that is trusted."""
+        return self.n >= LEAST_SEEDS
+
+    @property
     def p(self) -> float:
-        """The two-sided p of no difference: at most LEVEL where the interval leaves out 0, and nowhere else; 1 for one seed.
+        """The two-sided p of no difference: at most LEVEL where the interval leaves out 0, and nowhere else; 1 if not `tested`.
 
         Of one of several looks it is multiplied by their number, as Bonferroni does.
         """
         above = self.chance_above
-        if above is None or not self.error:
-            return float(above is None or self.mean == 0)
+        if above is None or not self.tested:
+            return 1.0
+        if not self.error:
+            return float(self.mean == 0)
         return min(1.0, 2 * min(above, 1 - above) * LEVEL / self.level)
 
     @property
@@ -134,7 +141,7 @@ class Difference:
         one-sided tests at half of ``level`` (Schuirmann 1987), the others are the two-sided test. Nothing is decided by fewer
         than LEAST_SEEDS.
         """
-        if self.interval is None or self.n < LEAST_SEEDS:
+        if self.interval is None or not self.tested:
             return UNDECIDED
         low, high = self.interval
         if -margin < low and high < margin:

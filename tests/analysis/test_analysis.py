@@ -71,6 +71,17 @@ def test_two_seeds_decide_nothing(tmp_path):
     assert "One seed says nothing of how differences vary" in text
 
 
+def test_two_seeds_of_an_arm_have_no_p_and_lower_no_other(tmp_path):
+    """As if by chance alike, beside an arm of three; Holm's correction takes that arm's p twice."""
+    nll = {"mutual learning": [0.5, 0.52, 0.51], "rbf": [0.4, 0.41, 0.44], "cosine": [0.45, 0.4701]}
+    made = build.analyse(make(tmp_path, nll, predictions=False))
+    rbf, cosine = (made.differences["nll"][arm] for arm in ("rbf", "cosine"))
+    assert cosine.interval[1] < 0 and (cosine.p, cosine.adjusted) == (1, 1)
+    assert rbf.adjusted == pytest.approx(2 * rbf.p)
+    (row,) = (line for line in made.answer().splitlines() if "| undecided | -0.0499" in line)
+    assert [cell.strip() for cell in row.split("|")[4:8]] == ["-", "-", "-", "2"]
+
+
 def said(folder, formats=("md",)):
     """What ``python -m analysis`` writes in words."""
     build.build(folder, formats=formats)
