@@ -144,6 +144,8 @@ def _intervals(effects: Mapping[str, Difference]) -> str:
             f"Intervals hold over seeds and over test images together ({max(number or 0 for number in images):,} images, "
             "shared by all seeds): a two-way bootstrap with t quantiles."
         )
+        if alone := [arm for arm, effect in effects.items() if effect.images is None and effect.interval]:
+            words += f" Where predictions are missing ({names(alone)}), they hold over seeds alone."
     if min(effect.n for effect in effects.values()) < LEAST_SEEDS:
         words += f" Fewer than {LEAST_SEEDS} seeds are too few for its 95 % to be trusted: they decide nothing, and have no p."
     return (

@@ -52,6 +52,17 @@ def test_without_predictions_the_interval_is_over_seeds_alone(tmp_path):
     assert effect.images is None and effect.interval == pytest.approx((expected.low, expected.high))
 
 
+def test_the_answer_names_the_arms_whose_intervals_are_over_seeds_alone(tmp_path):
+    """One of three has no predictions any more."""
+    folder = make(tmp_path, CELLS)
+    assert "over seeds alone." not in analyse(folder).answer()
+    for index in range(3):
+        (trial_folder(folder, f"02{index:02d}") / "predictions.parquet").unlink()
+    text = analyse(folder).answer()
+    assert "over test images together (200 images" in text
+    assert "Where predictions are missing (+b), they hold over seeds alone." in text
+
+
 def test_seeds_that_an_arm_lacks_or_trained_shorter_are_left_out(tmp_path):
     folder = make(tmp_path, CELLS)
     write(folder, "0301", 0.1, 0.9, 200, 1, status="diverged")
