@@ -166,8 +166,12 @@ def _cell(effect: Difference | None, metric: str, margin: float) -> str:
 
 def _plan(effects: Mapping[str, Difference], margin: float) -> str:
     """Say how many seeds would decide what is undecided, were the differences what was found."""
-    if any(effect.error is None for effect in effects.values()):
-        return "One seed says nothing of how differences vary, so that nothing is decided and nothing can be planned."
+    lone = [arm for arm, effect in effects.items() if effect.error is None]
+    alone = "One seed says nothing of how differences vary: it decides nothing, and nothing can be planned from it"
+    if len(lone) == len(effects):
+        return f"{alone}."
+    if lone:
+        return f"{_plan({arm: effect for arm, effect in effects.items() if arm not in lone}, margin)} {alone} ({names(lone)})."
     needed = {arm: effect.seeds_to_decide(margin) for arm, effect in effects.items()}
     known = {arm: number for arm, number in needed.items() if number is not None}
     never = [arm for arm in needed if arm not in known]

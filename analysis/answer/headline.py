@@ -78,12 +78,10 @@ def _undecided(effects: Arms, baseline: str, margin: float, plan: str) -> str:
 
 def could(effects: Arms, margin: float) -> str:
     """Say how many seeds could decide all of these effects, were they what was found; nothing where none can be planned."""
-    if any(effect.error is None for effect in effects.values()):
-        return ""
     needed = [effect.seeds_to_decide(margin) for effect in effects.values()]
     known = sorted({seeds for seeds in needed if seeds is not None})
     if not known:
-        return f", nor could {MOST_SEEDS:,}"
+        return "" if any(effect.error is None for effect in effects.values()) else f", nor could {MOST_SEEDS:,}"
     span = " to ".join(
         number(seeds) if known[-1] < len(WORDS) else f"{seeds:,}" for seeds in dict.fromkeys((known[0], known[-1]))
     )

@@ -71,6 +71,19 @@ def test_two_seeds_decide_nothing(tmp_path):
     assert "One seed says nothing of how differences vary" in text
 
 
+def test_one_seed_of_an_arm_says_nothing_of_the_others(tmp_path):
+    """Beside one that is decided, and one that is planned."""
+    nll = {"mutual learning": [0.5, 0.52, 0.51], "rbf": [0.4, 0.41, 0.42], "cosine": [0.4, 0.52, 0.51], "linear": [0.6]}
+    text = build.analyse(make(tmp_path, nll, predictions=False)).answer()
+    assert "**rbf lowered the test NLL" in text
+    assert "About 26 seeds would decide that (`--seeds 26`), with a chance" in text
+    assert "a promise. One seed says nothing of how differences vary: it decides nothing, and nothing" in text
+    assert "planned from it (linear)." in text and "nothing is decided" not in text
+    del nll["rbf"]
+    text = build.analyse(make(tmp_path / "undecided", nll, predictions=False)).answer()
+    assert "; about 26 could in part.**" in text
+
+
 def test_two_seeds_of_an_arm_have_no_p_and_lower_no_other(tmp_path):
     """As if by chance alike, beside an arm of three; Holm's correction takes that arm's p twice."""
     nll = {"mutual learning": [0.5, 0.52, 0.51], "rbf": [0.4, 0.41, 0.44], "cosine": [0.45, 0.4701]}
