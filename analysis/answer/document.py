@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from tabulate import tabulate
 
 from analysis.answer import headline
-from analysis.answer.headline import names
+from analysis.answer.headline import names, rounded_p
 from analysis.answer.notes import SCALED, notes
 from analysis.comparison.effects import COMPARED, Effects, verdict
 from analysis.records.load import StudyData
@@ -202,7 +202,7 @@ def _chance(effect: Difference, metric: str) -> str:
 
 def written_p(p: float) -> str:
     """Write a p-value; how small one of a few seeds is, once it is below LEAST_P, says nothing."""
-    return f"< {LEAST_P}" if p < float(LEAST_P) else f"{p:.2g}"
+    return f"< {LEAST_P}" if p < float(LEAST_P) else rounded_p(p)
 
 
 def percent(chance: float) -> str:

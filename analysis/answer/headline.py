@@ -94,8 +94,13 @@ def corrected(effects: Mapping[str, Difference], told: list[str]) -> str:
     if len(effects) == 1:
         return ""
     stays = "all of that stays" if not lost else f"{'none' if len(lost) == len(told) else 'not all'} of it stays"
-    without = f" ({names(lost)}: p ≤ {max(effects[arm].adjusted for arm in lost):.2g})" if lost else ""
+    without = f" ({names(lost)}: p ≤ {rounded_p(max(effects[arm].adjusted for arm in lost))})" if lost else ""
     return f"After Holm's correction over {len(effects)} comparisons {stays}{without}."
+
+
+def rounded_p(p: float) -> str:
+    """Write a p-value to two digits, or to as many as tell it from LEVEL."""
+    return next(text for digits in range(2, 18) if float(text := f"{p:.{digits}g}") != LEVEL or p == LEVEL)
 
 
 def by_verdict(effects: Arms, margin: float) -> dict[str, list[str]]:
