@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tabulate import tabulate
 
 from analysis import tables
 from analysis.answer.document import describe
 from analysis.build import FORMATS, Analysis, analyse, write
 from analysis.comparison.effects import COMPARED, verdict
+from analysis.markdown import table
 from analysis.records.columns import GROUPS, mean_over_members
 from analysis.report.page import document
 from analysis.stats.aggregate import aggregate, improvement
@@ -76,7 +76,7 @@ def markdown(studies: dict[str, Analysis]) -> str:
         if shown:
             head = ["network, data", "arm", *tables.titles(shown)]
             rows = _rows(studies, shown, tables.MARKDOWN_BOLD)
-            parts += [words, tabulate(rows, head, "pipe", disable_numparse=True)]
+            parts += [words, table(head, rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -152,7 +152,7 @@ def summary(studies: dict[str, Analysis]) -> list[str]:
     if not rows:
         return [same, ""] if same else []
     head = ["arm", "studies", "pairs", "gain in NLL, in units of what matters [95 %]", "probability of improvement [95 %]"]
-    return ["# Over all studies", "", f"{SUMMED} {same}".rstrip(), "", tabulate(rows, head, "pipe", disable_numparse=True), ""]
+    return ["# Over all studies", "", f"{SUMMED} {same}".rstrip(), "", table(head, rows), ""]
 
 
 def _nll(made: Analysis, arm: str, counted: set[tuple]) -> tuple[np.ndarray, np.ndarray, int]:

@@ -6,8 +6,8 @@ from dataclasses import astuple
 from typing import Any
 
 import pandas as pd
-from tabulate import tabulate
 
+from analysis.markdown import table as markdown_table
 from analysis.records.cautions import bounds
 from analysis.records.columns import COLUMNS, GROUPS, Column
 from analysis.records.load import StudyData
@@ -156,9 +156,8 @@ def part(study: StudyData, table: Table, group: str) -> list[str]:
     names = filled(table, group)
     if not names:
         return []
-    rows = [[plain(arm).replace("|", r"\|"), *scores] for arm, *scores in cells(table, names, MARKDOWN_BOLD)]
     head = [study.header.scientific, *titles(names)]
-    return [f"{GROUPS[group]} {counted(table, names)}", tabulate(rows, head, "pipe", disable_numparse=True)]
+    return [f"{GROUPS[group]} {counted(table, names)}", markdown_table(head, cells(table, names, MARKDOWN_BOLD))]
 
 
 def settings(study: StudyData) -> list[str]:
@@ -171,7 +170,7 @@ def settings(study: StudyData) -> list[str]:
     head = [study.header.scientific, *names]
     searched = study.header.has_search
     said = "Settings chosen by the searches:" if searched else "Settings that a search may choose, as they are here:"
-    return [said, tabulate(rows, head, "pipe", disable_numparse=True)]
+    return [said, markdown_table(head, rows)]
 
 
 def _setting(value: Any) -> str:

@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from tabulate import tabulate
-
 from analysis.answer import headline
 from analysis.answer.headline import names, rounded_p
 from analysis.answer.notes import SCALED, notes
 from analysis.comparison.effects import COMPARED, Effects, verdict
+from analysis.markdown import table
 from analysis.records.load import StudyData
 from analysis.stats.statistics import BETTER, MOST_SEEDS, POWER, UNDECIDED, WORSE, Difference, interval_name
-from mldiv.environment.terminal import plain
 
 #: A smaller p-value is not written out.
 LEAST_P = "0.0001"
@@ -82,7 +80,7 @@ def _table(study: StudyData, kind: tuple[str, str], metric: str, effects: Mappin
     matters = f" (what matters: {margin:g})" if whole else ""
     head = f"{kind[0]} in test {compared.title}{compared.unit}{kind[1]}, paired by seed{shared}{matters}:"
     tested = any(effect.tested for effect in effects.values())
-    columns: dict[str, list[str]] = {study.header.scientific: [_name(name) for name in effects]}
+    columns: dict[str, list[str]] = {study.header.scientific: list(effects)}
     if whole:
         columns["verdict"] = [verdict(effect, metric, margin, kind[0] == CONTRASTS) for effect in effects.values()]
         columns[f"mean [{interval_name(study.header.level)}]"] = [effect.text(compared.digits) for effect in effects.values()]
@@ -95,11 +93,7 @@ def _table(study: StudyData, kind: tuple[str, str], metric: str, effects: Mappin
         columns["n"] = [str(effect.n) for effect in effects.values()]
     if len(columns) == 1:
         return []
-    return [head, tabulate(columns, "keys", "pipe", disable_numparse=True)]
-
-
-def _name(name: str) -> str:
-    return plain(name).replace("|", r"\|")
+    return [head, table(columns, zip(*columns.values(), strict=True))]
 
 
 def _further(study: StudyData, arms: list[str]) -> str:
@@ -124,12 +118,12 @@ def by_whom(study: StudyData, effects: Effects, singles: Mapping[str, Effects]) 
         }
         if len(columns) == 1:
             continue
-        rows = [[_name(arm), *(_cell(of.get(arm), metric, margin) for of in columns.values())] for arm in effects[metric]]
+        rows = [[arm, *(_cell(of.get(arm), metric, margin) for of in columns.values())] for arm in effects[metric]]
         interval = interval_name(study.header.level)
         also = ", and after temperature scaling (over seeds alone)" if metric in singles.get(SCALED, {}) else ""
         what = f"difference in test {compared.title}{compared.unit}, verdict, mean [{interval}]"
         parts.append(f"The same by whose predictions{also}: {what}:")
-        parts.append(tabulate(rows, [study.header.scientific, *columns], "pipe", disable_numparse=True))
+        parts.append(table([study.header.scientific, *columns], rows))
     return parts
 
 

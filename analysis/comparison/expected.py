@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from tabulate import tabulate
 
 from analysis.comparison.effects import resampled_eces, stacked
+from analysis.markdown import table
 from analysis.records.load import Predictions
 from analysis.records.repeats import Repeats
 from analysis.stats.bootstrap import Interval, of_resampled
@@ -43,7 +43,7 @@ def markdown(repeats: Repeats) -> list[str]:
     if not rows:
         return []
     head = ["arm", "ECE % [95 % interval]", "95 % range if calibrated", "smooth error % [95 % interval]", "calibrated"]
-    return [WORDS, tabulate(rows, head, "pipe", disable_numparse=True)]
+    return [WORDS, table(head, rows)]
 
 
 def interval(seeds: OfSeeds) -> Interval | None:

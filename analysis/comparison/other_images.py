@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-from tabulate import tabulate
-
+from analysis.markdown import table
 from analysis.records.columns import mean_over_members
 from analysis.records.load import StudyData
 from analysis.stats.statistics import Summary, summarize
@@ -54,4 +53,4 @@ def markdown(study: StudyData) -> list[str]:
     if not rows:
         return []
     head = ["other images", "arm", "measure", *SCORES.values()]
-    return [WORDS, tabulate(rows, head, "pipe", disable_numparse=True)]
+    return [WORDS, table(head, rows)]

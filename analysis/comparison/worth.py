@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from tabulate import tabulate
 
+from analysis.markdown import table
 from analysis.records.columns import mean_over_members
 from analysis.records.load import StudyData
 from analysis.stats.statistics import Difference
@@ -90,7 +90,7 @@ def markdown(study: StudyData) -> list[str]:
         if nll:
             rows.append([arm, _cell(*worth(list(nll.values()), np.array([curves[seed] for seed in nll])), most), len(nll)])
     head = ["arm", "independent networks [95 % interval]", "n"]
-    return [WORDS.format(arm=name), tabulate(rows, head, "pipe", disable_numparse=True)]
+    return [WORDS.format(arm=name), table(head, rows)]
 
 
 def _cell(size: float, interval: tuple[float, float] | None, most: int) -> str:

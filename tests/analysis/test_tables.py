@@ -5,9 +5,10 @@ import io
 import json
 
 import pytest
-from helpers.synthetic_records import make
+from helpers.synthetic_records import SETTINGS, make
 
 from analysis import build, tables
+from analysis.join import join
 from analysis.stats.statistics import Summary, digits_of, fixed
 from mldiv.records import checked_files, study_files
 
@@ -35,10 +36,13 @@ def test_a_name_is_no_command_in_latex(tmp_path):
 
 
 def test_a_name_is_one_cell_in_markdown(tmp_path):
-    study = made(tmp_path)
-    text = tables.markdown(study.study, study.table)
-    rows = [line for line in text.splitlines() if line.startswith("| =1+1")]
-    assert rows and all(row.startswith(r"| =1+1\|") for row in rows)
+    """In every table of a study, of its answer and of several joined."""
+    chosen = {"mutual learning": {}, EVIL: {"kernel": EVIL}}
+    folders = [make(tmp_path / name, NLL, chosen=chosen, settings=SETTINGS | {"data": name}) for name in ("one", "two")]
+    build.build(folders[0], formats=["md"])
+    text = (folders[0] / "table.md").read_text() + (folders[0] / "answer.md").read_text() + join(folders, tmp_path)
+    rows = [line for line in text.splitlines() if line.startswith("|") and "=1+1" in line]
+    assert {len(row.split(r"=1+1\|")) for row in rows} == {2, 3} and "=1+1|" not in "".join(rows)
     assert "\x1b" not in "".join(rows)
 
 
