@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from analysis.comparison.effects import COMPARED, Weights, contrasts
+from analysis.comparison.effects import COMPARED, Looks, Weights, contrasts
 from analysis.figures import svg
 from analysis.figures.palette import style
 from analysis.records.load import StudyData
@@ -46,21 +46,23 @@ class Trend:
 
 
 def trends(study: StudyData, repeats: Repeats) -> list[Trend]:
-    """Return every trend that the study names and its records allow."""
-    found = []
-    for axis, effects in study.header.trends.items():
+    """Return every trend that the study names and its records allow; of one that adds seeds, over those of its last look."""
+    found, header = [], study.header
+    last = Looks(study.looks[-1:], header.level, header.margins) if header.looks else None
+    for axis, effects in header.trends.items():
         for effect, sizes in effects.items():
-            family = {name: study.header.contrasts[name] for name in sizes if name in study.header.contrasts}
+            family = {name: header.contrasts[name] for name in sizes if name in header.contrasts}
             for metric in METRICS:
-                known = contrasts(repeats, family, [metric])[metric]
+                known = contrasts(repeats, family, [metric], last)[metric]
                 at = dict(sorted((sizes[name], known[name]) for name in known))
                 if len(at) > 1:
-                    found.append(_trend(axis, effect, metric, at, {sizes[name]: family[name] for name in known}, repeats))
+                    found.append(_trend(axis, effect, metric, at, {sizes[name]: family[name] for name in known}, repeats, last))
     return found
 
 
 def _trend(
-    axis: str, effect: str, metric: str, at: dict[float, Difference], family: Mapping[float, Weights], repeats: Repeats
+    axis: str, effect: str, metric: str, at: dict[float, Difference], family: Mapping[float, Weights], repeats: Repeats,
+    last: Looks | None,
 ) -> Trend:  # fmt: skip
     size = np.array(list(at))
     places = np.geomspace(size[0], max(size[-1], ENDS.get(axis, (0, ""))[0]), PLACES)
@@ -70,7 +72,7 @@ def _trend(
         "slope": slope_weights(size), "bend": bend_weights(size),
     } | {str(number): line_weights(size, place) for number, place in enumerate(places)}  # fmt: skip
     sums = {name: _summed([family[value] for value in at], weights) for name, weights in wanted.items()}
-    made = contrasts(repeats, sums, [metric])[metric]
+    made = contrasts(repeats, sums, [metric], last)[metric]
     line = [made[str(number)] for number in range(len(places)) if str(number) in made]
     return Trend(axis, effect, metric, at, places, line or None, made.get("slope"), made.get("bend"))
 
@@ -147,9 +149,9 @@ def caption(study: StudyData, found: Sequence[Trend]) -> str:
         if axis in ENDS
     )
     return (
-        f"Points: each effect at each size with its {interval_name(study.header.level)} over seeds and test images. Dashed: "
-        f"the straight line in the logarithm of the size, with the {interval_name(LEVEL)} of its value as a band. In NLL less "
-        f"is better, in accuracy more.{end}"
+        f"Points: each effect at each size with its {interval_name(study.header.level)} over seeds and test images"
+        f"{', those of the last look' * bool(study.header.looks)}. Dashed: the straight line in the logarithm of the size, "
+        f"with the interval of its value as a band. In NLL less is better, in accuracy more.{end}"
     )
 
 

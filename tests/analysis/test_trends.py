@@ -32,7 +32,7 @@ def test_too_few_sizes_are_refused():
         bend_weights(np.array([3.0, 4.0]))
 
 
-def grown(folder, effect, seeds=5, predictions=False):
+def grown(folder, effect, seeds=5, predictions=False, **changed):
     """A study whose effect of both terms at each size is as given, with noise of its own and seeds at levels of theirs."""
     generator, names = np.random.default_rng(1), [f"size {place}" for place in range(len(SIZES))]
     nll = {}
@@ -44,7 +44,7 @@ def grown(folder, effect, seeds=5, predictions=False):
         }
     family = {f"both terms, {name}": {f"both, {name}": 1.0, f"plain, {name}": -1.0} for name in names}
     axis = {AXIS: {"both terms": {f"both terms, {name}": float(size) for name, size in zip(names, SIZES, strict=True)}}}
-    return make(folder, nll, predictions=predictions, contrasts=family, trends=axis)
+    return make(folder, nll, predictions=predictions, contrasts=family, trends=axis, **changed)
 
 
 def test_a_planted_line_is_found_and_carried_on(tmp_path):
@@ -60,6 +60,18 @@ def test_a_planted_line_is_found_and_carried_on(tmp_path):
     assert "100,000 to 1.6 million: NLL for each doubling" in said
     assert "on: both terms -0.01" in said and ", at the paper's 300 epochs of 50,000 images +0.00" in said
     assert "can be told" not in said
+
+
+def test_where_seeds_are_added_as_needed_a_line_has_the_level_of_a_look(tmp_path):
+    """Four looks are planned, and the second is not over."""
+    folder = grown(tmp_path, lambda size: 0.05, looks=[3, 5, 8, 12], level=0.0125, chosen=None)
+    made = build.analyse(folder)
+    trend = trends.trends(made.study, made.repeats)[0]
+    for effect in (*trend.at.values(), *trend.line, trend.slope, trend.bend):
+        assert (effect.level, effect.n) == (0.0125, 3)
+    assert trend.at[SIZES[0]].interval == made.contrasts["nll"]["both terms, size 0"].interval
+    caption = trends.caption(made.study, [trend])
+    assert "its 98.75 % interval over seeds and test images, those of the last look." in caption and "95 %" not in caption
 
 
 def test_what_is_no_line_is_said(tmp_path):
