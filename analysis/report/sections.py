@@ -53,12 +53,12 @@ def _surfaces(study: StudyData) -> Finding | None:
     trials = [record for name, record in study.searched if name == arm and record.status == "finished"]
     points = sorted({_weights(record) for record in trials})
     if len(points) < LEAST_TRIALS:
-        missing = (
-            f"A response surface over alpha and beta needs at least {LEAST_TRIALS} finished points, there are {len(points)}."
-        )
-        return Finding("Response surface", [missing], lambda: html.paragraph(missing))
-    nll = fit(points, trials, lambda record: record.validation["pair"]["nll"], searched)
-    error = fit(points, trials, lambda record: 100 * (1 - record.validation["pair"]["accuracy"]), searched)
+        return _no_surface(f"needs at least {LEAST_TRIALS} finished points, there are {len(points)}")
+    try:
+        nll = fit(points, trials, lambda record: record.validation["pair"]["nll"], searched)
+        error = fit(points, trials, lambda record: 100 * (1 - record.validation["pair"]["accuracy"]), searched)
+    except ValueError as error_of_fit:
+        return _no_surface(f"cannot be fitted to the {len(points)} finished points: {error_of_fit}")
     caption = (
         f"Validation scores of {len(trials)} searched trials: {len(points)} pairs of alpha and beta, each trained with "
         f"{len(study.header.search_seeds)} seeds, whose own levels are taken out. Colour: posterior mean of a "
@@ -77,6 +77,11 @@ def _surfaces(study: StudyData) -> Finding | None:
 
     said = f"**The balance**, by validation NLL: {words(nll, '', 4)}"
     return Finding("Response surface", [said], body, partial(_files, study.header.name, shown))
+
+
+def _no_surface(why: str) -> Finding:
+    said = f"A response surface over alpha and beta {why}."
+    return Finding("Response surface", [said], lambda: html.paragraph(said))
 
 
 def _files(study: str, surfaces: dict[str, Surface], out: Path) -> list[Path]:

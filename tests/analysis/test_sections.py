@@ -76,6 +76,19 @@ def test_too_few_points_are_said(tmp_path):
     assert not list((tmp_path / "out").glob("surface.*"))
 
 
+def test_points_that_no_surface_can_be_fitted_to_are_said(tmp_path):
+    """One half of the points has finished with one seed, the other with the other: their levels cannot be told apart."""
+    folder = balance(tmp_path / "study", lambda a, b: 0.5, points=12)
+    for number in range(12):
+        path = folder / "trials" / f"s{number:02d}{number % 2}"
+        record = study_files.read_trial(path)
+        record.status = "diverged"
+        study_files.write_trial(path, record)
+    text = build.analyse(folder).answer()
+    assert "cannot be fitted to the 12 finished points: some trials share no seed with the others" in text
+    assert "Difference in test NLL" in text
+
+
 def test_the_surface_is_a_file_too(valley, tmp_path, monkeypatch):
     """The same bytes each time, and wider where there are surfaces of two scores (here all accuracies are the same)."""
     monkeypatch.setattr(build, "analyse", lambda folder, labels: valley)
