@@ -57,12 +57,16 @@ def worth(nll: Sequence[float], curves: np.ndarray) -> tuple[float, tuple[float,
     nll: calibrated, [seeds]; curves: [seeds, sizes]. None for the interval with one seed, or where the equivalent lies beyond
     either end of the curve with some seed left out.
     """
-    values, seeds = np.asarray(nll), len(nll)
-    found = equivalent(float(values.mean()), curves.mean(0))
+    seeds, table = len(nll), np.column_stack([nll, curves])  # one sum for all: a mean of the same numbers is the same
+
+    def of(chosen: np.ndarray) -> float:
+        mean = table[chosen].mean(0)
+        return equivalent(float(mean[0]), mean[1:])
+
+    found = of(np.arange(seeds))
     if seeds < 2:
         return found, None
-    others = [np.arange(seeds) != seed for seed in range(seeds)]
-    without = np.array([equivalent(float(values[rest].mean()), curves[rest].mean(0)) for rest in others])
+    without = np.array([of(np.arange(seeds) != seed) for seed in range(seeds)])
     if not np.isfinite([found, *without]).all() or not min(found, *without):
         return found, None
     error = float(np.sqrt((seeds - 1) / seeds * np.square(without - without.mean()).sum()))

@@ -44,6 +44,14 @@ def test_the_interval_is_the_jackknife_of_the_equivalent():
     assert worth.worth([0.4], CURVE[None]) == (pytest.approx(2.0), None)
 
 
+@pytest.mark.parametrize("seeds", [3, 8, 9, 12, 16])
+def test_the_ensemble_is_worth_its_own_size(seeds):
+    """Whatever the last digits of a mean of many seeds are."""
+    draws = np.random.default_rng(0)
+    for curves in CURVE + draws.uniform(0, 0.01, (50, seeds, 4)):
+        assert worth.worth(list(curves[:, -1]), curves) == (4.0, pytest.approx((4.0, 4.0)))
+
+
 @pytest.fixture
 def study(tmp_path):
     """A baseline, and eight networks of which each more lowers the NLL by less; corrupted images and two other sets."""
