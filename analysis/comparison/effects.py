@@ -193,17 +193,19 @@ def _contrast_per_image(predictions: OfArms, weights: Weights, per_image: Callab
 
 def _contrast_of_eces(predictions: OfArms, weights: Weights) -> np.ndarray:
     """Return the contrast of every seed, of the sample and of its resamples; an arm's ECE is the mean of its members'."""
-    parts = [
-        weight / len(predictions[arm][0]) * resampled_eces(seeds)
-        for arm, weight in weights.items()
-        for seeds in zip(*predictions[arm], strict=True)
-    ]
-    return np.sum(parts, axis=0)
+    return np.sum([weight * mean_eces(predictions[arm]) for arm, weight in weights.items()], axis=0)
+
+
+def mean_eces(of_seeds: Sequence[list[Predictions]]) -> np.ndarray:
+    """Return the mean of the members' ECEs, which may be more in one seed than in another, as `resampled_eces`."""
+    counts = [len(members) for members in of_seeds]
+    every = resampled_eces(tuple(member for members in of_seeds for member in members))
+    return np.add.reduceat(every, np.cumsum([0, *counts[:-1]]), axis=1) / counts
 
 
 @lru_cache(maxsize=32)  # an arm is compared with several others
 def resampled_eces(seeds: tuple[Predictions, ...]) -> np.ndarray:
-    """Return a member's ECE of the sample and of resamples of its images, [1 + draws, seeds], as `bootstrap.resampled`."""
+    """Return each one's ECE of the sample and of resamples of its images, [1 + draws, seeds], as `bootstrap.resampled`."""
     return resampled(image_eces(*stacked(seeds)), len(seeds[0].label))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.comparison.effects import resampled_eces, stacked
+from analysis.comparison.effects import mean_eces, stacked
 from analysis.markdown import table
 from analysis.records.load import Predictions
 from analysis.records.repeats import Repeats
@@ -53,9 +53,8 @@ def interval(seeds: OfSeeds) -> Interval | None:
     """
     if len(seeds) < 2 or len({len(member.label) for members in seeds for member in members}) > 1:
         return None
-    members = [resampled_eces(of_member) for of_member in zip(*seeds, strict=True)]
-    found = of_resampled(np.mean(members, axis=0), len(seeds[0][0].label))
-    return log_scale(found) if found and len(members) == 1 else found
+    found = of_resampled(mean_eces(seeds), len(seeds[0][0].label))
+    return log_scale(found) if found and len(seeds[0]) == 1 else found
 
 
 def smooth(seeds: OfSeeds) -> list[str]:

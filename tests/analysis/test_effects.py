@@ -1,5 +1,7 @@
 """Differences and contrasts: paired by seed, over seeds and images, with the right arms and nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers.synthetic_records import make, write
@@ -9,6 +11,7 @@ from analysis.build import analyse
 from analysis.comparison import effects
 from analysis.records.load import load
 from analysis.records.repeats import gather
+from analysis.stats import calibration
 from mldiv.records import study_files
 from mldiv.records.study_files import trial_folder
 
@@ -93,6 +96,17 @@ def test_the_ece_of_a_difference_is_that_of_the_predictions(tmp_path):
     effect = effects.differences(repeats, "plain", ["both"])["ece"]["both"]
     assert effect.mean == 0 and effect.images == 200  # records and predictions alike
     assert effect.interval == pytest.approx((0, 0))
+
+
+def test_a_seed_of_more_networks_than_another_is_the_mean_of_its_own(tmp_path):
+    """As predictions of a method trained elsewhere may have them."""
+    repeats = found(make(tmp_path, CELLS, members={"+a": "peers"}))
+    first, second, third = (repeats["+a"][seed].predictions for seed in (1, 2, 3))
+    eces = effects.mean_eces([[first[0], third[0]], second[:1], third])[0]
+    expected = [calibration.reliability(member.confidence, member.correct).ece for member in (first[0], second[0], third[0])]
+    assert eces == pytest.approx([(expected[0] + expected[2]) / 2, *expected[1:]])
+    repeats["+a"][2] = replace(repeats["+a"][2], predictions=second[:1])
+    assert effects.differences(repeats, "plain", ["+a"])["ece"]["+a"].images == 200
 
 
 def test_by_whom_a_pair_gains_what_its_peers_lose(tmp_path):
