@@ -104,7 +104,8 @@ def _silent_members(record: TrialRecord) -> list[str]:
         known = math.log(classes) if isinstance(classes, int) and classes > 1 else math.inf
     least = SILENT_SHARE * known
     members = [member for member in record.test if member != PAIR] or list(record.test)
-    return [member for member in members if all(record.test[member].get(score, 0) >= least for score in ("entropy", "nll"))]
+    scores = ("entropy", "nll")  # null where they are not defined
+    return [member for member in members if all((record.test[member].get(score) or 0) >= least for score in scores)]
 
 
 def _known(study: StudyData, signatures: Sequence[Signature]) -> list[str]:

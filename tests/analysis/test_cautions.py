@@ -154,6 +154,14 @@ def test_a_peer_that_learned_nothing_is_named(tmp_path, known, entropy, nll, rat
     assert cautions.silent(load(folder)) == ([head + said] if said else [])
 
 
+def test_an_entropy_that_is_not_defined_is_no_high_one(tmp_path):
+    folder = trial_folder(make(tmp_path, {"plain": [5.0]}, predictions=False), "0000")
+    record = read_trial(folder)
+    record.data["classes"], record.test["peer_1"]["entropy"] = 2, None
+    write_trial(folder, record)
+    assert not cautions.silent(load(tmp_path))
+
+
 def test_one_that_knows_the_frequencies_alone_learned_nothing(tmp_path):
     """Of shares 0.7, 0.25 and 0.05, where even chances would have 1.1 nats and an accuracy of a third."""
     folder = make(tmp_path, {"mutual learning": [0.5, 0.6]}, predictions=False)
