@@ -43,6 +43,8 @@ def found(study: StudyData, effects: Effects) -> str:
     """Answer the question in a sentence, and say how to read it and how sure it is: a paragraph of Markdown each."""
     if (baseline := study.baseline) is None or not study.finished(baseline):
         return f"There is no answer yet: the baseline ({baseline}) has no finished trial."
+    if not study.header.compare:
+        return f"There is nothing to answer: the study compares no arm with the baseline ({baseline})."
     if not (nll := effects["nll"]):
         return f"There is no answer yet: no arm has a finished trial on a seed of the baseline ({baseline})."
     margin, header = study.header.margins["nll"], study.header

@@ -90,6 +90,7 @@ def _first(
     sentence, _, rest = answer.partition("\n\n")
     if not differences:
         why = "the study names no baseline" if study.baseline is None else (
+            "there is no other arm" if not study.header.compare else
             f"no arm has a finished repeat on a seed on which the baseline ({study.baseline}) has one"
         )  # fmt: skip
         return html.markdown(answer) + _missing(f"There is nothing to compare: {why}.")

@@ -64,6 +64,13 @@ def test_what_matters_is_the_studys(tmp_path):
     assert "**Nothing made a difference that matters to the test NLL" in text and "both lie within 0.1 of it.**" in text
 
 
+def test_a_baseline_alone_is_compared_with_nothing(tmp_path):
+    build.build(make(tmp_path, {"mutual learning": [0.5, 0.6, 0.55]}), formats=("html",))
+    text, page = ((tmp_path / name).read_text() for name in ("answer.md", "report.html"))
+    assert "There is nothing to answer: the study compares no arm with the baseline (mutual learning)." in text
+    assert "There is nothing to compare: there is no other arm." in page and "no arm has a finished" not in text + page
+
+
 def test_two_seeds_decide_nothing(tmp_path):
     text = build.analyse(make(tmp_path, {"mutual learning": [0.5, 0.6], "rbf": [0.6, 0.7]})).answer()
     assert "two seeds cannot prove it" in text and "Fewer than 3 seeds" in text and "| p " not in text
