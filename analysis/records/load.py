@@ -215,13 +215,7 @@ def load(folder: Path) -> StudyData:
     for problem in problems:
         study.note(problem)
     for item in assignments:
-        record = _record(study, item)
-        if item.phase == "repeat" and record is not None:
-            study.records[item.arm, item.seed] = record
-        elif item.phase == "search" and record is not None:
-            study.searched.append((item.arm, record))
-        elif item.phase == "search":
-            study.lost += 1
+        _enter(study, item)
     for arm in study.arms:
         for seed in study.finished(arm):
             try:
@@ -230,6 +224,20 @@ def load(folder: Path) -> StudyData:
                 study.note(error)
                 del study.records[arm, seed]
     return study
+
+
+def _enter(study: StudyData, item: Assignment) -> None:
+    """Put an assignment's record where it belongs; of two trials of one repeat the last counts, the other is named."""
+    record = _record(study, item)
+    if item.phase == "repeat" and record is not None:
+        before = study.records.get((item.arm, item.seed), record)
+        if before.id != record.id:
+            study.note(f"trials/{before.id}/trial.json: {item.arm}, seed {item.seed} is assigned to {record.id} too")
+        study.records[item.arm, item.seed] = record
+    elif item.phase == "search" and record is not None:
+        study.searched.append((item.arm, record))
+    elif item.phase == "search":
+        study.lost += 1
 
 
 def _record(study: StudyData, item: Assignment) -> TrialRecord | None:

@@ -18,7 +18,7 @@ from analysis.records.repeats import gather
 from analysis.stats.statistics import Summary
 from mldiv.records import study_files
 from mldiv.records.checked_files import RecordError
-from mldiv.records.contents import SCHEMA
+from mldiv.records.contents import SCHEMA, Assignment
 from mldiv.records.study_files import trial_folder
 
 NLL = {"mutual learning": [0.50, 0.60, 0.55], "rbf": [0.45, 0.56, 0.50], "cosine": [0.52, 0.59, 0.58]}
@@ -62,6 +62,16 @@ def test_what_matters_is_the_studys(tmp_path):
     wide = {"nll": 0.1, "accuracy": 0.3, "ece": 0.5}
     text = build.analyse(make(tmp_path / "wide", worse, predictions=False, margins=wide)).answer()
     assert "**Nothing made a difference that matters to the test NLL" in text and "both lie within 0.1 of it.**" in text
+
+
+def test_of_two_trials_of_one_repeat_the_one_that_does_not_count_is_named(tmp_path):
+    folder = make(tmp_path, {"mutual learning": [0.5], "rbf": [0.4]}, predictions=False)
+    write(folder, "0200", 0.1, 0.9, 0, 0)
+    items = [*study_files.read_assignments(folder), Assignment("rbf", "repeat", 1, "0200")]
+    study_files.write_assignments(folder, [*items, items[-1]])
+    found = load.load(folder)
+    assert found.records["rbf", 1].id == "0200"
+    assert found.problems[0] == "trials/0100/trial.json: rbf, seed 1 is assigned to 0200 too"
 
 
 def test_a_baseline_alone_is_compared_with_nothing(tmp_path):
