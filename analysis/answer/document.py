@@ -134,7 +134,7 @@ def beyond(study: StudyData, elsewhere: Effects) -> list[str]:
     if not elsewhere:
         return []
     arms = dict.fromkeys(arm for effects in elsewhere.values() for arm in effects)
-    rows = [[_name(arm), *(_beyond(of.get(arm), ELSEWHERE[name][1]) for name, of in elsewhere.items())] for arm in arms]
+    rows = [[arm, *(_beyond(of.get(arm), ELSEWHERE[name][1]) for name, of in elsewhere.items())] for arm in arms]
     head = [study.header.scientific, *(ELSEWHERE[name][0] for name in elsewhere)]
     kinds = [
         words
@@ -146,14 +146,13 @@ def beyond(study: StudyData, elsewhere: Effects) -> list[str]:
     ]
     interval = f"mean [{interval_name(study.header.level)}] over seeds alone; p after Holm over the arms"
     what = f"Difference to {study.baseline} {', and '.join(kinds)}: {interval}:"
-    return [what, tabulate(rows, head, "pipe", disable_numparse=True)]
+    return [what, table(head, rows)]
 
 
 def _beyond(effect: Difference | None, digits: int) -> str:
     if effect is None:
         return "-"
-    tested = f", p {written_p(effect.adjusted)}" if effect.n >= LEAST_SEEDS else ""
-    return f"{effect.text(digits)}{tested}"
+    return f"{effect.text(digits)}{f', p {written_p(effect.adjusted)}' if effect.tested else ''}"
 
 
 def _cell(effect: Difference | None, metric: str, margin: float) -> str:
