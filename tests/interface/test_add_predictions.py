@@ -13,6 +13,8 @@ import mldiv
 from analysis.build import build
 from mldiv.cli.main import main
 from mldiv.config import ConfigError
+from mldiv.records.study_files import trial_folder
+from mldiv.storage import full_predictions
 
 DEMO = Path(__file__).parents[2] / "docs" / "results" / "demo"
 
@@ -89,6 +91,11 @@ def test_without_validation_images_nothing_is_scaled(labels, tmp_path):
     (lambda run: {"test": run["test"]}, "labels is missing"),
     (lambda run: run | {"validation_labels": run["validation_labels"] + 1}, "validation_labels: expected whole numbers"),
     (lambda run: run | {"validation_labels": run["validation_labels"] / 2}, "validation_labels: expected whole numbers"),
+    (lambda run: run | {"validation": run["validation"][:0], "validation_labels": []}, r"\(1, 0, 10\), 0 labels"),
+    (lambda run: run | {"test": np.stack([run["test"]] * 3)}, "another number of networks"),
+    (lambda run: run | {"test": np.zeros((0, 360, 10))}, r"\(0, 360, 10\), 360 labels"),
+    (lambda run: run | {"labels": np.eye(10)[run["labels"]]}, "the study's test labels are whole numbers: give those"),
+    (lambda run: run | {"labels": np.eye(10)[run["labels"]] / 2}, "seed 1, labels: the shares of image 0 add up to 0.5"),
 ])  # fmt: skip
 def test_what_is_of_other_images_or_no_probability_is_refused_before_anything_is_written(labels, tmp_path, wrong, said):
     with pytest.raises(ConfigError, match=said):
@@ -100,6 +107,37 @@ def test_more_runs_than_seeds_and_a_name_that_is_taken_are_refused(labels, tmp_p
     for arms in ({"mine": [predictions(labels, 0)] * 4}, {"cosine": [predictions(labels, 0)]}, {"mine": []}):
         with pytest.raises(ConfigError, match=r"runs; expected an arm of another name, of 1 to 3 \(seeds\)"):
             mldiv.add_predictions(DEMO, arms, tmp_path / "out")
+
+
+def test_runs_of_one_network_and_of_three_are_refused_before_anything_is_written(labels, tmp_path):
+    runs = [predictions(labels, 0, networks=3), predictions(labels, 1)]
+    with pytest.raises(ConfigError, match="mine, seed 2: predictions of another number of networks"):
+        mldiv.add_predictions(DEMO, {"mine": runs}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_in_a_study_of_soft_labels_predictions_are_scored_against_the_same_shares(tmp_path):
+    stream = np.random.default_rng(0)
+    hard = np.arange(160) % 3
+    soft = (0.7 * np.eye(3)[hard] + 0.1).astype("f4")
+    images = (50 * hard[:, None, None] + stream.integers(99, size=(160, 8, 8))).astype("u1")
+    np.savez(tmp_path / "mine.npz", x_train=images[:100], y_train=hard[:100], x_test=images[100:], y_test=soft[100:])
+    study = mldiv.Study(name="one", question="?", scientific="method", searched=(), baseline="one", arms={"one": {}})
+    short = {"epochs": 1, "switch_epoch": 1, "pretrain_epochs": 1, "train_size": 60, "test_size": None, "validation_size": 40}
+    short |= {"batch_size": 20, "test_samples": 2, "ood": "none", "shift_share": 0.0}
+    given = {"seeds": 1, "preset": "demo", "data": "npz", "data_root": str(tmp_path / "mine.npz"), "set": short}
+    found = study.run(tmp_path / "study", **given)
+    (trial,) = found.trials.trial
+    own = full_predictions.read(trial_folder(tmp_path / "study", trial) / full_predictions.FILE, trial)
+    run = {"test": np.exp(own["pair"]), "labels": hard[100:]}
+    with pytest.raises(ConfigError, match="the study's test labels are soft, a share of each class"):
+        mldiv.add_predictions(tmp_path / "study", {"again": [run]}, tmp_path / "out")
+    found = mldiv.add_predictions(
+        tmp_path / "study", {"again": [run | {"labels": found.images().test.truth.numpy()}]}, tmp_path / "out"
+    )
+    pair = found.scores.query("member == 'pair'").set_index("arm")
+    for score in ("nll", "brier"):
+        assert pair[score]["again"] == pytest.approx(pair[score]["one"], rel=1e-2)
 
 
 def test_one_network_given_twice_is_no_two_seeds(labels, tmp_path):
