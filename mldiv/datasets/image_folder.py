@@ -143,6 +143,7 @@ def image_files(folder: Path) -> list[Path]:
     seen: set[tuple[int, int]] = set()
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()  # of a folder and a link to it the first counts, on every machine the same
         status = os.stat(place)
         if (status.st_dev, status.st_ino) in seen:  # a link back up
             folders.clear()

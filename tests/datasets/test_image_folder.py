@@ -166,6 +166,16 @@ def test_links_to_folders_are_followed_once(folder, tmp_path):
     assert torch.equal(data.test.labels, expected.test.labels)
 
 
+def test_of_a_folder_and_links_to_it_the_first_name_counts_however_a_disk_lists_them(folder):
+    for number in range(8):
+        name, link = (f"a{number}", f"b{number}") if number % 2 else (f"b{number}", f"a{number}")
+        (folder / "train" / "a" / name).mkdir()
+        (folder / "train" / "a" / name / "0.png").touch()
+        (folder / "train" / "a" / link).symlink_to(name)
+    found = [path.parent.name for path in image_folder.image_files(folder / "train" / "a")]
+    assert found[-8:] == [f"a{number}" for number in range(8)]
+
+
 def test_hidden_folders_and_files_are_no_classes_and_no_images(folder):
     expected = loaded(folder)
     (folder / "train" / ".ipynb_checkpoints").mkdir()
