@@ -75,6 +75,12 @@ def train(
     load_named(plugins)
     if not isinstance(config, TrialConfig):
         config = TrialConfig(gradient_points=GRADIENT_POINTS).replace(**(config or {}))
+    of_images = {"test": test, "names": names, "padding": padding, "flip": flip or None, "layout": layout}
+    if data is None and (said := [name for name, value in of_images.items() if value is not None]):
+        raise ConfigError(
+            f"{said[0]}= is of images that are given, and none are: data={config.data!r} has its own; give train(settings, "
+            "(images, labels), ...), or leave it out"
+        )
     where = device_of(device)
     with ExitStack() as stack:
         stack.enter_context(torch_settings(threads))

@@ -134,6 +134,14 @@ def test_what_is_given_is_refused_before_any_work(digits, monkeypatch, config, g
         mldiv.train(config, digits[0], **given)
 
 
+@pytest.mark.parametrize("given", [{"test": ([], [])}, {"names": "ab"}, {"padding": 0}, {"flip": True}, {"layout": "CHW"}])
+def test_what_says_how_given_images_are_is_refused_of_a_data_set_by_name(monkeypatch, given):
+    """It was passed over: a test set of one's own gave the scores of another."""
+    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(ConfigError, match=f"{[*given][0]}= is of images that are given, and none are: data='digits'"):
+        mldiv.train({"data": "digits"}, **given)
+
+
 def make(settings, data, test=None, names=None, layout=None, padding=None, flip=False, **changes):
     config = from_dict(settings).replace(data="own", train_size=None, test_size=None, validation_size=None, **changes)
     if test is None:
