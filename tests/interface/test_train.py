@@ -7,7 +7,7 @@ from helpers.first_stages import differing
 from helpers.plugins import forget
 from helpers.small_study import trial
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import mldiv
 from mldiv.config import ConfigError, TrialConfig, from_dict
@@ -138,7 +138,7 @@ def test_what_is_given_is_refused_before_any_work(digits, monkeypatch, config, g
 def test_what_says_how_given_images_are_is_refused_of_a_data_set_by_name(monkeypatch, given):
     """It was passed over: a test set of one's own gave the scores of another."""
     monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
-    with pytest.raises(ConfigError, match=f"{[*given][0]}= is of images that are given, and none are: data='digits'"):
+    with pytest.raises(ConfigError, match=f"{next(iter(given))}= is of images that are given, and none are: data='digits'"):
         mldiv.train({"data": "digits"}, **given)
 
 
@@ -159,8 +159,8 @@ def test_own_images_are_split_by_class_without_loss(settings):
         assert counts.max() - counts.min() <= 1
         assert torch.equal(split.labels, split.images[:, 0, 0, 0].long() % 3)
     assert (data.classes, data.channels, data.padding, data.flip, data.test_split) == (3, 1, 1, False, "development")
-    data = make(settings, (images, labels), padding=3, flip=True)
-    assert (data.padding, data.flip) == (3, True)
+    data = make(settings, (images, labels), padding=3, flip=True, names=(name for name in "abc"))
+    assert (data.padding, data.flip, data.names) == (3, True, ("a", "b", "c"))
 
 
 @pytest.mark.parametrize(
@@ -215,11 +215,26 @@ def test_loaders_and_data_sets_of_images_are_taken(settings):
     images, labels = torch.rand(40, 3, 8, 8), torch.arange(40) % 2
     whole = make(settings, (images, labels))
     items = TensorDataset(images, labels)
-    for data in (DataLoader(items, batch_size=7), items, [(images[:30], labels[:30]), (images[30:], labels[30:])]):
+    for data in (
+        DataLoader(items, batch_size=7),
+        items,
+        Items(items),
+        [(images[:30], labels[:30]), (images[30:], labels[30:])],
+    ):
         assert make(settings, data).whole_fingerprint == whole.whole_fingerprint
     assert torch.equal(
         torch.cat([part.images for part in whole.splits.values()]).unique(), (images * 255).round().byte().unique()
     )
+
+
+class Items(IterableDataset):
+    """A data set of single images and labels that has no length."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __iter__(self):
+        return iter(self.items)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +256,13 @@ def test_loaders_and_data_sets_of_images_are_taken(settings):
         ([np.zeros((4, 8, 8), "u1")], {}, "a ndarray, where .images, labels. were expected"),
         ([], {}, "no images"),
         ((np.zeros((0, 8, 8), "u1"), np.zeros(0, int)), {}, "no images"),
+        ((np.zeros((0, 8, 8), "u1"), []), {}, "no images"),
+        (TensorDataset(torch.zeros(0, 8, 8)), {}, "no images"),
+        (TensorDataset(torch.zeros(4, 8, 8)), {}, "a tuple of 1, where .image, label. was expected of item 0"),
+        (Items([{"image": np.zeros((8, 8), "u1"), "label": 0}]), {}, "a dict, where .image, label. was expected of item 0"),
+        (5, {}, "a int, where .images, labels. were expected"),
+        ((np.zeros((4, 8, 8), "u1"), [0, 1, 0, 2**40]), {}, "label 1099511627776 of image 3: at most 32767, .*numpy.unique"),
+        ((np.zeros((4, 8, 8), "u1"), [0, 1, 0, 1]), {"names": 2}, "names = 2: expected the classes' names in the order"),
         ((np.zeros((4, 8, 8), "u1"), [0, 0, 1, 1]), {"test": (np.zeros((0, 8, 8), "u1"), np.zeros(0, int))}, "no images"),
         ((np.random.default_rng(0).normal(size=(4, 8, 8)), [0, 1, 0, 1]), {}, "not normalised"),
         ((np.zeros((4, 8, 8), "u1"), [0, 1, 0, 1]), {}, "images cannot be taken: 2 to 2 can be, with 2 classes on either side"),

@@ -10,6 +10,8 @@ from mldiv.datasets.files import DataError
 
 #: Numbers of channels that images may have: grey, or red, green and blue.
 CHANNELS = (1, 3)
+#: Classes at most: records of predictions hold their numbers in 16 bits.
+MOST_CLASSES = 2**15
 
 Pixels = UInt8[Tensor, "images channels side side"]
 Labels = Int64[Tensor, " images"]
@@ -56,7 +58,7 @@ def labels(array: np.ndarray, count: int | None, where: str, soft: bool = False)
         raise DataError(f"{where}: {len(array):,} labels of {count:,} images")
     if shares:
         return torch.from_numpy(soft_labels.normalised(array, where, DataError).astype(np.float32))
-    if len(array) and not 0 <= array.min() <= array.max() < 2**15:
+    if len(array) and not 0 <= array.min() <= array.max() < MOST_CLASSES:
         raise DataError(f"{where}: labels from {array.min()} to {array.max()}; number the classes from 0")
     return torch.from_numpy(array.astype(np.int64))
 

@@ -1,12 +1,12 @@
 """One's own images and labels as a data set: arrays, batches of a loader, items of a torch data set."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.files import DataError
@@ -15,6 +15,7 @@ from mldiv.datasets.sources import Source
 from mldiv.datasets.splits import ImageData, load
 from mldiv.interface.given import whole
 from mldiv.interface.images import as_bytes
+from mldiv.settings.setting import shown
 from mldiv.training.worker_cache import cut_of
 
 #: (images, labels); an iterable of such batches, as a DataLoader is; or a torch data set of single images and labels.
@@ -22,7 +23,7 @@ Data = tuple[Any, Any] | Iterable[tuple[Any, Any]] | Dataset
 
 
 def own_data(
-    config: TrialConfig, data: Data, test: Data | None, *, names: Sequence[str] | None, padding: int | None, flip: bool,
+    config: TrialConfig, data: Data, test: Data | None, *, names: Iterable[str] | None, padding: int | None, flip: bool,
     layout: str | None,
 ) -> ImageData:  # fmt: skip
     """Make a data set of one's own images, split as the configuration says. names: of the classes.
@@ -35,6 +36,10 @@ def own_data(
         tested, theirs = _together(test, config.image_size or size, layout, channels)
     else:
         tested, theirs = images[:0], labels[:0]
+    try:
+        names = None if names is None else tuple(names)
+    except TypeError:
+        raise DataError(f"names = {shown(names)}: expected the classes' names in the order of their numbers") from None
     counts = [part.shape[1] if part.dim() == 2 else int(part.max()) + 1 for part in (labels, theirs) if len(part)]
     classes = len(names) if names is not None else max(counts)
     if max(counts) > classes:
@@ -92,11 +97,20 @@ def _together(data: Data, size: int | None, layout: str | None, channels: int | 
 
 
 def _batches(data: Any) -> Iterable[Any]:
-    """The batches of a loader; of a data set all images as one batch."""
+    """The batches of a loader; of a data set, which may have no length, all images as one batch."""
     if not isinstance(data, Dataset):
+        if not isinstance(data, Iterable):
+            raise DataError(f"a {type(data).__name__}, where (images, labels) were expected")
         return data
-    images, labels = zip(*(data[index] for index in range(len(data))), strict=True)  # type: ignore[arg-type]
-    return [(list(images), list(labels))]
+    images, labels = [], []
+    single = data if isinstance(data, IterableDataset) else (data[index] for index in range(len(data)))  # type: ignore[arg-type]
+    for number, item in enumerate(single):
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            many = f" of {len(item)}" if isinstance(item, tuple | list) else ""
+            raise DataError(f"a {type(item).__name__}{many}, where (image, label) was expected of item {number}")
+        images.append(item[0])
+        labels.append(item[1])
+    return [(images, labels)] if images else []
 
 
 def _labels(labels: Any, count: int, first: int) -> Tensor:
@@ -106,11 +120,17 @@ def _labels(labels: Any, count: int, first: int) -> Tensor:
     wrong = ""
     if values.shape != (count,):
         wrong = f"labels of shape {values.shape} for {count} images"
-    elif values.dtype.kind not in "iu":
+    elif count and values.dtype.kind not in "iu":
         wrong = f"labels of type {values.dtype}, such as {values[0]!r}"
     elif (values < 0).any():
         number = int((values < 0).argmax())
         wrong = f"label {values[number]} of image {first + number}"
+    elif (values >= arrays.MOST_CLASSES).any():
+        number = int(values.argmax())
+        raise DataError(
+            f"label {values[number]} of image {first + number}: at most {arrays.MOST_CLASSES - 1}, one for each class; "
+            "numpy.unique(labels, return_inverse=True)[1] numbers them so"
+        )
     if wrong:
         raise DataError(
             f"{wrong}: a whole number from 0 on for each is expected, or for scores shares of the classes, [images, classes]"
