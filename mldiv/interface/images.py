@@ -60,19 +60,28 @@ def as_bytes(images: Images, channels: int | None, size: int | None, layout: str
     if layout is not None and layout not in LAYOUTS:
         raise DataError(f"layout = {layout!r}: expected {' or '.join(LAYOUTS)}, or None to see it in the shape")
     if isinstance(images, Sequence) and images and isinstance(images[0], Image.Image):
-        return _decoded(images, channels, size)
+        return _decoded(images, channels, size, first)
     values = _values(_stacked(images), first)
+    if len(values) and not values.numel():
+        raise DataError(f"images of shape {tuple(values.shape)}: no pixels")
     found = _square(_channels_first(values, channels, layout), size)
     return found if found.dtype == torch.uint8 else (found * 255).round().to(torch.uint8)
 
 
-def _decoded(pictures: Sequence[Any], channels: int | None, size: int | None) -> Tensor:
+def _decoded(pictures: Sequence[Any], channels: int | None, size: int | None, first: int) -> Tensor:
     """Pictures as a folder of them is read: in grey or colour, the shorter side resized, the middle cut out."""
+    if odd := [number for number, picture in enumerate(pictures) if not isinstance(picture, Image.Image)]:
+        raise DataError(f"image {first + odd[0]}: a {type(pictures[odd[0]]).__name__} among Pillow's pictures: give one kind")
     mode = {None: "L" if all(picture.mode in ("1", "L") for picture in pictures) else "RGB", 1: "L", 3: "RGB"}.get(channels)
     if mode is None:
         raise DataError(f"pictures have 1 or 3 channels, and {channels} are expected: give arrays")
-    transform = FolderImages([], size or min(pictures[0].size)).transform
-    return torch.stack([transform(to_mode(picture, mode)) for picture in pictures])
+    transform, found = FolderImages([], size or min(pictures[0].size)).transform, []
+    for number, picture in enumerate(pictures, first):
+        try:
+            found.append(transform(to_mode(picture, mode)))
+        except ValueError as error:
+            raise DataError(f"image {number}: {error}: give arrays, uint8 or floats in [0, 1]") from None
+    return torch.stack(found)
 
 
 def _stacked(images: Any) -> Tensor:

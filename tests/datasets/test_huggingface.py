@@ -123,3 +123,12 @@ def test_splits_that_are_missing(library, saved, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: cannot be loaded"):
         sources.check("huggingface", tmp_path / "empty")
+
+
+@pytest.mark.parametrize(("kind", "said"), [("i4", "a picture of mode I, taken for 16 bits"), ("f4", "a picture of floats")])
+def test_pictures_that_would_become_black_are_refused(saved, kind, said):
+    def change(columns):
+        return columns | {"image": [np.asarray(image)[..., 0].astype(kind) for image in columns["image"]]}
+
+    with pytest.raises(DataError, match=rf"train, row 0: {said}.*; map the column to pictures of 8 bits"):
+        loaded(saved(change))

@@ -117,6 +117,11 @@ def test_images_of_another_size_are_cut_and_resized(pair, tested, found):
         ([np.zeros((1, 8, 8), "u1"), np.zeros((1, 9, 9), "u1")], "no images of one shape"),
         (["a.png"], "no images of one shape and type"),
         (np.zeros((0, 1, 8, 8), "u1"), "no images"),
+        (np.zeros((2, 1, 0, 8), "u1"), r"images of shape \(2, 1, 0, 8\): no pixels"),
+        ([Image.new("F", (8, 8), 0.5)], "^image 0: a picture of floats.*: give arrays"),
+        ([Image.new("L", (8, 8))] * 20 + [Image.new("I", (8, 8), 200)], "^image 20: a picture of mode I, .*: give arrays"),
+        ([Image.new("I", (8, 8), 70_000)], "^image 0: more than 16 bits per channel: give arrays"),
+        ([Image.new("L", (8, 8)), np.zeros((8, 8), "u1")], "^image 1: a ndarray among Pillow's pictures"),
         (None, "no images, but None"),
     ],
 )  # fmt: skip

@@ -131,7 +131,10 @@ def _decoded(part: Any, size: int, where: str) -> Pixels:
     rows: list[Tensor] = []
     for row, image in enumerate(_pictures(part, column, where)):
         modes.add(image.mode)
-        pixels = transform(to_mode(image, "RGB"))
+        try:
+            pixels = transform(to_mode(image, "RGB"))
+        except ValueError as error:
+            raise DataError(f"{where}, row {row}: {error}; map the column to pictures of 8 bits") from None
         if not size and not pixels.shape[1] == pixels.shape[2] == (rows or [pixels])[0].shape[1]:
             raise DataError(f"{where}, row {row}: {pixels.shape[2]}x{pixels.shape[1]} pixels; --set image_size=N makes squares")
         rows.append(pixels)
