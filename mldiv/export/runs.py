@@ -14,7 +14,7 @@ from mldiv.records.contents import ARCHIVE, Assignment, StudyRecord, TrialRecord
 #: Parts of a record that hold final scores; those on validation data are under "final", beside each epoch's.
 SCORES = (
     "test", "test_scaled", "calibration_temperature", "recalibrated", "ensembles", "uncertainty", "other", "shift", "posterior",
-    "generalized", "switch", "size", "cost", "seconds",
+    "generalized", "switch", "size", "cost",
 )  # fmt: skip
 #: What `python -m analysis` leaves beside a study's records.
 TABLES, PICTURES = ("table.md", "table.csv", "table.tex", "answer.md", "report.html"), (".png", ".pdf")
@@ -134,7 +134,8 @@ def _epochs(lines: list[dict[str, Any]], ended: float) -> list[Epoch]:
 
 
 def _scores(record: TrialRecord) -> dict[str, float]:
-    return numbers({name: getattr(record, name) for name in SCORES} | {"final": record.validation, "epochs": record.epochs})
+    whole = {"final": record.validation, "epochs": record.epochs, "total_seconds": record.seconds}  # an epoch has seconds too
+    return numbers({name: getattr(record, name) for name in SCORES} | whole)
 
 
 def numbers(value: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

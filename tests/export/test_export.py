@@ -71,6 +71,8 @@ def test_every_number_of_a_trial_is_in_its_run(study):
     assert [line.values["validation/pair/nll"] for line in run.epochs] == [line["validation"]["pair"]["nll"] for line in lines]
     assert run.epochs[3].values["diversity/cosine/conv1.weight"] == 0.1
     assert run.epochs[-1].ended - run.epochs[0].ended == pytest.approx(11 * 0.5)
+    assert not run.scores.keys() & run.epochs[-1].values.keys(), "a name means one thing"
+    assert run.scores["total_seconds"] == record.seconds and run.epochs[-1].values["seconds"] == lines[-1]["seconds"]
     before = run.digest
     go_on(study)
     after = {run.trial: run for run in runs.read(study).runs}
