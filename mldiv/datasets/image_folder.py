@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -112,7 +112,8 @@ def read_image(path: Path) -> Image.Image:
 
 
 def to_mode(picture: Image.Image, mode: str) -> Image.Image:
-    """Return a picture with 8 bits per channel, in Pillow's mode L (grey) or RGB; 16 bits are scaled.
+    """Return a picture with 8 bits per channel, in Pillow's mode L (grey) or RGB; 16 bits are scaled, and what the camera has
+    noted that it was turned by is turned back.
 
     Raises: ValueError for values beyond, for floats, which Pillow would cut off at whole numbers, and for what has 8 bits in
     a form of 32: scaled as 16 it would be black. A PNG file, in which Pillow 10 finds the same form, says that it has 16.
@@ -121,6 +122,7 @@ def to_mode(picture: Image.Image, mode: str) -> Image.Image:
         raise ValueError("a picture of floats, of which none says how far they go")
     if picture.mode == "I" and picture.format != "PNG" and 0 < (most := int(np.asarray(picture).max())) <= 255:
         raise ValueError(f"a picture of mode I, taken for 16 bits, whose values end at {most}")
+    picture = ImageOps.exif_transpose(picture)
     return (_to_bytes(picture) if picture.mode.startswith("I") else picture).convert(mode)
 
 

@@ -72,6 +72,18 @@ def test_every_kind_of_16_bits_is_that_of_8(tmp_path, pixels, colour, channels):
     assert wide.std() > 30
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_photograph_lies_as_its_camera_was_held(tmp_path, pixels, suffix):
+    """A phone stores what it was turned by; viewers and Hugging Face's reader turn it back."""
+    note = Image.Exif()
+    for number, turned in ((6, Image.Transpose.ROTATE_270), (3, Image.Transpose.ROTATE_180), (1, None)):
+        note[274] = number
+        Image.fromarray(pixels).save(tmp_path / f"x.{suffix}", exif=note)
+        Image.fromarray(pixels).save(tmp_path / f"plain.{suffix}")
+        plain, found = (read_image(tmp_path / f"{name}.{suffix}") for name in ("plain", "x"))
+        assert np.array_equal(found, plain if turned is None else plain.transpose(turned))
+
+
 def truncated(pixels):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
