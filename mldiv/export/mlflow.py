@@ -93,5 +93,5 @@ def _write(client: MlflowClient, experiment: str, run: Run, tags: dict[str, str]
 
 
 def _name(name: str) -> str:
-    """Return a metric's name of the signs that MLflow takes."""
-    return "".join(sign if sign.isalnum() or sign in "_-. :/" else "_" for sign in name)
+    """Return a metric's name of the signs that MLflow takes, another one for another: other signs are codes."""
+    return "".join(sign if sign.isalnum() or sign in "_-. /" else f":{ord(sign):x}:" for sign in name)

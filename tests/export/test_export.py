@@ -206,6 +206,22 @@ def test_mlflow_by_its_client(study, capsys):
     assert set(there()[0]) == {*SOME, "study"} - {"0001"}
 
 
+def test_mlflow_has_each_number_under_a_name_of_its_own(study, capsys):
+    """Sets of other images are called by their folders; two names that MLflow does not take were one."""
+    mlflow = pytest.importorskip("mlflow")
+    folder = study_files.trial_folder(study, "0101")
+    record = study_files.read_trial(folder)
+    record.other = {"pair": {f"{name}/auroc_entropy": number for number, name in enumerate(("a+b", "a&b", "a_b", "a:2b:b"), 1)}}
+    study_files.write_trial(folder, record)
+    out = export(study, "mlflow", capsys)
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{out}/mlflow.db")
+    everywhere = [item.experiment_id for item in client.search_experiments()]
+    (run,) = client.search_runs(everywhere, "tags.`mldiv.trial` = '0101'")
+    found = {name: value for name, value in run.data.metrics.items() if name.startswith("other/")}
+    assert sorted(found.values()) == [1, 2, 3, 4]
+    assert found["other/pair/a_b/auroc_entropy"] == 3
+
+
 def test_mlflow_does_not_write_into_places_that_its_url_cannot_name(study, capsys):
     pytest.importorskip("mlflow")
     assert command.main(["export", str(study), "--to", "mlflow", "--out", str(study / "a%b")]) == 2
