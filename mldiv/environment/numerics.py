@@ -11,10 +11,10 @@ import torch
 
 #: Environment variables by which libraries compute other numbers: of oneDNN (instructions; bfloat16 in the place of float32),
 #: MKL, cuBLAS and torch. On a processor with AMX each of the first six changed the bits of a small network's output and
-#: gradients (torch 2.15); those of GPUs are by their documentation.
+#: gradients (torch 2.15); the seventh, even the random start; those of GPUs are by their documentation.
 VARIABLES = (
     "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE",
-    "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY",
     "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG",
 )  # fmt: skip
 

@@ -226,12 +226,13 @@ def test_the_environment_depends_on_threads_data_library_and_ranks(tiny, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(target, value)
             others.append(identity())
-    for name, value in (("ONEDNN_DEFAULT_FPMATH_MODE", "BF16"), ("ONEDNN_MAX_CPU_ISA", "AVX2"), ("MKL_CBWR", "COMPATIBLE")):
+    for name, value in (("ONEDNN_DEFAULT_FPMATH_MODE", "BF16"), ("ONEDNN_MAX_CPU_ISA", "AVX2"), ("MKL_CBWR", "COMPATIBLE"),
+                        ("ATEN_CPU_CAPABILITY", "default")):  # fmt: skip
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
             others.append(identity())
             assert environment(CPU)["variables"] == {name: value}
-    assert len({before, *others}) == 12 and identity() == before and "variables" not in environment(CPU)
+    assert len({before, *others}) == 13 and identity() == before and "variables" not in environment(CPU)
 
 
 def picture(path, seed):
