@@ -117,7 +117,7 @@ def find(name: str) -> Plugin:
     if name.endswith(".py"):
         try:
             content = Path(name).expanduser().read_bytes()
-            return Plugin(Path(name).stem, _hash(content), content.decode(), name)
+            return Plugin(Path(name).stem, _hash(content), content.decode("utf-8-sig"), name)
         except (OSError, ValueError) as error:
             raise PluginError(f"plug-in {name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     return Plugin(name, _hash(*_sources(name)))

@@ -50,6 +50,12 @@ def test_a_file_travels_by_its_text_and_runs_once(write, tmp_path):
         load([Plugin("own", "0" * 12, "")])
 
 
+def test_a_file_with_the_mark_that_windows_editors_put_first_is_loaded(write):
+    """Python runs such a file."""
+    load([find(write("\ufeff" + HEAD + "KERNELS['own'] = cosine"))])
+    assert loading.entered("own") == {"kernel": ["own"]}
+
+
 def test_copied_trials_of_another_version_are_refused(write, tmp_path, capsys):
     """Of the arms that use what it enters; a trial's name has the kernel's, not its formula."""
     flags = [*FLAGS, "--plugin", write(HEAD + "KERNELS['own'] = cosine"), "--out", str(tmp_path / "out"), "--dry-run"]
