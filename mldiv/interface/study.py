@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from mldiv import study
 from mldiv.cli.execute import execute
 from mldiv.cli.flags import check_flags, parse_flags
@@ -18,6 +20,7 @@ from mldiv.config import ConfigError, nearest
 from mldiv.interface.results import Results, analysis, results
 from mldiv.interface.torch_settings import torch_settings
 from mldiv.plugins.loading import load_named
+from mldiv.settings.setting import shown
 
 
 class Study(study.Study):
@@ -77,8 +80,15 @@ def _words(name: str, value: Any) -> Iterator[str]:
     if value is True:
         yield flag
     elif isinstance(value, Mapping):
-        yield from (f"{flag}={key}={json.dumps(item)}" for key, item in value.items())
+        yield from (f"{flag}={key}={json.dumps(item, default=_plain)}" for key, item in value.items())
     elif isinstance(value, list | tuple):
         yield from (f"{flag}={item}" for item in value)
     elif value is not None and value is not False:  # 0 is a value
         yield f"{flag}={value}"
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's as Python's. Raises: ConfigError for what no setting can be."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise ConfigError(f"run(set=...): {shown(value)} is no value of a setting: expected a number, a word, True, False or None")

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -86,6 +87,10 @@ def test_flags_are_those_of_the_command(asked, capsys):
     ]
     assert found == vars(parse_flags(STUDY, [*words, "--workers", "2"]))
     assert parse(asked, {"trials": 0}).trials == 0 == parse(asked, {"gpus_per_worker": 0}).gpus_per_worker
+    of_numpy = {"set": {"epochs": np.int64(3), "lr": np.float32(0.5)}}
+    assert parse(asked, of_numpy) == parse(asked, {"set": {"epochs": 3, "lr": 0.5}})
+    with pytest.raises(ConfigError, match=r"run\(set=...\): .*object.* is no value of a setting"):
+        asked.run(set={"lr": object()})
     with pytest.raises(ConfigError, match=r"run\(seed=...\): no flag is called so; did you mean 'seeds'"):
         asked.run(seed=3)
     for value in ("many", 2.5):
