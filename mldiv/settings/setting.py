@@ -233,7 +233,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST_SHOWN_CHARACTERS else f"{text[:50]}...{text[-10:]}"
 
 
-def nearest(name: str, known: Collection[str]) -> str:
+def nearest(name: object, known: Collection[str]) -> str:
     """Return "; did you mean 'x'?" with the closest known name, or the list of all where none is close."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"

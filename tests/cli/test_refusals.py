@@ -195,6 +195,7 @@ def test_what_chooses_defaults_never_sees_the_test_data(load_study, name, capsys
     [
         ({"arms": {}}, "it has no arms: name at least the baseline's"),
         ({"baseline": "mutual"}, "baseline names 'mutual', which is no arm; did you mean 'mutual learning'?"),
+        ({"baseline": None}, "baseline names None, which is no arm"),
         ({"compare": ("rfb",)}, "compare names 'rfb', which is no arm; did you mean 'rbf'?"),
         ({"members": {"rfb": "peers"}}, "members names 'rfb', which is no arm"),
         ({"members": {"rbf": "peer_1"}}, "members['rbf'] = 'peer_1': expected pair or peers"),
