@@ -186,7 +186,7 @@ def _report(made: Analysis, more: Mapping[str, list[str]]) -> str:
     answer = "\n\n".join(filter(None, (study.rescored, document.found(study, differences))))
     return page.render(
         study, answer=answer, tables=parts, effects=differences, contrasts=made.contrasts,
-        notes=document.notes(study, differences, made.contrasts, made.further, made.singles),
+        notes=document.notes(study, differences, made.contrasts, made.further, made.singles, made.elsewhere),
         numbers=numbers, signatures=words(made.signatures),
         predictions=predictions(made.repeats), nulls=tables.means(made.table, "null_ece"),
         extra=[finding.section for finding in made.findings],

@@ -33,7 +33,7 @@ def answer(
     temperature scaling; elsewhere: differences by column of ELSEWHERE.
     """
     parts = [f"# {study.header.question}", *([study.rescored] if study.rescored else []), found(study, effects)]
-    if noted := notes(study, effects, contrasts, further, singles or {}):
+    if noted := notes(study, effects, contrasts, further, singles or {}, elsewhere or {}):
         parts += ["What else the records say:", "\n".join(f"- {note}" for note in noted)]
     parts += [*numbers(study, effects, contrasts), *by_whom(study, effects, singles or {}), *beyond(study, elsewhere or {})]
     return "\n\n".join(parts) + "\n"

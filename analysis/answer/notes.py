@@ -13,12 +13,13 @@ SCALED = "after temperature scaling"
 
 
 def notes(
-    study: StudyData, effects: Effects, contrasts: Effects, further: Sequence[str], singles: Mapping[str, Effects]
+    study: StudyData, effects: Effects, contrasts: Effects, further: Sequence[str], singles: Mapping[str, Effects],
+    elsewhere: Effects,
 ) -> list[str]:  # fmt: skip
     """Say what else the records know that bears on the answer, a Markdown sentence or two each; arguments as of `answer`."""
     if not effects.get("nll"):
         return list(further)
-    lines = [*further, *_looks(study), *_others(study, effects), *_unlike(study, effects["nll"], singles)]
+    lines = [*further, *_looks(study), *_others(study, effects), *_unlike(study, effects["nll"], singles, elsewhere)]
     if contrasts["nll"]:
         lines.append(_contrasts(study, contrasts["nll"]))
     return [*lines, *_cautions(study, effects["nll"]), _intervals(effects["nll"])]
@@ -58,16 +59,23 @@ def _others(study: StudyData, effects: Effects) -> list[str]:
     return lines
 
 
-def _unlike(study: StudyData, effects: Mapping[str, Difference], singles: Mapping[str, Effects]) -> list[str]:
-    """Say where single peers are not as the pair, and where a temperature makes a difference or takes it."""
+def _unlike(
+    study: StudyData, effects: Mapping[str, Difference], singles: Mapping[str, Effects], elsewhere: Effects
+) -> list[str]:  # fmt: skip
+    """Say where single peers are not as the pair, where a temperature makes a difference or takes it, and corrupted images."""
     of_peers = next((of for whose, of in singles.items() if whose != SCALED), {})
     scaled = "Temperature scaling, fitted on validation images, leaves the verdicts by NLL as they are."
     margin, said = study.header.margins["nll"], []
     for words, same, others in (
-        ("By the mean NLL of its single peers", "The mean of the single peers gives the same verdicts by NLL.", of_peers),
-        ("By NLL after temperature scaling", scaled, singles.get(SCALED, {})),
+        (
+            "By the mean NLL of its single peers",
+            "The mean of the single peers gives the same verdicts by NLL.",
+            of_peers.get("nll"),
+        ),
+        ("By NLL after temperature scaling", scaled, singles.get(SCALED, {}).get("nll")),
+        ("By NLL on corrupted images", "Corrupted images give the same verdicts by NLL.", elsewhere.get("shift_nll")),
     ):
-        other, found = others.get("nll", {}), []
+        other, found = others or {}, []
         for arm in [arm for arm in effects if arm in other]:
             now, then = (verdict(judged[arm], "nll", margin) for judged in (effects, other))
             if now != then:

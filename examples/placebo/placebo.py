@@ -252,7 +252,7 @@ STUDIES["placebo_teaching"] = Study(
 #: another on corrupted images than on the test images as they are. All else is described. What matters: 0.01 of NLL on
 #: corrupted images, 0.005 of AUROC. That pairs that never met differ in both shows that the study could see a difference.
 #: Asked again on CIFAR-100 of what the first study told of corrupted images: NLL and accuracy there of the parameter term and
-#: the push away from zero at 0.2, and of both terms at 0.05, Holm-corrected over the three; eight seeds, stated before training.
+#: the push away from zero at 0.2, and of both terms at 0.05, Holm-corrected over the three; eight seeds.
 #: Shares at which the terms surely act, and at which they cost little.
 LARGE, SMALL = {"alpha": 0.2, "beta": 0.2}, {"alpha": 0.05, "beta": 0.05}
 NEVER_MET = {"alpha": 0.0, "beta": 0.0, "mutual_weight": 0.0}

@@ -192,5 +192,6 @@ def test_what_becomes_of_arms_on_corrupted_and_other_images_is_told_with_its_p(t
     assert apart.interval == pytest.approx(tuple(tests[0].confidence_interval(0.95))) and apart.images is None
     assert (apart.adjusted, same.adjusted) == pytest.approx((2 * tests[0].pvalue, tests[1].pvalue))
     assert made.elsewhere["shift_accuracy"]["apart"].mean == pytest.approx(10 * apart.mean)
+    assert f"**By NLL on corrupted images**, apart is better ({apart.text(4)}) and not equivalent; " in made.answer()
     (row,) = [line for line in made.answer().splitlines() if line.startswith("| apart") and ", p 0" in line]
     assert f"{apart.text(4)}, p {apart.adjusted:.2g} |" in row
