@@ -10,9 +10,10 @@ import pytest
 from helpers.published import CHECKOUT, RESULTS, load
 
 import analysis.build
+from analysis.answer.document import ELSEWHERE
 from analysis.build import analyse, build
 from analysis.compact.copy import ARCHIVE
-from analysis.comparison.effects import after_scaling, contrasts, differences
+from analysis.comparison.effects import after_scaling, contrasts, differences, of_columns
 from analysis.records.columns import COLUMNS
 from analysis.records.repeats import STRONGER, gather
 from analysis.stats.statistics import BETTER, UNDECIDED, WORSE, difference
@@ -99,14 +100,16 @@ def quoted():
 @cache
 def said(name):
     """By arm or contrast, every effect in NLL and accuracy that a study has, by whomever it is judged, against every arm; those
-    in NLL after temperature scaling too."""
+    in NLL after temperature scaling, and on corrupted and other images, too."""
     study = load(RESULTS / name)
     assert not study.problems
     found = {}
-    for repeats in (gather(study), gather(study, "peers"), gather(study, STRONGER)):
+    for whose in (None, "peers", STRONGER):
+        repeats = gather(study, whose)
         baselines = [study.baseline] if len(study.arms) > MANY_ARMS else study.arms
         families = [differences(repeats, arm, study.arms, MEANS) for arm in baselines]
         families += [after_scaling(repeats, arm, study.arms) for arm in baselines]
+        families += [of_columns(repeats, arm, study.arms, ELSEWHERE) for arm in baselines if whose is None]
         for effects in [contrasts(repeats, study.header.contrasts, MEANS), *families]:
             for of_metric in effects.values():
                 for arm, effect in of_metric.items():
