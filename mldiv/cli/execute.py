@@ -32,9 +32,12 @@ from mldiv.sweep import in_process
 from mldiv.sweep.plan import Plan, Progress, journal
 from mldiv.sweep.simulate import first_wins, simulate
 from mldiv.training import step_cost
+from mldiv.training.step_cost import Cost
 
 #: Seconds for which the finished study is pushed again to an object store that refuses it.
 PATIENCE_SECONDS = 60.0
+#: Seconds after which a study does without a forecast of its steps.
+TIMING_SECONDS = 120.0
 
 
 class Trainer(Protocol):
@@ -110,11 +113,11 @@ def make_forecast(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Forecast:
     )
 
 
-def expect(run: StudyRun, forecast: Forecast, groups: int, wait: float, **worker: Any) -> None:
+def expect(forecast: Forecast, groups: int, wait: float, measure: Callable[[], Cost]) -> None:
     """Estimate what a plan takes: nothing a study is ended for, and nothing in which it could fail."""
     cost = None
     with suppress(Exception):
-        cost = step_cost.measure(run.base, **worker)
+        cost = measure()
     with suppress(Exception):
         forecast.expect(cost, groups, wait)
 
@@ -123,7 +126,7 @@ def expect(run: StudyRun, forecast: Forecast, groups: int, wait: float, **worker
 def here(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, forecast: Forecast) -> Iterator[Trainer]:
     """Provide this process as the trainer of a plan."""
     time_sizes(run, folder, step_cost.measure_all)
-    expect(run, forecast, groups=1, wait=0.0)
+    expect(forecast, groups=1, wait=0.0, measure=partial(step_cost.measure, run.base))
     forecast.start()
     display.train()
     yield partial(in_process.run, lanes=run.flags.lanes)
@@ -143,7 +146,7 @@ def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, fo
         interrupt.listen()
         resources, groups = share_out(run, plan)
         measure = ray.remote(measure_with).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
-        time_sizes(run, folder, lambda sizes: ray.get(measure.remote(loading.loaded(), sizes)))
+        time_sizes(run, folder, lambda sizes: ray.get(measure.remote(loading.loaded(), partial(step_cost.measure_all, sizes))))
         scheduler = AfterSwitch.of(plan.arms, run.base) if run.flags.stop_early else None
         if scheduler is not None and scheduler.after <= 2:
             run.say(
@@ -152,7 +155,8 @@ def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, fo
             )
         wanted = min(groups or resources.fit(nodes()), plan.trials() - plan.answered)
         display.phase(f"Ray is up, 0 of {wanted} worker groups")
-        with beside(expect_on_ray, run, forecast, resources, wanted), raylet.watched(raylet.find(), run.say):
+        timed = partial(elsewhere, partial(step_cost.measure, run.base, **of_worker(resources), clock=clock_of(resources)))
+        with beside(expect_on_ray, forecast, resources, wanted, timed), raylet.watched(raylet.find(), run.say):
             yield partial(
                 tuner.run, resources=resources, groups=groups, lanes=run.flags.lanes, scheduler=scheduler, tell=display.groups,
                 abandon=interrupt.ENDING.is_set,
@@ -177,20 +181,32 @@ def beside(work: Callable[..., None], *given: Any) -> Iterator[None]:
             thread.join()
 
 
-def expect_on_ray(run: StudyRun, forecast: Forecast, resources: Resources, groups: int) -> None:
+def expect_on_ray(forecast: Forecast, resources: Resources, groups: int, measure: Callable[[], Cost]) -> None:
     """Estimate, while the worker groups start and take the processors. Their GPUs are left to them: nothing is timed then."""
-    clock = time.thread_time if resources.threads == 1 else time.perf_counter
     if not resources.gpus:
-        expect(run, forecast, groups, step_cost.GROUP_START_SECONDS, **of_worker(resources), clock=clock)
+        expect(forecast, groups, step_cost.GROUP_START_SECONDS, measure)
     else:
         with suppress(Exception):
             forecast.expect(None, groups)
 
 
-def measure_with(plugins: list[Plugin], sizes: list[TrialConfig]) -> list[dict[str, Any]]:
-    """Time steps of several sizes where plug-ins are to be loaded first."""
+def clock_of(resources: Resources) -> Callable[[], float]:
+    """Return the clock by which a step is timed beside others: of its thread, where that is all it takes."""
+    return time.thread_time if resources.threads == 1 else time.perf_counter
+
+
+def measure_with(plugins: list[Plugin], measure: Callable[[], Any]) -> Any:
+    """Time steps where plug-ins are to be loaded first."""
     loading.load(plugins)
-    return step_cost.measure_all(sizes)
+    return measure()
+
+
+def elsewhere(measure: Callable[[], Any]) -> Any:
+    """Time steps in a process of their own: Ray sets variables of this one, and torch, which reads them meanwhile, crashed."""
+    import ray
+
+    task = ray.remote(measure_with).options(num_cpus=0)
+    return ray.get(task.remote(loading.loaded(), measure), timeout=TIMING_SECONDS)
 
 
 def share_out(run: StudyRun, plan: Plan) -> tuple[Resources, int | None]:

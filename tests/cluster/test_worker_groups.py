@@ -16,6 +16,7 @@ from helpers.plugins import forget_all
 from helpers.sweeps import assert_as_trained_alone, broker, make_plan, placed
 from ray.tune.schedulers import FIFOScheduler
 
+from mldiv.cli.execute import elsewhere
 from mldiv.cluster import process_group, tuner, worker_groups
 from mldiv.cluster.nodes import Resources
 from mldiv.plugins import loading
@@ -79,6 +80,11 @@ def plugged():
     own = {"data": "stripes", "arch": "two_layers", "kernel": "cauchy", "kernel_tail": 2.0}
     yield lambda config: config.replace(epochs=16, switch_epoch=10, **own)
     forget_all()
+
+
+def test_steps_are_timed_beside_in_a_process_of_their_own(cluster):
+    """In a thread of the driver, whose variables Ray sets meanwhile, a study now and then ended in a segmentation fault."""
+    assert elsewhere(os.getpid) not in (os.getpid(), None)
 
 
 @pytest.mark.slow
