@@ -40,7 +40,7 @@ def mean_over_members(scores: dict[str, dict[str, Any]], member: str, name: str)
 
     scores: by network (a key of a record's ``test``, say) and name; member: "pair" or "peers".
     """
-    return _mean([scores.get(network, {}).get(name) for network in scored_by(member, scores)])
+    return _mean([scores.get(network, {}).get(name) for network in scored_by(member, scores)]) if scores else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -187,6 +187,7 @@ def test_what_becomes_of_arms_on_corrupted_and_other_images_is_told_with_its_p(t
             study_files.write_trial(path, record)
     tests = [stats.ttest_rel(levels[arm], levels["plain"]) for arm in ("apart", "same")]
     made = analyse(folder)
+    assert not effects.of_columns(gather(load(folder), "peer_1"), "plain", list(levels), ["isotonic_nll"])  # in no record
     assert set(made.elsewhere) == {"shift_nll", "shift_accuracy", "ood_entropy", "ood_mi"}
     apart, same = (made.elsewhere["shift_nll"][arm] for arm in ("apart", "same"))
     assert apart.interval == pytest.approx(tuple(tests[0].confidence_interval(0.95))) and apart.images is None
