@@ -99,7 +99,7 @@ def test_the_ece_of_a_difference_is_that_of_the_predictions(tmp_path):
 
 
 def test_a_seed_of_more_networks_than_another_is_the_mean_of_its_own(tmp_path):
-    """As predictions of a method trained elsewhere may have them."""
+    """As in folders to which predictions of a method trained elsewhere were added when that was not refused."""
     repeats = found(make(tmp_path, CELLS, members={"+a": "peers"}))
     first, second, third = (repeats["+a"][seed].predictions for seed in (1, 2, 3))
     eces = effects.mean_eces([[first[0], third[0]], second[:1], third])[0]
