@@ -119,7 +119,8 @@ class TrialRecord:
     recalibrated: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: By member: how well its uncertainties tell each set of other images, as cifar100/auroc_energy.
     other: dict[str, dict[str, Any]] = field(default_factory=dict)
-    #: By member: scores on corrupted test images, all kinds together, as nll_5 at the highest severity; images: of each kind.
+    #: By member: scores on corrupted test images, all kinds together, as nll_5 at the highest severity, and of each kind at all
+    #: severities together, as nll_fog (not in older records); images: of each kind.
     shift: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: By number k: test scores of the first k peers together, with scaled_nll after a temperature of their own.
     ensembles: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -33,6 +33,9 @@ STEP_PASSES = 3
 #: Scores of a few peers together, and what recalibration is judged by.
 PROPER = ("nll", "accuracy", "ece")
 
+#: Scores of each kind of corruption, all severities together.
+OF_A_KIND = ("nll", "accuracy")
+
 
 def score(trial: Trial) -> None:
     """Enter a trial's final scores into its record, and write what ``keep_predictions`` says of its predictions.
@@ -215,7 +218,7 @@ def cells() -> int:
 
 
 def _shift(trial: Trial) -> dict[str, dict[str, float]]:
-    """Score corrupted test images by severity, all kinds together, with the same weight samples."""
+    """Score corrupted test images with the same weight samples: each severity with all kinds, each kind at all severities."""
     config, data = trial.config, trial.data
     count = shifted_images(config, data)
     if not count:
@@ -227,15 +230,15 @@ def _shift(trial: Trial) -> dict[str, dict[str, float]]:
     seen = data.test.take(torch.cat([part.indices for part in parts]).numpy())
     seen = replace(seen, images=torch.cat([part.split.images for part in parts]))  # type: ignore[misc]
     members, labels = _predict(trial, replace(data, test=seen), "test")
-    severity = torch.tensor([part.severity for part in parts]).repeat_interleave(count).to(labels.device)
-    found: dict[str, dict[str, float]] = {}
-    for member, prediction in members.items():
-        scores = {
-            f"{name}_{level}": value
-            for level in corruptions.SEVERITIES
-            for name, value in metrics.scores(chosen(prediction, severity == level), labels[severity == level]).items()
-        }
-        found[member] = scores | {"images": float(count)}
+    severities, kinds = (np.repeat([part[place] for part in parts], count) for place in (1, 0))
+    rows = [(level, tuple(metrics.METRICS), severities == level) for level in corruptions.SEVERITIES]
+    rows += [(kind, OF_A_KIND, kinds == kind) for kind in corruptions.CORRUPTIONS]
+    found: dict[str, dict[str, float]] = {member: {"images": float(count)} for member in members}
+    for of, names, which in rows:
+        these = torch.from_numpy(which).to(labels.device)
+        for member, prediction in members.items():
+            scores = metrics.scores(chosen(prediction, these), labels[these], names)
+            found[member] |= {f"{name}_{of}": value for name, value in scores.items()}
     return found
 
 

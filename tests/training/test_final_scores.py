@@ -165,22 +165,23 @@ def test_other_sets_by_every_measure_against_sklearn(trained):
     assert all(found[f"noise/auroc_{name}"] is not None for name in ("energy", "largest_logit"))
 
 
-def test_corrupted_images_are_predicted_by_the_trained_pair(trained):
-    """One severity's by hand, from the checkpoint: the same images in the same order, all kinds together."""
+@pytest.mark.parametrize(("of", "value"), [("severity", 4), ("kind", "fog")])
+def test_corrupted_images_are_predicted_by_the_trained_pair(trained, of, value):
+    """One severity's by hand, from the checkpoint, all kinds together; and one kind's at all severities."""
     config, folder, record = trained
     data, count = dataset(config), shifted_images(config, dataset(config))
     assert 0 < count == record.shift["pair"]["images"] <= 90 // 15
     assert 75 * count * config.test_samples <= 0.2 * config.epochs * 320 * 3  # passes, each as long as a forward one
     pair = make_pair(config, data.shapes)
     pair.load_state_dict(torch.load(folder / "t" / "checkpoint.pt", weights_only=True)["pair"])
-    parts = [part for part in corruptions.shifted(data, count) if part.severity == 4]
-    assert len({index for part in parts for index in part.indices.tolist()}) == 15 * count  # no image twice
+    parts = [part for part in corruptions.shifted(data, count) if getattr(part, of) == value]
+    assert len({index for part in parts for index in part.indices.tolist()}) == {4: 15, "fog": 1}[value] * count
     images, labels = (torch.cat([getattr(part.split, name) for part in parts]) for name in ("images", "labels"))
     given = {"samples": 3, "epoch": config.epochs, "device": torch.device("cpu")}
     members, _ = predictive.predictives(config, pair, replace(data, test=Split(images, labels)), "test", **given)
     probabilities = members["pair"].probabilities.numpy()
-    assert record.shift["pair"]["nll_4"] == pytest.approx(log_loss(labels, probabilities, labels=range(10)), rel=1e-4)
-    assert record.shift["pair"]["accuracy_4"] == pytest.approx((probabilities.argmax(1) == labels.numpy()).mean())
+    assert record.shift["pair"][f"nll_{value}"] == pytest.approx(log_loss(labels, probabilities, labels=range(10)), rel=1e-4)
+    assert record.shift["pair"][f"accuracy_{value}"] == pytest.approx((probabilities.argmax(1) == labels.numpy()).mean())
     assert record.shift["pair"]["nll_5"] > record.test["pair"]["nll"]
 
 
