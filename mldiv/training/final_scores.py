@@ -231,6 +231,7 @@ def _shift(trial: Trial) -> dict[str, dict[str, float]]:
     seen = replace(seen, images=torch.cat([part.split.images for part in parts]))  # type: ignore[misc]
     members, labels = _predict(trial, replace(data, test=seen), "test")
     severities, kinds = (np.repeat([part[place] for part in parts], count) for place in (1, 0))
+    rows: list[tuple[int | str, tuple[str, ...], np.ndarray]]
     rows = [(level, tuple(metrics.METRICS), severities == level) for level in corruptions.SEVERITIES]
     rows += [(kind, OF_A_KIND, kinds == kind) for kind in corruptions.CORRUPTIONS]
     found: dict[str, dict[str, float]] = {member: {"images": float(count)} for member in members}
