@@ -15,6 +15,13 @@ from mldiv.records.contents import PAIR, scored_by
 
 #: Of corrupted images, as in a trial's record.
 SEVERITIES = range(1, 6)
+#: Kinds of corruption by family, as CIFAR-10-C's authors sort them.
+FAMILIES = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+}
 
 Value = Callable[[Repeat], float | None]
 
@@ -61,6 +68,11 @@ _corrupted, _uncertainty, _posterior = (partial(_scored, field) for field in ("s
 def _shift(name: str) -> Value:
     """Average a score on corrupted images over the severities."""
     return lambda repeat: _mean([_corrupted(f"{name}_{level}")(repeat) for level in SEVERITIES])
+
+
+def _family(name: str, family: str) -> Value:
+    """Average a score over the kinds of a family of corruptions."""
+    return lambda repeat: _mean([_corrupted(f"{name}_{kind}")(repeat) for kind in FAMILIES[family]])
 
 
 def _generalized(split: str, name: str) -> Value:
@@ -148,6 +160,8 @@ GROUPS: dict[str, str] = {
     "isotonic scaling, fitted on validation data.",
     "shift": "Under shift: test images under 15 kinds of corruption, all together, mean over five severities and at the "
     "strongest.",
+    "families": "By family of corruption, mean over its kinds and five severities: noise (gaussian, shot, impulse), blur "
+    "(defocus, glass, motion, zoom), weather (snow, frost, fog, brightness), digital (contrast, elastic, pixelate, JPEG).",
     "worth": "Whether the diversity generalises: the peers' disagreement, and it relative to their mean error; the gain in NLL "
     "of their mean over one of them, on test images; and how much greater that gain is on training images (above 0: diversity "
     "that does not generalise). Then how far the peers overfit: their error on training images, as they are, less that on test "
@@ -193,6 +207,9 @@ COLUMNS: dict[str, Column] = {
     "shift_brier": Column("Brier", _shift("brier"), "shift", "low", 1, 4),
     "strongest_accuracy": Column("Accuracy %, severity 5", _corrupted("accuracy_5"), "shift", "high", 100),
     "strongest_nll": Column("NLL, severity 5", _corrupted("nll_5"), "shift", "low", 1, 4),
+    **{f"{family}_accuracy": Column(f"Accuracy %, {family}", _family("accuracy", family), "families", "high", 100)
+       for family in FAMILIES},
+    **{f"{family}_nll": Column(f"NLL, {family}", _family("nll", family), "families", "low", 1, 4) for family in FAMILIES},
     "test_disagreement": Column("disagreement %", _generalized("test", "disagreement"), "worth", None, 100, 1),
     "over_error": Column("disagreement over error", _generalized("test", "over_error"), "worth", None, 1, 3),
     "gain": Column("gain in NLL", _generalized("test", "gain"), "worth", None, 1, 4),

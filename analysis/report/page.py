@@ -18,7 +18,7 @@ from analysis.report import account, provenance
 from analysis.stats.statistics import Difference, interval_name
 
 #: Groups of columns that stand beside the figures of the same thing; a plug-in's own stand by themselves.
-SHOWN = frozenset({"scores", "calibration", "diversity", "worth", "posterior", "uncertainty", "shift", "cost"})
+SHOWN = frozenset({"scores", "calibration", "diversity", "worth", "posterior", "uncertainty", "shift", "families", "cost"})
 
 Styles = Mapping[str, Style]
 
@@ -61,7 +61,7 @@ def render(
         Section("Diversity over time", _of_lines(curves.diversity, study, lines, styles) + folded("diversity", "worth")),
         Section("Which terms act", _of_lines(curves.gradients, study, lines, styles) + folded("posterior")),
         Section("Uncertainty as a detector", _detection(predictions, styles) + folded("uncertainty")),
-        *([Section("Under shift", shifted + folded("shift"))] if (shifted := shift.panels(study, styles)) else []),
+        *([Section("Under shift", shifted + folded("shift", "families"))] if (shifted := shift.panels(study, styles)) else []),
         *([Section("Further tables", further)] if (further := folded(*(name for name in tables if name not in SHOWN))) else []),
         *extra,
         *([Section(account.IMPORTANCE, shares, account.EXPLAINED)] if (shares := account.importance(study)) else []),

@@ -3,11 +3,14 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import synthetic_records
 
 from analysis.build import build
 from analysis.comparison import worth
+from analysis.records.columns import FAMILIES
+from mldiv.datasets.corruptions import CORRUPTIONS
 from mldiv.records import study_files
 from mldiv.records.contents import at_bound
 
@@ -85,7 +88,26 @@ def test_the_tables_and_the_page(study):
     assert "| noise " in text and "| cifar100 " in text and "| energy " in text and "| largest logit" not in text
     assert "baseline (1 of 3 repeats)" in text and "eight (" not in text
     assert "Under shift" in text and "NLL vector" in text and "smooth error" in text
-    assert 'id="under-shift"' in page and "20 images of each kind" in page
+    assert 'id="under-shift"' in page and "20 images of each kind" in page and "By family" not in text
+
+
+def test_corrupted_images_by_family(study):
+    """Of each kind another score; a record without one kind has no score of its family."""
+    for path in study.glob("trials/*"):
+        record = study_files.read_trial(path)
+        kinds = dict(zip(CORRUPTIONS, range(15), strict=True))
+        for member in record.shift:
+            record.shift[member] |= {
+                f"{name}_{kind}": place / 100 for kind, place in kinds.items() for name in ("nll", "accuracy")
+            }
+        if path.name.startswith("00"):
+            del record.shift["pair"]["nll_fog"]
+        study_files.write_trial(path, record)
+    build(study, formats=("csv",))
+    table = pd.read_csv(study / "table.csv").set_index("arm").loc
+    assert [table["eight", f"{name}_nll_mean"] for name in FAMILIES] == pytest.approx([0.01, 0.045, 0.085, 0.125])
+    assert table["baseline", "blur_accuracy_mean"] == pytest.approx(4.5) and np.isnan(table["baseline", "weather_nll_mean"])
+    assert [kind for kinds in FAMILIES.values() for kind in kinds] == list(CORRUPTIONS)
 
 
 def test_without_an_ensemble_nothing_is_said(tmp_path):
