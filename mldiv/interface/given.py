@@ -16,11 +16,13 @@ def whole(name: str, value: Any, least: int) -> int:
 
 
 def device_of(device: str | torch.device | None) -> torch.device:
-    """Return the device, for None the GPU, where there is one. Raises: ConfigError for one that there is not."""
+    """Return the device, for None the GPU, where there is one. Raises: ConfigError for one not here or of another kind."""
     try:
         found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device = {device!r}: {str(error).partition(chr(10))[0]}") from None
+    if found.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device = {str(device)!r}: pairs are trained on 'cpu' and 'cuda'")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("there is no GPU here: device='cpu'")
     return found

@@ -181,6 +181,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         **{name: version(name) or "none" for name in ("ray", "optuna", "numpy")},
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # by the vectors' width sums have other last digits
         **numerics.described(device),
         "world_size": distributed.size(),
         "threads": torch.get_num_threads(),

@@ -122,6 +122,7 @@ def test_a_file_is_no_folder(digits, settings, tmp_path):
         ({}, {"padding": -1}, "padding = -1: expected a whole number from 0"),
         ({}, {"padding": 8}, "padding = 8: shifts images of 8 pixels a side out of sight"),
         ({}, {"device": "gpu"}, "device = 'gpu': "),
+        ({}, {"device": "mps"}, "device = 'mps': pairs are trained on 'cpu' and 'cuda'"),
         pytest.param(
             {}, {"device": "cuda"}, "there is no GPU here: device='cpu'",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
