@@ -105,14 +105,16 @@ class Broker:
         return queued.lines[seen:], queued.outcome
 
     async def stop(self, trial: str) -> None:
-        """End the trial at its next report. Unknown and finished trials are left as they are."""
+        """End the trial at its next report; forget one in no line. Unknown and finished trials are left as they are."""
         async with self.changed:
             if (queued := self.trials.get(trial)) is not None:
                 queued.stop = True
+                if queued.outcome is None and not self._has_place(trial):
+                    del self.trials[trial]
                 self.changed.notify_all()
 
     async def under_way(self, trial: str) -> bool:
-        """Return whether a trial waits for a group, or its group for its end."""
+        """Return whether a trial waits for a group or its client, or its group for its end."""
         queued = self.trials.get(trial)
         return queued is not None and queued.outcome is None and self.closed is None
 
@@ -247,9 +249,13 @@ class Broker:
     def _heard(self, queued: QueuedTrial) -> None:
         """Note that a trial's client lives; one that was silent has it wait in line again."""
         trial, queued.last_poll = queued.task.trial, time.monotonic()
-        if queued.outcome is None and trial not in self.waiting and trial not in self.holding.values():
+        if queued.outcome is None and not self._has_place(trial):
             self.waiting.append(trial)
             self.changed.notify_all()
+
+    def _has_place(self, trial: str) -> bool:
+        """Return whether a trial waits in line or is held by a group."""
+        return trial in self.waiting or trial in self.holding.values()
 
     def _silent(self, queued: QueuedTrial) -> bool:
         return time.monotonic() - queued.last_poll > SILENCE_SECONDS
@@ -257,6 +263,8 @@ class Broker:
     def _finish(self, place: str, trial: str, outcome: Outcome) -> None:
         self.holding.pop(place, None)
         self.trials[trial].outcome = outcome
+        if self.trials[trial].stop:  # its client has ended, and will not ask
+            del self.trials[trial]
         self.changed.notify_all()
 
     async def _wait(self, ready: Callable[[], Any], timeout: float) -> None:

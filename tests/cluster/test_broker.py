@@ -161,6 +161,23 @@ def test_a_client_that_was_silent_has_its_trial_go_on(monkeypatch):
     play(scene())
 
 
+def test_a_trial_that_is_stopped_in_no_line_is_under_way_no_longer(monkeypatch):
+    """Its driver was suspended, and then stops it at an epoch of before: nobody will take it or poll for it again."""
+    monkeypatch.setattr(broker_module, "SILENCE_SECONDS", 0.05)
+
+    async def scene():
+        broker = Broker()
+        await broker.submit(task("t"))
+        await broker.next("g", 1, 1)
+        await asyncio.sleep(0.1)
+        assert await broker.report("t", {}) is None
+        assert await broker.under_way("t"), "its client may come back"
+        await broker.stop("t")
+        assert not await broker.under_way("t")
+
+    play(scene())
+
+
 def test_a_restarted_client_joins_its_trial():
     async def scene():
         broker = Broker()
@@ -230,6 +247,24 @@ def test_nothing_is_kept_of_finished_trials(trials):
             await broker.report(str(index), {})
             await broker.finish("g", str(index), Outcome("finished"))
             await broker.poll(str(index), 0, 1)
+        assert not broker.trials and not broker.waiting and not broker.holding
+
+    play(scene())
+
+
+def test_nothing_is_kept_of_a_trial_that_was_stopped():
+    """Tune has ended its client, which will not poll for its end."""
+
+    async def scene():
+        broker = Broker()
+        await broker.submit(task("t"))
+        await broker.next("g", 1, 1)
+        await broker.report("t", {})
+        await broker.stop("t")
+        assert await broker.under_way("t")
+        assert await broker.report("t", {}) is True
+        await broker.finish("g", "t", Outcome("stopped"))
+        assert not await broker.under_way("t")
         assert not broker.trials and not broker.waiting and not broker.holding
 
     play(scene())
