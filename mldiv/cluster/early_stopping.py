@@ -24,6 +24,9 @@ class AfterSwitch(FIFOScheduler):
     def __init__(self, first: int, epochs: int) -> None:
         super().__init__()
         self.first, self.after = first, epochs - first
+        self.grace = max(1, self.after // 4)
+        #: How many epochs after ``first`` trials are compared; one that goes on beyond one of them was no part of it.
+        self.compares = {self.grace * REDUCTION**step for step in range(self.after.bit_length())}
         self.brackets: dict[str, AsyncHyperBandScheduler] = {}
         self.compared: set[str] = set()
 
@@ -40,12 +43,12 @@ class AfterSwitch(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return CONTINUE or STOP: whether the trial is among the best so far at its epoch after the switch."""
         name, passed = TrialTask.read(trial.config).bracket, result["epoch"] + 1 - self.first
-        if name is None or not 0 < passed < self.after or result["nll"] is None:
+        if name is None or passed not in self.compares or passed >= self.after or result["nll"] is None:
             return TrialScheduler.CONTINUE
         if name not in self.brackets:
             self.brackets[name] = AsyncHyperBandScheduler(
                 time_attr="passed", metric="nll", mode="min", max_t=max(1, self.after - 1), reduction_factor=REDUCTION,
-                grace_period=max(1, self.after // 4), stop_last_trials=False,
+                grace_period=self.grace, stop_last_trials=False,
             )  # fmt: skip
         bracket = self.brackets[name]
         if trial.trial_id not in self.compared:

@@ -51,6 +51,15 @@ def test_a_whole_trial_is_never_stopped_at_its_last_epoch():
         assert all(end is None or first <= end < epochs - 1 for end in ends)
 
 
+def test_a_trial_that_goes_on_after_a_comparison_is_not_in_it():
+    """It was interrupted: what it scores later would be held against others, which have not come as far."""
+    scheduler, (ahead, behind) = AfterSwitch(first=0, epochs=40), [trial(number, "rbf, seed 0") for number in range(2)]
+    assert scheduler.on_trial_result(None, ahead, {"epoch": 14, "nll": 1.0}) == CONTINUE
+    assert scheduler.on_trial_result(None, behind, {"epoch": 9, "nll": 2.0}) == CONTINUE
+    assert scheduler.on_trial_result(None, ahead, {"epoch": 19, "nll": 1.0}) == CONTINUE
+    assert scheduler.on_trial_result(None, behind, {"epoch": 19, "nll": 2.0}) == STOP, "at equal epochs they are compared"
+
+
 @pytest.mark.parametrize(
     ("switch", "searched", "ranges", "first"),
     [
