@@ -89,9 +89,10 @@ class Plan:
         return study
 
     def trials(self) -> int:
-        """Return how many trials the whole plan has."""
+        """Return how many trials the whole plan has; none of a choice that an arm's search, now over, has not found."""
         search = self.samples * len(self.search_seeds)
-        return sum(len(self.seeds) + (search if arm.study else 0) for arm in self.arms)
+        repeats = sum(arm.repeated if self._exhausted(arm) else len(self.seeds) for arm in self.arms)
+        return repeats + sum(search for arm in self.arms if arm.study)
 
     @property
     def searches(self) -> bool:

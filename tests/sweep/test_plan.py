@@ -115,10 +115,12 @@ def test_ends_are_told_to_optuna_as_what_they_are(tmp_path):
 
 def test_an_arm_without_a_finished_search_has_no_repeats(tmp_path):
     plan = Plan([arms()[2]], tmp_path, samples=2, seeds=(1,), batch=2)
+    assert plan.trials() == 3
     for config in ask(plan):
         plan.tell(config.id, finish(tmp_path, config, "diverged"))
     assert plan.ask() is None
     assert plan.done
+    assert plan.trials() == plan.answered == 2, "no worker group is kept for what never comes"
     assert plan.chosen() == {}
 
 
