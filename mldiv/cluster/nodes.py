@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -35,6 +36,9 @@ ENVIRONMENT = {
 
 #: Seconds in which a head must answer.
 ANSWER_SECONDS = 5.0
+
+#: How much of an error of Ray's or of a group's, which may be many lines, is said in one.
+REASON_LETTERS = 500
 
 #: Share of each CPU that its worker asks Ray for; what is left goes to the trials' clients (0.01 CPU each).
 CPU_SHARE = 0.9
@@ -175,8 +179,8 @@ def connect(address: str) -> None:
             f"--address {address}: the token that this machine shows is not the cluster's; "
             "export RAY_AUTH_MODE=token and take the head's ~/.ray/auth_token"
         ) from None
-    except (OSError, ValueError) as error:
-        said = str(error).splitlines()[0]
+    except (OSError, ValueError, RuntimeError) as error:  # the last of a cluster of another version of Ray or Python
+        said = shorten(str(error), REASON_LETTERS)
         if address == "local":
             place = ray_folder().parent
             raise ConfigError(

@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mldiv import distributed
 from mldiv.cluster.broker import END, NAMESPACE, Broker, Outcome, places
-from mldiv.cluster.nodes import Resources, nodes
+from mldiv.cluster.nodes import REASON_LETTERS, Resources, nodes
 from mldiv.cluster.process_group import ProcessGroup
 from mldiv.cluster.ray_private import LeanCallbacks, found_no_place
 from mldiv.plugins import loading
@@ -50,8 +50,6 @@ END_SECONDS = 60.0
 ADAPT_SECONDS = 2.0
 #: Groups that may fail for good before no more are started.
 MOST_FAILURES = 3
-#: How much of a group's error, which may be many lines, is said in one.
-REASON_LETTERS = 500
 
 #: Ray Train's settings by environment variable; what the user has set wins.
 ENVIRONMENT = {

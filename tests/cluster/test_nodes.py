@@ -5,7 +5,9 @@ import socket
 from pathlib import Path
 
 import pytest
+import ray
 import torch
+from ray._private.utils import check_version_info
 
 from mldiv.cli.flags import parse_flags
 from mldiv.cli.main import main
@@ -118,6 +120,18 @@ def test_a_cluster_that_does_not_answer_is_refused_at_once(tmp_path, monkeypatch
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(ConfigError, match=f"^RAY_ADDRESS={address}: no Ray answers there"):
             connect(address)
+
+
+def test_a_cluster_of_another_ray_is_refused_with_both_versions(monkeypatch):
+    """Ray raises a RuntimeError of many lines, with which a study, and the doctor, ended as with a fault of their own."""
+    there = {"ray_version": "2.50.0", "python_version": "3.12.1"}
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **options: check_version_info(there, "node 192.0.2.2"))
+    for name in ("nodes.check_address", "ray_private.show_token"):
+        monkeypatch.setattr(f"mldiv.cluster.{name}", lambda address: None)
+    said = r"^--address head:6379: no Ray cluster could be joined there \(Version mismatch: .* Ray: 2\.50\.0 Python: 3\.12\.1"
+    with pytest.raises(ConfigError, match=f"{said} .* Ray: {ray.__version__} Python: {platform.python_version()}\\)$"):
+        connect("head:6379")
 
 
 def test_a_place_in_which_ray_cannot_start_is_named(tmp_path, monkeypatch):
