@@ -179,7 +179,7 @@ def connect(address: str) -> None:
             f"--address {address}: the token that this machine shows is not the cluster's; "
             "export RAY_AUTH_MODE=token and take the head's ~/.ray/auth_token"
         ) from None
-    except (OSError, ValueError, RuntimeError) as error:  # the last of a cluster of another version of Ray or Python
+    except Exception as error:  # of another version of Ray or Python a RuntimeError, of a start too slow no kind of its own
         said = shorten(str(error), REASON_LETTERS)
         if address == "local":
             place = ray_folder().parent

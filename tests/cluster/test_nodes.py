@@ -134,6 +134,20 @@ def test_a_cluster_of_another_ray_is_refused_with_both_versions(monkeypatch):
         connect("head:6379")
 
 
+def test_a_machine_too_busy_for_ray_to_start_in_time_is_told_so(tmp_path, monkeypatch):
+    """Ray raises an Exception of no kind of its own after 30 s."""
+    late = "The current node timed out during startup. This could happen because the GCS has become overloaded."
+
+    def start(**options):
+        raise Exception(late)
+
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", start)
+    with pytest.raises(ConfigError, match=rf"^Ray cannot start here \({late}\)"):
+        connect("local")
+
+
 def test_a_place_in_which_ray_cannot_start_is_named(tmp_path, monkeypatch):
     """A path may be too long for Ray's sockets: a study ended with the words of `socket`, and did not say whose path it was."""
     folder = tmp_path / ("x" * 100)
