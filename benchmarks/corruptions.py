@@ -120,12 +120,12 @@ def main() -> None:
     if flags.picture:
         picture(images[flags.shown], flags.picture)
         return
-    times = timed(whole[:TIMED])
+    run = originals(flags.original)
     said = caption(
         f"Corruptions against make_cifar_c.py, the first {len(images)} CIFAR-10 test images, seed 0.", 1,
         ("numpy", "scikit-image", "opencv-python-headless", "wand", "pillow"),
     )  # fmt: skip
-    run = originals(flags.original)
+    times = timed(whole[:TIMED])
     np.random.seed(0)
     head = ["kind", "severity", "distance, ours", "distance, theirs", "added, ours", "added, theirs", "apart"]
     rows = [row for kind in CORRUPTIONS for row in rows_of(kind, images, run)]
@@ -142,7 +142,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--picture", type=Path, help="write a sheet of one image instead")
     parser.add_argument("--shown", type=int, default=0, help="which test image the sheet shows")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
-    return parser.parse_args()
+    flags = parser.parse_args()
+    if flags.original is None and flags.picture is None:
+        parser.error("--original DIR is what ours are compared with; --picture FILE alone needs none")
+    return flags
 
 
 if __name__ == "__main__":

@@ -56,11 +56,13 @@ def rows(found: dict[tuple[str, str], list[Run]]) -> list[list[str]]:
     for precision in PRECISIONS:
         pairs = zip(nll[precision, diverse], nll[precision, plain], strict=True)
         differences = [with_terms - without for with_terms, without in pairs]
+        n = len(differences)
+        error = f" ± {statistics.stdev(differences) / n**0.5:.4f}" if n > 1 else ""
         made.append(
             [
                 precision,
                 *(f"{statistics.mean(nll[precision, arm]):.4f}" for arm in ARMS),
-                f"{statistics.mean(differences):+.4f} ± {statistics.stdev(differences) / len(differences) ** 0.5:.4f}",
+                f"{statistics.mean(differences):+.4f}{error}",
                 *(f"{statistics.mean(accuracy[precision, arm]):.2f}" for arm in ARMS),
             ]
         )

@@ -46,10 +46,10 @@ class TimedPlan(Plan):
 
     seconds = 0.0
 
-    def next(self) -> Any:
+    def ask(self) -> Any:
         began = time.perf_counter()
         try:
-            return super().next()
+            return super().ask()
         finally:
             self.seconds += time.perf_counter() - began
 
