@@ -6,9 +6,9 @@
 2. mldiv's standing worker groups, every trial trained from its very start;
 3. mldiv as shipped: standing groups and the store of shared first stages.
 
-Each way is a process of its own, from start to end, Ray's start included; two trials side by side, one thread each. Wall time
-is the whole command's. Processor seconds are those of the whole machine meanwhile: nothing else should run. The training
-code is `mldiv.training.fit` in all three.
+Each way is a process of its own, from start to end, Ray's start included; two trials side by side on two processors, one
+thread each. Wall time is the whole command's. Processor seconds are those of the whole machine meanwhile: nothing else should
+run. The training code is `mldiv.training.fit` in all three.
 """
 
 import argparse
@@ -119,6 +119,7 @@ def run_mldiv(out: Path, share: bool) -> None:
 def run_way(way: str, out: Path) -> None:
     """In a process of its own: connect, sweep."""
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:SIDE_BY_SIDE])  # groups would take every processor, trainers two
     import ray
 
     from mldiv.cluster.nodes import connect
