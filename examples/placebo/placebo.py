@@ -281,6 +281,8 @@ STUDIES["elsewhere"] = Study(
 #: the pull and what the noise do to the gain of the push away from zero (where both are, less where one is not),
 #: Holm-corrected over the two: if the push gains by undoing the pull, its gain ends without it. What matters: 0.3 points, 0.01
 #: of NLL. All else is described, the families of corruption among it.
+#: Asked again on CIFAR-100, eight seeds, of the four arms with noise: in accuracy on corrupted images what the pull does to the
+#: push, and what the absence of the pull alone does, Holm-corrected over the two.
 PULLED = {"nothing lacking": {}, "no pull": {"prior_std": 1000.0}, "no noise": {"initial_sigma": 1e-6, "rho_lr_scale": 1e-6}}
 PULLED["neither"] = PULLED["no pull"] | PULLED["no noise"]
 NO_PUSH = {"alpha": 0.0, "beta": 0.0}
