@@ -75,8 +75,8 @@ def configure(name: str, overrides: dict[str, Any], study: Mapping[str, Any] | N
     """
     preset = PRESETS[name]
     given = {key: value for key, value in overrides.items() if value is not None}
-    cut = cut_of(preset, given.get("data", preset.settings["data"]))
     asked = dict(study or {}) | given
+    cut = cut_of(preset, asked.get("data", preset.settings["data"]))
     recipe = RECIPES.get(asked.get("arch", preset.settings["arch"]), {})
     return TrialConfig().replace(**(preset.settings | cut | recipe | asked))
 

@@ -99,6 +99,7 @@ def test_a_networks_recipe_lies_between_preset_and_study():
 
 def test_demo_cuts_real_data():
     assert configure("demo", {"data": "cifar100"}).train_size and configure("demo", {}).train_size is None
+    assert configure("demo", {}, {"data": "cifar100"}) == configure("demo", {"data": "cifar100"}), "a study may say so too"
 
 
 def test_how_steps_are_computed_is_kept_as_it_was():

@@ -147,7 +147,7 @@ def configure_trials(study: Study, flags: Namespace, preset: str, sets: Sequence
     if "test_split" in found and "test_split" in study.settings:
         raise ConfigError(f"--set test_split: {study.name} is for choosing defaults, which never sees the test data")
     root = str(full_path("--data-root", flags.data_root)) if flags.data_root else None
-    given = {name: getattr(flags, name) for name in SETTING_FLAGS}
+    given = {name: found.get(name, getattr(flags, name)) for name in SETTING_FLAGS}
     return configure(preset, given | {"data_root": root}, study.settings).replace(**found, **named_files(flags))
 
 

@@ -226,6 +226,14 @@ def test_set_changes_any_setting(study, capsys, tmp_path):
         assert not (tmp_path / "x").exists(), wrong
 
 
+def test_a_setting_with_a_flag_of_its_own_is_the_same_by_set(study):
+    """A network had its recipe, and a data set the preset's cut, by the flag alone."""
+    for name, value, preset in (("arch", "vit", "demo"), ("data", "cifar10", "demo"), ("data", "digits", "small")):
+        by_flag, by_set = ([f"--{name}", value], ["--set", f"{name}={value}"])
+        found = [configure_trials(study, parse_flags(study, argv), preset) for argv in (by_flag, by_set)]
+        assert found[0] == found[1] != configure_trials(study, parse_flags(study, []), preset), (name, value)
+
+
 def test_the_usage_names_what_was_called(study, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["own/question.py", "--help"])
     with pytest.raises(SystemExit):
