@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from mldiv.environment.terminal import plain
 
 PRINTS = "from mldiv.environment.terminal import patient_output\nwith patient_output():\n    print({what})\nprint('after')"
@@ -35,3 +37,14 @@ def test_a_reader_that_goes_away_is_no_failure():
     command = f'{sys.executable} -c "{PRINTS.format(what="chr(10).join(map(str, range(10**6)))")}" | head -1'
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"0\n", b"")
+
+
+@pytest.mark.parametrize("closed", ["1", "2", "12"])
+def test_closed_streams_are_no_failure(closed):
+    """Before, a study ended at its first word, or with its tables unwritten."""
+    program = PRINTS.format(what="'x', file=sys.stderr, flush=True").replace("print('after')", "print(sys.stderr.isatty())")
+    shut = " ".join(f"{number}>&-" for number in closed)
+    done = subprocess.run(
+        ["bash", "-c", f'exec "$0" -c "$1" {shut}', sys.executable, f"import sys\n{program}"], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, b"" if "1" in closed else b"False\n"), done.stderr

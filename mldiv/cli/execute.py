@@ -108,9 +108,7 @@ def next_look(run: StudyRun, folder: SyncedFolder, plan: Plan, undecided: FindUn
 def make_forecast(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Forecast:
     """Return the forecast of what the plan still takes, by playing it through from what is recorded."""
     usable = cache(lambda: environments(run) if run.flags.in_process else None)  # workers' are not known before they are there
-    return Forecast(
-        plan, lambda begun: simulate(run.plan(folder.local), run.store, first_wins, begun, usable()), run.base.epochs
-    )
+    return Forecast(plan, lambda begun: simulate(run.plan(folder.local), run.store, first_wins, begun, usable()))
 
 
 def expect(forecast: Forecast, groups: int, wait: float, measure: Callable[[], Cost]) -> None:

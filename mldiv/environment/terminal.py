@@ -79,9 +79,19 @@ def say(text: str) -> None:
     print("\n".join(lines), file=sys.stderr)
 
 
+def can_redraw() -> bool:
+    """Return whether standard error is a terminal that can draw over a line, which a request for colours does not make it."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    return terminal and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
 @contextlib.contextmanager
 def patient_output() -> Iterator[None]:
-    """Let nothing that is printed meanwhile fail: neither a character that the terminal lacks nor a reader that has gone."""
+    """Let nothing that is printed meanwhile fail: neither a character that the terminal lacks nor a reader that has gone, or
+    never was there."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who has called: Python has none then
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -48,8 +48,8 @@ class Plan:
 
     samples: Optuna trials of each searched arm; batch: how many of them are open at once (the unit of repetition);
     seeds: of the repeats; search_seeds: each suggestion is trained with every one of them and judged by the mean; share:
-    whether trials share first stages; drawn: as `common_points` has it. failures: the first line of its reason for every trial
-    that has failed.
+    whether trials share first stages; drawn: as `common_points` has it. labels, epochs: of every trial that is named; failures:
+    the first line of its reason for every trial that has failed.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Plan:
         self.batch, self.selection, self.search_seeds = batch, SELECTION[rule], tuple(search_seeds)
         self.assignments: list[Assignment] = []
         self.labels: dict[str, str] = {}
+        self.epochs: dict[str, int] = {}
         self.brackets: dict[str, str] = {}
         self.failures: dict[str, str] = {}
         self.answered = self.recorded = 0
@@ -215,6 +216,7 @@ class Plan:
                 detail += f", seed {self.search_seeds.index(config.seed) + 1} of {len(self.search_seeds)}"
             self.brackets.setdefault(config.id, f"{arm.name}, seed {config.seed}")
         self.labels[config.id] = f"{arm.name}, {detail}"
+        self.epochs[config.id] = config.epochs
 
     def _wait_for(self, arm: Arm, phase: str, trial: str) -> bool:
         """Note who waits for a trial; whether it is new (else another arm has asked for the same)."""

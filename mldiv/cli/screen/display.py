@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mldiv.environment.terminal import plain
+from mldiv.environment.terminal import can_redraw, plain
 
 if TYPE_CHECKING:  # with torch seconds, before which the first line stands
     from mldiv.cli.screen.forecast import Forecast
@@ -29,7 +29,7 @@ class Display:
     """
 
     def __init__(self, study: str) -> None:
-        self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self.console = Console(stderr=True, force_terminal=can_redraw(), highlight=False, markup=False, emoji=False)
         self.study, self.doing, self.since = study, "", time.monotonic()
         self.plan: Plan | None = None
         self.forecast: Forecast | None = None
@@ -143,7 +143,7 @@ class Display:
         if self.doing:
             parts.insert(0, Text(f"{self.study}: {self._waiting()}", no_wrap=True, overflow="ellipsis"))
         elif self.plan is not None and self.forecast is not None:
-            parts[:0] = [self._bar(self.forecast.share()), self._trials(self.forecast.epochs)]
+            parts[:0] = [self._bar(self.forecast.share()), self._trials(self.plan.epochs)]
         return Group(*parts)
 
     def _bar(self, share: float) -> Table:
@@ -154,15 +154,15 @@ class Display:
         head.add_row(Text(self.study, style="bold"), ProgressBar(completed=100 * share), self._state())
         return head
 
-    def _trials(self, epochs: int) -> Table:
-        """A line for each trial in training, as many as there is room for."""
+    def _trials(self, epochs: dict[str, int]) -> Table:
+        """A line for each trial in training, as many as there is room for; epochs: of each trial."""
         table = Table.grid(padding=(0, 2), expand=True)
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True)
         running, room = list(self.running.copy().items()), max(1, self.console.height - OWN_LINES)
         for trial, result in running[:room]:
-            table.add_row(f"  {self.label(trial)}", f"epoch {result['epoch'] + 1}/{epochs}", _scores(result))
+            table.add_row(f"  {self.label(trial)}", f"epoch {result['epoch'] + 1}/{epochs[trial]}", _scores(result))
         if running[room:]:
             table.add_row(f"  and {len(running) - room} more", "", "")
         return table

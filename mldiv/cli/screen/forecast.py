@@ -22,11 +22,11 @@ class Forecast:
     """What is left of a plan to train, as seconds of one worker, and how fast that becomes less.
 
     count: counts what is left, given the epochs that trials under way have behind them. That is done again now and then, in a
-    thread, since searches decide what follows them; epochs: of a trial.
+    thread, since searches decide what follows them.
     """
 
-    def __init__(self, plan: Plan, count: Callable[[Mapping[str, int]], Work], epochs: int) -> None:
-        self.plan, self.count, self.epochs = plan, count, epochs
+    def __init__(self, plan: Plan, count: Callable[[Mapping[str, int]], Work]) -> None:
+        self.plan, self.count = plan, count
         self.cost: Cost | None = None
         self.left: Work | None = None
         self.done, self.groups, self.wait = 0.0, 1, 0.0

@@ -1,6 +1,8 @@
 """What is shown: at 80 columns nothing wraps; without a terminal a line a minute, and at once what did not finish."""
 
+import collections
 import io
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -10,13 +12,13 @@ from mldiv.cli.screen import display
 from mldiv.cli.screen.display import Display, about, clock
 
 NAMES = {"a": "inverse_multiquadric, search 12/20, seed 2 of 3", "b": "rbf, seed 1"}
+EPOCHS = collections.defaultdict(lambda: 300, b=150)
 REPORT = {"epoch": 119, "stage": 1, "nll": 0.1234, "accuracy": 0.9721, "ece": 0.03, "status": "running"}
 
 
 class Known:
     """A forecast that knows."""
 
-    epochs = 300
     start = staticmethod(lambda: None)
     update = staticmethod(lambda trial, result: None)
     share = staticmethod(lambda: 0.28)
@@ -29,7 +31,7 @@ def shown(request):
     terminal = getattr(request, "param", True)
     found.console = Console(file=io.StringIO(), width=80, height=8, force_terminal=terminal, color_system=None)
     found.live.console = found.console
-    found.follow(SimpleNamespace(answered=12, trials=lambda: 42, labels=NAMES), Known())
+    found.follow(SimpleNamespace(answered=12, trials=lambda: 42, labels=NAMES, epochs=EPOCHS), Known())
     return found
 
 
@@ -45,6 +47,7 @@ def test_one_bar_and_a_line_a_trial(shown):
     assert bar.startswith("kernel_sweep ━") and bar.endswith(" 12/42 trials, 28 %, about 2 h 00 min left")
     assert first.startswith("  inverse_multiquadr") and "…  epoch 120/300  validation NLL 0.123, accuracy 97.2 %" in first
     assert second.split("  ")[1] == "rbf, seed 1" and last == ""
+    assert "  epoch 120/150  " in second, "each trial's own: arms may have other epochs than the study"
     assert max(map(len, (bar, first, second))) <= 80
 
 
@@ -69,6 +72,18 @@ def test_where_no_group_has_a_place_it_waits_for_nodes(shown):
     shown.phase("Ray is up, 0 of 2 worker groups")
     shown.groups(0, 0)
     assert lines(shown)[0].startswith("kernel_sweep: Ray is up, waiting for nodes, 0 s")
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environment", "moves"),
+    [(True, {"TERM": "xterm"}, True), (True, {"TERM": "dumb"}, False), (False, {"TERM": "xterm", "FORCE_COLOR": "1"}, False)],
+)
+def test_lines_where_none_can_be_drawn_over(monkeypatch, terminal, environment, moves):
+    """On a dumb terminal nothing was seen, and with FORCE_COLOR a log was full of codes."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Display("kernel_sweep").console.is_terminal == moves
 
 
 @pytest.mark.parametrize("shown", [False], indirect=True)

@@ -21,7 +21,7 @@ def clock(monkeypatch):
 
 def made(groups=1, cost=COST, wait=0.0, **work):
     plan = SimpleNamespace(queue=SimpleNamespace(under_way={}))
-    found = Forecast(plan, lambda begun: Work(**work), epochs=10)
+    found = Forecast(plan, lambda begun: Work(**work))
     found.expect(cost, groups, wait)
     return found
 
@@ -76,7 +76,7 @@ def test_what_is_left_is_counted_anew(clock, monkeypatch):
     """Since searches choose what follows them; given how far the trials under way are."""
     monkeypatch.setattr(forecast.threading, "Thread", lambda target, daemon: SimpleNamespace(start=target))
     begun, works = [], iter([Work(first_stage=10), Work(first_stage=50)])
-    found = Forecast(SimpleNamespace(queue=SimpleNamespace(under_way={})), lambda at: begun.append(at) or next(works), 10)
+    found = Forecast(SimpleNamespace(queue=SimpleNamespace(under_way={})), lambda at: begun.append(at) or next(works))
     found.expect(COST, 1)
     clock.seconds = 21.0
     found.update("a", epoch(3))
