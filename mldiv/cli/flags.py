@@ -36,6 +36,9 @@ MOST = 100_000
 #: The largest --cache-size.
 LARGEST_GB = 10**9
 
+#: Flags that name a folder, a file or a cluster.
+PLACES = ("out", "cache", "data_root", "train_labels", "pretrained", "address")
+
 #: Settings that flags of their own decide.
 OWN_FLAGS = {
     "seed": "--seeds", "data_root": "--data-root", "train_labels": "--train-labels", "train_labels_hash": "--train-labels",
@@ -137,7 +140,8 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     flags = parser.parse_args(current_names(sys.argv[1:] if argv is None else argv))
-    flags.address = flags.address or ("" if flags.in_process else os.environ.get("RAY_ADDRESS")) or "local"
+    if flags.address is None:
+        flags.address = ("" if flags.in_process else os.environ.get("RAY_ADDRESS")) or "local"
     return flags
 
 
@@ -168,15 +172,24 @@ def parse_lanes(text: str) -> int | None:
 
 def check_flags(flags: Namespace) -> None:
     """Refuse flags that cannot be what they say, or that contradict each other."""
+    check_numbers(flags)
+    _check_ways(flags)
+
+
+def check_numbers(flags: Namespace) -> None:
+    """Refuse numbers and shares that cannot be, and places without a name, which nobody can mean (an empty variable's)."""
     _check_counts(flags)
     _check_shares(flags)
-    _check_ways(flags)
+    for name in PLACES:
+        if getattr(flags, name, None) == "":
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag} is empty: name a place, or leave the flag out")
 
 
 def _check_counts(flags: Namespace) -> None:
     """Refuse numbers of things that are too small, or beyond all that can be."""
     for flag, least in COUNTS.items():
-        value = getattr(flags, flag.replace("-", "_"))
+        value = getattr(flags, flag.replace("-", "_"), None)
         if isinstance(value, Sequential):
             flag, value, least = f"{flag} auto, at most", value.most, LEAST_MOST
         if value is not None and value < least:
@@ -232,7 +245,7 @@ def places(flags: Namespace, name: str) -> tuple[object_store.Location, object_s
 
     Raises: ConfigError for a URL that is no storage.
     """
-    out = _place("out", flags.out or object_store.join(os.environ.get(RESULTS, "results"), name))
+    out = _place("out", flags.out or object_store.join(os.environ.get(RESULTS) or "results", name))
     return out, _place("cache", flags.cache or object_store.join(object_store.parent(out), "trunks"))
 
 
@@ -274,11 +287,14 @@ def parse_margins(pairs: Sequence[str]) -> dict[str, float]:
 
     Raises: ConfigError for what is no such pair.
     """
-    found = dict(MARGINS)
+    found, given = dict(MARGINS), set[str]()
     for pair in pairs:
         name, equals, size = pair.partition("=")
         if not equals or name not in MARGINS:
             raise ConfigError(f"--margin {pair}: expected METRIC=SIZE with a metric of {', '.join(MARGINS)}")
+        if name in given:
+            raise ConfigError(f"--margin {pair}: {name} has two; leave one out")
+        given.add(name)
         try:
             found[name] = float(size)
         except ValueError:

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
-from mldiv.cli.flags import current_names
+from mldiv.cli.flags import check_numbers, current_names
+from mldiv.cli.screen import interrupt
 from mldiv.doctor import cluster, locations, machine, plugins, ports
 from mldiv.doctor.machine import AS_LOCKED, FAILED, GROUP_BYTES, OK, SKIPPED, WARNING, Check, Finding, first_line
 from mldiv.environment.terminal import Parser
+from mldiv.settings.setting import ConfigError
 
 
 def parse(argv: Sequence[str] | None = None, prog: str = "python -m mldiv.doctor") -> Namespace:
@@ -32,12 +34,20 @@ def parse(argv: Sequence[str] | None = None, prog: str = "python -m mldiv.doctor
     parser.add_argument("--cpus-per-worker", type=float, metavar="N")
     parser.add_argument("--gpus-per-worker", type=float, metavar="N")
     parser.add_argument("--in-process", action="store_true", help="of a study that trains here: nothing of Ray is looked at")
-    parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS") or "local")
+    parser.add_argument("--address")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE")
     parser.add_argument("--limit", type=float, default=120.0, metavar="SECONDS", help="for each check (default 120)")
     flags = parser.parse_args(current_names(sys.argv[1:] if argv is None else argv))
     if flags.in_process:  # no cluster is asked, RAY_ADDRESS or not
         flags.address = "local"
+    elif flags.address is None:
+        flags.address = os.environ.get("RAY_ADDRESS") or "local"
+    try:
+        check_numbers(flags)
+    except ConfigError as error:
+        parser.error(str(error))
+    if not flags.limit > 0:
+        parser.error(f"--limit {flags.limit:g}: must be greater than zero")
     return flags
 
 
@@ -177,8 +187,12 @@ CHECKS: dict[str, Check] = {
 
 
 def run(argv: Sequence[str] | None = None, **prog: str) -> NoReturn:
-    """Do what `main` does and end the process."""
-    code = main(argv, **prog)
+    """Do what `main` does and end the process, and at Ctrl-C all that it started."""
+    try:
+        code = main(argv, **prog)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        interrupt.end()
     sys.stdout.flush()
     os._exit(code)  # a check that had no answer may wait for ever
 

@@ -59,6 +59,11 @@ def study(load_study) -> Study:
         (["--in-process", "--cpus-per-worker", "1"], "--cpus-per-worker needs Ray"),
         (["--in-process", "--address", "127.0.0.1:6379"], "--address needs Ray"),
         (["--margin", "nll"], "--margin nll: expected METRIC=SIZE"),
+        (["--margin", "nll=1", "--margin", "nll=2"], "--margin nll=2: nll has two; leave one out"),
+        *(
+            ([f"--{name}", ""], f"--{name} is empty: name a place, or leave the flag out")
+            for name in ("out", "cache", "data-root", "train-labels", "pretrained", "address")
+        ),
         (["--lanes", "2", "--workers", "2"], "--lanes with --workers: trials that are stepped together have one worker"),
         (["--lanes", "auto", "--workers", "2"], "--lanes with --workers"),
         (["--in-process", "--lanes", "0"], "--lanes 0: must be at least 1"),

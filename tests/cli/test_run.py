@@ -252,6 +252,8 @@ def test_the_results_place_is_named_once(study, monkeypatch, tmp_path):
     prepared_run = prepared(study)
     assert prepared_run.place == f"{tmp_path}/kernel_sweep" and prepared_run.store.place == f"{tmp_path}/trunks"
     assert prepared(study, "--out", "elsewhere").place == str(Path("elsewhere").resolve())
+    monkeypatch.setenv(RESULTS, "")
+    assert prepared(study).place == str(Path("results/kernel_sweep").resolve()), "an empty variable is none"
 
 
 def test_header_is_json_and_says_what_the_analysis_needs(study):

@@ -2,6 +2,8 @@
 
 import collections
 import socket
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -25,6 +27,38 @@ Disk = collections.namedtuple("Disk", "total used free")
 
 def flags(*given):
     return doctor.parse(["--address", "local", *given])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--workers", "0"], "--workers 0: must be at least 1"),
+        (["--cpus-per-worker", "0"], "--cpus-per-worker 0: must be greater than zero"),
+        (["--cache-size", "nan"], "--cache-size nan: must be greater than zero"),
+        (["--out", ""], "--out is empty"),
+        (["--limit", "nan"], "--limit nan: must be greater than zero"),
+    ],
+)
+def test_what_a_study_refuses_is_not_looked_at(capsys, wrong, said):
+    """It divided by zero workers, or found nothing that would make a sweep fail."""
+    with pytest.raises(SystemExit) as end:
+        flags(*wrong)
+    assert end.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_a_check_that_has_no_answer():
+    """It waited for the check, for ever, after a traceback."""
+    program = """
+import signal, threading, time
+from mldiv.doctor import __main__ as doctor
+doctor.CHECKS.clear()
+doctor.CHECKS["data"] = lambda flags: time.sleep(20)
+main = threading.main_thread().ident
+threading.Timer(1.0, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+doctor.run([])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def installed(monkeypatch, **versions):
