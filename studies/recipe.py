@@ -56,9 +56,9 @@ def arms(base: "TrialConfig") -> dict[str, dict]:
         for value in values
         if value != getattr(base, name)
     }
-    found |= {f"adamw, lr {lr:g}": {"optimizer": "adamw", "lr": lr} for lr in (1e-3, 3e-3)}
+    adamw = {f"adamw, lr {lr:g}": {"optimizer": "adamw", "lr": lr} for lr in (1e-3, 3e-3)}
     known = [base, *(base.replace(**changes) for changes in found.values())]
-    several = {name: changes for name, changes in (POSTERIOR | START).items() if base.replace(**changes) not in known}
+    several = {name: changes for name, changes in (adamw | POSTERIOR | START).items() if base.replace(**changes) not in known}
     return {BASELINE: {}} | found | several
 
 

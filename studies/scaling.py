@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # torch comes with it
     from mldiv.config import TrialConfig
 
 PLAIN, FULL = "mutual learning", "both terms"
+#: The largest width that a setting may be.
+WIDEST = 64
 
 
 def sizes(base: "TrialConfig") -> dict[str, dict]:
@@ -52,7 +54,7 @@ def contrasts(names: list[str]) -> dict[str, dict[str, float]]:
 def timed(base: "TrialConfig") -> "list[TrialConfig]":
     """Widths and batches over a wide range, for this architecture and a ViT."""
     factors = (0.5, 1, 2, 4, 8, 16) if base.arch != "resnet18" else (1,)
-    widths = [base.replace(width=base.width * factor) for factor in factors]
+    widths = [base.replace(width=base.width * factor) for factor in factors if factor <= 1 or base.width * factor <= WIDEST]
     batches = [base.replace(batch_size=base.batch_size * factor) for factor in (2, 4, 8, 16)]
     other = base.replace(arch="vit" if base.arch != "vit" else "resnet20")
     return widths + batches + [other.replace(width=factor) for factor in (0.25, 0.5, 1.0, 2.0)]

@@ -218,6 +218,8 @@ def check_design(study: Study, flags: Namespace, preset: str, base: TrialConfig)
     )  # fmt: skip
     checks.check_workers(flags, [arm.config for arm in arms])
     checks.check_lanes(flags.lanes, [arm.config for arm in arms])
+    if study.sizes is not None:
+        study.sizes(base)  # timed once all of Ray is there; what cannot be is refused before
     return changes, arms
 
 

@@ -1,5 +1,6 @@
 """What the studies compare: arms that are what their names say, each study with a plan."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from mldiv.cli.run import choose_arms, make_arms
 from mldiv.method.kernels import KERNELS
 from mldiv.method.networks import build
 from mldiv.presets import configure
+from mldiv.settings.setting import ConfigError
 
 
 def test_some_arms_alone(load_study, capsys, tmp_path):
@@ -30,6 +32,21 @@ def test_some_arms_alone(load_study, capsys, tmp_path):
     code, _, err = run(study, capsys, "--arm", "with bot")
     assert code == 2
     assert "did you mean 'with both'?" in err[0]
+
+
+def test_a_network_whose_recipe_is_an_arm_s_change_has_that_arm_once(load_study):
+    """The study of recipes refused a ViT: its own recipe is AdamW at 0.003, as one of the arms."""
+    arms = prepared(load_study("recipe"), "--preset", "demo", "--arch", "vit").header.arms
+    assert "adamw, lr 0.001" in arms and "adamw, lr 0.003" not in arms
+
+
+def test_sizes_that_cannot_be_are_refused_before_any_work(load_study):
+    """They were made once Ray had started; of wide networks the study of scaling times the widths that there are."""
+    study = load_study("scaling")
+    base = prepared(study, "--preset", "demo", "--width", "8").base
+    assert max(size.width for size in study.sizes(base)) == 64
+    with pytest.raises(ConfigError, match="width = 800"):
+        prepared(replace(study, sizes=lambda base: [base.replace(width=800.0)]), "--preset", "demo")
 
 
 NAMES = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "studies").glob("*.py"))
