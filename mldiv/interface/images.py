@@ -39,21 +39,26 @@ class ImageForm:
     names: tuple[str, ...] | None = None
 
 
-def normalized(images: Images, form: ImageForm, layout: str | None, device: torch.device, first: int = 0) -> Tensor:
+def normalized(
+    images: Images, form: ImageForm, layout: str | None, device: torch.device, first: int = 0, count: int | None = None
+) -> Tensor:
     """Return images as the networks take them, float32 [images, channels, image_size, image_size] on the device.
 
     Floats are rounded as those are that are trained on. Raises: DataError as `as_bytes`.
     """
-    found = as_bytes(images, form.channels, form.image_size, layout, first).to(device)
+    found = as_bytes(images, form.channels, form.image_size, layout, first, count).to(device)
     mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (form.mean, form.std))
     return normalize(found, mean, std)
 
 
-def as_bytes(images: Images, channels: int | None, size: int | None, layout: str | None, first: int = 0) -> Tensor:
+def as_bytes(
+    images: Images, channels: int | None, size: int | None, layout: str | None, first: int = 0, count: int | None = None
+) -> Tensor:
     """Return images as data sets hold them, uint8 [images, channels, size, size]; floats in [0, 1] are rounded.
 
     channels: None where any will do; size: pixels a side, None as they are; other images are cut to their central square, then
-    resized as data sets are. layout: HWC or CHW, None for what the shape says; first: the number of the first of them.
+    resized as data sets are. layout: HWC or CHW, None for what the shape says; first: the number of the first of them; count:
+    of how many these are a batch.
 
     Raises: DataError, saying what is wrong with them and what would do.
     """
@@ -62,9 +67,10 @@ def as_bytes(images: Images, channels: int | None, size: int | None, layout: str
     if isinstance(images, Sequence) and images and isinstance(images[0], Image.Image):
         return _decoded(images, channels, size, first)
     values = _values(_stacked(images), first)
+    shape = (count or len(values), *values.shape[1:])
     if len(values) and not values.numel():
-        raise DataError(f"images of shape {tuple(values.shape)}: no pixels")
-    found = _square(_channels_first(values, channels, layout), size)
+        raise DataError(f"images of shape {shape}: no pixels")
+    found = _square(_channels_first(values, channels, layout, shape), size)
     return found if found.dtype == torch.uint8 else (found * 255).round().to(torch.uint8)
 
 
@@ -118,14 +124,16 @@ def _values(images: Tensor, first: int) -> Tensor:
     return images.to(torch.uint8)
 
 
-def _channels_first(images: Tensor, channels: int | None, layout: str | None) -> Tensor:
-    if images.dim() == 3 and channels in (None, 1):
+def _channels_first(images: Tensor, channels: int | None, layout: str | None, shape: tuple[int, ...]) -> Tensor:
+    """Move the channels; shape: that of the images of which these are a batch."""
+    grey = channels in (None, 1)
+    if images.dim() == 3 and grey:
         return images[:, None]
-    shape, expected = tuple(images.shape), f"{channels or '1 or 3'} channel{'s' * (channels != 1)}"
+    expected = f"{channels or '1 or 3'} channel{'s' * (channels != 1)}"
     if images.dim() != 4:
         raise DataError(
             f"images of shape {shape}: expected [images, height, width, channels] or [images, channels, height, width] with "
-            f"{expected}; a single image is images[None]"
+            f"{expected}{', or grey ones [images, height, width]' * grey}; a single image is images[None]"
         )
     known = (channels,) if channels else USUAL_CHANNELS
     fitting = [name for name, axis in LAYOUTS.items() if shape[axis] in known]

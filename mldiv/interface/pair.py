@@ -107,11 +107,12 @@ class TrainedPair:
         used = int(self.record.environment.get("threads", 1)) if threads is None else threads
         if not hasattr(images, "__len__") or not len(images):
             raise DataError(f"no images, but {shown(images)}")
+        many = len(images)
         with torch_settings(used), predictive.evaluation(self.module):
             weights = self._weights(count, None if seed is None else whole("seed", seed, 0))
             found = [
-                self._batch(normalized(images[at : at + size], self.form, layout, self.device, at), weights, keep_samples)
-                for at in range(0, len(images), size)
+                self._batch(normalized(images[at : at + size], self.form, layout, self.device, at, many), weights, keep_samples)
+                for at in range(0, many, size)
             ]
         return Predictions(**_joined(found), names=self.names)
 

@@ -108,6 +108,9 @@ def test_images_of_another_size_are_cut_and_resized(pair, tested, found):
     [
         (np.zeros((2, 8, 8, 3), "u1"), r"\(2, 8, 8, 3\): expected 1 channel, last"),
         (np.zeros((8, 8), "u1"), "a single image is images"),
+        (np.zeros((300, 64)), r"images of shape \(300, 64\): .* with 1 channel, or grey ones \[images, height, width\]; "),
+        (np.zeros((300, 8, 8, 3), "u1"), r"images of shape \(300, 8, 8, 3\): expected 1 channel"),
+        (np.zeros((300, 1, 8, 1), "u1"), r"images of shape \(300, 1, 8, 1\): the channels may be first or last"),
         (np.full((2, 1, 8, 8), 255.0), "float images from 255 to 255, .* give uint8 for values up to 255"),
         (np.full((2, 1, 8, 8), -0.5), "from -0.5 to -0.5"),
         (np.where(np.arange(20)[:, None, None, None] == 17, np.nan, np.zeros((20, 1, 8, 8))), "^image 17 holds NaN"),
