@@ -124,11 +124,11 @@ def plot(predictions: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str = ""
 
     ValueError: no predictions, other shapes, or confidences that are no probabilities.
     """
-    if not predictions:
-        raise ValueError("no predictions to draw: give {name: (confidence, correct)}")
+    if not isinstance(predictions, Mapping) or not predictions:
+        raise ValueError(f"no predictions by name in a {type(predictions).__name__}: give {{name: (confidence, correct)}}")
     diagrams, words = {}, {}
     for name, given in predictions.items():
-        confidence, correct = _checked(name, *given)
+        confidence, correct = _checked(name, given)
         bins = reliability(confidence, correct)
         diagrams[name] = Diagram(bins, None, consistency_band(confidence, DRAWS), Summary(100 * bins.ece, None, 1), None)
         calibrated = f"ECE {100 * bins.ece:.2f} %; if calibrated {100 * null_ece(confidence):.2f} %"
@@ -137,8 +137,10 @@ def plot(predictions: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str = ""
         return _file(title, diagrams, words, {name: palette.style(place) for place, name in enumerate(diagrams, 1)})
 
 
-def _checked(name: str, confidence: ArrayLike, correct: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    sure, right = np.asarray(confidence, float), np.asarray(correct)
+def _checked(name: str, given: tuple[ArrayLike, ArrayLike]) -> tuple[np.ndarray, np.ndarray]:
+    if not np.iterable(given) or len(given) != 2:
+        raise ValueError(f"{name}: expected (confidence, correct), not a {type(given).__name__}")
+    sure, right = np.asarray(given[0], float), np.asarray(given[1])
     if sure.ndim != 1 or not len(sure) or sure.shape != right.shape:
         raise ValueError(
             f"{name}: confidence and correct must be [images] each, not {list(sure.shape)} and {list(right.shape)}"

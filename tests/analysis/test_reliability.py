@@ -81,6 +81,9 @@ def test_a_plot_of_ones_own_predictions_says_their_ece():
     ("given", "words"),
     [
         ({}, "no predictions"),
+        (([0.5], [True]), "no predictions by name in a tuple"),
+        ({"a": np.array([0.5, 0.6, 0.7])}, r"a: expected \(confidence, correct\), not a ndarray"),
+        ({"a": 0.5}, "not a float"),
         ({"a": ([0.5], [True, False])}, r"a: .* \[1\] and \[2\]"),
         ({"a": ([[0.5, 0.5]], [[True, False]])}, r"\[1, 2\]"),
         ({"a": ([], [])}, r"\[0\] and \[0\]"),
