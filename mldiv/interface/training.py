@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from mldiv.plugins.contracts import try_network
 from mldiv.plugins.loading import load_named
 from mldiv.records import study_files
 from mldiv.records.checked_files import Damaged, existing
-from mldiv.settings.setting import shown
+from mldiv.records.contents import TrialRecord
+from mldiv.settings.setting import TRIAL, as_before, shown, sparing
 from mldiv.storage.cache import Store
 from mldiv.training.fit import fit
 from mldiv.training.loop import Diverged
@@ -121,5 +123,15 @@ def _check_folder(folder: Path, config: TrialConfig, workspace: Workspace) -> No
         found = study_files.read_trial(folder)
         data = workspace.data(config)
         if found.id != config.id or found.of_other_images(data.whole_fingerprint, data.test_fingerprint):
-            what = "other settings" if found.id != config.id else "the same settings, but other images"
+            what = _other_settings(found, config) if found.id != config.id else "the same settings, but other images"
             raise ConfigError(f"{folder} holds a trial with {what}: take another folder, or remove it")
+
+
+def _other_settings(found: TrialRecord, config: TrialConfig) -> str:
+    before, places = as_before(TrialConfig) | found.config, sparing(TrialConfig, TRIAL)
+    changed = [
+        f"{name} = {before[name]!r}, not {value!r}"
+        for name, value in asdict(config).items()
+        if name not in places and value != before[name]
+    ]
+    return "other settings" + f" ({'; '.join(changed)})" * bool(changed)
