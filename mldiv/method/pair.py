@@ -155,6 +155,9 @@ class MutualPair(nn.Module):
         for number, peer in enumerate(self.peers, 1):
             self.add_module(f"peer_{number}", peer)
         self.fusion = shared(_channels(networks[0]), peers=len(networks)) if fusion is None else fusion
+        for name, value in (("kernel", kernel), ("fusion", self.fusion)):
+            if not callable(value):
+                raise ValueError(f"{name} = {value!r}: expected a function or module, not a name (of kernels: KERNELS[name])")
         _check_fusion(self.fusion, len(networks), objective.fusion_training)
         if losses.PARAM_DISTANCES[objective.param_distance].needs_noise and not self.peers[0].noisy:
             raise ValueError(f"param_distance = {objective.param_distance!r} divides by sigma, which is 0 (initial_sigma)")
@@ -465,7 +468,8 @@ def _distinct(networks: Iterable[nn.Module]) -> list[nn.Module]:
 def _as_output(given: Any) -> Output:
     """Return what a network gave, if it is logits and features; a batch of logits would be taken apart, image by image."""
     if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], tuple | list):
-        kind = type(given).__name__
+        parts = given if isinstance(given, tuple) else (given,)
+        kind = " and a ".join(type(part).__name__ for part in parts)
         raise ValueError(
             f"the networks give a {kind}: a peer, and a teacher, returns logits and a tuple of features, `logits, (features,)`"
         )

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from textwrap import dedent
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -103,6 +104,28 @@ def test_a_network_that_gives_logits_alone_is_told_what_a_peer_returns(images):
     pair = MutualPair(networks, Objective(train_images=9, fusion_training="task"), fusion=shared((4,), classes=2))
     with pytest.raises(ValueError, match="give a Tensor: a peer, and a teacher, returns logits and a tuple of features"):
         pair(torch.zeros(images, 1, 3, 3), torch.zeros(images, dtype=torch.int64))
+
+
+def test_features_that_are_no_tuple_are_told_of():
+    """Of logits and one tensor a message that the networks give a tuple, where a tuple is expected, would say nothing."""
+
+    class One(Two):
+        def forward(self, images):
+            logits, (features,) = super().forward(images)
+            return logits, features
+
+    pair = MutualPair([One(nn.Conv2d(1, 4, 3), nn.Linear(4, 2)) for _ in range(2)], Objective(train_images=9))
+    with pytest.raises(ValueError, match="give a Tensor and a Tensor: a peer, and a teacher, returns logits and a tuple"):
+        pair(torch.zeros(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("name", ["kernel", "fusion"])
+def test_a_name_in_place_of_a_function_is_refused(monkeypatch, name):
+    """Settings are names; found only by the first diverse step it would cost a first stage. Only tests check types."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    networks = [Two(nn.Conv2d(1, 4, 3), nn.Linear(4, 2)) for _ in range(2)]
+    with pytest.raises(ValueError, match=f"{name} = 'shared': expected a function or module, not a name"):
+        MutualPair(networks, Objective(train_images=9), **{name: "shared"})
 
 
 def test_frozen_layers_stay_as_they_are():
