@@ -41,6 +41,7 @@ class Analysis:
     contrasts: Effects
     singles: dict[str, Effects]
     elsewhere: Effects
+    elsewhere_contrasts: Effects
     findings: list[Finding]
     signatures: list[Signature]
 
@@ -51,7 +52,9 @@ class Analysis:
 
     def answer(self) -> str:
         """Write answer.md."""
-        return document.answer(self.study, self.differences, self.contrasts, self.further, self.singles, self.elsewhere)
+        return document.answer(
+            self.study, self.differences, self.contrasts, self.further, self.singles, self.elsewhere, self.elsewhere_contrasts
+        )
 
 
 def analyse(folder: Path, labels: Labels | None = None) -> Analysis:
@@ -70,7 +73,7 @@ def analyse(folder: Path, labels: Labels | None = None) -> Analysis:
         effects.differences(repeats, study.baseline, study.header.compare, looks=looks) if study.baseline else {},
         effects.contrasts(repeats, study.header.contrasts, looks=looks),
         _of_singles(study) | _after_scaling(study, repeats),
-        _elsewhere(study, repeats),
+        *_elsewhere(study, repeats),
         findings(study, repeats),
         signatures(study),
     )
@@ -122,11 +125,15 @@ def _after_scaling(study: StudyData, repeats: Repeats) -> dict[str, Effects]:
     return {document.SCALED: found} if found["nll"] else {}
 
 
-def _elsewhere(study: StudyData, repeats: Repeats) -> Effects:
-    """Compare the arms by what they score on corrupted and other images; nothing where looks, each of its own seeds, decide."""
+def _elsewhere(study: StudyData, repeats: Repeats) -> tuple[Effects, Effects]:
+    """Compare the arms, and contrast them, by what they score on corrupted and other images.
+
+    Nothing where looks, each of its own seeds, decide.
+    """
     if study.baseline is None or study.header.looks:
-        return {}
-    return effects.of_columns(repeats, study.baseline, study.header.compare, document.ELSEWHERE)
+        return {}, {}
+    differences = effects.of_columns(repeats, study.baseline, study.header.compare, document.ELSEWHERE)
+    return differences, effects.contrasts_of_columns(repeats, study.header.contrasts, document.ELSEWHERE)
 
 
 def build(
@@ -182,7 +189,10 @@ def _report(made: Analysis, more: Mapping[str, list[str]]) -> str:
     if scores := parts["scores"]:
         scores[0] = f"{tables.scored(study)} {scores[0].removeprefix(GROUPS['scores']).lstrip()}"
     numbers = document.numbers(study, differences, made.contrasts, whole=False)
-    numbers += [*document.by_whom(study, differences, made.singles), *document.beyond(study, made.elsewhere)]
+    numbers += [
+        *document.by_whom(study, differences, made.singles),
+        *document.beyond(study, made.elsewhere, made.elsewhere_contrasts),
+    ]
     answer = "\n\n".join(filter(None, (study.rescored, document.found(study, differences))))
     return page.render(
         study, answer=answer, tables=parts, effects=differences, contrasts=made.contrasts,

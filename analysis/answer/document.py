@@ -18,24 +18,30 @@ ELSEWHERE = {
     "shift_ece": ("ECE in points, corrupted", 2), "ood_entropy": ("other images, by entropy", 4),
     "ood_mi": ("other images, by MI", 4),
 }  # fmt: skip
+#: What images those are, by how the columns' names begin.
+AWAY = {
+    "shift": "on corrupted test images (15 kinds, mean over five severities)",
+    "ood": "in telling images of another kind, the first set, from test images (area under the ROC curve)",
+}
 #: Heads of the tables.
 ARMS, CONTRASTS = "Difference", "Contrasts"
 
 
 def answer(
     study: StudyData, effects: Effects, contrasts: Effects, further: Sequence[str],
-    singles: Mapping[str, Effects] | None = None, elsewhere: Effects | None = None,
+    singles: Mapping[str, Effects] | None = None, elsewhere: Effects | None = None, elsewhere_contrasts: Effects | None = None,
 ) -> str:  # fmt: skip
     """Write answer.md: what was found, what else the records say of it, every difference.
 
     effects, contrasts: differences to the baseline and contrasts, in printed units; further: sentences that stand beside what
     was found; singles: the differences once more, by whose predictions the arms are judged: their single peers', those after
-    temperature scaling; elsewhere: differences by column of ELSEWHERE.
+    temperature scaling; elsewhere, elsewhere_contrasts: differences and contrasts by column of ELSEWHERE.
     """
     parts = [f"# {study.header.question}", *([study.rescored] if study.rescored else []), found(study, effects)]
     if noted := notes(study, effects, contrasts, further, singles or {}, elsewhere or {}):
         parts += ["What else the records say:", "\n".join(f"- {note}" for note in noted)]
-    parts += [*numbers(study, effects, contrasts), *by_whom(study, effects, singles or {}), *beyond(study, elsewhere or {})]
+    parts += [*numbers(study, effects, contrasts), *by_whom(study, effects, singles or {})]
+    parts += beyond(study, elsewhere or {}, elsewhere_contrasts or {})
     return "\n\n".join(parts) + "\n"
 
 
@@ -129,24 +135,21 @@ def by_whom(study: StudyData, effects: Effects, singles: Mapping[str, Effects]) 
     return parts
 
 
-def beyond(study: StudyData, elsewhere: Effects) -> list[str]:
-    """Tabulate differences to the baseline on corrupted and other images; nothing where no two arms have such scores."""
-    if not elsewhere:
-        return []
-    arms = dict.fromkeys(arm for effects in elsewhere.values() for arm in effects)
-    rows = [[arm, *(_beyond(of.get(arm), ELSEWHERE[name][1]) for name, of in elsewhere.items())] for arm in arms]
-    head = [study.header.scientific, *(ELSEWHERE[name][0] for name in elsewhere)]
-    kinds = [
-        words
-        for words, of in (
-            ("on corrupted test images (15 kinds, mean over five severities)", "shift"),
-            ("in telling images of another kind, the first set, from test images (area under the ROC curve)", "ood"),
-        )
-        if any(name.startswith(of) for name in elsewhere)
-    ]
-    interval = f"mean [{interval_name(study.header.level)}] over seeds alone; p after Holm over the arms"
-    what = f"Difference to {study.baseline} {', and '.join(kinds)}: {interval}:"
-    return [what, table(head, rows)]
+def beyond(study: StudyData, differences: Effects, contrasts: Effects) -> list[str]:
+    """Tabulate differences to the baseline, and contrasts, on corrupted and other images; nothing without such scores."""
+    parts = []
+    for kind, to, family, of_columns in (
+        (ARMS, f" to {study.baseline}", "arms", differences), (CONTRASTS, "", "contrasts", contrasts)
+    ):  # fmt: skip
+        if not of_columns:
+            continue
+        kinds = [words for of, words in AWAY.items() if any(name.startswith(of) for name in of_columns)]
+        interval = f"mean [{interval_name(study.header.level)}] over seeds alone; p after Holm over the {family}"
+        head = [study.header.scientific, *(ELSEWHERE[name][0] for name in of_columns)]
+        titles = dict.fromkeys(title for effects in of_columns.values() for title in effects)
+        rows = [[title, *(_beyond(of.get(title), ELSEWHERE[name][1]) for name, of in of_columns.items())] for title in titles]
+        parts += [f"{kind}{to} {', and '.join(kinds)}: {interval}:", table(head, rows)]
+    return parts
 
 
 def _beyond(effect: Difference | None, digits: int) -> str:

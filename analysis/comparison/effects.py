@@ -96,12 +96,17 @@ def of_columns(repeats: Repeats, baseline: str, arms: Sequence[str], names: Iter
     names: of COLUMNS, in whose printed units the differences are. Intervals hold over seeds alone. Left out: an arm without a
     value on a seed of the baseline, and a column without any.
     """
+    return contrasts_of_columns(repeats, {arm: {arm: 1.0, baseline: -1.0} for arm in arms if arm != baseline}, names)
+
+
+def contrasts_of_columns(repeats: Repeats, family: Mapping[str, Weights], names: Iterable[str]) -> Effects:
+    """Add up arms' values in columns of the tables with the weights of each contrast, otherwise as `of_columns`."""
     found = {}
     for name in names:
         column = COLUMNS[name]
-        per_seed = {arm: _per_seed(repeats, {arm: 1.0, baseline: -1.0}, column.value) for arm in arms if arm != baseline}
+        per_seed = {title: _per_seed(repeats, weights, column.value) for title, weights in family.items()}
         found[name] = _holm(
-            {arm: difference([column.factor * value for value in of.values()]) for arm, of in per_seed.items() if of}
+            {title: difference([column.factor * value for value in of.values()]) for title, of in per_seed.items() if of}
         )
     return {name: effects for name, effects in found.items() if effects}
 

@@ -176,7 +176,8 @@ def test_what_a_temperature_gives_is_told_from_what_training_gave(tmp_path):
 def test_what_becomes_of_arms_on_corrupted_and_other_images_is_told_with_its_p(tmp_path):
     """Against paired t-tests by hand, corrected by Holm; accuracy is in points, and what no record holds is left out."""
     levels = {"plain": [1.5, 1.6, 1.55, 1.4], "apart": [1.4, 1.48, 1.46, 1.33], "same": [1.6, 1.5, 1.55, 1.4]}
-    folder = make(tmp_path, {arm: [0.5, 0.6, 0.55, 0.5] for arm in levels}, predictions=False)
+    weights = {"same less apart": {"same": 1.0, "apart": -1.0}}
+    folder = make(tmp_path, {arm: [0.5, 0.6, 0.55, 0.5] for arm in levels}, predictions=False, contrasts=weights)
     assert set(analyse(folder).elsewhere) == {"ood_entropy", "ood_mi"} and "corrupted" not in analyse(folder).answer()
     for place, values in enumerate(levels.values()):
         for index, value in enumerate(values):
@@ -196,3 +197,9 @@ def test_what_becomes_of_arms_on_corrupted_and_other_images_is_told_with_its_p(t
     assert f"**By NLL on corrupted images**, apart is better ({apart.text(4)}) and not equivalent; " in made.answer()
     (row,) = [line for line in made.answer().splitlines() if line.startswith("| apart") and ", p 0" in line]
     assert f"{apart.text(4)}, p {apart.adjusted:.2g} |" in row
+    between = made.elsewhere_contrasts["shift_nll"]["same less apart"]
+    expected = stats.ttest_rel(levels["same"], levels["apart"])
+    assert (between.p, between.adjusted) == pytest.approx((expected.pvalue, expected.pvalue))
+    assert between.interval == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    (row,) = [line for line in made.answer().split("p after Holm over the contrasts")[1].splitlines() if "same less" in line]
+    assert f"{between.text(4)}, p {between.adjusted:.2g} |" in row
