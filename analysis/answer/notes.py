@@ -101,8 +101,9 @@ def _cautions(study: StudyData, effects: Mapping[str, Difference]) -> list[str]:
     lines = []
     header = study.header
     if header.has_search:
+        each = f"{header.samples} trial{'s' * (header.samples > 1)} each"
         lines.append(
-            f"Arms were tuned with the same search budget ({header.samples} trials each, on validation data) where they "
+            f"Arms were tuned with the same search budget ({each}, on validation data) where they "
             "have something to tune, and repeated on fresh seeds; arms of one seed saw the same batches, augmentations and "
             "weight noise."
         )

@@ -132,7 +132,8 @@ def searches(study: StudyData) -> list[str]:
         return []
     others = [arm for arm in tuned if arm not in kept]
     which = "every arm" if not others else f"{len(kept)} of {len(tuned)} arms (all but {', '.join(others)})"
-    text = f"**The search chose the defaults** in {which}, of {header.samples} settings tried in each"
+    tried = f"{header.samples} setting{'s' * (header.samples > 1)} tried in each"
+    text = f"**The search chose the defaults** in {which}, of {tried}"
     if study.baseline in others:
         text += ": the baseline was tuned, the others are as they come"
     return [f"{text}."]

@@ -14,7 +14,7 @@ from analysis.answer.document import ELSEWHERE
 from analysis.build import analyse, build
 from analysis.compact.copy import ARCHIVE
 from analysis.comparison.effects import after_scaling, contrasts, differences, of_columns
-from analysis.records.columns import COLUMNS
+from analysis.records.columns import COLUMNS, FAMILIES
 from analysis.records.repeats import STRONGER, gather
 from analysis.stats.statistics import BETTER, UNDECIDED, WORSE, difference
 from analysis.tables import MARKDOWN_BOLD, cells, means
@@ -41,6 +41,8 @@ OVERFIT = (
     "yardsticks/pair",
 )  # fmt: skip
 POINTS = 4
+#: Columns of corrupted images by family.
+OF_FAMILIES = [f"{family}_accuracy" for family in FAMILIES]
 #: Of studies with more, arms are compared with the baseline alone.
 MANY_ARMS = 15
 
@@ -109,7 +111,7 @@ def said(name):
         baselines = [study.baseline] if len(study.arms) > MANY_ARMS else study.arms
         families = [differences(repeats, arm, study.arms, MEANS) for arm in baselines]
         families += [after_scaling(repeats, arm, study.arms) for arm in baselines]
-        families += [of_columns(repeats, arm, study.arms, ELSEWHERE) for arm in baselines if whose is None]
+        families += [of_columns(repeats, arm, study.arms, (*ELSEWHERE, *OF_FAMILIES)) for arm in baselines if whose is None]
         for effects in [contrasts(repeats, study.header.contrasts, MEANS), *families]:
             for of_metric in effects.values():
                 for arm, effect in of_metric.items():
@@ -155,7 +157,7 @@ DEMO, AGAIN = "demo", {
     ("few_images_cifar100/parts", arm) for arm in ("apart from the peer", "away from zero", "deterministic, no push")
 } | {
     ("few_images_cifar100/noise", arm) for arm in ("apart from the peer", "away from zero")
-} | {("few_images_cifar100/teaching", "weight 1")} | {
+} | {("few_images_cifar100/teaching", "weight 1"), ("elsewhere/prior", "away from zero, nothing lacking")} | {
     ("diversity_form/today", arm)
     for arm in ("both terms", "parameter term alone", "feature term alone", "stage two continues, no diversity")
 } | {
