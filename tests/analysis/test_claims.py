@@ -244,4 +244,13 @@ def test_what_the_pull_and_the_noise_do_to_a_push_on_corrupted_images():
     clean = differences(repeats, third, [pushed], ["nll", "accuracy"])
     said += [f"by {short(ahead, 2)} points on corrupted images, and by {short(clean['nll'][pushed], 3)} of NLL"]
     said += [f"and {short(clean['accuracy'][pushed], 2)} points on those as they are"]
+    study = load(RESULTS / "elsewhere" / "prior_cifar100")
+    (alone, again), added = (
+        of["shift_accuracy"].values()
+        for of in (contrasts_of_columns(gather(study), study.header.contrasts, columns[:1]),
+                   of_columns(gather(study), plain, ["no pull"], columns[:1]))
+    )  # fmt: skip
+    (added,) = added
+    said += [f"again**: {short(again, 2)} points (p {holm([again.p, added.p])[0]:.1g} after Holm over two)"]
+    said += [f"the push adds {alone.text(2)} points", f"by itself ({added.text(2)} points, p {added.p:.2g})"]
     assert pull < 1e-4 and [sentence for sentence in said if sentence not in text] == []

@@ -157,7 +157,9 @@ DEMO, AGAIN = "demo", {
     ("few_images_cifar100/parts", arm) for arm in ("apart from the peer", "away from zero", "deterministic, no push")
 } | {
     ("few_images_cifar100/noise", arm) for arm in ("apart from the peer", "away from zero")
-} | {("few_images_cifar100/teaching", "weight 1"), ("elsewhere/prior", "away from zero, nothing lacking")} | {
+} | {("few_images_cifar100/teaching", "weight 1")} | {
+    (f"elsewhere/{name}", "away from zero, nothing lacking") for name in ("prior", "prior_cifar100")
+} | {
     ("diversity_form/today", arm)
     for arm in ("both terms", "parameter term alone", "feature term alone", "stage two continues, no diversity")
 } | {
