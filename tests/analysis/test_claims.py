@@ -253,4 +253,7 @@ def test_what_the_pull_and_the_noise_do_to_a_push_on_corrupted_images():
     (added,) = added
     said += [f"again**: {short(again, 2)} points (p {holm([again.p, added.p])[0]:.1g} after Holm over two)"]
     said += [f"the push adds {alone.text(2)} points", f"by itself ({added.text(2)} points, p {added.p:.2g})"]
+    study = load(RESULTS / "elsewhere" / "prior_term")
+    without, does = contrasts_of_columns(gather(study), study.header.contrasts, columns[:1])["shift_accuracy"].values()
+    said += [f"no pull {without.text(2)}; the pull's part is {short(does, 2)} points (p {does.p:.1g})"]
     assert pull < 1e-4 and [sentence for sentence in said if sentence not in text] == []

@@ -160,6 +160,8 @@ DEMO, AGAIN = "demo", {
 } | {("few_images_cifar100/teaching", "weight 1")} | {
     (f"elsewhere/{name}", "away from zero, nothing lacking") for name in ("prior", "prior_cifar100")
 } | {
+    ("elsewhere/prior_term", arm) for arm in ("no pull", "apart from the peer, nothing lacking")
+} | {
     ("diversity_form/today", arm)
     for arm in ("both terms", "parameter term alone", "feature term alone", "stage two continues, no diversity")
 } | {
