@@ -1,5 +1,6 @@
 """Shape annotations are executed in the everyday run: jaxtyping's hook must come before mldiv is imported."""
 
+import contextlib
 import itertools
 import os
 import re
@@ -23,6 +24,12 @@ from helpers import object_store
 from mldiv.config import TrialConfig
 from mldiv.storage.remote_cache import open_store
 from mldiv.training.worker_cache import dataset
+
+with contextlib.suppress(ModuleNotFoundError):  # where a GPU is rented it may be missing; nothing there needs it
+    from hypothesis import settings
+
+    settings.register_profile("untimed", deadline=None)  # machines are noisy
+    settings.load_profile("untimed")
 
 #: Warnings of Ray's own code, which are none of ours.
 RAY_WARNINGS = (

@@ -70,7 +70,11 @@ def differences(
 
     metrics: of COMPARED; looks: judge at each, the first that decides. Arms that share no seed with the baseline are left out.
     """
-    return contrasts(repeats, {arm: {arm: 1.0, baseline: -1.0} for arm in arms if arm != baseline}, metrics, looks)
+    return contrasts(repeats, _to_baseline(baseline, arms), metrics, looks)
+
+
+def _to_baseline(baseline: str, arms: Sequence[str]) -> dict[str, Weights]:
+    return {arm: {arm: 1.0, baseline: -1.0} for arm in arms if arm != baseline}
 
 
 def contrasts(
@@ -96,7 +100,7 @@ def of_columns(repeats: Repeats, baseline: str, arms: Sequence[str], names: Iter
     names: of COLUMNS, in whose printed units the differences are. Intervals hold over seeds alone. Left out: an arm without a
     value on a seed of the baseline, and a column without any.
     """
-    return contrasts_of_columns(repeats, {arm: {arm: 1.0, baseline: -1.0} for arm in arms if arm != baseline}, names)
+    return contrasts_of_columns(repeats, _to_baseline(baseline, arms), names)
 
 
 def contrasts_of_columns(repeats: Repeats, family: Mapping[str, Weights], names: Iterable[str]) -> Effects:

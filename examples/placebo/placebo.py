@@ -285,8 +285,8 @@ STUDIES["elsewhere"] = Study(
 #: push, and what the absence of the pull alone does, Holm-corrected over the two.
 #: Added when both were known, on CIFAR-10: the parameter term itself at 0.2, under the whole prior and without its pull. Asked
 #: is what the pull does to it, in accuracy on corrupted images; one test.
-PULLED = {"nothing lacking": {}, "no pull": {"prior_std": 1000.0}, "no noise": {"initial_sigma": 1e-6, "rho_lr_scale": 1e-6}}
-PULLED["neither"] = PULLED["no pull"] | PULLED["no noise"]
+WIDE, STILL_WEIGHTS = {"prior_std": 1000.0}, {"initial_sigma": 1e-6, "rho_lr_scale": 1e-6}
+PULLED = {"nothing lacking": {}, "no pull": WIDE, "no noise": STILL_WEIGHTS, "neither": WIDE | STILL_WEIGHTS}
 NO_PUSH = {"alpha": 0.0, "beta": 0.0}
 PUSH = {"alpha": 0.2, "beta": 0.0, "param_distance": "from_zero"}
 

@@ -61,7 +61,7 @@ def write(folder, content):
     return folder
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(LEAST_BITS, MOST_BITS), st.integers(0, 2**32), st.sampled_from([0.0, 0.5, 1.0]), st.booleans())
 def test_rounding_moves_no_prediction_to_another_bin_and_no_mean(bits, seed, share, edges):
     """Also of predictions that are all right or all wrong, on the edges of bins, or all but certain; nor of a copy's own."""

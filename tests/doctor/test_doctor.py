@@ -51,10 +51,9 @@ def test_ctrl_c_ends_a_check_that_has_no_answer():
     program = """
 import signal, threading, time
 from mldiv.doctor import __main__ as doctor
-doctor.CHECKS.clear()
-doctor.CHECKS["data"] = lambda flags: time.sleep(20)
 main = threading.main_thread().ident
-threading.Timer(1.0, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+doctor.CHECKS.clear()
+doctor.CHECKS["data"] = lambda flags: (signal.pthread_kill(main, signal.SIGINT), time.sleep(60))
 doctor.run([])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -28,7 +28,7 @@ def test_against_python_floats(name):
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(array=ROWS)
 def test_properties(name, array):
     rows = torch.from_numpy(array).requires_grad_()

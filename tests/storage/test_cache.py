@@ -95,7 +95,7 @@ def test_a_damaged_entry_is_named_removed_and_computed_anew(tmp_path, damage, na
     assert same(Store(tmp_path).get(name, never, CPU), STATE)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_get_computes_a_damaged_entry_anew(tmp_path_factory, data):
     store = Store(tmp_path_factory.mktemp("store"))
