@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from mldiv import __main__ as command
+from mldiv.datasets.splits import Shapes
 from mldiv.method.losses import PARAM_DISTANCES
 from mldiv.plugins import loading
 from mldiv.plugins.contracts import CONTRACTS, faults
+from mldiv.study import STUDIES
+from mldiv.training.loop import make_pair
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "plugin"
 
@@ -32,6 +35,9 @@ def test_placebos_push_as_they_say(capsys):
     """They are no distances, which the contract says; the push away from zero knows no peer."""
     assert command.main(["check-plugin", str(EXAMPLE.parent / "placebo" / "placebo.py")]) == 1
     assert capsys.readouterr().out.splitlines() == [
+        "distance undo: of equal posteriors it is not 0",
+        "distance undo_and_push: of equal posteriors it is not 0; it is no sum over weights: of the weights twice over it "
+        "gives 1.28 times as much, in place of 2",
         "distance shuffled: of equal posteriors it is not 0", "distance from_zero: of equal posteriors it is not 0",
         "distance w2_classifier: ok",
         "distance w2_others: its gradient in the means is missing, 0 or not finite, of two posteriors apart",
@@ -39,7 +45,7 @@ def test_placebos_push_as_they_say(capsys):
         "distance from_zero_others: its gradient in the means is missing, 0 or not finite, of two posteriors apart",
         "study placebo: ok", "study placebo_tuned: ok", "study placebo_rates: ok", "study placebo_parts: ok",
         "study placebo_prior: ok", "study placebo_noise: ok", "study placebo_teaching: ok", "study elsewhere: ok",
-        "study elsewhere_prior: ok",
+        "study elsewhere_prior: ok", "study elsewhere_stages: ok",
     ]  # fmt: skip
     own, peer = torch.randn(300, requires_grad=True), torch.randn(300, requires_grad=True)
     pushes = {name: PARAM_DISTANCES[name].function(own, own.exp(), peer, peer.exp()) for name in ("shuffled", "from_zero")}
@@ -54,6 +60,26 @@ def test_placebos_push_as_they_say(capsys):
         assert torch.allclose(sum(parts), PARAM_DISTANCES[whole].function(*large))
         before = PARAM_DISTANCES[whole].function(*(vector[:700] for vector in large))
         assert torch.allclose(parts[0], before)
+
+
+def test_a_term_ends_the_pull_of_the_prior_alone(tiny):
+    """Of 10,000 images, as the study has them: on the means nothing is left of it, beside a push what the push adds."""
+    loading.load([loading.find(str(EXAMPLE.parent / "placebo" / "placebo.py"))])
+    forces = [force(tiny.replace(**arm)) for arm in STUDIES["elsewhere_stages"].arms.values()]
+    pull, undone, pushed, both = (of_means for of_means, _ in forces)
+    assert pull.norm() > 0.01 and undone.norm() < 1e-5 * pull.norm()
+    assert (both - (pushed - pull)).norm() < 1e-5 * pushed.norm() and (pushed - pull).norm() > pull.norm()
+    assert all(torch.equal(of_rho, forces[0][1]) for _, of_rho in forces)
+
+
+def force(config):
+    """The gradient of the prior and the parameter term in a peer's means, and in its rho."""
+    pair = make_pair(config, Shapes(classes=10, channels=1, train_images=10_000))
+    sigmas = [peer.sigma for peer in pair.peers]
+    given = pair.prior_terms(sigmas) | pair.param_terms(sigmas)
+    zero = {name: [torch.zeros(())] for name in ("nll", "mutual", "feature_diversity")}
+    sum(pair.weighted(zero | given).values()).backward()
+    return pair.peers[0].mean.grad, pair.peers[0].rho.grad
 
 
 OWN = [
