@@ -334,8 +334,8 @@ STUDIES["elsewhere_prior"] = Study(
 #: Asked first, on corrupted images, in accuracy, over seeds: what the end of the pull at the switch adds, and what stage two's
 #: pull does to the gain of the push away from zero, Holm-corrected over the two. If the push gains against the pull that acts
 #: beside it, it gains nothing where that has ended; if against what stage one's pull has left, no less. What matters: 0.3
-#: points. All else is described. The prior is N(0, 0.1²), about each layer's size, so that its pull is one number, which a
-#: term takes away; the push has one strength, the same in both arms.
+#: points. All else is described. Asked of CIFAR-10, then the same of CIFAR-100. The prior is N(0, 0.1²), about each layer's
+#: size, so that its pull is one number, which a term takes away; the push has one strength, the same in both arms.
 SWITCHED = {"prior_mode": "absolute", "prior_std": 0.1, "kl_weight": 0.3, "beta": 0.0, "weighting": "raw"} | {
     "param_normalization": "sum", "param_transform": "negative",
 }  # fmt: skip
