@@ -32,10 +32,11 @@ def describe(run: StudyRun, folder: Path) -> str:
     seconds = start + step_cost.measure(base, **worker).seconds(work) / groups
     assumed = " (if every search ends at its defaults)" if plan.searches and work.trials else ""
     at_once = f"  while arms are searched, {plan.open_at_once()} trials at once at most (--open-suggestions)"
+    second = "diversity terms" if any(arm.config.diverse or arm.study for arm in plan.arms) else "stage two"
     lines = [
         f"{header.name}: {header.question}",
         f"  preset {header.preset}, {header.data}, {base.arch} at width {base.width:g}",
-        f"  {base.epochs} epochs, diversity terms from epoch {base.switch_epoch} unless searched, batch {base.batch_size}",
+        f"  {base.epochs} epochs, {second} from epoch {base.switch_epoch} unless searched, batch {base.batch_size}",
         "",
         *_arms(plan),
         "",

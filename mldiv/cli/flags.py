@@ -114,13 +114,14 @@ def parse_flags(study: Study, argv: Sequence[str] | None, prog: str | None = Non
         metavar="PLACE",
         help=f"folder or URL (s3://...) of the results (default: {study.name} in ${RESULTS} or results)",
     )
-    parser.add_argument(
+    sharing = parser.add_mutually_exclusive_group()
+    sharing.add_argument(
         "--cache",
         metavar="PLACE",
         help="folder or URL where studies share first stages and pretraining (default: the folder trunks beside --out)",
     )
     parser.add_argument("--cache-size", type=float, default=20.0, metavar="GB", help="size of that place (default 20)")
-    parser.add_argument("--no-cache", action="store_true", help="share nothing: train every trial from its very start")
+    sharing.add_argument("--no-cache", action="store_true", help="share nothing: train every trial from its very start")
     parser.add_argument(
         "--parallel-trials", type=int, metavar="N", help="most trials, or with --lanes groups of them, at once (default: what "
         "the cluster has room for)",

@@ -1,6 +1,7 @@
 """A study's results as data frames, from its records."""
 
 import importlib
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -39,17 +40,20 @@ def analysis(module: str) -> ModuleType:
 class Results:
     """What came out of a study.
 
-    study: its question and design, as study.json holds them. trials: a row per trial of searches and repeats: arm, phase,
-    seed, trial, status, reason, epochs, seconds, and its settings as setting.lr. scores: a row per finished repeat and member
-    (peer_1, ..., pair): test scores, as fractions and nats. table: a row per arm: of every column of table.csv mean, standard
-    error and n. comparisons: a row per metric and arm or contrast: difference to the baseline (or value of the contrast) in
-    ``unit``, its interval, p, Holm's p, over how many seeds, verdict (of a contrast: above or below 0). answer: these in plain
-    words. problems: what could not be read. data: sizes, classes and fingerprints of the images, as a trial's record has them.
+    study: its question and design, as study.json holds them. trials: a row per trial of searches and repeats: arm, phase, seed,
+    trial, status, reason, epochs, seconds, and its settings as setting.lr. scores: a row per finished repeat and member
+    (peer_1, ..., pair): test scores, as fractions and nats. repeats: a row per finished repeat: arm, seed, trial, and its value
+    in every column of table.csv, in the units there (shift_accuracy: in percent, on corrupted images). table: a row per arm: of
+    every one of these columns mean, standard error and n. comparisons: a row per metric and arm or contrast: difference to the
+    baseline (or value of the contrast) in ``unit``, its interval, p, Holm's p, over how many seeds, verdict (of a contrast:
+    above or below 0). answer: these in plain words. problems: what could not be read. data: sizes, classes and fingerprints of
+    the images, as a trial's record has them.
     """
 
     study: StudyRecord
     trials: pd.DataFrame
     scores: pd.DataFrame
+    repeats: pd.DataFrame
     table: pd.DataFrame
     comparisons: pd.DataFrame
     answer: str
@@ -104,6 +108,7 @@ def results(place: str | os.PathLike[str]) -> Results:
             study.header,
             pd.DataFrame(_trials(study)),
             pd.DataFrame(_scores(study)),
+            pd.DataFrame(_repeats(made)),
             tables.frame(study, made.table),
             pd.DataFrame(_comparisons(made)),
             made.answer(),
@@ -128,6 +133,15 @@ def _scores(study: "StudyData") -> Iterator[dict[str, Any]]:
         for seed, record in study.finished(arm).items():
             for member, scores in record.test.items():
                 yield {"arm": arm, "seed": seed, "member": member, "trial": record.id, **scores}
+
+
+def _repeats(made: "Analysis") -> Iterator[dict[str, Any]]:
+    columns = analysis("records.columns").COLUMNS
+    for arm, of_arm in made.repeats.items():
+        for seed, repeat in of_arm.items():
+            values = {name: column.value(repeat) for name, column in columns.items()}
+            printed = {name: math.nan if value is None else columns[name].factor * value for name, value in values.items()}
+            yield {"arm": arm, "seed": seed, "trial": repeat.record.id, **printed}
 
 
 def _comparisons(made: "Analysis") -> Iterator[dict[str, Any]]:

@@ -60,6 +60,7 @@ def test_every_study_has_a_plan(load_study, name, capsys, tmp_path):
     assert out.startswith(f"{name}: {study.question}\n")
     for arm in prepared(study).header.arms:
         assert f"\n  {arm}: " in out
+    assert ("diversity terms from epoch" in out) != (name in ("recipe", "teaching"))
 
 
 @pytest.mark.parametrize(

@@ -273,3 +273,10 @@ def test_no_part_of_a_flag_is_the_flag(study, capsys):
     with pytest.raises(SystemExit):
         run(study, capsys, "--lanes", "x")
     assert "argument --lanes: 'x': expected a number or auto\n" in capsys.readouterr().err
+
+
+def test_a_place_of_what_is_not_shared_is_refused(study, capsys):
+    """It was passed over."""
+    with pytest.raises(SystemExit):
+        run(study, capsys, "--cache", "somewhere", "--no-cache")
+    assert "argument --no-cache: not allowed with argument --cache\n" in capsys.readouterr().err

@@ -116,7 +116,7 @@ def test_dry_run_prints_the_plan_and_starts_nothing(study, capsys, tmp_path):
     assert re.search(r"\d+ shared, \d+ to train \(if every search ends at its defaults\)\n", out)
     assert "digits: 1,221 training" in out
     assert "nothing shared" not in out
-    _, out, _ = run(study, capsys, *PLANNED, "--no-cache", "--cache", str(tmp_path / "store"), "--out", str(tmp_path / "x"))
+    _, out, _ = run(study, capsys, *PLANNED, "--no-cache", "--out", str(tmp_path / "x"))
     assert out.endswith("x, nothing shared\n") and " 0 shared, " in out
 
 

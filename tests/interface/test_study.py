@@ -137,6 +137,15 @@ def test_verdicts_are_those_of_the_answer():
         assert row.low <= row.value <= row.high
 
 
+def test_the_means_of_a_seeds_values_are_the_table():
+    found = mldiv.results(Path(__file__).parents[2] / "docs" / "results" / "elsewhere" / "cifar100")
+    means = found.repeats.drop(columns=["seed", "trial"]).groupby("arm").mean()
+    table = found.table.set_index("arm").loc[means.index]
+    for name in means:
+        assert np.allclose(means[name], table[f"{name}_mean"].astype(float), equal_nan=True), name
+    assert means["shift_nll"].notna().any() and len(found.repeats) == len(found.scores.query("member == 'pair'"))
+
+
 def test_without_the_analysis_the_reason_is_said(trained, monkeypatch):
     def lost(name):
         raise ModuleNotFoundError("No module named 'tabulate'", name="tabulate")
