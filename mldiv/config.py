@@ -268,6 +268,10 @@ class TrialConfig:
     stage_two_lr_scale: float = _diversity_tensor(
         1.0, "factor of the learning rate in a stage two that restarts", gt=0, le=1e6, search=Log(0.125, 2.0), before=1.0
     )  # fmt: skip
+    stage_two_kl_scale: float = _diversity_tensor(
+        1.0, "factor of kl_weight in a stage two that restarts; 0: without the prior [chosen; measured, RESULTS.md]",
+        ge=0, le=1e6, search=Log(0.03, 3.0), before=1.0,
+    )  # fmt: skip
     stage_two_warmup_epochs: float = _diversity_tensor(
         0.0, "epochs in which the rate of a stage two that restarts rises from zero", ge=0, le=10**6, before=0.0
     )
@@ -447,9 +451,12 @@ def _check_together(config: TrialConfig) -> None:
         )
     if not re.fullmatch(r"all|[1-9]\d?(,[1-9]\d?)*", config.fusion_blocks) or len(set(config.blocks)) < len(config.blocks):
         raise ConfigError(f"fusion_blocks = {shown(config.fusion_blocks)}: expected all, or different numbers such as 2,3")
-    if config.stage_schedule == "continue" and (config.stage_two_lr_scale != 1 or config.stage_two_warmup_epochs):
+    if config.stage_schedule == "continue" and (
+        config.stage_two_lr_scale != 1 or config.stage_two_kl_scale != 1 or config.stage_two_warmup_epochs
+    ):
         raise ConfigError(
-            "stage_two_lr_scale and stage_two_warmup_epochs act where stage two restarts: set stage_schedule to 'restart'"
+            "stage_two_lr_scale, stage_two_kl_scale and stage_two_warmup_epochs act where stage two restarts: set "
+            "stage_schedule to 'restart'"
         )
     if config.initialization != "scratch" and config.pretrain_epochs == 0 and not config.pretrained:
         raise ConfigError(

@@ -32,7 +32,7 @@ SHAPES_OF_DIVERSITY = words(
 )
 NUMBERS_OF_DIVERSITY = words(
     "alpha beta weighting scale_batches switch_epoch fusion_lr_scale fusion_epochs test_samples stage_two_lr_scale shift_share "
-    "stage_two_warmup_epochs"
+    "stage_two_kl_scale stage_two_warmup_epochs"
 )
 FUSION = words("fusion fusion_dim fusion_heads fusion_training fusion_blocks fusion_grid param_alignment")
 PRETRAINED_BY = words(
@@ -66,7 +66,8 @@ def test_what_a_part_does_not_depend_on(part):
 
 def test_what_is_searched():
     assert set(RANGES) == words(
-        "lr kl_weight temperature alpha beta kernel kernel_width kernel_degree switch_epoch stage_two_lr_scale"
+        "lr kl_weight temperature alpha beta kernel kernel_width kernel_degree switch_epoch stage_two_lr_scale "
+        "stage_two_kl_scale"
     )
     assert words("alpha beta kernel kernel_width kernel_degree") == DIVERSITY & set(RANGES)
 

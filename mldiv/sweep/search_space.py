@@ -37,7 +37,7 @@ def _or_zero(smallest: float, largest: float) -> Search:
 #: Settings without effect on networks that have no posterior.
 OF_POSTERIORS = frozenset(
     {"initial_sigma", "sigma_mode", "prior_std", "prior_mode", "prior_mean", "mean_weight_decay", "kl_weight", "rho_lr_scale"}
-)
+) | {"stage_two_kl_scale"}
 
 #: How the names of settings begin that have an effect through one term alone.
 OF_PARAMETER_TERM, OF_FEATURE_TERM = ("param_",), ("kernel", "feature_", "fusion", "center_features", "include_diagonal")
@@ -46,7 +46,7 @@ OF_PARAMETER_TERM, OF_FEATURE_TERM = ("param_",), ("kernel", "feature_", "fusion
 OR_ZERO: dict[str, Search] = {name: _or_zero(*ends) for name, ends in WEIGHTS.items()}
 
 #: Settings that shape a stage two that restarts, also where it has no diversity term.
-RESTARTED = frozenset({"switch_epoch", "stage_two_lr_scale", "stage_two_warmup_epochs"})
+RESTARTED = frozenset({"switch_epoch", "stage_two_lr_scale", "stage_two_kl_scale", "stage_two_warmup_epochs"})
 
 #: Settings without effect in a trial that has no diversity term: such an arm is not searched over them.
 DIVERSITY = sparing(TrialConfig, FIRST_STAGE) - RESTARTED
@@ -107,6 +107,8 @@ def applies(name: str, config: TrialConfig) -> bool:
         return name.removeprefix("kernel_") in kernel_parameters(config.kernel)
     if name in RESTARTED and not config.restarts:
         return name == "switch_epoch" and config.diverse
+    if name == "stage_two_kl_scale":
+        return config.kl_weight > 0
     if name == "temperature":
         return config.mutual_weight > 0 and (config.peers > 1 or config.teacher != "none")
     if name == "weight_decay":

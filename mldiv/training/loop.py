@@ -89,6 +89,11 @@ def stage_rate(config: TrialConfig, epoch: int) -> float:
     return config.stage_two_lr_scale * learning_rate(config, epoch - config.switch_epoch, config.epochs - config.switch_epoch)
 
 
+def kl_scale(config: TrialConfig, epoch: int) -> float:
+    """Return the factor of kl_weight in an epoch: 1 in stage one."""
+    return config.stage_two_kl_scale if config.restarts and epoch >= config.switch_epoch else 1.0
+
+
 def warmup(config: TrialConfig, epochs: float, pretrained: bool) -> float:
     """Return the factor of a peer's learning rate after so many epochs, fractions included: it rises linearly from zero.
 

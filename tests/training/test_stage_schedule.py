@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers.first_stages import check_as_alone, cost, stage_one, train
+from helpers.first_stages import Killed, check_as_alone, cost, kill_after, stage_one, train
 
 from mldiv.config import ConfigError, from_dict
 from mldiv.records import checked_files
@@ -77,7 +77,10 @@ def test_stage_one_of_a_restart_is_a_run_of_its_own(tiny, tmp_path):
     assert all(torch.equal(value, last["pair"][name]) for name, value in stored.items())
 
 
-@pytest.mark.parametrize("changes", [{"alpha": 0.0, "beta": 0.0}, {"kernel": "rbf"}, {"stage_two_lr_scale": 0.1, "epochs": 5}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"alpha": 0.0, "beta": 0.0}, {"kernel": "rbf"}, {"stage_two_lr_scale": 0.1, "epochs": 5}, {"stage_two_kl_scale": 0.0}],
+)
 def test_arms_share_the_first_stage_of_a_restart(tiny, tmp_path, alone, led, changes):
     lead, config = tiny.replace(**RESTART), tiny.replace(**(RESTART | changes))
     led(lead, tmp_path)
@@ -87,9 +90,24 @@ def test_arms_share_the_first_stage_of_a_restart(tiny, tmp_path, alone, led, cha
     check_as_alone(config, tmp_path / config.id, alone)
 
 
+@pytest.mark.parametrize("kept", [1.0, 0.25, 0.0])
+def test_stage_two_weighs_the_prior_as_it_is_told(tiny, tmp_path, alone, kept):
+    """Of what each epoch's line says of the terms; also of a trial that was killed within stage two."""
+    config = tiny.replace(alpha=0.0, beta=0.0, stage_two_kl_scale=kept)
+    with pytest.raises(Killed):
+        train(config, tmp_path, report=kill_after(config.switch_epoch))
+    train(config, tmp_path)
+    for line in checked_files.read_lines(tmp_path / config.id / "metrics.jsonl"):
+        weight = config.kl_weight * (kept if line["epoch"] >= config.switch_epoch else 1.0)
+        nll, kl, mutual = (sum(line["train"][f"{name}_{number}"] for number in (1, 2)) for name in ("nll", "kl", "mutual"))
+        assert kl > 0.1 and line["train"]["total"] == pytest.approx(nll + weight * kl + mutual, rel=1e-5)
+    check_as_alone(config, tmp_path / config.id, alone)
+
+
 def test_what_changes_the_first_stage_of_a_restart(tiny):
     config = tiny.replace(**RESTART)
-    same = [{"epochs": 9}, {"stage_two_lr_scale": 2.0}, {"stage_two_warmup_epochs": 1.0}, {"alpha": 0.0, "beta": 0.0}]
+    same = [{"epochs": 9}, {"alpha": 0.0, "beta": 0.0}]
+    same += [{"stage_two_lr_scale": 2.0}, {"stage_two_kl_scale": 0.0}, {"stage_two_warmup_epochs": 1.0}]
     other = [{"switch_epoch": 3}, {"warmup_epochs": 1.0}, {"stage_schedule": "continue", "stage_two_lr_scale": 1.0}]
     assert {first_stage_id(config.replace(**changes)) for changes in same} == {first_stage_id(config)}
     assert len({first_stage_id(config.replace(**changes)) for changes in [{}, *other]}) == 4
@@ -104,9 +122,10 @@ def test_a_teacher_of_other_epochs_is_another_first_stage(tiny):
     assert first_stage_id(config.replace(switch_epoch=3)) != first_stage_id(config)
 
 
-def test_settings_of_a_restart_without_one_are_refused(tiny):
+@pytest.mark.parametrize("name", ["stage_two_lr_scale", "stage_two_kl_scale", "stage_two_warmup_epochs"])
+def test_settings_of_a_restart_without_one_are_refused(tiny, name):
     with pytest.raises(ConfigError, match="set stage_schedule to 'restart'"):
-        tiny.replace(stage_two_lr_scale=0.5, stage_schedule="continue")
+        tiny.replace(**{name: 0.5, "stage_schedule": "continue"})
 
 
 def test_a_record_from_before_a_setting_existed_was_trained_as_then(tiny):
