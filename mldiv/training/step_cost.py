@@ -101,13 +101,12 @@ def _terms(pair: MutualPair, images: Tensor) -> dict[str, Callable[[], None]]:
 
         return once
 
-    found = {
-        "kl_to_prior": run(lambda: pair.prior_terms(sigmas), "kl"),
-        "logit_mutual": run(lambda: pair.mutual_terms(logits), "mutual"),
-        "param_distance": run(lambda: pair.param_terms(sigmas), "param_diversity"),
-        "feature_kl": run(lambda: pair.feature_terms(features), "feature_diversity"),
-    }
-    return found if len(pair.peers) > 1 else {"kl_to_prior": found["kl_to_prior"]}
+    found = {"kl_to_prior": run(lambda: pair.prior_terms(sigmas), "kl")} if pair.peers[0].noisy else {}
+    if len(pair.peers) > 1:
+        found["logit_mutual"] = run(lambda: pair.mutual_terms(logits), "mutual")
+        found["param_distance"] = run(lambda: pair.param_terms(sigmas), "param_diversity")
+        found["feature_kl"] = run(lambda: pair.feature_terms(features), "feature_diversity")
+    return found
 
 
 def _seconds(
@@ -231,7 +230,9 @@ def measure(
     )
     epoch_end = seconds(lambda: _keep(pair), repeats=1) + config.gradient_points * lengths
     if data.validation:
-        epoch_end += predict + seconds(lambda: predictive.feature_kl(config, pair, data, split, **given), repeats=1)
+        epoch_end += predict
+    if data.validation and config.peers > 1:
+        epoch_end += seconds(lambda: predictive.feature_kl(config, pair, data, split, **given), repeats=1)
     steps = steps_per_epoch(config, data)
     passes = predict / (len(data.splits[split]) * max(1, config.validation_samples))
     at_switch = config.scale_batches * lengths if config.diverse and config.weighting == "gradient" else 0.0

@@ -19,6 +19,17 @@ def test_a_line_says_everything_of_a_size(tiny):
     assert first["bytes"]["stage_2"] > first["bytes"]["stage_1"] > 0
 
 
+@pytest.mark.parametrize("peers", [1, 2])
+@pytest.mark.parametrize("posterior", ["gaussian", "deterministic"])
+def test_what_networks_lack_is_not_timed(tiny, peers, posterior):
+    """A network alone has no terms of pairs, one without noise no KL to a prior."""
+    config = tiny.replace(peers=peers, posterior=posterior)
+    terms = {"logit_mutual", "param_distance", "feature_kl"} if peers > 1 else set()
+    terms |= {"kl_to_prior"} if config.bayesian else set()
+    assert set(measure_step(config, CPU)["seconds"]) == {"stage_1", "stage_2"} | terms
+    assert min(vars(step_cost.measure(config)).values()) > 0
+
+
 def test_state_is_counted_by_hand(tiny):
     line = measure_step(tiny, CPU)
     pair, *_ = step_cost._pair(tiny, CPU)
