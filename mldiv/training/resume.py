@@ -16,7 +16,7 @@ from mldiv.method.pair import MutualPair
 from mldiv.records import study_files
 from mldiv.records.checked_files import Damaged, RecordError, read_bytes, set_aside
 from mldiv.records.contents import TrialRecord
-from mldiv.storage.files import State, check_form, check_optimizer, fill, load
+from mldiv.storage.files import State, check_form, check_optimizer, fill, load, save_atomically
 from mldiv.training.first_stage import SharedFirstStage
 from mldiv.training.pretraining import TEACHER, for_teacher, from_file, pretrained, purposes
 from mldiv.training.worker_cache import Workspace
@@ -94,6 +94,8 @@ def begin(trial: Trial, report: Report, held: contextlib.ExitStack) -> bool:
         _count(trial.record, kept)
         if extra:
             trial.record.validation = extra[-1]["validation"]
+            if trial.epoch == trial.config.epochs:  # no epoch is left to leave it
+                save_atomically(trial.folder / CHECKPOINT, state(trial))
         study_files.write_trial(trial.folder, trial.record)
     return answered(lambda: bool(extra and report(extra[-1])))
 

@@ -1,10 +1,11 @@
 """The learning rate over both stages: one schedule that goes on, or a second that begins anew; warm-ups."""
 
 import math
+import re
 
 import pytest
 import torch
-from helpers.first_stages import Killed, check_as_alone, cost, kill_after, stage_one, train
+from helpers.first_stages import Killed, check_as_alone, cost, differing, kill_after, results, stage_one, train
 
 from mldiv.config import ConfigError, from_dict
 from mldiv.records import checked_files
@@ -75,6 +76,15 @@ def test_stage_one_of_a_restart_is_a_run_of_its_own(tiny, tmp_path):
     last = torch.load(tmp_path / "whole" / whole.id / "checkpoint.pt", weights_only=True)
     stored = stage_one(restarted, tmp_path / "stage one")["pair"]
     assert all(torch.equal(value, last["pair"][name]) for name, value in stored.items())
+
+
+def test_a_trial_that_ends_where_others_begin_stage_two_is_the_one_trained_alone(tiny, tmp_path, alone):
+    """With nothing left to train it has a checkpoint too; rates of a last step, which every step sets anew, are not in it."""
+    whole = tiny.replace(epochs=2, switch_epoch=2)
+    train(tiny, tmp_path)
+    assert cost(train(whole, tmp_path)) == (0, 2, 0)
+    found = differing(results(tmp_path / whole.id), results(alone(whole)))
+    assert [name for name in found if not re.fullmatch(r"/checkpoint/optimizer/param_groups/\d/lr", name)] == []
 
 
 @pytest.mark.parametrize(
