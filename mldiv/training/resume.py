@@ -97,7 +97,7 @@ def begin(trial: Trial, report: Report, held: contextlib.ExitStack) -> bool:
             if trial.epoch == trial.config.epochs:  # no epoch is left to leave it
                 save_atomically(trial.folder / CHECKPOINT, state(trial))
         study_files.write_trial(trial.folder, trial.record)
-    return answered(lambda: bool(extra and report(extra[-1])))
+    return answered(lambda: bool(extra and report(extra[-1]))) and trial.epoch < trial.config.epochs
 
 
 def answered(tell: Callable[[], bool]) -> bool:
