@@ -67,7 +67,8 @@ class Objective:
 
     Studies set others of these than the defaults here (`TrialConfig`): above all their fusion learns the task.
 
-    Raises: ValueError for a name that is none of these, without images, or for a weight below 0 (a temperature that is 0).
+    Raises: ValueError for a name that is none of these, without images or samples, or for a weight below 0 (a temperature or
+    prior_std that is 0).
     """
 
     train_images: int
@@ -95,11 +96,13 @@ class Objective:
         for name, known in (losses.CHOICES | CHOICES).items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} = {value!r}: expected one of {', '.join(known)}")
-        if self.train_images < 1:
-            raise ValueError(f"train_images = {self.train_images}: expected how many images there are to train on")
-        for name, value in self.weights._asdict().items():
-            if not isinstance(value, Tensor) and not (value > 0 or (value == 0 and name != "temperature")):
-                raise ValueError(f"{name} = {value}: expected a number from 0 on{', not 0' * (name == 'temperature')}")
+        for name, said in (("train_images", "how many images there are to train on"), ("train_samples", "at least 1")):
+            if (count := getattr(self, name)) < 1:
+                raise ValueError(f"{name} = {count}: expected {said}")
+        for name, value in (self.weights._asdict() | {"prior_std": self.prior_std}).items():
+            divides = name in ("temperature", "prior_std")
+            if not isinstance(value, Tensor) and not (value > 0 or (value == 0 and not divides)):
+                raise ValueError(f"{name} = {value}: expected a number from 0 on{', not 0' * divides}")
 
     @property
     def weights(self) -> Weights:

@@ -71,6 +71,8 @@ class Two(nn.Sequential):
         ({"train_images": -5}, {}, "train_images = -5: expected how many images"),
         ({"alpha": -1.0}, {}, "alpha = -1.0: expected a number from 0 on"),
         ({"temperature": 0.0}, {}, "temperature = 0.0: expected a number from 0 on, not 0"),
+        ({"prior_std": -1.0}, {}, "prior_std = -1.0: expected a number from 0 on, not 0"),
+        ({"train_samples": 0}, {}, "train_samples = 0: expected at least 1"),
     ],
 )
 def test_what_cannot_be_trained_is_said_when_the_pair_is_made(objective, more, said):
