@@ -208,8 +208,8 @@ def _opened(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     if not path.is_file():
         raise DataError(f"{path}: no such file; {FILES_HINT}")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except Exception as error:  # numpy's are of many kinds
         raise DataError(f"{path}: not a readable .npy file ({' '.join(str(error).split())[:200]}); take it again") from None
     if array.shape != shape or not (array.dtype == np.uint8 or (len(shape) == 1 and array.dtype.kind in "iu")):
         raise DataError(f"{path}: {array.dtype} {array.shape}, where uint8 {shape} was expected; {FILES_HINT}")

@@ -87,6 +87,7 @@ def test_fashion_mnist_as_it_is_downloaded(tmp_path, arrays, monkeypatch):
         (lambda data: data[:-1], r"train-images-idx3-ubyte: 1,743 bytes, an idx file of \[48, 6, 6\] has 1,744: cut short"),
         (lambda data: b"\0\0\x0d" + data[3:], r"train-images-idx3-ubyte: no idx file of bytes"),
         (lambda data: b"", r"train-images-idx3-ubyte: no idx file of bytes"),
+        (lambda data: data[:3], r"train-images-idx3-ubyte: no idx file of bytes"),
     ],
 )
 def test_idx_files_that_are_none(tmp_path, arrays, damage, said):
@@ -223,6 +224,16 @@ def test_files_that_hold_no_arrays(tmp_path):
             sources.check("npz", tmp_path / name)
 
 
+@pytest.mark.parametrize(("place", "said"), [(8, "is encrypted"), (10, "compression method is not supported")])
+def test_arrays_that_are_packed_in_another_way(tmp_path, arrays, place, said):
+    """place: in a file's entry, of the flags or of the method; zipfile's errors are no errors of reading."""
+    data = bytearray(write_npz(tmp_path / "own.npz", arrays).read_bytes())
+    data[data.index(b"PK\1\2") + place] ^= 1
+    (tmp_path / "own.npz").write_bytes(data)
+    with pytest.raises(DataError, match=rf"own.npz: cannot be read as numpy's .npz \(.*{said}"):
+        sources.check("npz", tmp_path / "own.npz")
+
+
 def folder_of(place, splits):
     for split in splits:
         for label, grey in (("a", 10), ("b", 200)):
@@ -302,6 +313,21 @@ def test_labels_that_cannot_be_used(tmp_path, arrays, text, said):
     (tmp_path / "labels.txt").write_text(text)
     with pytest.raises(DataError, match=said):
         loaded("npz", write_npz(tmp_path / "own.npz", arrays), train_labels=tmp_path / "labels.txt")
+
+
+def test_several_arrays_in_place_of_labels(tmp_path, arrays):
+    write_npz(tmp_path / "labels.npz", {"labels": np.zeros(48, int)}).rename(tmp_path / "labels.npy")
+    with pytest.raises(DataError, match=r"labels.npy: <U6 of shape \[1\], expected one whole number for each image"):
+        loaded("npz", write_npz(tmp_path / "own.npz", arrays), train_labels=tmp_path / "labels.npy")
+
+
+def test_labels_whose_files_beginning_is_damaged(tmp_path, arrays):
+    np.save(tmp_path / "labels.npy", np.zeros(48, int))
+    data = bytearray((tmp_path / "labels.npy").read_bytes())
+    data[10] ^= 1  # the brace that opens what numpy parses as Python
+    (tmp_path / "labels.npy").write_bytes(data)
+    with pytest.raises(DataError, match=r"labels.npy: cannot be read \(.*\); it should hold"):
+        loaded("npz", write_npz(tmp_path / "own.npz", arrays), train_labels=tmp_path / "labels.npy")
 
 
 def test_a_trial_is_known_by_what_the_file_of_labels_holds(tmp_path, arrays):

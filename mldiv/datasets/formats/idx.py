@@ -52,7 +52,7 @@ def parse(data: bytes, where: str) -> np.ndarray:
 
     Raises: DataError, beginning with ``where``.
     """
-    if data[:3] != MAGIC or len(data) < 4 + 4 * data[3]:
+    if len(data) < 4 or data[:3] != MAGIC or len(data) < 4 + 4 * data[3]:
         raise DataError(f"{where}: no idx file of bytes, which begins with 0, 0, 8 and its number of dimensions")
     shape, start = np.frombuffer(data, ">u4", data[3], 4).tolist(), 4 + 4 * data[3]
     if len(data) != start + math.prod(shape):

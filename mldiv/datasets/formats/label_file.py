@@ -16,8 +16,8 @@ def read(path: Path, count: int, classes: int) -> Labels:
     Raises: DataError, naming the file and what it should hold.
     """
     try:
-        found = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _numbers(path)
-    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as error:
+        found = np.asarray(np.load(path, allow_pickle=False)) if path.suffix == ".npy" else _numbers(path)
+    except Exception as error:  # numpy's are of many kinds
         why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         raise DataError(f"--train-labels {path}: cannot be read ({why}); it should hold {LABELS}") from None
     labels = arrays.labels(found, count, f"--train-labels {path}")
