@@ -146,11 +146,12 @@ def class_names(root: Path | None) -> list[str]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return a class's files by name, folders and links below it included; hidden ones are left out."""
+    """Return a class's files by name, folders and links below it included; hidden ones, and what they hold, are left out."""
     seen: set[tuple[int, int]] = set()
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()  # of a folder and a link to it the first counts, on every machine the same
+        # Of a folder and a link to it the first counts, the same one on every machine.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         status = os.stat(place)
         if (status.st_dev, status.st_ino) in seen:  # a link back up
             folders.clear()

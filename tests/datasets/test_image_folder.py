@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import struct
 import zlib
 from multiprocessing.reduction import ForkingPickler
@@ -192,7 +193,9 @@ def test_hidden_folders_and_files_are_no_classes_and_no_images(folder):
     expected = loaded(folder)
     (folder / "train" / ".ipynb_checkpoints").mkdir()
     (folder / "train" / "a" / ".DS_Store").write_bytes(b"x")
-    (folder / "train" / "a" / ".thumbnails").mkdir()
+    for name in (".thumbnails", ".ipynb_checkpoints"):
+        (folder / "train" / "a" / name).mkdir()
+    shutil.copy(folder / "train" / "a" / "0.png", folder / "train" / "a" / name / "0-checkpoint.png")
     data = loaded(folder)
     assert data.classes == 2
     assert torch.equal(data.train.images, expected.train.images)
