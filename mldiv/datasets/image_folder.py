@@ -115,9 +115,12 @@ def to_mode(picture: Image.Image, mode: str) -> Image.Image:
     """Return a picture with 8 bits per channel, in Pillow's mode L (grey) or RGB; 16 bits are scaled, and what the camera has
     noted that it was turned by is turned back.
 
-    Raises: ValueError for values beyond, for floats, which Pillow would cut off at whole numbers, and for what has 8 bits in
-    a form of 32: scaled as 16 it would be black. A PNG file, in which Pillow 10 finds the same form, says that it has 16.
+    Raises: ValueError for no pixels, for values beyond, for floats, which Pillow would cut off at whole numbers, and for what
+    has 8 bits in a form of 32: scaled as 16 it would be black. A PNG file, in which Pillow 10 finds the same form, says that it
+    has 16.
     """
+    if not all(picture.size):
+        raise ValueError("a picture without pixels")
     if picture.mode == "F":
         raise ValueError("a picture of floats, of which none says how far they go")
     if picture.mode == "I" and picture.format != "PNG" and 0 < (most := int(np.asarray(picture).max())) <= 255:

@@ -97,6 +97,7 @@ def _stacked(images: Any) -> Tensor:
         if isinstance(images, Sequence) and images and isinstance(images[0], Tensor):
             return torch.stack(list(images)).detach()
         array = np.array(images)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
         return torch.from_numpy(array.astype(np.int64) if array.dtype.kind == "u" and array.itemsize > 1 else array)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"no images of one shape and type ({error}): resize them, or give Pillow's pictures") from None

@@ -105,9 +105,12 @@ class TrainedPair:
         usual = max(2, self.config.batch_size // int(self.record.environment.get("world_size", 1)))  # a worker's at a time
         size = usual if batch_size is None else whole("batch_size", batch_size, 1)
         used = int(self.record.environment.get("threads", 1)) if threads is None else threads
-        if not hasattr(images, "__len__") or not len(images):
+        try:
+            many, _ = len(images), images[:0]
+        except (TypeError, LookupError):  # a number, a dict, what makes one after the other
+            many = 0
+        if not many:
             raise DataError(f"no images, but {shown(images)}")
-        many = len(images)
         with torch_settings(used), predictive.evaluation(self.module):
             weights = self._weights(count, None if seed is None else whole("seed", seed, 0))
             found = [

@@ -88,6 +88,7 @@ def test_images_of_every_form_are_the_same_images(pair, tested, found):
         "channels last": tested.permute(0, 2, 3, 1).numpy(), "no channels": tested[:, 0],
         "whole numbers": tested.numpy().astype("u2"),
         "floats": tested.numpy().astype("f8") / 255, "read only": np.broadcast_to(tested.numpy(), tested.shape),
+        "bytes the other way round": (tested.numpy() / 255).astype(">f4"),
         "a list": list(tested.numpy()), "tensors": list(tested.float() / 255), "pictures": pictures,
         "in colours": [picture.convert("RGB") for picture in pictures],
     }  # fmt: skip
@@ -126,6 +127,11 @@ def test_images_of_another_size_are_cut_and_resized(pair, tested, found):
         ([Image.new("I", (8, 8), 70_000)], "^image 0: more than 16 bits per channel: give arrays"),
         ([Image.new("L", (8, 8)), np.zeros((8, 8), "u1")], "^image 1: a ndarray among Pillow's pictures"),
         (None, "no images, but None"),
+        (np.array(5), r"no images, but array\(5\)"),
+        (torch.tensor(1), r"no images, but tensor\(1\)"),
+        ({"images": 1}, "no images, but {'images': 1}"),
+        ({1, 2}, "no images, but {1, 2}"),
+        ([Image.new("L", (0, 8))], "^image 0: a picture without pixels: give arrays"),
     ],
 )  # fmt: skip
 def test_what_are_no_images_is_said(pair, images, message):
