@@ -96,6 +96,10 @@ def test_without_validation_images_nothing_is_scaled(labels, tmp_path):
     (lambda run: run | {"test": np.zeros((0, 360, 10))}, r"\(0, 360, 10\), 360 labels"),
     (lambda run: run | {"labels": np.eye(10)[run["labels"]]}, "the study's test labels are whole numbers: give those"),
     (lambda run: run | {"labels": np.eye(10)[run["labels"]] / 2}, "seed 1, labels: the shares of image 0 add up to 0.5"),
+    (lambda run: run | {"labels": None}, r"\(1, 360, 10\), 1 labels"),
+    (lambda run: run | {"test": [[0.5, 0.5], [1]]}, "mine, seed 1: no array of numbers .setting an array element"),
+    (lambda run: run | {"test": [["x"] * 10] * 360}, "mine, seed 1: no array of numbers .could not convert string to float"),
+    (lambda run: None, "mine, seed 1: a NoneType, where arrays by name are expected"),
 ])  # fmt: skip
 def test_what_is_of_other_images_or_no_probability_is_refused_before_anything_is_written(labels, tmp_path, wrong, said):
     with pytest.raises(ConfigError, match=said):
@@ -104,9 +108,13 @@ def test_what_is_of_other_images_or_no_probability_is_refused_before_anything_is
 
 
 def test_more_runs_than_seeds_and_a_name_that_is_taken_are_refused(labels, tmp_path):
-    for arms in ({"mine": [predictions(labels, 0)] * 4}, {"cosine": [predictions(labels, 0)]}, {"mine": []}):
-        with pytest.raises(ConfigError, match=r"runs; expected an arm of another name, of 1 to 3 \(seeds\)"):
+    run = predictions(labels, 0)
+    for arms in ({"mine": [run] * 4}, {"cosine": [run]}, {"mine": []}, {"mine": run}, {"mine": iter([run])}, {1: [run]}):
+        with pytest.raises(ConfigError, match=r"expected a list of 1 to 3 runs \(seeds\), of an arm of another name"):
             mldiv.add_predictions(DEMO, arms, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"arms = \[.*: expected a list of runs for each by its name"):
+        mldiv.add_predictions(DEMO, [run], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_runs_of_one_network_and_of_three_are_refused_before_anything_is_written(labels, tmp_path):

@@ -17,7 +17,8 @@ from mldiv.evaluation import metrics
 from mldiv.evaluation.metrics import Predictive
 from mldiv.interface.results import Results, analysis, results
 from mldiv.records import study_files
-from mldiv.records.contents import GIVEN, PAIR, Assignment, TrialRecord, members_of
+from mldiv.records.contents import GIVEN, PAIR, Assignment, StudyRecord, TrialRecord, members_of
+from mldiv.settings.setting import shown
 from mldiv.training.final_scores import Members, enter, keep
 
 #: How far from 1 an image's probabilities may add up: what float16 makes of a thousand classes.
@@ -39,6 +40,7 @@ def add_predictions(
     """
     place, out = Path(place), Path(out)
     header, study = study_files.read_study(place), analysis("records.load").load(place)
+    _check_arms(arms, header)
     known = [(record, of) for arm in study.arms for record in study.finished(arm).values() if (of := study.members(record))]
     if not known:
         raise ConfigError(f"{place}: no finished trial has predictions, beside which others could stand")
@@ -46,8 +48,6 @@ def add_predictions(
     soft = any(map(analysis("compact.planes").soft, (member for _, of in known for member in of.values())))
     found = []
     for number, (arm, runs) in enumerate(arms.items(), len(header.arms)):
-        if arm in header.arms or not 0 < len(runs) <= len(header.seeds):
-            raise ConfigError(f"{arm}: {len(runs)} runs; expected an arm of another name, of 1 to {len(header.seeds)} (seeds)")
         given: list[Members] = []
         for seed, run in zip(header.seeds, runs, strict=False):
             test, labels = _checked(run, "", f"{arm}, seed {seed}", data["classes"])
@@ -82,11 +82,28 @@ def add_predictions(
     return results(out)
 
 
+def _check_arms(arms: Any, header: StudyRecord) -> None:
+    """Refuse what are no runs by name, too many of them, and a name that is taken. Raises: ConfigError."""
+    if not isinstance(arms, Mapping):
+        raise ConfigError(f"arms = {shown(arms)}: expected a list of runs for each by its name, {{name: [run, ...]}}")
+    for arm, runs in arms.items():
+        many, most = len(runs) if isinstance(runs, Sequence) else 0, len(header.seeds)
+        if not isinstance(arm, str) or arm in header.arms or not 0 < many <= most:
+            found = f"{arm!r}: {many or 'no list of'} runs"
+            raise ConfigError(f"{found}; expected a list of 1 to {most} runs (seeds), of an arm of another name")
+
+
 def _checked(run: Mapping[str, Any], kind: str, where: str, classes: int) -> tuple[Members, torch.Tensor]:
     """Return the predictions of each network and of all together, and the labels, also soft ones. Raises: ConfigError."""
+    if not isinstance(run, Mapping):
+        raise ConfigError(f"{where}: a {type(run).__name__}, where arrays by name are expected")
     if missing := {kind.rstrip("_") or "test", f"{kind}labels"} - {*run}:
         raise ConfigError(f"{where}: {', '.join(sorted(missing))} is missing")
-    values, labels = np.asarray(run[kind.rstrip("_") or "test"], dtype=float), np.asarray(run[f"{kind}labels"])
+    try:
+        values = np.asarray(run[kind.rstrip("_") or "test"], dtype=float)
+        labels = np.atleast_1d(np.asarray(run[f"{kind}labels"]))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{where}: no array of numbers ({error})") from None
     values = values[None] if values.ndim == 2 else values
     sums, given = values.sum(-1, keepdims=True), f"{where}, {kind}labels"
     if (
