@@ -127,7 +127,7 @@ def plot(predictions: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str = ""
     if not isinstance(predictions, Mapping) or not predictions:
         raise ValueError(f"no predictions by name in a {type(predictions).__name__}: give {{name: (confidence, correct)}}")
     diagrams, words = {}, {}
-    for name, given in predictions.items():
+    for name, given in ((str(name), given) for name, given in predictions.items()):
         confidence, correct = _checked(name, given)
         bins = reliability(confidence, correct)
         diagrams[name] = Diagram(bins, None, consistency_band(confidence, DRAWS), Summary(100 * bins.ece, None, 1), None)
@@ -140,7 +140,10 @@ def plot(predictions: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str = ""
 def _checked(name: str, given: tuple[ArrayLike, ArrayLike]) -> tuple[np.ndarray, np.ndarray]:
     if not np.iterable(given) or len(given) != 2:
         raise ValueError(f"{name}: expected (confidence, correct), not a {type(given).__name__}")
-    sure, right = np.asarray(given[0], float), np.asarray(given[1])
+    try:
+        sure, right = np.asarray(given[0], float), np.asarray(given[1])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from None
     if sure.ndim != 1 or not len(sure) or sure.shape != right.shape:
         raise ValueError(
             f"{name}: confidence and correct must be [images] each, not {list(sure.shape)} and {list(right.shape)}"

@@ -75,6 +75,8 @@ def test_a_plot_of_ones_own_predictions_says_their_ece():
     title = figure.axes[0].get_title()
     assert title.startswith("mine\nECE 32.50 %; if calibrated ") and title.endswith("\n4 predictions")
     assert [bar.get_height() for bar in figure.axes[1].patches if bar.get_height()] == [2, 2]
+    figure = mldiv.reliability_diagram({1: ([0.5], [True]), 2: ([0.5], [True])})  # by seed
+    assert [axes.get_title().partition("\n")[0] for axes in figure.axes[::2]] == ["1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +92,7 @@ def test_a_plot_of_ones_own_predictions_says_their_ece():
         ({"a": ([50.0], [True])}, "from 0 to 1"),
         ({"a": ([float("nan")], [True])}, "from 0 to 1"),
         ({"a": ([0.5], [7])}, "True or False"),
+        ({"a": (["x"], [True])}, "a: could not convert string to float: 'x'"),
     ],
 )
 def test_predictions_that_are_none_are_refused(given, words):
