@@ -74,6 +74,8 @@ def train(
     """
     if not isinstance(config, TrialConfig | Mapping | None):
         raise ConfigError(f"settings: a dict by name, or a TrialConfig, in place of {shown(config)}; mldiv.presets has presets")
+    if not callable(progress):
+        raise ConfigError(f"progress = {shown(progress)}: expected a function of an epoch's line, or leave it out")
     load_named(plugins)
     if not isinstance(config, TrialConfig):
         config = TrialConfig(gradient_points=GRADIENT_POINTS).replace(**(config or {}))

@@ -45,7 +45,7 @@ def own(settings, digits, tmp_path_factory):
     try:
         with torch.device("meta"):
             pair = mldiv.train(
-                from_dict(settings), (images.numpy(), labels.numpy()), test=test, folder=folder, names="0123456789", padding=1,
+                from_dict(settings), (images.numpy(), labels.numpy()), test=test, folder=folder, names=np.arange(10), padding=1,
                 progress=lambda line: heard.append(line["epoch"]),
             )  # fmt: skip
         assert (torch.get_num_threads(), torch.get_default_dtype()) == (2, torch.float64)
@@ -122,6 +122,7 @@ def test_a_file_is_no_folder(digits, settings, tmp_path):
         ({}, {"padding": -1}, "padding = -1: expected a whole number from 0"),
         ({}, {"padding": 8}, "padding = 8: shifts images of 8 pixels a side out of sight"),
         ({}, {"device": "gpu"}, "device = 'gpu': "),
+        ({}, {"progress": None}, "progress = None: expected a function of an epoch's line"),
         ({}, {"device": "mps"}, "device = 'mps': pairs are trained on 'cpu' and 'cuda'"),
         pytest.param(
             {}, {"device": "cuda"}, "there is no GPU here: device='cpu'",

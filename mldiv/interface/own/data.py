@@ -37,7 +37,7 @@ def own_data(
     else:
         tested, theirs = images[:0], labels[:0]
     try:
-        names = None if names is None else tuple(names)
+        names = None if names is None else tuple(map(str, names))
     except TypeError:
         raise DataError(f"names = {shown(names)}: expected the classes' names in the order of their numbers") from None
     counts = [part.shape[1] if part.dim() == 2 else int(part.max()) + 1 for part in (labels, theirs) if len(part)]
