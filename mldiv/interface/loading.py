@@ -1,7 +1,6 @@
 """Load the pair of a finished trial from what it left: no data set, no Ray, and nothing in a file is run."""
 
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from mldiv.interface.given import device_of
 from mldiv.interface.images import ImageForm
 from mldiv.interface.pair import TrainedPair
 from mldiv.interface.torch_settings import torch_settings
-from mldiv.plugins.loading import hashes, load_named
+from mldiv.plugins.loading import Names, hashes, load_named
 from mldiv.records import study_files
 from mldiv.records.checked_files import Damaged, RecordError, read_bytes
 from mldiv.records.contents import ARCHIVE, TrialRecord
@@ -31,7 +30,7 @@ TRAINED = ("finished", "stopped")
 
 def load(
     place: str | os.PathLike[str], *, arm: str | None = None, seed: int | None = None,
-    device: str | torch.device | None = None, plugins: Sequence[str] = (), data_root: str | os.PathLike[str] | None = None,
+    device: str | torch.device | None = None, plugins: Names = (), data_root: str | os.PathLike[str] | None = None,
 ) -> TrainedPair:  # fmt: skip
     """Load a trained pair from a study's folder, a trial's, or their address on an object store (s3://...).
 

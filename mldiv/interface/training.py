@@ -19,7 +19,7 @@ from mldiv.interface.own.data import Data, own_data
 from mldiv.interface.pair import TrainedPair
 from mldiv.interface.torch_settings import torch_settings
 from mldiv.plugins.contracts import try_network
-from mldiv.plugins.loading import load_named
+from mldiv.plugins.loading import Names, load_named
 from mldiv.records import study_files
 from mldiv.records.checked_files import Damaged, existing
 from mldiv.records.contents import TrialRecord
@@ -53,7 +53,7 @@ def train(
     config: TrialConfig | Mapping[str, Any] | None = None, data: Data | None = None, *, test: Data | None = None,
     folder: str | os.PathLike[str] | None = None, names: Sequence[str] | None = None, padding: int | None = None,
     flip: bool = False, layout: str | None = None, device: str | torch.device | None = None, threads: int = 1,
-    plugins: Sequence[str] = (), progress: Report = lambda line: False,
+    plugins: Names = (), progress: Report = lambda line: False,
 ) -> TrainedPair:  # fmt: skip
     """Train one pair to its end, as a trial of a study is trained; return it with its history and scores.
 

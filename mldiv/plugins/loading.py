@@ -8,9 +8,10 @@ import hashlib
 import importlib
 import importlib.util
 import linecache
+import os
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,6 +19,9 @@ from pathlib import Path
 from types import ModuleType
 
 from mldiv.environment.checkout import use_analysis
+
+#: How plug-ins are named.
+Names = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 #: The group of entry points by which an installed package names its plug-in modules; they are always loaded.
 GROUP = "mldiv.plugins"
@@ -84,13 +88,14 @@ def is_own(kind: str, entry: str) -> bool:
     return any(entry in names.get(kind, ()) for names in _ENTERED.values())
 
 
-def load_named(names: Sequence[str]) -> None:
-    """Load the plug-ins of installed packages, then those named: each a file, or the dotted name of a module.
+def load_named(names: Names) -> None:
+    """Load the plug-ins of installed packages, then those named, several or one: a file, or the dotted name of a module.
 
     Raises: PluginError.
     """
     installed = sorted({point.value for point in metadata.entry_points(group=GROUP)})
-    load(find(name) for name in [*installed, *names])
+    named = names if isinstance(names, Iterable) and not isinstance(names, str) else [names]
+    load(find(str(name)) for name in [*installed, *named])
 
 
 def load_recorded(recorded: Mapping[str, str], places: Mapping[str, str], kind: str) -> list[str]:

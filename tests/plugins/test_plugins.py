@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,6 +49,14 @@ def test_a_file_travels_by_its_text_and_runs_once(write, tmp_path):
     assert loading.hashes() == {"own": plugin.hash} and loading.entered("own") == {"kernel": ["own"]}
     with pytest.raises(PluginError, match="another one of this name is loaded"):
         load([Plugin("own", "0" * 12, "")])
+
+
+def test_a_single_file_by_its_path_is_loaded(write):
+    loading.load_named(Path(write(HEAD + "KERNELS['own'] = lambda a, b: a")))
+    assert "own" in loading.hashes()
+    for names in (None, 5, [5]):
+        with pytest.raises(PluginError, match=r"plug-in (None|5): no module of this name can be imported here; a file's name"):
+            loading.load_named(names)
 
 
 def test_a_file_with_the_mark_that_windows_editors_put_first_is_loaded(write):
