@@ -83,17 +83,22 @@ class Study:
         return self.contrasts(arms) if callable(self.contrasts) else self.contrasts
 
     def faults(self, arms: list[str]) -> Iterator[str]:
-        """Say what a design names that none of its ``arms`` or no setting is, whose members there are not, which contrasts
-        are none."""
+        """Say which names are no texts, what a design names that none of its ``arms`` or no setting is, whose members there are
+        not, which contrasts are none."""
         from mldiv.config import TrialConfig  # with pydantic and torch, for which no `--help` waits
         from mldiv.settings import kernel_settings
         from mldiv.settings.setting import fields, nearest
 
+        contrasts = self.own_contrasts(arms)
+        texts: list[tuple[str, Any]] = [(name, getattr(self, name)) for name in ("name", "question", "scientific")]
+        texts += [("the name of an arm", arm) for arm in arms] + [("the name of a contrast", name) for name in contrasts]
+        if wrong := [f"{what} = {given!r}: expected a text" for what, given in texts if not isinstance(given, str)]:
+            yield from wrong
+            return
         known = fields(TrialConfig) | kernel_settings.parameters()
         unknown = [name for name in self.own_ranges() if name not in known]
         yield from (f"ranges names {name!r}, which is no setting{nearest(name, known)}" for name in unknown)
         named = {"baseline": [self.baseline], "compare": self.compare, "members": self.members}
-        contrasts = self.own_contrasts(arms)
         named |= {f"contrasts[{name!r}]": weights for name, weights in contrasts.items()}
         if not arms:
             yield "it has no arms: name at least the baseline's, arms={name: {setting: value}}"
