@@ -7,7 +7,7 @@ import pytest
 from helpers.published import CHECKOUT, RESULTS, disagreement, load, page
 
 from analysis.build import analyse
-from analysis.comparison.effects import after_scaling, contrasts_of_columns, differences, of_columns
+from analysis.comparison.effects import after_scaling, contrasts, contrasts_of_columns, differences, of_columns
 from analysis.records.repeats import gather
 from analysis.report.trends import trends
 from analysis.stats.statistics import difference, holm
@@ -257,3 +257,33 @@ def test_what_the_pull_and_the_noise_do_to_a_push_on_corrupted_images():
     without, does = contrasts_of_columns(gather(study), study.header.contrasts, columns[:1])["shift_accuracy"].values()
     said += [f"no pull {without.text(2)}; the pull's part is {short(does, 2)} points (p {does.p:.1g})"]
     assert pull < 1e-4 and [sentence for sentence in said if sentence not in text] == []
+
+
+@pytest.mark.parametrize("name", ["pull", "pull_cifar100"])
+def test_what_the_end_of_the_pull_at_the_switch_gains(name):
+    """Both families of two tests as they were stated."""
+    text, study = page("stage_two_prior"), load(RESULTS / "stage_two_prior" / name)
+    repeats, end, pushed = gather(study), "pulled to the switch", "away from zero, pulled to the end"
+    beside, part = contrasts_of_columns(repeats, study.header.contrasts, ["shift_accuracy"])["shift_accuracy"].values()
+    points = of_columns(repeats, study.baseline, [end, pushed], ["shift_accuracy"])["shift_accuracy"]
+    of_end, of_part = holm([points[end].p, part.p])
+    nll, right = (
+        differences(repeats, study.baseline, [end, pushed], ["nll", "accuracy"])[name] for name in ("nll", "accuracy")
+    )
+    added = contrasts(repeats, study.header.contrasts, ["nll", "accuracy"])
+    cost, lost = (found["zero, pulled to the switch"] for found in added.values())
+    assert of_end < 1e-4
+    if name == "pull":
+        said = [f"adds {short(points[end], 2)} points (p < 0.0001 after Holm over two), the push beside"]
+        said += [f"{short(points[pushed], 2)}. Of that", f"makes {short(part, 2)} (p < 0.0001)", f"adds {beside.text(2)}."]
+        said += [f"the push costs {short(cost, 3)} of NLL and {short(lost, 2)} points"]
+        said += [f"alone gains {short(nll[end], 3)} and {short(right[end], 2)} points"]
+        assert of_part < 1e-4
+    else:
+        ahead = differences(repeats, end, [pushed], ["accuracy"])["accuracy"][pushed]
+        said = [f"adds {short(points[end], 2)} points on corrupted images (p < 0.0001 after Holm over two)"]
+        said += [f"in the push is {short(part, 2)} (p {of_part:.1g})", f"the push adds {beside.text(2)}."]
+        said += [f"gains {short(nll[end], 3)} of NLL and {short(right[end], 2)} points, as much"]
+        said += [f"and {ahead.mean:.2f} [{ahead.interval[0]:.2f}, {ahead.interval[1]:.2f}] points less"]
+        said += [f"the push costs {short(cost, 3)}."]
+    assert [sentence for sentence in said if sentence not in text] == []
