@@ -56,7 +56,6 @@ def joined(flags: Namespace) -> Finding:
     import ray
 
     from mldiv.cluster.nodes import connect, private_folder
-    from mldiv.config import ConfigError
 
     began, local = time.monotonic(), flags.address == "local"
     if not local and (refused := check_reachable(flags.address)) is not None:
@@ -117,7 +116,6 @@ def check_capacity(flags: Namespace) -> Finding:
     """Count how many trials fit at once, on what has joined or what the autoscaler may add."""
     from mldiv.cluster import nodes
     from mldiv.cluster.nodes import worker_resources
-    from mldiv.config import ConfigError
     from mldiv.presets import PRESETS
 
     present, may_come = nodes.nodes(), nodes.largest() if flags.address != "local" else []
@@ -150,7 +148,7 @@ def examine(check: Check, flags: Namespace, pool: ThreadPoolExecutor) -> Finding
     except ImportError as error:
         return Finding(FAILED, first_line(error), AS_LOCKED)
     except Exception as error:
-        kind = "" if type(error).__name__ == "ConfigError" else f"{type(error).__name__}: "
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
         return Finding(FAILED, kind + first_line(error))
 
 

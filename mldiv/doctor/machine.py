@@ -84,20 +84,22 @@ def packages(flags: Namespace) -> Finding:
 
 def _unmet(lines: list[str]) -> list[tuple[str, str, str | None]]:
     """Return name, versions wanted and version found of each requirement that applies here and is not met."""
-    from packaging.requirements import Requirement
-
     unmet = []
-    for requirement in map(Requirement, lines):
-        if requirement.name != "mldiv" and _applies(requirement.marker):
-            found = version(requirement.name)
-            if found is None or not requirement.specifier.contains(found, prereleases=True):
-                unmet.append((requirement.name, str(requirement.specifier), found))
+    for requirement in _applying(lines):
+        found = version(requirement.name)
+        if found is None or not requirement.specifier.contains(found, prereleases=True):
+            unmet.append((requirement.name, str(requirement.specifier), found))
     return unmet
 
 
-def _applies(marker: Any) -> bool:
-    """Return whether a requirement with this marker is one of a study here."""
-    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *EXTRAS))
+def _applying(lines: list[str]) -> Iterator[Any]:
+    """Yield the requirements of studies here."""
+    from packaging.requirements import Requirement
+
+    for requirement in map(Requirement, lines):
+        marker = requirement.marker
+        if requirement.name != "mldiv" and (marker is None or any(marker.evaluate({"extra": of}) for of in ("", *EXTRAS))):
+            yield requirement
 
 
 def _wanted() -> tuple[str, list[str]]:
@@ -111,10 +113,7 @@ def _wanted() -> tuple[str, list[str]]:
 
 def dependencies() -> list[str]:
     """Name the packages that studies require."""
-    from packaging.requirements import Requirement
-
-    wanted = map(Requirement, _wanted()[1])
-    return [requirement.name for requirement in wanted if requirement.name != "mldiv" and _applies(requirement.marker)]
+    return [requirement.name for requirement in _applying(_wanted()[1])]
 
 
 def torch_and_torchvision(flags: Namespace) -> Finding:
