@@ -111,7 +111,7 @@ def make_forecast(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Forecast:
     return Forecast(plan, lambda begun: simulate(run.plan(folder.local), run.store, first_wins, begun, usable()))
 
 
-def expect(forecast: Forecast, groups: int, wait: float, measure: Callable[[], Cost]) -> None:
+def expect(forecast: Forecast, groups: int, wait: float, measure: Callable[[], Cost | None]) -> None:
     """Estimate what a plan takes: nothing a study is ended for, and nothing in which it could fail."""
     cost = None
     with suppress(Exception):
@@ -153,7 +153,8 @@ def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, fo
             )
         wanted = min(groups or resources.fit(nodes()), plan.trials() - plan.answered)
         display.phase(f"Ray is up, 0 of {wanted} worker groups")
-        timed = partial(elsewhere, partial(step_cost.measure, run.base, **of_worker(resources), clock=clock_of(resources)))
+        clock = time.thread_time if resources.threads == 1 else time.perf_counter  # beside others, where a thread is all
+        timed = partial(elsewhere, partial(step_cost.measure, run.base, **of_worker(resources), clock=clock))
         with beside(expect_on_ray, forecast, resources, wanted, timed), raylet.watched(raylet.find(), run.say):
             yield partial(
                 tuner.run, resources=resources, groups=groups, lanes=run.flags.lanes, scheduler=scheduler, tell=display.groups,
@@ -186,11 +187,6 @@ def expect_on_ray(forecast: Forecast, resources: Resources, groups: int, measure
     else:
         with suppress(Exception):
             forecast.expect(None, groups)
-
-
-def clock_of(resources: Resources) -> Callable[[], float]:
-    """Return the clock by which a step is timed beside others: of its thread, where that is all it takes."""
-    return time.thread_time if resources.threads == 1 else time.perf_counter
 
 
 def measure_with(plugins: list[Plugin], measure: Callable[[], Any]) -> Any:
@@ -265,7 +261,7 @@ def finish(run: StudyRun, folder: SyncedFolder, plan: Plan, report: ReportBuilde
 def none_finished(folder: SyncedFolder, plan: Plan) -> str | None:
     """Say how the trials ended where no repeat of any arm finished; None where one did."""
     repeats = {item.trial for item in plan.assignments if item.phase == "repeat"}
-    found = {trial: record for trial in trials(plan) if (record := find_trial(folder.local, trial)) is not None}
+    found = {trial: record for trial in plan.labels if (record := find_trial(folder.local, trial)) is not None}
     if any(found[trial].status == "finished" for trial in repeats & found.keys()):
         return None
     reasons = {trial: (record.reason or "").partition("\n")[0] for trial, record in found.items()}
@@ -274,19 +270,14 @@ def none_finished(folder: SyncedFolder, plan: Plan) -> str | None:
     return f"no trial of any arm's choice finished, and there is nothing to compare ({ends or 'none began'})"
 
 
-def trials(plan: Plan) -> list[str]:
-    """Return every trial that the plan has named, once."""
-    return list(dict.fromkeys(item.trial for item in plan.assignments))
-
-
 def unfinished(folder: SyncedFolder, plan: Plan) -> list[str]:
     """Return the trials without their final record."""
-    return [trial for trial in trials(plan) if (found := find_trial(folder.local, trial)) is None or not found.final]
+    return [trial for trial in plan.labels if (found := find_trial(folder.local, trial)) is None or not found.final]
 
 
 def cost(run: StudyRun, folder: SyncedFolder, plan: Plan) -> str:
     """Return what the study's trials cost, in a sentence."""
-    found = [find_trial(folder.local, trial) for trial in trials(plan)]
+    found = [find_trial(folder.local, trial) for trial in plan.labels]
     total = {name: sum(record.cost[name] for record in found if record is not None) for name in COSTS}
     trained, shared, pretraining = (total[name] for name in COSTS)
     place = run.store.place if is_url(run.store.place) else nearby(run.store.place)

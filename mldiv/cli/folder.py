@@ -266,8 +266,10 @@ def _of_plugins(there: StudyRecord, old: Mapping[str, str], new: Mapping[str, st
 
 def _ways(place: Location, here: StudyRecord, there: StudyRecord, differing: list[tuple[str, Any, Any]]) -> str:
     """Say which flags continue the study in ``place``, and how another one takes over what it shares with it."""
-    if any(name == "name" for name, _, _ in differing):
-        return f"It is another study's folder: take another --out, for instance --out {shlex.quote(f'{place}-2')}"
+    names, other = {name for name, _, _ in differing}, shlex.quote(f"{place}-2")
+    another = f"another --out, for instance --out {other}"
+    if "name" in names:
+        return f"It is another study's folder: take {another}"
     flags = list(dict.fromkeys(FLAGS[name](there) for name, _, _ in differing if name in FLAGS))
     changed = {name: old for name, old, _ in differing if name in here.settings}
     flags += [f"--set {name}={json.dumps(old)}" for name, old in changed.items() if not name.endswith("_hash")]
@@ -276,16 +278,15 @@ def _ways(place: Location, here: StudyRecord, there: StudyRecord, differing: lis
     said = ", ".join(filter(None, (" ".join(flags), *files)))
     asked = f" ({said})" if said else ""
     same = f"Use the same flags to continue it{asked}"
-    if any(name == "train_labels_hash" for name, _, _ in differing):  # the images' fingerprint follows from their labels
-        return f"{same}, or another --out, for instance --out {shlex.quote(f'{place}-2')}"
-    if any(name == "fingerprint" for name, _, _ in differing):
-        return f"These are other images: take another --out, for instance --out {shlex.quote(f'{place}-2')}"
+    if "train_labels_hash" in names:  # the images' fingerprint follows from their labels
+        return f"{same}, or {another}"
+    if "fingerprint" in names:
+        return f"These are other images: take {another}"
     if is_url(place):
         return f"{same}, or another --out, which shares first stages with it"
     if not any(Path(place).glob("trials/*/trial.json")):
-        return f"{same}, or another --out, for instance --out {shlex.quote(f'{place}-2')}, which shares first stages with it"
-    old, other = shlex.quote(str(place)), shlex.quote(f"{place}-2")
+        return f"{same}, or {another}, which shares first stages with it"
     return (
-        f"{same}, or another --out, for instance --out {other}: it shares first stages with this one, and finished trials too "
-        f"after `mkdir {other} && cp -r {old}/trials {other}`"
+        f"{same}, or {another}: it shares first stages with this one, and finished trials too after `mkdir {other} && cp -r "
+        f"{shlex.quote(str(place))}/trials {other}`"
     )
