@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -53,19 +54,11 @@ def aggregate(epochs: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> Mea
 
     epochs: of each seed, [its epochs], counted from 0; values: the same shapes, NaN where not computed.
     """
-    longest = max((int(epoch.max()) + 1 for epoch in epochs if len(epoch)), default=0)
-    table = np.full((len(epochs), longest), np.nan)
-    for row, epoch, value in zip(table, epochs, values, strict=True):
-        row[epoch] = value
-    n = np.isfinite(table).sum(0)
-    if not n.any():
+    rows = [pd.Series(value, epoch)[np.isfinite(value)] for epoch, value in zip(epochs, values, strict=True)]
+    table = pd.DataFrame(rows).dropna(axis=1, how="all").sort_index(axis=1)
+    if table.empty:
         return None
-    table = np.where(np.isfinite(table), table, np.nan)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.nansum(table, 0) / n
-        error = np.sqrt(np.nansum((table - mean) ** 2, 0) / (n - 1) / n)
-    some = n > 0
-    return Mean(np.arange(1, longest + 1)[some], mean[some], np.where(n > 1, error, np.nan)[some])
+    return Mean(table.columns.to_numpy(int) + 1, table.mean().to_numpy(), table.sem().to_numpy())
 
 
 def switches(curves: Sequence[Curve]) -> list[int]:
@@ -190,42 +183,38 @@ def _unmeasured(curves: Mapping[str, list[Curve]]) -> str:
     )
 
 
-def _shares(several: Sequence[Curve], term: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """The points at which a term's share was measured in every seed, and the median over seeds there; None without any."""
+def _shares(several: Sequence[Curve], term: str) -> Mean | None:
+    """The median over seeds, which has no error, where a term's share was measured in every seed; None without any."""
     known = [
         dict(zip(curve.points[(kept := curve.shares[term] > 0)], curve.shares[term][kept], strict=True)) for curve in several
     ]
     common = sorted(set.intersection(*map(set, measured))) if (measured := [found for found in known if found]) else []
     values = np.array([[found[at] for at in common] for found in measured])
-    return (np.array(common), np.median(values, axis=0)) if common else None
+    return Mean(np.array(common), np.median(values, axis=0), np.full(len(common), np.nan)) if common else None
 
 
 def _gradient_panel(
-    title: str, name: str, drawn: Mapping[str, tuple[np.ndarray, np.ndarray]], curves: Mapping[str, list[Curve]],
-    styles: Mapping[str, Style],
-) -> Markup:  # fmt: skip
+    title: str, name: str, drawn: Mapping[str, Mean], curves: Mapping[str, list[Curve]], styles: Mapping[str, Style]
+) -> Markup:
     with svg.style():
         figure = svg.canvas(200)
         axes = figure.add_subplot()
-        for arm, (at, share) in drawn.items():
-            _curve(axes, at, share, styles[arm])
-            for switch in switches(curves[arm]):
-                _mark(axes, at, share, switch, styles[arm])
-        axes.axhline(DEAD_SHARE, color="0.5", linestyle=":", linewidth=0.9)
-        _limits(axes, np.concatenate([[DEAD_SHARE], *(share for _, share in drawn.values())]), "log")
-        axes.set_title(title)
-        axes.set_xlabel("epochs trained")
-        if len({*np.concatenate([at for at, _ in drawn.values()])}) == 1:  # a point alone stands where it is in the training
-            axes.set_xlim(0, max(int(curve.epoch.max()) + 1 for several in curves.values() for curve in several))
-        axes.locator_params(axis="x", nbins=6, integer=True)
+        _lines(axes, title, drawn, curves, styles, "log", 1, level=DEAD_SHARE)
+        if (
+            len({*np.concatenate([share.epoch for share in drawn.values()])}) == 1
+        ):  # alone it stands where it is in the training
+            axes.set_xlim(0, _last(curves))
         return svg.svg(figure, name, f"{title} against epochs trained, {len(drawn)} arms")
+
+
+def _last(curves: Mapping[str, list[Curve]]) -> int:
+    return max(int(curve.epoch.max()) + 1 for several in curves.values() for curve in several)
 
 
 def zoom(curves: Mapping[str, list[Curve]]) -> int:
     """Choose the epoch where the enlarged part begins: the earliest switch, at the latest two thirds of the epochs."""
-    last = max(int(curve.epoch.max()) + 1 for several in curves.values() for curve in several)
     found = [switch for several in curves.values() for switch in switches(several)]
-    return max(1, min([*found, last * 2 // 3]))
+    return max(1, min([*found, _last(curves) * 2 // 3]))
 
 
 def _caption(what: str, curves: Mapping[str, list[Curve]]) -> str:
@@ -261,8 +250,9 @@ def _panel(
 
 def _lines(
     axes: Axes, title: str, by_arm: Mapping[str, Mean], curves: Mapping[str, list[Curve]], styles: Mapping[str, Style],
-    scale: str, factor: float, first: int = 0,
+    scale: str, factor: float, first: int = 0, level: float | None = None,
 ) -> None:  # fmt: skip
+    """Draw the arms' curves from epoch ``first`` on, and a dotted line at ``level``."""
     seen: list[np.ndarray] = []
     for arm, mean in by_arm.items():
         part = mean.epoch >= first
@@ -270,6 +260,9 @@ def _lines(
         seen += line(axes, mean.epoch[part], middle, error, styles[arm], len(by_arm))
         for switch in switches(curves[arm]):
             _mark(axes, mean.epoch[part], middle, switch, styles[arm])
+    if level is not None:
+        axes.axhline(level, color="0.5", linestyle=":", linewidth=0.9)
+        seen.append(np.array([level]))
     _limits(axes, np.concatenate(seen), scale)
     axes.set_title(title)
     axes.set_xlabel("epochs trained")
