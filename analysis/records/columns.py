@@ -1,13 +1,14 @@
 """Define the tables' columns: what each is called, where its number comes from, which way is better. Add one to COLUMNS."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from analysis.records.load import Curve
 from analysis.records.repeats import Repeat
 from analysis.stats.calibration import debiased_calibration_error, null_ece
 from analysis.stats.smooth_calibration import smooth_error
@@ -65,14 +66,12 @@ _test, _scaled, _recalibrated = (partial(_scored, field) for field in ("test", "
 _corrupted, _uncertainty, _posterior = (partial(_scored, field) for field in ("shift", "uncertainty", "posterior"))
 
 
-def _shift(name: str) -> Value:
-    """Average a score on corrupted images over the severities."""
-    return lambda repeat: _mean([_corrupted(f"{name}_{level}")(repeat) for level in SEVERITIES])
+def _over(parts: Iterable[object], name: str) -> Value:
+    """Average a score on corrupted images over severities, or over kinds of corruption."""
+    return lambda repeat: _mean([_corrupted(f"{name}_{part}")(repeat) for part in parts])
 
 
-def _family(name: str, family: str) -> Value:
-    """Average a score over the kinds of a family of corruptions."""
-    return lambda repeat: _mean([_corrupted(f"{name}_{kind}")(repeat) for kind in FAMILIES[family]])
+_shift = partial(_over, SEVERITIES)
 
 
 def _generalized(split: str, name: str) -> Value:
@@ -113,13 +112,16 @@ def _temperature(repeat: Repeat) -> float | None:
     return _mean([temperatures.get(network) for network in scored_by(repeat.member, temperatures)])
 
 
-def _last(name: str) -> Value:
+def _of_curve(take: Callable[[Curve], float]) -> Value:
     def value(repeat: Repeat) -> float | None:
-        if repeat.curve is None or not np.isfinite(repeat.curve.values[name][-1]):
-            return None
-        return float(repeat.curve.values[name][-1])
+        found = np.nan if repeat.curve is None else take(repeat.curve)
+        return float(found) if np.isfinite(found) else None
 
     return value
+
+
+def _last(name: str) -> Value:
+    return _of_curve(lambda curve: curve.values[name][-1])
 
 
 def _within(repeat: Repeat) -> float | None:
@@ -127,12 +129,6 @@ def _within(repeat: Repeat) -> float | None:
     found = repeat.record.posterior.get(PAIR, {})
     within, whole = found.get("within"), found.get("mutual_information")
     return None if within is None or not whole else float(within / whole)
-
-
-def _survived(repeat: Repeat) -> float | None:
-    if repeat.curve is None or not np.isfinite(repeat.curve.survived):
-        return None
-    return repeat.curve.survived
 
 
 def _predicted(function: Callable[[np.ndarray, np.ndarray], float]) -> Value:
@@ -207,9 +203,10 @@ COLUMNS: dict[str, Column] = {
     "shift_brier": Column("Brier", _shift("brier"), "shift", "low", 1, 4),
     "strongest_accuracy": Column("Accuracy %, severity 5", _corrupted("accuracy_5"), "shift", "high", 100),
     "strongest_nll": Column("NLL, severity 5", _corrupted("nll_5"), "shift", "low", 1, 4),
-    **{f"{family}_accuracy": Column(f"Accuracy %, {family}", _family("accuracy", family), "families", "high", 100)
-       for family in FAMILIES},
-    **{f"{family}_nll": Column(f"NLL, {family}", _family("nll", family), "families", "low", 1, 4) for family in FAMILIES},
+    **{f"{family}_accuracy": Column(f"Accuracy %, {family}", _over(kinds, "accuracy"), "families", "high", 100)
+       for family, kinds in FAMILIES.items()},
+    **{f"{family}_nll": Column(f"NLL, {family}", _over(kinds, "nll"), "families", "low", 1, 4)
+       for family, kinds in FAMILIES.items()},
     "test_disagreement": Column("disagreement %", _generalized("test", "disagreement"), "worth", None, 100, 1),
     "over_error": Column("disagreement over error", _generalized("test", "over_error"), "worth", None, 1, 3),
     "gain": Column("gain in NLL", _generalized("test", "gain"), "worth", None, 1, 4),
@@ -224,7 +221,7 @@ COLUMNS: dict[str, Column] = {
     "samples_nll": Column("NLL of samples", _posterior("nll"), "posterior", None, 1, 4),
     "means_nll": Column("NLL of the means", _posterior("mean_nll"), "posterior", None, 1, 4),
     "mi_within": Column("MI within peers %", _within, "posterior", None, 100, 1),
-    "survived": Column("pretrained, first epoch", _survived, "posterior", None, 100, 1),
+    "survived": Column("pretrained, first epoch", _of_curve(lambda curve: curve.survived), "posterior", None, 100, 1),
     "error_entropy": Column("errors, entropy", _uncertainty("error_auroc_entropy"), "uncertainty", "high", 1, 3),
     "error_mi": Column("errors, MI", _uncertainty("error_auroc_mutual_information"), "uncertainty", "high", 1, 3),
     "ood_entropy": Column("other images, entropy", _uncertainty("ood_auroc_entropy"), "uncertainty", "high", 1, 3),
