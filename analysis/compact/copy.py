@@ -183,13 +183,9 @@ def _read_lines(line: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _short(value: Any) -> Any:
+def _short(value: dict[str, Any]) -> dict[str, Any]:
     """Round every number in an object to DIGITS."""
-    if isinstance(value, dict):
-        return {name: _short(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_short(item) for item in value]
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+    return json.loads(json.dumps(value), parse_float=lambda number: float(f"{float(number):.{DIGITS}g}"))
 
 
 def _planes(found: Mapping[str, Members], bits: int, members: list[str], words: str) -> dict[str, bytes]:

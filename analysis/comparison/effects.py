@@ -186,7 +186,8 @@ def _interval(predictions: OfArms, metric: str, weights: Weights) -> Interval | 
         return None
     per_image = COMPARED[metric].per_image
     if per_image is None:
-        return of_resampled(_contrast_of_eces(predictions, weights), images.pop())
+        eces = np.sum([weight * mean_eces(predictions[arm]) for arm, weight in weights.items()], axis=0)
+        return of_resampled(eces, images.pop())
     values = _contrast_per_image(predictions, weights, per_image)
     return two_way(values) if np.isfinite(values).all() else None
 
@@ -198,11 +199,6 @@ def _contrast_per_image(predictions: OfArms, weights: Weights, per_image: Callab
         for arm, weight in weights.items()
     ]
     return np.sum(arms, axis=0)
-
-
-def _contrast_of_eces(predictions: OfArms, weights: Weights) -> np.ndarray:
-    """Return the contrast of every seed, of the sample and of its resamples; an arm's ECE is the mean of its members'."""
-    return np.sum([weight * mean_eces(predictions[arm]) for arm, weight in weights.items()], axis=0)
 
 
 def mean_eces(of_seeds: Sequence[list[Predictions]]) -> np.ndarray:

@@ -59,7 +59,7 @@ def _dead(study: StudyData, arm: str, term: str, weight: str) -> Dead | None:
     shares, counts = [], []
     for record in study.finished(arm).values():
         curve = study.curve(record.id)
-        if curve is not None and _acts(record, weight):
+        if curve is not None and record.config.get(weight, 0) > 0 and record.config.get("peers", 2) > 1:
             epochs, measured = dead_epochs(curve, term)
             if measured:
                 counts.append((len(epochs), len(measured)))
@@ -68,10 +68,6 @@ def _dead(study: StudyData, arm: str, term: str, weight: str) -> Dead | None:
         return None
     dead, measured = (sum(column) for column in zip(*counts, strict=True))
     return Dead(arm, term, float(np.median(shares)), (dead, measured))
-
-
-def _acts(record: TrialRecord, weight: str) -> bool:
-    return record.config.get(weight, 0) > 0 and record.config.get("peers", 2) > 1
 
 
 def cautions(study: StudyData, signatures: Sequence[Signature]) -> list[str]:

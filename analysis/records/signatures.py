@@ -150,15 +150,9 @@ def _worse(now: dict[str, float], then: dict[str, float]) -> bool:
 
 
 def _same(now: dict[str, float], then: dict[str, float]) -> bool:
-    def near(name: str, share: float) -> bool:
-        return abs(now[name] - then[name]) <= share * abs(then[name])
-
-    return (
-        near("w2_per_weight", SAME_W2)
-        and near("nll", SAME_NLL)
-        and near("feature_kl", SAME_KL)
-        and abs(now["disagreement"] - then["disagreement"]) <= SAME_DISAGREEMENT
-    )
+    shares = {"w2_per_weight": SAME_W2, "nll": SAME_NLL, "feature_kl": SAME_KL}
+    near = all(np.isclose(now[name], then[name], rtol=share, atol=0) for name, share in shares.items())
+    return near and abs(now["disagreement"] - then["disagreement"]) <= SAME_DISAGREEMENT
 
 
 def _detail(title: str, name: str, now: dict[str, float], then: dict[str, float], against: str) -> str:

@@ -192,11 +192,9 @@ def interval_name(level: float) -> str:
 
 def holm(p: Sequence[float]) -> list[float]:
     """Adjust p-values by Holm's method; they stay in the order given."""
-    order = np.argsort(p, kind="stable")
-    adjusted, largest = np.empty(len(p)), 0.0
-    for place, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p) - place) * p[index]))
-        adjusted[index] = largest
+    order, adjusted = np.argsort(p, kind="stable"), np.empty(len(p))
+    times = np.arange(len(p), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(times * np.asarray(p)[order]), 1.0)
     return adjusted.tolist()
 
 
