@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,22 +86,19 @@ def panels(found: Sequence[Fitted]) -> Iterator[tuple[str, str, Callable[[Axes],
     for size in ("weights", "batch_size"):
         shown = [fitted for fitted in found if fitted.size == size and len(fitted.x) > 1]
         if shown:
-            yield f"growth-{size}", f"Seconds against {TITLES[size]}", _drawing(shown, TITLES[size])
+            yield f"growth-{size}", f"Seconds against {TITLES[size]}", partial(_draw, shown, TITLES[size])
 
 
-def _drawing(shown: list[Fitted], title: str) -> Callable[[Axes], None]:
-    def draw(axes: Axes) -> None:
-        for place, fitted in enumerate(shown):
-            color, x = style(place).color, fitted.x
-            axes.plot(x, 1000 * fitted.y, color=color, marker=style(place).marker, markersize=4, linestyle="none",
-                      label=fitted.title)  # fmt: skip
-            if fitted.growth is not None:
-                x = x if len(x) >= LEAST_SIZES else upper(x, fitted.y)[0]
-                axes.plot(x, [1000 * fitted.growth.at(size) for size in x], color=color, linestyle="--", linewidth=1)
-        axes.set(xscale="log", yscale="log", xlabel=title, ylabel="milliseconds")
-        axes.legend(fontsize=7.5, frameon=False)
-
-    return draw
+def _draw(shown: list[Fitted], title: str, axes: Axes) -> None:
+    for place, fitted in enumerate(shown):
+        color, x = style(place).color, fitted.x
+        axes.plot(x, 1000 * fitted.y, color=color, marker=style(place).marker, markersize=4, linestyle="none",
+                  label=fitted.title)  # fmt: skip
+        if fitted.growth is not None:
+            x = x if len(x) >= LEAST_SIZES else upper(x, fitted.y)[0]
+            axes.plot(x, [1000 * fitted.growth.at(size) for size in x], color=color, linestyle="--", linewidth=1)
+    axes.set(xscale="log", yscale="log", xlabel=title, ylabel="milliseconds")
+    axes.legend(fontsize=7.5, frameon=False)
 
 
 def words(found: Sequence[Fitted]) -> str:

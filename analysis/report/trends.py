@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,7 @@ def draw(found: Sequence[Trend], out: Path) -> list[Path]:
             limits = scale(by_axis[row[0].axis])
             for column, trend in enumerate(row):
                 panel = figure.add_subplot(len(rows), COLUMNS, number * COLUMNS + column + 1)
-                _drawing(trend)(panel)
+                _draw(trend, panel)
                 panel.set_ylim(*limits)
                 panel.set_title(textwrap.fill(trend.effect, TITLE))
                 panel.set_ylabel("" if column else "effect on NLL")
@@ -116,29 +117,26 @@ def scale(found: Sequence[Trend]) -> tuple[float, float]:
 def panels(found: Sequence[Trend]) -> Iterator[tuple[str, str, Callable[[Axes], None]]]:
     """Yield name, description and drawing of a panel for each trend, by axis and metric, effect after effect."""
     for number, trend in enumerate(found):
-        yield f"trend-{number}", f"{trend.effect}: {trend.metric} against {trend.axis}", _drawing(trend)
+        yield f"trend-{number}", f"{trend.effect}: {trend.metric} against {trend.axis}", partial(_draw, trend)
 
 
-def _drawing(trend: Trend) -> Callable[[Axes], None]:
-    def draw(axes: Axes) -> None:
-        look, metric = style(1), COMPARED[trend.metric]
-        axes.axhline(0, color=svg.INK, linewidth=0.9)
-        if trend.line and all(point.interval for point in trend.line):
-            low, high = np.array([point.interval for point in trend.line]).T
-            axes.fill_between(trend.places, low, high, color=look.color, alpha=0.14, linewidth=0)
-            axes.plot(trend.places, [point.mean for point in trend.line], color=look.color, linestyle="--", linewidth=1)
-        for size, effect in trend.at.items():
-            axes.plot([size] * 2, effect.interval or [effect.mean] * 2, color=look.color, linewidth=1.6)
-            axes.plot([size], [effect.mean], color=look.color, marker="o", markersize=5)
-        if trend.axis in ENDS:
-            axes.axvline(ENDS[trend.axis][0], color=svg.INK, linewidth=0.9, linestyle=":")
-        axes.set(xscale="log", xlabel=trend.axis, ylabel=f"{metric.title}{' points' if metric.unit else ''}")
-        if max(trend.at) < 10 * min(trend.at):  # less than a decade has no round numbers
-            axes.set_xticks(list(trend.at), [f"{size:g}" for size in trend.at])
-            axes.set_xticks([], minor=True)
-        axes.set_title(trend.effect)
-
-    return draw
+def _draw(trend: Trend, axes: Axes) -> None:
+    look, metric = style(1), COMPARED[trend.metric]
+    axes.axhline(0, color=svg.INK, linewidth=0.9)
+    if trend.line and all(point.interval for point in trend.line):
+        low, high = np.array([point.interval for point in trend.line]).T
+        axes.fill_between(trend.places, low, high, color=look.color, alpha=0.14, linewidth=0)
+        axes.plot(trend.places, [point.mean for point in trend.line], color=look.color, linestyle="--", linewidth=1)
+    for size, effect in trend.at.items():
+        axes.plot([size] * 2, effect.interval or [effect.mean] * 2, color=look.color, linewidth=1.6)
+        axes.plot([size], [effect.mean], color=look.color, marker="o", markersize=5)
+    if trend.axis in ENDS:
+        axes.axvline(ENDS[trend.axis][0], color=svg.INK, linewidth=0.9, linestyle=":")
+    axes.set(xscale="log", xlabel=trend.axis, ylabel=f"{metric.title}{' points' if metric.unit else ''}")
+    if max(trend.at) < 10 * min(trend.at):  # less than a decade has no round numbers
+        axes.set_xticks(list(trend.at), [f"{size:g}" for size in trend.at])
+        axes.set_xticks([], minor=True)
+    axes.set_title(trend.effect)
 
 
 def caption(study: StudyData, found: Sequence[Trend]) -> str:
