@@ -66,14 +66,16 @@ def analyse(folder: Path, labels: Labels | None = None) -> Analysis:
     if labels is not None:
         rescore(study, labels)
     repeats, looks = gather(study), _looks(study)
+    scaled, elsewhere, elsewhere_contrasts = _over_seeds(study, repeats)
     return Analysis(
         study,
         repeats,
         tables.summaries({arm: list(of_arm.values()) for arm, of_arm in repeats.items()}),
         effects.differences(repeats, study.baseline, study.header.compare, looks=looks) if study.baseline else {},
         effects.contrasts(repeats, study.header.contrasts, looks=looks),
-        _of_singles(study) | _after_scaling(study, repeats),
-        *_elsewhere(study, repeats),
+        _of_singles(study) | scaled,
+        elsewhere,
+        elsewhere_contrasts,
         findings(study, repeats),
         signatures(study),
     )
@@ -117,23 +119,17 @@ def _of_singles(study: StudyData) -> dict[str, Effects]:
     return {name: of for name, of in found.items() if of["nll"]}
 
 
-def _after_scaling(study: StudyData, repeats: Repeats) -> dict[str, Effects]:
-    """Compare the arms once more after temperature scaling; nothing where looks, each of its own seeds, decide."""
-    if study.baseline is None or study.header.looks:
-        return {}
-    found = effects.after_scaling(repeats, study.baseline, study.header.compare)
-    return {document.SCALED: found} if found["nll"] else {}
-
-
-def _elsewhere(study: StudyData, repeats: Repeats) -> tuple[Effects, Effects]:
-    """Compare the arms, and contrast them, by what they score on corrupted and other images.
+def _over_seeds(study: StudyData, repeats: Repeats) -> tuple[dict[str, Effects], Effects, Effects]:
+    """Compare the arms once more after temperature scaling, and, with contrasts, on corrupted and other images.
 
     Nothing where looks, each of its own seeds, decide.
     """
-    if study.baseline is None or study.header.looks:
-        return {}, {}
-    differences = effects.of_columns(repeats, study.baseline, study.header.compare, document.ELSEWHERE)
-    return differences, effects.contrasts_of_columns(repeats, study.header.contrasts, document.ELSEWHERE)
+    if (baseline := study.baseline) is None or study.header.looks:
+        return {}, {}, {}
+    scaled = effects.after_scaling(repeats, baseline, study.header.compare)
+    elsewhere = effects.of_columns(repeats, baseline, study.header.compare, document.ELSEWHERE)
+    contrasts = effects.contrasts_of_columns(repeats, study.header.contrasts, document.ELSEWHERE)
+    return {document.SCALED: scaled} if scaled["nll"] else {}, elsewhere, contrasts
 
 
 def build(

@@ -200,9 +200,7 @@ def _gradient_panel(
         figure = svg.canvas(200)
         axes = figure.add_subplot()
         _lines(axes, title, drawn, curves, styles, "log", 1, level=DEAD_SHARE)
-        if (
-            len({*np.concatenate([share.epoch for share in drawn.values()])}) == 1
-        ):  # alone it stands where it is in the training
+        if len({*np.concatenate([share.epoch for share in drawn.values()])}) == 1:  # it stands where it is in the training
             axes.set_xlim(0, _last(curves))
         return svg.svg(figure, name, f"{title} against epochs trained, {len(drawn)} arms")
 
