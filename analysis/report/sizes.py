@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from analysis.figures.palette import style
-from analysis.stats.growth import Growth, fit_power, fit_power_with_overhead, on_paper, shares, upper
+from analysis.stats.growth import Growth, fit_power, fit_power_with_overhead, on_paper, upper
 
 Line = dict[str, Any]
 
@@ -129,18 +129,19 @@ def rows(lines: Sequence[Line]) -> Iterator[tuple[str, ...]]:
 def huge() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return head and rows of the table for ViT-Huge."""
     costs = on_paper(PAPER_IMAGES)
-    part = shares(costs)
+    share = costs / costs.sum()
     head = ("term", "operations", "share", "bytes moved", "share")
     return head, [
-        (cost.term, f"{cost.operations:.2g}", f"{part[cost.term][0]:.2%}", f"{cost.bytes:.2g}", f"{part[cost.term][1]:.1%}")
-        for cost in costs
+        (str(term), f"{cost.operations:.2g}", f"{part.operations:.2%}", f"{cost.bytes:.2g}", f"{part.bytes:.1%}")
+        for (term, cost), (_, part) in zip(costs.iterrows(), share.iterrows(), strict=True)
     ]
 
 
 def huge_words() -> str:
     """Say the shares in a sentence."""
-    part = shares(on_paper(PAPER_IMAGES))
+    operations = on_paper(PAPER_IMAGES).operations
+    share = operations / operations.sum()
     return (
         f"On paper, in a pair of ViT-Huge/14 at {PAPER_IMAGES:,} images, the posterior distance takes "
-        f"{part['posterior distance'][0]:.1e} and the feature KL {part['feature KL'][0]:.1e} of a step's operations."
+        f"{share['posterior distance']:.1e} and the feature KL {share['feature KL']:.1e} of a step's operations."
     )

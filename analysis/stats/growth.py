@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy import optimize, stats
 
 from analysis.stats.statistics import LEVEL
@@ -104,17 +105,8 @@ def upper(size: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(size, float)[kept], np.asarray(value, float)[kept]
 
 
-@dataclass(frozen=True)
-class Cost:
-    """The floating-point operations and bytes moved of a term of the pair's training step."""
-
-    term: str
-    operations: float
-    bytes: float
-
-
-def on_paper(batch: int) -> list[Cost]:
-    """Count what each term of a step of two ViT-Huge takes, forward and backward, before the optimiser.
+def on_paper(batch: int) -> pd.DataFrame:
+    """Count the operations and bytes moved of each term of a step of two ViT-Huge, forward and backward, before the optimiser.
 
     Networks: 6 operations per weight and token (2 forward, 4 backward; Kaplan et al., Scaling Laws for Neural Language Models,
     2020), 12 for both peers; weights are read twice and their gradients written in bf16, a layer's activations written once
@@ -131,16 +123,11 @@ def on_paper(batch: int) -> list[Cost]:
     similarities = 2 * 3 * 2 * batch**2 * FUSED + 2 * 20 * batch**2
     projection = 2 * 6 * batch * WIDTH * FUSED
     float32, bf16 = FLOAT32_BYTES, BF16_BYTES
-    return [
-        Cost("networks", networks, 2 * 3 * bf16 * WEIGHTS + 2 * 2 * ACTIVATION_BYTES * LAYERS * tokens * WIDTH),
-        Cost("weight draws", 2 * 12 * WEIGHTS, 2 * 12 * float32 * WEIGHTS),
-        Cost("KL to the prior", 2 * 12 * WEIGHTS, 2 * 8 * float32 * WEIGHTS),
-        Cost("posterior distance", 16 * WEIGHTS, 16 * float32 * WEIGHTS),
-        Cost("feature KL", similarities + projection, 2 * 20 * float32 * batch**2 + 2 * 2 * float32 * batch * WIDTH),
-    ]
-
-
-def shares(costs: list[Cost]) -> dict[str, tuple[float, float]]:
-    """Return each term's share of all operations and of all bytes."""
-    operations, moved = sum(cost.operations for cost in costs), sum(cost.bytes for cost in costs)
-    return {cost.term: (cost.operations / operations, cost.bytes / moved) for cost in costs}
+    costs = {
+        "networks": (networks, 2 * 3 * bf16 * WEIGHTS + 2 * 2 * ACTIVATION_BYTES * LAYERS * tokens * WIDTH),
+        "weight draws": (2 * 12 * WEIGHTS, 2 * 12 * float32 * WEIGHTS),
+        "KL to the prior": (2 * 12 * WEIGHTS, 2 * 8 * float32 * WEIGHTS),
+        "posterior distance": (16 * WEIGHTS, 16 * float32 * WEIGHTS),
+        "feature KL": (similarities + projection, 2 * 20 * float32 * batch**2 + 2 * 2 * float32 * batch * WIDTH),
+    }
+    return pd.DataFrame.from_dict(costs, orient="index", columns=["operations", "bytes"], dtype=float)
