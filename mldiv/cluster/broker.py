@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -268,8 +269,6 @@ class Broker:
         self.changed.notify_all()
 
     async def _wait(self, ready: Callable[[], Any], timeout: float) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout), self.changed:
                 await self.changed.wait_for(ready)
-        except TimeoutError:
-            return

@@ -167,12 +167,10 @@ class Groups:
 
     def _tell_lost(self, group: str, error: Exception) -> None:
         """Give the group's trial and place to the others."""
-        try:
+        with suppress(Exception):  # the cluster itself is going down: the driver sees that in its own calls
             placement = ray.get(self.broker.lost.remote(group, str(error)))
             if placement is not None:
                 ray.util.remove_placement_group(placement)  # a controller that was killed has not done so
-        except Exception:  # the cluster itself is going down: the driver sees that in its own calls
-            return
 
     def close(self, wait: bool = True) -> None:
         """Tell all groups to end and wait for them (see `ended`), or leave them to end with the driver."""

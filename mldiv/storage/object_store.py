@@ -267,12 +267,9 @@ def working_copy(place: Location, fetch: bool = True) -> Iterator[SyncedFolder]:
     if not is_url(place):
         yield SyncedFolder(Path(place))
         return
-    root = Path(tempfile.mkdtemp(prefix="mldiv-"))
-    try:
-        copy = SyncedFolder(root / name(place), Remote(place))
+    with tempfile.TemporaryDirectory(prefix="mldiv-", ignore_cleanup_errors=True) as root:
+        copy = SyncedFolder(Path(root) / name(place), Remote(place))
         copy.local.mkdir()
         if fetch:
             copy.pull()
         yield copy
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
