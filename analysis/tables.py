@@ -91,7 +91,6 @@ def _selection(study: StudyData) -> str:
 
 
 def _counts(study: StudyData) -> str:
-    """Say how the search trials ended."""
     ends = pd.Series([record.status for _, record in study.searched] + ["missing"] * study.lost).value_counts()
     if set(ends.index) <= {"finished"}:
         return f"{ends.sum()} in all"

@@ -144,7 +144,6 @@ def _page(title: str, sections: Sequence[Section], kicker: str = "", summary: st
 
 
 def _id(title: str) -> str:
-    """Return what links call a section."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
 
 
@@ -162,7 +161,6 @@ def _missing(text: str) -> Markup:
 
 
 def _over(every: Sequence[Difference]) -> str:
-    """Say what the intervals cover."""
     images = {effect.images for effect in every if effect.interval}
     if images <= {None}:
         return "over seeds (not over test images)"

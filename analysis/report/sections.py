@@ -85,7 +85,6 @@ def _no_surface(why: str) -> Finding:
 
 
 def _files(study: str, surfaces: dict[str, Surface], out: Path) -> list[Path]:
-    """Write surface.png and .pdf."""
     with svg.style():
         figure = Figure(figsize=(5.2 * len(surfaces), 4.3), dpi=130, layout="constrained", facecolor="white")
         figure.suptitle(f"{study}: posterior mean over alpha and beta; 0 lies beyond the breaks", fontsize=11)
@@ -213,7 +212,6 @@ def _growth(study: StudyData) -> Finding | None:
 
 
 def _trends(study: StudyData, repeats: Repeats) -> Finding | None:
-    """Draw effects against sizes, where the study names some."""
     found = trends.trends(study, repeats)
     if not found:
         return None

@@ -217,7 +217,6 @@ class Resources:
         return sum(self._workers(node) for node in nodes) // self.workers
 
     def _workers(self, node: Node) -> int:
-        """Return how many workers fit on a node."""
         fits = [_times(self.cpus, node.get("CPU", 0))]
         if self.gpus:
             gpus = node.get("GPU", 0)

@@ -165,8 +165,7 @@ class BrokerCallback(Callback):
     def __init__(self, broker: Any, search: PlanSearch, progress: Progress) -> None:
         self.broker, self.search, self.progress = broker, search, progress
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its parts to restore them later; the records rebuild this one."""
+    def __getstate__(self) -> dict[str, Any]:  # as above
         return {}
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
@@ -187,7 +186,6 @@ class BrokerCallback(Callback):
 
 
 def _id(trial: Any) -> str:
-    """Return our trial's id, of Tune's trial."""
     return TrialTask.read(trial.config).trial
 
 
