@@ -386,7 +386,7 @@ STUDIES["stage_two_prior"] = Study(
     searched=(),
     baseline=BASELINE,
     contrasts={
-        f"both terms, {NO_PRIOR}": {f"{BOTH}, {NO_PRIOR}": 1.0, NO_PRIOR: -1.0},
+        f"the terms, {NO_PRIOR}": {f"{BOTH}, {NO_PRIOR}": 1.0, NO_PRIOR: -1.0},
         "what stage two's prior does to the terms": {BOTH: 1.0, BASELINE: -1.0, f"{BOTH}, {NO_PRIOR}": -1.0, NO_PRIOR: 1.0},
         "no prior, not the terms": {NO_PRIOR: 1.0, BOTH: -1.0},
     },

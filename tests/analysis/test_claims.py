@@ -287,3 +287,24 @@ def test_what_the_end_of_the_pull_at_the_switch_gains(name):
         said += [f"and {ahead.mean:.2f} [{ahead.interval[0]:.2f}, {ahead.interval[1]:.2f}] points less"]
         said += [f"the push costs {short(cost, 3)}."]
     assert [sentence for sentence in said if sentence not in text] == []
+
+
+def test_what_the_end_of_the_prior_at_the_switch_leaves_to_the_terms():
+    text, study = page("stage_two_prior"), load(RESULTS / "stage_two_prior" / "weight_cifar100")
+    repeats, less = gather(study), ["no prior in stage two", "a third of the prior in stage two"]
+    found = differences(repeats, study.baseline, less, ["nll", "accuracy"])
+    (nll, nll_third), (right, right_third) = (of.values() for of in found.values())
+    of_nll, of_right = (contrasts(repeats, study.header.contrasts, [name])[name] for name in ("nll", "accuracy"))
+    adds, does, instead = of_nll.values()
+    said = [f"in stage two {short(nll, 3)} of NLL and {short(right, 2)} points, a third {short(nll_third, 3)}"]
+    said += [f"and {short(right_third, 2)} (all p < 0.001", f"is {short(does, 3)} (p < 0.0001 after Holm over two)"]
+    said += [
+        f"{adds.text(3)} of NLL (p {adds.p:.2g}), equivalent to 0, and {of_right['the terms, no prior in stage two'].text(2)}"
+    ]
+    bounds = "{0.mean:.{1}f} [{0.interval[0]:.{1}f}, {0.interval[1]:.{1}f}]".format
+    said += [f"({bounds(instead, 3)}; {bounds(of_right['no prior, not the terms'], 2)} points)"]
+    assert [sentence for sentence in said if sentence not in text] == []
+    assert max(effect.adjusted for of in found.values() for effect in of.values()) < 1e-3
+    assert max(holm([adds.p, does.p])[1:]) < 1e-4 and {effect.verdict(0.005, False) for effect in (adds, instead)} == {
+        "equivalent"
+    }
