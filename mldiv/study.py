@@ -109,7 +109,7 @@ class Study:
             if whose not in MEMBERS:
                 yield f"members[{arm!r}] = {whose!r}: expected {' or '.join(MEMBERS)}"
         for name, weights in contrasts.items():
-            if name in arms:
+            if name in (self.compare or arms):
                 yield f"contrasts[{name!r}] has the name of an arm, and stands beside it in tables: take another"
             if not weights or abs(sum(weights.values())) > ROUNDING:
                 yield f"contrasts[{name!r}] = {weights}: the weights of a contrast add up to 0, such as {{arm: 1, other: -1}}"
