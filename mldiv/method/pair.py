@@ -141,7 +141,6 @@ class MutualPair(nn.Module):
     feature_scale: Tensor
     param_strength: Tensor
     feature_strength: Tensor
-    kl_scale: Tensor
 
     def __init__(
         self, networks: Iterable[nn.Module], objective: Objective, *, fusion: nn.Module | None = None, kernel: Kernel = cosine,
@@ -173,8 +172,6 @@ class MutualPair(nn.Module):
         self.register_load_state_dict_post_hook(_note_scales)
         for name in ("param_scale", "feature_scale", "param_strength", "feature_strength"):
             self.register_buffer(name, torch.ones(()))
-        #: What multiplies kl_weight, for whoever trains to fill; in no state dict.
-        self.register_buffer("kl_scale", torch.ones(()), persistent=False)
         self.channel_groups = [] if objective.param_alignment == "none" else channel_groups(networks[0])
         for name in self._order_names():
             self.register_buffer(name, torch.arange(self.peers[0].mean.numel()))
@@ -255,7 +252,7 @@ class MutualPair(nn.Module):
         weights, found = self.weights, {}
         if "nll" in terms:
             found["nll"] = _sum(terms["nll"])
-            found["kl"] = weights.kl_weight * self.kl_scale * _sum(terms["kl"])
+            found["kl"] = weights.kl_weight * _sum(terms["kl"])
             found["mutual"] = weights.mutual_weight * _sum(terms["mutual"])
         if "param_diversity" in terms:
             found["param_diversity"] = weights.alpha * self.param_strength * terms["param_diversity"][0]

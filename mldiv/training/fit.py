@@ -109,7 +109,7 @@ def fitting(
         try:
             while trial.epoch < config.epochs and not stopped:
                 started = time.perf_counter()
-                pair.kl_scale.fill_(loop.kl_scale(config, trial.epoch))
+                loop.weigh_prior(config, pair, trial.epoch)
                 if step is None or trial.epoch == config.first_stage:
                     step = None  # the old graph goes first
                     step = _begin_stage(trial)

@@ -89,9 +89,13 @@ def stage_rate(config: TrialConfig, epoch: int) -> float:
     return config.stage_two_lr_scale * learning_rate(config, epoch - config.switch_epoch, config.epochs - config.switch_epoch)
 
 
-def kl_scale(config: TrialConfig, epoch: int) -> float:
-    """Return the factor of kl_weight in an epoch: 1 in stage one."""
-    return config.stage_two_kl_scale if config.restarts and epoch >= config.switch_epoch else 1.0
+def weigh_prior(config: TrialConfig, pair: MutualPair, epoch: int) -> None:
+    """Give the pair the prior's weight in an epoch, which in a stage two that restarts may be another."""
+    now, scale = pair.weights.kl_weight, config.stage_two_kl_scale if config.restarts and epoch >= config.switch_epoch else 1.0
+    if isinstance(now, Tensor):  # as compiled steps take it
+        now.fill_(config.kl_weight * scale)
+    else:
+        pair.weights = pair.weights._replace(kl_weight=config.kl_weight * scale)
 
 
 def warmup(config: TrialConfig, epochs: float, pretrained: bool) -> float:
