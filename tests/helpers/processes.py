@@ -26,15 +26,16 @@ def running() -> Iterator[tuple[int, int, str]]:
 
 
 def elsewhere() -> list[tuple[int, int, str]]:
-    """Of these, those that no other test run has started: one beside this run has clusters that come and go."""
+    """Of these, those that no other test run or study has started: one beside this run has clusters that come and go."""
     found = list(running())
-    parents, runs = {pid: parent for pid, parent, _ in found}, {pid for pid, _, title in found if "-m pytest" in title}
+    parents = {pid: parent for pid, parent, _ in found}
 
     def line(pid: int) -> list[int]:
         """The process and all that it comes from."""
         return [pid, *line(parents[pid])] if pid in parents else []
 
-    others = runs.difference(line(os.getpid()))
+    commands = {pid for pid, _, title in found if any(mark in title for mark in ("-m pytest", "-m mldiv", "studies/"))}
+    others = {pid for pid in commands if os.getpid() not in line(pid)}.difference(line(os.getpid()))
     return [entry for entry in found if not others.intersection(line(entry[0]))]
 
 
