@@ -3,20 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from mldiv.records import contents
 from mldiv.records.checked_files import Damaged, check_fields
-from mldiv.records.contents import (
-    IDENTITY,
-    KEPT_COMPILE,
-    LEVEL,
-    MARGINS,
-    OF_IMAGES,
-    SPARED,
-    Assignment,
-    StudyRecord,
-    TrialRecord,
-    members_of,
-    own_parameters,
-)
+from mldiv.records.contents import Assignment, StudyRecord, TrialRecord, members_of, own_parameters
 from mldiv.records.study_files import MEND
 
 #: Settings of the study that its tables name.
@@ -47,7 +36,7 @@ def check_header(header: StudyRecord, path: Path) -> None:
         f"contrasts = {header.contrasts}": not all(header.contrasts.values()),
         f"members = {header.members}": set(header.members.values()) - {"pair", "peers"},
         f"surface = {header.surface}": not _is_surface(header.surface),
-        f"margins = {header.margins}": set(header.margins) != set(MARGINS) or not min(header.margins.values()) > 0,
+        f"margins = {header.margins}": set(header.margins) != set(contents.MARGINS) or not min(header.margins.values()) > 0,
         f"looks = {header.looks}, level = {header.level}, seeds = {header.seeds}": not _are_looks(header),
         f"samples = {header.samples}": header.samples < 0,
         f"world_size = {header.world_size}": header.world_size < 1,
@@ -68,7 +57,7 @@ def _is_surface(surface: dict[str, list[float]] | None) -> bool:
 def _are_looks(header: StudyRecord) -> bool:
     """Whether a study has looked when and at the level that it says; one that does not add seeds looks once."""
     looks = header.looks
-    if abs(header.level * max(len(looks), 1) - LEVEL) > ROUNDING:
+    if abs(header.level * max(len(looks), 1) - contents.LEVEL) > ROUNDING:
         return False
     return not looks or (looks == sorted(set(looks)) and looks[0] > 0 and len(header.seeds) in looks)
 
@@ -88,7 +77,7 @@ def why_not(header: StudyRecord, item: Assignment, record: TrialRecord) -> str |
     if record.id != item.trial:
         return f"the record of another trial, {record.id!r:.80}"
     whole = record.data.get("whole_fingerprint", header.fingerprint)
-    same_cut = all(record.config.get(name) == header.settings.get(name) for name in OF_IMAGES)
+    same_cut = all(record.config.get(name) == header.settings.get(name) for name in contents.OF_IMAGES)
     if header.fingerprint is not None and whole != header.fingerprint and same_cut:
         return f"of other images ({whole!r:.40}) than the study's ({header.fingerprint!r})"
     if record.status == "finished":
@@ -96,7 +85,7 @@ def why_not(header: StudyRecord, item: Assignment, record: TrialRecord) -> str |
         for scores in (*validated, record.test if item.phase == "repeat" else record.validation):
             if "pair" not in scores or not all(of_member.keys() >= SCORED for of_member in scores.values()):
                 return "finished without scores"
-    if not IDENTITY.fullmatch(record.id):
+    if not contents.IDENTITY.fullmatch(record.id):
         return None
     return _other_end(record) or _other_settings(header, item, record)
 
@@ -121,7 +110,7 @@ def _other_settings(header: StudyRecord, item: Assignment, record: TrialRecord) 
     asked = header.changes.get(item.arm, {}) | chosen
     expected = header.settings | header.parameters | asked | {"seed": item.seed}
     found = header.kernel_defaults | record.config | own_parameters(record.config)
-    free = SPARED | (set(header.searched.get(item.arm, [])) - set(chosen) if header.samples else set())
+    free = contents.SPARED | (set(header.searched.get(item.arm, [])) - set(chosen) if header.samples else set())
     if header.kernel_defaults or any(name not in record.config for name in {*asked, *free} if name.startswith("kernel_")):
         free |= {"kernel_own"}  # its parts are compared, in a study of before those that the arm names
     differing = [
@@ -129,6 +118,6 @@ def _other_settings(header: StudyRecord, item: Assignment, record: TrialRecord) 
         for name, value in expected.items()
         if name in found
         and name not in free
-        and found[name] != (KEPT_COMPILE.get(value, value) if name == "compile" and isinstance(value, str) else value)
+        and found[name] != (contents.KEPT_COMPILE.get(value, value) if name == "compile" and isinstance(value, str) else value)
     ]
     return f"not the trial of {item.arm}, {item.phase}, seed {item.seed}: {'; '.join(differing)}" if differing else None

@@ -12,26 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mldiv.environment.terminal import first_few
-from mldiv.records import checked_files
+from mldiv.records import checked_files, contents
 from mldiv.records.checked_files import Damaged, RecordError, check_fields, finite, read_json, read_lines, write_atomically
-from mldiv.records.contents import (
-    ARCHIVE,
-    COSTS,
-    FOLDER_NAME,
-    IDENTITY,
-    LEVEL,
-    LINE,
-    PHASES,
-    SCHEMA,
-    SOMETIMES,
-    STATUSES,
-    Assignment,
-    StudyRecord,
-    TrialRecord,
-    TrialTask,
-    parse_record,
-    trial_id,
-)  # fmt: skip
+from mldiv.records.contents import Assignment, StudyRecord, TrialRecord, TrialTask, parse_record, trial_id
 
 #: What to do about a damaged file.
 MEND = {
@@ -55,8 +38,8 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 def write_study(folder: Path, record: StudyRecord) -> None:
     """Write ``study.json``; what is not known yet, or what most studies have not, is left out."""
-    later: dict[str, Any] = {"chosen": None, "importance": None, "fingerprint": None, "drawn": [], "looks": [], "level": LEVEL}
-    later |= {"grown": [], "plugins": {}, "plugin_files": {}, "kernel_defaults": {}, "trends": {}}
+    later: dict[str, Any] = {"chosen": None, "importance": None, "fingerprint": None, "drawn": [], "looks": [], "grown": []}
+    later |= {"plugins": {}, "plugin_files": {}, "kernel_defaults": {}, "trends": {}, "level": contents.LEVEL}
     write_json(folder / "study.json", {name: value for name, value in asdict(record).items()
                                        if name not in later or value != later[name]})  # fmt: skip
 
@@ -76,9 +59,9 @@ def read_study(folder: Path) -> StudyRecord:
 
 def _instead(folder: Path) -> str:
     """Say what there is in place of a study's records: a compact copy of them, or folders that have them."""
-    if (folder / ARCHIVE).exists():
+    if (folder / contents.ARCHIVE).exists():
         return f"; it is a compact copy: python -m analysis {folder} --unpack FOLDER makes a study's folder of it"
-    found = sorted({path.parent.name for name in ("study.json", ARCHIVE) for path in folder.glob(f"*/{name}")})
+    found = sorted({path.parent.name for name in ("study.json", contents.ARCHIVE) for path in folder.glob(f"*/{name}")})
     return f"; studies are in its folders {first_few(found, MOST_NAMED)}: name them" if found else ""
 
 
@@ -105,25 +88,25 @@ def read_trial(folder: Path) -> TrialRecord:
     record = parse_record(TrialRecord, value, str(path), mend)
     if why := _contradiction(record, folder.name):
         raise Damaged(f"{path}: {why}{mend}")
-    record.cost = dict.fromkeys(COSTS, 0) | record.cost
+    record.cost = dict.fromkeys(contents.COSTS, 0) | record.cost
     return record
 
 
 def _check_schema(value: dict[str, Any], path: Path) -> None:
-    if (schema := value.get("schema")) != SCHEMA:
+    if (schema := value.get("schema")) != contents.SCHEMA:
         raise RecordError(
-            f"{path}: schema version {schema!r:.80}, this mldiv reads {SCHEMA}; take the version that wrote it, or train anew "
-            "in another folder"
+            f"{path}: schema version {schema!r:.80}, this mldiv reads {contents.SCHEMA}; take the version that wrote it, or "
+            "train anew in another folder"
         )
 
 
 def _contradiction(record: TrialRecord, folder: str) -> str | None:
     """Say why a record cannot be that of the trial in a folder of this name; None where it can."""
-    if record.id != folder and IDENTITY.fullmatch(folder):
+    if record.id != folder and contents.IDENTITY.fullmatch(folder):
         return f"the record of another trial, {record.id!r:.80}"
-    if record.status not in STATUSES:
-        return f"unknown status {record.status!r:.80}, expected one of {', '.join(sorted(STATUSES))}"
-    if not record.final or not IDENTITY.fullmatch(record.id):
+    if record.status not in contents.STATUSES:
+        return f"unknown status {record.status!r:.80}, expected one of {', '.join(sorted(contents.STATUSES))}"
+    if not record.final or not contents.IDENTITY.fullmatch(record.id):
         return None
     known = {name: value for name, value in record.config.items() if name not in record.left_out}
     return None if not record.left_out or trial_id(known) == record.id else "its config is another trial's"
@@ -172,7 +155,7 @@ def epoch_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def check_line(line: Any, epoch: int, where: str) -> None:
     """Look at a line of ``metrics.jsonl``. Raises: Damaged, naming ``where``, for one that is not the line of this epoch."""
-    check_fields(line if isinstance(line, dict) else {}, LINE, where, needed=LINE.keys() - SOMETIMES)
+    check_fields(line if isinstance(line, dict) else {}, contents.LINE, where, needed=contents.LINE.keys() - contents.SOMETIMES)
     if line["epoch"] != epoch or line["stage"] not in (1, 2):
         raise Damaged(f"{where}: epoch {line['epoch']}, stage {line['stage']}, where epoch {epoch} was expected")
     if any(isinstance(part, dict) is (name == "at") for point in line.get("gradients", []) for name, part in point.items()):
@@ -212,9 +195,9 @@ def read_assignments(study: Path, problems: list[str] | None = None) -> list[Ass
 
     def check(line: dict[str, Any], where: str) -> None:
         check_fields(line, kinds, where)
-        if line["phase"] not in PHASES:
-            raise Damaged(f"{where}: phase = {line['phase']!r:.80}: expected one of {', '.join(PHASES)}")
-        if not FOLDER_NAME.fullmatch(line["trial"]):
+        if line["phase"] not in contents.PHASES:
+            raise Damaged(f"{where}: phase = {line['phase']!r:.80}: expected one of {', '.join(contents.PHASES)}")
+        if not contents.FOLDER_NAME.fullmatch(line["trial"]):
             raise Damaged(f"{where}: trial = {line['trial']!r:.80}: expected the name of a folder in trials")
 
     return [Assignment(**line) for line in read_lines(Path(study) / "assignments.jsonl", problems, check)]
