@@ -2,7 +2,6 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -53,7 +52,9 @@ def run(
     def end(trial: str, record: TrialRecord) -> None:
         found = pull_record(study, trial)
         plan.tell(trial, record if record.status == "failed" else found)
-        progress(trial, {"ended": True, "status": record.status, **_last(record)})
+        known = {"ended": True, "status": record.status, "reason": record.reason, "epoch": record.epochs - 1}
+        scores = record.validation.get("pair", {})
+        progress(trial, known | {name: scores.get(name) for name in ("accuracy", "nll", "ece")})
 
     if workspace.lanes > 1:
         train_lanes(ask, end, workspace.lanes)
@@ -72,12 +73,3 @@ def _report(plan: Plan, trial: str, progress: Progress) -> Report:
         return False
 
     return report
-
-
-def _last(record: TrialRecord) -> dict[str, Any]:
-    scores = record.validation.get("pair", {})
-    return {
-        "epoch": record.epochs - 1,
-        "reason": record.reason,
-        **{name: scores.get(name) for name in ("accuracy", "nll", "ece")},
-    }

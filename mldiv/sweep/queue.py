@@ -57,7 +57,7 @@ class TrialQueue:
         self.leads: dict[str, Lead] = {}
         self.under_way: dict[str, TrialConfig] = {}
         self.references: Counter[str] = Counter()
-        #: Which trial is training a pretrained network now, and those that are stored.
+        #: Which trial under way trains a pretrained network, or did; and those that are stored.
         self.pretraining: dict[str, str] = {}
         self.pretrained: set[str] = set()
 
@@ -98,8 +98,8 @@ class TrialQueue:
 
     def progress(self, trial: str, epochs: int) -> None:
         """Hear that the trial has ``epochs`` epochs behind it, and published what it was to publish until then."""
-        if epochs:
-            self._settle(trial)
+        if epochs:  # past its start: what it pretrained is stored
+            self.pretrained |= {name for name, who in self.pretraining.items() if who == trial}
         lead = self.leads.get(trial)
         if lead is None:
             return
@@ -114,13 +114,6 @@ class TrialQueue:
         if (config := self.under_way.pop(trial, None)) is not None:
             self.references -= Counter(self._used(config))
         self.pretraining = {name: who for name, who in self.pretraining.items() if who != trial}
-
-    def _settle(self, trial: str) -> None:
-        """The trial is past its start: what it pretrained is stored."""
-        done = {name for name, who in self.pretraining.items() if who == trial}
-        self.pretrained |= done
-        for name in done:
-            del self.pretraining[name]
 
     def needed(self) -> frozenset[str]:
         """Return patterns of the store's entries that trials waiting or under way may still use."""
@@ -139,7 +132,7 @@ class TrialQueue:
         """Whether a trial under way will publish a prefix for this one that is longer than any it could start from now, or
         the pretrained network that it needs."""
         longest = stage.longest(config.first_stage)
-        if not longest and any(name in self.pretraining for name in pretraining_ids(config)):
+        if not longest and (self.pretraining.keys() - self.pretrained) & pretraining_ids(config).keys():
             return True
         return any(lead.epochs < epoch <= config.first_stage and epoch > longest for lead in leads for epoch in lead.publish)
 
