@@ -117,8 +117,8 @@ FAULTS = (
     ),
     Fault(
         "search", "mldiv/sweep/arm.py", "the distance to the ideal point is taken in raw units, not in the front's ranges",
-        "((value - min(column)) / span) ** 2 for value, column, span in",
-        "(value - min(column)) ** 2 for value, column, _ in",
+        "shares = (values - values.min(0)) / np.where(spans > 0, spans, 1.0)",
+        "shares = values - values.min(0)",
         ("tests/sweep",),
     ),
     Fault(

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
@@ -59,15 +60,10 @@ def _best(study: optuna.Study, done: list[FrozenTrial]) -> FrozenTrial:
     if len(study.directions) == 1:
         return min(done, key=lambda trial: (trial.value, trial.number))
     front = sorted(study.best_trials, key=lambda trial: trial.number)
-    columns = list(zip(*(trial.values for trial in front), strict=True))
-
-    def distance(trial: FrozenTrial) -> float:
-        spans = [max(column) - min(column) or 1.0 for column in columns]
-        return sum(
-            ((value - min(column)) / span) ** 2 for value, column, span in zip(trial.values, columns, spans, strict=True)
-        )
-
-    return min(front, key=distance)
+    values = np.array([trial.values for trial in front])
+    spans = np.ptp(values, axis=0)
+    shares = (values - values.min(0)) / np.where(spans > 0, spans, 1.0)
+    return front[int((shares**2).sum(1).argmin())]
 
 
 def make_arm(
