@@ -81,8 +81,7 @@ def check_other_images(base: TrialConfig) -> None:
     root = Path(base.data_root) if base.data_root else None
     for name in ood.names(base.ood):
         if name.partition("@")[0] == "image_folder":
-            data = dataset(base)
-            ood.as_split(name, root, data, len(data.test))
+            ood.in_place_of_test(dataset(base), name, root)
 
 
 def check_metrics(base: TrialConfig) -> None:

@@ -102,17 +102,15 @@ def load_other(name: str, root: Path | None, *, channels: int, size: int, count:
     return _fitted(decoded(images, order), channels, size)
 
 
-def as_split(name: str, root: Path | None, data: ImageData, count: int) -> Split:
-    """Load a set's images as `load_other` does, in the channels, size and place of ``data``'s test images; all labels are 0."""
-    tested = data.test.images
-    images = load_other(name, root, channels=data.channels, size=tested.shape[-1], count=count)
-    split = Split(images, torch.zeros(len(images), dtype=torch.int64))
-    return split.to(tested.device) if isinstance(tested, Tensor) else split
-
-
 def in_place_of_test(data: ImageData, name: str, root: Path | None) -> ImageData:
-    """Replace the test split by one set's images of another kind, at most as many, normalised as the training images are."""
-    return replace(data, test=as_split(name, root, data, len(data.test)))
+    """Replace the test split by one set's images, at most as many, as `load_other` gives them; all labels are 0.
+
+    They are where the test images are, and normalised as the training images.
+    """
+    tested = data.test.images
+    images = load_other(name, root, channels=data.channels, size=tested.shape[-1], count=len(data.test))
+    split = Split(images, torch.zeros(len(images), dtype=torch.int64))
+    return replace(data, test=split.to(tested.device) if isinstance(tested, Tensor) else split)
 
 
 @cache

@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional as tf
 
 from mldiv.datasets import ood, sources
 from mldiv.datasets.formats import idx
-from mldiv.datasets.ood import OOD, as_split, check, check_name, in_place_of_test, label, load_other, names
+from mldiv.datasets.ood import OOD, check, check_name, in_place_of_test, label, load_other, names
 from mldiv.datasets.sources import DATASETS, DataError
 from mldiv.datasets.splits import eval_batches, load
 
@@ -153,8 +153,9 @@ def test_in_place_of_the_test_images(digits):
     """As many as the test images, in their place, normalised by the training images; the rest of the data is left alone."""
     replaced = in_place_of_test(digits, "photographs", None)
     assert replaced.train is digits.train and replaced.validation is digits.validation and len(replaced.test) == 60
-    split = as_split("photographs", None, digits, 60)
-    assert torch.equal(split.images, replaced.test.images) and split.labels.dtype == torch.int64 and not split.labels.any()
+    split = replaced.test
+    assert torch.equal(split.images, load_other("photographs", None, channels=1, size=8, count=60))
+    assert split.labels.dtype == torch.int64 and not split.labels.any()
     (images, labels), *rest = eval_batches(replaced, "test", batch_size=60, device=CPU)
     assert not rest and len(labels) == 60
     torch.testing.assert_close(images, (split.images / 255 - digits.mean[0]) / digits.std[0])
