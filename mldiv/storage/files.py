@@ -45,9 +45,7 @@ def load(data: bytes, device: torch.device) -> State:
             if (part := file.testzip()) is not None:
                 raise Damaged(f"the checksum of its part {part} does not fit")
         state = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
-    except torch.OutOfMemoryError:
-        raise
-    except Damaged:
+    except (torch.OutOfMemoryError, Damaged):
         raise
     except UNREADABLE as error:
         raise Damaged(f"not a whole file of tensors: {type(error).__name__}") from None

@@ -211,7 +211,8 @@ class SyncedFolder:
             try:
                 changed = self._changed(folders)
                 for file in sorted(changed, key=lambda file: (changed[file][0], _among_equals(file))):
-                    self._send(file)
+                    self.remote.write(file, (self.local / file).read_bytes())
+                    self.pushed[file] = changed[file]
                 return
             except OSError:
                 if time.monotonic() > deadline:
@@ -220,23 +221,14 @@ class SyncedFolder:
 
     def _changed(self, folders: bool) -> dict[str, tuple[int, int]]:
         """Return time of writing and size of every file to send; half-written ones begin with a dot and are left out."""
-        found = {}
-        for path in self.local.rglob("*") if folders else self.local.glob("*"):
-            if path.is_file() and not path.name.startswith("."):
-                found[str(path.relative_to(self.local))] = _stamp(path)
+        paths = [path for path in self.local.glob("**/*" if folders else "*") if not path.name.startswith(".")]
+        found = {str(path.relative_to(self.local)): _stamp(path) for path in paths if path.is_file()}
         return {file: stamp for file, stamp in found.items() if self.pushed.get(file) != stamp}
 
     def _unsent(self, file: str) -> bool:
         """Return whether a file was written here since it was last sent or fetched."""
         path = self.local / file
         return path.is_file() and self.pushed.get(file) != _stamp(path)
-
-    def _send(self, file: str) -> None:
-        path = self.local / file
-        stamp, data = _stamp(path), path.read_bytes()
-        assert self.remote is not None
-        self.remote.write(file, data)
-        self.pushed[file] = stamp
 
     def _fetch(self, file: str) -> None:
         assert self.remote is not None
