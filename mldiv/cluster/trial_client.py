@@ -44,16 +44,8 @@ def client(settings: dict[str, Any], broker: Any) -> None:
     except ray.exceptions.ActorDiedError:
         outcome = Outcome("interrupted", LOST)
     reason = outcome.reason or ""
-    if outcome.status == "failed":
-        with suppress(OSError):  # a full disk, say: the reason is told below all the same
-            keep_failure(task, reason)
+    if outcome.status == "failed":  # its worker group has died, or a rank that does not write records has failed
+        with suppress(OSError), working_copy(task.folder) as copy:  # a full disk, say: the reason is told below all the same
+            study_files.write_trial(copy.local, study_files.failed_trial(copy.local, task, reason))
+            copy.push()
     tune.report(last | {"status": outcome.status, "reason": reason.partition("\n")[0] or None})
-
-
-def keep_failure(task: TrialTask, reason: str) -> None:
-    """See to it that the trial's record says that it failed, and why: its worker group has died, or a rank that does not write
-    records has failed."""
-    with working_copy(task.folder) as copy:
-        record = study_files.failed_trial(copy.local, task, reason)
-        study_files.write_trial(copy.local, record)
-        copy.push()
