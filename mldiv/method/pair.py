@@ -214,7 +214,8 @@ class MutualPair(nn.Module):
         peers' features."""
         sigmas, samples = self._outputs(inputs, noise)
         _check_classes(self.fusion, self.objective.fusion_training, samples[0][0][0].shape[-1])
-        taught = self._taught(inputs)
+        with torch.no_grad():
+            taught = [_as_output(teacher(inputs))[0] for teacher in self.teachers]
         terms = _average(
             [
                 {"nll": [losses.expected_nll(own, labels) for own, _ in drawn]}
@@ -271,11 +272,6 @@ class MutualPair(nn.Module):
             ]
             for sample in samples
         ]
-
-    @torch.no_grad()
-    def _taught(self, inputs: Tensor) -> list[Tensor]:
-        """The logits of the finished network, if there is one."""
-        return [_as_output(teacher(inputs))[0] for teacher in self.teachers]
 
     def mutual_terms(self, logits: Sequence[Tensor], taught: Sequence[Tensor] = ()) -> Terms:
         """Compute what every peer learns from the others' predictions; taught: those of teachers."""

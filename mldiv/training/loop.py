@@ -210,11 +210,8 @@ def make_optimizer(config: TrialConfig, pair: MutualPair) -> torch.optim.Optimiz
     decays = (config.mean_weight_decay, 0.0) if config.bayesian else (config.weight_decay, config.weight_decay)
     groups: list[dict[str, Any]] = []
     for number, peer in enumerate(pair.peers, 1):
-        parts = [peer.mean], [value for name, value in peer.module.named_parameters()]
-        groups += [
-            {"params": own, "scale": 1.0, "peer": number, "weight_decay": decay}
-            for own, decay in zip(parts, decays, strict=True)
-        ]
+        for own, decay in zip(([peer.mean], list(peer.module.parameters())), decays, strict=True):
+            groups.append({"params": own, "scale": 1.0, "peer": number, "weight_decay": decay})
     groups += [{"params": [peer.rho], "scale": config.rho_lr_scale, "peer": place} for place, peer in enumerate(pair.peers, 1)]
     groups += [{"params": list(pair.fusion.parameters()), "scale": config.fusion_lr_scale, "peer": 0}]
     return optimizer_of(config, groups, weight_decay=0.0)
