@@ -26,7 +26,6 @@ from mldiv.records.contents import KEPT_COMPILE, trial_id
 from mldiv.settings import kernel_settings
 from mldiv.settings.setting import (
     FIRST_STAGE,
-    FIRST_STAGE_STEP,
     PRETRAINING,
     STEP,
     TRIAL,
@@ -37,6 +36,7 @@ from mldiv.settings.setting import (
     Suggesting,
     anything,
     as_before,
+    diversity_code,
     fields,
     identity,
     make_check,
@@ -55,7 +55,6 @@ _peers_tensor = partial(setting, spares=(PRETRAINING, STEP))
 _schedule = partial(setting, spares=(STEP,))
 _diversity = partial(setting, spares=(FIRST_STAGE, PRETRAINING))
 _diversity_tensor = partial(setting, spares=(FIRST_STAGE, PRETRAINING, STEP))
-_diversity_code = partial(setting, spares=(FIRST_STAGE, PRETRAINING, FIRST_STAGE_STEP))
 
 
 def _a_third_to_five_sixths(name: str, trial: Suggesting, config: "TrialConfig") -> int:
@@ -187,8 +186,8 @@ class TrialConfig:
         "gradient", "raw: alpha and beta as they are; gradient: as shares of the cross-entropy's gradient in the peers' means, "
         "measured at the switch over scale_batches batches and held [chosen]", choices=("raw", "gradient"), before="raw",
     )  # fmt: skip
-    param_distance: str = _diversity_code("w2", "distance between the posteriors; w2 [stated]", choices=PARAM_DISTANCES)
-    param_weights: str = _diversity_code(
+    param_distance: str = diversity_code("w2", "distance between the posteriors; w2 [stated]", choices=PARAM_DISTANCES)
+    param_weights: str = diversity_code(
         "raw", "what of the posteriors that distance compares: raw, all weights as they are; layer, each layer's over the norm "
         "of its means, mean over layers, which cannot grow by norms alone [chosen]", choices=tuple(PARAM_WEIGHTS), before="raw",
     )  # fmt: skip
@@ -196,28 +195,28 @@ class TrialConfig:
         "none", "how the peers' channels are matched to peer 1's before that distance compares them: by weights or activations "
         "over scale_batches batches; at the switch, and held from then on [chosen]", choices=ALIGNMENTS, before="none",
     )  # fmt: skip
-    param_transform: str = _diversity_code("negative_log", "what of that distance is minimised [chosen]", choices=TRANSFORMS)
-    param_normalization: str = _diversity_code(
+    param_transform: str = diversity_code("negative_log", "what of that distance is minimised [chosen]", choices=TRANSFORMS)
+    param_normalization: str = diversity_code(
         "switch", "what divides that distance first: sum, nothing; mean, the number of weights (by layer: a layer's); switch, "
         "its value at the switch [chosen]", choices=NORMALIZATIONS,
     )  # fmt: skip
-    kernel: str = _diversity_code("cosine", "similarity of two images' features, Eq. (14)", choices=KERNELS, search=anything)
+    kernel: str = diversity_code("cosine", "similarity of two images' features, Eq. (14)", choices=KERNELS, search=anything)
     kernel_width: float = kernel_settings.parameter("width")
     kernel_degree: int = kernel_settings.parameter("degree")
-    kernel_own: str = _diversity_code(
+    kernel_own: str = diversity_code(
         "",
         "other parameters of kernels, each with a setting's name of its own, kernel_NAME: those not at their default",
         before="",
     )
-    include_diagonal: bool = _diversity_code(False, "whether an image is among its own neighbours [chosen]")
-    feature_direction: str = _diversity_code(
+    include_diagonal: bool = diversity_code(False, "whether an image is among its own neighbours [chosen]")
+    feature_direction: str = diversity_code(
         "symmetric", "which way round the feature KL is taken [chosen]", choices=FEATURE_DIRECTIONS
     )
-    feature_reduction: str = _diversity_code(
+    feature_reduction: str = diversity_code(
         "batchmean", "how the feature KL is reduced over a batch [chosen]", choices=FEATURE_REDUCTIONS
     )
-    feature_transform: str = _diversity_code("negative_log", "what of the feature KL is minimised [chosen]", choices=TRANSFORMS)
-    feature_normalization: str = _diversity_code(
+    feature_transform: str = diversity_code("negative_log", "what of the feature KL is minimised [chosen]", choices=TRANSFORMS)
+    feature_normalization: str = diversity_code(
         "switch", "what divides the feature KL first: sum or mean, nothing; switch, its value at the switch [chosen]",
         choices=NORMALIZATIONS,
     )  # fmt: skip
@@ -227,7 +226,7 @@ class TrialConfig:
         gt=0,
         le=10**6,
     )
-    center_features: bool = _diversity_code(True, "whether fused features lose their batch mean first [chosen]")
+    center_features: bool = diversity_code(True, "whether fused features lose their batch mean first [chosen]")
     fusion: str = _diversity("shared", "how the blocks' features are fused [chosen]", choices=FUSIONS)
     fusion_training: str = _diversity(
         "task", "what a fusion that is not frozen learns: to raise the feature KL as the networks do (diversity), to "

@@ -9,17 +9,7 @@ from dataclasses import Field
 from typing import Any
 
 from mldiv.method.kernels import KERNELS, Range, kernel_parameters, kernel_ranges
-from mldiv.settings.setting import (
-    FIRST_STAGE,
-    FIRST_STAGE_STEP,
-    PRETRAINING,
-    ConfigError,
-    Log,
-    Steps,
-    make_check,
-    setting,
-    shown,
-)
+from mldiv.settings.setting import ConfigError, Log, Steps, diversity_code, make_check, shown
 
 #: What a kernel's parameter is called among the settings.
 PREFIX = "kernel_"
@@ -32,10 +22,7 @@ def parameter(name: str) -> Any:
     kernel = next(kernel for kernel in KERNELS if name in kernel_ranges(kernel))
     default, bounds = kernel_parameters(kernel)[name], kernel_ranges(kernel)[name]
     whole: dict[str, Any] = {} if bounds.step is None else {"multiple_of": bounds.step}
-    return setting(
-        default, bounds.help, ge=bounds.low, le=bounds.high, search=_search(bounds), why=bounds.why,
-        spares=(FIRST_STAGE, PRETRAINING, FIRST_STAGE_STEP), **whole,
-    )  # fmt: skip
+    return diversity_code(default, bounds.help, ge=bounds.low, le=bounds.high, search=_search(bounds), why=bounds.why, **whole)
 
 
 def _search(bounds: Range) -> Log | Steps:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar, Protocol
 
 import pydantic
@@ -65,6 +66,10 @@ def setting(
         "help": help, "choices": choices, "why": why, "spares": spares, "search": search, "before": before, "bounds": bounds,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
+
+
+#: Declares a setting by which stage two chooses its code.
+diversity_code = partial(setting, spares=(FIRST_STAGE, PRETRAINING, FIRST_STAGE_STEP))
 
 
 @dataclasses.dataclass(frozen=True)
