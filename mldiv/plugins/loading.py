@@ -174,7 +174,10 @@ def _load(plugin: Plugin) -> None:
                 raise PluginError(f"replaces the {kind} {changed[0]!r}, which is there: choose another name")
     except (Exception, SystemExit) as error:
         for kind, entries in there.items():
-            _restore(kind, entries)
+            if entries:  # what was first imported meanwhile is left
+                registry = _registry(kind)
+                registry.clear()
+                registry.update(entries)
         said = str(error) if isinstance(error, PluginError) else described(error, _file(plugin))
         raise PluginError(f"plug-in {plugin.path or plugin.name}: {said}") from error
     new = {kind: [name for name in _registry(kind) if name not in entries] for kind, entries in there.items()}
@@ -240,11 +243,3 @@ def _registry(kind: str) -> dict[str, object]:
     """Return a registry as it is; nothing where its module is not imported, and so has its own entries yet to come."""
     module, name = REGISTRIES[kind]
     return getattr(sys.modules.get(module), name, {})
-
-
-def _restore(kind: str, entries: dict[str, object]) -> None:
-    """Put a registry back as it was; one that was first imported meanwhile is left."""
-    if entries:
-        registry = _registry(kind)
-        registry.clear()
-        registry.update(entries)
