@@ -15,11 +15,7 @@ from mldiv.records.study_files import write_json
 from mldiv.storage.object_store import is_url, name, working_copy
 
 #: By tool, the module that writes for it; each is imported when it is asked for.
-TOOLS = {
-    "tensorboard": "mldiv.export.tensorboard",
-    "mlflow": "mldiv.export.mlflow",
-    "wandb": "mldiv.export.wandb",
-}
+TOOLS = {tool: f"mldiv.export.{tool}" for tool in ("tensorboard", "mlflow", "wandb")}
 #: In the folder that is written to: by study, a hash of its place, the trials that were exported last.
 NOTED = "mldiv-export.json"
 
