@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ class Trace:
         batches: Callable[[], Iterator[tuple[Tensor, Tensor]]],
     ) -> None:
         self.config, self.pair, self.epoch, self.diverse = config, pair, epoch, diverse
-        self.batches = _when_asked(batches)
+        self.batches = chain.from_iterable(iter(batches, None))  # made when the first is wanted, and anew after the last
         self.points: list[tuple[float, Lengths]] = []
         self.passed = 0.0
 
@@ -81,12 +82,6 @@ class Trace:
             {"at": done} | {term: {part: float(value) for part, value in parts.items()} for term, parts in found.items()}
             for done, found in self.points
         ]
-
-
-def _when_asked(batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Make the iterator only when its first item is wanted, and another one after its last."""
-    while True:
-        yield from batches()
 
 
 @contextmanager

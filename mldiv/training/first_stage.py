@@ -97,11 +97,8 @@ class SharedFirstStage:
         self.config, self.store, self.device = config, store, device
         self.folder = f"trunks/{first_stage_id(config)}-{environment_id(data, device, lanes)}"
         self.wanted = sorted(branches(config, {*publish, config.first_stage}))
-
-    @property
-    def last(self) -> int:
-        """The epoch after which this trial has nothing more to publish."""
-        return max(self.wanted, default=0)
+        #: The epoch after which this trial has nothing more to publish.
+        self.last = max(self.wanted, default=0)
 
     def wants(self, epoch: int) -> bool:
         """Tell whether the state after ``epoch`` epochs is to be published and is not there yet."""
