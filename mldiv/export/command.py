@@ -16,7 +16,7 @@ from mldiv.storage.object_store import is_url, name, working_copy
 
 #: By tool, the module that writes for it; each is imported when it is asked for.
 TOOLS = {tool: f"mldiv.export.{tool}" for tool in ("tensorboard", "mlflow", "wandb")}
-#: In the folder that is written to: by study, a hash of its place, the trials that were exported last.
+#: In the folder that is written to: by study, a hash of its place, in the order of their first exports, the trials of the last.
 NOTED = "mldiv-export.json"
 
 
@@ -50,7 +50,8 @@ def export(flags: Namespace) -> str:
         out = Path(flags.out) if flags.out else place / flags.to
         noted, key = _noted(out), trial_id({"study": flags.place if is_url(flags.place) else str(Path(flags.place).resolve())})
         kept = study.trials.union(*(trials for name, trials in noted.items() if name != key))
-        how = tool.export(replace(study, gone=frozenset(noted.get(key, ())) - kept), out)
+        run = "study" if not flags.out or next(iter(noted), key) == key else f"study-{key}"
+        how = tool.export(replace(study, run=run, gone=frozenset(noted.get(key, ())) - kept), out)
         write_json(out / NOTED, noted | {key: sorted(study.trials)})
     said = [f"{len(study.runs)} runs of {study.header.name} are in {out}; to look at them: {how}"]
     said += [f"left out: {problem}" for problem in study.problems]

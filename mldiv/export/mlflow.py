@@ -43,8 +43,8 @@ def export(study: Exported, out: Path) -> str:
         tags |= {"reason": run.reason[:5000], "notes": "\n".join(run.notes)[:5000], TRIAL: run.trial}
         if _begin(client, there, run.trial, run.digest):
             _write(client, experiment, run, {name: value for name, value in tags.items() if value})
-    if study.files and _begin(client, there, "study", study.digest):
-        made = client.create_run(experiment, run_name="study", start_time=0, tags={TRIAL: "study"}).info.run_id
+    if study.files and _begin(client, there, study.run, study.digest):
+        made = client.create_run(experiment, run_name="study", start_time=0, tags={TRIAL: study.run}).info.run_id
         for path in study.files:
             client.log_artifact(made, str(path))
         client.set_tag(made, DIGEST, study.digest)

@@ -69,7 +69,8 @@ class Run:
 @dataclass(frozen=True)
 class Exported:
     """A study to export. files: tables and pictures that are there; problems: what cannot be read, in words; trials: all that
-    count, with those that cannot be read; gone: what earlier exports wrote and no longer counts."""
+    count, with those that cannot be read; gone: what earlier exports wrote and no longer counts; run: what the run of the files
+    is called, another one of another study in the folder."""
 
     header: StudyRecord
     runs: list[Run]
@@ -77,6 +78,7 @@ class Exported:
     problems: list[str]
     trials: frozenset[str]
     gone: frozenset[str] = frozenset()
+    run: str = "study"
 
     @property
     def digest(self) -> str:

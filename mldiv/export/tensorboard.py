@@ -30,7 +30,7 @@ def export(study: Exported, out: Path) -> str:
     for run in study.runs:
         with _writer(out / _name(run.arm) / _name(f"{run.name} {run.trial}" if run.phase == "repeat" else run.name)) as writer:
             _write(run, writer)
-    with _writer(out / "study") as writer:
+    with _writer(out / study.run) as writer:
         for path in study.files:
             if path.suffix == ".md":
                 writer.add_text(path.name, path.read_text(encoding="utf-8"), 0, 0.0)

@@ -14,7 +14,7 @@ import wandb
 
 from mldiv.export.runs import Exported, Run
 
-#: In a run's folder: the digest of what was written, once all of it was.
+#: In a run's folder: the digest of what was written and its project, once all of it was.
 DIGEST = "mldiv.digest"
 #: Nothing of this machine, process or checkout is sent, nothing is linked, nothing printed.
 QUIET = {
@@ -28,7 +28,7 @@ def export(study: Exported, out: Path) -> str:
     out.mkdir(parents=True, exist_ok=True)
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # where a table waits to be sent, and logs of W&B's own
         os.environ.setdefault(name, str(out.resolve()))
-    for folder in (folder for trial in study.gone for folder in _folders(out, trial)):
+    for folder in (folder for trial in study.gone for folder in _folders(out, study.header.name, trial)):
         shutil.rmtree(folder)
     write = partial(_write, out, study.header.name)
     for run in study.runs:
@@ -36,7 +36,7 @@ def export(study: Exported, out: Path) -> str:
         known = {name: getattr(run, name) for name in ("arm", "phase", "trial", "status", "reason", "notes")}
         write(run.trial, run.digest, given | {"config": run.settings | known}, partial(_log, run), int(run.status == "failed"))
     if study.files:
-        write("study", study.digest, {"name": "study", "job_type": "study"}, partial(_log_files, study.files))
+        write(study.run, study.digest, {"name": "study", "job_type": "study"}, partial(_log_files, study.files))
     return f"wandb sync {out}/wandb/offline-run-*"
 
 
@@ -44,8 +44,8 @@ def _write(
     out: Path, project: str, name: str, digest: str, given: dict[str, Any], fill: Callable[[Any], None], code: int = 0
 ) -> None:  # fmt: skip
     """Write a run, then remove what earlier exports wrote of it; nothing where that is the same and whole."""
-    old = _folders(out, name)
-    if [_digest(folder) for folder in old] == [digest]:
+    old = _folders(out, project, name)
+    if [_written(folder)[0] for folder in old] == [digest]:
         return
     run = wandb.init(project=project, id=name, dir=str(out), mode="offline", settings=wandb.Settings(**QUIET), **given)
     fill(run)
@@ -54,15 +54,18 @@ def _write(
     for folder in old:
         if folder != made:
             shutil.rmtree(folder)
-    (made / DIGEST).write_text(digest, encoding="utf-8")
+    (made / DIGEST).write_text(f"{digest} {project}", encoding="utf-8")
 
 
-def _folders(out: Path, name: str) -> list[Path]:
-    return list(out.glob(f"wandb/offline-run-*-{name}"))
+def _folders(out: Path, project: str, name: str) -> list[Path]:
+    """Return the folders of a run: those of its project, and those that do not say of which they are."""
+    return [path for path in out.glob(f"wandb/offline-run-*-{name}") if _written(path)[1] in ("", project)]
 
 
-def _digest(folder: Path) -> str:
-    return (folder / DIGEST).read_text(encoding="utf-8") if (folder / DIGEST).exists() else ""
+def _written(folder: Path) -> tuple[str, str]:
+    text = (folder / DIGEST).read_text(encoding="utf-8") if (folder / DIGEST).exists() else ""
+    digest, _, project = text.partition(" ")
+    return digest, project
 
 
 def _log(content: Run, run: Any) -> None:

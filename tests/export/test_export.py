@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -140,9 +141,9 @@ def test_tensorboard_by_its_event_accumulator(study, times, capsys):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for time in range(times):
+    for turn in range(times):
         out = export(study, "tensorboard", capsys)
-        if times == 2 and time == 0:
+        if times == 2 and turn == 0:
             go_on(study)
     assert sorted(str(path.parent.relative_to(out)) for path in out.rglob("*tfevents*")) == [
         "mutual learning/seed 1 0100", "mutual learning/seed 2 0101", "single/seed 1 0000", "single/seed 2 0001", "study",
@@ -275,3 +276,56 @@ def test_wandb_by_its_offline_datastore(study, capsys, monkeypatch):
     choose_anew(study)
     export(study, "wandb", capsys, count=4)
     assert {path.name.split("-")[-1] for path in out.glob("wandb/offline-run-*")} == {*SOME, "study"} - {"0001"}
+
+
+@pytest.fixture
+def three(study, tmp_path):
+    """Studies of one trial, the same, and tables of their own; two of them have one name."""
+    study_files.write_assignments(study, [item for item in study_files.read_assignments(study) if item.trial == "0101"])
+    header = json.loads((study / "study.json").read_text())
+    places = [study, *(shutil.copytree(study, tmp_path / name) for name in ("other", "namesake"))]
+    for place in places[1:]:
+        (place / "study.json").write_text(json.dumps(header | {"name": "ablation"}))
+        (place / "table.md").write_text(f"that of {place.name}")
+    return places
+
+
+def export_into(out, tool, *places):
+    for place in places:
+        assert command.main(["export", str(place), "--to", tool, "--out", str(out)]) == 0
+
+
+def test_studies_in_one_folder_have_each_a_run_of_its_files_in_tensorboard(three, tmp_path):
+    pytest.importorskip("tensorboard")
+    export_into(tmp_path / "out", "tensorboard", *three, *three)
+    files = [path.read_bytes() for path in (tmp_path / "out").glob("study*/*tfevents*")]
+    assert len(files) == 3
+    assert [sum(name in file for file in files) for name in (b"that of other", b"that of namesake")] == [1, 1]
+
+
+def test_studies_in_one_folder_have_each_a_run_of_its_files_in_mlflow(three, tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    export_into(tmp_path / "out", "mlflow", *three)
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/out/mlflow.db")
+
+    def there():
+        found = client.search_runs([item.experiment_id for item in client.search_experiments()], "run_name = 'study'")
+        return {run.info.run_id: Path(client.download_artifacts(run.info.run_id, "table.md")).read_text() for run in found}
+
+    first = there()
+    assert sorted(first.values())[1:] == ["that of namesake", "that of other"] and len(first) == 3
+    export_into(tmp_path / "out", "mlflow", *three)
+    assert there() == first
+
+
+def test_studies_in_one_folder_have_each_all_of_their_runs_for_wandb(three, tmp_path):
+    """A trial that is in two of them is in both projects."""
+    pytest.importorskip("wandb")
+    out = tmp_path / "out"
+    export_into(out, "wandb", three[0])
+    time.sleep(1)  # a run's folder is called by the second
+    export_into(out, "wandb", three[1])
+    first = sorted(path.name for path in (out / "wandb").glob("offline-run-*"))
+    assert len(first) == 4
+    export_into(out, "wandb", *three[:2])
+    assert sorted(path.name for path in (out / "wandb").glob("offline-run-*")) == first
