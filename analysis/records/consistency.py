@@ -32,6 +32,7 @@ def check_header(header: StudyRecord, path: Path) -> None:
     }
     wrong = {
         f"arms = {header.arms}": not header.arms or len(set(header.arms)) < len(header.arms),
+        f"seeds = {header.seeds}": len(set(header.seeds)) < len(header.seeds),
         f"baseline, compare and contrasts name {sorted(named - set(header.arms))}, which are no arms": named - set(header.arms),
         f"contrasts = {header.contrasts}": not all(header.contrasts.values()),
         f"members = {header.members}": set(header.members.values()) - {"pair", "peers"},

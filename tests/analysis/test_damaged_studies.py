@@ -204,6 +204,7 @@ def test_predictions_that_unpack_to_more_than_there_can_be_are_not_read(study, m
 HEADERS = {
     "settings": ({"epochs": 2}, "settings: fields arch"),
     "arms": (["both", "both"], "arms = "),
+    "seeds": ([1, 2, 2], "seeds = "),
     "baseline": ("none of them", ".* which are no arms"),
     "compare": (["x"], ".* which are no arms"),
     "members": ({"both": "nobody"}, "members = "),
