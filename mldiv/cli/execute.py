@@ -146,11 +146,13 @@ def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, fo
         measure = ray.remote(measure_with).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
         time_sizes(run, folder, lambda sizes: ray.get(measure.remote(loading.loaded(), partial(step_cost.measure_all, sizes))))
         scheduler = AfterSwitch.of(plan.arms, run.base) if run.flags.stop_early else None
-        if scheduler is not None and scheduler.after <= 2:
-            run.say(
-                f"--stop-early will hardly stop anything: after the last switch there are {scheduler.after} epochs left to "
-                "compare trials in"
-            )
+        if scheduler is not None:
+            scheduler.take_recorded(plan.brackets, folder)
+            if scheduler.after <= 2:
+                run.say(
+                    f"--stop-early will hardly stop anything: after the last switch there are {scheduler.after} epochs left "
+                    "to compare trials in"
+                )
         wanted = min(groups or resources.fit(nodes()), plan.trials() - plan.answered)
         display.phase(f"Ray is up, 0 of {wanted} worker groups")
         clock = time.thread_time if resources.threads == 1 else time.perf_counter  # beside others, where a thread is all

@@ -1,14 +1,21 @@
 """Early stopping of searched trials that compares like with like: within an arm and seed, after the switch, at equal epochs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from mldiv.config import TrialConfig
+from mldiv.records.checked_files import Damaged
 from mldiv.records.contents import TrialTask
+from mldiv.records.study_files import epoch_lines, find_trial, trial_folder
+from mldiv.storage.object_store import SyncedFolder
 from mldiv.sweep.arm import Arm
+
+CONTINUE = TrialScheduler.CONTINUE
 
 #: Of each comparison the better half goes on.
 REDUCTION = 2
@@ -42,19 +49,37 @@ class AfterSwitch(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return CONTINUE or STOP: whether the trial is among the best so far at its epoch after the switch."""
-        name, passed = TrialTask.read(trial.config).bracket, result["epoch"] + 1 - self.first
-        if name is None or passed not in self.compares or passed >= self.after or result["nll"] is None:
-            return TrialScheduler.CONTINUE
+        task = TrialTask.read(trial.config)
+        return CONTINUE if task.bracket is None else self.compare(task.bracket, task.trial, result["epoch"], result["nll"])
+
+    def take_recorded(self, brackets: Mapping[str, str], study: SyncedFolder) -> None:
+        """Enter the trials that earlier runs of the study ended, which Tune does not hear of. brackets: by trial.
+
+        Raises: OSError.
+        """
+        study.pull(lambda name: name.endswith("/metrics.jsonl"), folder="trials")
+        for trial, bracket in brackets.items():
+            if (record := find_trial(study.local, trial)) is not None and record.final:
+                with suppress(Damaged):
+                    for line in epoch_lines(trial_folder(study.local, trial) / "metrics.jsonl"):
+                        self.compare(bracket, trial, line["epoch"], line["validation"]["pair"]["nll"])
+
+    def compare(self, name: str, trial: str, epoch: int, nll: float | None) -> str:
+        """Compare a trial's epoch with what its bracket holds of the same, then enter it."""
+        passed = epoch + 1 - self.first
+        if passed not in self.compares or passed >= self.after or nll is None:
+            return CONTINUE
         if name not in self.brackets:
             self.brackets[name] = AsyncHyperBandScheduler(
                 time_attr="passed", metric="nll", mode="min", max_t=max(1, self.after - 1), reduction_factor=REDUCTION,
                 grace_period=self.grace, stop_last_trials=False,
             )  # fmt: skip
-        bracket = self.brackets[name]
-        if trial.trial_id not in self.compared:
-            self.compared.add(trial.trial_id)
-            bracket.on_trial_add(tune_controller, trial)
-        return bracket.on_trial_result(tune_controller, trial, result | {"passed": passed})
+        bracket: Any = self.brackets[name]
+        known = SimpleNamespace(trial_id=trial)
+        if trial not in self.compared:
+            self.compared.add(trial)
+            bracket.on_trial_add(None, known)
+        return bracket.on_trial_result(None, known, {"passed": passed, "nll": nll})
 
 
 def _latest_searched(arm: Arm) -> int:

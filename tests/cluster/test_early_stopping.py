@@ -4,11 +4,13 @@ from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
+from helpers import synthetic_records
 
 from mldiv.cluster.early_stopping import AfterSwitch
 from mldiv.config import TrialConfig
 from mldiv.records.contents import TrialTask
 from mldiv.settings.setting import Steps
+from mldiv.storage.object_store import SyncedFolder
 from mldiv.sweep.arm import make_arm
 
 CONTINUE, STOP = "CONTINUE", "STOP"
@@ -58,6 +60,17 @@ def test_a_trial_that_goes_on_after_a_comparison_is_not_in_it():
     assert scheduler.on_trial_result(None, behind, {"epoch": 9, "nll": 2.0}) == CONTINUE
     assert scheduler.on_trial_result(None, ahead, {"epoch": 19, "nll": 1.0}) == CONTINUE
     assert scheduler.on_trial_result(None, behind, {"epoch": 19, "nll": 2.0}) == STOP, "at equal epochs they are compared"
+
+
+def test_trials_that_earlier_runs_ended_are_compared_too(tmp_path):
+    """A study that goes on compares as one that was never interrupted."""
+    for number, status in enumerate(("finished", "stopped", "running")):
+        synthetic_records.write(tmp_path, f"trial {number}", 0.5 - number / 10, 0.9, 0, 0, status)
+    scheduler = AfterSwitch(first=8, epochs=12)
+    scheduler.take_recorded(dict.fromkeys(("trial 0", "trial 1", "trial 2", "trial 3"), "rbf, seed 0"), SyncedFolder(tmp_path))
+    assert scheduler.compared == {"trial 0", "trial 1"}
+    trials = [trial(number, "rbf, seed 0") for number in (3, 4)]
+    assert play(scheduler, trials, 12, lambda number, _: 99.0 * number) == [None, 8]
 
 
 @pytest.mark.parametrize(
