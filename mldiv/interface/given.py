@@ -3,6 +3,7 @@
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 
 from mldiv.config import ConfigError
@@ -13,6 +14,13 @@ def whole(name: str, value: Any, least: int) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name} = {value!r}: expected a whole number from {least} on")
     return int(value)
+
+
+def yes_or_no(name: str, value: Any) -> bool:
+    """Return True or False. Raises: ConfigError for anything else, such as a word, which Python takes for True."""
+    if not isinstance(value, bool | np.bool_):
+        raise ConfigError(f"{name} = {value!r:.80}: expected True or False")
+    return bool(value)
 
 
 def device_of(device: str | torch.device | None) -> torch.device:

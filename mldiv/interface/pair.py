@@ -11,7 +11,7 @@ from torch import Tensor
 from mldiv.config import TrialConfig
 from mldiv.datasets.files import DataError
 from mldiv.evaluation import metrics, predictive
-from mldiv.interface.given import whole
+from mldiv.interface.given import whole, yes_or_no
 from mldiv.interface.images import ImageForm, Images, normalized
 from mldiv.interface.torch_settings import torch_settings
 from mldiv.method.pair import MutualPair
@@ -101,6 +101,7 @@ class TrainedPair:
 
         Raises: DataError for images that cannot be; ConfigError for numbers that cannot.
         """
+        keep_samples = yes_or_no("keep_samples", keep_samples)
         count = self.config.test_samples if samples is None else whole("samples", samples, 0)
         usual = max(2, self.config.batch_size // int(self.record.environment.get("world_size", 1)))  # a worker's at a time
         size = usual if batch_size is None else whole("batch_size", batch_size, 1)

@@ -13,7 +13,7 @@ import torch
 
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.datasets.splits import ImageData
-from mldiv.interface.given import device_of
+from mldiv.interface.given import device_of, yes_or_no
 from mldiv.interface.loading import read_pair
 from mldiv.interface.own.data import Data, own_data
 from mldiv.interface.pair import TrainedPair
@@ -79,7 +79,7 @@ def train(
     load_named(plugins)
     if not isinstance(config, TrialConfig):
         config = TrialConfig(gradient_points=GRADIENT_POINTS).replace(**(config or {}))
-    of_images = {"test": test, "names": names, "padding": padding, "flip": flip or None, "layout": layout}
+    of_images = {"test": test, "names": names, "padding": padding, "flip": yes_or_no("flip", flip) or None, "layout": layout}
     if data is None and (said := [name for name, value in of_images.items() if value is not None]):
         raise ConfigError(
             f"{said[0]}= is of images that are given, and none are: data={config.data!r} has its own; give train(settings, "

@@ -1,6 +1,7 @@
 """Peers and their fusion; one forward pass gives every loss term by name. Here alone they are scaled and added."""
 
 import functools
+import inspect
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,8 +68,8 @@ class Objective:
 
     Studies set others of these than the defaults here (`TrialConfig`): above all their fusion learns the task.
 
-    Raises: ValueError for a name that is none of these, without images or samples, or for a weight below 0 (a temperature or
-    prior_std that is 0).
+    Raises: ValueError for a name that is none of these, what is neither True nor False, without images or samples, or for a
+    weight below 0 (a temperature or prior_std that is 0).
     """
 
     train_images: int
@@ -96,6 +97,9 @@ class Objective:
         for name, known in (losses.CHOICES | CHOICES).items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} = {value!r}: expected one of {', '.join(known)}")
+        for name in ("center_features", "include_diagonal"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ValueError(f"{name} = {value!r}: expected True or False")
         for name, said in (("train_images", "how many images there are to train on"), ("train_samples", "at least 1")):
             if (count := getattr(self, name)) < 1:
                 raise ValueError(f"{name} = {count}: expected {said}")
@@ -132,8 +136,8 @@ class MutualPair(nn.Module):
     alpha -> weights.alpha; beta -> weights.beta; T -> weights.temperature; lambda -> weights.mutual_weight [chosen: 1];
     w -> weights.kl_weight; N -> train_images; D -> param_distance; F -> feature_kl; t -> param_transform, feature_transform.
 
-    Raises: ValueError for networks that cannot be peers, that are to be aligned and declare no channels, or without a fusion
-    whose channels are not named.
+    Raises: ValueError for an argument that there is not, for networks that cannot be peers, that are to be aligned and declare
+    no channels, or without a fusion whose channels are not named.
     References: Zhang et al., Deep Mutual Learning (CVPR 2018), section 3.3.
     """
 
@@ -501,6 +505,18 @@ def _posteriors(
 ) -> list[GaussianPosterior | GivenPosterior]:
     """Make every network's posterior, or take the one that it has."""
     if posterior_of is None:
+        known = [*inspect.signature(GaussianPosterior).parameters][1:]
+        for name in how:
+            if name not in known:
+                belongs = name in Objective.__dataclass_fields__
+                raise ValueError(
+                    f"MutualPair({name}=...): "
+                    + (
+                        f"it is the objective's: Objective(..., {name}=...)"
+                        if belongs
+                        else f"no argument is called so; of posteriors there are {', '.join(known)}"
+                    )
+                )
         return [GaussianPosterior(network, **how) for network in networks]
     if how:
         raise ValueError(f"{', '.join(how)} with posterior_of: a posterior that is given starts as its network made it")

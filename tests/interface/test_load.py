@@ -148,6 +148,7 @@ def test_what_are_no_images_is_said(pair, images, message):
         ({"seed": -1}, "seed = -1: expected"),
         ({"seed": "a"}, "seed = 'a': expected"),
         ({"threads": 0}, "threads = 0: expected a whole number from 1"),
+        ({"keep_samples": "no"}, "keep_samples = 'no': expected True or False"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(pair, tested, asked, message):

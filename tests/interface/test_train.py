@@ -121,6 +121,7 @@ def test_a_file_is_no_folder(digits, settings, tmp_path):
         ({}, {"threads": 0}, "threads = 0: expected a whole number from 1"),
         ({}, {"padding": -1}, "padding = -1: expected a whole number from 0"),
         ({}, {"padding": 8}, "padding = 8: shifts images of 8 pixels a side out of sight"),
+        ({}, {"flip": "no"}, "flip = 'no': expected True or False"),
         ({}, {"device": "gpu"}, "device = 'gpu': "),
         ({}, {"progress": None}, "progress = None: expected a function of an epoch's line"),
         ({}, {"device": "mps"}, "device = 'mps': pairs are trained on 'cpu' and 'cuda'"),

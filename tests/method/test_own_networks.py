@@ -130,6 +130,20 @@ def test_a_name_in_place_of_a_function_is_refused(monkeypatch, name):
         MutualPair(networks, Objective(train_images=9), **{name: "shared"})
 
 
+@pytest.mark.parametrize(("name", "said"), [("param_distance", "it is the objective's"), ("sigma", "no argument is called so")])
+def test_an_argument_that_there_is_not_is_refused(name, said):
+    networks = [Two(nn.Conv2d(1, 4, 3), nn.Linear(4, 2)) for _ in range(2)]
+    with pytest.raises(ValueError, match=rf"MutualPair\({name}=...\): {said}"):
+        MutualPair(networks, Objective(train_images=9), **{name: "kl"})
+
+
+def test_a_word_in_place_of_true_or_false_is_refused(monkeypatch):
+    """Python takes 'no' for True. Only tests check types."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match="center_features = 'no': expected True or False"):
+        Objective(train_images=9, center_features="no")
+
+
 def test_frozen_layers_stay_as_they_are():
     """A trunk that its owner has frozen was drawn, and trained, as if it were not."""
     networks = [Two(nn.Conv2d(1, 4, 3).requires_grad_(False), nn.Linear(4, 2)) for _ in range(2)]
