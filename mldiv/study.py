@@ -111,7 +111,7 @@ class Study:
         for name, weights in contrasts.items():
             if name in (self.compare or arms):
                 yield f"contrasts[{name!r}] has the name of an arm, and stands beside it in tables: take another"
-            if not weights or abs(sum(weights.values())) > ROUNDING:
+            if not weights or not abs(sum(weights.values())) <= ROUNDING:  # NaN is none either
                 yield f"contrasts[{name!r}] = {weights}: the weights of a contrast add up to 0, such as {{arm: 1, other: -1}}"
 
 

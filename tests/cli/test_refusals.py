@@ -209,6 +209,7 @@ def test_what_chooses_defaults_never_sees_the_test_data(load_study, name, capsys
         ({"members": {"rbf": "peer_1"}}, "members['rbf'] = 'peer_1': expected pair or peers"),
         ({"contrasts": {"c": {"rfb": 1.0, "cosine": -1.0}}}, "contrasts['c'] names 'rfb', which is no arm"),
         ({"contrasts": {"c": {"rbf": 1.0, "cosine": 1.0}}}, "the weights of a contrast add up to 0"),
+        ({"contrasts": {"c": {"rbf": float("nan"), "cosine": 1.0}}}, "the weights of a contrast add up to 0"),
         ({"contrasts": {"c": {}}}, "contrasts['c'] = {}: the weights"),
         ({"contrasts": {"rbf": {"rbf": 1.0, "cosine": -1.0}}}, "contrasts['rbf'] has the name of an arm"),
         ({"ranges": {"lrr": Log(1, 2)}}, "ranges names 'lrr', which is no setting; did you mean 'lr'?"),
