@@ -5,6 +5,7 @@ from statistics import fmean as mean
 
 import pytest
 from helpers.published import CHECKOUT, RESULTS, disagreement, load, page
+from scipy.stats import spearmanr
 
 from analysis.build import analyse
 from analysis.comparison.effects import after_scaling, contrasts, contrasts_of_columns, differences, of_columns
@@ -308,3 +309,55 @@ def test_what_the_end_of_the_prior_at_the_switch_leaves_to_the_terms():
     assert max(holm([adds.p, does.p])[1:]) < 1e-4 and {effect.verdict(0.005, False) for effect in (adds, instead)} == {
         "equivalent"
     }
+
+
+def test_what_a_searched_prior_leaves_to_the_terms():
+    text, study = page("stage_two_prior"), load(RESULTS / "stage_two_prior" / "searched_cifar100")
+    repeats, pushed, (apart,) = gather(study), ["away from zero", "both terms"], study.header.contrasts
+    nll, right = differences(repeats, study.baseline, pushed, ["nll", "accuracy"]).values()
+    (push, terms), (push_right, terms_right) = nll.values(), right.values()
+    behind = contrasts(repeats, study.header.contrasts, ["nll"])["nll"][apart]
+    scaled = after_scaling(repeats, study.baseline, pushed)["nll"]["away from zero"]
+    gain = f"{-terms.mean:.3f} [{-terms.interval[1]:.3f}, {-terms.interval[0]:.3f}]"
+    said = [f"they gain {gain} of NLL (p {terms.p:.2g}) and {terms_right.text(2)} points, the push {short(push, 3)}"]
+    said += [f"and {short(push_right, 2)} points (both p < 0.0001", f"{short(behind, 3)} more of NLL than the terms"]
+    said += [f"the push gains {short(scaled, 3)}."]
+    chosen = study.header.chosen
+    for arm in (study.baseline, *pushed):
+        weight, factor, *shares = (chosen[arm][name] for name in chosen[arm])
+        of_shares = " and ".join(f"{share:.3f}" for share in shares)
+        said += [f"| {weight:.2f}, {factor:.2f}{', ' * bool(shares)}{of_shares} |"]
+    assert max(push.adjusted, push_right.adjusted) < 1e-4 and [sentence for sentence in said if sentence not in text] == []
+
+
+def test_a_searched_prior_gains_what_its_end_gains_on_the_same_images():
+    text = page("stage_two_prior")
+    searched, given = (load(RESULTS / "stage_two_prior" / name) for name in ("searched_cifar100", "weight_cifar100"))
+    assert searched.header.fingerprint == given.header.fingerprint and searched.header.seeds == given.header.seeds
+    own, plain, ended, both = (
+        mean(trial.test["pair"]["nll"] for trial in study.finished(arm).values())
+        for study, arm in (
+            (searched, "mutual learning"), (given, "mutual learning"), (given, "no prior in stage two"), (given, "both terms"),
+        )
+    )  # fmt: skip
+    assert f"an NLL of {own:.3f}, with the default's prior {plain:.3f} on the same" in text
+    assert f"{ended:.3f} with none in stage two, {both:.3f} with both terms at 0.05" in text
+
+
+def test_pushes_gain_more_where_the_prior_of_stage_two_is_heavier():
+    """At the ten points that all arms share, on validation images."""
+    text, study = page("stage_two_prior"), load(RESULTS / "stage_two_prior" / "searched_cifar100")
+    found: dict[str, dict[float, list[float]]] = {}
+    for arm, trial in study.searched:
+        weight = trial.config["kl_weight"] * trial.config["stage_two_kl_scale"]
+        found.setdefault(arm, {}).setdefault(weight, []).append(trial.validation["pair"]["nll"])
+    plain, pushed = found.pop("mutual learning"), {}
+    assert len(plain) == 10 and all(len(of_point) == 2 for of_point in plain.values())
+    for arm, points in found.items():
+        assert points.keys() == plain.keys()
+        pushed[arm] = [mean(points[weight]) - mean(plain[weight]) for weight in sorted(plain)]
+    ranks = [spearmanr(sorted(plain), pushed[arm]).statistic for arm in ("both terms", "away from zero")]
+    assert f"is {ranks[0]:.2f} for both terms and {ranks[1]:.2f} for the push" in text
+    assert f"({-pushed['both terms'][-1]:.3f}; {-pushed['away from zero'][-1]:.3f})" in text
+    assert f"both terms cost {pushed['both terms'][0]:.3f} and {pushed['both terms'][1]:.3f}" in text
+    assert f"from {min(plain):.2f} to {max(plain):.1f}" in text
