@@ -109,8 +109,13 @@ def applies(name: str, config: TrialConfig) -> bool:
         return name == "switch_epoch" and config.diverse
     if name == "stage_two_kl_scale":
         return config.kl_weight > 0
-    if name == "temperature":
-        return config.mutual_weight > 0 and (config.peers > 1 or config.teacher != "none")
-    if name == "weight_decay":
-        return not config.bayesian or (bool(config.pretrained_peers) and config.pretrained is None)
-    return True
+    taught, pretrains = config.teacher != "none", bool(config.pretrained_peers) and config.pretrained is None
+    acts = {
+        "mutual_weight": config.peers > 1 or taught,
+        "temperature": config.mutual_weight > 0 and (config.peers > 1 or taught),
+        "weight_decay": not config.bayesian or pretrains or taught,
+        "pretrain_epochs": pretrains,
+        "pretrained_warmup_epochs": bool(config.pretrained_peers),
+        "fusion_epochs": config.fusion_training == "switch" and config.fusion != "frozen",
+    }
+    return acts.get(name, True)

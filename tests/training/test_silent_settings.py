@@ -7,6 +7,7 @@ from mldiv.sweep.arm import make_arm
 from mldiv.sweep.search_space import applies
 
 TWIN = {"posterior": "deterministic"}
+TAUGHT = {"peers": 1, "teacher": "pretrained", "initialization": "scratch"}
 ALONE = {"mutual_weight": 0.0, "alpha": 0.0, "beta": 0.0}
 
 #: What else is set; the setting and another value; whether networks become others.
@@ -23,6 +24,13 @@ CASES = [
     ({"beta": 0.0}, "center_features", False, False), ({}, "center_features", False, True),
     ({"beta": 0.0, "weighting": "raw"}, "scale_batches", 1, False), ({"beta": 0.0}, "scale_batches", 1, True),
     (ALONE, "temperature", 4.0, False), ({}, "temperature", 4.0, True),
+    ({"peers": 1}, "mutual_weight", 0.5, False), ({}, "mutual_weight", 0.5, True),
+    (TAUGHT, "mutual_weight", 0.5, True), (TAUGHT, "weight_decay", 0.1, True),
+    ({}, "fusion_epochs", 2, False), ({"fusion_training": "switch"}, "fusion_epochs", 2, True),
+    ({"initialization": "scratch"}, "pretrained_warmup_epochs", 1.0, False),
+    ({"initialization": "scratch_pretrained"}, "pretrained_warmup_epochs", 1.0, True),
+    ({"initialization": "scratch"}, "pretrain_epochs", 2, False), (TAUGHT, "pretrain_epochs", 2, False),
+    ({"initialization": "scratch_pretrained"}, "pretrain_epochs", 2, True),
 ]  # fmt: skip
 
 
@@ -35,7 +43,7 @@ def test_a_setting_applies_where_training_with_another_value_ends_elsewhere(tiny
         torch.load(alone(each) / "checkpoint.pt", weights_only=True)["pair"]
         for each in (config, config.replace(**{name: value}))
     ]
-    means = [torch.cat([state["peer_1.mean"], state["peer_2.mean"]]) for state in ended]
+    means = [torch.cat([state[f"peer_{number}.mean"] for number in range(1, config.peers + 1)]) for state in ended]
     assert torch.equal(*means) is not acts
     assert applies(name, config) is acts
 
