@@ -177,13 +177,14 @@ def over_ranks(module: nn.Module, device: torch.device) -> nn.Module:
         return module
     devices = [device] if device.type == "cuda" else None
     largest = max(value.numel() * value.element_size() for value in module.parameters())
-    return DistributedDataParallel(
+    shared = DistributedDataParallel(
         module,
         device_ids=devices,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
         bucket_cap_mb=largest / 2**20,  # a flat vector is a bucket: one peer's travels while the other's is computed
     )
+    shared.broadcast_buffers = False  # as an argument it is deprecated, and what replaces it is not in every torch
+    return shared
 
 
 class Diverged(Exception):
