@@ -77,6 +77,11 @@ def only_driver(run: StudyRun, folder: SyncedFolder) -> Iterator[None]:
         raise ConfigError(
             f"{run.place} is in use by another run of this study ({said}): wait for it, end it, or take another --out"
         ) from None
+    except (OSError, NotImplementedError) as error:  # a second run would train into it beside this one
+        raise ConfigError(
+            f"{run.place}: its files cannot be locked ({getattr(error, 'strerror', None) or error}): take another --out, or "
+            "mount it with locks (NFS: without nolock)"
+        ) from None
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         study_files.write_json(who, {"process": os.getpid(), "host": platform.node(), "since": since})

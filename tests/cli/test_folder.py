@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 from dataclasses import asdict, replace
 
@@ -31,6 +32,13 @@ def test_two_runs_in_one_folder(study, capsys, tmp_path):
     with open_folder(held):
         pass
     assert not (tmp_path / ".running.json").exists()
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no flock"), OSError(errno.ENOLCK, "No locks available")])
+def test_a_folder_whose_file_system_has_no_locks_is_named(study, capsys, tmp_path, monkeypatch, error):
+    monkeypatch.setattr("filelock.FileLock._acquire", lambda lock: (_ for _ in ()).throw(error))
+    code, _, err = run(study, capsys, "--in-process", "--out", str(tmp_path))
+    assert code == 2 and f"{tmp_path}: its files cannot be locked ({error.args[-1]})" in err[0] and "another --out" in err[0]
 
 
 def test_other_images_in_the_same_place_are_refused(study, capsys, tmp_path):
