@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ def as_bytes(
     """
     if layout is not None and layout not in LAYOUTS:
         raise DataError(f"layout = {layout!r}: expected {' or '.join(LAYOUTS)}, or None to see it in the shape")
-    if isinstance(images, Sequence) and images and isinstance(images[0], Image.Image):
+    if are_pictures(images):
         return _decoded(images, channels, size, first)
     values = _values(_stacked(images), first)
     shape = (count or len(values), *values.shape[1:])
@@ -72,6 +72,11 @@ def as_bytes(
         raise DataError(f"images of shape {shape}: no pixels")
     found = _square(_channels_first(values, channels, layout, shape), size)
     return found if found.dtype == torch.uint8 else (found * 255).round().to(torch.uint8)
+
+
+def are_pictures(images: Any) -> TypeGuard[Sequence[Any]]:
+    """Return whether images are a list of Pillow's pictures."""
+    return isinstance(images, Sequence) and bool(images) and isinstance(images[0], Image.Image)
 
 
 def _decoded(pictures: Sequence[Any], channels: int | None, size: int | None, first: int) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from helpers.first_stages import differing
 from helpers.plugins import forget
 from helpers.small_study import trial
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -212,6 +213,13 @@ def test_without_test_images_training_images_stand_in(settings, digits, monkeypa
         with pytest.raises(InterruptedError):
             mldiv.train(from_dict(settings).replace(test_size=None), digits[0], test=test)
     assert seen == [("own", "development", "development", round(0.15 * 1437)), ("own", "official", "official", 360)]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_loader_of_pictures_whose_first_are_grey_keeps_the_colours_of_the_others(settings, first):
+    batches = [([Image.new(*how)] * 40, [0, 1] * 20) for how in (("L", (8, 8), 100), ("RGB", (8, 8), (255, 0, 0)))]
+    images = make(settings, [batches[first], batches[1 - first]]).train.images
+    assert images.amax((0, 2, 3)).tolist() == [255, 100, 100]
 
 
 def test_loaders_and_data_sets_of_images_are_taken(settings):

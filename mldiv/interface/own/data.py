@@ -14,7 +14,7 @@ from mldiv.datasets.formats import arrays
 from mldiv.datasets.sources import Source
 from mldiv.datasets.splits import ImageData, load
 from mldiv.interface.given import whole
-from mldiv.interface.images import as_bytes
+from mldiv.interface.images import are_pictures, as_bytes
 from mldiv.settings.setting import shown
 from mldiv.training.worker_cache import cut_of
 
@@ -83,17 +83,19 @@ def _together(data: Data, size: int | None, layout: str | None, channels: int | 
     """Images as uint8 [N, channels, size, size], labels as int64 [N], or soft [N, classes]."""
     batches = [data] if isinstance(data, tuple) and len(data) == 2 else _batches(data)
     parts: list[tuple[Tensor, Tensor]] = []
+    given = channels
     for batch in batches:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise DataError(f"a {type(batch).__name__}, where (images, labels) were expected")
         first = sum(len(images) for images, _ in parts)
-        images = as_bytes(batch[0], channels, size, layout, first)
+        images = as_bytes(batch[0], given if are_pictures(batch[0]) else channels, size, layout, first)
         channels, size = images.shape[1], images.shape[-1]
         parts.append((images, _labels(batch[1], len(images), first)))
     if not any(len(images) for images, _ in parts):
         raise DataError("no images")
-    images, labels = (torch.cat(part) for part in zip(*parts, strict=True))
-    return images, labels
+    most = max(images.shape[1] for images, _ in parts)  # grey pictures among those in colour have three equal channels
+    wide = [images.expand(-1, most, -1, -1) if images.shape[1] == 1 else images for images, _ in parts]
+    return torch.cat(wide), torch.cat([labels for _, labels in parts])
 
 
 def _batches(data: Any) -> Iterable[Any]:
