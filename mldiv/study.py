@@ -86,6 +86,7 @@ class Study:
         """Say which names are no texts, what a design names that none of its ``arms`` or no setting is, whose members there are
         not, which contrasts are none."""
         from mldiv.config import TrialConfig  # with pydantic and torch, for which no `--help` waits
+        from mldiv.presets import PRESETS
         from mldiv.settings import kernel_settings
         from mldiv.settings.setting import fields, nearest
 
@@ -98,6 +99,10 @@ class Study:
         known = fields(TrialConfig) | kernel_settings.parameters()
         unknown = [name for name in self.own_ranges() if name not in known]
         yield from (f"ranges names {name!r}, which is no setting{nearest(name, known)}" for name in unknown)
+        odd = [name for name in self.samples if name not in PRESETS]
+        yield from (f"samples names {name!r}, which is no preset{nearest(name, PRESETS)}" for name in odd)
+        counts = {"batch": self.batch, "search_seeds": self.search_seeds}
+        yield from (f"{name} = {count}: expected a number from 1 on" for name, count in counts.items() if count < 1)
         named = {"baseline": [self.baseline], "compare": self.compare, "members": self.members}
         named |= {f"contrasts[{name!r}]": weights for name, weights in contrasts.items()}
         if not arms:

@@ -213,6 +213,9 @@ def test_what_chooses_defaults_never_sees_the_test_data(load_study, name, capsys
         ({"contrasts": {"c": {}}}, "contrasts['c'] = {}: the weights"),
         ({"contrasts": {"rbf": {"rbf": 1.0, "cosine": -1.0}}}, "contrasts['rbf'] has the name of an arm"),
         ({"ranges": {"lrr": Log(1, 2)}}, "ranges names 'lrr', which is no setting; did you mean 'lr'?"),
+        ({"samples": {"dmo": 5}}, "samples names 'dmo', which is no preset; did you mean 'demo'?"),
+        ({"batch": 0}, "batch = 0: expected a number from 1 on"),
+        ({"search_seeds": 0}, "search_seeds = 0: expected"),
     ],
 )
 def test_what_a_design_names_wrongly_is_refused_before_any_work(study, capsys, tmp_path, changes, said):
