@@ -11,7 +11,7 @@ from mldiv.storage.cache import Store
 from mldiv.storage.object_store import SyncedFolder
 from mldiv.sweep.plan import Plan, Progress, pull_record
 from mldiv.training.attempt import attempting
-from mldiv.training.fit import summary
+from mldiv.training.fit import alone, summary
 from mldiv.training.lanes.asked import Training
 from mldiv.training.lanes.run import count_lanes, train_lanes
 from mldiv.training.resume import Line, Report
@@ -56,7 +56,12 @@ def run(
         scores = record.validation.get("pair", {})
         progress(trial, known | {name: scores.get(name) for name in ("accuracy", "nll", "ece")})
 
-    train_lanes(ask, end, workspace.lanes)
+    if workspace.lanes > 1:
+        train_lanes(ask, end, workspace.lanes)
+        return
+    while (given := ask()) is not None:
+        trial, training = given
+        end(trial, alone(training))
 
 
 def _report(plan: Plan, trial: str, progress: Progress) -> Report:
