@@ -361,3 +361,19 @@ def test_pushes_gain_more_where_the_prior_of_stage_two_is_heavier():
     assert f"({-pushed['both terms'][-1]:.3f}; {-pushed['away from zero'][-1]:.3f})" in text
     assert f"both terms cost {pushed['both terms'][0]:.3f} and {pushed['both terms'][1]:.3f}" in text
     assert f"from {min(plain):.2f} to {max(plain):.1f}" in text
+
+
+def test_what_the_end_of_the_prior_at_the_switch_leaves_to_the_terms_on_cifar10():
+    text, study = page("stage_two_prior"), load(RESULTS / "stage_two_prior" / "weight_cifar10")
+    repeats, less = gather(study), ["a third of the prior in stage two", "no prior in stage two"]
+    nll, right = differences(repeats, study.baseline, less, ["nll", "accuracy"]).values()
+    adds, does, _ = contrasts(repeats, study.header.contrasts, ["nll"])["nll"].values()
+    beside = next(iter(contrasts_of_columns(repeats, study.header.contrasts, ["shift_accuracy"])["shift_accuracy"].values()))
+    said = [f"gains {short(nll[less[0]], 3)} of NLL, none {short(nll[less[1]], 3)} (both p < 0.01 after"]
+    said += [
+        f"the terms cost {short(adds, 3)}; what its prior does to them is {short(does, 3)}",
+        f"{beside.text(2)} points, is not",
+    ]
+    assert [sentence for sentence in said if sentence not in text] == []
+    assert max(effect.adjusted for effect in nll.values()) < 0.01 and min(effect.adjusted for effect in right.values()) > 0.05
+    assert max(holm([adds.p, does.p])) < 1e-3 and adds.mean > 0

@@ -147,7 +147,9 @@ def test_results_effects_are_looked_up_in_every_study_that_has_any():
 #: Not counted: the demo, and what repeats another study's comparison.
 DEMO, AGAIN = "demo", {
     ("diversity_form/tenth", "both terms"), ("balance/cifar100_terms", "with both"), ("ablation", "with feature diversity"),
-    ("few_images_cifar100/prior", "no push"), ("kernels_long", "cosine"), ("stage_two_prior/weight_cifar100", "both terms"),
+    ("few_images_cifar100/prior", "no push"), ("kernels_long", "cosine"),
+} | {
+    (f"stage_two_prior/{name}", "both terms") for name in ("weight_cifar10", "weight_cifar100")
 } | {
     ("few_images_cifar100/placebo", arm) for arm in ("apart from the peer", "apart by features", "both terms")
 } | {
