@@ -506,17 +506,11 @@ def _posteriors(
     """Make every network's posterior, or take the one that it has."""
     if posterior_of is None:
         known = [*inspect.signature(GaussianPosterior).parameters][1:]
-        for name in how:
-            if name not in known:
-                belongs = name in Objective.__dataclass_fields__
-                raise ValueError(
-                    f"MutualPair({name}=...): "
-                    + (
-                        f"it is the objective's: Objective(..., {name}=...)"
-                        if belongs
-                        else f"no argument is called so; of posteriors there are {', '.join(known)}"
-                    )
-                )
+        for name in (name for name in how if name not in known):
+            why = f"no argument is called so; of posteriors there are {', '.join(known)}"
+            if name in Objective.__dataclass_fields__:
+                why = f"it is the objective's: Objective(..., {name}=...)"
+            raise ValueError(f"MutualPair({name}=...): {why}")
         return [GaussianPosterior(network, **how) for network in networks]
     if how:
         raise ValueError(f"{', '.join(how)} with posterior_of: a posterior that is given starts as its network made it")
