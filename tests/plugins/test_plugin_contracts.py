@@ -46,7 +46,7 @@ def test_placebos_push_as_they_say(capsys):
         "study placebo: ok", "study placebo_tuned: ok", "study placebo_rates: ok", "study placebo_parts: ok",
         "study placebo_prior: ok", "study placebo_noise: ok", "study placebo_teaching: ok", "study elsewhere: ok",
         "study elsewhere_prior: ok", "study elsewhere_stages: ok", "study stage_two_prior: ok",
-        "study prior_tuned: ok",
+        "study prior_tuned: ok", "study few_images_stages: ok",
     ]  # fmt: skip
     own, peer = torch.randn(300, requires_grad=True), torch.randn(300, requires_grad=True)
     pushes = {name: PARAM_DISTANCES[name].function(own, own.exp(), peer, peer.exp()) for name in ("shuffled", "from_zero")}
