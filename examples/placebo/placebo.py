@@ -413,8 +413,8 @@ LIGHT_PUSH = {"alpha": 0.034, "beta": 0.0}
 
 #: Stated when all above was known, of few images of CIFAR-100, where networks overfit and a push gains accuracy: does it
 #: gain there against stage two's prior? Asked first, in accuracy on test images: none of the prior in stage two, less mutual
-#: learning, and what each push adds where it has ended, Holm-corrected over the three. Then, in accuracy: what stage two's prior
-#: does to each push's gain, corrected over the two. What matters: 0.3 points, 0.005 of NLL. All else is described.
+#: learning, and what each push adds where it has ended, Holm-corrected over the three. Then, in accuracy: what stage two's
+#: prior does to each push's gain, corrected over the two. What matters: 0.3 points, 0.005 of NLL. All else is described.
 STUDIES["few_images_stages"] = Study(
     name="few_images_stages",
     question="Where networks overfit, does a push gain against stage two's prior, or without it too?",
