@@ -46,6 +46,7 @@ ARMS = {
     "kernel_sweep": ["cosine", "polynomial"],
     "stage_switch": ["at once", "after 1/3", "after 1/3, without the terms"],
     "teaching": ["never", "weight 0.3, T 4"],
+    "repulsion": ["never met", "both terms, 0.05", "no prior in stage two", "both terms, 0.05, no prior in stage two"],
     "recipe": ["adamw, lr 0.003", "rho_lr_scale 100", "schedule step"],
     "diversity_form": [
         "no diversity",
@@ -58,7 +59,9 @@ ARMS = {
 #: Studies of the everyday run: a search over everything; what others add to the page is in tests/analysis.
 TELLING = ("joint_search",)
 #: Studies that compare arms alone, of which one seed is enough: a repeat adds what every study does with it.
-ONE_SEED = ("diversity_form", "initialization", "kernel_sweep", "recipe", "scaling", "stage_switch", "teaching")
+ONE_SEED = (
+    "diversity_form", "initialization", "kernel_sweep", "recipe", "repulsion", "scaling", "stage_switch", "teaching",
+)  # fmt: skip
 #: Studies whose pictures are drawn as files too: each kind of picture has tests in tests/analysis.
 PICTURES = (*TELLING, "weight_balance")
 NAMES = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "studies").glob("*.py"))
