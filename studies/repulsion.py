@@ -1,8 +1,8 @@
 """Do the terms help two networks that do not teach each other?
 
-Two Bayesian networks pushed apart, and nothing else between them, are a repulsive ensemble (D'Angelo and Fortuin, Repulsive Deep
-Ensembles are Bayesian, 2021), here by the distance of their posteriors and the KL of their attended features. The control knows
-of no peer: stage two has no prior, against which small terms gain in mutual learning.
+Two Bayesian networks that are pushed apart, with nothing else between them, are a repulsive ensemble (D'Angelo and Fortuin,
+Repulsive Deep Ensembles are Bayesian, 2021), here by the distance of their posteriors and the KL of their attended features.
+The control knows of no peer: stage two has no prior, against which small terms gain in mutual learning.
 
 Asked first, in NLL and accuracy on test images: both terms at shares of 0.05 and 0.2, less none, Holm-corrected over the two.
 Then, in NLL: what both at 0.05 add where stage two has no prior, and what its prior does to them, corrected over the two.
