@@ -5,6 +5,7 @@ Nothing of torch or Optuna is imported here, nor where a study is defined: `--he
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,8 +84,8 @@ class Study:
         return self.contrasts(arms) if callable(self.contrasts) else self.contrasts
 
     def faults(self, arms: list[str]) -> Iterator[str]:
-        """Say which names are no texts, what a design names that none of its ``arms`` or no setting is, whose members there are
-        not, which contrasts are none."""
+        """Say which names are no texts or no folder's, what a design names that none of its ``arms`` or no setting is, whose
+        members there are not, which contrasts are none."""
         from mldiv.config import TrialConfig  # with pydantic and torch, for which no `--help` waits
         from mldiv.presets import PRESETS
         from mldiv.settings import kernel_settings
@@ -96,6 +97,8 @@ class Study:
         if wrong := [f"{what} = {given!r}: expected a text" for what, given in texts if not isinstance(given, str)]:
             yield from wrong
             return
+        if not re.fullmatch(r"\w([\w .-]*[\w.-])?", self.name):
+            yield f"name = {self.name!r}: expected the name of a folder: letters, digits, '_', '-', '.', and spaces between"
         known = fields(TrialConfig) | kernel_settings.parameters()
         unknown = [name for name in self.own_ranges() if name not in known]
         yield from (f"ranges names {name!r}, which is no setting{nearest(name, known)}" for name in unknown)
