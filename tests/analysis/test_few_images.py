@@ -141,6 +141,33 @@ def test_what_pushes_add_without_noise_and_without_pull():
     assert f"(sigma over mean {sigma:.1f} % instead of 8.9 %)" in text, sigma
 
 
+def test_pushes_gain_against_the_prior_of_stage_two():
+    """The table, and both families of tests as they were stated."""
+    study, text = load(RESULTS / "few_images_cifar100" / "stages"), page("few_images_cifar100")
+    ended, baseline, repeats, p = "no push, no prior in stage two", study.baseline, gather(study), {}
+    for arm in study.arms:
+        if arm != baseline:
+            line, p[arm] = row(study, baseline, arm)
+            assert line in text, line
+    found = contrasts(repeats, study.header.contrasts, ["nll", "accuracy"])
+    (apart, zero, of_apart, of_zero), nll = found["accuracy"].values(), list(found["nll"].values())[:2]
+    end, first, second = holm([p[ended], apart.p, zero.p])
+    cost = [f"{-effect.mean:.2f} [{-effect.interval[1]:.2f}, {-effect.interval[0]:.2f}]" for effect in (apart, zero)]
+    pushed = [f"{push}, no prior in stage two" for push in (APART, ZERO)]
+    scaled = after_scaling(repeats, ended, pushed)["nll"]
+    said = [
+        f"costs {cost[0]} points (p {first:.3f} after Holm over three) and the push away from zero {cost[1]} (p {second:.3f};"
+    ]
+    after = [scaled[arm].mean for arm in pushed]
+    said += [f"at {nll[0].mean:.3f} and {nll[1].mean:.3f} of NLL, {after[0]:.3f} and {after[1]:.3f} after temperature scaling"]
+    said += ["gains is {} and {} points (p < 0.0001".format(*(one.text(2).replace("+", "") for one in (of_apart, of_zero)))]
+    more = contrasts(repeats, {"it": {ended: 1.0, APART: -1.0}}, ["accuracy"])["accuracy"]["it"].text(2).replace("+", "")
+    said += [f"after Holm over three), {more} more than that term"]
+    third = differences(repeats, baseline, list(p), ["nll"])["nll"]["no push, a third of the prior in stage two"].adjusted
+    said += [f"of NLL (p {third:.2f} after Holm over six)"]
+    assert max(end, *holm([of_apart.p, of_zero.p])) < 1e-4 and [sentence for sentence in said if sentence not in text] == []
+
+
 def test_an_equal_share_is_no_equal_push_where_means_are_longer():
     study, text = load(RESULTS / "few_images_cifar100" / "noise"), page("few_images_cifar100")
 

@@ -37,7 +37,7 @@ ROUNDED = (1 - 1e-12, 1.0, 1 + 1e-12)
 OVERFIT = (
     "few_images", "few_images/small", "few_images_cifar100/ablation", "few_images_cifar100/placebo",
     "few_images_cifar100/rates", "few_images_cifar100/parts", "few_images_cifar100/prior", "few_images_cifar100/noise",
-    "few_images_cifar100/teaching", "few_images_cifar100/posterior", "few_images_cifar100/decay",
+    "few_images_cifar100/stages", "few_images_cifar100/teaching", "few_images_cifar100/posterior", "few_images_cifar100/decay",
     "yardsticks/pair",
 )  # fmt: skip
 POINTS = 4
@@ -158,7 +158,7 @@ DEMO, AGAIN = "demo", {
 } | {
     ("few_images_cifar100/parts", arm) for arm in ("apart from the peer", "away from zero", "deterministic, no push")
 } | {
-    ("few_images_cifar100/noise", arm) for arm in ("apart from the peer", "away from zero")
+    (f"few_images_cifar100/{name}", arm) for name in ("noise", "stages") for arm in ("apart from the peer", "away from zero")
 } | {("few_images_cifar100/teaching", "weight 1")} | {
     (f"elsewhere/{name}", "away from zero, nothing lacking") for name in ("prior", "prior_cifar100")
 } | {
