@@ -5,7 +5,6 @@ Nothing of torch or Optuna is imported here, nor where a study is defined: `--he
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,8 +96,8 @@ class Study:
         if wrong := [f"{what} = {given!r}: expected a text" for what, given in texts if not isinstance(given, str)]:
             yield from wrong
             return
-        if not re.fullmatch(r"\w([\w .-]*[\w.-])?", self.name):
-            yield f"name = {self.name!r}: expected the name of a folder: letters, digits, '_', '-', '.', and spaces between"
+        if self.name in ("", "..") or Path(self.name).name != self.name:
+            yield f"name = {self.name!r}: expected the name of a folder, without '/'"
         known = fields(TrialConfig) | kernel_settings.parameters()
         unknown = [name for name in self.own_ranges() if name not in known]
         yield from (f"ranges names {name!r}, which is no setting{nearest(name, known)}" for name in unknown)

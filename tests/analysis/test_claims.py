@@ -4,7 +4,7 @@ import re
 from statistics import fmean as mean
 
 import pytest
-from helpers.published import CHECKOUT, RESULTS, disagreement, load, page
+from helpers.published import CHECKOUT, RESULTS, disagreement, load, page, short
 from scipy.stats import spearmanr
 
 from analysis.build import analyse
@@ -175,12 +175,6 @@ def test_what_a_pretrained_peer_and_samples_lose_is_of_all_seeds_of_the_recipe()
     assert f"it lost {warmed:.1f} points at its lowest in the first, [not {lost:.1f}](../recipe/" in page("initialization")
     said = f"differ by {gap:.3f} in validation NLL ({samples[noisy]:.4f} and {mean[noisy]:.4f}, two samples), "
     assert said + f"under the old defaults by {before:.4f}" in text, (said, before)
-
-
-def short(effect, digits):
-    """An effect whichever its sign, as sentences have it."""
-    ends = sorted(abs(end) if min(effect.interval) * max(effect.interval) > 0 else end for end in effect.interval)
-    return f"{abs(effect.mean):.{digits}f} [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
 
 
 def test_what_pushes_do_to_corrupted_images_and_to_others():

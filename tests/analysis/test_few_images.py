@@ -4,7 +4,7 @@ from statistics import fmean
 
 import pandas as pd
 import pytest
-from helpers.published import RESULTS, load, page, row
+from helpers.published import RESULTS, load, page, row, short
 
 from analysis.build import analyse
 from analysis.comparison.effects import after_scaling, contrasts, differences
@@ -17,7 +17,7 @@ from mldiv.records.study_files import trial_folder
 #: Seeds of few images of CIFAR-100: those that were looked at, and those of which two questions were asked again.
 OLD, NEW = (1, 2, 3, 4), (5, 6, 7, 8)
 APART, ZERO, SURE = "apart from the peer", "away from zero", "deterministic, no push"
-THIRD = "a third of the prior's weight"
+THIRD, THIRD_ENDED = "a third of the prior's weight", "no push, a third of the prior in stage two"
 
 
 def test_two_accuracies_of_cifar100_are_asked_of_the_new_seeds_alone():
@@ -141,31 +141,50 @@ def test_what_pushes_add_without_noise_and_without_pull():
     assert f"(sigma over mean {sigma:.1f} % instead of 8.9 %)" in text, sigma
 
 
+STAGES, ENDED = "few_images_cifar100/stages", "no push, no prior in stage two"
+
+
 def test_pushes_gain_against_the_prior_of_stage_two():
     """The table, and both families of tests as they were stated."""
-    study, text = load(RESULTS / "few_images_cifar100" / "stages"), page("few_images_cifar100")
-    ended, baseline, repeats, p = "no push, no prior in stage two", study.baseline, gather(study), {}
+    study, text, p = load(RESULTS / STAGES), page("few_images_cifar100"), {}
+    repeats, ece = gather(study), means(analyse(RESULTS / STAGES).table, "ece")
     for arm in study.arms:
-        if arm != baseline:
-            line, p[arm] = row(study, baseline, arm)
-            assert line in text, line
+        if arm != study.baseline:
+            line, p[arm] = row(study, study.baseline, arm)
+            assert f"{line}{ece[arm]:.1f} % |" in text, line
     found = contrasts(repeats, study.header.contrasts, ["nll", "accuracy"])
-    (apart, zero, of_apart, of_zero), nll = found["accuracy"].values(), list(found["nll"].values())[:2]
-    end, first, second = holm([p[ended], apart.p, zero.p])
-    cost = [f"{-effect.mean:.2f} [{-effect.interval[1]:.2f}, {-effect.interval[0]:.2f}]" for effect in (apart, zero)]
-    pushed = [f"{push}, no prior in stage two" for push in (APART, ZERO)]
-    scaled = after_scaling(repeats, ended, pushed)["nll"]
-    said = [
-        f"costs {cost[0]} points (p {first:.3f} after Holm over three) and the push away from zero {cost[1]} (p {second:.3f};"
+    apart, zero, of_apart, of_zero = found["accuracy"].values()
+    pays, pays_more, *_ = (effect.mean for effect in found["nll"].values())
+    end, first, second = holm([p[ENDED], apart.p, zero.p])
+    said = [f"term costs {short(apart, 2)} points (p {first:.3f} after Holm over three)"]
+    said += [
+        f"the push away from zero {short(zero, 2)} (p {second:.3f}; less than matters), at {pays:.3f} and {pays_more:.3f} of"
     ]
-    after = [scaled[arm].mean for arm in pushed]
-    said += [f"at {nll[0].mean:.3f} and {nll[1].mean:.3f} of NLL, {after[0]:.3f} and {after[1]:.3f} after temperature scaling"]
-    said += ["gains is {} and {} points (p < 0.0001".format(*(one.text(2).replace("+", "") for one in (of_apart, of_zero)))]
-    more = contrasts(repeats, {"it": {ended: 1.0, APART: -1.0}}, ["accuracy"])["accuracy"]["it"].text(2).replace("+", "")
-    said += [f"after Holm over three), {more} more than that term"]
-    third = differences(repeats, baseline, list(p), ["nll"])["nll"]["no push, a third of the prior in stage two"].adjusted
-    said += [f"of NLL (p {third:.2f} after Holm over six)"]
+    scaled = after_scaling(repeats, ENDED, [f"{push}, no prior in stage two" for push in (APART, ZERO)])["nll"]
+    said += ["NLL, {:.3f} and {:.3f} after temperature scaling".format(*(effect.mean for effect in scaled.values()))]
+    said += [f"gains is {short(of_apart, 2)} and {short(of_zero, 2)} points (p < 0.0001"]
     assert max(end, *holm([of_apart.p, of_zero.p])) < 1e-4 and [sentence for sentence in said if sentence not in text] == []
+    assert max(apart.mean, zero.mean) < 0 < min(of_apart.mean, of_zero.mean)
+
+
+def test_what_the_end_of_the_prior_changes_without_a_push():
+    study, text = load(RESULTS / STAGES), page("few_images_cifar100")
+    repeats, baseline, arms = gather(study), study.baseline, [arm for arm in study.arms if arm != study.baseline]
+    nll, points = differences(repeats, baseline, arms, ["nll", "accuracy"]).values()
+    third, peers = nll[THIRD_ENDED], differences(gather(study, "peers"), baseline, [ENDED], ["nll"])["nll"][ENDED]
+    more = contrasts(repeats, {"it": {ENDED: 1.0, APART: -1.0}}, ["accuracy"])["accuracy"]["it"]
+    said = [
+        f"push**: {short(points[ENDED], 2)} points (p < 0.0001 after Holm over three), {short(more, 2)} more than that term"
+    ]
+    said += [f"the pair pays {short(nll[ENDED], 3)} of NLL, its peers {peers.mean:.3f}; after temperature scaling"]
+    said += [f"the pair gains {short(after_scaling(repeats, baseline, [ENDED])['nll'][ENDED], 3)}"]
+    said += [f"both, {short(third, 3)} of NLL (p {third.adjusted:.2f} after Holm over six)"]
+    said += [f"and {short(points[THIRD_ENDED], 2)} points (described)"]
+    said += [f"gain accuracy as above, {short(points[APART], 2)} and {short(points[ZERO], 2)} points"]
+    here, older = repeats[baseline], gather(load(RESULTS / "few_images_cifar100" / "rates"))["no push, the whole rate"]
+    apart = [here[seed].record.test["pair"]["nll"] - older[seed].record.test["pair"]["nll"] for seed in older]
+    said += [f"by up to {max(map(abs, apart)):.3f} of NLL and by {abs(fmean(apart)):.3f} in the mean"]
+    assert [sentence for sentence in said if sentence not in text] == []
 
 
 def test_an_equal_share_is_no_equal_push_where_means_are_longer():

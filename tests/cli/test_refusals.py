@@ -203,6 +203,8 @@ def test_what_chooses_defaults_never_sees_the_test_data(load_study, name, capsys
         ({"baseline": None}, "baseline names None, which is no arm"),
         ({"arms": {2: {}, "cosine": {"beta": 0.1}}, "baseline": "cosine"}, "the name of an arm = 2: expected a text"),
         ({"name": "../mine"}, "name = '../mine': expected the name of a folder"),
+        ({"name": ".."}, "name = '..': expected the name of a folder"),
+        ({"name": "."}, "name = '.': expected the name of a folder"),
         ({"name": ""}, "name = '': expected the name of a folder"),
         ({"question": None}, "question = None: expected a text"),
         ({"contrasts": {1: {"rbf": 1.0, "cosine": -1.0}}}, "the name of a contrast = 1: expected a text"),

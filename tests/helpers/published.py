@@ -36,3 +36,9 @@ def row(study, base, arm):
     )
     seen = sum(disagreement(study, arm).values()) / len(study.finished(arm))
     return f"| {arm} | {' | '.join(cells)} | {seen:.1f} % | ", found["accuracy"][arm].p
+
+
+def short(effect, digits):
+    """An effect whichever its sign, as sentences have it."""
+    ends = sorted(abs(end) if min(effect.interval) * max(effect.interval) > 0 else end for end in effect.interval)
+    return f"{abs(effect.mean):.{digits}f} [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
