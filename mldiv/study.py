@@ -5,7 +5,7 @@ Nothing of torch or Optuna is imported here, nor where a study is defined: `--he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,17 @@ FindUndecided = Callable[[Path], list[str]]
 MEMBERS = ("pair", "peers")
 #: Of the sum of a contrast's weights.
 ROUNDING = 1e-9
+#: Fields that hold something by name, and what.
+BY_NAME = {
+    "arms": "what each sets by its name, such as {'plain': {'alpha': 0.0}}",
+    "contrasts": "each contrast's weights by its name, such as {'b beyond a': {'b': 1.0, 'a': -1.0}}",
+    "members": "whose predictions count by an arm's name, such as {'alone': 'peers'}",
+    "settings": "values by a setting's name, such as {'alpha': 0.0}",
+    "samples": "numbers by a preset's name, such as {'small': 40}",
+    "ranges": "a setting's range by its name, such as {'lr': Log(0.01, 1)}",
+}
+#: Of these: what may be functions, and what holds something by name in its turn.
+FUNCTIONS, NESTED = ("arms", "contrasts", "ranges"), ("arms", "contrasts")
 
 
 @dataclass(frozen=True)
@@ -66,21 +77,40 @@ class Study:
     trends: Callable[[TrialConfig], Trends] | None = None
 
     def __post_init__(self) -> None:
-        """Raises: TypeError for arms that are not changes by name, for a text in place of names."""
-        arms = {} if callable(self.arms) else self.arms
-        if not isinstance(arms, dict) or not all(isinstance(changes, dict) for changes in arms.values()):
-            raise TypeError("arms: expected what each sets by its name, such as {'plain': {'alpha': 0.0}}, or a function")
-        for name, given in (("searched", self.searched), ("compare", self.compare)):
-            if isinstance(given, str):
-                raise TypeError(f"{name} = {given!r}: expected a tuple of names, such as ({given!r},)")
+        """Raises: TypeError for a field of another kind than it is declared."""
+        for name in BY_NAME:
+            given = getattr(self, name)
+            if not (name in FUNCTIONS and callable(given)) and (fault := _fault(name, given)):
+                raise TypeError(f"{name}: {fault}{', or a function' * (name in FUNCTIONS)}")
+        for name in ("searched", "compare"):
+            if not isinstance(given := getattr(self, name), tuple | list):
+                raise TypeError(f"{name} = {given!r}: expected a tuple of names, such as ({str(given)!r},)")
+        for name in ("surface", "sizes", "trends"):
+            if (given := getattr(self, name)) is not None and not callable(given):
+                raise TypeError(f"{name} = {given!r}: expected a function")
+
+    def own_arms(self, base: TrialConfig) -> dict[str, Changes]:
+        """Return what each arm changes in the preset's configuration."""
+        return self._own("arms", base)
 
     def own_ranges(self) -> Ranges:
         """Return the ranges that the study itself gives, by setting."""
-        return self.ranges() if callable(self.ranges) else self.ranges
+        return self._own("ranges")
 
     def own_contrasts(self, arms: list[str]) -> dict[str, Weights]:
         """Return the contrasts of these arms."""
-        return self.contrasts(arms) if callable(self.contrasts) else self.contrasts
+        return self._own("contrasts", arms)
+
+    def _own(self, name: str, *given: Any) -> Any:
+        """Return a field, or what its function returns. Raises: ConfigError where that is nothing by name."""
+        if not callable(value := getattr(self, name)):
+            return value
+        made = value(*given)
+        if fault := _fault(name, made):
+            from mldiv.settings.setting import ConfigError  # with pydantic
+
+            raise ConfigError(f"the function {name} of the study {self.name} returned {made!r}: {fault}")
+        return made
 
     def faults(self, arms: list[str]) -> Iterator[str]:
         """Say which names are no texts or no folder's, what a design names that none of its ``arms`` or no setting is, whose
@@ -103,8 +133,7 @@ class Study:
         yield from (f"ranges names {name!r}, which is no setting{nearest(name, known)}" for name in unknown)
         odd = [name for name in self.samples if name not in PRESETS]
         yield from (f"samples names {name!r}, which is no preset{nearest(name, PRESETS)}" for name in odd)
-        counts = {"batch": self.batch, "search_seeds": self.search_seeds}
-        yield from (f"{name} = {count}: expected a number from 1 on" for name, count in counts.items() if count < 1)
+        yield from self._count_faults()
         named = {"baseline": [self.baseline], "compare": self.compare, "members": self.members}
         named |= {f"contrasts[{name!r}]": weights for name, weights in contrasts.items()}
         if not arms:
@@ -115,11 +144,29 @@ class Study:
         for arm, whose in self.members.items():
             if whose not in MEMBERS:
                 yield f"members[{arm!r}] = {whose!r}: expected {' or '.join(MEMBERS)}"
-        for name, weights in contrasts.items():
-            if name in (self.compare or arms):
-                yield f"contrasts[{name!r}] has the name of an arm, and stands beside it in tables: take another"
-            if not weights or not abs(sum(weights.values())) <= ROUNDING:  # NaN is none either
-                yield f"contrasts[{name!r}] = {weights}: the weights of a contrast add up to 0, such as {{arm: 1, other: -1}}"
+        yield from _contrast_faults(contrasts, self.compare or arms)
+
+    def _count_faults(self) -> Iterator[str]:
+        counts = [("batch", self.batch, 1), ("search_seeds", self.search_seeds, 1)]
+        counts += [(f"samples[{preset!r}]", count, 0) for preset, count in self.samples.items()]
+        for name, count, least in counts:
+            if not isinstance(count, int) or count < least:
+                yield f"{name} = {count!r}: expected a number from {least} on"
+
+
+def _contrast_faults(contrasts: dict[str, Weights], compared: Sequence[str]) -> Iterator[str]:
+    for name, weights in contrasts.items():
+        if name in compared:
+            yield f"contrasts[{name!r}] has the name of an arm, and stands beside it in tables: take another"
+        numbers = bool(weights) and all(isinstance(weight, int | float) for weight in weights.values())
+        if not numbers or not abs(sum(weights.values())) <= ROUNDING:  # NaN is none either
+            yield f"contrasts[{name!r}] = {weights}: the weights of a contrast add up to 0, such as {{arm: 1, other: -1}}"
+
+
+def _fault(name: str, given: Any) -> str:
+    """Say what a field should hold that holds nothing by name; nothing where it does."""
+    named = isinstance(given, dict) and (name not in NESTED or all(isinstance(of_one, dict) for of_one in given.values()))
+    return "" if named else f"expected {BY_NAME[name]}"
 
 
 #: Studies that can be run by name, beside those of `studies/`: what plug-ins enter.

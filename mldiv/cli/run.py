@@ -237,7 +237,7 @@ def choose_arms(study: Study, names: Sequence[str], base: TrialConfig) -> dict[s
 
     Raises: ConfigError for a name that is no arm.
     """
-    changes = study.arms(base) if callable(study.arms) else study.arms
+    changes = study.own_arms(base)
     for name in names:
         if name not in changes:
             raise ConfigError(f"--arm {name!r} is unknown{nearest(name, changes)}")

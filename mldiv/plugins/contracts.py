@@ -272,7 +272,7 @@ def study(name: str, entry: Any) -> Faults:
     if entry.name != name:
         yield f"it is entered as {name!r} and calls itself {entry.name!r}"
     base = configure("demo", {}, entry.settings)
-    arms = entry.arms(base) if callable(entry.arms) else entry.arms
+    arms = entry.own_arms(base)
     for arm, changes in arms.items():
         try:
             base.replace(**changes)

@@ -214,11 +214,14 @@ def test_what_chooses_defaults_never_sees_the_test_data(load_study, name, capsys
         ({"contrasts": {"c": {"rfb": 1.0, "cosine": -1.0}}}, "contrasts['c'] names 'rfb', which is no arm"),
         ({"contrasts": {"c": {"rbf": 1.0, "cosine": 1.0}}}, "the weights of a contrast add up to 0"),
         ({"contrasts": {"c": {"rbf": float("nan"), "cosine": 1.0}}}, "the weights of a contrast add up to 0"),
+        ({"contrasts": {"c": {"rbf": "1", "cosine": -1.0}}}, "the weights of a contrast add up to 0"),
         ({"contrasts": {"c": {}}}, "contrasts['c'] = {}: the weights"),
         ({"contrasts": {"rbf": {"rbf": 1.0, "cosine": -1.0}}}, "contrasts['rbf'] has the name of an arm"),
         ({"ranges": {"lrr": Log(1, 2)}}, "ranges names 'lrr', which is no setting; did you mean 'lr'?"),
         ({"samples": {"dmo": 5}}, "samples names 'dmo', which is no preset; did you mean 'demo'?"),
+        ({"samples": {"demo": "5"}}, "samples['demo'] = '5': expected a number from 0 on"),
         ({"batch": 0}, "batch = 0: expected a number from 1 on"),
+        ({"batch": 1.5}, "batch = 1.5: expected a number from 1 on"),
         ({"search_seeds": 0}, "search_seeds = 0: expected"),
     ],
 )
@@ -243,6 +246,21 @@ def test_an_arm_with_what_is_no_setting_is_named(study, capsys, tmp_path, change
     assert code == 2 and err == [f"kernel_sweep: {said}"]
 
 
+@pytest.mark.parametrize(
+    ("field", "made", "said"),
+    [
+        ("arms", 5, "the function arms of the study kernel_sweep returned 5: expected what each sets by its name"),
+        ("arms", {"cosine": 5}, "returned {'cosine': 5}: expected what each sets by its name"),
+        ("contrasts", {"c": 5}, "returned {'c': 5}: expected each contrast's weights by its name"),
+        ("ranges", 5, "returned 5: expected a setting's range by its name"),
+    ],
+)
+def test_what_a_designs_function_returns_is_checked_as_what_stands_there(study, capsys, tmp_path, field, made, said):
+    """It ended in a traceback of ours."""
+    code, _, err = run(replace(study, **{field: lambda *_: made}), capsys, "--out", str(tmp_path), "--dry-run")
+    assert code == 2 and said in err[0], err
+
+
 def test_words_may_be_written_in_figures(study):
     """`--set fusion_blocks=2` was refused as a number that is no text."""
     assert prepared(study, "--set", "fusion_blocks=2").base.fusion_blocks == "2"
@@ -259,7 +277,23 @@ def test_words_may_be_written_in_figures(study):
         (OWN.replace("{'a': {}}", "['a']"), "TypeError: arms: expected what each sets by its name"),
         (OWN.replace("{'a': {}}", "{'a': {'alpha'}}"), "TypeError: arms: expected what each sets by its name"),
         (OWN.replace("('lr',)", "('lr')"), "TypeError: searched = 'lr': expected a tuple of names, such as ('lr',) (line 2)"),
+        (OWN.replace("('lr',)", "5"), "TypeError: searched = 5: expected a tuple of names"),
         (OWN.replace("baseline='a'", "baseline='ab'"), "baseline names 'ab', which is no arm; did you mean 'a'? Mend it"),
+        *(
+            (OWN.replace("baseline='a'", f"baseline='a', {name}={given}"), f"TypeError: {name}{said}")
+            for name, given, said in (
+                ("compare", "5", " = 5: expected a tuple of names"),
+                ("contrasts", "5", ": expected each contrast's weights by its name"),
+                ("contrasts", "{'x': 5}", ": expected each contrast's weights by its name"),
+                ("members", "5", ": expected whose predictions count by an arm's name"),
+                ("settings", "5", ": expected values by a setting's name"),
+                ("samples", "5", ": expected numbers by a preset's name"),
+                ("ranges", "5", ": expected a setting's range by its name"),
+                ("surface", "5", " = 5: expected a function"),
+                ("sizes", "5", " = 5: expected a function"),
+                ("trends", "5", " = 5: expected a function"),
+            )
+        ),
     ],
 )
 def test_a_file_that_defines_no_study_says_why(tmp_path, capsys, text, said):
