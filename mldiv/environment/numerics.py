@@ -22,6 +22,10 @@ VARIABLES = (
 #: not these, since the feature KL is made of differences between products of vectors that are nearly alike [chosen].
 CONVOLUTIONS_TF32, PRODUCTS_TF32 = True, False
 
+#: Of a processor, beside its vectors' width, what libraries choose their algorithms by: instructions for products of matrices,
+#: as oneDNN does for bfloat16, and the sizes of caches, by which they cut matrices into blocks.
+MATRIX_INSTRUCTIONS, CACHES = ("amx", "bf16", "fp16", "vnni", "i8mm", "sme"), ("l1d_cache_size", "l2_cache_size")
+
 #: Seconds in which the driver must say its version.
 ANSWER_SECONDS = 10
 
@@ -38,11 +42,11 @@ def prepare(device: torch.device) -> None:
 
 
 def described(device: torch.device) -> dict[str, Any]:
-    """Return versions and switches of a GPU, and which of VARIABLES are set, as a trial's record holds them; {} for neither."""
+    """Return a GPU's versions and switches or what a processor has, and which of VARIABLES are set, as a trial's record does."""
     found = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
     variables = {"variables": found} if found else {}
     if device.type != "cuda":
-        return variables
+        return {"processor": processor(), **variables}
     return {
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
@@ -51,6 +55,14 @@ def described(device: torch.device) -> dict[str, Any]:
         "tf32": {"convolutions": CONVOLUTIONS_TF32, "products": PRODUCTS_TF32},
         **variables,
     }
+
+
+def processor() -> str:
+    """Return what of this processor changes last digits beside its vectors' width, as "avx512_vnni, caches 48 KiB, 2048 KiB"."""
+    known = torch.cpu.get_capabilities()
+    has = sorted(name for name, on in known.items() if on is True and any(part in name for part in MATRIX_INSTRUCTIONS))
+    caches = [f"{known[name] // 1024} KiB" for name in CACHES if name in known]
+    return ", ".join([" ".join(has) or "no matrix instructions", *(["caches " + ", ".join(caches)] if caches else [])])
 
 
 @lru_cache(maxsize=1)

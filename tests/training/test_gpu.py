@@ -25,7 +25,7 @@ def switches(monkeypatch):
 
 def test_switches_are_set_and_recorded_on_a_gpu_alone(switches):
     numerics.prepare(CPU)
-    assert not torch.backends.cudnn.benchmark and numerics.described(CPU) == {}
+    assert not torch.backends.cudnn.benchmark and numerics.described(CPU) == {"processor": numerics.processor()}
     numerics.prepare(CUDA)
     known = numerics.described(CUDA)
     assert torch.backends.cudnn.benchmark and known["cudnn_benchmark"] and (known["cudnn"], known["driver"]) == (92000, "580.1")

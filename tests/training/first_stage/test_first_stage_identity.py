@@ -224,7 +224,9 @@ def test_the_environment_depends_on_threads_data_library_and_ranks(tiny, monkeyp
     torch.set_num_threads(1)
     for target, value in (("torch.__version__", "0.0"), ("mldiv.training.first_stage.NUMBERS", -1),
                           ("mldiv.distributed.size", lambda: 2),
-                          ("torch.backends.cpu.get_cpu_capability", lambda: "none")):  # fmt: skip
+                          ("torch.backends.cpu.get_cpu_capability", lambda: "none"),
+                          ("torch.cpu.get_capabilities", lambda: {"amx_bf16": True, "sockets": 1}),
+                          ("torch.cpu.get_capabilities", lambda: {"amx_bf16": True, "l2_cache_size": 2**20})):  # fmt: skip
         with monkeypatch.context() as patch:
             patch.setattr(target, value)
             others.append(identity())
@@ -234,7 +236,7 @@ def test_the_environment_depends_on_threads_data_library_and_ranks(tiny, monkeyp
             patch.setenv(name, value)
             others.append(identity())
             assert environment(CPU)["variables"] == {name: value}
-    assert len({before, *others}) == 13 and identity() == before and "variables" not in environment(CPU)
+    assert len({before, *others}) == 15 and identity() == before and "variables" not in environment(CPU)
 
 
 def picture(path, seed):
