@@ -253,8 +253,13 @@ def conditional_distribution(
     From three images on it acts.
     K -> similarity. Shapes: [images, images], row i, column j; result the same.
 
-    Raises: ValueError for fewer than two images, which have nothing to be compared with.
+    Raises: ValueError for what is no square, and for fewer than two images, which have nothing to be compared with.
     """
+    if similarity.dim() != 2 or similarity.shape[0] != similarity.shape[1]:
+        raise ValueError(
+            f"similarities of the shape {tuple(similarity.shape)}: a kernel compares every image of a batch with every other, "
+            "[images, images]"
+        )
     if len(similarity) < 2:
         raise ValueError(
             f"{len(similarity)} image{'s' * (len(similarity) != 1)} in the batch: the feature term compares an image with the "

@@ -130,6 +130,23 @@ def test_a_name_in_place_of_a_function_is_refused(monkeypatch, name):
         MutualPair(networks, Objective(train_images=9), **{name: "shared"})
 
 
+@pytest.mark.parametrize(
+    ("kernel", "shape"),
+    [
+        (nn.functional.cosine_similarity, r"\(5,\)"),
+        (lambda a, b: nn.functional.cosine_similarity(a, b)[:, None], r"\(5, 1\)"),
+        (lambda a, b: (a @ b.T).mean(), r"\(\)"),
+    ],
+)
+def test_a_kernel_that_does_not_compare_all_images_is_told_of(monkeypatch, kernel, shape):
+    """torch's cosine similarity compares row with row: spread over a square it gave a feature KL of 0, without a word."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    networks = [Two(nn.Conv2d(1, 4, 3), nn.Linear(4, 2)) for _ in range(2)]
+    pair = MutualPair(networks, Objective(train_images=9), kernel=kernel)
+    with pytest.raises(ValueError, match=f"similarities of the shape {shape}: a kernel compares every image of a batch with"):
+        pair.feature_kl(torch.randn(5, 1, 8, 8))
+
+
 @pytest.mark.parametrize(("name", "said"), [("param_distance", "it is the objective's"), ("sigma", "no argument is called so")])
 def test_an_argument_that_there_is_not_is_refused(name, said):
     networks = [Two(nn.Conv2d(1, 4, 3), nn.Linear(4, 2)) for _ in range(2)]
