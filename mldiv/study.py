@@ -78,6 +78,8 @@ class Study:
 
     def __post_init__(self) -> None:
         """Raises: TypeError for a field of another kind than it is declared."""
+        if not isinstance(self.name, str):
+            raise TypeError(f"name = {self.name!r}: expected a text")
         for name in BY_NAME:
             given = getattr(self, name)
             if not (name in FUNCTIONS and callable(given)) and (fault := _fault(name, given)):
@@ -121,7 +123,7 @@ class Study:
         from mldiv.settings.setting import fields, nearest
 
         contrasts = self.own_contrasts(arms)
-        texts: list[tuple[str, Any]] = [(name, getattr(self, name)) for name in ("name", "question", "scientific")]
+        texts: list[tuple[str, Any]] = [(name, getattr(self, name)) for name in ("question", "scientific")]
         texts += [("the name of an arm", arm) for arm in arms] + [("the name of a contrast", name) for name in contrasts]
         if wrong := [f"{what} = {given!r}: expected a text" for what, given in texts if not isinstance(given, str)]:
             yield from wrong

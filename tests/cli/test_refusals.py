@@ -297,6 +297,7 @@ def test_words_may_be_written_in_figures(study):
     ],
 )
 def test_a_file_that_defines_no_study_says_why(tmp_path, capsys, text, said):
+        (OWN.replace("'mine'", "5"), "TypeError: name = 5: expected a text (line 2)"),
     """In one line, not by a traceback."""
     (tmp_path / "mine.py").write_text(text)
     code = command(["run", str(tmp_path / "mine.py"), "--preset", "demo", "--dry-run", "--out", str(tmp_path / "out")])
