@@ -93,25 +93,37 @@ class Study:
 
     def own_arms(self, base: TrialConfig) -> dict[str, Changes]:
         """Return what each arm changes in the preset's configuration."""
-        return self._own("arms", base)
+        return self.own("arms", base)
 
     def own_ranges(self) -> Ranges:
         """Return the ranges that the study itself gives, by setting."""
-        return self._own("ranges")
+        return self.own("ranges")
 
     def own_contrasts(self, arms: list[str]) -> dict[str, Weights]:
         """Return the contrasts of these arms."""
-        return self._own("contrasts", arms)
+        return self.own("contrasts", arms)
 
-    def _own(self, name: str, *given: Any) -> Any:
-        """Return a field, or what its function returns. Raises: ConfigError where that is nothing by name."""
+    def own(self, name: str, *given: Any) -> Any:
+        """Return a field, or what its function returns.
+
+        Raises: ConfigError where that fails, or is nothing by name; what it says itself of settings, data and files.
+        """
         if not callable(value := getattr(self, name)):
             return value
-        made = value(*given)
-        if fault := _fault(name, made):
-            from mldiv.settings.setting import ConfigError  # with pydantic
+        from mldiv.datasets.files import DataError  # with pydantic and torch, for which no `--help` waits
+        from mldiv.plugins.loading import described
+        from mldiv.settings.setting import ConfigError
 
-            raise ConfigError(f"the function {name} of the study {self.name} returned {made!r}: {fault}")
+        where = f"the function {name} of the study {self.name}"
+        try:
+            made = value(*given)
+        except (ConfigError, DataError, OSError, ModuleNotFoundError):
+            raise
+        except Exception as error:
+            code = getattr(value, "__code__", None)
+            raise ConfigError(f"{where}: {described(error, *([code.co_filename] if code else []))}") from error
+        if name in BY_NAME and (fault := _fault(name, made)):
+            raise ConfigError(f"{where} returned {made!r}: {fault}")
         return made
 
     def faults(self, arms: list[str]) -> Iterator[str]:

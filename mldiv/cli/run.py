@@ -219,7 +219,7 @@ def check_design(study: Study, flags: Namespace, preset: str, base: TrialConfig)
     checks.check_workers(flags, [arm.config for arm in arms])
     checks.check_lanes(flags.lanes, [arm.config for arm in arms])
     if study.sizes is not None:
-        study.sizes(base)  # timed once all of Ray is there; what cannot be is refused before
+        study.own("sizes", base)  # timed once all of Ray is there; what cannot be is refused before
     return changes, arms
 
 
@@ -282,8 +282,8 @@ def describe_study(
         objectives=list(SELECTION[flags.select].objectives),
         early_stopping="ASHA within each arm's search, at equal epochs after the last switch" if flags.stop_early else None,
         margins=parse_margins(flags.margin),
-        trends=study.trends(base) if study.trends else {},
-        surface={name: list(ends) for name, ends in study.surface().items()} if study.surface else None,
+        trends=study.own("trends", base) or {},
+        surface={name: list(ends) for name, ends in study.own("surface").items()} if study.surface else None,
         settings=asdict(base),
         kernel_defaults=kernel_settings.defaults_beside_fields(base),
         data="; ".join(filter(None, (dataset(base).describe(), clipped(preset, configure_trials(study, flags, preset), base)))),

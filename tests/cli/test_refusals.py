@@ -261,6 +261,19 @@ def test_what_a_designs_function_returns_is_checked_as_what_stands_there(study, 
     assert code == 2 and said in err[0], err
 
 
+@pytest.mark.parametrize("field", ["arms", "contrasts", "ranges", "surface", "sizes", "trends"])
+def test_a_designs_function_that_fails_is_named(study, capsys, tmp_path, field):
+    """It ended in a traceback of ours."""
+
+    def wrong(*given):
+        return given[7]
+
+    line = wrong.__code__.co_firstlineno + 1
+    code, _, err = run(replace(study, **{field: wrong}), capsys, "--out", str(tmp_path), "--dry-run")
+    said = f"the function {field} of the study kernel_sweep: IndexError: tuple index out of range (line {line})"
+    assert code == 2 and said in err[-1], err
+
+
 def test_words_may_be_written_in_figures(study):
     """`--set fusion_blocks=2` was refused as a number that is no text."""
     assert prepared(study, "--set", "fusion_blocks=2").base.fusion_blocks == "2"
@@ -278,6 +291,7 @@ def test_words_may_be_written_in_figures(study):
         (OWN.replace("{'a': {}}", "{'a': {'alpha'}}"), "TypeError: arms: expected what each sets by its name"),
         (OWN.replace("('lr',)", "('lr')"), "TypeError: searched = 'lr': expected a tuple of names, such as ('lr',) (line 2)"),
         (OWN.replace("('lr',)", "5"), "TypeError: searched = 5: expected a tuple of names"),
+        (OWN.replace("'mine'", "5"), "TypeError: name = 5: expected a text (line 2)"),
         (OWN.replace("baseline='a'", "baseline='ab'"), "baseline names 'ab', which is no arm; did you mean 'a'? Mend it"),
         *(
             (OWN.replace("baseline='a'", f"baseline='a', {name}={given}"), f"TypeError: {name}{said}")
@@ -297,7 +311,6 @@ def test_words_may_be_written_in_figures(study):
     ],
 )
 def test_a_file_that_defines_no_study_says_why(tmp_path, capsys, text, said):
-        (OWN.replace("'mine'", "5"), "TypeError: name = 5: expected a text (line 2)"),
     """In one line, not by a traceback."""
     (tmp_path / "mine.py").write_text(text)
     code = command(["run", str(tmp_path / "mine.py"), "--preset", "demo", "--dry-run", "--out", str(tmp_path / "out")])
