@@ -23,8 +23,8 @@ from mldiv.environment.terminal import plain, say
 from mldiv.plugins import loading
 from mldiv.presets import PRESETS, Preset, configure, cut_of
 from mldiv.records import study_files
-from mldiv.records.checked_files import RecordError
-from mldiv.records.contents import LEVEL, StudyRecord
+from mldiv.records.checked_files import RecordError, finite
+from mldiv.records.contents import LEVEL, StudyRecord, parse_record
 from mldiv.settings import kernel_settings
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import Location, working_copy
@@ -255,12 +255,15 @@ def make_arms(study: Study, base: TrialConfig, changes: dict[str, Changes]) -> l
 def describe_study(
     study: Study, flags: Namespace, preset: str, base: TrialConfig, arms: Sequence[Arm], changes: dict[str, Changes]
 ) -> StudyRecord:  # fmt: skip
-    """Return study.json as the run begins with it."""
+    """Return study.json as the run begins with it.
+
+    Raises: Damaged where it could not be read again, and all would be trained for nothing.
+    """
     names, usual = list(changes), PRESETS[preset]
     seeds = usual.seeds if flags.seeds is None else flags.seeds
     looks = seeds.looks() if isinstance(seeds, Sequential) else []
     others = [arm for arm in names if arm != study.baseline]
-    return StudyRecord(
+    found = StudyRecord(
         name=study.name,
         question=study.question,
         scientific=study.scientific,
@@ -294,6 +297,8 @@ def describe_study(
         plugin_files=loading.files(),
         environment={"mldiv": VERSION, "commit": checkout.commit()},
     )
+    parse_record(StudyRecord, finite(asdict(found)), "the study")
+    return found
 
 
 def first_seeds(count: int) -> list[int]:

@@ -274,6 +274,12 @@ def test_a_designs_function_that_fails_is_named(study, capsys, tmp_path, field):
     assert code == 2 and said in err[-1], err
 
 
+def test_what_could_not_be_read_of_a_study_is_refused_before_any_work(study, capsys, tmp_path):
+    """All was trained, and then its study.json could not be read, nor was it when the same command wrote it anew."""
+    code, _, err = run(replace(study, trends=lambda base: 5), capsys, "--out", str(tmp_path), "--dry-run")
+    assert code == 2 and "kernel_sweep: the study: trends = 5: expected dict" in err[-1], err
+
+
 def test_words_may_be_written_in_figures(study):
     """`--set fusion_blocks=2` was refused as a number that is no text."""
     assert prepared(study, "--set", "fusion_blocks=2").base.fusion_blocks == "2"
