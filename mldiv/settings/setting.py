@@ -240,5 +240,5 @@ def shown(value: Any) -> str:
 
 def nearest(name: object, known: Collection[str]) -> str:
     """Return "; did you mean 'x'?" with the closest known name, or the list of all where none is close."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.55)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"

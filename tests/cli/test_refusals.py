@@ -31,6 +31,7 @@ def study(load_study) -> Study:
     ("argv", "message"),
     [
         (["--preset", "demmo"], "--preset 'demmo' is unknown; did you mean 'demo'?"),
+        (["--set", "schedule=linear"], "schedule = 'linear' is unknown; known: constant, cosine, step"),
         (["--data", "cifar1000"], "data = 'cifar1000' is unknown; did you mean 'cifar100'?"),
         (["--arch", "resnet21"], "arch = 'resnet21' is unknown; did you mean 'resnet"),
         (["--seeds", "0"], "--seeds 0: must be at least 1"),
