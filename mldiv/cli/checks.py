@@ -111,8 +111,8 @@ def check_arms(arms: Sequence[Arm], searches: bool) -> None:
         what = effective(arm.config, searched), searched, arm.scored_by
         if what in seen:
             raise ConfigError(
-                f"the arms {seen[what]!r} and {arm.name!r} are the same trials with these settings: take back the --set that "
-                "makes them so, or choose arms by --arm"
+                f"the arms {seen[what]!r} and {arm.name!r} are the same trials with these settings: mend them where the study "
+                "is defined, or take back the --set that makes them so, or choose arms by --arm"
             )
         seen[what] = arm.name
 

@@ -281,6 +281,13 @@ def test_what_could_not_be_read_of_a_study_is_refused_before_any_work(study, cap
     assert code == 2 and "kernel_sweep: the study: trends = 5: expected dict" in err[-1], err
 
 
+def test_arms_that_the_study_itself_makes_alike_are_mended_there(study, capsys, tmp_path):
+    """It sent to a --set that nobody had given."""
+    arms = {"cosine": {}, "mine": {"kernel": "cosine"}}
+    code, _, err = run(replace(study, arms=arms, baseline="cosine"), capsys, "--out", str(tmp_path), "--dry-run")
+    assert code == 2 and "mend them where the study is defined, or take back the --set that makes them so" in err[0], err
+
+
 def test_words_may_be_written_in_figures(study):
     """`--set fusion_blocks=2` was refused as a number that is no text."""
     assert prepared(study, "--set", "fusion_blocks=2").base.fusion_blocks == "2"
