@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mldiv.config import ConfigError, TrialConfig
 from mldiv.records.contents import TrialRecord
-from mldiv.settings.setting import nearest, shown
+from mldiv.settings.setting import fields, nearest, shown
 from mldiv.sweep.search_space import DIVERSITY, KERNELS_OWN, RANGES, Ranges, applies, kernels_own
 
 
@@ -83,7 +83,8 @@ def make_arm(
     idle = set() if config.diverse else DIVERSITY | own.keys()
     for item in searched:
         if item not in ranges:
-            raise ConfigError(f"the study searches {item!r}, for which it has no range{nearest(item, ranges)}")
+            how = f": give it ranges={{{item!r}: Log(low, high)}}" if item in fields(TrialConfig) else nearest(item, ranges)
+            raise ConfigError(f"the study searches {item!r}, for which it has no range{how}")
         if not callable(ranges[item]):
             raise ConfigError(f"the range of {item!r} is {shown(ranges[item])}: expected one such as Log(low, high)")
     without = set(changes) | idle

@@ -144,8 +144,10 @@ def test_a_study_gives_a_range_as_a_setting_declares_its_own():
     for point in common_points([arm], 10, (), 0)["searched"]:
         assert 1 <= point["clip_norm"] <= 10
         assert BASE.lr / 4 <= point["lr"] <= BASE.lr * 2
-    with pytest.raises(ConfigError, match="searches 'clip_norm', for which it has no range"):
+    with pytest.raises(ConfigError, match=r"for which it has no range: give it ranges=\{'clip_norm': Log\(low, high\)\}"):
         make_arm("searched", BASE, {}, ("clip_norm",))
+    with pytest.raises(ConfigError, match="searches 'learning_rate', for which it has no range; known: alpha, "):
+        make_arm("searched", BASE, {}, ("learning_rate",))
 
 
 @pytest.mark.parametrize("name", sorted(RESTARTED))
