@@ -237,6 +237,13 @@ def idle_flags(flags: Namespace, searches: bool) -> str:
     return f"nothing is searched (--trials above 0 does): {idle} change nothing yet" if idle else ""
 
 
+def idle_root(base: TrialConfig) -> str:
+    """Return what is said of a --data-root in which nothing is looked for: whoever names their images there misses --data."""
+    others = {name for name in ood.names(base.ood) if name not in ("photographs", "noise")}
+    idle = base.data_root is not None and sources.DATASETS[base.data].layout.startswith("none") and not others
+    return f"--data-root: {base.data} need none, and nothing is read there; --data says what it holds" if idle else ""
+
+
 def _outline(arch: str, width: float, classes: int, channels: int, size: int) -> nn.Module:
     """A network's shapes, without its weights; with them where a plug-in's asks for values while it is made."""
     make = partial(build, arch, classes=classes, channels=channels, width=width, seed=0, image_size=size)

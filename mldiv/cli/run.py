@@ -102,6 +102,7 @@ def prepare(study: Study, flags: Namespace) -> StudyRun:
         print(plain(f"{study.name}: {words}"), file=sys.stderr)
     for words in (
         "" if len(arms) > 1 else f"{arms[0].name!r} is the only arm: nothing is compared",
+        checks.idle_root(base),
         checks.check_selected(arms, flags.stop_early, count_trials(study, flags, preset)),
         checks.idle_flags(flags, count_trials(study, flags, preset) > 0 and any(arm.searched for arm in arms)),
         checks.check_precision([arm.config for arm in arms], flags.address == "local" and emulates_bf16()),

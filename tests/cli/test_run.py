@@ -247,6 +247,17 @@ def test_of_a_single_arm_it_is_said_that_nothing_is_compared(study, capsys, tmp_
     assert "'cosine' is the only arm: nothing is compared" in capsys.readouterr().err
 
 
+def test_a_folder_of_images_that_nothing_reads_is_told_of(study, capsys, tmp_path):
+    """Without --data a study of digits was trained, beside the images that were meant."""
+    said = "--data-root: digits need none, and nothing is read there; --data says what it holds"
+    flags = ["--preset", "demo", "--data-root", str(tmp_path), "--out", str(tmp_path / "x")]
+    prepared(study, *flags)
+    assert said in capsys.readouterr().err
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "other.png")
+    prepared(study, *flags, "--ood", f"image_folder@{tmp_path}")
+    assert said not in capsys.readouterr().err
+
+
 def test_the_results_place_is_named_once(study, monkeypatch, tmp_path):
     monkeypatch.setenv(RESULTS, str(tmp_path))
     prepared_run = prepared(study)
