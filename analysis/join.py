@@ -50,7 +50,7 @@ def join(folders: Sequence[Path], out: Path | None = None, formats: Collection[s
         "report.html": document("Several studies", f"{said}\n{text}"),
         "answer.md": said,
     }
-    return f"{text}\n{said}\nIn {nearby(out)}: {', '.join(write(texts, out, formats))}"
+    return f"{said}\nIn {nearby(out)}: {', '.join(write(texts, out, formats))}"
 
 
 def label(found: list[Analysis]) -> dict[str, Analysis]:

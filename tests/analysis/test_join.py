@@ -52,6 +52,13 @@ def test_rows_are_grouped_by_network_and_data(joined):
     assert not {"²", "±", "%"} & set((out / "table.tex").read_text().replace(r"\%", "").replace("{!}{%", ""))
 
 
+def test_a_terminal_is_told_the_answer_and_where_the_tables_are(joined):
+    """All tables were printed too, with lines of 900 signs."""
+    out, text = joined
+    assert text.startswith((out / "answer.md").read_text()) and "table.md" in text.splitlines()[-1]
+    assert max(map(len, text.splitlines())) < 300
+
+
 def test_p_values_are_corrected_over_all_studies(joined):
     answer = (joined[0] / "answer.md").read_text()
     rows = [line for line in answer.splitlines() if line.startswith("- ") and ("-0.0275" in line or "+0.1000" in line)]

@@ -40,7 +40,8 @@ def test_a_name_is_one_cell_in_markdown(tmp_path):
     chosen = {"mutual learning": {}, EVIL: {"kernel": EVIL}}
     folders = [make(tmp_path / name, NLL, chosen=chosen, settings=SETTINGS | {"data": name}) for name in ("one", "two")]
     build.build(folders[0], formats=["md"])
-    text = (folders[0] / "table.md").read_text() + (folders[0] / "answer.md").read_text() + join(folders, tmp_path)
+    text = (folders[0] / "table.md").read_text() + (folders[0] / "answer.md").read_text()
+    text += join(folders, tmp_path) + (tmp_path / "table.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("|") and "=1+1" in line]
     assert {len(row.split(r"=1+1\|")) for row in rows} == {2, 3} and "=1+1|" not in "".join(rows)
     assert "\x1b" not in "".join(rows)
