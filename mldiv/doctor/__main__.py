@@ -176,11 +176,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m mldiv.doctor"
 
 #: What is looked at once Ray runs.
 AFTER_RAY: dict[str, Check] = {
-    "trials at once": check_capacity, **plugins.ON_NODES, **cluster.CHECKS, **ports.CHECKS,
+    "trials at once": check_capacity, "nodes' plug-ins": plugins.everywhere, **cluster.CHECKS,
+    "open ports": ports.beyond_loopback,
 }  # fmt: skip
-#: Every check by name, in order.
+#: Every check by name, in order: plug-ins before the data, which one may bring.
 CHECKS: dict[str, Check] = {
-    **machine.CHECKS, **plugins.CHECKS, **locations.CHECKS, "Ray": joined, "data": locations.data, **AFTER_RAY,
+    **machine.CHECKS, "plug-ins": plugins.here, **locations.CHECKS, "Ray": joined, "data": locations.data, **AFTER_RAY,
 }  # fmt: skip
 
 

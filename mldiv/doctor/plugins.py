@@ -3,7 +3,7 @@
 from argparse import Namespace
 
 from mldiv.doctor import cluster
-from mldiv.doctor.machine import FAILED, OK, Check, Finding, some
+from mldiv.doctor.machine import FAILED, OK, Finding, some
 from mldiv.plugins import loading
 from mldiv.plugins.loading import Plugin, PluginError
 
@@ -39,8 +39,3 @@ def everywhere(flags: Namespace) -> Finding:
             FAILED, some(wrong), "a module: install the same on every node; a file may import installed modules only"
         )
     return Finding(OK, f"the same on {cluster.count(answers)}")
-
-
-#: What is looked at before the data, which a plug-in may bring; and once Ray runs.
-CHECKS: dict[str, Check] = {"plug-ins": here}
-ON_NODES: dict[str, Check] = {"nodes' plug-ins": everywhere}

@@ -6,7 +6,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from mldiv.doctor import cluster
-from mldiv.doctor.machine import OK, WARNING, Check, Finding, some
+from mldiv.doctor.machine import OK, WARNING, Finding, some
 
 #: In the command line of a process of Ray's own, or in the title of one of its workers.
 MARKS = ("/ray/core/src/ray/", "/ray/dashboard/", "/ray/_private/", "/ray/autoscaler/", "ray::")
@@ -83,7 +83,3 @@ def beyond_loopback(flags: Namespace) -> Finding:
     if said:
         return Finding(OK, f"open between the nodes, and to whoever reaches them: {some(said)}; {CLOSE}")
     return Finding(OK, "Ray listens at loopback alone")
-
-
-#: What is looked at once Ray runs, after the nodes' other checks.
-CHECKS: dict[str, Check] = {"open ports": beyond_loopback}

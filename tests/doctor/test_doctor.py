@@ -19,7 +19,7 @@ from helpers.object_store import BUCKET, serve
 
 from mldiv.config import ConfigError
 from mldiv.doctor import __main__ as doctor
-from mldiv.doctor import cluster, locations, machine, plugins, ports
+from mldiv.doctor import cluster, locations, machine
 from mldiv.doctor.machine import FAILED, OK, SKIPPED, WARNING, Finding
 
 Disk = collections.namedtuple("Disk", "total used free")
@@ -314,14 +314,14 @@ def test_in_process_nothing_of_ray_is_looked_at(monkeypatch, capsys):
 def test_every_check_is_gone_through():
     assert set(doctor.CHECKS) == {
         *machine.CHECKS,
-        *plugins.CHECKS,
-        *plugins.ON_NODES,
+        "plug-ins",
+        "nodes' plug-ins",
         *locations.CHECKS,
         "Ray",
         "data",
         "trials at once",
         *cluster.CHECKS,
-        *ports.CHECKS,
+        "open ports",
     }
     assert [*doctor.CHECKS].index("Ray") < min([*doctor.CHECKS].index(name) for name in doctor.AFTER_RAY)
 
