@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 POLL_SECONDS = 0.25
 
 
@@ -41,25 +43,22 @@ def find() -> dict[int, str]:
     """Return, with their names, the processes of this machine without which Ray, which is initialised, ends this one.
 
     The raylet that it is connected to, and the head's GCS, where that is here and keeps nothing in a Redis, from which another
-    could go on. None without /proc.
+    could go on.
     """
     from mldiv.cluster.ray_private import raylet_socket
 
     socket, found = raylet_socket(), dict[int, str]()
-    wanted = {
-        "raylet": f"--raylet_socket_name={socket}".encode(),
-        "gcs_server": f"--session-dir={Path(socket).parents[1]}".encode(),
-    }
-    for path in Path("/proc").glob("[0-9]*"):
-        words = _command(int(path.name))
-        name = words[0].decode(errors="replace").rpartition("/")[2] if words else ""
-        if wanted.get(name) in words and not any(word.startswith(b"--redis_address") for word in words):
-            found[int(path.name)] = name
+    wanted = {"raylet": f"--raylet_socket_name={socket}", "gcs_server": f"--session-dir={Path(socket).parents[1]}"}
+    for process in psutil.pids():
+        words = _command(process)
+        name = words[0].rpartition("/")[2] if words else ""
+        if wanted.get(name) in words and not any(word.startswith("--redis_address") for word in words):
+            found[process] = name
     return found
 
 
-def _command(process: int) -> list[bytes]:
+def _command(process: int) -> list[str]:
     """Return a process's command line; nothing of one that is gone, or dead and not yet buried."""
-    with suppress(OSError):
-        return Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")[:-1]
+    with suppress(psutil.Error):
+        return psutil.Process(process).cmdline()
     return []

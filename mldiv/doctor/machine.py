@@ -191,8 +191,9 @@ def judge_memory(free: float, workers: int, each: float) -> Finding:
 
 def free_memory() -> float:
     """Return the bytes that new processes may take: what the machine has left, or its container if that is less."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
-    free = float(lines["MemAvailable"].split()[0]) * 1024
+    import psutil
+
+    free = float(psutil.virtual_memory().available)
     try:
         limit, taken = (float((CONTAINER / f"memory.{name}").read_text(encoding="utf-8")) for name in ("max", "current"))
         parts = dict(line.split() for line in (CONTAINER / "memory.stat").read_text(encoding="utf-8").splitlines())
