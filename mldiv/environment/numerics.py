@@ -42,7 +42,7 @@ def prepare(device: torch.device) -> None:
 
 
 def described(device: torch.device) -> dict[str, Any]:
-    """Return a GPU's versions and switches or what a processor has, and which of VARIABLES are set, as a trial's record does."""
+    """Return a GPU's versions and switches or what a processor has, and which of VARIABLES are set: as a record holds it."""
     found = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
     variables = {"variables": found} if found else {}
     if device.type != "cuda":
@@ -58,7 +58,7 @@ def described(device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Return what of this processor changes last digits beside its vectors' width, as "avx512_vnni, caches 48 KiB, 2048 KiB"."""
+    """Return what of this processor changes last digits beside its vectors' width: "avx512_vnni, caches 48 KiB, 2048 KiB"."""
     known = torch.cpu.get_capabilities()
     has = sorted(name for name, on in known.items() if on is True and any(part in name for part in MATRIX_INSTRUCTIONS))
     caches = [f"{known[name] // 1024} KiB" for name in CACHES if name in known]
