@@ -198,7 +198,7 @@ def _draw(top: Axes, bottom: Axes, shown: Diagram, style: Style) -> None:
 def _handles(scaled: bool) -> list[Line2D | Patch]:
     line = partial(Line2D, [], [], color=svg.INK)
     return [
-        line(marker="o", markersize=4, label="as it is"),
+        line(marker="o", markersize=4, label=f"as it is, bins of {LEAST_PREDICTIONS} predictions or more"),
         *([line(linestyle=":", marker="o", markersize=4, markerfacecolor="white", label="after temperature scaling")] * scaled),
         line(linewidth=0.8, linestyle="--", label="accuracy = confidence"),
         Patch(color=BAND, alpha=0.35, linewidth=0, label="95 % of calibrated models, by bin"),

@@ -69,6 +69,13 @@ def test_titles_and_legends_stay_within_the_picture(tmp_path, panels):
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1, text.get_text()
 
 
+def test_a_plot_says_which_bins_it_leaves_out():
+    """Of few predictions it showed none, and nothing said why; the report's caption does."""
+    figure = reliability.plot({"few": (np.linspace(0.1, 0.9, 20), np.arange(20) % 2)})
+    assert not len(figure.axes[0].lines[1].get_xdata())
+    assert "as it is, bins of 10 predictions or more" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_a_plot_of_ones_own_predictions_says_their_ece():
     """By hand: two bins of two predictions each, 0.5 and 0.15 off; torch's booleans and lists are taken too."""
     figure = mldiv.reliability_diagram({"mine": ([0.5, 0.5, 0.85, 0.85], [False, False, True, True])})
