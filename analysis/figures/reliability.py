@@ -178,8 +178,7 @@ def _file(title: str, diagrams: Mapping[str, Diagram], words: Mapping[str, str],
 
 def _draw(top: Axes, bottom: Axes, shown: Diagram, style: Style) -> None:
     edges, centers = np.linspace(0, 1, BINS + 1), (np.arange(BINS) + 0.5) / BINS
-    low, high = (np.append(end, end[-1]) for end in shown.band)
-    top.fill_between(edges, low, high, step="post", color=BAND, alpha=0.35, linewidth=0)
+    top.fill_between(np.repeat(edges, 2)[1:-1], *np.repeat(shown.band, 2, axis=1), color=BAND, alpha=0.35, linewidth=0)
     top.plot([0, 1], [0, 1], color=svg.INK, linewidth=0.8, linestyle="--")
     for bins, line, face in ((shown.scaled, ":", svg.PAPER), (shown.raw, "-", style.color)):
         if bins is None:

@@ -76,6 +76,14 @@ def test_a_plot_says_which_bins_it_leaves_out():
     assert "as it is, bins of 10 predictions or more" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+def test_the_band_is_drawn_in_every_bin_that_has_predictions():
+    """That of the last one before an empty bin was missing, and so was that of a lone one."""
+    sure = np.array([0.22, 0.23, 0.37, 0.38, 0.43, 0.44, 0.98])  # of 15 bins those from 3/15, 5/15 and 6/15, 14/15
+    (band,) = reliability.plot({"gaps": (sure, sure > 0.3)}).axes[0].collections
+    ends = [15 * path.get_extents().intervalx for path in band.get_paths()]
+    assert np.allclose(ends, [[3, 4], [5, 7], [14, 15]])
+
+
 def test_a_plot_of_ones_own_predictions_says_their_ece():
     """By hand: two bins of two predictions each, 0.5 and 0.15 off; torch's booleans and lists are taken too."""
     figure = mldiv.reliability_diagram({"mine": ([0.5, 0.5, 0.85, 0.85], [False, False, True, True])})
