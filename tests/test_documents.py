@@ -43,6 +43,8 @@ def test_the_tree_names_every_file():
     text = (ROOT / "docs" / "layout.md").read_text()
     for path in [*(ROOT / "mldiv").rglob("*.py"), *(ROOT / "analysis").rglob("*.py")]:
         assert path.name.startswith("__") or path.name in text, path.name
+    studies = text.partition("\nstudies/ ")[2].partition("\nbenchmarks/ ")[0]
+    assert {path.stem for path in (ROOT / "studies").glob("*.py")} <= set(re.findall(r"\w+", studies))
 
 
 def test_no_folder_holds_more_than_nine_files():
