@@ -3,16 +3,16 @@
 import pytest
 from helpers.published import RESULTS, load, page, short
 
-from analysis.comparison.effects import after_scaling, contrasts, differences
+from analysis.comparison.effects import after_scaling, contrasts, differences, of_columns
 from analysis.records.repeats import gather
 from analysis.stats.statistics import holm
 
 SMALL, LARGE, ENDED = "both terms, 0.05", "both terms, 0.2", "no prior in stage two"
 
 
-@pytest.fixture(params=["cifar100"])
-def study(request):
-    return load(RESULTS / "repulsion" / request.param)
+@pytest.fixture
+def study():
+    return load(RESULTS / "repulsion" / "cifar100")
 
 
 def test_what_both_terms_give_without_teaching(study):
@@ -48,3 +48,21 @@ def test_another_processor_trains_other_last_digits():
     assert [trial.id for trial in plain[0].values()] == [trial.id for trial in plain[1].values()]
     own, other = (sum(trial.test["pair"]["nll"] for trial in of.values()) / len(of) for of in plain)
     assert f"{own:.3f} here, {other:.3f} there" in page("repulsion")
+
+
+def test_what_both_terms_give_without_teaching_on_cifar10():
+    """Both families, and corrupted images."""
+    text, study, arms = page("repulsion"), load(RESULTS / "repulsion" / "cifar10"), [SMALL, LARGE]
+    repeats = gather(study)
+    nll, points = differences(repeats, study.baseline, arms, ["nll", "accuracy"]).values()
+    (of_small, of_large), (right_small, right_large) = (holm([of[arm].p for arm in arms]) for of in (nll, points))
+    adds, does, _ = contrasts(repeats, study.header.contrasts, ["nll"])["nll"].values()
+    of_adds, of_does = holm([adds.p, does.p])
+    shift = of_columns(repeats, study.baseline, [SMALL, ENDED], ["shift_accuracy"])["shift_accuracy"]
+    said = [
+        f"at 0.05 {nll[SMALL].text(3)} of NLL and {points[SMALL].text(2)} points (p {of_small:.2f} and {right_small:.2f} after"
+    ]
+    said += [f"a cost of {short(nll[LARGE], 3)} and {short(points[LARGE], 2)} points (p < 0.0001 and p {right_large:.1g})"]
+    said += [f"the terms cost {short(adds, 3)} (p {of_adds:.1g} after Holm over two)", f"{short(does, 3)} (p {of_does:.1g})"]
+    said += [f"add {shift[SMALL].text(2)} points, the prior's end {shift[ENDED].text(2)} (described)"]
+    assert of_large < 1e-4 and [sentence for sentence in said if sentence not in text] == []
