@@ -111,11 +111,11 @@ def make_forecast(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Forecast:
     return Forecast(plan, lambda begun: simulate(run.plan(folder.local), run.store, first_wins, begun, usable()))
 
 
-def expect(forecast: Forecast, groups: int, wait: float, measure: Callable[[], Cost | None]) -> None:
+def expect(forecast: Forecast, groups: int, wait: float, measure: Callable[[], Cost] | None) -> None:
     """Estimate what a plan takes: nothing a study is ended for, and nothing in which it could fail."""
     cost = None
     with suppress(Exception):
-        cost = measure()
+        cost = measure() if measure is not None else None
     with suppress(Exception):
         forecast.expect(cost, groups, wait)
 
@@ -157,7 +157,8 @@ def on_ray(run: StudyRun, folder: SyncedFolder, plan: Plan, display: Display, fo
         display.phase(f"Ray is up, 0 of {wanted} worker groups")
         clock = time.thread_time if resources.threads == 1 else time.perf_counter  # beside others, where a thread is all
         timed = partial(elsewhere, partial(step_cost.measure, run.base, **of_worker(resources), clock=clock))
-        with beside(expect_on_ray, forecast, resources, wanted, timed), raylet.watched(raylet.find(), run.say):
+        estimate = forecast, wanted, step_cost.GROUP_START_SECONDS, None if resources.gpus else timed  # groups have the GPUs
+        with beside(expect, *estimate), raylet.watched(raylet.find(), run.say):
             yield partial(
                 tuner.run, resources=resources, groups=groups, lanes=run.flags.lanes, scheduler=scheduler, tell=display.groups,
                 abandon=interrupt.ENDING.is_set,
@@ -180,15 +181,6 @@ def beside(work: Callable[..., None], *given: Any) -> Iterator[None]:
     finally:
         if not interrupt.ENDING.is_set():
             thread.join()
-
-
-def expect_on_ray(forecast: Forecast, resources: Resources, groups: int, measure: Callable[[], Cost]) -> None:
-    """Estimate, while the worker groups start and take the processors. Their GPUs are left to them: nothing is timed then."""
-    if not resources.gpus:
-        expect(forecast, groups, step_cost.GROUP_START_SECONDS, measure)
-    else:
-        with suppress(Exception):
-            forecast.expect(None, groups)
 
 
 def measure_with(plugins: list[Plugin], measure: Callable[[], Any]) -> Any:
