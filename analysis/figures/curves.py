@@ -160,7 +160,8 @@ def gradients(study: StudyData, curves: Mapping[str, list[Curve]], styles: Mappi
     panels = []
     for title, term in GRADIENTS:
         if drawn := {arm: found for arm, several in curves.items() if (found := _shares(several, term)) is not None}:
-            panels.append(_gradient_panel(f"{title} (share, log scale)", f"gradient-{term}", drawn, curves, styles))
+            words = f"{title} (share, log scale)"
+            panels.append(_panel(words, f"gradient-{term}", drawn, curves, styles, "log", 1, level=DEAD_SHARE))
     if not panels:
         return html.paragraph("No gradients were measured: set gradient_points to more points of an epoch.")
     n = counted(sum(1 for curve in several if len(curve.points)) for several in curves.values())
@@ -191,18 +192,6 @@ def _shares(several: Sequence[Curve], term: str) -> Mean | None:
     common = sorted(set.intersection(*map(set, measured))) if (measured := [found for found in known if found]) else []
     values = np.array([[found[at] for at in common] for found in measured])
     return Mean(np.array(common), np.median(values, axis=0), np.full(len(common), np.nan)) if common else None
-
-
-def _gradient_panel(
-    title: str, name: str, drawn: Mapping[str, Mean], curves: Mapping[str, list[Curve]], styles: Mapping[str, Style]
-) -> Markup:
-    with svg.style():
-        figure = svg.canvas(200)
-        axes = figure.add_subplot()
-        _lines(axes, title, drawn, curves, styles, "log", 1, level=DEAD_SHARE)
-        if len({*np.concatenate([share.epoch for share in drawn.values()])}) == 1:  # it stands where it is in the training
-            axes.set_xlim(0, _last(curves))
-        return svg.svg(figure, name, f"{title} against epochs trained, {len(drawn)} arms")
 
 
 def _last(curves: Mapping[str, list[Curve]]) -> int:
@@ -238,12 +227,12 @@ def counted(seeds: Iterable[int]) -> str:
 
 def _panel(
     title: str, name: str, by_arm: Mapping[str, Mean], curves: Mapping[str, list[Curve]], styles: Mapping[str, Style],
-    scale: str, factor: float, first: int = 0,
+    scale: str, factor: float, first: int = 0, level: float | None = None,
 ) -> Markup:  # fmt: skip
-    with svg.style():
-        figure = svg.canvas(200)
-        _lines(figure.add_subplot(), title, by_arm, curves, styles, scale, factor, first)
-        return svg.svg(figure, name, f"{title} against epochs trained, {len(by_arm)} arms")
+    def draw(axes: Axes) -> None:
+        _lines(axes, title, by_arm, curves, styles, scale, factor, first, level)
+
+    return svg.panel(name, f"{title} against epochs trained, {len(by_arm)} arms", draw)
 
 
 def _lines(
@@ -261,6 +250,8 @@ def _lines(
     if level is not None:
         axes.axhline(level, color="0.5", linestyle=":", linewidth=0.9)
         seen.append(np.array([level]))
+        if len({*np.concatenate([mean.epoch for mean in by_arm.values()])}) == 1:  # it stands where it is in the training
+            axes.set_xlim(0, _last(curves))
     _limits(axes, np.concatenate(seen), scale)
     axes.set_title(title)
     axes.set_xlabel("epochs trained")

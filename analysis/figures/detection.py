@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
 
 from analysis.figures import html, svg
 from analysis.figures.curves import BAND_ARMS, Mean, counted, line
@@ -71,11 +72,10 @@ def _whole(by_seed: Mapping[int, Sequence[Predictions]]) -> bool:
 
 
 def _panel(name: str, by_arm: Mapping[str, Mean], styles: Mapping[str, Style], top: float) -> Markup:
-    with svg.style():
-        figure = svg.canvas(200)
-        axes = figure.add_subplot()
+    def draw(axes: Axes) -> None:
         for arm, mean in by_arm.items():
             line(axes, mean.epoch, mean.mean, mean.error, styles[arm], len(by_arm))
         axes.set(xlim=(0, 100), ylim=(0, top), xlabel="coverage: test images kept (%)")
         axes.set_title(f"Errors among the kept (%), by {UNCERTAINTIES[name]}")
-        return svg.svg(figure, f"risk-{name}", f"Error rate against coverage by {UNCERTAINTIES[name]}, {len(by_arm)} arms")
+
+    return svg.panel(f"risk-{name}", f"Error rate against coverage by {UNCERTAINTIES[name]}, {len(by_arm)} arms", draw)

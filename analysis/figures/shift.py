@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
 
 from analysis.figures import html, svg
 from analysis.figures.curves import BAND_ARMS
@@ -58,9 +59,8 @@ def panels(study: StudyData, styles: Mapping[str, Style]) -> Markup:
 
 def _panel(name: str, by_arm: Mapping[str, Line], styles: Mapping[str, Style]) -> Markup:
     title, factor = PANELS[name]
-    with svg.style():
-        figure = svg.canvas(200)
-        axes = figure.add_subplot()
+
+    def draw(axes: Axes) -> None:
         places = np.arange(len(SEVERITIES) + 1)
         for arm, line in by_arm.items():
             style, mean = styles[arm], factor * np.array([row.mean for row in line])
@@ -70,4 +70,5 @@ def _panel(name: str, by_arm: Mapping[str, Line], styles: Mapping[str, Style]) -
                 axes.fill_between(places, mean - error, mean + error, color=style.color, alpha=0.14, linewidth=0)
         axes.set(xlabel="severity of the corruption", xticks=places)
         axes.set_title(title)
-        return svg.svg(figure, f"shift-{name}", f"{title} against severity, {len(by_arm)} arms")
+
+    return svg.panel(f"shift-{name}", f"{title} against severity, {len(by_arm)} arms", draw)

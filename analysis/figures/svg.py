@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,14 @@ def style() -> AbstractContextManager[None]:
 def canvas(height: float, width: float = WIDTH_POINTS, **options: Any) -> Figure:
     """Make an empty figure for a panel, sizes in points; panels are small, so on a phone they stack and keep their text."""
     return Figure(figsize=(width / 72, height / 72), **({"layout": "constrained"} | options))
+
+
+def panel(name: str, label: str, draw: Callable[[Axes], None], height: float = 200) -> Markup:
+    """Make a panel of the page, whose axes ``draw`` fills; name, label: as of `svg`; height: in points."""
+    with style():
+        figure = canvas(height)
+        draw(figure.add_subplot())
+        return svg(figure, name, label)
 
 
 def files(figure: Figure, out: Path, name: str) -> list[Path]:

@@ -21,6 +21,9 @@ from analysis.report.searches import draw_front, draw_surface, pareto
 from analysis.stats.surface import FLAT_LEVEL, LEAST_TRIALS, PAPER, Surface, fit_surface
 from mldiv.records.contents import TrialRecord
 
+#: Of a panel, in points.
+HEIGHT = 240
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -144,14 +147,7 @@ def words(surface: Surface, unit: str, digits: int) -> str:
 
 def _draw(surface: Surface, name: str, title: str) -> Markup:
     label = f"Response surface of {title} over alpha and beta"
-    return _panel(name, label, lambda axes: draw_surface(axes, surface, title))
-
-
-def _panel(name: str, label: str, draw: Callable[[Axes], None]) -> Markup:
-    with svg.style():
-        figure = svg.canvas(240)
-        draw(figure.add_subplot())
-        return svg.svg(figure, name, label)
+    return svg.panel(name, label, lambda axes: draw_surface(axes, surface, title), HEIGHT)
 
 
 def _front(study: StudyData) -> Finding | None:
@@ -175,7 +171,7 @@ def _front(study: StudyData) -> Finding | None:
     )
 
     def body() -> str:
-        panel = _panel("front", "Pareto front", draw)
+        panel = svg.panel("front", "Pareto front", draw, HEIGHT)
         return html.figure([panel], caption, html.legend(styles)) + html.table(["arm", *titles], rows)
 
     said = (
@@ -204,7 +200,7 @@ def _growth(study: StudyData) -> Finding | None:
     grown = sizes.fits(study.scaling)
 
     def body() -> str:
-        drawn = html.figure([_panel(name, title, draw) for name, title, draw in sizes.panels(grown)], sizes.CAPTION)
+        drawn = html.figure([svg.panel(name, title, draw, HEIGHT) for name, title, draw in sizes.panels(grown)], sizes.CAPTION)
         drawn += html.table(sizes.HEAD, sizes.rows(study.scaling)) + html.paragraph(sizes.words(grown))
         return drawn + html.paragraph(sizes.ON_PAPER) + html.table(*sizes.huge())
 
@@ -217,7 +213,7 @@ def _trends(study: StudyData, repeats: Repeats) -> Finding | None:
         return None
 
     def body() -> str:
-        panels = [_panel(name, title, draw) for name, title, draw in trends.panels(found)]
+        panels = [svg.panel(name, title, draw, HEIGHT) for name, title, draw in trends.panels(found)]
         return html.figure(panels, trends.caption(study, found), kind="pairs") + html.table(*trends.table(found))
 
     return Finding("Effects against size", trends.words(found), body, partial(trends.draw, found))
