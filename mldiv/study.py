@@ -21,8 +21,6 @@ Trends = dict[str, dict[str, Weights]]
 
 #: Builds tables and pictures from a study folder and returns what to print, as `analysis.build.build`.
 ReportBuilder = Callable[..., str]
-#: Names the comparisons that are undecided in a study folder, as `analysis.build.undecided`.
-FindUndecided = Callable[[Path], list[str]]
 
 
 #: By whose predictions an arm can be judged.

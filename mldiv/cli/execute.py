@@ -19,6 +19,7 @@ from mldiv.cli.screen.display import Display
 from mldiv.cli.screen.forecast import Forecast
 from mldiv.cluster.nodes import Resources, connect, largest, nodes, worker_resources
 from mldiv.config import TrialConfig
+from mldiv.environment.checkout import use_analysis
 from mldiv.environment.terminal import nearby, plain
 from mldiv.plugins import loading
 from mldiv.plugins.loading import Plugin
@@ -27,7 +28,7 @@ from mldiv.records.contents import COSTS
 from mldiv.records.study_files import find_trial
 from mldiv.storage.cache import Store
 from mldiv.storage.object_store import SyncedFolder, is_url
-from mldiv.study import FindUndecided, ReportBuilder
+from mldiv.study import ReportBuilder
 from mldiv.sweep import in_process
 from mldiv.sweep.plan import Plan, Progress, journal
 from mldiv.sweep.simulate import first_wins, simulate
@@ -46,12 +47,10 @@ class Trainer(Protocol):
     def __call__(self, plan: Plan, study: SyncedFolder, *, store: Store, progress: Progress) -> None: ...
 
 
-def execute(
-    run: StudyRun, folder: SyncedFolder, report: ReportBuilder, undecided: FindUndecided, display: Display
-) -> int:  # fmt: skip
+def execute(run: StudyRun, folder: SyncedFolder, report: ReportBuilder, display: Display) -> int:
     """Train everything that is not recorded yet and build the report; the exit code: 0 done, 1 failed, 130 interrupted.
 
-    undecided: says at each look of a study that adds seeds as needed whether it adds more; display: ends before the report.
+    display: ends before the report.
     """
     trainer, trained, further = here if run.flags.in_process else on_ray, False, True
     while further:
@@ -72,7 +71,7 @@ def execute(
                 traceback.print_exc()
             return 1
         note_outcome(run, folder, plan)
-        further = (seeds := next_look(run, folder, plan, undecided)) is not None
+        further = (seeds := next_look(run, folder, plan)) is not None
         run = run.at_look(seeds) if seeds is not None else run
     if not trained:
         run.say("all trials are recorded, nothing to train")
@@ -89,7 +88,7 @@ def note_outcome(run: StudyRun, folder: SyncedFolder, plan: Plan) -> None:
     folder.pull_study()
 
 
-def next_look(run: StudyRun, folder: SyncedFolder, plan: Plan, undecided: FindUndecided) -> int | None:
+def next_look(run: StudyRun, folder: SyncedFolder, plan: Plan) -> int | None:
     """Return how many seeds to go on with; None where all is decided, the last look is taken, or trials failed.
 
     What is decided is found in the records anew, whatever earlier runs found: a study that was killed goes on as it would have.
@@ -98,6 +97,9 @@ def next_look(run: StudyRun, folder: SyncedFolder, plan: Plan, undecided: FindUn
     further = next((look for look in run.header.looks if look > seeds), None)
     if further is None or unfinished(folder, plan) or none_finished(folder, plan):
         return None
+    use_analysis()
+    from analysis.build import undecided  # its libraries take seconds, and are needed where seeds are added alone
+
     if not (names := undecided(folder.local)):
         run.say(f"look at {seeds} seeds: every comparison is decided")
         return None

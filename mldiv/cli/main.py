@@ -15,7 +15,7 @@ from mldiv.environment.terminal import patient_output, plain
 from mldiv.plugins.loading import PluginError, load_named
 from mldiv.records.checked_files import RecordError
 from mldiv.settings.setting import ConfigError
-from mldiv.study import FindUndecided, ReportBuilder, Study
+from mldiv.study import ReportBuilder, Study
 
 if TYPE_CHECKING:
     from mldiv.cli.run import StudyRun
@@ -31,21 +31,12 @@ def build_report(folder: Path, **more: Any) -> str:
     return build(folder, **more)
 
 
-def find_undecided(folder: Path) -> list[str]:
-    """Name the comparisons that a study's folder leaves open, by the same analysis."""
-    use_analysis()
-    from analysis.build import undecided  # as above
-
-    return undecided(folder)
-
-
 def main(
-    study: Study, report: ReportBuilder = build_report, argv: Sequence[str] | None = None, *,
-    undecided: FindUndecided = find_undecided, prog: str | None = None,
-) -> int:  # fmt: skip
+    study: Study, report: ReportBuilder = build_report, argv: Sequence[str] | None = None, *, prog: str | None = None
+) -> int:
     """Run the study as its flags say; return 0 done, 1 failed, 2 bad input, 130 interrupted (SIGTERM 143, SIGHUP 129).
 
-    undecided: names the comparisons that a study's folder leaves open, for ``--seeds auto``; prog: what was called.
+    prog: what was called.
     """
     flags = parse_flags(study, argv, prog)
     with patient_output():
@@ -60,7 +51,7 @@ def main(
                 load_named(flags.plugin)
                 run = prepare(study, flags)
                 with open_folder(run) as (run, folder):
-                    return describe(run, folder, display) if flags.dry_run else execute(run, folder, report, undecided, display)
+                    return describe(run, folder, display) if flags.dry_run else execute(run, folder, report, display)
             return interrupt.INTERRUPTED
         except (ConfigError, RecordError, DataError, PluginError) as error:
             print(plain(f"{study.name}: {error}"), file=sys.stderr)

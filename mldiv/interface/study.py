@@ -49,7 +49,7 @@ class Study(study.Study):
                     describe(run, folder, display)
                     return None
                 with contextlib.redirect_stdout(io.StringIO()):
-                    code = execute(run, folder, build.build, build.undecided, display)
+                    code = execute(run, folder, build.build, display)
         if code == 130:
             raise KeyboardInterrupt
         return results(run.place)

@@ -27,8 +27,13 @@ STUDY = Study(
 def run(folder, *flags, asked=undecided, way=("--in-process",)):
     """The exit code, what was said, and what was printed."""
     argv = ["--preset", "demo", "--out", str(folder), *way, *flags, *(f"--set={setting}" for setting in TINY)]
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        code = main(STUDY, partial(build, formats=("md",)), argv, undecided=asked)
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr("analysis.build.undecided", asked)
+        code = main(STUDY, partial(build, formats=("md",)), argv)
     return code, err.getvalue(), out.getvalue()
 
 
