@@ -69,7 +69,7 @@ def read(path: Path, record: TrialRecord) -> Members:
     Raises: Unreadable, in a few words; Damaged when they are another trial's, or contradict the trial's scores.
     """
     try:
-        said, table = _table(path, record)
+        said, table = _table(path)
         found = _members(table)
     except (OSError, KeyError, ValueError, MemoryError, pyarrow.ArrowException) as error:
         why = str(error).removeprefix(f"{path}: ") if isinstance(error, RecordError) else type(error).__name__
@@ -84,7 +84,7 @@ def read(path: Path, record: TrialRecord) -> Members:
     return found
 
 
-def _table(path: Path, record: TrialRecord) -> tuple[dict[str, Any], pyarrow.Table]:
+def _table(path: Path) -> tuple[dict[str, Any], pyarrow.Table]:
     """Return what a file says of itself, and its table.
 
     trial: whose predictions it holds (not there as of mldiv 0.5.0); compact: it is part of a compact copy.

@@ -211,7 +211,7 @@ class Broker:
 
     # The driver
 
-    async def lost(self, group: str, reason: str) -> Any:
+    async def lost(self, group: str) -> Any:
         """Put the trials of a group that is gone for good at the head of the line; return the placement it may have left."""
         async with self.changed:
             self.waiting.extendleft([self.holding.pop(place) for place in await self.held(group)])

@@ -146,7 +146,7 @@ class Groups:
                 print(f"{group} has found no place in the cluster yet; another waits in its stead", file=sys.stderr)
             else:
                 self.failures.append(shorten(str(error), REASON_LETTERS))
-            self._tell_lost(group, error)
+            self._tell_lost(group)
 
     def _run_trainer(self, settings: dict[str, Any]) -> None:
         """Run `worker_loop` in the processes of a TorchTrainer, restarted as they die, until it ends."""
@@ -165,10 +165,10 @@ class Groups:
             ),
         ).fit()
 
-    def _tell_lost(self, group: str, error: Exception) -> None:
+    def _tell_lost(self, group: str) -> None:
         """Give the group's trial and place to the others."""
         with suppress(Exception):  # the cluster itself is going down: the driver sees that in its own calls
-            placement = ray.get(self.broker.lost.remote(group, str(error)))
+            placement = ray.get(self.broker.lost.remote(group))
             if placement is not None:
                 ray.util.remove_placement_group(placement)  # a controller that was killed has not done so
 

@@ -115,8 +115,8 @@ def test_a_lost_groups_trial_goes_to_another_first():
         assert await broker.placed("g", "where it was first") is None
         assert await broker.placed("g", "where it was") == "where it was first"
         assert await broker.placed("g", "where it was") is None
-        assert await broker.lost("g", "gone") == "where it was"
-        assert await broker.lost("g", "gone") is None
+        assert await broker.lost("g") == "where it was"
+        assert await broker.lost("g") is None
         assert await broker.next("h", 2, 1) == task("t")
 
     play(scene())
@@ -411,7 +411,7 @@ def test_all_that_a_lost_group_held_is_for_the_next_one():
             await broker.submit(task(trial))
         for place in broker_module.places("g", 2):
             await broker.next(place, 1, 0)
-        await broker.lost("g", "its node is gone")
+        await broker.lost("g")
         assert {(await broker.next(place, 2, 0)).trial for place in broker_module.places("h", 2)} == {"x", "y"}
         assert await broker.held("g") == []
 
