@@ -12,7 +12,7 @@ from mldiv.cluster.nodes import Resources, local_resources, worker_resources
 from mldiv.environment import numerics
 from mldiv.records.contents import StudyRecord
 from mldiv.sweep.plan import Plan
-from mldiv.sweep.simulate import first_wins, simulate
+from mldiv.sweep.simulate import simulate
 from mldiv.training import step_cost
 from mldiv.training.first_stage import environment_id
 from mldiv.training.lanes.run import count_lanes
@@ -28,7 +28,7 @@ def describe(run: StudyRun, folder: Path) -> str:
     base, header, plan = run.base, run.header, run.plan(folder)
     trials = plan.trials()
     where, groups, start, worker = _side_by_side(run, trials)
-    work = simulate(plan, run.store, first_wins, environments=environments(run, **worker))
+    work = simulate(plan, run.store, environments=environments(run, **worker))
     seconds = start + step_cost.measure(base, **worker).seconds(work) / groups
     assumed = " (if every search ends at its defaults)" if plan.searches and work.trials else ""
     at_once = f"  while arms are searched, {plan.open_at_once()} trials at once at most (--open-suggestions)"

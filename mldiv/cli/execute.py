@@ -31,7 +31,7 @@ from mldiv.storage.object_store import SyncedFolder, is_url
 from mldiv.study import ReportBuilder
 from mldiv.sweep import in_process
 from mldiv.sweep.plan import Plan, Progress, journal
-from mldiv.sweep.simulate import first_wins, simulate
+from mldiv.sweep.simulate import simulate
 from mldiv.training import step_cost
 from mldiv.training.step_cost import Cost
 
@@ -110,7 +110,7 @@ def next_look(run: StudyRun, folder: SyncedFolder, plan: Plan) -> int | None:
 def make_forecast(run: StudyRun, folder: SyncedFolder, plan: Plan) -> Forecast:
     """Return the forecast of what the plan still takes, by playing it through from what is recorded."""
     usable = cache(lambda: environments(run) if run.flags.in_process else None)  # workers' are not known before they are there
-    return Forecast(plan, lambda begun: simulate(run.plan(folder.local), run.store, first_wins, begun, usable()))
+    return Forecast(plan, lambda begun: simulate(run.plan(folder.local), run.store, begun=begun, environments=usable()))
 
 
 def expect(forecast: Forecast, groups: int, wait: float, measure: Callable[[], Cost] | None) -> None:

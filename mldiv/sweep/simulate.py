@@ -23,7 +23,7 @@ def first_wins(config: TrialConfig, number: int) -> float:
 
 
 def simulate(
-    plan: Plan, store: Store, result: Result, begun: Mapping[str, int] = MappingProxyType({}),
+    plan: Plan, store: Store, result: Result = first_wins, begun: Mapping[str, int] = MappingProxyType({}),
     environments: Collection[str] | None = None,
 ) -> Work:  # fmt: skip
     """Count what training ``plan`` with this store, trial after trial, would take if searches went as ``result`` says.
