@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +163,7 @@ class Study:
         counts = [("batch", self.batch, 1), ("search_seeds", self.search_seeds, 1)]
         counts += [(f"samples[{preset!r}]", count, 0) for preset, count in self.samples.items()]
         for name, count, least in counts:
-            if not isinstance(count, int) or count < least:
+            if not isinstance(count, Integral) or count < least:
                 yield f"{name} = {count!r}: expected a number from {least} on"
 
 
@@ -170,7 +171,7 @@ def _contrast_faults(contrasts: dict[str, Weights], compared: Sequence[str]) -> 
     for name, weights in contrasts.items():
         if name in compared:
             yield f"contrasts[{name!r}] has the name of an arm, and stands beside it in tables: take another"
-        numbers = bool(weights) and all(isinstance(weight, int | float) for weight in weights.values())
+        numbers = bool(weights) and all(isinstance(weight, Real) for weight in weights.values())
         if not numbers or not abs(sum(weights.values())) <= ROUNDING:  # NaN is none either
             yield f"contrasts[{name!r}] = {weights}: the weights of a contrast add up to 0, such as {{arm: 1, other: -1}}"
 

@@ -41,8 +41,7 @@ def test_what_the_end_of_the_prior_leaves_to_them(study):
     assert of_does < 1e-4 and [sentence for sentence in said if sentence not in text] == []
 
 
-def test_another_processor_trains_other_last_digits():
-    """The plain pairs, of the settings and seeds of another study's."""
+def test_plain_pairs_have_the_settings_and_seeds_of_another_study_trained_elsewhere():
     here, there = (load(RESULTS / name) for name in ("repulsion/cifar100", "stage_two_prior/weight_cifar100"))
     plain = [study.finished("mutual learning") for study in (here, there)]
     assert [trial.id for trial in plain[0].values()] == [trial.id for trial in plain[1].values()]

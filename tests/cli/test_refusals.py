@@ -4,6 +4,7 @@ import os
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from helpers.command import prepared, refuse_to_build, run
@@ -245,6 +246,13 @@ def test_an_arm_with_what_is_no_setting_is_named(study, capsys, tmp_path, change
     arms = {"cosine": {}, "mine": changes}
     code, _, err = run(replace(study, arms=arms, baseline="cosine"), capsys, "--out", str(tmp_path), "--dry-run")
     assert code == 2 and err == [f"kernel_sweep: {said}"]
+
+
+def test_numbers_of_numpy_are_numbers(study):
+    """Weights made by it were refused as none."""
+    weights, samples = {"rbf": np.float32(1), "cosine": np.float32(-1)}, {"demo": np.int64(3)}
+    own = replace(study, arms={"rbf": {}, "cosine": {}}, baseline="rbf", compare=(), contrasts={"c": weights}, samples=samples)
+    assert list(own.faults(["rbf", "cosine"])) == []
 
 
 @pytest.mark.parametrize(
